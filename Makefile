@@ -1,0 +1,60 @@
+# Two commands: `make demo` and `make test`. They need Python 3.11 or newer, pip and make, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STATED := pyproject.toml constraints.txt
+
+.PHONY: demo test test-slow test-gpu lint format organisms bench clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.installed
+	$(BIN)/interp demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 1800
+
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m gpu --timeout 1800
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+organisms: $(VENV)/.installed-dev
+	$(BIN)/python -m organisms.make
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.make
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Some systems ship venv without ensurepip; the pip that is there then installs one into the environment.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("interp needs Python 3.11 or newer, \
+	found " + sys.version.split()[0] + ": name one with make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV) || \
+	  { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+
+# torch alone first: where a CPU build is offered, nothing that follows can ask for another one.
+$(VENV)/.torch: $(BIN)/python constraints.txt
+	$(PIP) install -q -c constraints.txt torch==2.13.0
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(STATED)
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch $(STATED)
+	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.installed
