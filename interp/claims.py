@@ -1,0 +1,200 @@
+"""A claim: a number with its interval, beside its control and its threshold, and how to measure it again.
+
+A recipe is data. It names a table of the run, which rows of it, one statistic and one column::
+
+    {"table": "answers", "where": {"condition": "ablate-base", "group": "positive"}, "statistic": "mean",
+     "column": "equal_base", "cluster": "cluster", "minus": {"where": {"condition": "base"}}}
+
+``table`` "" is the run's own table; ``where`` compares each column with a value, or with a list of values; ``by`` names
+the dose column for "area" and "smallest-dose", ``reach`` the level of the latter (0.95). ``minus`` and ``over`` are
+recipes too, which take what they do not say from the one around them: value = (statistic - minus) / over. ``cluster``
+names the column that intervals resample; it does not change the value.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+import numpy as np
+
+from .errors import ClaimError
+from .maths.statistics import area_under_dose, smallest_dose
+from .provenance import JSON, plain
+from .table import Column, Table
+
+DESCRIPTIONS = {
+    "name": ("key", "short name of the claim"),
+    "sentence": ("text", "the claim in one plain sentence"),
+    "value": ("measure", "the estimate"),
+    "low": ("measure", "lower end of its interval"),
+    "high": ("measure", "upper end of its interval"),
+    "control": ("text", "what the null was"),
+    "control_value": ("measure", "the same number under the null"),
+    "control_low": ("measure", "lower end of the null's range"),
+    "control_high": ("measure", "upper end of the null's range"),
+    "p": ("measure", "(1 + b) / (1 + n) over the draws of the null; NaN where none was drawn"),
+    "threshold": ("measure", "what the value has to reach"),
+    "direction": ("text", "on which side of the threshold"),
+    "shown": ("flag", "whether the data support the claim"),
+    "recipe": ("text", "how to measure the value again, as JSON"),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A finding that the stored tables can confirm or refute; the module's docstring explains ``recipe``.
+
+    ``low`` and ``high`` bound the estimate ``value``; the ``control_*`` fields are the same numbers under the null, NaN
+    where there is none, as is ``p``. ``shown`` is the analyzer's verdict.
+    """
+
+    name: str
+    sentence: str
+    value: float
+    low: float
+    high: float
+    control: str
+    control_value: float
+    control_low: float
+    control_high: float
+    p: float
+    threshold: float
+    direction: Literal["at least", "at most"]
+    shown: bool
+    recipe: Mapping[str, JSON] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("at least", "at most"):
+            raise ValueError(f"claim {self.name!r} has the direction {self.direction!r}: 'at least' or 'at most'")
+        for name, (role, _) in DESCRIPTIONS.items():
+            if role == "measure":
+                object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "shown", bool(self.shown))
+        object.__setattr__(self, "recipe", plain(self.recipe, "recipe"))
+
+    @property
+    def holds(self) -> bool:
+        """Whether the value lies on the right side of the threshold."""
+        return self.value >= self.threshold if self.direction == "at least" else self.value <= self.threshold
+
+
+def to_table(claims: Iterable[Claim]) -> Table:
+    """Table of kind "claims", one row each, the recipe as JSON text."""
+    columns = [Column(name, role, meaning) for name, (role, meaning) in DESCRIPTIONS.items()]
+    # An empty key column has no values to tell its type from.
+    rows = [
+        {**{f.name: getattr(claim, f.name) for f in fields(claim)}, "recipe": json.dumps(claim.recipe)}
+        for claim in claims
+    ]
+    data = {
+        column.name: np.array([row[column.name] for row in rows], dtype=object)
+        if column.role in ("key", "text")
+        else [row[column.name] for row in rows]
+        for column in columns
+    }
+    return Table("claims", tuple(columns), data)
+
+
+def from_table(table: Table) -> tuple[Claim, ...]:
+    """Inverse of ``to_table``; ``ClaimError`` when the table does not hold claims."""
+    if missing := set(DESCRIPTIONS) - set(table.data):
+        raise ClaimError(f"table {table.kind!r} lacks the columns {', '.join(sorted(missing))}: it holds no claims")
+    try:
+        return tuple(
+            Claim(**{**{name: row[name] for name in DESCRIPTIONS}, "recipe": json.loads(row["recipe"])})
+            for row in table.rows()
+        )
+    except (ValueError, TypeError) as error:
+        raise ClaimError(f"table {table.kind!r} holds a claim that cannot be read: {error}") from error
+
+
+def _area(values: np.ndarray, doses: np.ndarray, reach: float) -> float:
+    return area_under_dose(doses, values)
+
+
+def _smallest_dose(values: np.ndarray, doses: np.ndarray, reach: float) -> float:
+    found = smallest_dose(doses, values, reach)
+    return math.nan if found is None else float(found)
+
+
+STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
+    "mean": np.mean,
+    "share": np.mean,
+    "median": np.median,
+    "minimum": np.min,
+    "maximum": np.max,
+    "sum": np.sum,
+    "count": np.size,
+    "root-mean-square": lambda values: np.sqrt(np.mean(np.square(values))),
+}
+DOSE_STATISTICS = {"area": _area, "smallest-dose": _smallest_dose}
+
+
+def _selected(table: Table, where: Mapping[str, JSON], name: str) -> np.ndarray:
+    mask = np.ones(len(table), dtype=bool)
+    for column, wanted in where.items():
+        if column not in table.data:
+            raise ClaimError(f"claim {name!r} selects by {column!r}, which table {table.kind!r} does not have")
+        options = wanted if isinstance(wanted, list) else [wanted]
+        mask &= np.isin(table[column], np.array(options, dtype=table[column].dtype))
+    return mask
+
+
+def _value(recipe: Mapping[str, JSON], table: Table, name: str) -> float:
+    part = table.tables.get(recipe.get("table", "")) if recipe.get("table") else table
+    if part is None:
+        raise ClaimError(f"claim {name!r} reads the table {recipe['table']!r}: the run has {sorted(table.tables)}")
+    statistic, column = recipe.get("statistic"), recipe.get("column")
+    known = [*STATISTICS, *DOSE_STATISTICS]
+    if statistic not in known:
+        raise ClaimError(f"claim {name!r} asks for the statistic {statistic!r}: known are {', '.join(known)}")
+    for needed in (column, recipe.get("by")) if statistic in DOSE_STATISTICS else (column,):
+        if needed not in part.data:
+            raise ClaimError(f"claim {name!r} reads the column {needed!r}, which table {part.kind!r} does not have")
+    if part[column].dtype == object:
+        raise ClaimError(f"claim {name!r} measures the column {column!r}, which holds text")
+    mask = _selected(part, recipe.get("where", {}), name)
+    if not mask.any() and statistic != "count":
+        raise ClaimError(f"claim {name!r} selects no row of table {part.kind!r} by {recipe.get('where', {})}")
+    values = part[column][mask].astype(np.float64)
+    if statistic in DOSE_STATISTICS:
+        result = DOSE_STATISTICS[statistic](values, part[recipe["by"]][mask], recipe.get("reach", 0.95))
+    else:
+        result = float(STATISTICS[statistic](values))
+    rest = {key: value for key, value in recipe.items() if key not in ("minus", "over")}
+    if "minus" in recipe:
+        result -= _value(rest | recipe["minus"], table, name)
+    if "over" in recipe:
+        divisor = _value(rest | recipe["over"], table, name)
+        result = result / divisor if divisor else math.nan
+    return result
+
+
+def recompute(claim: Claim, table: Table) -> float:
+    """The claim's value, measured again from the run's table by its recipe; ``ClaimError`` when that cannot be done."""
+    if not claim.recipe:
+        raise ClaimError(f"claim {claim.name!r} has no recipe: it cannot be measured again")
+    try:
+        return float(_value(claim.recipe, table, claim.name))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ClaimError(f"claim {claim.name!r} has a recipe that cannot be followed: {error}") from error
+
+
+def check(claim: Claim, table: Table, tolerance: float = 1e-9) -> None:
+    """Measure the claim again; ``ClaimError`` names it and both values when they differ or its verdict does not follow.
+
+    ``tolerance`` is relative to the value, and absolute below 1. A claim marked as shown must lie on the right side of
+    its threshold.
+    """
+    value = recompute(claim, table)
+    same = math.isnan(value) and math.isnan(claim.value)
+    if not same and not abs(value - claim.value) <= tolerance * max(1.0, abs(claim.value)):
+        raise ClaimError(f"claim {claim.name!r} says {claim.value:g}, its table gives {value:g}")
+    if claim.shown and not claim.holds:
+        raise ClaimError(
+            f"claim {claim.name!r} is marked as shown, but {claim.value:g} is not {claim.direction} {claim.threshold:g}"
+        )

@@ -1,0 +1,208 @@
+"""Intervals, permutation tests, multiplicity and rankings: numpy in, plain numbers out.
+
+Only ``numpy`` and ``scipy.special`` are imported, so that reading a stored run stays fast; the tests compare every
+function with ``scipy.stats`` and scikit-learn. The clustered bootstrap has a file of its own, ``bootstrap.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from .bootstrap import Interval, clustered_bootstrap
+
+__all__ = [
+    "StandardisedDifference",
+    "area_under_dose",
+    "benjamini_hochberg",
+    "clopper_pearson",
+    "clustered_bootstrap",
+    "clustered_share",
+    "permutation_p",
+    "recall_at",
+    "roc_auc",
+    "smallest_dose",
+    "smallest_effect",
+    "smallest_share",
+    "standardised_difference",
+    "standardised_difference_of_moments",
+]
+
+Alternative = Literal["greater", "less", "two-sided"]
+
+
+def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact two-sided binomial interval (Clopper and Pearson, 1934) of a share; (0, 1) when ``n`` is 0."""
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes out of {n} is not a share: expected 0 <= successes <= n")
+    tail = (1 - level) / 2
+    low = 0.0 if successes == 0 else float(special.betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes == n else float(special.betaincinv(successes + 1, n - successes, 1 - tail))
+    return low, high
+
+
+def clustered_share(
+    successes: ArrayLike, clusters: ArrayLike, draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Share of true values and its interval, resampling clusters, honest at 0 and 1.
+
+    There the bootstrap has no width; instead each cluster counts as one exact binomial trial (Clopper and Pearson),
+    the cautious reading in which the rows of a cluster say the same thing.
+    """
+    estimate, low, high = clustered_bootstrap(successes, clusters, draws=draws, seed=seed, level=level)
+    if estimate in (0.0, 1.0):
+        n = np.unique(np.asarray(clusters)).size
+        low, high = clopper_pearson(round(estimate) * n, n, level)
+    return estimate, low, high
+
+
+def permutation_p(observed: float, null: ArrayLike, alternative: Alternative = "greater") -> float:
+    """p = (1 + b) / (1 + n), where b of the n null draws are at least as extreme as ``observed``.
+
+    Never 0, and valid for every n (Phipson and Smyth, 2010). "two-sided" doubles the smaller tail. A null draw that is
+    NaN counts as at least as extreme, which can only weaken a claim. NaN when ``observed`` is NaN or nothing was drawn.
+    """
+    null = np.asarray(null, dtype=np.float64).ravel()
+    if np.isnan(observed) or null.size == 0:
+        return float("nan")
+    undefined = int(np.isnan(null).sum())
+    greater = (1 + undefined + int((null >= observed).sum())) / (1 + null.size)
+    less = (1 + undefined + int((null <= observed).sum())) / (1 + null.size)
+    if alternative == "two-sided":
+        return min(1.0, 2 * min(greater, less))
+    if alternative not in ("greater", "less"):
+        raise ValueError(f"alternative {alternative!r}: expected 'greater', 'less' or 'two-sided'")
+    return greater if alternative == "greater" else less
+
+
+def benjamini_hochberg(p: ArrayLike) -> np.ndarray:
+    """Adjusted p-values (Benjamini and Hochberg, 1995) in the order and shape given; NaN is no test and stays NaN."""
+    p = np.asarray(p, dtype=np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    tested = ~np.isnan(p)
+    values = p[tested]
+    order = np.argsort(values)[::-1]
+    scaled = values[order] * values.size / np.arange(values.size, 0, -1)
+    result = np.empty_like(values)
+    result[order] = np.minimum(np.minimum.accumulate(scaled), 1.0)
+    adjusted[tested] = result
+    return adjusted
+
+
+class StandardisedDifference(NamedTuple):
+    """Difference of two groups per column: Cohen's ``d``, Student's ``t`` and its two-sided ``p``."""
+
+    d: np.ndarray
+    t: np.ndarray
+    p: np.ndarray
+
+
+def standardised_difference_of_moments(
+    n_a: int, mean_a: ArrayLike, variance_a: ArrayLike, n_b: int, mean_b: ArrayLike, variance_b: ArrayLike
+) -> StandardisedDifference:
+    """Group a minus group b from streamed moments; variances are unbiased (divisor n - 1), arrays of one shape.
+
+    d divides by the pooled standard deviation (Cohen, 1988), t is Student's with n_a + n_b - 2 degrees of freedom. A
+    column without spread gives d = t = 0 and p = 1 where the means agree, and signed infinity and p = 0 where not.
+    """
+    if n_a < 2 or n_b < 2:
+        raise ValueError(f"groups of {n_a} and {n_b}: at least two values are needed in each")
+    freedom = n_a + n_b - 2
+    gap = np.asarray(mean_a, dtype=np.float64) - np.asarray(mean_b, dtype=np.float64)
+    spread_a, spread_b = np.asarray(variance_a, dtype=np.float64), np.asarray(variance_b, dtype=np.float64)
+    pooled = np.sqrt(((n_a - 1) * spread_a + (n_b - 1) * spread_b) / freedom)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        d = np.where(gap == 0, 0.0, gap / pooled)
+        t = np.where(gap == 0, 0.0, d / np.sqrt(1 / n_a + 1 / n_b))
+    return StandardisedDifference(d, t, 2 * special.stdtr(freedom, -np.abs(t)))
+
+
+def standardised_difference(a: ArrayLike, b: ArrayLike) -> StandardisedDifference:
+    """Group ``a`` [n_a, ...] minus group ``b`` [n_b, ...], column by column along the first axis."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if len(a) < 2 or len(b) < 2:
+        raise ValueError(f"groups of {len(a)} and {len(b)}: at least two values are needed in each")
+    return standardised_difference_of_moments(
+        len(a), a.mean(axis=0), a.var(axis=0, ddof=1), len(b), b.mean(axis=0), b.var(axis=0, ddof=1)
+    )
+
+
+def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Chance that a positive scores above a negative, a tie counting one half; NaN when one class is empty."""
+    labels, scores = np.asarray(labels, dtype=bool).ravel(), np.asarray(scores, dtype=np.float64).ravel()
+    positives = int(labels.sum())
+    negatives = labels.size - positives
+    if not positives or not negatives:
+        return float("nan")
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN: they have no rank")
+    _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2
+    return float((mean_rank[group][labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def recall_at(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
+    """Share of the positives among the ``k`` best scores; ties at the border count by their expected share."""
+    labels, scores = np.asarray(labels, dtype=bool).ravel(), np.asarray(scores, dtype=np.float64).ravel()
+    if not labels.any():
+        return float("nan")
+    k = min(int(k), scores.size)
+    if k < 1:
+        return 0.0
+    border = np.partition(scores, scores.size - k)[scores.size - k]
+    above, tied = scores > border, scores == border
+    found = labels[above].sum() + labels[tied].sum() * (k - above.sum()) / tied.sum()
+    return float(found / labels.sum())
+
+
+def smallest_effect(null: ArrayLike, alpha: float = 0.05) -> float:
+    """Bound that an effect had to exceed for ``permutation_p(effect, null) <= alpha``: what could have been seen.
+
+    It is one of the null draws: the largest but floor(alpha * (1 + n)) - 1. Infinity when n is too small for any effect
+    to reach ``alpha`` (fewer than 19 draws at 0.05).
+    """
+    null = np.asarray(null, dtype=np.float64).ravel()
+    null = np.where(np.isnan(null), np.inf, null)
+    # The tiny addend keeps 0.05 * 20 from falling below 1 in binary arithmetic.
+    allowed = int(np.floor(alpha * (1 + null.size) + 1e-9)) - 1
+    return float("inf") if allowed < 0 or null.size == 0 else float(np.sort(null)[::-1][allowed])
+
+
+def smallest_share(n: int, level: float = 0.95) -> float:
+    """Upper end of the exact interval of 0 out of ``n``: larger shares would have shown themselves."""
+    return clopper_pearson(0, n, level)[1]
+
+
+def _curve(k: ArrayLike, effect: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    k, effect = np.asarray(k, dtype=np.float64).ravel(), np.asarray(effect, dtype=np.float64).ravel()
+    if k.size != effect.size or not k.size:
+        raise ValueError(f"{k.size} doses and {effect.size} effects: expected as many of both, at least one")
+    doses, group = np.unique(k, return_inverse=True)
+    return doses, np.bincount(group, weights=effect) / np.bincount(group)
+
+
+def area_under_dose(k: ArrayLike, effect: ArrayLike) -> float:
+    """Mean height of the dose-response curve over log2 k, in the units of ``effect``.
+
+    Trapezia between the smallest and the largest k at or above 1, divided by the width, so that an effect that is 1
+    at every dose gives 1 and shares stay within [0, 1]. Rows at k = 0 are left out, equal doses are averaged first.
+    Comparable between methods only on the same grid of k.
+    """
+    doses, heights = _curve(k, effect)
+    doses, heights = doses[doses >= 1], heights[doses >= 1]
+    if doses.size == 0:
+        raise ValueError("no dose at or above 1: the area under the dose-response curve needs one")
+    if doses.size == 1:
+        return float(heights[0])
+    x = np.log2(doses)
+    return float(np.trapezoid(heights, x) / (x[-1] - x[0]))
+
+
+def smallest_dose(k: ArrayLike, effect: ArrayLike, reach: float = 0.95) -> int | None:
+    """Smallest k at which the effect is at least ``reach`` (k95 at 0.95); None when no dose reaches it."""
+    doses, heights = _curve(k, effect)
+    reached = doses[heights >= reach - 1e-12]
+    return int(reached[0]) if reached.size else None

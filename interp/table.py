@@ -1,0 +1,196 @@
+"""Table: typed columns, each with a role and a meaning, plus provenance. The waist of the hourglass.
+
+Analyzers end here and everything that looks at results begins here, so a table holds numpy arrays and text only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from .errors import OptionError
+from .provenance import JSON, Provenance, plain
+
+Role = Literal["key", "measure", "flag", "text"]
+# Column types by role; the first is the type of an empty column.
+ALLOWED = {
+    "key": ("int64", "str", "bool"),
+    "measure": ("float64", "float32", "int64"),
+    "flag": ("bool",),
+    "text": ("str",),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its ``role`` (what a row is, what was measured, a yes or no, free text), ``meaning`` and ``unit``."""
+
+    name: str
+    role: Role
+    meaning: str
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise ValueError(f"column {self.name!r} has the role {self.role!r}: expected one of {get_args(Role)}")
+
+
+def dtype_name(array: np.ndarray) -> str:
+    """Type of a column's array: "str" for text (kept as objects), else numpy's name."""
+    return "str" if array.dtype == object else array.dtype.name
+
+
+def _array(values: Any, what: str, role: str | None = None) -> np.ndarray:
+    if type(values).__module__.partition(".")[0] == "torch":
+        raise TypeError(f"{what} is a torch tensor: bring it to the host first (to_host)")
+    if not isinstance(values, np.ndarray):
+        values = list(values)
+        if role and not values:
+            values = np.array([], dtype=object if ALLOWED[role][0] == "str" else ALLOWED[role][0])
+    if not isinstance(values, np.ndarray):
+        # numpy's own text type drops trailing NUL characters, which tokens may have.
+        text = any(isinstance(value, str) for value in values)
+        values = np.array(values, dtype=object) if text else np.array(values)
+    if values.dtype.kind in "iu":
+        if values.dtype == np.uint64 and values.size and values.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"{what} holds {values.max()}, which is beyond 64-bit signed integers")
+        values = values.astype(np.int64)
+    elif values.dtype == np.float16:
+        values = values.astype(np.float32)
+    elif values.dtype.kind in "UOT":
+        if bad := [value for value in values.flat if not isinstance(value, str)]:
+            raise TypeError(f"{what} mixes text with {type(bad[0]).__name__} ({bad[0]!r}): expected text only")
+        # A lone surrogate, as broken JSON may hold, has no UTF-8 form.
+        clean = [str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace") for value in values.flat]
+        values = np.array(clean, dtype=object).reshape(values.shape)
+    else:
+        values = values.copy()
+    if dtype_name(values) not in ("int64", "float64", "float32", "bool", "str"):
+        raise TypeError(f"{what} has type {values.dtype}: expected int64, float64, float32, bool or text")
+    values.flags.writeable = False
+    return values
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of one ``kind``; the kind decides which figure shows it.
+
+    ``data`` maps each column's name to a read-only array [rows] of int64, float64, float32, bool or text (Python
+    strings in an object array). ``summary`` holds the few numbers a person reads first, as JSON; NaN and infinity
+    become None there. ``tables`` are named sub-tables, one level deep and without provenance of their own;
+    ``arrays`` are larger arrays of any shape. Raises ``TypeError`` and ``ValueError`` for what cannot be a table.
+    """
+
+    kind: str
+    columns: tuple[Column, ...]
+    data: Mapping[str, np.ndarray]
+    provenance: Provenance | None = None
+    summary: Mapping[str, JSON] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        columns = tuple(self.columns)
+        names = [column.name for column in columns]
+        if len(set(names)) != len(names) or set(names) != set(self.data):
+            raise ValueError(f"columns {names} do not match the data {list(self.data)}: one array per column")
+        data = {}
+        for column in columns:
+            what = f"column {column.name!r} of {self.kind!r}"
+            array = data[column.name] = _array(self.data[column.name], what, column.role)
+            if array.ndim != 1:
+                raise ValueError(f"{what} has shape {array.shape}: expected one value per row")
+            if dtype_name(array) not in ALLOWED[column.role]:
+                raise TypeError(
+                    f"{what} is {dtype_name(array)}: a {column.role} is {' or '.join(ALLOWED[column.role])}"
+                )
+        if len({len(array) for array in data.values()}) > 1:
+            raise ValueError(f"columns of {self.kind!r} differ in length: { {n: len(a) for n, a in data.items()} }")
+        for name, table in self.tables.items():
+            if not isinstance(table, Table) or table.tables or table.arrays or table.provenance:
+                raise TypeError(f"sub-table {name!r} of {self.kind!r} must be a plain Table without parts of its own")
+        arrays = {name: np.ascontiguousarray(_tensor(array, name)) for name, array in self.arrays.items()}
+        for array in arrays.values():
+            array.flags.writeable = False
+        object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "summary", plain(self.summary, "summary", finite=False))
+        object.__setattr__(self, "tables", dict(self.tables))
+        object.__setattr__(self, "arrays", arrays)
+
+    @classmethod
+    def from_rows(cls, kind: str, columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], **rest: Any) -> Table:
+        """Table of ``rows``, each a mapping with one value per column; ``rest`` goes to the constructor."""
+        rows = list(rows)
+        return cls(
+            kind, tuple(columns), {column.name: [row[column.name] for row in rows] for column in columns}, **rest
+        )
+
+    def __len__(self) -> int:
+        return len(next(iter(self.data.values()))) if self.data else 0
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.data:
+            raise KeyError(f"{self.kind!r} has no column {name!r}: it has {', '.join(self.data)}")
+        return self.data[name]
+
+    def column(self, name: str) -> Column:
+        """The description of one column."""
+        self[name]
+        return next(column for column in self.columns if column.name == name)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Rows as dictionaries of plain Python values."""
+        for values in zip(*(array.tolist() for array in self.data.values()), strict=True):
+            yield dict(zip(self.data, values, strict=True))
+
+    def select(self, mask: np.ndarray) -> Table:
+        """The rows that a boolean mask or an index array names, in its order: columns and summary, nothing else."""
+        return Table(
+            self.kind, self.columns, {name: array[mask] for name, array in self.data.items()}, None, self.summary
+        )
+
+    def to_pandas(self) -> Any:
+        """The rows as a ``pandas.DataFrame``; ``OptionError`` when pandas is not installed."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise OptionError("pandas is not installed: pip install pandas") from error
+        return pandas.DataFrame({name: array.copy() for name, array in self.data.items()})
+
+    def equals(self, other: Table) -> bool:
+        """Same kind, columns, types, values (NaN equal to NaN), sub-tables and arrays.
+
+        Summary and provenance are not compared: they tell times and places that differ between two equal runs.
+        """
+        return (
+            self.kind == other.kind
+            and self.columns == other.columns
+            and all(_same(self.data[name], other.data[name]) for name in self.data)
+            and self.arrays.keys() == other.arrays.keys()
+            and all(_same(self.arrays[name], other.arrays[name]) for name in self.arrays)
+            and self.tables.keys() == other.tables.keys()
+            and all(self.tables[name].equals(other.tables[name]) for name in self.tables)
+        )
+
+
+def _tensor(values: Any, name: str) -> np.ndarray:
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        raise TypeError(f"array {name!r} is {type(values).__name__}: expected a numpy array of numbers (to_host)")
+    return values.copy()
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+def table(kind: str, columns: Mapping[str, tuple], **rest: Any) -> Table:
+    """Short construction: ``table("dose", {"k": (array, "key", "size of the set"), ...}, summary=..., tables=...)``.
+
+    Each entry is (values, role, meaning) or (values, role, meaning, unit).
+    """
+    described = tuple(Column(name, *entry[1:]) for name, entry in columns.items())
+    return Table(kind, described, {name: entry[0] for name, entry in columns.items()}, **rest)
