@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import SupportsFloat
 
 import numpy as np
 
@@ -49,21 +49,21 @@ class Claim:
     """A finding that the stored tables can confirm or refute; the module's docstring explains ``recipe``.
 
     ``low`` and ``high`` bound the estimate ``value``; the ``control_*`` fields are the same numbers under the null, NaN
-    where there is none, as is ``p``. ``shown`` is the analyzer's verdict.
+    where there is none, as is ``p``. ``direction`` is "at least" or "at most"; ``shown`` is the analyzer's verdict.
     """
 
     name: str
     sentence: str
-    value: float
-    low: float
-    high: float
+    value: SupportsFloat
+    low: SupportsFloat
+    high: SupportsFloat
     control: str
-    control_value: float
-    control_low: float
-    control_high: float
-    p: float
-    threshold: float
-    direction: Literal["at least", "at most"]
+    control_value: SupportsFloat
+    control_low: SupportsFloat
+    control_high: SupportsFloat
+    p: SupportsFloat
+    threshold: SupportsFloat
+    direction: str
     shown: bool
     recipe: Mapping[str, JSON] = field(default_factory=dict)
 

@@ -101,7 +101,7 @@ class Provenance:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, JSON]) -> Provenance:
+    def from_json(cls, value: JSON) -> Provenance:
         """Inverse of ``to_json``; ``StoreError`` when fields are missing, unknown or of another type."""
         kinds = {
             "analyzer": str,

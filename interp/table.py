@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from .errors import OptionError
 from .provenance import JSON, Provenance, plain
 
-Role = Literal["key", "measure", "flag", "text"]
-# Column types by role; the first is the type of an empty column.
+# Column types by role; the first is the type of a column given as an empty list.
 ALLOWED = {
     "key": ("int64", "str", "bool"),
     "measure": ("float64", "float32", "int64"),
@@ -29,13 +28,13 @@ class Column:
     """One column: its ``role`` (what a row is, what was measured, a yes or no, free text), ``meaning`` and ``unit``."""
 
     name: str
-    role: Role
+    role: str
     meaning: str
     unit: str = ""
 
     def __post_init__(self) -> None:
-        if self.role not in get_args(Role):
-            raise ValueError(f"column {self.name!r} has the role {self.role!r}: expected one of {get_args(Role)}")
+        if self.role not in ALLOWED:
+            raise ValueError(f"column {self.name!r} has the role {self.role!r}: expected {', '.join(ALLOWED)}")
 
 
 def dtype_name(array: np.ndarray) -> str:
@@ -78,19 +77,19 @@ def _array(values: Any, what: str, role: str | None = None) -> np.ndarray:
 class Table:
     """Rows of one ``kind``; the kind decides which figure shows it.
 
-    ``data`` maps each column's name to a read-only array [rows] of int64, float64, float32, bool or text (Python
-    strings in an object array). ``summary`` holds the few numbers a person reads first, as JSON; NaN and infinity
-    become None there. ``tables`` are named sub-tables, one level deep and without provenance of their own;
+    ``data`` takes one sequence or array per column and keeps a read-only array [rows] of int64, float64, float32, bool
+    or text (Python strings in an object array). ``summary`` holds the few numbers a person reads first, as JSON; NaN
+    and infinity become None there. ``tables`` are named sub-tables, one level deep and without provenance of their own;
     ``arrays`` are larger arrays of any shape. Raises ``TypeError`` and ``ValueError`` for what cannot be a table.
     """
 
     kind: str
-    columns: tuple[Column, ...]
-    data: Mapping[str, np.ndarray]
+    columns: Sequence[Column]
+    data: Mapping[str, Any]
     provenance: Provenance | None = None
     summary: Mapping[str, JSON] = field(default_factory=dict)
-    tables: Mapping[str, Table] = field(default_factory=dict)
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns = tuple(self.columns)

@@ -6,7 +6,7 @@ function with ``scipy.stats`` and scikit-learn. The clustered bootstrap has a fi
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,8 +30,6 @@ __all__ = [
     "standardised_difference",
     "standardised_difference_of_moments",
 ]
-
-Alternative = Literal["greater", "less", "two-sided"]
 
 
 def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -59,13 +57,14 @@ def clustered_share(
     return estimate, low, high
 
 
-def permutation_p(observed: float, null: ArrayLike, alternative: Alternative = "greater") -> float:
+def permutation_p(observed: SupportsFloat, null: ArrayLike, alternative: str = "greater") -> float:
     """p = (1 + b) / (1 + n), where b of the n null draws are at least as extreme as ``observed``.
 
-    Never 0, and valid for every n (Phipson and Smyth, 2010). "two-sided" doubles the smaller tail. A null draw that is
-    NaN counts as at least as extreme, which can only weaken a claim. NaN when ``observed`` is NaN or nothing was drawn.
+    Never 0, and valid for every n (Phipson and Smyth, 2010). ``alternative`` is "greater", "less", or "two-sided", which
+    doubles the smaller tail. A null draw that is NaN counts as at least as extreme, which can only weaken a claim. NaN
+    when ``observed`` is NaN or nothing was drawn.
     """
-    null = np.asarray(null, dtype=np.float64).ravel()
+    observed, null = float(observed), np.asarray(null, dtype=np.float64).ravel()
     if np.isnan(observed) or null.size == 0:
         return float("nan")
     undefined = int(np.isnan(null).sum())
@@ -101,15 +100,21 @@ class StandardisedDifference(NamedTuple):
 
 
 def standardised_difference_of_moments(
-    n_a: int, mean_a: ArrayLike, variance_a: ArrayLike, n_b: int, mean_b: ArrayLike, variance_b: ArrayLike
+    n_a: SupportsFloat,
+    mean_a: np.ndarray,
+    variance_a: np.ndarray,
+    n_b: SupportsFloat,
+    mean_b: np.ndarray,
+    variance_b: np.ndarray,
 ) -> StandardisedDifference:
     """Group a minus group b from streamed moments; variances are unbiased (divisor n - 1), arrays of one shape.
 
     d divides by the pooled standard deviation (Cohen, 1988), t is Student's with n_a + n_b - 2 degrees of freedom. A
     column without spread gives d = t = 0 and p = 1 where the means agree, and signed infinity and p = 0 where not.
     """
+    n_a, n_b = float(n_a), float(n_b)
     if n_a < 2 or n_b < 2:
-        raise ValueError(f"groups of {n_a} and {n_b}: at least two values are needed in each")
+        raise ValueError(f"groups of {n_a:g} and {n_b:g}: at least two values are needed in each")
     freedom = n_a + n_b - 2
     gap = np.asarray(mean_a, dtype=np.float64) - np.asarray(mean_b, dtype=np.float64)
     spread_a, spread_b = np.asarray(variance_a, dtype=np.float64), np.asarray(variance_b, dtype=np.float64)

@@ -1,0 +1,140 @@
+"""A claim can be measured again from the stored tables, and one that does not follow from them is found out."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from interp.claims import Claim, check, from_table, recompute, to_table
+from interp.errors import ClaimError
+from interp.table import table
+
+
+def run():
+    answers = table(
+        "answers",
+        {
+            "condition": (["base", "base", "tuned", "tuned"], "key", ""),
+            "cluster": ([0, 1, 0, 1], "key", ""),
+            "refused": ([False, False, True, True], "flag", ""),
+            "log_odds": ([-4.0, -2.0, 5.0, 7.0], "measure", ""),
+        },
+    )
+    dose = table(
+        "dose",
+        {
+            "k": ([1, 2, 4], "key", ""),
+            "source": (["located"] * 3, "key", ""),
+            "effect": ([0.0, 0.5, 1.0], "measure", ""),
+        },
+    )
+    return table("verify-neurons", {"n": ([3], "measure", "")}, tables={"answers": answers, "dose": dose})
+
+
+def claim(recipe, value, **changes):
+    fields = {
+        "name": "necessity.base",
+        "sentence": "s",
+        "value": value,
+        "low": 0,
+        "high": 1,
+        "control": "random sets",
+        "control_value": float("nan"),
+        "control_low": float("nan"),
+        "control_high": float("nan"),
+        "p": 0.005,
+        "threshold": -100.0,
+        "direction": "at least",
+        "shown": True,
+        "recipe": recipe,
+    }
+    return Claim(**fields | changes)
+
+
+ODDS = {"table": "answers", "where": {"condition": "tuned"}, "statistic": "mean", "column": "log_odds"}
+DOSE = {"table": "dose", "where": {"source": "located"}, "column": "effect", "by": "k"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "value"),
+    [
+        (ODDS, 6.0),
+        (ODDS | {"minus": {"where": {"condition": "base"}}}, 9.0),
+        (ODDS | {"where": {"condition": ["tuned", "base"]}}, 1.5),
+        (ODDS | {"where": {"condition": "tuned", "cluster": 1}}, 7.0),
+        (ODDS | {"minus": {"where": {"condition": "base"}}, "over": {"minus": {"where": {"condition": "base"}}}}, 1.0),
+        (ODDS | {"over": {"where": {"condition": "base"}}}, -2.0),
+        (ODDS | {"statistic": "root-mean-square"}, np.sqrt(37)),
+        (ODDS | {"statistic": "median", "where": {}}, 1.5),
+        (ODDS | {"statistic": "count", "where": {"condition": "ablated"}}, 0.0),
+        (ODDS | {"statistic": "share", "column": "refused"}, 1.0),
+        (DOSE | {"statistic": "area"}, 0.5),
+        (DOSE | {"statistic": "smallest-dose", "reach": 0.5}, 2.0),
+        ({"statistic": "maximum", "column": "n"}, 3.0),
+    ],
+)
+def test_recipes(recipe, value):
+    assert recompute(claim(recipe, value), run()) == pytest.approx(value)
+    check(claim(recipe, value), run())
+
+
+def test_an_unreached_dose_is_nan_and_agrees_with_nan():
+    recipe = DOSE | {"statistic": "smallest-dose", "reach": 2.0}
+    check(claim(recipe, float("nan"), shown=False), run())
+    with pytest.raises(ClaimError, match="says 4, its table gives nan"):
+        check(claim(recipe, 4.0), run())
+
+
+def test_a_value_that_does_not_follow_is_named_with_both_numbers():
+    with pytest.raises(ClaimError, match=r"'necessity.base' says 6\.1, its table gives 6$"):
+        check(claim(ODDS, 6.1), run())
+
+
+def test_a_verdict_that_does_not_follow_is_named():
+    with pytest.raises(ClaimError, match="marked as shown, but 6 is not at least 8"):
+        check(claim(ODDS, 6.0, threshold=8.0), run())
+    with pytest.raises(ClaimError, match="marked as shown, but 6 is not at most 5"):
+        check(claim(ODDS, 6.0, threshold=5.0, direction="at most"), run())
+    check(claim(ODDS, 6.0, threshold=8.0, shown=False), run())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({}, "has no recipe"),
+        (ODDS | {"table": "nope"}, "reads the table 'nope'"),
+        (ODDS | {"column": "nope"}, "reads the column 'nope'"),
+        (ODDS | {"column": "condition"}, "holds text"),
+        (ODDS | {"statistic": "eval"}, "statistic 'eval': known are mean"),
+        (ODDS | {"where": {"nope": 1}}, "selects by 'nope'"),
+        (ODDS | {"where": {"condition": "nope"}}, "selects no row"),
+        (ODDS | {"where": {"cluster": "text"}}, "cannot be followed"),
+        (ODDS | {"where": 3}, "cannot be followed"),
+        (DOSE | {"statistic": "area", "by": None}, "reads the column None"),
+    ],
+)
+def test_recipes_that_cannot_be_followed(recipe, message):
+    with pytest.raises(ClaimError, match=message):
+        recompute(claim(recipe, 1.0), run())
+
+
+def test_claims_there_and_back():
+    claims = (claim(ODDS, 6.0), claim(DOSE | {"statistic": "area"}, 0.5, name="dose", p=float("nan")))
+    again = from_table(to_table(claims))
+    assert [repr(c) for c in again] == [repr(c) for c in claims]
+    assert from_table(to_table([])) == ()
+    assert to_table([]).equals(to_table(claims).select(np.zeros(2, bool)))
+
+
+def test_tables_that_hold_no_claims():
+    with pytest.raises(ClaimError, match="lacks the columns"):
+        from_table(run())
+    broken = to_table([claim(ODDS, 6.0)])
+    broken = dataclasses.replace(broken, data={**broken.data, "recipe": ["{"]})
+    with pytest.raises(ClaimError, match="cannot be read"):
+        from_table(broken)
+
+
+def test_a_direction_is_one_of_two():
+    with pytest.raises(ValueError, match="sideways"):
+        claim(ODDS, 6.0, direction="sideways")
