@@ -1,0 +1,89 @@
+"""Passes over prompts through both models of a pair, batch by batch, for accumulators to take in.
+
+Prompts are sorted by length so that batches hold little padding; what is read comes back with the rows it belongs to,
+so no result depends on the order. Nothing is kept between batches.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.engines import Batch, Edit, Engine
+from interp.models.model import Model
+from interp.prompts import Encoded
+from interp.sites import Site
+
+_TOKENS_ON_CPU, _TOKENS_ON_GPU, _ACTIVATION_BYTES = 4096, 16384, 1 << 30
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One batch: rows of the encoded prompts, their tokens and roles, and values by model role and site."""
+
+    rows: Int[Tensor, " B"]
+    batch: Batch
+    roles: Int[Tensor, "B T"]
+    values: Mapping[tuple[str, Site], Float[Tensor, "B T W"]]
+    logits: Mapping[str, Float[Tensor, "B kept V"] | None]
+
+
+def batches(
+    encoded: Sequence[Encoded], model: Model, batch_size: int | None, per_token_bytes: int = 0
+) -> list[list[int]]:
+    """Rows grouped into batches of similar length; ``batch_size`` None bounds the number of tokens instead."""
+    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row].ids))
+    limit = _TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_GPU
+    if per_token_bytes:
+        limit = max(1, min(limit, _ACTIVATION_BYTES // per_token_bytes))
+    groups: list[list[int]] = []
+    for row in order:
+        full = not groups or (
+            len(groups[-1]) >= batch_size
+            if batch_size
+            else (len(groups[-1]) + 1) * len(encoded[row].ids) > limit
+        )
+        if full:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
+
+
+def make_batch(
+    encoded: Sequence[Encoded], rows: Sequence[int], pad_id: int, device: torch.device, side: str = "left"
+) -> tuple[Batch, Int[Tensor, "B T"]]:
+    """The padded batch of some rows and the role of every cell (-1 on padding)."""
+    batch = Batch.pad([encoded[row].ids for row in rows], pad_id, side, device)
+    roles = torch.full(batch.ids.shape, -1, dtype=torch.int64, device=device)
+    roles[batch.mask] = torch.tensor([role for row in rows for role in encoded[row].roles], device=device)
+    return batch, roles
+
+
+def capture(
+    engine: Engine,
+    models: Mapping[str, Model],
+    encoded: Sequence[Encoded],
+    groups: Sequence[Sequence[int]],
+    reads: Sequence[Site],
+    *,
+    pad_id: int,
+    keep: int = 0,
+    edits: Sequence[Edit] = (),
+    side: str = "left",
+) -> Iterator[Captured]:
+    """Run every batch through every model named in ``models`` and yield what was read.
+
+    ``keep`` 0 skips the language-model head. With ``side="left"`` the last column is every prompt's last token.
+    """
+    for rows in groups:
+        values: dict[tuple[str, Site], Tensor] = {}
+        logits: dict[str, Tensor | None] = {}
+        batch = roles = None
+        for role, model in models.items():
+            batch, roles = make_batch(encoded, rows, pad_id, model.device, side)
+            run = engine.run(model, batch, reads=reads, edits=edits, keep=keep)
+            logits[role] = run.logits
+            values.update({(role, site): value for site, value in run.values.items()})
+        yield Captured(torch.tensor(rows), batch, roles, values, logits)

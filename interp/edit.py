@@ -1,0 +1,131 @@
+"""Edits as data, exactly undone: they live for one run, on activations, and never touch a weight.
+
+An ``Intervention`` is a named change a model undergoes while it reads or writes text. Its edits are either fixed
+(zero, mean) or bound, at every step, to what a donor computes on the same tokens (the base model, or the tuned model
+on the harmless twin of a prompt).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.engines import Edit
+from interp.models.model import Model
+from interp.sites import Site, contribution, neurons
+
+Units = Mapping[int, Int[Tensor, " K"]]
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Set units of a site to zero."""
+
+    site: Site
+    units: Int[Tensor, " K"]
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The value with the units at zero."""
+        return value.index_fill(-1, self.units, 0.0)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiply units of a site by a factor; factor 1 leaves the value bit for bit."""
+
+    site: Site
+    units: Int[Tensor, " K"]
+    factor: float
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The value with the units scaled."""
+        return value.index_copy(-1, self.units, value[..., self.units] * self.factor)
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Put given values in place of units of a site (of all of them when ``units`` is None), where ``at`` is true."""
+
+    site: Site
+    values: Float[Tensor, "*batch_time K"]
+    units: Int[Tensor, " K"] | None = None
+    at: Bool[Tensor, "B T"] | None = None
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The value with the units replaced."""
+        new = self.values.to(value)
+        if self.units is not None:
+            new = value.index_copy(-1, self.units, new.expand(*value.shape[:-1], -1))
+        return new.expand_as(value) if self.at is None else torch.where(self.at[..., None], new, value)
+
+
+@dataclass(frozen=True)
+class Add:
+    """Add given values to a site."""
+
+    site: Site
+    values: Float[Tensor, "*batch_time W"]
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The value with the values added."""
+        return value + self.values.to(value)
+
+
+def by_layer(pairs: Iterable[tuple[int, int]], device: torch.device | str = "cpu") -> dict[int, Int[Tensor, " K"]]:
+    """Group (layer, neuron) pairs into sorted index tensors per layer."""
+    grouped: dict[int, list[int]] = {}
+    for layer, neuron in pairs:
+        grouped.setdefault(int(layer), []).append(int(neuron))
+    return {layer: torch.tensor(sorted(found), device=device) for layer, found in sorted(grouped.items())}
+
+
+def graft(
+    units: Units,
+    activations: Mapping[Site, Float[Tensor, "B T N"]],
+    write_weights: Mapping[int, Float[Tensor, "D N"]],
+) -> list[Edit]:
+    """Give neurons another model's contributions, ``h_j W_down[:, j]`` with both factors the donor's.
+
+    The receiver's own activation is set to zero at the down projection's input and the donor's contribution is added
+    to its output; biases stay the receiver's.
+    """
+    edits: list[Edit] = []
+    for layer, index in units.items():
+        donated = activations[neurons(layer)][..., index] @ write_weights[layer][:, index].T.to(index.device)
+        edits += [Ablate(neurons(layer), index), Add(contribution(layer), donated)]
+    return edits
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """A named change of a model's neurons.
+
+    ``kind``: ``zero`` and ``mean`` are fixed; ``donor`` takes contributions of ``donor`` at every position and step,
+    which reads the same text as the receiver, or (``twin``) the twin prompt followed by the same answer.
+    """
+
+    name: str
+    units: Units
+    kind: Literal["zero", "mean", "donor"] = "zero"
+    means: Mapping[int, Float[Tensor, " N"]] = field(default_factory=dict)
+    donor: Model | None = None
+    twin: bool = False
+    write_weights: Mapping[int, Float[Tensor, "D N"]] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> Sequence[Site]:
+        """What the donor must be read at; empty for fixed edits."""
+        return [neurons(layer) for layer in self.units] if self.kind == "donor" else []
+
+    def bind(self, activations: Mapping[Site, Float[Tensor, "B T N"]]) -> list[Edit]:
+        """The edits of one pass, given the donor's activations at ``reads`` on the same columns."""
+        if self.kind == "zero":
+            return [Ablate(neurons(layer), index) for layer, index in self.units.items()]
+        if self.kind == "mean":
+            return [
+                Replace(neurons(layer), self.means[layer][index], index) for layer, index in self.units.items()
+            ]
+        return graft(self.units, activations, self.write_weights)

@@ -1,0 +1,99 @@
+"""The seam: what an engine is given and what it gives back. Reads and edits are data, so engines are interchangeable."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.models.model import Model
+from interp.sites import Site
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids ``[B, T]`` and the mask ``[B, S]`` of real tokens; S > T when earlier keys are cached."""
+
+    ids: Int[Tensor, "B T"]
+    mask: Bool[Tensor, "B S"]
+
+    @classmethod
+    def pad(
+        cls,
+        sequences: Sequence[Sequence[int]],
+        pad_id: int,
+        side: Literal["left", "right"] = "left",
+        device: torch.device | str = "cpu",
+        length: int | None = None,
+    ) -> "Batch":
+        """Pad token sequences to one length; left by default, so that the last token of each is column -1."""
+        length = max(length or 0, *(len(sequence) for sequence in sequences))
+        ids = torch.full((len(sequences), length), pad_id, dtype=torch.int64)
+        mask = torch.zeros((len(sequences), length), dtype=torch.bool)
+        for row, sequence in enumerate(sequences):
+            span = slice(length - len(sequence), length) if side == "left" else slice(0, len(sequence))
+            ids[row, span] = torch.tensor(sequence, dtype=torch.int64)
+            mask[row, span] = True
+        return cls(ids.to(device), mask.to(device))
+
+    @property
+    def positions(self) -> Int[Tensor, "B T"]:
+        """Position of each token in its own sequence, whatever the padding; 0 on padding."""
+        return (self.mask.long().cumsum(1) - 1).clamp(min=0)[:, -self.ids.shape[1] :]
+
+    @property
+    def real(self) -> Bool[Tensor, "B T"]:
+        """Which of ``ids`` are real tokens."""
+        return self.mask[:, -self.ids.shape[1] :]
+
+
+class Edit(Protocol):
+    """A change to one site during a run; it must return a new tensor and leave its input as it was."""
+
+    @property
+    def site(self) -> Site:
+        """Where the edit acts."""
+        ...
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The value that the model goes on with."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a run: logits of the kept positions, values after any edit, gradients, the key-value cache."""
+
+    logits: Float[Tensor, "B kept V"] | None
+    values: dict[Site, Float[Tensor, "B T W"]] = field(default_factory=dict)
+    gradients: dict[Site, Float[Tensor, "B T W"]] = field(default_factory=dict)
+    cache: Any = None
+
+
+class Engine(Protocol):
+    """Runs one batch through one model."""
+
+    name: str
+
+    def run(
+        self,
+        model: Model,
+        batch: Batch,
+        *,
+        reads: Sequence[Site] = (),
+        edits: Sequence[Edit] = (),
+        gradients_at: Sequence[Site] = (),
+        gradient_of: Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]] | None = None,
+        keep: int | None = 1,
+        cache: Any = None,
+        use_cache: bool = False,
+    ) -> Run:
+        """One forward pass, and one backward pass where ``gradient_of`` is given.
+
+        ``keep``: logits of that many last columns; 0 skips the language-model head; None keeps all.
+        ``gradient_of`` maps kept logits to one number per prompt; its sum is differentiated with respect to the
+        values at ``gradients_at``, with all parameters frozen.
+        """
+        ...

@@ -1,0 +1,88 @@
+"""Accumulators that stream over batches and merge: running moments and running top-k.
+
+Their memory does not depend on the number of rows seen. Sums are float64, so that the result does not depend on how
+the rows were batched beyond the last bits.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass
+class Moments:
+    """Count, mean and sum of squared deviations per feature (Welford 1962, merged as in Chan et al. 1983)."""
+
+    count: float
+    mean: Float[Tensor, "*features"]
+    deviation: Float[Tensor, "*features"]
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Self:
+        """Moments of no rows, for features of the given shape."""
+        zero = torch.zeros(shape, dtype=torch.float64, device=device)
+        return cls(0.0, zero, zero.clone())
+
+    def update(self, rows: Float[Tensor, "rows *features"]) -> Self:
+        """Take in rows; returns itself."""
+        if rows.shape[0] == 0:
+            return self
+        rows = rows.double()
+        mean = rows.mean(0)
+        return self.merge(Moments(float(rows.shape[0]), mean, (rows - mean).square().sum(0)))
+
+    def merge(self, other: "Moments") -> Self:
+        """Take in another accumulator over other rows; returns itself."""
+        total = self.count + other.count
+        if other.count:
+            step = other.mean - self.mean
+            self.mean = self.mean + step * (other.count / total)
+            self.deviation = self.deviation + other.deviation + step.square() * (self.count * other.count / total)
+            self.count = total
+        return self
+
+    @property
+    def variance(self) -> Float[Tensor, "*features"]:
+        """Unbiased variance; zero for fewer than two rows."""
+        return self.deviation / max(self.count - 1, 1)
+
+    @property
+    def root_mean_square(self) -> Float[Tensor, "*features"]:
+        """Square root of the mean of squares; zero for no rows."""
+        return (self.deviation / max(self.count, 1) + self.mean.square()).sqrt()
+
+
+@dataclass
+class TopK:
+    """The k largest values per feature with the row each came from; ties go to the row seen first."""
+
+    values: Float[Tensor, "features k"]
+    rows: Int[Tensor, "features k"]
+
+    @classmethod
+    def empty(cls, features: int, k: int, device: torch.device | str = "cpu") -> Self:
+        """No rows yet: every value is minus infinity and every row -1."""
+        values = torch.full((features, k), -torch.inf, device=device)
+        return cls(values, torch.full((features, k), -1, dtype=torch.int64, device=device))
+
+    def update(
+        self,
+        values: Float[Tensor, "rows features"],
+        rows: Int[Tensor, " rows"],
+        keep: Bool[Tensor, " rows"] | None = None,
+    ) -> Self:
+        """Take in rows of values, named by ``rows``; rows where ``keep`` is false never count."""
+        if keep is not None:
+            values, rows = values[keep], rows[keep]
+        return self.merge(TopK(values.T.float(), rows.expand(values.shape[1], -1)))
+
+    def merge(self, other: "TopK") -> Self:
+        """Take in another accumulator's rows; returns itself."""
+        values = torch.cat([self.values, other.values], 1)
+        rows = torch.cat([self.rows, other.rows], 1)
+        order = values.argsort(1, descending=True, stable=True)[:, : self.values.shape[1]]
+        self.values, self.rows = values.gather(1, order), rows.gather(1, order)
+        return self

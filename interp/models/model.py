@@ -1,0 +1,114 @@
+"""One readable model: a Hugging Face module, its anatomy, and the adapter state in which it is meant."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from interp.models.anatomy import Anatomy, Target, matrix_of, read_anatomy
+from interp.sites import Site, Weight
+
+_QKV = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
+
+
+class AdapterSwitch:
+    """The adapters inside a module, switched on and off together; the base's weights are never copied."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Collect every adapter layer (and every module kept in two versions) below ``module``."""
+        kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+        self._layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
+        self.on = True
+
+    def set(self, on: bool) -> None:
+        """Enable or disable all adapters; parameters stay frozen."""
+        if on == self.on:
+            return
+        for layer in self._layers:
+            layer.enable_adapters(on)
+            layer.requires_grad_(False)
+        self.on = on
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A frozen model ready to be read: run it only inside ``with model.active() as module``.
+
+    ``adapter_on`` says in which state of a shared module this model is meant; None when there is no adapter.
+    """
+
+    name: str
+    module: PreTrainedModel
+    anatomy: Anatomy
+    switch: AdapterSwitch | None = None
+    adapter_on: bool | None = None
+
+    @classmethod
+    def wrap(cls, name: str, module: PreTrainedModel) -> "Model":
+        """A model without adapters, frozen and in evaluation mode."""
+        module.eval().requires_grad_(False)
+        return cls(name, module, read_anatomy(module))
+
+    @contextmanager
+    def active(self) -> Iterator[PreTrainedModel]:
+        """The module in this model's adapter state; the previous state comes back afterwards."""
+        if self.switch is None or self.adapter_on is None:
+            yield self.module
+            return
+        before = self.switch.on
+        self.switch.set(self.adapter_on)
+        try:
+            yield self.module
+        finally:
+            self.switch.set(before)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the token embedding, where input ids go."""
+        return self.module.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return self.module.get_input_embeddings().weight.dtype
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence that the configuration allows."""
+        return self.module.config.get_text_config().max_position_embeddings
+
+    def at(self, site: Site) -> tuple[nn.Module, Target]:
+        """The module that carries a site and which side of it."""
+        target = self.anatomy.target(site)
+        return self.module.get_submodule(target.path), target
+
+    @torch.no_grad()
+    def weight(self, weight: Weight) -> Float[Tensor, "out in"]:
+        """A matrix with any adapter applied, in float32, as ``(out, in)``; q, k and v are cut out of a fused one."""
+        with self.active():
+            module = self.module.get_submodule(self.anatomy.module_path(weight))
+            matrix = _effective(module, self.dtype).float()
+        if weight.matrix in _QKV and matrix.shape[0] == 3 * self.anatomy.width:
+            return matrix.chunk(3)[_QKV[weight.matrix]]
+        return matrix
+
+    @torch.no_grad()
+    def write_weights(self, layer: int) -> Float[Tensor, "D N"]:
+        """The columns through which a block's neurons write: its down projection, adapter applied."""
+        return self.weight(Weight(layer, "mlp.out"))
+
+
+def _effective(module: nn.Module, dtype: torch.dtype) -> Float[Tensor, "out in"]:
+    """An adapted linear module as one matrix, found by applying it: right for every kind of adapter."""
+    if not isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+        return matrix_of(module).detach()
+    inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
+    inputs = matrix_of(inner).shape[1]
+    unit = torch.eye(inputs, dtype=dtype, device=inner.weight.device)
+    return (module(unit) - module(torch.zeros_like(unit[:1]))).T

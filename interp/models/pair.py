@@ -1,0 +1,121 @@
+"""A base and its tuned child, held so that they can be compared: loaded, checked, fingerprinted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from interp.errors import OptionError
+from interp.models import load, preflight, sources
+from interp.models.adapters import attach
+from interp.models.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A tuned model, its base where there is one, and the tokenizer that speaks to both.
+
+    ``digests`` are content digests of what was loaded (weights, adapter, tokenizer, chat template); they make the key
+    of every run. The tokenizer is the tuned model's: identical token ids go to both models.
+    """
+
+    tuned: Model
+    base: Model | None
+    tokenizer: PreTrainedTokenizerBase
+    digests: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, role: str) -> Model:
+        """``pair["base"]`` or ``pair["tuned"]``; raises OptionError when there is no base."""
+        if role == "base":
+            return self.require_base("this")
+        return self.tuned
+
+    def require_base(self, what: str) -> Model:
+        """The base, or OptionError naming what needs it."""
+        if self.base is None:
+            raise OptionError(f"{what} needs a base model and none was given; add --base MODEL")
+        return self.base
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What was compared, by name."""
+        return {"tuned": self.tuned.name, "base": self.base.name if self.base else ""}
+
+    @classmethod
+    def load(
+        cls,
+        tuned: str,
+        base: str | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        attention: str = "sdpa",
+        trust_remote_code: bool = False,
+    ) -> "Pair":
+        """Find, load and check a pair; every refusal is a ModelError or a PairError.
+
+        An adapter directory is loaded onto its base once and switched; its base comes from ``base`` or from the
+        adapter's own configuration. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own elsewhere.
+        """
+        settings = load.Settings.resolve(device, dtype, attention, trust_remote_code)
+        source = sources.find(tuned)
+        if source.adapter is not None:
+            return cls._load_adapter(source, base, settings)
+        module = load.module(source, settings)
+        tokenizer = load.tokenizer([source.directory], settings)
+        tuned_model = Model.wrap(tuned, module)
+        digests = {"tuned": load.weights_digest(source), **load.tokenizer_digests(tokenizer)}
+        base_model, notes = None, ()
+        if base is not None:
+            base_source = sources.find(base)
+            if base_source.adapter is not None:
+                raise OptionError(f"--base {base} is an adapter; give the model that was tuned")
+            preflight.require_same_shape(base_source, source)
+            base_model = Model.wrap(base, load.module(base_source, settings))
+            notes = preflight.require_same_tokens(base_source, tokenizer, settings)
+            digests["base"] = load.weights_digest(base_source)
+        pair = cls(tuned_model, base_model, tokenizer, digests, notes)
+        preflight.require_alive(pair.tuned, tokenizer)
+        return pair
+
+    @classmethod
+    def _load_adapter(cls, source: sources.Source, base: str | None, settings: "load.Settings") -> "Pair":
+        base_name = base or source.base_name
+        if base_name is None:
+            raise OptionError(f"{source.name} is an adapter that names no base; add --base MODEL")
+        base_source = sources.find(base_name)
+        if base_source.adapter is not None:
+            raise OptionError(f"the base {base_name} is itself an adapter; give the model it was trained on")
+        module = load.module(base_source, settings)
+        tokenizer = load.tokenizer([source.directory, base_source.directory], settings)
+        base_model, tuned_model = attach(source, base_name, module)
+        preflight.require_moved(base_model, tuned_model, tokenizer)
+        digests = {
+            "tuned": load.weights_digest(source),
+            "base": load.weights_digest(base_source),
+            **load.tokenizer_digests(tokenizer),
+        }
+        notes = preflight.require_same_tokens(base_source, tokenizer, settings)
+        return cls(tuned_model, base_model, tokenizer, digests, notes)
+
+    @classmethod
+    def from_modules(
+        cls, tuned: PreTrainedModel, base: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, name: str = "memory"
+    ) -> "Pair":
+        """A pair of models already in memory (a notebook's); both are frozen and put in evaluation mode."""
+        tuned_model = Model.wrap(f"{name}:tuned", tuned)
+        base_model = None if base is None else Model.wrap(f"{name}:base", base)
+        if base_model is not None:
+            preflight.require_same_anatomy(base_model, tuned_model)
+        digests: dict[str, Any] = {"tuned": load.memory_digest(tuned), **load.tokenizer_digests(tokenizer)}
+        if base is not None:
+            digests["base"] = load.memory_digest(base)
+        return cls(tuned_model, base_model, tokenizer, digests)
+
+    def close(self) -> None:
+        """Let go of device memory after the pair is no longer used."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

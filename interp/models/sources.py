@@ -1,0 +1,88 @@
+"""From what a person types to a directory on disk: local directory, Hub id, adapter directory, or organism."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interp import organisms
+from interp.errors import ModelNotFound, PickledWeights, TruncatedWeights
+
+_NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model on disk: ``name`` as typed, its directory, and its adapter or model configuration."""
+
+    name: str
+    directory: Path
+    adapter: Mapping[str, Any] | None = field(default=None)
+
+    @property
+    def base_name(self) -> str | None:
+        """The base that an adapter says it belongs to, or None."""
+        return None if self.adapter is None else self.adapter.get("base_model_name_or_path") or None
+
+
+def find(name: str) -> Source:
+    """Resolve a model name to a directory; raises ModelNotFound, PickledWeights or TruncatedWeights.
+
+    ``name`` is a local Hugging Face or PEFT directory, ``organism:family/name``, or a Hub id, ``id`` or
+    ``id@revision``. A Hub id is downloaded through ``huggingface_hub`` (safetensors only) and honours ``HF_HOME``,
+    ``HF_TOKEN`` and ``HF_HUB_OFFLINE``.
+    """
+    if name.startswith("organism:"):
+        return _inspect(name, organisms.directory(name.removeprefix("organism:")))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _inspect(name, path)
+    if path.exists():
+        raise ModelNotFound(f"{name} is a file, not a model directory; give the directory that holds config.json")
+    if name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name:
+        raise ModelNotFound(f"no model directory at {name}, and it cannot be a Hub id (organization/name)")
+    return _inspect(name, _download(name))
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_NEEDED))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise ModelNotFound(
+            f"{name} is no local directory, and the Hub did not give it ({reason}); "
+            "check the spelling, the network, or HF_TOKEN"
+        ) from error
+
+
+def _inspect(name: str, directory: Path) -> Source:
+    adapter_file, config_file = directory / "adapter_config.json", directory / "config.json"
+    adapter = read_json(adapter_file) if adapter_file.exists() else None
+    if adapter is None and not config_file.exists():
+        raise ModelNotFound(f"{name} holds no config.json and no adapter_config.json, so it is no model directory")
+    if not any(directory.glob("*.safetensors")):
+        pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
+        if pickles:
+            raise PickledWeights(
+                f"{name} holds its weights only as a pickle ({pickles[0]}), and reading one runs its code; "
+                "save it again with safe_serialization=True"
+            )
+        raise ModelNotFound(f"{name} holds a configuration and no .safetensors weights")
+    return Source(name, directory, adapter)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model directory; raises TruncatedWeights when it cannot be parsed."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise TruncatedWeights(f"{path} is not readable JSON ({error}); copy or download the model again") from error
+    if not isinstance(value, dict):
+        raise TruncatedWeights(f"{path} holds no JSON object; copy or download the model again")
+    return value

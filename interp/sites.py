@@ -1,0 +1,83 @@
+"""Addresses inside a model: ``Site`` for activations, ``Weight`` for matrices, in TransformerLens names.
+
+A site is written as TransformerLens writes it, ``blocks.3.mlp.hook_post``. Only names are handled here: which module
+of a Hugging Face model carries a site is the business of ``interp.models.anatomy``.
+"""
+
+import re
+from dataclasses import dataclass
+
+from interp.errors import OptionError
+
+BLOCK_HOOKS: dict[str, str] = {
+    "hook_resid_pre": "residual stream entering the block, width D",
+    "hook_resid_post": "residual stream leaving the block, width D",
+    "hook_attn_out": "what the attention adds to the residual stream (after a post-norm, where there is one), width D",
+    "hook_mlp_out": "what the MLP adds to the residual stream (after a post-norm, where there is one), width D",
+    "mlp.hook_pre": "gate (or only) pre-activation of the MLP, width N",
+    "mlp.hook_pre_linear": "linear (up) branch of a gated MLP, width N",
+    "mlp.hook_post": "MLP neurons: what the down projection reads, width N",
+    "mlp.out.hook_out": "down projection's output, before any post-norm, width D",
+    "attn.hook_z": "attention heads' outputs, what the output projection reads, width H * head width",
+    "attn.o.hook_out": "attention output projection's output, before any post-norm, width D",
+}
+
+MATRICES: dict[str, str] = {
+    "attn.q": "query projection",
+    "attn.k": "key projection",
+    "attn.v": "value projection",
+    "attn.o": "attention output projection",
+    "mlp.gate": "gate projection of a gated MLP",
+    "mlp.in": "up (or only input) projection of the MLP",
+    "mlp.out": "down projection of the MLP",
+}
+
+_SITE = re.compile(r"^blocks\.(\d+)\.(.+)$")
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One activation of one block, e.g. ``Site(3, "mlp.hook_post")``; prints as ``blocks.3.mlp.hook_post``."""
+
+    layer: int
+    hook: str
+
+    def __post_init__(self) -> None:
+        if self.hook not in BLOCK_HOOKS:
+            raise OptionError(f"unknown site {self.hook!r}; known: {', '.join(BLOCK_HOOKS)}")
+
+    def __str__(self) -> str:
+        return f"blocks.{self.layer}.{self.hook}"
+
+    @classmethod
+    def parse(cls, name: str) -> "Site":
+        """Read ``blocks.<layer>.<hook>``; raises OptionError for any other text."""
+        match = _SITE.match(name)
+        if match is None:
+            raise OptionError(f"{name!r} is not a site; write it as blocks.<layer>.<hook>, e.g. blocks.0.mlp.hook_post")
+        return cls(int(match.group(1)), match.group(2))
+
+
+@dataclass(frozen=True, order=True)
+class Weight:
+    """One matrix of one block, e.g. ``Weight(3, "mlp.out")``; always meant as ``(out, in)``."""
+
+    layer: int
+    matrix: str
+
+    def __post_init__(self) -> None:
+        if self.matrix not in MATRICES:
+            raise OptionError(f"unknown matrix {self.matrix!r}; known: {', '.join(MATRICES)}")
+
+    def __str__(self) -> str:
+        return f"blocks.{self.layer}.{self.matrix}"
+
+
+def neurons(layer: int) -> Site:
+    """The MLP neurons of a block, ``blocks.<layer>.mlp.hook_post``."""
+    return Site(layer, "mlp.hook_post")
+
+
+def contribution(layer: int) -> Site:
+    """The output of a block's down projection, to which each neuron adds ``h_j W_down[:, j]``."""
+    return Site(layer, "mlp.out.hook_out")
