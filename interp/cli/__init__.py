@@ -1,0 +1,143 @@
+"""The command line: names and one-line helps here, one module per command, loaded when it is called.
+
+``interp --help`` imports typer and nothing else, so it answers at once. Exit codes: 0 done (also when nothing was
+shown), 1 a claim failed (``verify`` only), 2 bad input, 70 a defect of ours, 130 interrupted. Whatever goes wrong is
+one line on stderr; ``--debug`` adds the traceback.
+"""
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module, metadata
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from interp.errors import InterpError
+
+COMMANDS = {
+    "locate-neurons": "find the neurons that carry a tuned behaviour, and verify them",
+    "ls": "list the stored runs",
+    "show": "show one stored run: what it was made from, what it found",
+    "sql": "query the stored tables",
+    "organisms": "list the shipped pairs of models with known differences",
+    "doctor": "check this installation",
+    "demo": "find and verify the planted neurons of a shipped pair",
+}
+
+DONE, BAD_INPUT, DEFECT, INTERRUPTED = 0, 2, 70, 130
+
+_STYLE = {
+    "add_completion": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
+}
+
+
+class _LazyCommands(Mapping):
+    """name -> command; the module ``interp.cli.<name>`` is imported when its command is asked for."""
+
+    def __getitem__(self, name: str):
+        if name not in COMMANDS:
+            raise KeyError(name)
+        module = import_module(f"interp.cli.{name.replace('-', '_')}")
+        app = typer.Typer(**_STYLE)
+        app.command(name)(module.command)
+        return typer.main.get_command(app)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _LazyGroup(TyperGroup):
+    """The group of all commands, whose help lists them without loading them."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.commands = _LazyCommands()
+
+    def list_commands(self, ctx) -> list[str]:
+        return list(COMMANDS)
+
+    def format_commands(self, ctx, formatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print("interp", metadata.version("interp"))
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, help="Print the version.")] = False,
+) -> None:
+    """What did fine-tuning change inside this model, where, and does it matter?"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; ``arguments`` default to those of the process."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    debug = "--debug" in arguments
+    try:
+        _run(arguments, debug)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wanted. What is still buffered must not fail again at shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except typer.Exit as asked:
+        return asked.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", INTERRUPTED)
+    except typer.TyperException as error:
+        return _complain(_usage(error), BAD_INPUT, debug)
+    except InterpError as error:
+        return _complain(str(error), error.exit_code, debug)
+    except Exception as error:
+        hint = "" if debug else "; run it again with --debug to see where"
+        return _complain(f"internal error, {type(error).__name__}: {error}{hint}", DEFECT, debug)
+    return DONE
+
+
+def _run(arguments: list[str], debug: bool) -> None:
+    if not debug:
+        _hush()
+    app = typer.Typer(cls=_LazyGroup, **_STYLE)
+    app.callback()(_options)
+    group = typer.main.get_command(app)
+    with group.make_context("interp", arguments) as context:
+        group.invoke(context)
+
+
+def _hush() -> None:
+    """Keep the chatter of libraries off stderr, where one line has to stay one line."""
+    warnings.simplefilter("ignore")
+    for name, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _usage(error: typer.TyperException) -> str:
+    """A usage error in one line, with the help that would have prevented it."""
+    context = getattr(error, "ctx", None)
+    hint = f"; see `{context.command_path} --help`" if context else ""
+    return error.format_message().rstrip(".") + hint
+
+
+def _complain(message: str, code: int, debug: bool = False) -> int:
+    if debug:
+        traceback.print_exc()
+    print("interp:", " ".join(message.split()), file=sys.stderr)
+    return code

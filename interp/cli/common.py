@@ -1,0 +1,69 @@
+"""What all commands share: their common options, and the one way results and remarks leave them.
+
+A command that is decorated with ``takes(Common)`` gets the fields of ``Common`` as flags and receives them as its
+argument ``common``; ``takes(Running)`` adds those that matter when a model runs.
+"""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from interp.provenance import plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The options of every command; the fields are the flags."""
+
+    store: Annotated[Path, typer.Option("--store", metavar="DIR", help="Where runs are kept.")] = Path("runs")
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no remarks on stderr.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+
+    def remark(self, text: str) -> None:
+        """Say what is not the result: on stderr, unless ``--quiet``."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def result(self, record: Mapping[str, Any], text: str) -> None:
+        """Print the command's result on stdout: ``record`` with ``--json``, else ``text``."""
+        print(json.dumps(plain(record, finite=False), ensure_ascii=False) if self.as_json else text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running(Common):
+    """The options of every command that runs a model."""
+
+    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N|auto", help="Prompts at a time.")] = "auto"
+    device: Annotated[str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1, mps.")] = "auto"
+    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME|auto", help="float32, bfloat16, float16.")] = "auto"
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
+
+
+def takes(options: type[Common]) -> Callable:
+    """Give a command the fields of ``options`` as flags, gathered in its argument ``common``."""
+
+    def decorate(command: Callable) -> Callable:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "common"]
+        types = get_type_hints(options, include_extras=True)
+        flags = [
+            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=types[f.name])
+            for f in fields(options)
+        ]
+
+        @wraps(command)
+        def run(**given):
+            common = options(**{f.name: given.pop(f.name) for f in fields(options)})
+            return command(**given, common=common)
+
+        run.__signature__ = inspect.Signature(own + flags)
+        return run
+
+    return decorate

@@ -1,0 +1,224 @@
+"""The laws of the layout, read off the source: who may import whom, and what stays where."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "interp").rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
+
+# Imports go to an earlier line. A line holds rooms that do not know each other.
+LAYOUT = [
+    "errors",
+    "maths sites",
+    "provenance organisms",
+    "table prompts",
+    "claims store models",
+    "figures engines",
+    "report capture edit",
+    "generate controls",
+    "metrics",
+    "study dictionaries",
+    "analyzers",
+    "cli pytest_plugin",
+    "__main__",
+    "__init__",
+]
+LINE = {room: number for number, rooms in enumerate(LAYOUT) for room in rooms.split()}
+
+STRANGERS = {
+    "nnsight": {"engines"},
+    "transformers": {"models", "prompts"},
+    "peft": {"models", "prompts"},
+    "tokenizers": {"models", "prompts"},
+    "huggingface_hub": {"models"},
+    "transformer_lens": {"models"},
+    "duckdb": {"store"},
+    "pyarrow": {"store"},
+    "plotly": {"figures", "report"},
+    "typer": {"cli"},
+}
+
+WITHOUT_TORCH = "interp errors maths.statistics sites provenance organisms table claims store figures report cli"
+
+# (file, method) where a tensor leaves for the host by another door than to_host, and why it may.
+OTHER_DOORS = {
+    ("interp/maths/host.py", "cpu"): "this is to_host",
+    ("interp/maths/host.py", "numpy"): "this is to_host",
+}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+MODULES = {module_of(path): path for path in SOURCES}
+
+
+def imports(path: Path) -> set[str]:
+    """Everything a file imports anywhere in it; relative names made absolute, modules of ours as far as they exist."""
+    package = list(path.relative_to(ROOT).parent.parts)
+    found = set()
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join(start + ([node.module] if node.module else []))
+            for alias in node.names:
+                submodule = f"{origin}.{alias.name}"
+                found.add(submodule if submodule in MODULES else origin)
+    return {"interp.__init__" if name == "interp" else name for name in found}
+
+
+IMPORTS = {name: imports(path) for name, path in MODULES.items()}
+OURS = {name: {target for target in targets if target.startswith("interp.")} for name, targets in IMPORTS.items()}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def uses_torch(path: Path) -> bool:
+    return any(name.split(".")[0] == "torch" for name in IMPORTS[module_of(path)])
+
+
+def test_every_room_has_its_line():
+    assert {room(name) for name in MODULES} <= set(LINE)
+
+
+def test_imports_go_to_an_earlier_line():
+    wrong = [
+        f"{name} imports {target}"
+        for name, targets in OURS.items()
+        for target in targets
+        if room(name) != room(target) and LINE[room(name)] <= LINE[room(target)]
+    ]
+    assert not wrong
+
+
+def test_no_cycles():
+    list(TopologicalSorter(OURS).static_order())
+
+
+def test_analyzers_do_not_know_each_other():
+    family = {name: targets for name, targets in OURS.items() if room(name) == "analyzers" and name.count(".") == 2}
+    known = {(name, target) for name, targets in family.items() for target in targets if room(target) == "analyzers"}
+    assert {target for _, target in known} <= {"interp.analyzers.base"}
+
+
+def test_one_room_per_stranger():
+    wrong = [
+        f"{name} imports {target}"
+        for name, targets in IMPORTS.items()
+        for target in targets
+        if room(name) not in STRANGERS.get(target.split(".")[0], {room(name)})
+    ]
+    assert not wrong
+    lens = [name for name, targets in IMPORTS.items() if any(t.startswith("transformer_lens") for t in targets)]
+    assert set(lens) <= {"interp.models.anatomy"}
+
+
+def methods(path: Path) -> set[str]:
+    """Methods a file calls, less those called directly on what ``to_host`` returned."""
+    calls = (node for node in ast.walk(TREES[path]) if isinstance(node, ast.Call))
+    return {
+        call.func.attr
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and not ast.unparse(call.func.value).startswith("to_host(")
+    }
+
+
+def test_torch_hooks_only_in_engines():
+    hook = re.compile(r"register_\w*hook")
+    assert {room(name) for name, path in MODULES.items() if any(map(hook.fullmatch, methods(path)))} <= {"engines"}
+
+
+def test_tensors_reach_the_host_through_one_door():
+    doors = {
+        (path.relative_to(ROOT).as_posix(), method)
+        for path in SOURCES
+        if uses_torch(path)
+        for method in methods(path) & {"cpu", "numpy", "tolist", "item"}
+    }
+    assert doors <= set(OTHER_DOORS)
+
+
+def test_rooms_below_the_waist_import_no_torch():
+    """Imported one after the other in a fresh process, so that the first to bring torch in is named."""
+    rooms = [name if name == "interp" else f"interp.{name}" for name in WITHOUT_TORCH.split()]
+    names = [m for m in MODULES for r in rooms if m == r or (m.startswith(f"{r}.") and r != "interp")]
+    heavy = ["torch", "transformers", "nnsight", "transformer_lens"]
+    program = (
+        "import sys, importlib\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    brought = [h for h in {heavy!r} if h in sys.modules]\n"
+        "    assert not brought, f'{name} imports {brought}'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_file_is_longer_than_300_lines():
+    ours = [p for folder in ("interp", "organisms", "benchmarks", "tests") for p in (ROOT / folder).rglob("*.py")]
+    lengths = {p.relative_to(ROOT).as_posix(): len(p.read_text().splitlines()) for p in ours}
+    assert not {path: lines for path, lines in lengths.items() if lines > 300}
+
+
+def bound(tree: ast.Module) -> set[str]:
+    """Names a module gives to values at its top level; submodules imported under their own name are no values."""
+    names = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                names |= {leaf.id for leaf in ast.walk(target) if isinstance(leaf, ast.Name)}
+    return names
+
+
+@pytest.mark.parametrize("package", [p for p in SOURCES if p.name == "__init__.py"], ids=lambda p: p.parent.name)
+def test_no_public_name_is_also_a_submodule(package):
+    submodules = {p.stem for p in package.parent.glob("*.py")} | {p.parent.name for p in package.parent.glob("*/*.py")}
+    assert not bound(TREES[package]) & submodules
+
+
+def test_public_names_are_no_submodules_and_resolve():
+    import interp
+
+    assert not set(interp.__all__) & {room(name) for name in MODULES}
+    for name in interp.__all__:
+        assert getattr(interp, name).__doc__
+
+
+def test_public_functions_and_classes_have_docstrings():
+    bare = [
+        f"{name}.{node.name}"
+        for name, path in MODULES.items()
+        for node in TREES[path].body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+        if not ast.get_docstring(node)
+    ]
+    assert not bare
+
+
+def test_what_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in project["dependencies"]}
+    owners = importlib.metadata.packages_distributions()
+    roots = {target.split(".")[0] for targets in IMPORTS.values() for target in targets}
+    strangers = {name for name in roots if name != "interp" and name not in sys.stdlib_module_names and name in owners}
+    optional = {"pandas"}  # Table.to_pandas says how to install it
+    assert {owners[name][0].lower().replace("_", "-") for name in strangers - optional} <= declared
