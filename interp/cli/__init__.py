@@ -72,7 +72,10 @@ class _LazyGroup(TyperGroup):
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print("interp", metadata.version("interp"))
+        try:
+            print("interp", metadata.version("interp"))
+        except metadata.PackageNotFoundError:
+            print("interp, from a source tree that is not installed")
         raise typer.Exit
 
 
@@ -133,7 +136,7 @@ def _usage(error: typer.TyperException) -> str:
     """A usage error in one line, with the help that would have prevented it."""
     context = getattr(error, "ctx", None)
     hint = f"; see `{context.command_path} --help`" if context else ""
-    return error.format_message().rstrip(".") + hint
+    return error.format_message().replace("Value error, ", "").rstrip(".") + hint
 
 
 def _complain(message: str, code: int, debug: bool = False) -> int:
