@@ -21,6 +21,9 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.errors import PromptError
 
+Tokenizer = PreTrainedTokenizerBase
+"""What turns text into token ids, as Hugging Face loads it."""
+
 OTHER, CONTENT, DECISION, COMPLETION = range(4)
 ROLES = {"content": CONTENT, "decision": DECISION, "completion": COMPLETION}
 
@@ -208,7 +211,7 @@ class Encoded:
         return Encoded((*self.ids, *ids), (*self.roles, *[COMPLETION] * len(ids)))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
+def encode(tokenizer: Tokenizer, text: str) -> Encoded:
     """Tokenise one prompt as a user turn where the tokenizer has a chat template, else exactly as ``tokenizer(text)``.
 
     ``DECISION`` are the template's tokens after the instruction and always the last prompt token.
@@ -225,7 +228,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
     return Encoded(tuple(ids), tuple(roles))
 
 
-def _encode_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
     try:
         turn = tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True

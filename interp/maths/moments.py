@@ -83,6 +83,6 @@ class TopK:
         """Take in another accumulator's rows; returns itself."""
         values = torch.cat([self.values, other.values], 1)
         rows = torch.cat([self.rows, other.rows], 1)
-        order = values.argsort(1, descending=True, stable=True)[:, : self.values.shape[1]]
+        order = values.sort(dim=1, descending=True, stable=True).indices[:, : self.values.shape[1]]
         self.values, self.rows = values.gather(1, order), rows.gather(1, order)
         return self

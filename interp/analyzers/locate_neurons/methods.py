@@ -1,0 +1,53 @@
+"""The methods by name: what each reads by default, and whether it needs a base."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from interp.analyzers.locate_neurons import activations, gradients, weights
+from interp.analyzers.locate_neurons.scores import Scores
+from interp.errors import OptionError
+from interp.study import Study
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to score neurons; ``positions`` is its default and ``allowed`` what it can read."""
+
+    score: Callable[[Study, str, int], Scores]
+    needs_base: bool
+    positions: str
+    allowed: tuple[str, ...]
+    help: str
+
+
+_PROMPT = ("all", "content", "decision", "last")
+_TEXT = (*_PROMPT, "completion")
+
+METHODS: dict[str, Method] = {
+    "integrated": Method(gradients.integrated, True, "all", _PROMPT, "integrated gradients from base to tuned MLPs"),
+    "cross": Method(gradients.cross, True, "all", _PROMPT, "contribution change times local gradient"),
+    "change": Method(activations.change, True, "completion", _TEXT, "root mean square change of the activation"),
+    "change-difference": Method(
+        activations.change_difference, True, "completion", _TEXT, "change on positive minus on negative prompts"
+    ),
+    "act-grad": Method(gradients.activation_gradient, False, "all", _PROMPT, "activation times gradient; no base"),
+    "contrast": Method(activations.contrast, False, "last", _PROMPT, "difference between the classes; no base"),
+    "weight": Method(weights.weight, True, "all", ("all",), "norm of the change of the neuron's weights"),
+}
+
+
+def resolve(method: str, positions: str, has_base: bool) -> tuple[str, Method, str]:
+    """The method and positions meant by ``auto``; raises OptionError for unknown or impossible ones."""
+    if method == "auto":
+        method = "integrated" if has_base else "act-grad"
+    if method not in METHODS:
+        raise OptionError(f"unknown method {method!r}; use auto, {', '.join(METHODS)}")
+    found = METHODS[method]
+    if found.needs_base and not has_base:
+        alone = ", ".join(name for name, item in METHODS.items() if not item.needs_base)
+        raise OptionError(f"method {method} needs a base model; add --base MODEL, or use {alone}")
+    if positions == "auto":
+        positions = found.positions
+    if positions not in found.allowed:
+        raise OptionError(f"method {method} cannot read positions {positions!r}; use {', '.join(found.allowed)}")
+    return method, found, positions

@@ -1,0 +1,46 @@
+"""What a method returns, and which token positions it may read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.errors import OptionError
+from interp.prompts import ROLES
+from interp.table import JSON, Table
+
+POSITIONS = ("all", "content", "decision", "last", "completion")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores ``[L, N]`` (signed where the method has a sign), and below which magnitude they are rounding error.
+
+    ``measures`` are further numbers per neuron, name -> (values ``[L, N]``, meaning). ``eligible`` marks neurons that
+    may be selected (None: all).
+    """
+
+    score: np.ndarray
+    floor: np.ndarray
+    meaning: str
+    measures: Mapping[str, tuple[np.ndarray, str]] = field(default_factory=dict)
+    eligible: np.ndarray | None = None
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    summary: Mapping[str, JSON] = field(default_factory=dict)
+
+
+def chosen(roles: Int[Tensor, "B T"], positions: str) -> Bool[Tensor, "B T"]:
+    """Which cells a method reads; padding (role -1) is never among them.
+
+    ``all``: every real token; ``last``: the last prompt token; else the tokens of that role.
+    """
+    if positions == "all":
+        return roles >= 0
+    if positions == "last":
+        prompt = (roles >= 0) & (roles != ROLES["completion"])
+        return prompt & (prompt.flip(1).cumsum(1).flip(1) == 1)
+    if positions not in POSITIONS:
+        raise OptionError(f"unknown positions {positions!r}; use one of {', '.join(POSITIONS)}")
+    return roles == ROLES[positions]

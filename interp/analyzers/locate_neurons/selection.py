@@ -1,0 +1,68 @@
+"""``--top``: which neurons of a ranking are selected."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from interp.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Top:
+    """A count (``30``), a percentage of all neurons (``0.5%``), or a threshold in standard deviations (``z3``)."""
+
+    kind: Literal["count", "percent", "z"]
+    value: float
+
+    def __str__(self) -> str:
+        number = f"{self.value:g}"
+        return {"count": number, "percent": f"{number}%", "z": f"z{number}"}[self.kind]
+
+    @classmethod
+    def parse(cls, text: str) -> "Top":
+        """Read ``30``, ``0.5%`` or ``z3``; raises OptionError for anything else or below the smallest sense."""
+        match = re.fullmatch(r"(z?)(\d+(?:\.\d+)?)(%?)", text.strip())
+        if match is None or (match[1] and match[3]):
+            raise OptionError(f"--top {text!r} is not understood; use a count (30), a percentage (0.5%) or z3")
+        value = float(match[2])
+        if value <= 0:
+            raise OptionError(f"--top {text} selects nothing; use a number above 0")
+        if match[1]:
+            return cls("z", value)
+        if match[3]:
+            if value > 100:
+                raise OptionError(f"--top {text} is more than all neurons; use at most 100%")
+            return cls("percent", value)
+        if value != int(value):
+            raise OptionError(f"--top {text} is no whole number; use a count (30), a percentage (0.5%) or z3")
+        return cls("count", value)
+
+    def count(self, total: int) -> int | None:
+        """How many of ``total`` neurons this is (at least 1); None for a z threshold."""
+        if self.kind == "count":
+            if self.value > total:
+                raise OptionError(f"--top {self} is more than the {total} neurons there are")
+            return int(self.value)
+        return max(1, round(total * self.value / 100)) if self.kind == "percent" else None
+
+
+def rank(score: np.ndarray) -> np.ndarray:
+    """Ranks from 1 by descending signed score, ties by position; same shape as ``score``."""
+    order = np.argsort(-score, axis=None, kind="stable")
+    ranks = np.empty(score.size, dtype=np.int64)
+    ranks[order] = np.arange(1, score.size + 1)
+    return ranks.reshape(score.shape)
+
+
+def select(score: np.ndarray, floor: np.ndarray, top: Top, eligible: np.ndarray | None = None) -> np.ndarray:
+    """Which neurons are within ``top``, above zero and above the floor of rounding error (and eligible)."""
+    count = top.count(score.size)
+    if count is None:
+        spread = score.std()
+        within = (score - score.mean()) > top.value * spread if spread > 0 else np.zeros_like(score, dtype=bool)
+    else:
+        within = rank(score) <= count
+    chosen = within & (score > floor) & (score > 0)
+    return chosen if eligible is None else chosen & eligible

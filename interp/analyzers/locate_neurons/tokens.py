@@ -1,0 +1,73 @@
+"""The tokens on which located neurons are most active in the tuned model, with their context."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from interp.capture import capture
+from interp.maths.host import to_host
+from interp.maths.moments import TopK
+from interp.sites import neurons
+from interp.study import GROUPS, Study
+from interp.table import Table, table
+
+_CONTEXT = 12
+
+
+def active_tokens(study: Study, located: Sequence[tuple[int, int]], per_neuron: int = 6) -> Table:
+    """For each (layer, neuron), in order, its most activating prompt tokens over both classes."""
+    model = study.pair.tuned
+    layers = sorted({layer for layer, _ in located})
+    sites = [neurons(layer) for layer in layers]
+    index = {layer: torch.tensor([n for at, n in located if at == layer], device=model.device) for layer in layers}
+    best = {layer: TopK.empty(len(index[layer]), per_neuron, model.device) for layer in layers}
+    places: list[tuple[str, int, int]] = []
+    for group in GROUPS if located else ():
+        encoded = study.encoded(group)
+        rows = study.progress(study.groups(group, model), f"tokens, {group}")
+        for seen in capture(study.engine, {"tuned": model}, encoded, rows, sites, pad_id=study.pad_id):
+            real = seen.roles >= 0
+            start = len(places)
+            for row, count in zip(to_host(seen.rows), to_host(real.sum(1)), strict=True):
+                places += [(group, int(row), position) for position in range(int(count))]
+            numbers = torch.arange(start, len(places), device=model.device)
+            for layer, site in zip(layers, sites, strict=True):
+                best[layer].update(seen.values["tuned", site][real][:, index[layer]], numbers)
+    return _table(study, located, index, best, places)
+
+
+def _table(study: Study, located, index, best, places) -> Table:
+    rows = []
+    for number, (layer, neuron) in enumerate(located):
+        slot = to_host(index[layer]).tolist().index(neuron)
+        values, cells = to_host(best[layer].values[slot]), to_host(best[layer].rows[slot])
+        for order, (value, cell) in enumerate(zip(values, cells, strict=True)):
+            if cell < 0:
+                continue
+            group, row, position = places[cell]
+            ids = study.encoded(group)[row].ids
+            decode = study.pair.tokenizer.decode
+            rows.append(
+                (layer, neuron, number + 1, order, study.prompts(group).prompts[row].id, group, position,
+                 decode(list(ids[position : position + 1])), decode(list(ids[max(0, position - _CONTEXT) : position])),
+                 decode(list(ids[position + 1 : position + 1 + _CONTEXT])), float(value))
+            )  # fmt: skip
+    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in range(11)]
+    integer, text = np.int64, object
+    return table(
+        "neuron-tokens",
+        {
+            "layer": (np.array(columns[0], integer), "key", "block"),
+            "neuron": (np.array(columns[1], integer), "key", "MLP neuron"),
+            "rank": (np.array(columns[2], integer), "key", "rank among the located"),
+            "order": (np.array(columns[3], integer), "key", "0 is the most activating token"),
+            "prompt_id": (np.array(columns[4], integer), "key", "position in the prompt file"),
+            "group": (np.array(columns[5], text), "key", "class of the prompt"),
+            "position": (np.array(columns[6], integer), "key", "token position in the prompt"),
+            "token": (np.array(columns[7], text), "text", "the token"),
+            "before": (np.array(columns[8], text), "text", "what stands before it"),
+            "after": (np.array(columns[9], text), "text", "what stands after it"),
+            "value": (np.array(columns[10], np.float64), "measure", "activation in the tuned model"),
+        },
+    )

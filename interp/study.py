@@ -1,0 +1,155 @@
+"""A study: what is under examination. A pair, two classes of prompts, a metric, and how passes are run."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from tqdm import tqdm
+
+from interp.capture import batches
+from interp.edit import Intervention
+from interp.engines import Engine, TorchEngine
+from interp.generate import Text, generate
+from interp.metrics import Refusal
+from interp.models.model import Model
+from interp.models.pair import Pair
+from interp.prompts import Contrast, Encoded, PromptSet, encode
+from interp.provenance import Provenance, environment, plain
+
+Item = TypeVar("Item")
+GROUPS = ("positive", "negative")
+
+
+class HasOptions(Protocol):
+    """What provenance needs to know of an analyzer."""
+
+    name: str
+    version: int
+    parent: str | None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that determine its numbers."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A pair of models, prompts of two classes, a metric and a seed; analyzers take it and give a Table.
+
+    ``batch_size`` None bounds batches by tokens. Answers and encodings are computed once and kept with the study.
+    """
+
+    pair: Pair
+    contrast: Contrast
+    metric: Refusal
+    seed: int = 0
+    batch_size: int | None = None
+    max_new_tokens: int = 48
+    engine: Engine = field(default_factory=TorchEngine)
+    quiet: bool = True
+    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def on(self, contrast: Contrast) -> "Study":
+        """The same study on other prompts."""
+        return Study(
+            self.pair, contrast, self.metric, self.seed, self.batch_size, self.max_new_tokens, self.engine, self.quiet
+        )
+
+    def prompts(self, group: str) -> PromptSet:
+        """The prompts of ``positive`` or ``negative``."""
+        return self.contrast.positive if group == "positive" else self.contrast.negative
+
+    def encoded(self, group: str) -> list[Encoded]:
+        """Token ids and roles of a class, in order; identical ids go to both models."""
+        if ("encoded", group) not in self._kept:
+            coded = [encode(self.pair.tokenizer, prompt.text) for prompt in self.prompts(group)]
+            room = self.pair.tuned.context_length - 1
+            self._kept["encoded", group] = [Encoded(item.ids[-room:], item.roles[-room:]) for item in coded]
+        return self._kept["encoded", group]
+
+    @property
+    def pad_id(self) -> int:
+        """Token id used for padding; padding never counts."""
+        return self.pair.tokenizer.pad_token_id or 0
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Token ids that end an answer, of the tokenizer and of the tuned model's generation settings."""
+        configured = self.pair.tuned.module.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return tuple(sorted({index for index in (*ids, self.pair.tokenizer.eos_token_id) if index is not None}))
+
+    def text(self, group: str, rows: Sequence[int]) -> Text:
+        """Prompts of some rows and, for the positive class, of their twins (and the other way round)."""
+        encoded = self.encoded(group)
+        other = self.encoded("negative" if group == "positive" else "positive")
+        twins = self.twins(group)
+        return Text(
+            [encoded[row].ids for row in rows], [other[twins[row]].ids for row in rows], self.pad_id, self.stop_ids
+        )
+
+    def twins(self, group: str) -> list[int]:
+        """For every prompt of a class the row of its twin in the other."""
+        if ("twins", group) not in self._kept:
+            contrast = self.contrast
+            if group == "negative":
+                contrast = Contrast(contrast.negative, contrast.positive)
+            self._kept["twins", group] = contrast.twins()
+        return self._kept["twins", group]
+
+    def groups(self, group: str, model: Model, per_token_bytes: int = 0) -> list[list[int]]:
+        """Rows of a class in batches of like length."""
+        return batches(self.encoded(group), model, self.batch_size, per_token_bytes)
+
+    def answers(self, role: str, group: str, intervention: Intervention | None = None) -> list[list[int]]:
+        """Greedy answers of a model to a class, as token ids; those without an intervention are kept."""
+        if intervention is None and ("answers", role, group) in self._kept:
+            return self._kept["answers", role, group]
+        model = self.pair[role]
+        found: list[list[int]] = [[] for _ in self.encoded(group)]
+        what = f"{role} answers, {group}" + (f", {intervention.name}" if intervention else "")
+        for rows in self.progress(self.groups(group, model), what):
+            answers = generate(self.engine, model, self.text(group, rows), self.max_new_tokens, intervention)
+            for row, answer in zip(rows, answers, strict=True):
+                found[row] = answer
+        if intervention is None:
+            self._kept["answers", role, group] = found
+        return found
+
+    def decode(self, answer: Sequence[int]) -> str:
+        """An answer as text, without special tokens."""
+        return self.pair.tokenizer.decode(list(answer), skip_special_tokens=True).strip()
+
+    def progress(self, items: Sequence[Item], what: str) -> Iterable[Item]:
+        """The items, with rate and time left on a terminal."""
+        hidden = self.quiet or not sys.stderr.isatty()
+        return tqdm(items, desc=what, disable=hidden, leave=False, file=sys.stderr)
+
+    def provenance(self, analyzer: HasOptions) -> Provenance:
+        """What a result of this analyzer on this study is made from."""
+        tuned = self.pair.tuned
+        inputs = {
+            **self.pair.digests,
+            "prompts": self.contrast.digest,
+            "metric": self.metric.identity,
+            "seed": self.seed,
+            "dtype": str(tuned.dtype).removeprefix("torch."),
+            "attention": tuned.module.config._attn_implementation or "",
+            "max_new_tokens": self.max_new_tokens,
+        }
+        context = {
+            **self.pair.identity,
+            "positive": self.contrast.positive.source,
+            "negative": self.contrast.negative.source,
+            "n_positive": len(self.contrast.positive),
+            "n_negative": len(self.contrast.negative),
+            "architecture": tuned.anatomy.architecture,
+            "device": str(tuned.device),
+            "batch_size": self.batch_size or "auto",
+            "engine": self.engine.name,
+            "notes": list(self.pair.notes),
+            "environment": environment(),
+        }
+        return Provenance(analyzer.name, analyzer.version, plain(analyzer.options), analyzer.parent, inputs, context)
