@@ -70,13 +70,14 @@ class _LazyGroup(TyperGroup):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
-        try:
-            print("interp", metadata.version("interp"))
-        except metadata.PackageNotFoundError:
-            print("interp, from a source tree that is not installed")
-        raise typer.Exit
+def _print_version(asked: bool) -> bool:
+    if not asked:
+        return asked
+    try:
+        print("interp", metadata.version("interp"))
+    except metadata.PackageNotFoundError:
+        print("interp, from a source tree that is not installed")
+    raise typer.Exit
 
 
 def _options(

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from interp import organisms
 from interp.cli.common import Common, takes
+from interp.cli.organisms import size
 from interp.cli.text import aligned
 from interp.errors import InterpError
 
@@ -100,13 +101,16 @@ def _store(root: Path) -> Check:
 
 
 def _organisms() -> Iterator[Check]:
-    names = organisms.names()
-    if not names:
-        yield Check("fail", "organisms", "none found: install the package again, its data is missing")
+    try:
+        sizes = {name: size(name) for name in organisms.names()}
+    except InterpError as error:
+        yield Check("fail", "organisms", str(error))
         return
-    sizes = {name: organisms.size(name) for name in names}
-    yield Check("ok", "organisms", f"{len(names)}, {sum(sizes.values()) / 2**20:.1f} MiB: {', '.join(names)}")
-    yield _forward(min(sizes, key=sizes.get))
+    if not sizes:
+        yield Check("fail", "organisms", "none shipped: install interp again, its data is missing")
+        return
+    yield Check("ok", "organisms", f"{len(sizes)}, {sum(sizes.values()) / 2**20:.1f} MiB: {', '.join(sizes)}")
+    yield _forward(min((name for name in sizes if organisms.base_of(name) is None), key=sizes.get))
 
 
 def _forward(name: str) -> Check:

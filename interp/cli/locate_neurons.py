@@ -33,7 +33,7 @@ class Positions(StrEnum):
 
 @takes(Running)
 def command(
-    tuned: Annotated[str, typer.Argument(help="Directory, Hub id, adapter, or organism:NAME.")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")],
     *,
     base: Annotated[str | None, typer.Option(metavar="BASE", help="What it was tuned from.")] = None,
     positive: Annotated[Path, typer.Option(metavar="FILE", help="Prompts that show the behaviour.")],
