@@ -21,10 +21,10 @@ from typing import SupportsFloat
 
 import numpy as np
 
-from .errors import ClaimError
-from .maths.statistics import area_under_dose, smallest_dose
-from .provenance import JSON, plain
-from .table import Column, Table
+from interp.errors import ClaimError
+from interp.maths.statistics import area_under_dose, smallest_dose
+from interp.provenance import JSON, plain
+from interp.table import Column, Table
 
 DESCRIPTIONS = {
     "name": ("key", "short name of the claim"),

@@ -24,13 +24,18 @@ from typing import Any
 
 import platformdirs
 
-from .errors import OptionError, StoreError
+from interp.errors import OptionError, StoreError
 
 JSON = Any
 """A value that JSON can hold: None, bool, int, float, str, list, and dict with text keys."""
 
 KEY_LENGTH = 20
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "scipy", "duckdb", "pyarrow")
+
+
+def whole_text(text: str) -> str:
+    """``text`` with lone surrogates, which have no UTF-8 form (broken JSON holds them), replaced by U+FFFD."""
+    return str(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def plain(value: Any, where: str = "value", finite: bool = True) -> JSON:
@@ -47,7 +52,7 @@ def plain(value: Any, where: str = "value", finite: bool = True) -> JSON:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, str):
-        return str(value)
+        return whole_text(value)
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
@@ -128,6 +133,12 @@ def _cache() -> sqlite3.Connection:
     return connection
 
 
+def sha256_of(path: str | os.PathLike) -> str:
+    """sha256 of a file's bytes as they are now, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def file_digest(path: str | os.PathLike) -> str:
     """sha256 of a file, in hexadecimal; ``OptionError`` when it cannot be read.
 
@@ -141,8 +152,7 @@ def file_digest(path: str | os.PathLike) -> str:
         known = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino} {state.st_dev}"
         if remembered := _remembered(real, known):
             return remembered
-        with open(real, "rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = sha256_of(real)
     except OSError as error:
         raise OptionError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from error
     # A file changed twice within a tick of the clock keeps its times, so a fresh one is not remembered yet.

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import OptionError
-from .provenance import JSON, Provenance, plain
+from interp.errors import OptionError
+from interp.provenance import JSON, Provenance, plain, whole_text
 
 # Column types by role; the first is the type of a column given as an empty list.
 ALLOWED = {
@@ -62,9 +62,7 @@ def _array(values: Any, what: str, role: str | None = None) -> np.ndarray:
     elif values.dtype.kind in "UOT":
         if bad := [value for value in values.flat if not isinstance(value, str)]:
             raise TypeError(f"{what} mixes text with {type(bad[0]).__name__} ({bad[0]!r}): expected text only")
-        # A lone surrogate, as broken JSON may hold, has no UTF-8 form.
-        clean = [str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace") for value in values.flat]
-        values = np.array(clean, dtype=object).reshape(values.shape)
+        values = np.array([whole_text(value) for value in values.flat], dtype=object).reshape(values.shape)
     else:
         values = values.copy()
     if dtype_name(values) not in ("int64", "float64", "float32", "bool", "str"):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from .bootstrap import Interval, clustered_bootstrap
+from interp.maths.bootstrap import Interval, clustered_bootstrap
 
 __all__ = [
     "StandardisedDifference",
@@ -60,9 +60,9 @@ def clustered_share(
 def permutation_p(observed: SupportsFloat, null: ArrayLike, alternative: str = "greater") -> float:
     """p = (1 + b) / (1 + n), where b of the n null draws are at least as extreme as ``observed``.
 
-    Never 0, and valid for every n (Phipson and Smyth, 2010). ``alternative`` is "greater", "less", or "two-sided", which
-    doubles the smaller tail. A null draw that is NaN counts as at least as extreme, which can only weaken a claim. NaN
-    when ``observed`` is NaN or nothing was drawn.
+    Never 0, and valid for every n (Phipson and Smyth, 2010). ``alternative`` is "greater", "less", or "two-sided",
+    which doubles the smaller tail. A null draw that is NaN counts as at least as extreme, which can only weaken a
+    claim. NaN when ``observed`` is NaN or nothing was drawn.
     """
     observed, null = float(observed), np.asarray(null, dtype=np.float64).ravel()
     if np.isnan(observed) or null.size == 0:

@@ -1,0 +1,17 @@
+"""The analysis store: every table that was computed, as files that outlive this package.
+
+A run is a directory named by its key::
+
+    <store>/runs/<key>/manifest.json        what it is, what it was made from, its summary, digests of its files
+                       table.parquet        its rows
+                       tables/<name>.parquet    its named sub-tables
+                       arrays.safetensors   larger arrays, where it has any
+    <store>/temporary/                      runs being written; what a crash leaves here is swept
+    <store>/aside/                          directories that were in the way of a run but were none
+
+``runs`` keeps and finds them, ``query`` asks SQL across them; ``files``, ``manifest`` and ``transaction`` are how.
+"""
+
+from interp.store.runs import Fetched, Store
+
+__all__ = ["Fetched", "Store"]

@@ -1,0 +1,154 @@
+"""The manifest: one JSON file per run that says what the run is and which bytes belong to it.
+
+A run is valid when its manifest can be read, bears the key that its provenance hashes to and that its directory is
+named by, and every file it lists is there with the length it lists. Digests are compared when a file is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from interp.errors import StoreError
+from interp.provenance import JSON, Provenance
+from interp.table import Column, Table, dtype_name
+
+SCHEMA = 1
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+KEY = re.compile(r"[0-9a-f]{16,64}")
+
+
+class Damaged(StoreError):
+    """A directory that bears a run's name but is no valid run: the only reason to move one aside."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a run: its path within the run, its length in bytes and sha256."""
+
+    file: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TablePart(Part):
+    """A table's file, and what Parquet does not say: its kind, rows, summary, and its columns with their types."""
+
+    kind: str
+    rows: int
+    summary: dict[str, JSON]
+    columns: list[dict[str, str]]
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Type of each column by name."""
+        return {column["name"]: column["dtype"] for column in self.columns}
+
+    def described(self) -> tuple[Column, ...]:
+        """The columns as ``Column`` records."""
+        return tuple(Column(c["name"], c["role"], c["meaning"], c["unit"]) for c in self.columns)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` holds. ``table`` is the run's own table, ``tables`` its named ones."""
+
+    key: str
+    kind: str
+    written: str
+    provenance: Provenance
+    table: TablePart
+    tables: dict[str, TablePart] = field(default_factory=dict)
+    arrays: Part | None = None
+
+    @property
+    def summary(self) -> dict[str, JSON]:
+        """The few numbers a person reads first."""
+        return self.table.summary
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the run's own table."""
+        return self.table.rows
+
+    def parts(self) -> list[Part]:
+        """All files but the manifest."""
+        return [self.table, *self.tables.values(), *([self.arrays] if self.arrays else [])]
+
+    def to_json(self) -> dict[str, JSON]:
+        """The record as one JSON object."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+def described(table: Table) -> dict[str, JSON]:
+    """The fields of ``TablePart`` that come from the table and not from its file."""
+    columns = [{**asdict(column), "dtype": dtype_name(table[column.name])} for column in table.columns]
+    return {"kind": table.kind, "rows": len(table), "summary": dict(table.summary), "columns": columns}
+
+
+def read(directory: Path) -> Manifest:
+    """The manifest of the run in ``directory``; ``Damaged`` when it is not valid.
+
+    ``StoreError`` when it cannot be told: the file cannot be opened, or a later interp wrote it.
+    """
+    path = directory / "manifest.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Damaged(f"{directory} has no manifest: it is no run") from error
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is not JSON: the run is damaged") from error
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise StoreError(
+            f"{path} was written by a newer interp (schema {schema}, known is {SCHEMA}): upgrade to read it"
+        )
+    try:
+        manifest = _parsed(value)
+    except (KeyError, TypeError, ValueError, AttributeError, StoreError) as error:
+        raise Damaged(f"{path} is not a manifest that interp writes ({type(error).__name__}: {error})") from error
+    if not manifest.key == manifest.provenance.key == directory.name:
+        raise Damaged(f"{path} is of run {manifest.key} with provenance {manifest.provenance.key}: they must agree")
+    for part in manifest.parts():
+        file = directory / part.file
+        size = file.stat().st_size if file.is_file() else None
+        if size != part.size:
+            seen = "is missing" if size is None else f"has {size} bytes"
+            raise Damaged(f"{file} {seen}, its manifest says {part.size} bytes: the run is damaged")
+    return manifest
+
+
+def _parsed(value: JSON) -> Manifest:
+    if value["schema"] != SCHEMA or not isinstance(value["written"], str):
+        raise ValueError(f"schema {value['schema']!r}, written {value['written']!r}")
+    tables = {name: _table(part, f"tables/{name}.parquet") for name, part in value["tables"].items()}
+    if bad := [name for name in (value["kind"], value["table"]["kind"], *tables) if not NAME.fullmatch(name)]:
+        raise ValueError(f"name {bad[0]!r}")
+    arrays = value["arrays"] and Part(**value["arrays"])
+    if arrays and arrays.file != "arrays.safetensors":
+        raise ValueError(f"file {arrays.file!r}")
+    return Manifest(
+        key=value["key"],
+        kind=value["kind"],
+        written=value["written"],
+        provenance=Provenance.from_json(value["provenance"]),
+        table=_table(value["table"], "table.parquet"),
+        tables=tables,
+        arrays=arrays,
+    )
+
+
+def _table(value: JSON, file: str) -> TablePart:
+    part = TablePart(**value)
+    # Paths are never taken from a manifest: it may come from someone else.
+    if part.file != file:
+        raise ValueError(f"file {part.file!r} where {file!r} belongs")
+    if not isinstance(part.rows, int) or not isinstance(part.summary, dict):
+        raise ValueError(f"rows {part.rows!r}")
+    part.described()
+    return part

@@ -1,0 +1,154 @@
+"""SQL across runs, by DuckDB, in memory and locked down: it reads the store's own files and nothing else.
+
+A kind is a view over the rows of all runs of that kind, with a column ``run`` in front: ``"locate-neurons"`` in
+quotation marks or ``locate_neurons`` without; a named sub-table is ``locate_neurons_tokens``. The view ``runs`` has
+one row per run: key, kind, analyzer, version, written, rows, parent, sentence, and options, inputs, context, summary
+as JSON text (``summary->>'$.auc'``). Only queries are taken, one at a time. In the answer NULL is NaN, or empty text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from interp.errors import StoreError
+from interp.store.manifest import Manifest
+from interp.table import Column, Table
+
+SETTINGS = {
+    "python_enable_replacements": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
+RUNS = (
+    "key",
+    "kind",
+    "analyzer",
+    "version",
+    "written",
+    "rows",
+    "parent",
+    "sentence",
+    "options",
+    "inputs",
+    "context",
+    "summary",
+)
+QUERIES = ("SELECT", "EXPLAIN")
+
+
+def answer(text: str, runs: Path, manifests: Sequence[Manifest]) -> Table:
+    """The rows that one query gives; ``StoreError`` for one that is refused or wrong, naming the views there are."""
+    place, sources = runs.resolve(), _sources(manifests)
+    try:
+        statements = duckdb.extract_statements(text)
+        if len(statements) != 1 or statements[0].type.name not in QUERIES:
+            kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
+            raise StoreError(f"the query is {kinds}: expected one SELECT, the store is only read")
+        with duckdb.connect(config=SETTINGS) as connection:
+            connection.register("runs", _runs(manifests))
+            connection.execute(f"SET allowed_directories = [{_quoted(str(place))}]")
+            connection.execute("SET temp_directory = ''")
+            connection.execute("SET enable_external_access = false")
+            # Binding a view reads the footers of all its files: only those that the query can mean.
+            everything = any(word in text.lower() for word in ("show", "information_schema", "duckdb_"))
+            for name, files in sources.items():
+                if everything or name in text.lower():
+                    connection.execute(_view(name, str(place), files))
+            connection.execute("SET lock_configuration = true")
+            return _table(connection.sql(text).to_arrow_table())
+    except duckdb.Error as error:
+        reason = str(error).strip().split("\n")[0]
+        views = ", ".join([*sorted(name for name in sources if "-" not in name), "runs"])
+        hint = f" (views: {views})" if isinstance(error, duckdb.CatalogException) else ""
+        raise StoreError(f"{reason}{hint}") from error
+
+
+def _sources(manifests: Sequence[Manifest]) -> dict[str, list[str]]:
+    sources: dict[str, list[str]] = {}
+    for run in manifests:
+        parts = {run.kind: run.table} | {f"{run.kind}_{name}": part for name, part in run.tables.items()}
+        for name, part in parts.items():
+            for alias in {name, name.replace("-", "_")}:
+                sources.setdefault(alias, []).append(f"{run.key}/{part.file}")
+    sources.pop("runs", None)
+    return sources
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _view(name: str, place: str, files: Sequence[str]) -> str:
+    start, paths = len(place) + 2, ", ".join(_quoted(f"{place}/{file}") for file in files)
+    return (
+        f"""CREATE VIEW "{name}" AS SELECT split_part(substr("//file", {start}), '/', 1) AS run, """
+        f"""* EXCLUDE ("//file") FROM read_parquet([{paths}], """
+        """union_by_name = true, filename = '//file')"""
+    )
+
+
+def _runs(manifests: Sequence[Manifest]) -> pa.Table:
+    rows = []
+    for run in manifests:
+        made = run.provenance
+        texts = {
+            name: json.dumps(value)
+            for name, value in (
+                ("options", made.options),
+                ("inputs", made.inputs),
+                ("context", made.context),
+                ("summary", run.summary),
+            )
+        }
+        rows.append(
+            {
+                "key": run.key,
+                "kind": run.kind,
+                "analyzer": made.analyzer,
+                "version": made.version,
+                "written": run.written,
+                "rows": run.rows,
+                "parent": made.parent,
+                "sentence": run.summary.get("sentence"),
+                **texts,
+            }
+        )
+    numbers = ("version", "rows")
+    return pa.table(
+        {name: pa.array([row[name] for row in rows], pa.int64() if name in numbers else pa.string()) for name in RUNS}
+    )
+
+
+def _table(result: pa.Table) -> Table:
+    columns, data = [], {}
+    for field, values in zip(result.schema, result.columns, strict=True):
+        name, number = field.name, 1
+        while name in data:
+            number += 1
+            name = f"{field.name}_{number}"
+        role, data[name] = _column(values)
+        columns.append(Column(name, role, "of the query"))
+    return Table("sql", tuple(columns), data)
+
+
+def _column(values: pa.ChunkedArray) -> tuple[str, np.ndarray]:
+    kind = values.type
+    if pa.types.is_boolean(kind) and not values.null_count:
+        return "flag", np.array(values.to_pylist(), dtype=bool)
+    if pa.types.is_signed_integer(kind) and not values.null_count:
+        return "measure", values.cast(pa.int64()).to_numpy()
+    if (
+        pa.types.is_boolean(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+    ):
+        return "measure", np.array(pc.fill_null(values.cast(pa.float64(), safe=False), np.nan).to_pylist(), np.float64)
+    return "text", np.array(["" if value is None else str(value) for value in values.to_pylist()], dtype=object)
