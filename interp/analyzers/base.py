@@ -16,8 +16,12 @@ class Analyzer:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that determine the numbers: every field but ``parent``."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "parent"}
+        """The options that determine the numbers: every field but ``parent`` and what the parent run determines.
+
+        A field that is read from the parent run's table is marked ``field(metadata={"from_parent": True})``.
+        """
+        own = [field for field in fields(self) if field.name != "parent" and not field.metadata.get("from_parent")]
+        return {field.name: getattr(self, field.name) for field in own}
 
     def __call__(self, study: Study) -> Table:
         """Examine the study."""

@@ -1,7 +1,7 @@
 """Methods that compare activations: ``change``, ``change-difference`` and ``contrast``.
 
-change              root mean square of h_tuned - h_base over tokens both models read: the base's greedy answer by default,
-                    as in Chen et al. 2024 (arXiv 2406.14144), or prompt tokens.
+change              root mean square of h_tuned - h_base over tokens both models read: the base's greedy answer by
+                    default, as in Chen et al. 2024 (arXiv 2406.14144), or prompt tokens.
 change-difference   the same for positive prompts minus the same for negative ones; signed.
 contrast            Cohen's d between positive and negative prompts of h in the tuned model at the decision position
                     (SafeNeuron, arXiv 2602.12158, whose d is an effect size: significance is from t), with

@@ -134,7 +134,9 @@ def _contributions(study: Study, positions: str, steps: int | None) -> Scores:
             "log_odds_tuned": found["end"].mean(),
             "log_odds_tuned_with_base_mlps": found["start"].mean(),
             "mlp_share": through / rise if abs(rise) > 1e-6 else None,
-            "completeness_error": float(np.abs(found["neurons"] + found["biases"] - found["end"] + found["start"]).mean()),
+            "completeness_error": float(
+                np.abs(found["neurons"] + found["biases"] - found["end"] + found["start"]).mean()
+            ),
         },
     )
 
@@ -174,9 +176,7 @@ def _gradients(study: Study, batch: Batch, before: Values, after: Values, steps:
     total: Values = {}
     for alpha in alphas:
         edits = [] if alpha is None else _path(before, after, alpha)
-        run = study.engine.run(
-            study.pair.tuned, batch, edits=edits, gradients_at=sites, gradient_of=_objective(study)
-        )
+        run = study.engine.run(study.pair.tuned, batch, edits=edits, gradients_at=sites, gradient_of=_objective(study))
         for site in sites:
             share = run.gradients[site] / len(alphas)
             total[site] = total[site] + share if site in total else share

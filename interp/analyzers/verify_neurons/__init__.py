@@ -1,0 +1,5 @@
+"""Verify a located set of neurons by intervention, beside matched random sets, on prompts it was not located on."""
+
+from interp.analyzers.verify_neurons.analyzer import VerifyNeurons
+
+__all__ = ["VerifyNeurons"]

@@ -1,0 +1,145 @@
+"""``VerifyNeurons``: intervene on located neurons, beside their nulls, on prompts they were not located on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from interp.analyzers.base import Analyzer
+from interp.analyzers.verify_neurons import tables
+from interp.analyzers.verify_neurons.conditions import (
+    ABLATIONS,
+    GROUPS,
+    NEEDS_BASE,
+    Donors,
+    Judged,
+    contribution_norms,
+    judge,
+)
+from interp.analyzers.verify_neurons.dose import Doses, grid, refine
+from interp.analyzers.verify_neurons.findings import Evidence, find
+from interp.controls import matched_sets
+from interp.errors import OptionError
+from interp.study import Study
+from interp.table import Table
+
+Ranking = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class VerifyNeurons(Analyzer):
+    """Necessity, sufficiency, dose-response and specificity of a located set, each beside matched random sets.
+
+    ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``controls``: random
+    sets at the located size; ``dose_draws`` of them also at every other dose. ``control_prompts`` positive prompts
+    (those on which base and tuned differ) are used for doses and random sets, all prompts for the conditions. ``reach``
+    defines k95. Returns a table of kind ``verify-neurons``.
+    """
+
+    name: ClassVar[str] = "verify-neurons"
+    version: ClassVar[int] = 1
+
+    parent: str | None = None
+    ranking: Ranking = field(default=(), metadata={"from_parent": True})
+    selected: int = field(default=0, metadata={"from_parent": True})
+    controls: int = 200
+    dose_draws: int = 10
+    control_prompts: int = 64
+    depth: int = 0
+    reach: float = 0.95
+
+    @classmethod
+    def of(cls, located: Table, **options) -> "VerifyNeurons":
+        """The verifying analyzer for a locating run's table."""
+        order = np.argsort(located["rank"], kind="stable")
+        ranking = tuple(zip(located["layer"][order].tolist(), located["neuron"][order].tolist(), strict=True))
+        chosen = int(located["selected"].sum())
+        # eligibility can leave out neurons among the first: the located set is what was selected, in rank order
+        flags = located["selected"][order]
+        ranking = tuple(pair for pair, flag in zip(ranking, flags, strict=True) if flag) + tuple(
+            pair for pair, flag in zip(ranking, flags, strict=True) if not flag
+        )
+        return cls(parent=located.provenance.key, ranking=ranking, selected=chosen, **options)
+
+    def __call__(self, study: Study) -> Table:
+        """Run all conditions, doses and controls; findings become claims."""
+        if self.controls < 1:
+            raise OptionError(f"--controls {self.controls} leaves the claims without a null; use at least 19")
+        has_base = study.pair.base is not None
+        donors = Donors.read(study)
+        located = self.ranking[: self.selected]
+        names = [name for name in ABLATIONS if has_base or name not in NEEDS_BASE] if located else []
+        roles = ["base", "tuned"] if has_base else ["tuned"]
+        judged = [
+            judge(study, name, group, donors.condition(name, located)) for name in (*roles, *names) for group in GROUPS
+        ]
+        changed = _changed(judged, has_base)
+        rows = _sample(study, np.flatnonzero(changed), self.control_prompts)
+        evidence = Evidence(judged=judged, changed=changed, rows=rows, has_base=has_base, selected=self.selected)
+        if located and len(rows) and has_base:
+            norms = contribution_norms(study, donors)
+            evidence.sets = matched_sets(located, norms, self.controls, study.seed)
+            depth = min(len(self.ranking), self.depth or max(8 * self.selected, 160))
+            for direction in ("necessity", "sufficiency"):
+                self._measure(study, Doses(study, donors, direction, rows), direction, depth, norms, evidence)
+            evidence.harmless = _harmless(study, donors, evidence.sets[: self.dose_draws], self.control_prompts)
+        elif located:
+            self._without_base(study, donors, evidence)
+        return tables.build(self, study, evidence, find(study, evidence, self.reach))
+
+    def _measure(
+        self, study: Study, doses: Doses, direction: str, depth: int, norms: np.ndarray, evidence: Evidence
+    ) -> None:
+        """Located doses with the exact k95, random doses, and the random sets at the located size."""
+        steps = sorted({*grid(depth), min(self.selected, depth)})
+        effects = {k: doses.effect(self.ranking[:k]) for k in study.progress(steps, f"{direction}, located")}
+        evidence.dose[direction] = refine(doses, self.ranking, effects, self.reach)
+        for k in study.progress(steps, f"{direction}, random doses"):
+            draws = matched_sets(self.ranking[:k], norms, self.dose_draws, study.seed + k)
+            evidence.random_dose[direction, k] = [doses.effect(draw) for draw in draws]
+        evidence.random[direction] = [
+            doses.effect(draw) for draw in study.progress(evidence.sets, f"{direction}, random sets")
+        ]
+        evidence.hits[direction] = doses.hits(self.ranking[: self.selected])
+
+    def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
+        """No base to return to: the effect is the share of refusals lost under mean ablation."""
+        located = self.ranking[: self.selected]
+        norms = contribution_norms(study, donors)
+        evidence.sets = matched_sets(located, norms, self.controls, study.seed)
+        few = study.on(study.contrast.limit(self.control_prompts))
+        kept = judge(few, "tuned", "positive", donors.condition("tuned", located)).refused
+        if not kept.any():
+            return
+
+        def lost(chosen: Sequence[tuple[int, int]]) -> np.ndarray:
+            now = judge(few, "ablate-mean", "positive", donors.condition("ablate-mean", chosen))
+            return (kept & ~now.refused & ~now.malformed)[kept]
+
+        evidence.hits["necessity"] = lost(located)
+        evidence.random["necessity"] = [
+            float(lost(draw).mean()) for draw in study.progress(evidence.sets, "necessity, random sets")
+        ]
+
+
+def _changed(judged: list[Judged], has_base: bool) -> np.ndarray:
+    """Positive prompts on which base and tuned model answer differently (without a base: those refused)."""
+    tuned = next(item for item in judged if item.condition == "tuned" and item.group == "positive")
+    return ~tuned.equal_base if has_base else tuned.refused
+
+
+def _sample(study: Study, rows: np.ndarray, count: int) -> list[int]:
+    """At most ``count`` of the rows, drawn with the study's seed."""
+    order = np.random.default_rng(study.seed).permutation(rows)[:count]
+    return sorted(int(row) for row in order)
+
+
+def _harmless(study: Study, donors: Donors, sets, count: int) -> list[float]:
+    """Share of negative prompts answered as before, under each random set's ablation to base."""
+    few = study.on(study.contrast.limit(count))
+    found = []
+    for draw in study.progress(sets, "harmless, random sets"):
+        receiver = donors.condition("ablate-base", draw)
+        found.append(float(judge(few, "ablate-base", "negative", receiver).equal_tuned.mean()))
+    return found

@@ -1,0 +1,164 @@
+"""The conditions under which a model answers: as it is, with neurons ablated in four ways, or patched into the base.
+
+ablate-zero   the located neurons' activations are set to zero
+ablate-mean   set to their mean over the negative prompts' tokens
+ablate-twin   given the contributions they make on the prompt's twin of the other class, followed by the same answer
+ablate-base   given the contributions the base makes on the same text: back to base
+patch-tuned   the base, with the tuned model's contributions in these neurons: the sufficiency direction
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.capture import capture
+from interp.edit import Intervention, by_layer
+from interp.generate import answer_logits, first_logits
+from interp.maths.host import to_host
+from interp.maths.moments import Moments
+from interp.metrics import malformed, token_losses
+from interp.sites import neurons
+from interp.study import GROUPS, Study
+
+NEEDS_BASE = ("ablate-base", "patch-tuned")
+ABLATIONS = ("ablate-zero", "ablate-mean", "ablate-twin", "ablate-base", "patch-tuned")
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """Which model answers, and under which intervention."""
+
+    role: str
+    intervention: Intervention | None = None
+
+
+@dataclass
+class Donors:
+    """What the interventions draw on: mean activations and write weights, read once."""
+
+    study: Study
+    means: dict[int, Float[Tensor, " N"]]
+    write: dict[str, dict[int, Float[Tensor, "D N"]]]
+
+    @classmethod
+    def read(cls, study: Study) -> "Donors":
+        """Means over the tokens of negative prompts in the tuned model, and both models' down projections."""
+        model = study.pair.tuned
+        layers = range(model.anatomy.n_layers)
+        sites = [neurons(layer) for layer in layers]
+        moments = [Moments.empty((model.anatomy.n_neurons,), model.device) for _ in layers]
+        per_token = 4 * model.anatomy.n_layers * model.anatomy.n_neurons
+        rows = study.progress(study.groups("negative", model, per_token), "means, negative")
+        for seen in capture(
+            study.engine, {"tuned": model}, study.encoded("negative"), rows, sites, pad_id=study.pad_id
+        ):
+            for layer, site in enumerate(sites):
+                moments[layer].update(seen.values["tuned", site][seen.roles >= 0])
+        roles = ["tuned"] if study.pair.base is None else ["base", "tuned"]
+        write = {role: {layer: study.pair[role].write_weights(layer) for layer in layers} for role in roles}
+        return cls(study, {layer: moments[layer].mean.float() for layer in layers}, write)
+
+    def condition(self, name: str, units: Sequence[tuple[int, int]]) -> Receiver:
+        """The receiver and intervention that a condition's name means, for some neurons."""
+        if name in ("base", "tuned"):
+            return Receiver(name)
+        pair = self.study.pair
+        index = by_layer(units, pair.tuned.device)
+        if name == "ablate-zero":
+            return Receiver("tuned", Intervention(name, index))
+        if name == "ablate-mean":
+            return Receiver("tuned", Intervention(name, index, "mean", means=self.means))
+        if name == "ablate-twin":
+            return Receiver("tuned", self._donated(name, index, "tuned", twin=True))
+        if name == "ablate-base":
+            return Receiver("tuned", self._donated(name, index, "base"))
+        return Receiver("base", self._donated(name, index, "tuned"))
+
+    def _donated(self, name: str, index: dict[int, Tensor], donor: str, twin: bool = False) -> Intervention:
+        model = self.study.pair[donor]
+        return Intervention(name, index, "donor", donor=model, twin=twin, write_weights=self.write[donor])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One condition and class, per prompt: arrays of equal length in prompt order."""
+
+    condition: str
+    group: str
+    refused: np.ndarray
+    equal_base: np.ndarray
+    equal_tuned: np.ndarray
+    malformed: np.ndarray
+    log_odds: np.ndarray
+    loss: np.ndarray
+
+
+def judge(study: Study, name: str, group: str, receiver: Receiver) -> Judged:
+    """Answer every prompt of a class under a condition and compare with both models' own answers.
+
+    ``loss``: mean negative log-likelihood per token of the reference answer (the base's for positive prompts, the tuned
+    model's own for negative ones), in nats. Answers are compared token by token up to the stop token.
+    """
+    reference_role = "base" if group == "positive" and study.pair.base is not None else "tuned"
+    own = {role: study.answers(role, group) for role in ("base", "tuned") if role == "tuned" or study.pair.base}
+    answers = study.answers(receiver.role, group, receiver.intervention)
+    ended = own.get("base", own["tuned"])
+    log_odds, loss = _teacher_forced(study, group, receiver, own[reference_role])
+    stops = study.stop_ids
+    return Judged(
+        name,
+        group,
+        np.array([study.metric.refused(study.decode(answer)) for answer in answers]),
+        np.array([answer == other for answer, other in zip(answers, own.get("base", answers), strict=True)])
+        & (study.pair.base is not None),
+        np.array([answer == other for answer, other in zip(answers, own["tuned"], strict=True)]),
+        np.array(
+            [
+                malformed(answer, stops, bool(other) and other[-1] in stops)
+                for answer, other in zip(answers, ended, strict=True)
+            ]
+        ),
+        log_odds,
+        loss,
+    )
+
+
+def _teacher_forced(
+    study: Study, group: str, receiver: Receiver, references: Sequence[Sequence[int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    model = study.pair[receiver.role]
+    log_odds, loss = np.zeros(len(references)), np.zeros(len(references))
+    for rows in study.groups(group, model):
+        answers = [references[row] for row in rows]
+        logits, targets, real = answer_logits(
+            study.engine, model, study.text(group, rows), answers, receiver.intervention
+        )
+        losses = token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1)
+        log_odds[rows] = to_host(study.metric.log_odds(first_logits(logits, real)))
+        loss[rows] = to_host(losses)
+    return log_odds, loss
+
+
+def contribution_norms(study: Study, donors: Donors) -> np.ndarray:
+    """Root mean square activation on positive prompts times the norm of the write weights, ``[L, N]``.
+
+    Taken in the base where there is one, so that matching does not look at what tuning did.
+    """
+    role = "base" if study.pair.base is not None else "tuned"
+    model = study.pair[role]
+    layers = range(model.anatomy.n_layers)
+    sites = [neurons(layer) for layer in layers]
+    moments = [Moments.empty((model.anatomy.n_neurons,), model.device) for _ in layers]
+    rows = study.groups("positive", model, 4 * model.anatomy.n_layers * model.anatomy.n_neurons)
+    for seen in capture(study.engine, {role: model}, study.encoded("positive"), rows, sites, pad_id=study.pad_id):
+        for layer, site in enumerate(sites):
+            moments[layer].update(seen.values[role, site][seen.roles >= 0])
+    norms = [moments[layer].root_mean_square * donors.write[role][layer].double().norm(dim=0) for layer in layers]
+    return to_host(torch.stack(norms))
+
+
+__all__ = ["ABLATIONS", "GROUPS", "NEEDS_BASE", "Donors", "Judged", "Receiver", "contribution_norms", "judge"]

@@ -1,0 +1,172 @@
+"""The verifying run's tables: one row per condition, per answer, per dose, per random set, per claim."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from interp import claims
+from interp.analyzers.verify_neurons.findings import Evidence, Findings
+from interp.maths.statistics import area_under_dose, clustered_share
+from interp.study import Study
+from interp.table import Table, table
+
+if TYPE_CHECKING:
+    from interp.analyzers.verify_neurons.analyzer import VerifyNeurons
+
+_CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate-mean": "necessity"}
+
+
+def build(analyzer: "VerifyNeurons", study: Study, evidence: Evidence, findings: Findings) -> Table:
+    """The table of kind ``verify-neurons`` with its named parts."""
+    summary = {
+        "sentence": findings.sentence,
+        **findings.summary,
+        "verified": analyzer.parent,
+        "selected": evidence.selected,
+        "positive": len(study.contrast.positive),
+        "negative": len(study.contrast.negative),
+        "random_sets": len(evidence.sets),
+    }
+    for direction, effects in evidence.dose.items():
+        steps = sorted(effects)
+        summary[f"dose_area_{direction}"] = area_under_dose(steps, [effects[k] for k in steps])
+    return table(
+        analyzer.name,
+        _conditions(study, evidence),
+        provenance=study.provenance(analyzer),
+        summary=summary,
+        tables={
+            "answers": _answers(study, evidence),
+            "dose": _dose(evidence),
+            "random": _random(evidence),
+            "claims": claims.to_table(findings.claims),
+        },
+    )
+
+
+def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
+    rows = []
+    own = {group: evidence.get("tuned", group) for group in ("positive", "negative")}
+    for item in evidence.judged:
+        clusters = study.prompts(item.group).clusters
+        rate, low, high = clustered_share(item.refused, clusters, seed=study.seed)
+        controls = _controls(evidence, item.condition, item.group)
+        kept = own[item.group]
+        fell = float(np.exp(item.loss.mean() - kept.loss.mean()))
+        rows.append(
+            (item.condition, item.group, len(item.refused), rate, low, high, item.equal_base.mean(),
+             item.equal_tuned.mean(), item.malformed.mean(), item.log_odds.mean(), fell, *controls)
+        )  # fmt: skip
+    names = {
+        "condition": ("key", "which model answered, under which intervention"),
+        "group": ("key", "class of the prompts"),
+        "n": ("measure", "prompts"),
+        "refused": ("measure", "share refused"),
+        "low": ("measure", "lower end of its 95 % interval over clusters"),
+        "high": ("measure", "upper end of its 95 % interval over clusters"),
+        "equal_base": ("measure", "share answered exactly as the base answers"),
+        "equal_tuned": ("measure", "share answered exactly as the tuned model answers"),
+        "malformed": ("measure", "share empty, unended or repeating"),
+        "log_odds": ("measure", "mean refusal log-odds at the decision, nats"),
+        "perplexity_ratio": ("measure", "perplexity of the reference answers over the tuned model's"),
+        "control": ("measure", "mean effect of the matched random sets"),
+        "control_low": ("measure", "their 2.5 % quantile"),
+        "control_high": ("measure", "their 97.5 % quantile"),
+    }
+    columns = list(zip(*rows, strict=True))
+    dtypes = {"condition": object, "group": object, "n": np.int64}
+    return {
+        name: (np.array(values, dtype=dtypes.get(name, np.float64)), *described)
+        for (name, described), values in zip(names.items(), columns, strict=True)
+    }
+
+
+def _controls(evidence: Evidence, condition: str, group: str) -> tuple[float, float, float]:
+    wanted = _CONTROLLED.get(condition)
+    if group != "positive" or wanted not in evidence.random or (condition == "ablate-mean" and evidence.has_base):
+        return (float("nan"),) * 3
+    null = np.array(evidence.random[wanted])
+    return (float(null.mean()), *(float(x) for x in np.quantile(null, [0.025, 0.975])))
+
+
+def _answers(study: Study, evidence: Evidence) -> Table:
+    blocks = []
+    for item in evidence.judged:
+        prompts = study.prompts(item.group)
+        changed = evidence.changed if item.group == "positive" else np.zeros(len(prompts), dtype=bool)
+        kept = evidence.get("tuned", item.group).refused
+        blocks.append(
+            {
+                "condition": np.full(len(prompts), item.condition, dtype=object),
+                "group": np.full(len(prompts), item.group, dtype=object),
+                "prompt_id": np.array([prompt.id for prompt in prompts]),
+                "cluster": np.array(prompts.clusters, dtype=object),
+                "changed": changed,
+                "refused": item.refused,
+                "lost": kept & ~item.refused & ~item.malformed,
+                "equal_base": item.equal_base,
+                "equal_tuned": item.equal_tuned,
+                "malformed": item.malformed,
+                "log_odds": item.log_odds,
+                "loss": item.loss,
+            }
+        )
+    described = {
+        "condition": ("key", "which model answered, under which intervention"),
+        "group": ("key", "class of the prompt"),
+        "prompt_id": ("key", "position in the prompt file"),
+        "cluster": ("key", "prompts that intervals resample together"),
+        "changed": ("flag", "base and tuned model answer this prompt differently (without a base: it is refused)"),
+        "refused": ("flag", "a refusal marker stands in the answer"),
+        "lost": ("flag", "the tuned model refuses and this answer, well-formed, does not"),
+        "equal_base": ("flag", "token for token the base's answer"),
+        "equal_tuned": ("flag", "token for token the tuned model's answer"),
+        "malformed": ("flag", "empty, unended or repeating"),
+        "log_odds": ("measure", "refusal log-odds at the decision", "nats"),
+        "loss": ("measure", "negative log-likelihood per token of the reference answer", "nats"),
+    }
+    return table(
+        "answers",
+        {name: (np.concatenate([b[name] for b in blocks]), *rest) for name, rest in described.items()},
+    )
+
+
+def _dose(evidence: Evidence) -> Table:
+    rows = []
+    for direction, effects in evidence.dose.items():
+        rows += [(direction, k, "located", 0, effect) for k, effect in sorted(effects.items())]
+    for (direction, k), effects in evidence.random_dose.items():
+        rows += [(direction, k, "random", draw, effect) for draw, effect in enumerate(effects, 1)]
+    columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
+    return table(
+        "dose",
+        {
+            "direction": (
+                np.array(columns[0], object),
+                "key",
+                "necessity: base into tuned; sufficiency: tuned into base",
+            ),
+            "k": (np.array(columns[1], np.int64), "key", "neurons, in rank order"),
+            "source": (np.array(columns[2], object), "key", "located, or a matched random set"),
+            "draw": (np.array(columns[3], np.int64), "key", "0 for located"),
+            "effect": (np.array(columns[4], np.float64), "measure", "share of answers that became the donor's"),
+        },
+    )
+
+
+def _random(evidence: Evidence) -> Table:
+    rows = [
+        (direction, draw, len(evidence.sets[draw]), effect)
+        for direction, effects in evidence.random.items()
+        for draw, effect in enumerate(effects)
+    ]
+    columns = list(zip(*rows, strict=True)) if rows else [[]] * 4
+    return table(
+        "random-sets",
+        {
+            "direction": (np.array(columns[0], object), "key", "necessity or sufficiency"),
+            "draw": (np.array(columns[1], np.int64), "key", "number of the random set"),
+            "k": (np.array(columns[2], np.int64), "measure", "neurons in it"),
+            "effect": (np.array(columns[3], np.float64), "measure", "share of answers that became the donor's"),
+        },
+    )
