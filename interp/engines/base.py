@@ -1,4 +1,4 @@
-"""The seam: what an engine is given and what it gives back. Reads and edits are data, so engines are interchangeable."""
+"""The seam: what an engine is given and gives back. Reads and edits are data, so engines are interchangeable."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

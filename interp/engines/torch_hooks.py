@@ -90,7 +90,9 @@ def _taps(reads: Sequence[Site], edits: Sequence[Edit], gradients_at: Sequence[S
 def _register(module: nn.Module, target: Target, tap: _Tap) -> Any:
     if target.side == "in":
 
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def before(
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             if args:
                 return (tap(args[0]), *args[1:]), kwargs
             return args, {**kwargs, "hidden_states": tap(kwargs["hidden_states"])}

@@ -34,7 +34,9 @@ def attach(source: Source, base_name: str, module: PreTrainedModel) -> tuple[Mod
         wrapped = PeftModel.from_pretrained(module, str(source.directory), config=config, is_trainable=False)
     except (RuntimeError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0][:200]
-        raise WrongBase(f"{source.name} does not fit the base {base_name} ({first}); give the base it was made for") from error
+        raise WrongBase(
+            f"{source.name} does not fit the base {base_name} ({first}); give the base it was made for"
+        ) from error
     _require_landed(source, wrapped, wanted)
     inner = wrapped.get_base_model()
     inner.eval().requires_grad_(False)

@@ -122,7 +122,9 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
     try:
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge)
     except (ValueError, KeyError, AttributeError) as error:
-        raise UnsupportedModel(f"{name} is not an architecture with a known map; proven: {', '.join(PROVEN)}") from error
+        raise UnsupportedModel(
+            f"{name} is not an architecture with a known map; proven: {', '.join(PROVEN)}"
+        ) from error
     return dict(adapter.component_mapping)
 
 

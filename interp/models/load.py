@@ -52,7 +52,9 @@ def module(source: Source, settings: Settings) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(source.directory, trust_remote_code=settings.trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
-        raise UnsupportedModel(f"{source.name}: transformers does not know this configuration ({_line(error)})") from error
+        raise UnsupportedModel(
+            f"{source.name}: transformers does not know this configuration ({_line(error)})"
+        ) from error
     try:
         loaded, report = AutoModelForCausalLM.from_pretrained(
             source.directory,
@@ -147,5 +149,3 @@ def tokenizer_digests(found: PreTrainedTokenizerBase) -> dict[str, str]:
 def _line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-

@@ -103,7 +103,11 @@ class Pair:
 
     @classmethod
     def from_modules(
-        cls, tuned: PreTrainedModel, base: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, name: str = "memory"
+        cls,
+        tuned: PreTrainedModel,
+        base: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "memory",
     ) -> "Pair":
         """A pair of models already in memory (a notebook's); both are frozen and put in evaluation mode."""
         tuned_model = Model.wrap(f"{name}:tuned", tuned)

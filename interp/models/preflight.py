@@ -1,4 +1,4 @@
-"""Checks that two models may be compared, each with a refusal of its own; what cannot be compared is never cut to fit."""
+"""Checks that two models may be compared, each with its own refusal; what cannot be compared is never cut to fit."""
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -24,7 +24,9 @@ def require_same_shape(base: Source, tuned: Source) -> None:
                     "give the model that was tuned"
                 )
     if left.get("architectures") != right.get("architectures"):
-        raise WidthMismatch(f"{base.name} is a {left.get('architectures')}, {tuned.name} a {right.get('architectures')}")
+        raise WidthMismatch(
+            f"{base.name} is a {left.get('architectures')}, {tuned.name} a {right.get('architectures')}"
+        )
 
 
 def require_same_anatomy(base: Model, tuned: Model) -> None:
@@ -38,12 +40,12 @@ def require_same_anatomy(base: Model, tuned: Model) -> None:
             f"{(right.width, right.n_neurons, right.n_heads)} in the tuned model"
         )
     if left.vocabulary != right.vocabulary:
-        raise VocabularyMismatch(f"vocab_size is {left.vocabulary} in the base and {right.vocabulary} in the tuned model")
+        raise VocabularyMismatch(
+            f"vocab_size is {left.vocabulary} in the base and {right.vocabulary} in the tuned model"
+        )
 
 
-def require_same_tokens(
-    base: Source, tokenizer: PreTrainedTokenizerBase, settings: load.Settings
-) -> tuple[str, ...]:
+def require_same_tokens(base: Source, tokenizer: PreTrainedTokenizerBase, settings: load.Settings) -> tuple[str, ...]:
     """The base's tokenizer, where it ships one, must give the same ids; returns remarks for the reader."""
     try:
         own = load.tokenizer([base.directory], settings)
