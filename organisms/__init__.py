@@ -1,0 +1,1 @@
+"""How the shipped organisms are made: ``python -m organisms.make`` (not part of the installed package)."""
