@@ -1,7 +1,12 @@
-"""What all tests share: no network, and nothing of this user's machine read or written."""
+"""What all tests share: no network, nothing of this user's machine read or written, every annotation executed."""
 
 import os
 import tempfile
+from functools import partial
+from importlib.machinery import SourceFileLoader
+from unittest.mock import patch
+
+from jaxtyping import _import_hook
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -10,3 +15,15 @@ os.environ.update(
     INTERP_CACHE=tempfile.mkdtemp(prefix="interp-tests-cache-"),
     TOKENIZERS_PARALLELISM="false",
 )
+
+
+def _code_from_a_cache_of_its_own(loader: SourceFileLoader, name: str):
+    tag = partial(_import_hook._optimized_cache_from_source, loader._typechecker.get_hash())
+    with patch("importlib._bootstrap_external.cache_from_source", tag):
+        return SourceFileLoader.get_code(loader, name)
+
+
+# jaxtyping (0.3.11) keeps its other bytecode cache in force while a module of ours runs, so that torch and transformers
+# imported from it are compiled anew: ten seconds. Here it holds while our own source is read, and no longer.
+_import_hook._JaxtypingLoader.get_code = _code_from_a_cache_of_its_own
+_import_hook._JaxtypingLoader.exec_module = SourceFileLoader.exec_module
