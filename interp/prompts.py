@@ -27,6 +27,9 @@ Tokenizer = PreTrainedTokenizerBase
 OTHER, CONTENT, DECISION, COMPLETION = range(4)
 ROLES = {"content": CONTENT, "decision": DECISION, "completion": COMPLETION}
 
+_TRIES = 64
+_PLACE = "qzxPLACEHOLDERxzq"
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -93,14 +96,16 @@ class Contrast:
     def split(self, seed: int) -> tuple["Contrast", "Contrast"]:
         """Two halves with disjoint clusters (and so disjoint twins): one to locate on, one to verify on."""
         names = sorted({*self.positive.clusters, *self.negative.clusters})
-        random.Random(seed).shuffle(names)
-        first = set(names[: len(names) // 2])
-        if min(_count(self, first), _count(self, set(names) - first)) == 0:
-            raise PromptError(
-                f"{len(names)} clusters cannot be parted into a locating and a verifying half with both classes; "
-                "give more prompts, or separate files with --verify-positive and --verify-negative"
-            )
-        return self._keep(first), self._keep(set(names) - first)
+        generator = random.Random(seed)
+        for _ in range(_TRIES):  # of a few clusters a draw can leave a half without one class
+            generator.shuffle(names)
+            first = set(names[: len(names) // 2])
+            if min(_count(self, first), _count(self, set(names) - first)):
+                return self._keep(first), self._keep(set(names) - first)
+        raise PromptError(
+            f"{len(names)} clusters cannot be parted into a locating and a verifying half with both classes; "
+            "give more prompts, or separate files with --verify-positive and --verify-negative"
+        )
 
     def limit(self, count: int | None) -> "Contrast":
         """At most ``count`` prompts of each class, the first ones, twins kept together where rows are aligned."""
@@ -108,6 +113,16 @@ class Contrast:
             return self
         parts = (PromptSet(part.prompts[:count], part.source) for part in (self.positive, self.negative))
         return Contrast(*parts)
+
+    def require_disjoint(self, other: "Contrast") -> None:
+        """Refuse prompts that stand in both; locating and verifying on the same ones proves nothing."""
+        mine = {*self.positive.texts, *self.negative.texts}
+        shared = [text for part in (other.positive, other.negative) for text in part.texts if text in mine]
+        if shared:
+            raise PromptError(
+                f"{len(shared)} verifying prompts are also used to locate, first {shared[0][:40]!r}; "
+                "keep the two sets apart"
+            )
 
     def twins(self) -> list[int]:
         """For every positive prompt the row of its negative twin: by name, else the nearest in length."""
@@ -157,26 +172,32 @@ def read_prompts(path: str | Path, column: str = "prompt", name: str = "") -> Pr
         text = row[column]
         if not isinstance(text, str) or not text.strip():
             raise PromptError(f"{path}, row {index}: {column} is {text!r}; every prompt needs text")
-        twin = None if row.get("twin") in (None, "") else str(row["twin"])
-        cluster = str(row.get("cluster") or twin or f"{name or path.stem}:{index}")
-        prompts.append(Prompt(index, text, cluster, twin))
+        if any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise PromptError(f"{path}, row {index}: {text[:40]!r} holds half a surrogate pair; write it as UTF-8 text")
+        twin, cluster = (None if row.get(key) in (None, "") else str(row[key]) for key in ("twin", "cluster"))
+        prompts.append(Prompt(index, text, cluster or twin or f"{name or path.stem}:{index}", twin))
     if not prompts:
         raise PromptError(f"{path} holds no prompts; write one per line or row")
     return PromptSet(tuple(prompts), path.name)
 
 
+def _lines(path: Path) -> list[str]:
+    # not splitlines(): it also parts a line at U+2028, form feeds and other signs that a prompt may hold
+    return path.read_text(encoding="utf-8-sig").split("\n")
+
+
 def _read_text(path: Path, column: str) -> list[dict[str, Any]]:
-    return [{column: line} for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    return [{column: line} for line in _lines(path) if line.strip()]
 
 
 def _read_jsonl(path: Path, column: str) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise PromptError(f"{path}, line {number} is not JSON ({error}); write one object per line") from error
         if not isinstance(row, dict):
             raise PromptError(f"{path}, line {number} is no JSON object but {str(row)[:40]!r}; write one per line")
@@ -230,22 +251,44 @@ def encode(tokenizer: Tokenizer, text: str) -> Encoded:
 
 def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
     try:
-        turn = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-        )
+        turn = _render(tokenizer, text)
     except Exception as error:  # a template is a program of the model's author: it can raise anything
-        raise PromptError(f"the chat template refuses the prompt {text[:40]!r} ({error})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise PromptError(
+            f"the chat template refuses the prompt {text[:40]!r} ({reason}); change the prompt"
+        ) from error
     if not tokenizer.is_fast:
         ids = tokenizer(turn, add_special_tokens=False)["input_ids"]
         return ids, [CONTENT] * len(ids)
     coded = tokenizer(turn, add_special_tokens=False, return_offsets_mapping=True)
-    body = text if text in turn else text.strip()
-    start = turn.rfind(body)
-    if start < 0:
-        raise PromptError(f"the chat template rewrites the prompt {text[:40]!r}, so its tokens cannot be told apart")
-    end = start + len(body)
+    start, end = _body(tokenizer, text, turn)
     roles = [
         CONTENT if begin < end and stop > start else DECISION if begin >= end else OTHER
         for begin, stop in coded["offset_mapping"]
     ]
     return list(coded["input_ids"]), roles
+
+
+def _render(tokenizer: Tokenizer, text: str) -> str:
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+    )
+
+
+def _body(tokenizer: Tokenizer, text: str, turn: str) -> tuple[int, int]:
+    """Where the prompt stands in its turn: between what the template writes before and after any other prompt."""
+    try:
+        before, found, after = _render(tokenizer, _PLACE).partition(_PLACE)
+    except Exception:  # a template that refuses the placeholder did not refuse the prompt
+        found = before = after = ""
+    start, end = 0, len(turn)
+    if found and turn.startswith(before) and turn.endswith(after) and len(turn) >= len(before) + len(after):
+        start, end = len(before), len(turn) - len(after)
+        if turn[start:end].strip() == text.strip():
+            return start, end
+    if turn.count(text.strip(), start, end) == 1:
+        start = turn.index(text.strip(), start, end)
+        return start, start + len(text.strip())
+    raise PromptError(
+        f"the chat template rewrites the prompt {text[:40]!r}, so its tokens cannot be told apart; change the template"
+    )

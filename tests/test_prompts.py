@@ -1,0 +1,304 @@
+"""Prompt files read at the door, contrasts that never part what belongs together, and the role of every token."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from interp.errors import PromptError
+from interp.prompts import (
+    COMPLETION,
+    CONTENT,
+    DECISION,
+    OTHER,
+    Contrast,
+    Encoded,
+    Prompt,
+    PromptSet,
+    encode,
+    read_prompts,
+)
+from tests import tiny
+
+TEXTS = ["open the door", "close a window ?", "paint old fences"]
+
+
+def prompt_set(texts, clusters=None, twins=None, source="memory"):
+    clusters = clusters or [f"{source}:{row}" for row in range(len(texts))]
+    twins = twins or [None] * len(texts)
+    rows = zip(texts, clusters, twins, strict=True)
+    return PromptSet(tuple(Prompt(row, *fields) for row, fields in enumerate(rows)), source)
+
+
+def write(path, data):
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def as_text(path, texts):
+    return write(path.with_suffix(".txt"), "".join(f"{text}\n" for text in texts))
+
+
+def as_jsonl(path, texts):
+    return write(path.with_suffix(".jsonl"), "".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+
+
+def as_csv(path, texts):
+    return write(path.with_suffix(".csv"), "prompt,more\n" + "".join(f'"{text}",1\n' for text in texts))
+
+
+def as_parquet(path, texts):
+    pq.write_table(pa.table({"prompt": texts}), path.with_suffix(".parquet"))
+    return path.with_suffix(".parquet")
+
+
+@pytest.mark.parametrize("writer", [as_text, as_jsonl, as_csv, as_parquet])
+def test_every_format_gives_the_same_prompts(tmp_path, writer):
+    found = read_prompts(writer(tmp_path / "file", TEXTS))
+    assert found.texts == TEXTS
+    assert [prompt.id for prompt in found] == [0, 1, 2]
+    assert found.clusters == ["file:0", "file:1", "file:2"]
+    assert found.digest == read_prompts(as_jsonl(tmp_path / "file", TEXTS)).digest
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.txt", b"\xef\xbb\xbfopen the door\r\n\r\n  \r\nclose a window ?\r\npaint old fences"),
+        ("a.jsonl", b'\xef\xbb\xbf{"prompt": "open the door"}\r\n\r\n{"prompt": "close a window ?"}\n'
+                    b'{"prompt": "paint old fences"}'),
+        ("a.csv", b"\xef\xbb\xbfprompt\r\nopen the door\r\n\r\nclose a window ?\r\npaint old fences\r\n"),
+    ],
+)  # fmt: skip
+def test_byte_order_mark_windows_line_ends_and_blank_lines(tmp_path, name, data):
+    assert read_prompts(write(tmp_path / name, data)).texts == TEXTS
+
+
+def test_only_line_ends_part_lines(tmp_path):
+    """A line separator, a form feed or a next-line sign inside a prompt belongs to it."""
+    text = "one\u2028two\x0cthree\x85four\x1cfive"
+    assert read_prompts(write(tmp_path / "a.txt", text + "\nnext\n")).texts == [text, "next"]
+    line = json.dumps({"prompt": text}, ensure_ascii=False)
+    assert read_prompts(write(tmp_path / "a.jsonl", line + "\n")).texts == [text]
+
+
+def test_a_prompt_of_several_lines_survives_in_csv_and_jsonl(tmp_path):
+    assert read_prompts(write(tmp_path / "a.csv", 'prompt\n"one\ntwo"\n')).texts == ["one\ntwo"]
+    assert read_prompts(write(tmp_path / "a.jsonl", '{"prompt": "one\\ntwo"}\n')).texts == ["one\ntwo"]
+
+
+def test_clusters_and_twins_of_a_file(tmp_path):
+    rows = [
+        {"prompt": "a", "cluster": "c", "twin": "t"},
+        {"prompt": "b", "twin": "t2"},
+        {"prompt": "c", "cluster": 0, "twin": 0},
+        {"prompt": "d", "cluster": "", "twin": None},
+    ]
+    found = read_prompts(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))), name="harm")
+    assert found.clusters == ["c", "t2", "0", "harm:3"]
+    assert [prompt.twin for prompt in found] == ["t", "t2", "0", None]
+
+
+def test_another_column(tmp_path):
+    path = write(tmp_path / "x.csv", "question,prompt\nwhich door,open\n")
+    assert read_prompts(path, column="question").texts == ["which door"]
+
+
+BAD = {
+    "empty.txt": (b"", "holds no prompts"),
+    "blank.txt": (b"\n  \n\t\n", "holds no prompts"),
+    "mark.txt": (b"\xef\xbb\xbf", "holds no prompts"),
+    "latin.txt": ("fenêtre".encode("latin-1"), "is not UTF-8 (byte 3"),
+    "latin.jsonl": (b'{"prompt": "fen\xeatre"}', "is not UTF-8"),
+    "latin.csv": (b"prompt\nfen\xeatre\n", "is not UTF-8"),
+    "empty.csv": (b"", "holds no prompts"),
+    "column.csv": (b"text\nopen\n", "has no column 'prompt'; it has text"),
+    "column.jsonl": (b'{"text": "open"}', "has no column 'prompt'; it has text"),
+    "broken.jsonl": (b'{"prompt": "a"}\n{"prompt": ', "line 2 is not JSON"),
+    "list.jsonl": (b'["a"]', "line 1 is no JSON object"),
+    "number.jsonl": (b'{"prompt": 3}', "row 0: prompt is 3"),
+    "null.jsonl": (b'{"prompt": "a"}\n{"prompt": null}', "row 1: prompt is None"),
+    "blank.jsonl": (b'{"prompt": "  "}', "row 0: prompt is '  '"),
+    "digits.jsonl": (b'{"prompt": ' + b"9" * 5000 + b"}", "line 1 is not JSON"),
+    "deep.jsonl": (b"[" * 100_000, "line 1 is not JSON"),
+    "surrogate.jsonl": (b'{"prompt": "a \\ud800 b"}', "half a surrogate pair"),
+    "short.csv": (b"other,prompt\nopen\n", "row 0: prompt is None"),
+    "nul.csv": (b"prompt\na" + b"x" * 200_000 + b"\n", "is not readable CSV"),
+    "bad.parquet": (b"no parquet", "is not readable Parquet"),
+    "prompts.doc": (b"open", "is no prompt file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_list_of_prompts_is_refused_in_one_line(tmp_path, name):
+    data, said = BAD[name]
+    with pytest.raises(PromptError) as caught:
+        read_prompts(write(tmp_path / name, data))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_missing_file_and_directory(tmp_path):
+    with pytest.raises(PromptError, match="no prompt file at"):
+        read_prompts(tmp_path / "none.txt")
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(PromptError, match="is no prompt file"):
+        read_prompts(tmp_path / "folder.txt")
+
+
+def test_parquet_without_the_column(tmp_path):
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "x.parquet")
+    with pytest.raises(PromptError, match="has no column 'prompt'"):
+        read_prompts(tmp_path / "x.parquet")
+
+
+def test_an_empty_class_and_the_same_prompts_twice_are_no_contrast():
+    one, none = prompt_set(TEXTS), prompt_set([], source="none.txt")
+    with pytest.raises(PromptError, match=r"negative class has no prompts \(none.txt\)"):
+        Contrast(one, none)
+    with pytest.raises(PromptError, match="both classes hold the same prompts"):
+        Contrast(one, prompt_set(TEXTS[::-1], source="other"))
+    Contrast(one, prompt_set(TEXTS[:2]))
+
+
+def test_digest_follows_content_and_order_not_the_name(tmp_path):
+    one = read_prompts(as_text(tmp_path / "x", TEXTS), name="n")
+    assert one.digest == read_prompts(as_text(tmp_path / "y", TEXTS), name="n").digest
+    assert one.digest != read_prompts(as_text(tmp_path / "z", TEXTS[::-1]), name="n").digest
+    other = prompt_set(["x"])
+    assert Contrast(one, other).digest != Contrast(other, one).digest
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    positive=st.lists(st.integers(0, 9), min_size=3, max_size=30),
+    negative=st.lists(st.integers(0, 9), min_size=3, max_size=30),
+    seed=st.integers(0, 5),
+)
+def test_split_parts_clusters_not_prompts(positive, negative, seed):
+    contrast = Contrast(
+        prompt_set([f"p{row}" for row in range(len(positive))], [str(c) for c in positive]),
+        prompt_set([f"n{row}" for row in range(len(negative))], [str(c) for c in negative]),
+    )
+    try:
+        halves = contrast.split(seed)
+    except PromptError:
+        # then no half could hold both classes: one cluster, or one cluster beside one that lacks a class
+        clusters = {*positive, *negative}
+        assert len(clusters) < 2 or len(set(positive)) < 2 or len(set(negative)) < 2 or len(clusters) < 4
+        return
+    clusters = [{*half.positive.clusters, *half.negative.clusters} for half in halves]
+    assert not clusters[0] & clusters[1]
+    assert sorted(halves[0].positive.texts + halves[1].positive.texts) == sorted(contrast.positive.texts)
+    assert sorted(halves[0].negative.texts + halves[1].negative.texts) == sorted(contrast.negative.texts)
+    assert [half.digest for half in contrast.split(seed)] == [half.digest for half in halves]
+
+
+def test_split_finds_the_halves_that_exist():
+    """Two unnamed clusters of each class: most draws are fine, and a bad one is drawn again."""
+    contrast = Contrast(prompt_set(["a", "b"], source="p"), prompt_set(["c", "d"], source="n"))
+    for seed in range(30):
+        for half in contrast.split(seed):
+            assert len(half.positive) == len(half.negative) == 1
+
+
+def test_one_cluster_cannot_be_split():
+    contrast = Contrast(prompt_set(["a", "b"], ["c", "c"]), prompt_set(["d"], ["c"]))
+    with pytest.raises(PromptError, match="1 clusters cannot be parted"):
+        contrast.split(0)
+
+
+def test_limit_takes_the_first():
+    contrast = Contrast(prompt_set(TEXTS), prompt_set(["x", "y"]))
+    assert contrast.limit(1).positive.texts == TEXTS[:1]
+    assert contrast.limit(9).digest == contrast.digest
+    assert contrast.limit(None) is contrast
+
+
+def test_twins_by_name_else_by_length():
+    positive = prompt_set(["aa", "bbbb", "cccccc"], twins=["t1", None, "gone"])
+    negative = prompt_set(["1234567", "12345", "z"], twins=[None, None, "t1"])
+    assert Contrast(positive, negative).twins() == [2, 1, 0]
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(str.strip))
+def test_without_a_template_tokens_are_exactly_the_tokenizers(text):
+    plain = tiny.tokenizer(template=False)
+    found = encode(plain, text)
+    assert list(found.ids) == plain(text)["input_ids"]
+    assert found.roles == (CONTENT,) * (len(found.ids) - 1) + (DECISION,)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(str.strip))
+def test_with_a_template_content_is_the_prompt_and_decision_what_follows(text):
+    chat = tiny.tokenizer()
+    found = encode(chat, text)
+    turn = chat.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+    assert list(found.ids) == turn
+    assert found.roles[0] == OTHER
+    assert found.roles[-2:] == (DECISION, DECISION)
+    assert set(found.roles[1:-2]) == {CONTENT}
+
+
+@pytest.mark.parametrize("text", ["assistant", "user", "end", "|", "<|assistant|>", "<|user|>", "<|end|>", "e"])
+def test_a_prompt_that_also_stands_in_the_template(text):
+    """Found between what the template writes before and after, not by searching for its text."""
+    found = encode(tiny.tokenizer(), text)
+    assert found.roles[0] == OTHER
+    assert set(found.roles[1:-2]) == {CONTENT}
+    assert found.roles[-2:] == (DECISION, DECISION)
+
+
+def with_template(template):
+    chat = PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer().backend_tokenizer, pad_token="<|pad|>")
+    chat.chat_template = template
+    return chat
+
+
+def test_a_template_that_strips_is_fine():
+    chat = with_template("<|user|>{{ messages[0].content | trim }}<|end|><|assistant|>")
+    found = encode(chat, "  open the door \n")
+    assert found.roles == (OTHER, CONTENT, CONTENT, CONTENT, DECISION, DECISION)
+
+
+def test_a_template_without_a_word_after_the_prompt_still_decides_at_the_last_token():
+    found = encode(with_template("<|user|>{{ messages[0].content }}"), "open the door")
+    assert found.roles == (OTHER, CONTENT, CONTENT, DECISION)
+
+
+def test_a_template_that_depends_on_the_prompt_is_read_by_searching():
+    template = "{% if 'door' in messages[0].content %}<|user|>{% endif %}{{ messages[0].content }}<|end|>"
+    assert encode(with_template(template), "open the door").roles == (OTHER, CONTENT, CONTENT, CONTENT, DECISION)
+
+
+@pytest.mark.parametrize("change", ["upper", "reverse", "truncate(4, true, '')"])
+def test_a_template_that_rewrites_the_prompt_is_refused(change):
+    chat = with_template("<|user|>{{ messages[0].content | " + change + " }}<|end|>")
+    with pytest.raises(PromptError, match="the chat template rewrites the prompt 'open the door'"):
+        encode(chat, "open the door")
+
+
+def test_a_template_that_raises_is_one_line():
+    chat = with_template("{{ raise_exception('only\nsystem messages') }}")
+    with pytest.raises(PromptError, match="the chat template refuses the prompt") as caught:
+        encode(chat, "open the door")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_without_tokens_is_refused():
+    with pytest.raises(PromptError, match="makes no token"):
+        encode(tiny.tokenizer(template=False), "")
+
+
+def test_completion_tokens_have_their_own_role():
+    found = Encoded((1, 2), (CONTENT, DECISION)).with_completion([7, 8])
+    assert found == Encoded((1, 2, 7, 8), (CONTENT, DECISION, COMPLETION, COMPLETION))
