@@ -1,0 +1,37 @@
+"""Figures: one function per kind of table, found by ``plot``. The only room besides ``report`` that knows plotly.
+
+A figure's title says what is shown and, where rows are left out, how many; ``layout.meta["caption"]`` says how to read
+it. Text from tables is escaped: plotly would take it for markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from plotly.graph_objects import Figure
+
+from interp.errors import OptionError
+from interp.figures.conditions import conditions
+from interp.figures.dose import dose
+from interp.figures.random_sets import random_sets
+from interp.figures.scores import scores
+from interp.table import Table
+
+FIGURES: dict[str, Callable[[Table], Figure]] = {
+    "dose": dose,
+    "locate-neurons": scores,
+    "random-sets": random_sets,
+    "verify-neurons": conditions,
+}
+
+
+def plot(table: Table) -> Figure:
+    """The figure for a table of this kind; ``OptionError`` when there is none or the table is empty."""
+    if table.kind not in FIGURES:
+        raise OptionError(f"there is no figure for tables of kind {table.kind!r}: there are {', '.join(FIGURES)}")
+    if not len(table):
+        raise OptionError(f"the table of kind {table.kind!r} has no rows: there is nothing to draw")
+    return FIGURES[table.kind](table)
+
+
+__all__ = ["FIGURES", "plot"]

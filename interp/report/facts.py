@@ -1,0 +1,85 @@
+"""What was compared, as a table of facts from the provenance of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from interp.provenance import Provenance
+from interp.report.text import escaped, number
+from interp.table import Table
+
+HEADLINES = {"base": "Base model", "tuned": "Tuned model"}
+DETAILS = {"seed": "Seed", "dtype": "Number format", "attention": "Attention", "device": "Device", "engine": "Engine"}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, names joined by dots."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return found
+
+
+def said(value: Any) -> str:
+    """A recorded value in words."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(said(item) for item in value) or "none"
+    return number(value) if isinstance(value, (int, float)) or value is None else str(value) or "none"
+
+
+def facts(tables: Sequence[Table]) -> str:
+    """The facts that people ask for first, then everything that was recorded, folded away."""
+    runs = [table.provenance for table in tables if table.provenance]
+    rows: list[tuple[str, str]] = []
+    for name, label in HEADLINES.items():
+        rows.append((label, " / ".join(_distinct(run.context.get(name) or "none" for run in runs))))
+    for run in runs:
+        rows.append((f"Prompts, {run.analyzer}", _prompts(run)))
+    for run in runs:
+        options = ", ".join(f"{name} {said(value)}" for name, value in flat(run.options).items())
+        rows.append((f"Options, {run.analyzer}", options or "none"))
+    metrics = [
+        ", ".join(f"{name}: {said(v)}" for name, v in flat(_mapping(run.inputs, "metric")).items()) for run in runs
+    ]
+    rows.append(("Metric", " / ".join(_distinct(metrics))))
+    for name, label in DETAILS.items():
+        seen = [said(values[name]) for run in runs for values in (run.inputs, run.context) if name in values]
+        rows.append((label, " / ".join(_distinct(seen))))
+    rows += [(f"Run, {run.analyzer}", run.key) for run in runs]
+    body = "".join(
+        f'<tr><th scope="row">{escaped(label)}</th><td>{escaped(value)}</td></tr>' for label, value in rows if value
+    )
+    return f'<div class="wide"><table class="facts"><tbody>{body}</tbody></table></div>' + "".join(
+        _record(table.provenance, table.summary) for table in tables if table.provenance
+    )
+
+
+def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = values.get(name, {})
+    return value if isinstance(value, Mapping) else {name: value}
+
+
+def _prompts(run: Provenance) -> str:
+    sides = []
+    for side in ("positive", "negative"):
+        if side in run.context:
+            count = run.context.get(f"n_{side}")
+            sides.append(f"{side}: {run.context[side]}" + (f" ({number(count)})" if count is not None else ""))
+    return "; ".join(sides)
+
+
+def _distinct(values: Iterable[object]) -> list[str]:
+    return list(dict.fromkeys(str(value) for value in values if value))
+
+
+def _record(run: Provenance, summary: Mapping[str, Any]) -> str:
+    record = flat({"inputs": run.inputs, "options": run.options, "context": run.context, "summary": summary})
+    rows = {"analyzer": run.analyzer, "version": run.version, "parent": run.parent or "none", **record}
+    body = "".join(
+        f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(said(value))}</td></tr>' for name, value in rows.items()
+    )
+    return (
+        f"<details><summary>Everything recorded about run {escaped(run.key)} ({escaped(run.analyzer)})</summary>"
+        f'<div class="wide"><table class="facts record"><tbody>{body}</tbody></table></div></details>'
+    )

@@ -1,0 +1,125 @@
+"""One self-contained HTML page from stored runs: no network, no other file, and no text that becomes markup.
+
+Everything that comes from a table is escaped. A content security policy backs that up: the page may load nothing,
+and the only scripts that may run are the two that are named in it by their hashes, plotly.js and the page's own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from plotly.offline import get_plotlyjs
+
+from interp.errors import StoreError
+from interp.figures import FIGURES, plot
+from interp.report import sections
+from interp.report.facts import facts
+from interp.report.text import escaped, json_text, script_hash
+from interp.table import Table
+
+HEADINGS = {
+    "dose": "How many neurons it takes",
+    "verify-neurons": "What each intervention does",
+    "random-sets": "What random sets do",
+    "locate-neurons": "Where the scores are",
+    "neuron-tokens": "What the top neurons read",
+}
+
+
+def write_page(path: str | os.PathLike, tables: Sequence[Table], title: str) -> Path:
+    """Write the page for these runs (a locating run, its verifying run, or both) and return its path.
+
+    The page appears whole or not at all; ``StoreError`` when it cannot be written there.
+    """
+    path = Path(path)
+    text = page(tables, title)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        try:
+            with open(draft, "x", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write the page {path}: {error.strerror or error}") from error
+    return path
+
+
+def page(tables: Sequence[Table], title: str) -> str:
+    """The page as text."""
+    plotly, script, style = get_plotlyjs(), _resource("page.js"), _resource("page.css")
+    policy = (
+        f"default-src 'none'; script-src {script_hash(plotly)} {script_hash(script)}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    # A verifying run answers the question, so its sentence comes first.
+    runs = sorted(tables, key=lambda table: "claims" not in table.tables)
+    found = sections.claims_of(runs)
+    sentences = "".join(
+        f'<p class="sentence">{escaped(t.summary["sentence"])}</p>' for t in runs if t.summary.get("sentence")
+    )
+    body = [f"<header><h1>{escaped(title)}</h1>{_pair(runs)}{sentences}</header>"]
+    if found:
+        body.append(_section("What was claimed, and what was shown", sections.claims_table(found)))
+    body += _parts(runs)
+    body.append(_section("What this does not show", sections.limits(runs, found)))
+    body.append(_section("What was compared", facts(runs)))
+    size = round(len(plotly) / 1e6, 1)
+    body.append(
+        "<footer>Made by interp. This page is complete in itself: it loads nothing, and carries its own copy of "
+        f"plotly.js ({size} MB).</footer>"
+    )
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escaped(policy)}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
+        f"<title>{escaped(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(body)
+        + f"\n</main>\n<script>{plotly}</script>\n<script>{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def _pair(runs: Sequence[Table]) -> str:
+    made = next((run.provenance for run in runs if run.provenance), None)
+    names = [made.context.get(role) for role in ("base", "tuned")] if made else []
+    return f'<p class="pair">{escaped(" → ".join(name for name in names if name))}</p>' if any(names) else ""
+
+
+def _resource(name: str) -> str:
+    return (files("interp.report") / name).read_text(encoding="utf-8")
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section><h2>{escaped(heading)}</h2>\n{content}</section>"
+
+
+def _parts(runs: Sequence[Table]) -> Iterator[str]:
+    every = [part for run in runs for part in (run, *run.tables.values()) if len(part)]
+    for kind, heading in HEADINGS.items():
+        parts = [part for part in every if part.kind == kind]
+        if parts:
+            draw = sections.tokens_table if kind == "neuron-tokens" else _figure
+            yield _section(heading, "\n".join(draw(part) for part in parts))
+    for part in every:
+        if part.kind in FIGURES and part.kind not in HEADINGS:
+            yield _section(part.kind, _figure(part))
+
+
+def _figure(table: Table) -> str:
+    figure = plot(table)
+    title, caption, height = figure.layout.title.text, figure.layout.meta["caption"], figure.layout.height
+    # The page has the title in its own text, which wraps on narrow screens; plotly has unescaped neither.
+    figure.update_layout(title=None, margin={"t": max(figure.layout.margin.t - 30, 0)})
+    return (
+        f'<figure><figcaption><strong>{title}.</strong> {escaped(caption)}</figcaption>\n<div class="plot" role="img" '
+        f'aria-label="{title}" style="height:{height}px"></div>\n'
+        f'<script type="application/json">{json_text(figure.to_json())}</script></figure>'
+    )

@@ -1,0 +1,99 @@
+"""The parts of the page that are not figures: the claims, the top neurons and what they read, the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from interp.claims import Claim, from_table
+from interp.report.text import escaped, interval, number
+from interp.table import Table
+
+NEURONS = 20
+ALWAYS = (
+    "Anything about other prompts, other behaviours or other models than those named above.",
+    "That these neurons are the only ones: others can carry the same behaviour, and sets can stand in for each other.",
+    "What a neuron means. Its most activating tokens say where it is active, not what it causes.",
+)
+UNVERIFIED = (
+    "That the selected neurons cause the behaviour: scores rank, and nothing was intervened on in this run. "
+    "Run it without --no-verify to test them against matched random sets."
+)
+VERIFIED = (
+    "How a differently trained child of the same base would behave: intervals resample prompts in clusters, not "
+    "training runs."
+)
+
+
+def claims_of(tables: Sequence[Table]) -> tuple[Claim, ...]:
+    """The claims of all runs, in order."""
+    return tuple(claim for table in tables if "claims" in table.tables for claim in from_table(table.tables["claims"]))
+
+
+def claims_table(claims: Sequence[Claim]) -> str:
+    """One row per claim, its control beside it."""
+    rows = []
+    for claim in claims:
+        value = interval(claim.value, claim.low, claim.high)
+        control = interval(claim.control_value, claim.control_low, claim.control_high)
+        verdict = '<td class="shown">✓ shown</td>' if claim.shown else '<td class="not-shown">✗ not shown</td>'
+        rows.append(
+            f'<tr><td class="sentence">{escaped(claim.sentence)}<br><code>{escaped(claim.name)}</code></td>'
+            + _figures("Value", escaped(value))
+            + _figures("Control", f"{escaped(control)}<br><small>{escaped(claim.control)}</small>")
+            + _figures("p", escaped(number(claim.p)))
+            + _figures("Threshold", escaped(f"{claim.direction} {number(claim.threshold)}"))
+            + f"{verdict}</tr>"
+        )
+    return _table("claims", ("Claim", "Value [interval]", "Control [range]", "p", "Threshold", "Verdict"), rows)
+
+
+def _figures(label: str, content: str) -> str:
+    return f'<td class="figures" data-label="{label}">{content}</td>'
+
+
+def _table(name: str, columns: Sequence[str], rows: Sequence[str]) -> str:
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    return (
+        f'<div class="wide"><table class="{name}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def tokens_table(table: Table, limit: int = NEURONS) -> str:
+    """For each of the best neurons the tokens on which it is most active, marked in their context."""
+    by_neuron: dict[int, list[dict[str, Any]]] = {}
+    for row in table.select(np.lexsort((table["order"], table["rank"]))).rows():
+        by_neuron.setdefault(row["rank"], []).append(row)
+    best = list(by_neuron.values())[:limit]
+    scale = max((abs(row["value"]) for mine in best for row in mine), default=1.0) or 1.0
+    rows = []
+    for mine in best:
+        name = f"layer {mine[0]['layer']}<br>neuron {mine[0]['neuron']}<br><small>rank {mine[0]['rank']}</small>"
+        head = f'<th scope="rowgroup" rowspan="{len(mine)}">{name}</th>'
+        for row in mine:
+            rows.append(f'<tr class="first">{head}' if row is mine[0] else "<tr>")
+            rows.append(_context(row, abs(row["value"]) / scale))
+            rows.append(f'<td class="figures">{escaped(number(row["value"]))}</td>')
+            rows.append(f"<td>{escaped(row['group'])} prompt {row['prompt_id']}, token {row['position']}</td></tr>")
+    note = f"<p>The {limit} best of {len(by_neuron)} neurons.</p>" if len(by_neuron) > limit else ""
+    return note + _table("tokens", ("Neuron", "Most activating tokens, in context", "Activation", "Prompt"), rows)
+
+
+def _context(row: Mapping[str, Any], strength: float) -> str:
+    # Isolated, so that right-to-left text in one piece does not reorder the others.
+    before, token, after = (f"<bdi>{escaped(row[name])}</bdi>" for name in ("before", "token", "after"))
+    mark = f'<mark style="--strength:{min(strength, 1):.2f}">{token}</mark>'
+    return f'<td class="context">{before}{mark}{after}</td>'
+
+
+def limits(tables: Sequence[Table], claims: Sequence[Claim]) -> str:
+    """What the page does not show: claims that failed, limits that the analyzers state, and what is always so."""
+    lines = [f"Not shown: {claim.sentence}" for claim in claims if not claim.shown]
+    for table in tables:
+        stated = table.summary.get("limits", [])
+        lines += [stated] if isinstance(stated, str) else [str(line) for line in stated]
+    lines += [VERIFIED if claims else UNVERIFIED, *ALWAYS]
+    return f"<ul>{''.join(f'<li>{escaped(line)}</li>' for line in dict.fromkeys(lines))}</ul>"

@@ -1,0 +1,186 @@
+"""The page is read by a browser that reports every complaint, and by a parser that knows what it may hold."""
+
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from interp.errors import StoreError
+from interp.report import write_page
+from interp.report.page import page
+from interp.report.text import escaped, interval, json_text, number
+from tests.browser import browser
+from tests.tables import HOSTILE, located, verified
+
+KEY = located().provenance.key
+TITLE = "Refusal of organism:refusal/<planted>"
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    place = tmp_path_factory.mktemp("pages")
+    run = located(hostile=True)
+    return {
+        "both": write_page(place / "both.html", [run, verified(KEY, hostile=True)], TITLE),
+        "located": write_page(place / "located.html", [located()], TITLE),
+    }
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts, self._inside = [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._inside = tag
+
+    def handle_data(self, data):
+        if self._inside not in ("script", "style"):
+            self.texts.append(data)
+
+    def handle_endtag(self, tag):
+        self._inside = None
+
+
+def test_a_browser_draws_it_and_complains_of_nothing(pages, tmp_path):
+    with browser(tmp_path / "profile") as tab:
+        for name, plots in (("both", 4), ("located", 1)):
+            tab.size(380)
+            tab.open(pages[name].as_uri())
+            tab.wait("[...document.querySelectorAll('div.plot')].every(p => p.querySelector('svg.main-svg .trace'))")
+            assert tab.evaluate("document.querySelectorAll('div.plot').length") == plots
+            assert tab.evaluate(
+                "[...document.querySelectorAll('div.plot')].every(p => p.querySelector('svg.main-svg'))"
+            )
+            assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+                "the page scrolls sideways on a phone"
+            )
+            tab.size(1000)
+            tab.scheme("dark")
+            tab.wait("getComputedStyle(document.querySelector('.xtitle, .ytitle')).fill === 'rgb(228, 231, 238)'")
+            tab.scheme("light")
+            tab.wait("getComputedStyle(document.querySelector('.xtitle, .ytitle')).fill === 'rgb(29, 35, 48)'")
+            assert (
+                tab.evaluate("document.querySelectorAll('main script:not([type]), main img, main iframe').length") == 0
+            )
+            assert tab.complaints() == []
+            assert [url for url in tab.requests() if not url.startswith(("data:", "blob:"))] == [pages[name].as_uri()]
+            if name == "both":
+                shown = tab.evaluate("document.body.innerText")
+                for text in HOSTILE:
+                    assert text in shown
+        # The last line of defence: what got into the page as markup still does not run.
+        tab.evaluate(
+            "document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.ran=1\">')"
+        )
+        tab.evaluate("fetch('https://example.com/').catch(() => 0).then(() => 0)")
+        assert tab.evaluate("window.ran === undefined")
+        assert any("Content Security Policy" in str(event) for event in tab.complaints())
+
+
+def test_nothing_in_the_page_is_markup_of_others_or_points_elsewhere(pages):
+    text = pages["both"].read_text()
+    found = Elements(text)
+    scripts = [attributes for tag, attributes in found.tags if tag == "script"]
+    assert sorted(str(attributes.get("type")) for attributes in scripts) == ["None"] * 2 + ["application/json"] * 4
+    assert not {"img", "iframe", "link", "object", "form", "a", "b"} & {tag for tag, _ in found.tags}
+    assert not [a for _, attributes in found.tags for a in attributes if a.startswith("on") or a in ("src", "href")]
+    joined = "".join(found.texts)
+    for hostile in HOSTILE:
+        assert hostile in joined
+    assert text.count("plotly.js v") == 1
+    assert 4e6 < len(text) < 6e6
+
+
+def test_it_says_what_was_compared_shown_and_not_shown(pages):
+    told = {name: re.sub(r"\s+", " ", " ".join(Elements(path.read_text()).texts)) for name, path in pages.items()}
+    for part in (
+        TITLE,
+        "organism:refusal/base → organism:refusal/<planted>",
+        "Shown: 10 neurons carry the refusal",
+        "0.95 [0.9, 0.99]",
+        "0.01 [0, 0.03]",
+        "200 matched random sets",
+        "0.005",
+        "at least 0.8",
+        "✓ shown",
+        "✗ not shown",
+        "Not shown: Patching them into the base",
+        "What this does not show",
+        "Seed",
+        "float32",
+        "harmful.txt (60)",
+        "integrated",
+        KEY,
+        "Dose-response beside random sets",
+        "plotly.js (4.8 MB)",
+    ):
+        assert part in told["both"], part
+    assert told["both"].index("Shown: 10 neurons") < told["both"].index("10 of 256 MLP neurons")
+    assert "nothing was intervened on" in told["located"]
+    assert "What was claimed" not in told["located"]
+    assert "Most activating tokens" in told["located"]
+
+
+def test_limits_that_analyzers_state_are_listed():
+    made = verified(KEY)
+    object.__setattr__(made, "summary", {**made.summary, "limits": ["Effects below 8 % could not have been seen."]})
+    assert "Effects below 8 % could not have been seen." in page([made], "t")
+
+
+def test_pages_of_runs_without_tokens_or_selection():
+    run = located()
+    object.__setattr__(run, "tables", {"tokens": run.tables["tokens"].select(np.zeros(24, bool))})
+    assert "Most activating" not in page([run], "t")
+    assert "<h2>" in page([], "nothing")
+
+
+def test_writing_replaces_whole_pages_or_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    path.write_text("before")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(StoreError, match=r"cannot write the page .*page\.html: No space left"):
+        write_page(path, [located()], "t")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match="No such file"):
+        write_page(tmp_path / "nowhere" / "page.html", [located()], "t")
+    assert write_page(str(path), [located()], "t") == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (True, "yes"),
+        (12345, "12,345"),
+        (0.0, "0"),
+        (1.0, "1"),
+        (0.12345, "0.123"),
+        (-0.5, "−0.5"),
+        (1e-9, "1e−09"),
+        (float("inf"), "∞"),
+        (-float("inf"), "−∞"),
+        (1234.5, "1,234"),
+        (3e20, "3e+20"),
+        ("x", "x"),
+    ],
+)
+def test_numbers_as_people_read_them(value, text):
+    assert number(value) == text
+
+
+def test_intervals_and_escapes():
+    assert interval(0.5, float("nan"), float("nan")) == "0.5"
+    assert interval(0.5, 0.25, 1.0) == "0.5 [0.25, 1]"
+    assert escaped("<a b=\"c\" d='e'>\n\t\0\x9b\ud800") == "&lt;a b=&quot;c&quot; d=&#x27;e&#x27;&gt;↵⇥␀\ufffd\ufffd"
+    assert json_text('"</script><!--&"') == '"\\u003c/script\\u003e\\u003c!--\\u0026"'
