@@ -11,17 +11,17 @@ from collections.abc import Callable
 from plotly.graph_objects import Figure
 
 from interp.errors import OptionError
-from interp.figures.conditions import conditions
-from interp.figures.dose import dose
-from interp.figures.random_sets import random_sets
-from interp.figures.scores import scores
+from interp.figures.conditions import conditions_figure
+from interp.figures.dose import dose_figure
+from interp.figures.random_sets import random_sets_figure
+from interp.figures.scores import scores_figure
 from interp.table import Table
 
 FIGURES: dict[str, Callable[[Table], Figure]] = {
-    "dose": dose,
-    "locate-neurons": scores,
-    "random-sets": random_sets,
-    "verify-neurons": conditions,
+    "dose": dose_figure,
+    "locate-neurons": scores_figure,
+    "random-sets": random_sets_figure,
+    "verify-neurons": conditions_figure,
 }
 
 

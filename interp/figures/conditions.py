@@ -9,7 +9,7 @@ from interp.figures.style import GREY, INK, SERIES, finish, safe
 from interp.table import Table
 
 
-def conditions(table: Table) -> go.Figure:
+def conditions_figure(table: Table) -> go.Figure:
     """Share refused per condition and group, with intervals, and a mark for the mean over random sets."""
     order = list(dict.fromkeys(table["condition"].tolist()))
     figure = go.Figure()

@@ -21,7 +21,7 @@ def ticks(low: float, high: float) -> list[int]:
     return steps if len(steps) <= 10 else [step for step in steps if str(step)[0] == "1"]
 
 
-def dose(table: Table) -> go.Figure:
+def dose_figure(table: Table) -> go.Figure:
     """One panel per direction: the located sets as a line with their intervals, all random draws as a band."""
     directions = [name for name in MEANINGS if (table["direction"] == name).any()]
     directions += sorted(set(table["direction"]) - set(MEANINGS))

@@ -9,7 +9,7 @@ from interp.figures.style import SERIES, finish, safe
 from interp.table import Table
 
 
-def random_sets(table: Table) -> go.Figure:
+def random_sets_figure(table: Table) -> go.Figure:
     """One dot per random set and condition, at its effect; dots are spread sideways so that none hides another."""
     figure = go.Figure()
     order = list(dict.fromkeys(table["condition"].tolist()))

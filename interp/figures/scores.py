@@ -26,7 +26,7 @@ def shown_rows(score: np.ndarray, selected: np.ndarray, limit: int = LIMIT) -> n
     return np.sort(np.concatenate([order[:head], sample]))
 
 
-def scores(table: Table) -> go.Figure:
+def scores_figure(table: Table) -> go.Figure:
     """Score against layer; within a layer neurons stand side by side in their order. Below, the selected per layer."""
     layer, neuron, score, chosen = table["layer"], table["neuron"], table["score"], table["selected"]
     rows = shown_rows(score, chosen)
