@@ -63,6 +63,19 @@ class Replace:
 
 
 @dataclass(frozen=True)
+class Blend:
+    """Go a share of the way from another value to the site's own, live: ``other + share * (value - other)``."""
+
+    site: Site
+    other: Float[Tensor, "B T W"]
+    share: float
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The value between the two; gradients flow through the live part."""
+        return self.other + self.share * (value - self.other)
+
+
+@dataclass(frozen=True)
 class Add:
     """Add given values to a site."""
 
@@ -94,7 +107,8 @@ def graft(
     """
     edits: list[Edit] = []
     for layer, index in units.items():
-        donated = activations[neurons(layer)][..., index] @ write_weights[layer][:, index].T.to(index.device)
+        write = write_weights[layer][:, index].T.to(index.device)
+        donated = activations[neurons(layer)][..., index].to(write) @ write
         edits += [Ablate(neurons(layer), index), Add(contribution(layer), donated)]
     return edits
 
@@ -125,7 +139,5 @@ class Intervention:
         if self.kind == "zero":
             return [Ablate(neurons(layer), index) for layer, index in self.units.items()]
         if self.kind == "mean":
-            return [
-                Replace(neurons(layer), self.means[layer][index], index) for layer, index in self.units.items()
-            ]
+            return [Replace(neurons(layer), self.means[layer][index], index) for layer, index in self.units.items()]
         return graft(self.units, activations, self.write_weights)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import MetricError
+from interp.maths.precision import widen
 from interp.prompts import Tokenizer
 
 REFUSAL_MARKERS = (
@@ -34,7 +35,9 @@ class Refusal:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, markers: Sequence[str] = REFUSAL_MARKERS) -> "Refusal":
-        """The metric for a tokenizer; raises MetricError when no marker can be spelled."""
+        """The metric for a tokenizer; raises MetricError when a marker is blank or none can be spelled."""
+        if blank := [marker for marker in markers if not marker.strip()]:
+            raise MetricError(f"the refusal marker {blank[0]!r} is blank and would stand in every answer; leave it out")
         found: dict[int, None] = {}
         for marker in markers:
             for spelling in _spellings(marker):
@@ -52,7 +55,7 @@ class Refusal:
     def log_odds(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, " B"]:
         """log P(a refusal token) - log P(any other token), in nats; it does not saturate as a probability does."""
         ids = torch.tensor(self.token_ids, device=logits.device)
-        logits = logits.float()
+        logits = widen(logits)
         refusing = logits.index_select(-1, ids).logsumexp(-1)
         others = logits.index_fill(-1, ids, -torch.inf).logsumexp(-1)
         return refusing - others
@@ -102,7 +105,7 @@ def token_losses(
     logits: Float[Tensor, "B A V"], targets: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
 ) -> Float[Tensor, "B A"]:
     """Negative log-likelihood of each target token, in nats; 0 where not real. Its mean's exponential is perplexity."""
-    losses = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
+    losses = torch.nn.functional.cross_entropy(widen(logits).transpose(1, 2), targets, reduction="none")
     return losses.masked_fill(~real, 0.0)
 
 

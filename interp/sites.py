@@ -32,7 +32,7 @@ MATRICES: dict[str, str] = {
     "mlp.out": "down projection of the MLP",
 }
 
-_SITE = re.compile(r"^blocks\.(\d+)\.(.+)$")
+_SITE = re.compile(r"blocks\.([0-9]+)\.(.+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -52,7 +52,7 @@ class Site:
     @classmethod
     def parse(cls, name: str) -> "Site":
         """Read ``blocks.<layer>.<hook>``; raises OptionError for any other text."""
-        match = _SITE.match(name)
+        match = _SITE.fullmatch(name)
         if match is None:
             raise OptionError(f"{name!r} is not a site; write it as blocks.<layer>.<hook>, e.g. blocks.0.mlp.hook_post")
         return cls(int(match.group(1)), match.group(2))

@@ -5,7 +5,6 @@ the rows were batched beyond the last bits.
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,12 +20,12 @@ class Moments:
     deviation: Float[Tensor, "*features"]
 
     @classmethod
-    def empty(cls, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Self:
+    def empty(cls, shape: tuple[int, ...], device: torch.device | str = "cpu") -> "Moments":
         """Moments of no rows, for features of the given shape."""
         zero = torch.zeros(shape, dtype=torch.float64, device=device)
         return cls(0.0, zero, zero.clone())
 
-    def update(self, rows: Float[Tensor, "rows *features"]) -> Self:
+    def update(self, rows: Float[Tensor, "rows *features"]) -> "Moments":
         """Take in rows; returns itself."""
         if rows.shape[0] == 0:
             return self
@@ -34,7 +33,7 @@ class Moments:
         mean = rows.mean(0)
         return self.merge(Moments(float(rows.shape[0]), mean, (rows - mean).square().sum(0)))
 
-    def merge(self, other: "Moments") -> Self:
+    def merge(self, other: "Moments") -> "Moments":
         """Take in another accumulator over other rows; returns itself."""
         total = self.count + other.count
         if other.count:
@@ -63,7 +62,7 @@ class TopK:
     rows: Int[Tensor, "features k"]
 
     @classmethod
-    def empty(cls, features: int, k: int, device: torch.device | str = "cpu") -> Self:
+    def empty(cls, features: int, k: int, device: torch.device | str = "cpu") -> "TopK":
         """No rows yet: every value is minus infinity and every row -1."""
         values = torch.full((features, k), -torch.inf, device=device)
         return cls(values, torch.full((features, k), -1, dtype=torch.int64, device=device))
@@ -73,13 +72,13 @@ class TopK:
         values: Float[Tensor, "rows features"],
         rows: Int[Tensor, " rows"],
         keep: Bool[Tensor, " rows"] | None = None,
-    ) -> Self:
+    ) -> "TopK":
         """Take in rows of values, named by ``rows``; rows where ``keep`` is false never count."""
         if keep is not None:
             values, rows = values[keep], rows[keep]
         return self.merge(TopK(values.T.float(), rows.expand(values.shape[1], -1)))
 
-    def merge(self, other: "TopK") -> Self:
+    def merge(self, other: "TopK") -> "TopK":
         """Take in another accumulator's rows; returns itself."""
         values = torch.cat([self.values, other.values], 1)
         rows = torch.cat([self.rows, other.rows], 1)

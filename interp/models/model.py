@@ -11,6 +11,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from interp.maths.precision import widen
 from interp.models.anatomy import Anatomy, Target, matrix_of, read_anatomy
 from interp.sites import Site, Weight
 
@@ -90,10 +91,10 @@ class Model:
 
     @torch.no_grad()
     def weight(self, weight: Weight) -> Float[Tensor, "out in"]:
-        """A matrix with any adapter applied, in float32, as ``(out, in)``; q, k and v are cut out of a fused one."""
+        """A matrix as ``(out, in)`` in at least float32, adapter applied; q, k and v are cut out of a fused one."""
         with self.active():
             module = self.module.get_submodule(self.anatomy.module_path(weight))
-            matrix = _effective(module, self.dtype).float()
+            matrix = widen(_effective(module, self.dtype))
         if weight.matrix in _QKV and matrix.shape[0] == 3 * self.anatomy.width:
             return matrix.chunk(3)[_QKV[weight.matrix]]
         return matrix

@@ -1,30 +1,35 @@
-"""Methods that follow the gradient of the refusal log-odds: ``integrated``, ``cross`` and ``act-grad``.
+"""Methods that follow the gradient of the refusal log-odds: ``integrated``, ``integrated-fixed``, ``cross``, ``act-grad``.
 
 F is the log-odds of refusal at the last prompt token of a positive prompt, h a neuron's activation, W its column of
 the down projection, c = h W its contribution to the residual stream. Scores are means over prompts of sums over
 positions, in nats, signed: positive pushes towards refusal.
 
-integrated   (c_tuned - c_base) . mean over alpha of dF/dc, on the path where *all* blocks' MLP outputs go together from
-             the base's (alpha 0) to the tuned model's (alpha 1) inside the tuned model (Sundararajan et al. 2017, with
-             a joint path and the midpoint rule). Attributions of neurons and of biases add up to F(1) - F(0).
-cross        the same difference times dF/dc in the tuned model as it is, later MLPs alive: one step, and blind where
-             the behaviour has saturated.
-act-grad     h . dF/dh in the tuned model; needs no base.
+integrated         (c - c_base) . dF/dc, averaged over alpha on the path where *all* blocks' MLP outputs go together from
+                   the base's (alpha 0) to the tuned model's (alpha 1) inside the tuned model: integrated gradients
+                   (Sundararajan et al. 2017) on a joint path, midpoint rule. Every block computes its c live from the
+                   stream it gets, so a neuron is credited for what it makes later blocks do, as an ablation would show.
+                   Attributions of neurons and biases add up to F(1) - F(0).
+integrated-fixed   the same with every c held at its value in the unchanged tuned model, so that a neuron is credited for
+                   what it says to the logits directly or through attention, and later MLPs for what they pass on.
+cross              the same difference times dF/dc in the tuned model as it is: one step, blind where the behaviour has
+                   saturated.
+act-grad           h . dF/dh in the tuned model; needs no base.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.analyzers.locate_neurons.scores import Scores, chosen
 from interp.capture import make_batch
-from interp.edit import Replace
-from interp.engines import Batch
+from interp.edit import Blend, Replace
+from interp.engines import Batch, Edit, Run
 from interp.maths.host import to_host
+from interp.maths.precision import widen
 from interp.models.model import Model
 from interp.sites import Site, contribution, neurons
 from interp.study import Study
@@ -32,6 +37,7 @@ from interp.table import table
 
 _EPSILON = float(np.finfo(np.float32).eps)
 Values = dict[Site, Tensor]
+Path = Literal["live", "fixed", "none"]
 
 
 @dataclass
@@ -59,13 +65,18 @@ class _Sums:
 
 
 def integrated(study: Study, positions: str, steps: int) -> Scores:
-    """Integrated gradients along the joint path of all MLP contributions; needs a base."""
-    return _contributions(study, positions, steps)
+    """Integrated gradients along the joint path of all MLP contributions, computed live; needs a base."""
+    return _contributions(study, positions, steps, "live")
+
+
+def integrated_fixed(study: Study, positions: str, steps: int) -> Scores:
+    """Integrated gradients along the straight path between the two models' MLP outputs; needs a base."""
+    return _contributions(study, positions, steps, "fixed")
 
 
 def cross(study: Study, positions: str, steps: int) -> Scores:
     """Contribution difference times the gradient at the tuned model; needs a base."""
-    return _contributions(study, positions, None)
+    return _contributions(study, positions, 1, "none")
 
 
 def activation_gradient(study: Study, positions: str, steps: int) -> Scores:
@@ -79,7 +90,7 @@ def activation_gradient(study: Study, positions: str, steps: int) -> Scores:
         run = study.engine.run(tuned, batch, reads=sites, gradients_at=sites, gradient_of=_objective(study))
         mask = chosen(roles, positions)[..., None]
         for layer, site in enumerate(sites):
-            terms = torch.where(mask, run.values[site].float() * run.gradients[site].float(), 0.0)
+            terms = torch.where(mask, widen(run.values[site]) * widen(run.gradients[site]), 0.0)
             sums.add(layer, terms, terms.abs())
         sums.count += len(rows)
     score, floor = sums.finish()
@@ -94,36 +105,35 @@ def _bytes(model: Model) -> int:
     return 16 * model.anatomy.n_layers * (model.anatomy.n_neurons + 2 * model.anatomy.width)
 
 
-def _contributions(study: Study, positions: str, steps: int | None) -> Scores:
+def _contributions(study: Study, positions: str, steps: int, path: Path) -> Scores:
     base, tuned = study.pair.require_base("this method"), study.pair.tuned
     layers = range(tuned.anatomy.n_layers)
     reads = [site for layer in layers for site in (neurons(layer), contribution(layer))]
-    write = {role: [study.pair[role].write_weights(layer) for layer in layers] for role in ("base", "tuned")}
+    write = [tuned.write_weights(layer) for layer in layers]
+    moved = [now - base.write_weights(layer) for layer, now in enumerate(write)]
     encoded, sums = study.encoded("positive"), _Sums.empty(tuned)
-    found: dict[str, np.ndarray] = {
-        name: np.zeros(len(encoded)) for name in ("base", "start", "end", "neurons", "biases")
-    }
-    name = "cross" if steps is None else "integrated"
-    for rows in study.progress(study.groups("positive", tuned, _bytes(tuned)), name):
+    names = ("base", "start", "end", "neurons", "biases")
+    found: dict[str, np.ndarray] = {name: np.zeros(len(encoded)) for name in names}
+    for rows in study.progress(study.groups("positive", tuned, _bytes(tuned)), f"gradients, {path} path"):
         batch, roles = make_batch(encoded, rows, study.pad_id, tuned.device)
         before = study.engine.run(base, batch, reads=reads)
         after = study.engine.run(tuned, batch, reads=reads)
-        gradients = _gradients(study, batch, before.values, after.values, steps)
-        start = _along(study, batch, before.values, after.values, 0.0)
+        start = study.engine.run(tuned, batch, edits=_between(before.values, after.values, 0.0, "fixed"))
         mask = chosen(roles, positions)[..., None]
-        told = np.zeros((2, len(rows)))
+        walk = _Walk(study, batch, before.values, after.values, steps, path)
         for layer in layers:
-            gradient = gradients[contribution(layer)]
-            terms, sizes, whole = _terms(layer, gradient, before.values, after.values, write, mask)
+            terms, sizes = walk.terms(layer, write[layer], moved[layer])
+            terms, sizes = torch.where(mask, terms, 0.0), torch.where(mask, sizes, 0.0)
             sums.add(layer, terms, sizes)
-            told += np.stack([to_host(terms.double().sum((1, 2))), to_host(whole - terms.double().sum((1, 2)))])
+            told = terms.double().sum((1, 2))
+            found["neurons"][rows] += to_host(told)
+            found["biases"][rows] += to_host(torch.where(mask, walk.whole[layer], 0.0).double().sum((1, 2)) - told)
         sums.count += len(rows)
-        ends = (before.logits[:, -1], start, after.logits[:, -1])
-        for key, logits in zip(("base", "start", "end"), ends, strict=True):
-            found[key][rows] = to_host(study.metric.log_odds(logits))
-        found["neurons"][rows], found["biases"][rows] = told
+        for name, run in zip(names, (before, start, after), strict=False):
+            found[name][rows] = to_host(study.metric.log_odds(run.logits[:, -1]))
     score, floor = sums.finish()
     rise, through = (found["end"] - found["base"]).mean(), (found["end"] - found["start"]).mean()
+    told = found["neurons"] + found["biases"]
     return Scores(
         score,
         floor,
@@ -134,53 +144,72 @@ def _contributions(study: Study, positions: str, steps: int | None) -> Scores:
             "log_odds_tuned": found["end"].mean(),
             "log_odds_tuned_with_base_mlps": found["start"].mean(),
             "mlp_share": through / rise if abs(rise) > 1e-6 else None,
-            "completeness_error": float(
-                np.abs(found["neurons"] + found["biases"] - found["end"] + found["start"]).mean()
-            ),
+            "completeness_error": float(np.abs(told - found["end"] + found["start"]).mean()),
         },
     )
 
 
-def _terms(
-    layer: int,
-    gradient: Float[Tensor, "B T D"],
-    before: Values,
-    after: Values,
-    write: dict[str, list[Float[Tensor, "D N"]]],
-    mask: Bool[Tensor, "B T 1"],
-) -> tuple[Float[Tensor, "B T N"], Float[Tensor, "B T N"], Float[Tensor, " B"]]:
-    """Each neuron's share, the size of what it is a difference of, and the block's whole change times the gradient."""
-    gradient = gradient.float()
-    now = after[neurons(layer)].float() * (gradient @ write["tuned"][layer])
-    then = before[neurons(layer)].float() * (gradient @ write["base"][layer])
-    terms = torch.where(mask, now - then, 0.0)
-    change = (after[contribution(layer)] - before[contribution(layer)]).float()
-    whole = torch.where(mask, gradient * change, 0.0).double().sum((1, 2))
-    return terms, torch.where(mask, now.abs() + then.abs(), 0.0), whole
+class _Walk:
+    """Means along a path, per block: dF/dc, (h - h_base) dF/dh with the size it cancels from, and the whole change."""
+
+    def __init__(self, study: Study, batch: Batch, before: Values, after: Values, steps: int, path: Path) -> None:
+        self._before, self._after, self._path = before, after, path
+        layers = range(study.pair.tuned.anatomy.n_layers)
+        outputs, inputs = [contribution(layer) for layer in layers], [neurons(layer) for layer in layers]
+        shares = [1.0] if path == "none" else [(step + 0.5) / steps for step in range(steps)]
+        self.gradient: dict[int, Tensor] = dict.fromkeys(layers, 0.0)
+        self.live: dict[int, Tensor] = dict.fromkeys(layers, 0.0)
+        self.size: dict[int, Tensor] = dict.fromkeys(layers, 0.0)
+        self.whole: dict[int, Tensor] = dict.fromkeys(layers, 0.0)
+        for share in shares:
+            run = study.engine.run(
+                study.pair.tuned,
+                batch,
+                reads=[*inputs, *outputs],
+                edits=_between(before, after, share, path),
+                gradients_at=outputs if path == "fixed" else [*inputs, *outputs],
+                gradient_of=_objective(study),
+            )
+            for layer in layers:
+                self._take(layer, run, share, len(shares))
+
+    def _take(self, layer: int, run: Run, share: float, count: int) -> None:
+        site, output = neurons(layer), contribution(layer)
+        gradient = run.gradients[output].float() / count
+        self.gradient[layer] = self.gradient[layer] + gradient
+        # the value that was read lies a share of the way from the base's
+        change = (run.values[output] - self._before[output]).float() / share
+        self.whole[layer] = self.whole[layer] + gradient * change
+        if self._path != "fixed":
+            # the blend scales the gradient that reaches h by the share
+            reached = run.gradients[site].float() / (count * share)
+            now, then = run.values[site].float(), self._before[site].float()
+            self.live[layer] = self.live[layer] + (now - then) * reached
+            self.size[layer] = self.size[layer] + (now.abs() + then.abs()) * reached.abs()
+
+    def terms(
+        self, layer: int, write: Float[Tensor, "D N"], moved: Float[Tensor, "D N"]
+    ) -> tuple[Float[Tensor, "B T N"], Float[Tensor, "B T N"]]:
+        """Each neuron's share, c - c_base written as (h - h_base) W + h_base (W - W_base), and the size it is made of.
+
+        Written so, it is exactly zero where nothing changed.
+        """
+        gradient, then = self.gradient[layer], self._before[neurons(layer)].float()
+        rewritten = then * (gradient @ moved)
+        if self._path == "fixed":
+            now, reached = self._after[neurons(layer)].float(), gradient @ write
+            return (now - then) * reached + rewritten, (now.abs() + then.abs()) * reached.abs()
+        return self.live[layer] + rewritten, self.size[layer]
 
 
-def _path(before: Values, after: Values, alpha: float) -> list[Replace]:
+def _between(before: Values, after: Values, share: float, path: Path) -> list[Edit]:
+    """Edits that put every MLP output ``share`` of the way from the base's to the tuned model's."""
     sites = [site for site in after if site.hook == contribution(0).hook]
-    return [Replace(site, torch.lerp(before[site], after[site], alpha)) for site in sites]
-
-
-def _along(study: Study, batch: Batch, before: Values, after: Values, alpha: float) -> Float[Tensor, "B V"]:
-    run = study.engine.run(study.pair.tuned, batch, edits=_path(before, after, alpha))
-    return run.logits[:, -1]
-
-
-def _gradients(study: Study, batch: Batch, before: Values, after: Values, steps: int | None) -> Values:
-    """Mean gradient at every MLP output along the path; at the tuned model itself when ``steps`` is None."""
-    sites: Sequence[Site] = [site for site in after if site.hook == contribution(0).hook]
-    alphas = [None] if steps is None else [(step + 0.5) / steps for step in range(steps)]
-    total: Values = {}
-    for alpha in alphas:
-        edits = [] if alpha is None else _path(before, after, alpha)
-        run = study.engine.run(study.pair.tuned, batch, edits=edits, gradients_at=sites, gradient_of=_objective(study))
-        for site in sites:
-            share = run.gradients[site] / len(alphas)
-            total[site] = total[site] + share if site in total else share
-    return total
+    if path == "none":
+        return []
+    if path == "live":
+        return [Blend(site, before[site], share) for site in sites]
+    return [Replace(site, torch.lerp(before[site], after[site], share)) for site in sites]
 
 
 def _paths(study: Study, found: dict[str, np.ndarray]):

@@ -1,0 +1,84 @@
+"""Matched random sets and label permutations: what they keep equal, what they leave out, and that seeds decide."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interp.controls import matched_sets, permute_within_twins
+from interp.errors import OptionError
+
+NORMS = np.random.default_rng(0).gamma(2.0, size=(3, 50))
+
+
+def layers(pairs):
+    return sorted(layer for layer, _ in pairs)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sets(st.tuples(st.integers(0, 2), st.integers(0, 49)), min_size=1, max_size=12),
+    st.sets(st.tuples(st.integers(0, 2), st.integers(0, 49)), max_size=12),
+    st.integers(0, 50),
+)
+def test_counts_per_layer_and_exclusion(located, exclude, seed):
+    located = sorted(located)
+    for drawn in matched_sets(located, NORMS, 5, seed, exclude=sorted(exclude)):
+        assert layers(drawn) == layers(located)
+        assert len(set(drawn)) == len(drawn)
+        assert not {*located, *exclude} & set(drawn)
+
+
+def test_the_kth_of_a_set_stands_for_the_kth_located():
+    located = [(2, 4), (0, 1), (1, 7), (0, 9)]
+    for drawn in matched_sets(located, NORMS, 10, 0):
+        assert [layer for layer, _ in drawn] == [2, 0, 1, 0]
+
+
+def test_replacements_are_among_the_nearest_norms():
+    norms = np.arange(50.0)[None]
+    for drawn in matched_sets([(0, 20)], norms, 200, 0, neighbours=4):
+        assert drawn[0][1] in {18, 19, 21, 22}
+    seen = {drawn[0][1] for drawn in matched_sets([(0, 20)], norms, 200, 0, neighbours=4)}
+    assert seen == {18, 19, 21, 22}
+
+
+def test_norms_of_random_sets_are_like_those_of_the_located():
+    heavy = [(layer, int(neuron)) for layer in range(3) for neuron in np.argsort(-NORMS[layer])[:4]]
+    mean = np.mean([NORMS[pair] for pair in heavy])
+    near = np.mean([NORMS[pair] for drawn in matched_sets(heavy, NORMS, 50, 0, neighbours=6) for pair in drawn])
+    assert NORMS.mean() < 0.8 * near < near < mean
+
+
+def test_the_seed_decides():
+    located = [(0, 1), (1, 2), (2, 3)]
+    assert matched_sets(located, NORMS, 4, 7) == matched_sets(located, NORMS, 4, 7)
+    assert matched_sets(located, NORMS, 4, 7) != matched_sets(located, NORMS, 4, 8)
+    draws = matched_sets(located, NORMS, 40, 7)
+    assert len({tuple(drawn) for drawn in draws}) > 30
+    assert matched_sets(located, NORMS, 2, 7) == draws[:2]
+
+
+def test_an_exhausted_layer_gives_what_it_has():
+    located = [(0, neuron) for neuron in range(40)] + [(1, 0)]
+    for drawn in matched_sets(located, NORMS, 3, 0):
+        assert layers(drawn) == [0] * 10 + [1]
+        assert {neuron for layer, neuron in drawn if layer == 0} == set(range(40, 50))
+
+
+def test_nothing_located_gives_empty_sets():
+    assert matched_sets([], NORMS, 3, 0) == [[], [], []]
+
+
+def test_no_draws_are_no_control():
+    with pytest.raises(OptionError, match="0 random sets is no control"):
+        matched_sets([(0, 1)], NORMS, 0, 0)
+
+
+def test_label_permutations_are_fair_coins_by_seed():
+    swaps = permute_within_twins(40, 500, 3)
+    assert swaps.shape == (500, 40)
+    assert swaps.dtype == bool
+    np.testing.assert_array_equal(swaps, permute_within_twins(40, 500, 3))
+    assert abs(swaps.mean() - 0.5) < 0.02
+    assert (abs(swaps.mean(0) - 0.5) < 0.12).all()
