@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from interp.errors import OptionError
 from interp.provenance import plain
 
 
@@ -45,6 +46,14 @@ class Running(Common):
     device: Annotated[str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1, mps.")] = "auto"
     dtype: Annotated[str, typer.Option("--dtype", metavar="NAME|auto", help="float32, bfloat16, float16.")] = "auto"
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
+
+    def batches(self) -> int | None:
+        """Prompts at a time, None for ``auto``; raises OptionError for anything but a whole number above 0."""
+        if self.batch_size == "auto":
+            return None
+        if not self.batch_size.isdecimal() or int(self.batch_size) < 1:
+            raise OptionError(f"--batch-size {self.batch_size} is no number of prompts; use auto or 1, 2, ...")
+        return int(self.batch_size)
 
 
 def takes(options: type[Common]) -> Callable:

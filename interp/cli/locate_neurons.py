@@ -1,34 +1,16 @@
 """``interp locate-neurons``: from models and prompt files to a verified, stored, plotted result."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from interp.cli.common import Running, takes
-from interp.errors import OptionError, PromptError
+from interp.errors import OptionError
 
-
-class Method(StrEnum):
-    """How neurons are scored; ``auto`` is ``integrated`` with a base and ``act-grad`` without."""
-
-    auto = "auto"
-    integrated = "integrated"
-    cross = "cross"
-    change = "change"
-    act_grad = "act-grad"
-    contrast = "contrast"
-    weight = "weight"
-
-
-class Positions(StrEnum):
-    """Which tokens a method reads; ``auto`` leaves it to the method."""
-
-    auto = "auto"
-    content = "content"
-    decision = "decision"
-    completion = "completion"
+METHODS_HELP = "auto, integrated, integrated-fixed, cross, change, change-difference, act-grad, contrast, weight."
+POSITIONS_HELP = "Tokens that are read: auto, prompt, content, decision, last, completion."
+CONTROLS_ORGANISM, CONTROLS = 200, 20
 
 
 @takes(Running)
@@ -45,9 +27,9 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="As --negative, to verify on.  [default: a held-out half]")
     ] = None,
     column: Annotated[str, typer.Option(metavar="NAME", help="Column of the prompt files.")] = "prompt",
-    method: Annotated[Method, typer.Option(help="How neurons are scored.")] = Method.auto,
+    method: Annotated[str, typer.Option(metavar="NAME", help=METHODS_HELP)] = "auto",
     top: Annotated[str, typer.Option(metavar="N|P%|zX", help="How many are selected: 30, 0.5%, z3.")] = "0.5%",
-    positions: Annotated[Positions, typer.Option(help="Tokens that are read.")] = Positions.auto,
+    positions: Annotated[str, typer.Option(metavar="NAME", help=POSITIONS_HELP)] = "auto",
     markers: Annotated[Path | None, typer.Option(metavar="FILE", help="Refusal markers, one a line.")] = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify what was located.")] = True,
     controls: Annotated[
@@ -62,7 +44,62 @@ def command(
     """
     if (verify_positive is None) != (verify_negative is None):
         raise OptionError("only one of --verify-positive and --verify-negative was given; give both or neither")
-    files = [path for path in (positive, negative, verify_positive, verify_negative) if path is not None]
-    for path in files:
-        if not path.is_file():
-            raise PromptError(f"no prompt file at {path}; check the path")
+    # torch is imported only now, so that help and usage errors answer at once
+    from interp.analyzers.locate_neurons import LocateNeurons
+    from interp.analyzers.verify_neurons import VerifyNeurons
+    from interp.metrics import REFUSAL_MARKERS, Refusal, read_markers
+    from interp.models.pair import Pair
+    from interp.models.sources import find
+    from interp.prompts import Contrast, read_prompts
+    from interp.store import Store
+    from interp.study import Study
+
+    def contrast(first: Path, second: Path, name: str) -> Contrast:
+        return Contrast(read_prompts(first, column, f"{name}+"), read_prompts(second, column, f"{name}-"))
+
+    batch_size = common.batches()
+    spoken = REFUSAL_MARKERS if markers is None else read_markers(markers)
+    located_on = contrast(positive, negative, "locate")
+    if verify_positive is not None:
+        verified_on = contrast(verify_positive, verify_negative, "verify")
+        located_on.require_disjoint(verified_on)
+    elif verify:
+        located_on, verified_on = located_on.split(common.seed)
+    locate = LocateNeurons(method=method, top=top, positions=positions)
+    locate.check(has_base=base is not None or find(tuned).base_name is not None)
+    common.remark(f"loading {tuned}" + (f" and {base}" if base else ""))
+    pair = Pair.load(tuned, base, device=common.device, dtype=common.dtype)
+    for note in pair.notes:
+        common.remark(f"note: {note}")
+    anatomy = pair.tuned.anatomy
+    locate.check(pair.base is not None, anatomy.n_layers * anatomy.n_neurons)
+    metric = Refusal.of(pair.tokenizer, spoken)
+    study = Study(pair, located_on.limit(max_prompts), metric, common.seed, batch_size, quiet=common.quiet)
+    store = Store(common.store)
+    run = store.fetch(locate, study)
+    runs, summary = [run], dict(run.table.summary)
+    if verify:
+        if controls is None:
+            controls = CONTROLS_ORGANISM if tuned.startswith("organism:") else CONTROLS
+        checker = VerifyNeurons.of(run.table, controls=controls)
+        runs.append(store.fetch(checker, study.on(verified_on.limit(max_prompts))))
+        summary |= {"shown": runs[1].table.summary["shown"], "verified_by": runs[1].key}
+        summary["verification"] = runs[1].table.summary
+    page = _page(run.path, [item.table for item in runs], tuned)
+    record = {"run": run.key, "path": str(run.path), "cached": run.cached, "rows": len(run.table), "summary": summary}
+    common.result(record | {"page": str(page)}, _text(runs, page))
+
+
+def _page(directory: Path, tables: list[Any], tuned: str) -> Path:
+    from interp.report.page import write_page
+
+    return write_page(directory / "page.html", tables, f"Which neurons carry it? {tuned}")
+
+
+def _text(runs: list[Any], page: Path) -> str:
+    lines = [f"located:  {runs[0].table.summary['sentence']}"]
+    if len(runs) > 1:
+        lines.append(f"verified: {runs[1].table.summary['sentence']}")
+    for name, run in zip(("table", "checks"), runs, strict=False):
+        lines.append(f"{name + ':':9} {run.path / 'table.parquet'}" + ("  (kept from before)" if run.cached else ""))
+    return "\n".join([*lines, f"page:     {page}"])

@@ -1,7 +1,8 @@
 """Methods that compare activations: ``change``, ``change-difference`` and ``contrast``.
 
-change              root mean square of h_tuned - h_base over tokens both models read: the base's greedy answer by
-                    default, as in Chen et al. 2024 (arXiv 2406.14144), or prompt tokens.
+change              root mean square of h_tuned - h_base over tokens both models read: the prompt's by default
+                    (which located better on the shipped organisms), or those of the base's greedy answer, as in
+                    Chen et al. 2024 (arXiv 2406.14144).
 change-difference   the same for positive prompts minus the same for negative ones; signed.
 contrast            Cohen's d between positive and negative prompts of h in the tuned model at the decision position
                     (SafeNeuron, arXiv 2602.12158, whose d is an effect size: significance is from t), with
@@ -61,7 +62,7 @@ def contrast(study: Study, positions: str, steps: int) -> Scores:
 
 def _texts(study: Study, group: str, positions: str) -> list[Encoded]:
     encoded = study.encoded(group)
-    if positions in ("content", "decision", "last"):
+    if positions != "completion":
         return encoded
     study.pair.require_base("reading completions")
     answers = study.answers("base", group)

@@ -1,16 +1,16 @@
-"""Methods that follow the gradient of the refusal log-odds: ``integrated``, ``integrated-fixed``, ``cross``, ``act-grad``.
+"""Methods along the gradient of the refusal log-odds: ``integrated``, ``integrated-fixed``, ``cross``, ``act-grad``.
 
 F is the log-odds of refusal at the last prompt token of a positive prompt, h a neuron's activation, W its column of
 the down projection, c = h W its contribution to the residual stream. Scores are means over prompts of sums over
 positions, in nats, signed: positive pushes towards refusal.
 
-integrated         (c - c_base) . dF/dc, averaged over alpha on the path where *all* blocks' MLP outputs go together from
-                   the base's (alpha 0) to the tuned model's (alpha 1) inside the tuned model: integrated gradients
+integrated         (c - c_base) . dF/dc, averaged over alpha on the path where *all* blocks' MLP outputs go together
+                   from the base's (alpha 0) to the tuned model's (alpha 1) inside the tuned model: integrated gradients
                    (Sundararajan et al. 2017) on a joint path, midpoint rule. Every block computes its c live from the
                    stream it gets, so a neuron is credited for what it makes later blocks do, as an ablation would show.
                    Attributions of neurons and biases add up to F(1) - F(0).
-integrated-fixed   the same with every c held at its value in the unchanged tuned model, so that a neuron is credited for
-                   what it says to the logits directly or through attention, and later MLPs for what they pass on.
+integrated-fixed   the same with every c held at its value in the unchanged tuned model, so that a neuron is credited
+                   for what it says to the logits directly or through attention, later MLPs for what they pass on.
 cross              the same difference times dF/dc in the tuned model as it is: one step, blind where the behaviour has
                    saturated.
 act-grad           h . dF/dh in the tuned model; needs no base.

@@ -20,19 +20,22 @@ class Method:
     help: str
 
 
-_PROMPT = ("all", "content", "decision", "last")
+_PROMPT = ("prompt", "content", "decision", "last")
 _TEXT = (*_PROMPT, "completion")
 
 METHODS: dict[str, Method] = {
-    "integrated": Method(gradients.integrated, True, "all", _PROMPT, "integrated gradients from base to tuned MLPs"),
-    "cross": Method(gradients.cross, True, "all", _PROMPT, "contribution change times local gradient"),
-    "change": Method(activations.change, True, "completion", _TEXT, "root mean square change of the activation"),
-    "change-difference": Method(
-        activations.change_difference, True, "completion", _TEXT, "change on positive minus on negative prompts"
+    "integrated": Method(gradients.integrated, True, "prompt", _PROMPT, "integrated gradients from base to tuned MLPs"),
+    "integrated-fixed": Method(
+        gradients.integrated_fixed, True, "prompt", _PROMPT, "the same, MLP outputs held on a straight path"
     ),
-    "act-grad": Method(gradients.activation_gradient, False, "all", _PROMPT, "activation times gradient; no base"),
+    "cross": Method(gradients.cross, True, "prompt", _PROMPT, "contribution change times local gradient"),
+    "change": Method(activations.change, True, "prompt", _TEXT, "root mean square change of the activation"),
+    "change-difference": Method(
+        activations.change_difference, True, "prompt", _TEXT, "change on positive minus on negative prompts"
+    ),
+    "act-grad": Method(gradients.activation_gradient, False, "prompt", _PROMPT, "activation times gradient; no base"),
     "contrast": Method(activations.contrast, False, "last", _PROMPT, "difference between the classes; no base"),
-    "weight": Method(weights.weight, True, "all", ("all",), "norm of the change of the neuron's weights"),
+    "weight": Method(weights.weight, True, "prompt", ("prompt",), "norm of the change of the neuron's weights"),
 }
 
 

@@ -11,7 +11,7 @@ from interp.errors import OptionError
 from interp.prompts import ROLES
 from interp.table import JSON, Table
 
-POSITIONS = ("all", "content", "decision", "last", "completion")
+POSITIONS = ("prompt", "content", "decision", "last", "completion")
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,13 @@ class Scores:
 def chosen(roles: Int[Tensor, "B T"], positions: str) -> Bool[Tensor, "B T"]:
     """Which cells a method reads; padding (role -1) is never among them.
 
-    ``all``: every real token; ``last``: the last prompt token; else the tokens of that role.
+    ``prompt``: every token of the prompt; ``last``: its last token, where the answer is decided; else the tokens of
+    that role.
     """
-    if positions == "all":
-        return roles >= 0
+    prompt = (roles >= 0) & (roles != ROLES["completion"])
+    if positions == "prompt":
+        return prompt
     if positions == "last":
-        prompt = (roles >= 0) & (roles != ROLES["completion"])
         return prompt & (prompt.flip(1).cumsum(1).flip(1) == 1)
     if positions not in POSITIONS:
         raise OptionError(f"unknown positions {positions!r}; use one of {', '.join(POSITIONS)}")

@@ -1,0 +1,108 @@
+"""Methods by organism: ``python -m benchmarks.methods [--write] [organism ...]``.
+
+Each method ranks all neurons on the locate prompts. The ranking is graded on the verify prompts: neurons, in rank
+order, get their base contributions back inside the tuned model, and the answers that become the base's are counted
+(necessity); the other way round, tuned contributions are put into the base (sufficiency). Where neurons were planted,
+the ranking is also held against their list. A random ranking is graded the same way.
+"""
+
+import argparse
+import time
+
+import numpy as np
+
+from benchmarks.page import machine, markdown, write_section
+from interp import organisms
+from interp.analyzers.locate_neurons import METHODS
+from interp.analyzers.locate_neurons.methods import resolve
+from interp.analyzers.locate_neurons.selection import rank
+from interp.analyzers.verify_neurons.conditions import Donors, judge
+from interp.analyzers.verify_neurons.dose import Doses, grid, refine
+from interp.maths.statistics import area_under_dose, recall_at, roc_auc, smallest_dose
+from interp.metrics import Refusal
+from interp.models.pair import Pair
+from interp.prompts import Contrast, read_prompts
+from interp.study import Study
+
+ORGANISMS = ("planted", "full", "lora", "attention", "distracted")
+COLUMNS = [
+    "organism", "method", "AUC", "recall", "area", "k95", "k", "effect at k", "refused at k", "harmless changed at k",
+    "sufficiency area", "sufficiency k95", "seconds",
+]  # fmt: skip
+
+
+def study_of(name: str, split: str, limit: int | None = None, pair: Pair | None = None) -> Study:
+    """A study of a shipped organism on one of its prompt splits."""
+    pair = pair or Pair.load(f"organism:refusal/{name}", "organism:refusal/base")
+    groups = (read_prompts(organisms.prompts("refusal", split, group)) for group in ("harmful", "harmless"))
+    return Study(pair, Contrast(*groups).limit(limit), Refusal.of(pair.tokenizer))
+
+
+def rankings(study: Study, seed: int = 0) -> dict[str, tuple[np.ndarray, float]]:
+    """Scores of every method, and of a random ranking, with the seconds each took."""
+    found = {}
+    for name in METHODS:
+        start = time.perf_counter()
+        _, method, positions = resolve(name, "auto", True)
+        found[name] = (method.score(study, positions, 20).score, time.perf_counter() - start)
+    shape = found["weight"][0].shape
+    found["random"] = (np.random.default_rng(seed).random(shape), 0.0)
+    return found
+
+
+def grade(study: Study, donors: Donors, doses: dict[str, Doses], score: np.ndarray, size: int) -> dict:
+    """Dose-response in both directions, and what happens to refusals and harmless answers at ``size`` neurons."""
+    order = np.argsort(rank(score).ravel())
+    ranking = [tuple(int(x) for x in np.unravel_index(index, score.shape)) for index in order]
+    row: dict = {"k": size}
+    for direction, measure in doses.items():
+        effects = {k: measure.effect(ranking[:k]) for k in sorted({*grid(len(ranking)), size})}
+        coarse = {k: effects[k] for k in grid(len(ranking))}
+        effects = refine(measure, ranking, effects, 0.95)
+        prefix = "" if direction == "necessity" else "sufficiency "
+        row[f"{prefix}area"] = f"{area_under_dose(list(coarse), list(coarse.values())):.2f}"
+        row[f"{prefix}k95"] = smallest_dose(list(effects), list(effects.values()), 0.95) or "none"
+        if direction == "necessity":
+            row["effect at k"] = f"{effects[size]:.0%}"
+    chosen = donors.condition("ablate-base", ranking[:size])
+    refused, harmless = judge(study, "ablate-base", "positive", chosen), judge(study, "ablate-base", "negative", chosen)
+    row["refused at k"] = f"{refused.refused.mean():.0%}"
+    row["harmless changed at k"] = f"{1 - harmless.equal_tuned.mean():.1%}"
+    return row
+
+
+def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
+    """All methods on one organism; ``size`` is the k of the columns "at k" where no list says how many."""
+    locate = study_of(name, "locate")
+    verify = study_of(name, "verify", prompts, locate.pair)
+    donors = Donors.read(verify)
+    base, tuned = verify.answers("base", "positive"), verify.answers("tuned", "positive")
+    changed = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
+    doses = {direction: Doses(verify, donors, direction, changed) for direction in ("necessity", "sufficiency")}
+    planted = set(organisms.planted(f"refusal/{name}").get("refusal", []))
+    rows = []
+    for method, (score, seconds) in rankings(locate).items():
+        row = {"organism": name, "method": method, "seconds": f"{seconds:.0f}"}
+        if planted:
+            labels = np.zeros(score.shape, dtype=bool)
+            labels[tuple(np.array(sorted(planted)).T)] = True
+            row["AUC"] = f"{roc_auc(labels.ravel(), score.ravel()):.2f}"
+            row["recall"] = f"{recall_at(labels.ravel(), score.ravel(), len(planted)):.2f}"
+        row |= grade(verify, donors, doses, score, len(planted) or size)
+        rows.append(row)
+        print(markdown([row], COLUMNS).splitlines()[-1], flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("organisms", nargs="*", default=ORGANISMS)
+    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
+    parser.add_argument("--prompts", type=int, default=96, help="verify prompts per class")
+    options = parser.parse_args()
+    table = [row for name in options.organisms for row in measure(name, options.prompts)]
+    text = markdown(table, COLUMNS)
+    print(text)
+    if options.write:
+        note = f"`python -m benchmarks.methods --write --prompts {options.prompts}`. {machine()}"
+        write_section("methods", f"{note}\n\n{text}")
