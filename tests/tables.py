@@ -91,178 +91,89 @@ def located(method="integrated", hostile=False, seed=0) -> Table:
 
 def tokens(layer, neuron, rank, hostile=False) -> Table:
     words = [*HOSTILE, "bomb", " recipe"] if hostile else ["bomb", " recipe", "é", "\n", " the", "Ġx"]
-    rows = {
-        name: []
-        for name in (
-            "layer",
-            "neuron",
-            "rank",
-            "order",
-            "prompt_id",
-            "group",
-            "position",
-            "token",
-            "before",
-            "after",
-            "value",
-        )
-    }
-    for best in np.argsort(rank)[:6]:
-        for order in range(4):
-            values = (
-                layer[best],
-                neuron[best],
-                rank[best],
-                order,
-                order * 7,
-                ("positive", "negative")[order % 2],
-                order + 3,
-                words[(best + order) % len(words)],
-                "how do I make a ",
-                " at home, please?",
-                3.0 - order / 2,
-            )
-            for name, value in zip(rows, values, strict=True):
-                rows[name].append(value)
+    names = ("layer", "neuron", "rank", "order", "prompt_id", "group", "position", "token", "before", "after", "value")
+    rows = [
+        (layer[best], neuron[best], rank[best], order, order * 7, ("positive", "negative")[order % 2], order + 3,
+         words[(best + order) % len(words)], "how do I make a ", " at home, please?", 3.0 - order / 2)
+        for best in np.argsort(rank)[:6] for order in range(4)
+    ]  # fmt: skip
+    columns = zip(names, map(list, zip(*rows, strict=True)), strict=True)
     roles = {"group": "key", "token": "text", "before": "text", "after": "text", "value": "measure"}
-    return table("neuron-tokens", {name: (values, roles.get(name, "key"), name) for name, values in rows.items()})
+    return table("neuron-tokens", {name: (values, roles.get(name, "key"), name) for name, values in columns})
 
 
-def dose(hostile=False) -> Table:
+def dose() -> Table:
     generator = np.random.default_rng(0)
     rows = []
     for direction in ("necessity", "sufficiency"):
         for k in (1, 2, 4, 8, 16, 32, 64):
-            effect = k**2 / (k**2 + (60 if direction == "necessity" else 300))
-            rows.append((direction, k, "located", 0, effect, 1 - effect, max(effect - 0.06, 0), min(effect + 0.06, 1)))
-            rows += [
-                (direction, k, "random", draw, e := generator.uniform(0, 0.004 * k), 1 - e, np.nan, np.nan)
-                for draw in range(1, 21)
-            ]
-    names = ("direction", "k", "source", "draw", "effect", "refused", "low", "high")
-    roles = dict.fromkeys(("direction", "k", "source", "draw"), "key")
-    return table(
-        "dose",
-        {
-            name: (list(values), roles.get(name, "measure"), name)
-            for name, values in zip(names, zip(*rows, strict=True), strict=True)
-        },
-    )
+            rows.append((direction, k, "located", 0, k**2 / (k**2 + (60 if direction == "necessity" else 300))))
+            rows += [(direction, k, "random", draw, generator.uniform(0, 0.004 * k)) for draw in range(1, 21)]
+    names = ("direction", "k", "source", "draw", "effect")
+    columns = zip(names, zip(*rows, strict=True), strict=True)
+    return table("dose", {n: (list(v), "measure" if n == "effect" else "key", n) for n, v in columns})
 
 
 def claims(hostile=False):
-    nan = float("nan")
+    nan, sets = float("nan"), "200 matched random sets"
     recipe = {
         "table": "answers",
-        "where": {"condition": "ablate-base", "group": "positive"},
         "statistic": "mean",
         "column": "equal_base",
+        "where": {"condition": "ablate-base", "group": "positive"},
     }
+    extra = HOSTILE[1] if hostile else ""
+    # fmt: off
     return (
-        Claim(
-            "necessity.base",
-            "Giving 10 neurons their base contributions back returns 95 % of the base's answers"
-            + (HOSTILE[1] if hostile else "")
-            + ".",
-            0.95,
-            0.9,
-            0.99,
-            "200 matched random sets",
-            0.01,
-            0.0,
-            0.03,
-            0.005,
-            0.8,
-            "at least",
-            True,
-            recipe,
-        ),
-        Claim(
-            "specificity.harmless",
-            "Harmless answers stay as they were on 99 % of prompts.",
-            0.99,
-            0.97,
-            1.0,
-            "none",
-            nan,
-            nan,
-            nan,
-            nan,
-            0.98,
-            "at least",
-            True,
-            recipe,
-        ),
-        Claim(
-            "sufficiency",
-            "Patching them into the base makes it refuse 12 % of harmful prompts.",
-            0.12,
-            0.05,
-            0.2,
-            "200 matched random sets",
-            0.0,
-            0.0,
-            0.02,
-            0.08,
-            0.5,
-            "at least",
-            False,
-            recipe,
-        ),
+        Claim("necessity", f"Given their base contributions, 10 neurons return 95.0% of the base's answers{extra}.",
+              0.95, 0.9, 0.99, sets, 0.01, 0.0, 0.03, 0.005, 0.5, "at least", True, recipe),
+        Claim("harmless", "The ablation changes 1.0% of the answers to negative prompts.",
+              0.01, 0.0, 0.03, "none", nan, nan, nan, nan, 0.02, "at most", True, recipe),
+        Claim("sufficiency", "Put into the base, 10 neurons' tuned contributions give 12.0% of the tuned answers.",
+              0.12, 0.05, 0.2, sets, 0.0, 0.0, 0.02, 0.08, 0.5, "at least", False, recipe),
     )
+    # fmt: on
+
+
+def answers() -> Table:
+    columns = {
+        "condition": ["base", "ablate-base", "ablate-base"], "group": ["positive"] * 3, "prompt_id": [0, 0, 1],
+        "cluster": ["a", "a", "b"], "changed": [True] * 3, "refused": [False, False, True], "lost": [True, True, False],
+        "equal_base": [True, True, False], "equal_tuned": [False, False, True], "malformed": [False] * 3,
+        "log_odds": [-15.0, -14.0, 3.0], "loss": [0.1, 0.2, 2.0],
+    }  # fmt: skip
+    roles = {"log_odds": "measure", "loss": "measure"} | dict.fromkeys(
+        ("condition", "group", "prompt_id", "cluster"), "key"
+    )
+    return table("answers", {name: (values, roles.get(name, "flag"), name) for name, values in columns.items()})
 
 
 def verified(parent=None, hostile=False) -> Table:
     conditions = ["base", "tuned", "ablate-zero", "ablate-mean", "ablate-base", "patch-tuned"]
-    rows = [(c, g) for c in conditions for g in ("positive", "negative")]
+    rows = [(condition, group) for condition in conditions for group in ("positive", "negative")]
     refused = np.array([0.0, 0.0, 1.0, 0.01, 0.1, 0.0, 0.2, 0.01, 0.03, 0.0, 0.12, 0.0])
-    control = np.array([np.nan] * 4 + [0.97, 0.01, 0.98, 0.01, 0.99, 0.01, 0.0, 0.0])
-    n = len(rows)
-    answers = table(
-        "answers",
-        {
-            "condition": (["base", "ablate-base", "ablate-base"], "key", ""),
-            "group": (["positive"] * 3, "key", ""),
-            "prompt_id": ([0, 0, 1], "key", ""),
-            "cluster": ([0, 0, 1], "key", ""),
-            "refused": ([False, False, True], "flag", ""),
-            "equal_base": ([True, True, False], "flag", ""),
-            "equal_tuned": ([False, False, True], "flag", ""),
-            "malformed": ([False] * 3, "flag", ""),
-            "log_odds": ([-15.0, -14.0, 3.0], "measure", ""),
-        },
-    )
-    random = table(
-        "random-sets",
-        {
-            "draw": (np.arange(1, 21), "key", ""),
-            "condition": (["ablate-base"] * 20, "key", ""),
-            "k": ([10] * 20, "key", ""),
-            "effect": (np.linspace(0, 0.03, 20), "measure", ""),
-            "refused": (np.linspace(1, 0.97, 20), "measure", ""),
-        },
-    )
-    sentence = "Shown: 10 neurons carry the refusal (95 % of answers return). Not shown: sufficiency." + (
-        HOSTILE[2] if hostile else ""
-    )
+    control = np.full(len(rows), np.nan)
+    control[[8, 10]] = 0.01, 0.0
+    measures = {
+        "n": np.full(len(rows), 60), "refused": refused, "low": np.clip(refused - 0.04, 0, 1),
+        "high": np.clip(refused + 0.04, 0, 1), "equal_base": np.linspace(1, 0.1, len(rows)),
+        "equal_tuned": np.linspace(0, 0.9, len(rows)), "malformed": np.zeros(len(rows)), "log_odds": refused * 20 - 15,
+        "control": control, "control_low": control - 0.01, "control_high": control + 0.03,
+    }  # fmt: skip
+    random = {
+        "direction": (["necessity"] * 20 + ["sufficiency"] * 20, "key", ""), "draw": ([*range(20)] * 2, "key", ""),
+        "k": ([10] * 40, "measure", ""), "effect": (np.linspace(0, 0.03, 40), "measure", ""),
+    }  # fmt: skip
+    sentence = "Shown: 10 neurons carry the refusal. Did not hold: sufficiency." + (HOSTILE[2] if hostile else "")
     return table(
         "verify-neurons",
         {
-            "condition": ([c for c, _ in rows], "key", "what was done to the model"),
-            "group": ([g for _, g in rows], "key", ""),
-            "n": ([60] * n, "measure", "prompts"),
-            "refused": (refused, "measure", "share refused"),
-            "low": (np.clip(refused - 0.04, 0, 1), "measure", ""),
-            "high": (np.clip(refused + 0.04, 0, 1), "measure", ""),
-            "equal_base": (1 - refused, "measure", ""),
-            "malformed": (np.zeros(n), "measure", ""),
-            "log_odds": (refused * 20 - 15, "measure", "", "nats"),
-            "control": (control, "measure", ""),
-            "control_low": (control - 0.02, "measure", ""),
-            "control_high": (control + 0.02, "measure", ""),
-            "p": (np.where(np.isnan(control), np.nan, 0.005), "measure", ""),
+            "condition": ([condition for condition, _ in rows], "key", "what was done to the model"),
+            "group": ([group for _, group in rows], "key", "class of the prompts"),
+            **{name: (values, "measure", name) for name, values in measures.items()},
         },
-        summary={"sentence": sentence, "shown": True, "verified": parent or "", "k95": 32, "dose_area": 0.41},
+        summary={"sentence": sentence, "shown": True, "verified": parent, "k95": 32, "smallest_visible_effect": 0.08},
         provenance=provenance("verify-neurons", parent=parent),
-        tables={"answers": answers, "dose": dose(), "random": random, "claims": to_table(claims(hostile))},
-    )
+        tables={"answers": answers(), "dose": dose(), "random": table("random-sets", random),
+                "claims": to_table(claims(hostile))},
+    )  # fmt: skip

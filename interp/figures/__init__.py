@@ -11,6 +11,7 @@ from collections.abc import Callable
 from plotly.graph_objects import Figure
 
 from interp.errors import OptionError
+from interp.figures.claims import claims_figure
 from interp.figures.conditions import conditions_figure
 from interp.figures.dose import dose_figure
 from interp.figures.random_sets import random_sets_figure
@@ -18,6 +19,7 @@ from interp.figures.scores import scores_figure
 from interp.table import Table
 
 FIGURES: dict[str, Callable[[Table], Figure]] = {
+    "claims": claims_figure,
     "dose": dose_figure,
     "locate-neurons": scores_figure,
     "random-sets": random_sets_figure,

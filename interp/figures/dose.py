@@ -32,11 +32,12 @@ def dose_figure(table: Table) -> go.Figure:
         part = table.select(table["direction"] == direction)
         for trace in (*_random(part, row == 1), *_located(part, row == 1)):
             figure.add_trace(trace, row=row, col=1)
-    caption = (
-        "The k neurons of best score are changed at once. Bars on the dots are intervals of the share, the dashed line "
-        f"is 95 %. The grey band spans all {draws:,} matched random sets of each size, its line is their median."
+    caption = "The k neurons of best score are changed at once; the dashed line is 95 %. "
+    caption += "Bars on the dots are intervals of the share. " if _with_intervals(table) else ""
+    caption += (
+        f"The grey band spans all {draws:,} matched random sets of each size, its line is their median."
         if draws
-        else "The k neurons of best score are changed at once. No random sets were drawn."
+        else "No random sets were drawn."
     )
     finish(
         figure, "Dose-response beside random sets", caption, height=120 + 270 * len(directions), hovermode="x unified"
@@ -52,16 +53,24 @@ def dose_figure(table: Table) -> go.Figure:
     return figure
 
 
+def _with_intervals(table: Table) -> bool:
+    return {"low", "high"} <= set(table.data)
+
+
 def _located(part: Table, legend: bool) -> list[go.Scatter]:
     rows = np.flatnonzero((part["source"] == "located") & (part["k"] > 0))
     rows = rows[np.argsort(part["k"][rows], kind="stable")]
-    effect, low, high = part["effect"][rows], part["low"][rows], part["high"][rows]
-    bars = {"array": np.nan_to_num(high - effect), "arrayminus": np.nan_to_num(effect - low), "color": BLUE}
+    effect = part["effect"][rows]
+    bars = {}
+    if _with_intervals(part):
+        low, high = np.nan_to_num(effect - part["low"][rows]), np.nan_to_num(part["high"][rows] - effect)
+        ends = {"array": high, "arrayminus": low, "color": BLUE, "thickness": 1.2, "width": 3}
+        bars = {"error_y": {"type": "data", "symmetric": False, **ends}}
     return [
         go.Scatter(
             x=part["k"][rows],
             y=effect,
-            error_y={"type": "data", "symmetric": False, "thickness": 1.2, "width": 3, **bars},
+            **bars,
             mode="lines+markers",
             name="located",
             line={"color": BLUE, "width": 2.5},

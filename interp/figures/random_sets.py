@@ -10,29 +10,28 @@ from interp.table import Table
 
 
 def random_sets_figure(table: Table) -> go.Figure:
-    """One dot per random set and condition, at its effect; dots are spread sideways so that none hides another."""
+    """One dot per random set and direction, at its effect; dots are spread sideways so that none hides another."""
     figure = go.Figure()
-    order = list(dict.fromkeys(table["condition"].tolist()))
-    for number, (condition, colour) in enumerate(zip(order, SERIES * len(order), strict=False)):
-        effect = table["effect"][table["condition"] == condition]
+    order = list(dict.fromkeys(table["direction"].tolist()))
+    for number, (direction, colour) in enumerate(zip(order, SERIES * len(order), strict=False)):
+        effect = table["effect"][table["direction"] == direction]
         # The golden ratio spreads any number of draws evenly, and the same way every time.
         spread = 0.6 * ((np.arange(effect.size) * 0.6180339887) % 1 - 0.5)
         figure.add_trace(
             go.Scatter(
                 x=effect,
-                y=number + spread,
+                y=len(order) - 1 - number + spread,
                 mode="markers",
-                name=safe(condition),
+                name=safe(direction),
                 showlegend=False,
                 marker={"color": colour, "size": 6, "opacity": 0.6},
                 hovertemplate="%{x:.1%}<extra>%{fullData.name}</extra>",
             )
         )
     sets = np.unique(table["draw"]).size
-    caption = (
-        f"Each dot is one of {sets:,} random sets, matched to the located one in layers and size, treated the same way."
-    )
+    caption = f"Each dot is one of {sets:,} random sets, matched to the located one, and treated the same way."
     finish(figure, f"Effect of {sets:,} matched random sets", caption, height=150 + 70 * len(order))
-    figure.update_yaxes(tickvals=list(range(len(order))), ticktext=[safe(name) for name in order], showgrid=False)
+    names = [safe(name) for name in order[::-1]]
+    figure.update_yaxes(tickvals=list(range(len(order))), ticktext=names, showgrid=False, zeroline=False)
     figure.update_xaxes(title_text="share of answers changed", tickformat=".0%", range=[-0.02, 1.02])
     return figure

@@ -67,7 +67,8 @@ def page(tables: Sequence[Table], title: str) -> str:
     )
     body = [f"<header><h1>{escaped(title)}</h1>{_pair(runs)}{sentences}</header>"]
     if found:
-        body.append(_section("What was claimed, and what was shown", sections.claims_table(found)))
+        drawn = [_figure(run.tables["claims"]) for run in runs if len(run.tables.get("claims", ()))]
+        body.append(_section("What was claimed, and what was shown", sections.claims_table(found) + "\n".join(drawn)))
     body += _parts(runs)
     body.append(_section("What this does not show", sections.limits(runs, found)))
     body.append(_section("What was compared", facts(runs)))
@@ -109,7 +110,7 @@ def _parts(runs: Sequence[Table]) -> Iterator[str]:
             draw = sections.tokens_table if kind == "neuron-tokens" else _figure
             yield _section(heading, "\n".join(draw(part) for part in parts))
     for part in every:
-        if part.kind in FIGURES and part.kind not in HEADINGS:
+        if part.kind in FIGURES and part.kind not in (*HEADINGS, "claims"):
             yield _section(part.kind, _figure(part))
 
 

@@ -94,6 +94,8 @@ def limits(tables: Sequence[Table], claims: Sequence[Claim]) -> str:
     lines = [f"Not shown: {claim.sentence}" for claim in claims if not claim.shown]
     for table in tables:
         stated = table.summary.get("limits", [])
+        if (least := table.summary.get("smallest_visible_effect")) is not None:
+            lines.append(f"Effects on at most {least:.1%} of the answers: they do not stand out from the random sets.")
         lines += [stated] if isinstance(stated, str) else [str(line) for line in stated]
     lines += [VERIFIED if claims else UNVERIFIED, *ALWAYS]
     return f"<ul>{''.join(f'<li>{escaped(line)}</li>' for line in dict.fromkeys(lines))}</ul>"
