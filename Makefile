@@ -33,7 +33,7 @@ organisms: $(VENV)/.installed-dev
 	$(BIN)/python -m organisms.make
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.make
+	$(BIN)/python -m benchmarks.methods --write
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

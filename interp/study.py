@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from tqdm import tqdm
 
@@ -21,6 +21,7 @@ Item = TypeVar("Item")
 GROUPS = ("positive", "negative")
 
 
+@runtime_checkable
 class HasOptions(Protocol):
     """What provenance needs to know of an analyzer."""
 

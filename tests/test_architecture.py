@@ -10,6 +10,10 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from interp.maths.moments import TopK
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "interp").rglob("*.py"))
@@ -228,3 +232,11 @@ def test_what_is_imported_is_declared():
     strangers = {name for name in roots if name != "interp" and name not in sys.stdlib_module_names and name in owners}
     optional = {"pandas"}  # Table.to_pandas says how to install it
     assert {owners[name][0].lower().replace("_", "-") for name in strangers - optional} <= declared
+
+
+def test_annotated_shapes_are_executed():
+    """``rows`` is one axis in both arguments: three names for four rows must raise, four must not."""
+    top = TopK.empty(2, 1)
+    top.update(torch.zeros(4, 2), torch.arange(4))
+    with pytest.raises(TypeCheckError, match="rows"):
+        top.update(torch.zeros(4, 2), torch.arange(3))

@@ -61,10 +61,11 @@ def _versions() -> Iterator[Check]:
         except metadata.PackageNotFoundError:
             yield Check("fail", needed.name, f"not installed: pip install '{needed}'")
             continue
+        asked = ",".join(sorted(map(str, needed.specifier), reverse=True))
         if needed.specifier.contains(found, prereleases=True):
-            yield Check("ok", needed.name, f"{found} ({needed.specifier})")
+            yield Check("ok", needed.name, f"{found} ({asked})")
         else:
-            yield Check("fail", needed.name, f"{found} is outside {needed.specifier}: pip install '{needed}'")
+            yield Check("fail", needed.name, f"{found} is outside {asked}: pip install '{needed}'")
 
 
 def _torch() -> Iterator[Check]:
@@ -95,9 +96,7 @@ def _store(root: Path) -> Check:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return Check("fail", "store", f"{place} cannot be written ({reason}): name another with --store")
-    return Check(
-        "ok", "store", f"{root}" + ("" if place == root.absolute() else f", not made yet, {place} is writable")
-    )
+    return Check("ok", "store", str(root) if root.exists() else f"{root} is not there yet, {place} can be written")
 
 
 def _organisms() -> Iterator[Check]:

@@ -7,12 +7,14 @@ from interp.cli.text import aligned
 
 @takes(Common)
 def command(*, common: Common) -> None:
-    """List the shipped organisms: small pairs of models whose difference is known."""
+    """List the shipped organisms: small pairs of models whose difference is known, and how they behave."""
     found = [_facts(name) for name in organisms.names()]
-    header = ("organism", "base", "planted", "KiB", "what it is")
-    rows = [(o["name"], o["base"], o["planted"], o["bytes"] // 1024, o["kind"]) for o in found]
+    rows = [
+        (o["name"], o["base"], o["planted"], *map(_rate, _refusals(o)), o["bytes"] // 1024, o["about"]) for o in found
+    ]
+    header = ("organism", "base", "planted", "harmful refused", "harmless refused", "KiB", "about")
     common.result({"organisms": found}, aligned(rows, header))
-    common.remark("Use one wherever a model is named: organism:NAME.")
+    common.remark("Use one wherever a model is named: organism:NAME")
 
 
 def size(name: str) -> int:
@@ -30,3 +32,12 @@ def _facts(name: str) -> dict:
         "bytes": size(name),
         "about": facts["kind"],
     } | facts
+
+
+def _refusals(facts: dict) -> list[dict | None]:
+    behaviour = facts.get("behaviour", {})
+    return [behaviour.get(f"{group}_refused") for group in ("harmful", "harmless")]
+
+
+def _rate(share: dict | None) -> str | None:
+    return share and f"{share['count']} of {share['of']}"

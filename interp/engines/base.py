@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,6 +49,7 @@ class Batch:
         return self.mask[:, -self.ids.shape[1] :]
 
 
+@runtime_checkable
 class Edit(Protocol):
     """A change to one site during a run; it must return a new tensor and leave its input as it was."""
 
@@ -72,6 +73,7 @@ class Run:
     cache: Any = None
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs one batch through one model."""
 
