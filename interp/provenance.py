@@ -95,8 +95,8 @@ class Provenance:
     @property
     def key(self) -> str:
         """The run's name: the first 20 hexadecimal digits of the digest of all fields but ``context``."""
-        fields = {name: value for name, value in self.to_json().items() if name != "context"}
-        return digest(fields)[:KEY_LENGTH]
+        determining = ("analyzer", "version", "options", "parent", "inputs")
+        return digest({name: getattr(self, name) for name in determining})[:KEY_LENGTH]
 
     def __hash__(self) -> int:
         return hash(self.key)
