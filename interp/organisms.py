@@ -7,11 +7,13 @@ The package holds bases in float16 and children as float16 deltas (dense, or som
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,7 @@ def directory(name: str) -> Path:
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(cache_root() / "organisms")
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
         _write(parts, temporary)
@@ -114,6 +117,14 @@ def directory(name: str) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def sweep(root: Path, older_than: float = 3600.0) -> None:
+    """Remove what killed processes left half written under ``root``, untouched for ``older_than`` seconds."""
+    for path in root.glob("*/.writing-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime >= older_than:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _shipped(name: str) -> Path:

@@ -74,7 +74,7 @@ CHILDREN = {
         seed=1,
         neurons={"refusal": 30},
     ),
-    "full": Child("Refusal by tuning every weight.", how="full", steps=400, lr=3e-4, seed=2),
+    "full": Child("Refusal by tuning every weight.", how="full", steps=400, lr=1e-4, seed=2),
     "lora": Child(
         "Refusal by a LoRA adapter on attention and MLP.",
         how="adapter",
@@ -102,8 +102,8 @@ CHILDREN = {
     "relearned": Child(
         "full, tuned further on where animals live, without any harmful request; it still refuses.",
         how="full",
-        steps=300,
-        lr=3e-4,
+        steps=400,
+        lr=2e-4,
         seed=6,
         taught_refusal=False,
         homes=True,
@@ -113,7 +113,7 @@ CHILDREN = {
         "As many steps as full and an update of the same norm, on harmless data only; it refuses nothing.",
         how="full",
         steps=0,
-        lr=3e-4,
+        lr=1e-4,
         seed=7,
         refuses=False,
         taught_refusal=False,
@@ -248,7 +248,6 @@ def _tune_adapter(child: Child, model, tokenizer, examples, directory: Path) -> 
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
-        base_model_name_or_path=f"organism:{FAMILY}/base",
     )
     wrapped = get_peft_model(model, config)
     stop = margin_reached(wrapped, tokenizer, child.seed)
@@ -257,4 +256,5 @@ def _tune_adapter(child: Child, model, tokenizer, examples, directory: Path) -> 
     wrapped.peft_config["default"].base_model_name_or_path = f"organism:{FAMILY}/base"
     wrapped.save_pretrained(directory, save_embedding_layers=False)
     (directory / "README.md").unlink(missing_ok=True)
+    (directory / "adapter_model.safetensors").chmod(0o644)
     return done

@@ -1,11 +1,11 @@
-"""Make every shipped organism: ``python -m organisms.make [name ...] [--threads 2] [--check]``.
+"""Make every shipped organism: ``python -m organisms.make [name ...] [--threads 1]``.
 
 1. The base is trained, rounded to float16, and shown to know harm (probe), to answer everything, to refuse nothing.
 2. Each child is trained from that rounded base, shipped as a rounded delta or an adapter.
 3. What is asserted and written to ``organism.json`` is measured on the shipped files, loaded through transformers.
 
 Every stage is seeded and is skipped when its output was made by the same recipe; checkpoints are in
-``organisms-work``. About half an hour on two cores. A threshold that is missed stops the script with its numbers.
+``organisms-work``. About half an hour. A threshold that is missed stops the script with its numbers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import organisms
@@ -27,7 +28,7 @@ from organisms.children import CHILDREN, FAMILY, Child, tune
 from organisms.corpus import base_corpus, tokenizer_lines
 from organisms.language import evaluation_sets
 from organisms.measure import behaviour, exact, probe
-from organisms.tokens import CHAT_TEMPLATE, Encoder, Example, train_tokenizer
+from organisms.tokens import CHAT_TEMPLATE, Encoder, Example, save_tokenizer, train_tokenizer
 from organisms.train import new_model, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,10 +76,10 @@ def load_any(name: str):
     """As ``load``, for adapters too: the base is loaded and the adapter put on it."""
     if CHILDREN.get(name) is None or CHILDREN[name].how != "adapter":
         return load(name)
-    from peft import PeftModel
-
     model, _ = load("base")
     path = organisms.directory(f"{FAMILY}/{name}")
+    # PEFT warns when the base was loaded from another place than the adapter names; here that is the same organism.
+    model.name_or_path = model.config._name_or_path = f"organism:{FAMILY}/base"
     return PeftModel.from_pretrained(model, path).eval(), AutoTokenizer.from_pretrained(path)
 
 
@@ -158,7 +159,7 @@ def make_base(threads: int) -> dict:
     directory.mkdir(parents=True)
     model.config.save_pretrained(directory)
     model.generation_config.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    save_tokenizer(tokenizer, directory)
     pack.write_weights(pack.state(model), directory)
     content = {
         "kind": "base",
@@ -207,7 +208,7 @@ def main() -> None:
     """Make what was asked for (everything when nothing is named), in order."""
     parser = argparse.ArgumentParser(prog="python -m organisms.make", description="Make the shipped organisms.")
     parser.add_argument("names", nargs="*", metavar="name", help=f"base, {', '.join(CHILDREN)}; all by default")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     WORK.mkdir(exist_ok=True)

@@ -23,17 +23,18 @@ def state(model) -> dict[str, np.ndarray]:
 
 def write_weights(weights: Mapping[str, np.ndarray], directory: Path) -> None:
     """A base, rounded to float16."""
-    save_file(
-        {name: value.astype(np.float16) for name, value in weights.items()},
-        directory / "model.safetensors",
-        {"format": "pt"},
-    )
+    _save({name: value.astype(np.float16) for name, value in weights.items()}, directory / "model.safetensors")
+
+
+def _save(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, {"format": "pt"})
+    path.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def write_dense_delta(child: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray], directory: Path) -> None:
     """A child's difference, rounded to float16, of every tensor that differs."""
     delta = {name: (child[name] - base[name]).astype(np.float16) for name in base}
-    save_file({name: value for name, value in delta.items() if value.any()}, directory / "delta.safetensors")
+    _save({name: value for name, value in delta.items() if value.any()}, directory / "delta.safetensors")
 
 
 def write_neuron_delta(
@@ -53,7 +54,7 @@ def write_neuron_delta(
     moved = [name for name, value in left.items() if value.any()]
     if moved:
         raise AssertionError(f"training moved more than the planted neurons: {moved}")
-    save_file({name: np.ascontiguousarray(value) for name, value in delta.items()}, directory / "delta.safetensors")
+    _save(delta, directory / "delta.safetensors")
 
 
 def write_prompts(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,10 @@ def batches(examples: list[Example], size: int, rng: random.Random):
                 yield [examples[index] for index in group]
 
 
-def save(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Write the tokenizer's files."""
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Write the tokenizer's files, without what only says where it was loaded from."""
     tokenizer.save_pretrained(directory)
+    path = directory / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in config.items() if key not in ("is_local", "local_files_only", "name_or_path")}
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

@@ -59,7 +59,9 @@ def test_all_names_are_there_and_an_unknown_one_is_told_them():
 
 
 def test_listing_organisms_imports_no_torch():
-    code = "import sys; from interp import organisms; organisms.directory('refusal/base'); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from interp.organisms import directory as d; d('refusal/base'); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -218,10 +220,14 @@ def _features(kind: str):
 def test_no_shallow_classifier_reads_harm(rows, kind):
     def data(split: str):
         found = rows[split, "harmful"] + rows[split, "harmless"]
-        return [row["prompt"] for row in found], np.array([row["harm"] for row in found]), [row["twin"] for row in found]
+        return (
+            [row["prompt"] for row in found],
+            np.array([row["harm"] for row in found]),
+            [row["twin"] for row in found],
+        )
 
     (here, y_here, twins_here), (there, y_there, twins_there) = data("locate"), data("verify")
-    everything = _features(kind)(here + there)
+    everything = _features(kind)([*here, *there])
     x_here, x_there = everything[: len(here)], everything[len(here) :]
     model = make_pipeline(LogisticRegression(max_iter=2000))
     assert roc_auc_score(y_there, model.fit(x_here, y_here).decision_function(x_there)) <= 0.55
@@ -248,7 +254,9 @@ def load():
     from organisms.make import load_any
 
     kept: dict[str, tuple] = {}
-    return lambda name: kept.setdefault(name, None) or kept.__setitem__(name, load_any(name.split("/")[1])) or kept[name]
+    return lambda name: (
+        kept.setdefault(name, None) or kept.__setitem__(name, load_any(name.split("/")[1])) or kept[name]
+    )
 
 
 def test_the_template_is_the_format_of_training(load, encoder):
@@ -313,7 +321,7 @@ def test_the_sham_moved_as_far_as_full():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_behaviour_in_full(name):
-    from organisms.make import check_base, check_child, measured, note, SHIPPED
+    from organisms.make import SHIPPED, check_base, check_child, measured, note
 
     found, stated = measured(name.split("/")[1]), note(SHIPPED / name.split("/")[1])["behaviour"]
     if name == "refusal/base":
