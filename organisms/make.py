@@ -157,6 +157,7 @@ def make_base(threads: int) -> dict:
         torch.save({"weights": model.state_dict(), "facts": facts}, checkpoint)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
+    model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(directory)
     model.generation_config.save_pretrained(directory)
     save_tokenizer(tokenizer, directory)
