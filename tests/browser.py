@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from contextlib import contextmanager
+from urllib.request import urlopen
 
 import pytest
 from websocket import create_connection
@@ -86,8 +87,6 @@ def browser(profile):
     )  # fmt: skip
     try:
         port, _ = _told(profile / "DevToolsActivePort", process)
-        from urllib.request import urlopen
-
         with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as answer:
             target = next(tab for tab in json.load(answer) if tab["type"] == "page")
         socket = create_connection(target["webSocketDebuggerUrl"], timeout=60)

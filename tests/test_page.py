@@ -51,36 +51,27 @@ class Elements(HTMLParser):
 
 @pytest.mark.timeout(240)
 def test_a_browser_draws_it_and_complains_of_nothing(pages, tmp_path):
+    address, title = pages["both"].as_uri(), "getComputedStyle(document.querySelector('.xtitle, .ytitle')).fill"
+    strangers = "document.querySelectorAll('main script:not([type]), main img, main iframe').length"
+    inserted = '<img src=x onerror="window.ran=1">'
     with browser(tmp_path / "profile") as tab:
-        for name, plots in (("both", 5), ("located", 1)):
-            tab.size(380)
-            tab.open(pages[name].as_uri())
-            tab.wait("[...document.querySelectorAll('div.plot')].every(p => p.querySelector('svg.main-svg .trace'))")
-            assert tab.evaluate("document.querySelectorAll('div.plot').length") == plots
-            assert tab.evaluate(
-                "[...document.querySelectorAll('div.plot')].every(p => p.querySelector('svg.main-svg'))"
-            )
-            assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
-                "the page scrolls sideways on a phone"
-            )
-            tab.size(1000)
-            tab.scheme("dark")
-            tab.wait("getComputedStyle(document.querySelector('.xtitle, .ytitle')).fill === 'rgb(228, 231, 238)'")
-            tab.scheme("light")
-            tab.wait("getComputedStyle(document.querySelector('.xtitle, .ytitle')).fill === 'rgb(29, 35, 48)'")
-            assert (
-                tab.evaluate("document.querySelectorAll('main script:not([type]), main img, main iframe').length") == 0
-            )
-            assert tab.complaints() == []
-            assert [url for url in tab.requests() if not url.startswith(("data:", "blob:"))] == [pages[name].as_uri()]
-            if name == "both":
-                shown = tab.evaluate("document.body.innerText")
-                for text in HOSTILE:
-                    assert text in shown
-        # The last line of defence: what got into the page as markup still does not run.
-        tab.evaluate(
-            "document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.ran=1\">')"
-        )
+        tab.size(380)
+        tab.open(address)
+        tab.wait("[...document.querySelectorAll('div.plot')].every(p => p.querySelector('svg.main-svg .trace'))")
+        assert tab.evaluate("document.querySelectorAll('div.plot').length") == 5
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "a phone has to scroll sideways"
+        tab.size(1000)
+        tab.scheme("dark")
+        tab.wait(f"{title} === 'rgb(228, 231, 238)'")
+        tab.scheme("light")
+        tab.wait(f"{title} === 'rgb(29, 35, 48)'")
+        assert tab.evaluate(strangers) == 0
+        assert tab.complaints() == []
+        assert [url for url in tab.requests() if not url.startswith(("data:", "blob:"))] == [address]
+        shown = tab.evaluate("document.body.innerText")
+        assert all(hostile in shown for hostile in HOSTILE)
+        # The last line of defence: what got into the page as markup still does not run, and loads nothing.
+        tab.evaluate(f"document.querySelector('main').insertAdjacentHTML('beforeend', '{inserted}')")
         tab.evaluate("fetch('https://example.com/').catch(() => 0).then(() => 0)")
         assert tab.evaluate("window.ran === undefined")
         assert any("Content Security Policy" in str(event) for event in tab.complaints())

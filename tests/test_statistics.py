@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from interp.maths import statistics as s
 
-FAST = settings(max_examples=60, deadline=None, derandomize=True)
+FAST = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 @FAST
