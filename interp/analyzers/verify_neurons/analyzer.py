@@ -44,8 +44,8 @@ class VerifyNeurons(Analyzer):
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
     selected: int = field(default=0, metadata={"from_parent": True})
     controls: int = 200
-    dose_draws: int = 10
-    control_prompts: int = 64
+    dose_draws: int = 5
+    control_prompts: int = 48
     depth: int = 0
     reach: float = 0.95
 

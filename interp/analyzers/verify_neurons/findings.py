@@ -45,7 +45,7 @@ class Findings:
 
 def find(study: Study, evidence: Evidence, reach: float) -> Findings:
     """State every finding as a claim with its interval, control and threshold."""
-    claims = [_behaviour(study, evidence)]
+    claims = [behaviour(study, evidence)]
     if evidence.selected and evidence.random:
         claims.append(_effect(study, evidence, "necessity"))
         if evidence.has_base:
@@ -75,7 +75,7 @@ def _interval(values: np.ndarray, clusters: list[str], seed: int) -> tuple[float
     return clustered_share(values, clusters, seed=seed)
 
 
-def _behaviour(study: Study, evidence: Evidence) -> Claim:
+def behaviour(study: Study, evidence: Evidence) -> Claim:
     """The tuned model refuses positive prompts more than the base does (without a base: than negative ones)."""
     tuned, still = evidence.get("tuned", "positive"), evidence.get("tuned", "negative")
     seed, where = study.seed, {"group": "positive", "condition": "tuned"}

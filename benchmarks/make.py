@@ -1,0 +1,8 @@
+"""Run every benchmark and write docs/benchmarks.md: ``make bench``, about half an hour on two cores."""
+
+import subprocess
+import sys
+
+if __name__ == "__main__":
+    for name in ("methods", "silence", "startup"):
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--write"], check=True)

@@ -1,0 +1,126 @@
+"""Silence: ``python -m benchmarks.silence [--write]``. What the toolkit claims where there is nothing to claim.
+
+1. The identical pair: every method that compares two models scores exactly zero.
+2. ``sham`` (same steps and update norm as ``full``, harmless data): no claim about the behaviour.
+3. Label permutations within twins: the share of permutations in which ``contrast`` finds any neuron, and in which the
+   behaviour is claimed; both should be at most about 5 %.
+"""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+
+from benchmarks.methods import study_of
+from benchmarks.page import machine, markdown, write_section
+from interp.analyzers.locate_neurons import METHODS, LocateNeurons
+from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.analyzers.verify_neurons.conditions import Receiver, judge
+from interp.analyzers.verify_neurons.findings import Evidence, behaviour
+from interp.capture import capture
+from interp.controls import permute_within_twins
+from interp.maths.host import to_host
+from interp.maths.statistics import benjamini_hochberg, clopper_pearson, standardised_difference
+from interp.models.pair import Pair
+from interp.sites import neurons
+from interp.study import Study
+
+COLUMNS = ["where", "what", "seen", "expected"]
+
+
+def identical(prompts: int) -> list[dict]:
+    """The base against itself, loaded twice."""
+    study = study_of("base", "locate", prompts, Pair.load("organism:refusal/base", "organism:refusal/base"))
+    names = [name for name, method in METHODS.items() if method.needs_base]
+    largest = max(float(np.abs(LocateNeurons(method=name)(study)["score"]).max()) for name in names)
+    return [{"where": "identical pair", "what": f"largest score of {', '.join(names)}", "seen": largest, "expected": 0}]
+
+
+def sham(prompts: int, controls: int) -> list[dict]:
+    """The sham tune, located and verified like any other child."""
+    locate = study_of("sham", "locate", prompts)
+    located = LocateNeurons(top="30")(locate)
+    verified = VerifyNeurons.of(located, controls=controls)(study_of("sham", "verify", prompts, locate.pair))
+    shown = {row["name"]: bool(row["shown"]) for row in verified.tables["claims"].rows()}
+    rows = [{"where": "sham", "what": "shown as a whole", "seen": verified.summary["shown"], "expected": False}]
+    rows += [
+        {"where": "sham", "what": f"claim {name}", "seen": shown.get(name, "not made"), "expected": False}
+        for name in ("behaviour", "necessity", "sufficiency")
+    ]
+    return rows
+
+
+def last_activations(study: Study, group: str) -> np.ndarray:
+    """Activations of all neurons at the last prompt token in the tuned model, ``[prompts, L * N]``."""
+    model = study.pair.tuned
+    sites = [neurons(layer) for layer in range(model.anatomy.n_layers)]
+    found = np.zeros((len(study.prompts(group)), len(sites) * model.anatomy.n_neurons))
+    groups = study.groups(group, model)
+    for seen in capture(study.engine, {"tuned": model}, study.encoded(group), groups, sites, pad_id=study.pad_id):
+        values = [to_host(seen.values["tuned", site][:, -1]) for site in sites]
+        found[to_host(seen.rows)] = np.concatenate(values, 1)
+    return found
+
+
+def permuted(name: str, prompts: int, draws: int) -> list[dict]:
+    """Labels exchanged within twins at random."""
+    study = study_of(name, "verify", prompts)
+    twins = np.array(study.twins("positive"))
+    positive, negative = last_activations(study, "positive"), last_activations(study, "negative")[twins]
+    judged = {
+        (role, group): judge(study, role, group, Receiver(role))
+        for role in ("base", "tuned")
+        for group in ("positive", "negative")
+    }
+    found = claimed = 0
+    for swap in permute_within_twins(len(twins), draws, seed=0):
+        a = np.where(swap[:, None], negative, positive)
+        b = np.where(swap[:, None], positive, negative)
+        found += bool((benjamini_hochberg(standardised_difference(a, b).p) <= 0.05).any())
+        items = []
+        for role in ("base", "tuned"):
+            harmful, harmless = judged[role, "positive"], judged[role, "negative"]
+            other = harmless.refused[twins]
+            items.append(replace(harmful, refused=np.where(swap, other, harmful.refused)))
+            back = harmless.refused.copy()
+            back[twins] = np.where(swap, harmful.refused, other)
+            items.append(replace(harmless, refused=back))
+        evidence = Evidence(judged=items, changed=swap, rows=[], has_base=True, selected=0)
+        claimed += behaviour(study, evidence).shown
+    true = behaviour(study, Evidence(list(judged.values()), twins > -1, [], True, 0)).shown
+    real = int((benjamini_hochberg(standardised_difference(positive, negative).p) <= 0.05).sum())
+    return [
+        {"where": f"{name}, true labels", "what": "contrast: neurons found", "seen": real, "expected": "many"},
+        {"where": f"{name}, true labels", "what": "behaviour claimed", "seen": true, "expected": name != "sham"},
+        _rate(name, "contrast: any neuron found", found, draws),
+        _rate(name, "behaviour claimed", claimed, draws),
+    ]
+
+
+def _rate(name: str, what: str, count: int, draws: int) -> dict:
+    low, high = clopper_pearson(count, draws)
+    seen = f"{count} of {draws} ({count / draws:.1%}, {low:.1%} to {high:.1%})"
+    return {"where": f"{name}, permuted labels", "what": what, "seen": seen, "expected": "at most 5 %"}
+
+
+def main() -> None:
+    """Measure, print, and write where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
+    parser.add_argument("--prompts", type=int, default=96, help="prompts per class")
+    parser.add_argument("--draws", type=int, default=200, help="permutations and random sets")
+    options = parser.parse_args()
+    rows = [*identical(options.prompts), *sham(options.prompts, options.draws)]
+    for name in ("planted", "full", "sham"):
+        rows += permuted(name, options.prompts, options.draws)
+    text = markdown(rows, COLUMNS)
+    print(text)
+    if options.write:
+        note = (
+            f"`python -m benchmarks.silence --write --prompts {options.prompts} --draws {options.draws}`. {machine()}"
+        )
+        write_section("silence", f"{note}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
