@@ -1,0 +1,84 @@
+"""Runs that are killed, and runs that race: the same table afterwards, and no debris."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from interp import organisms
+from interp.store import Store
+
+INTERP = (sys.executable, "-m", "interp")
+
+
+def command(store: Path) -> list[str]:
+    files = [str(organisms.prompts("refusal", "locate", group)) for group in ("harmful", "harmless")]
+    return [
+        *INTERP, "locate-neurons", "organism:refusal/planted", "--base", "organism:refusal/base", "--positive", files[0],
+        "--negative", files[1], "--max-prompts", "6", "--no-verify", "--store", str(store), "--json", "--quiet",
+    ]  # fmt: skip
+
+
+def start(store: Path) -> subprocess.Popen:
+    quiet = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command(store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet)
+
+
+def finish(process: subprocess.Popen) -> dict:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> tuple[dict, Store]:
+    store = tmp_path_factory.mktemp("reference") / "runs"
+    return finish(start(store)), Store(store)
+
+
+def same(store: Path, reference: tuple[dict, Store]) -> None:
+    record, kept = reference
+    table = Store(store).get(record["run"])
+    assert table.equals(kept.get(record["run"]))
+    left = [path for path in store.rglob("*") if path.is_dir() and path.parent.name == "temporary"]
+    assert left == []
+
+
+def test_json_is_one_object_that_names_run_path_rows_and_summary(reference):
+    record, store = reference
+    assert {"run", "path", "cached", "rows", "summary"} <= set(record)
+    assert record["rows"] == len(store.get(record["run"]))
+    assert not record["cached"]
+    assert (Path(record["path"]) / "page.html").is_file()
+
+
+def test_a_run_killed_in_the_middle_is_made_whole_by_the_next(tmp_path, reference):
+    process = start(tmp_path / "runs")
+    time.sleep(6)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finish(start(tmp_path / "runs"))
+    same(tmp_path / "runs", reference)
+
+
+def test_two_runs_that_write_one_key_at_once_agree(tmp_path, reference):
+    processes = [start(tmp_path / "runs") for _ in range(2)]
+    keys = {finish(process)["run"] for process in processes}
+    assert keys == {reference[0]["run"]}
+    same(tmp_path / "runs", reference)
+
+
+def test_interrupting_leaves_the_store_clean(tmp_path, reference):
+    process = start(tmp_path / "runs")
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode in (0, 130), err
+    if process.returncode == 130:
+        assert err.strip() == "interp: interrupted"
+        assert not (tmp_path / "runs").exists() or not Store(tmp_path / "runs").runs()
