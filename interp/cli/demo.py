@@ -5,7 +5,8 @@ from interp.cli import locate_neurons
 from interp.cli.common import Running, takes
 
 CHILD, BASE = "refusal/planted", "refusal/base"
-PROMPTS_PER_CLASS = 64  # enough for every interval to exclude its control, within two minutes on two cores
+# enough for every interval to exclude its control, within two minutes on two cores
+PROMPTS_PER_CLASS, CONTROL_PROMPTS = 48, 32
 
 
 @takes(Running)
@@ -18,5 +19,11 @@ def command(*, common: Running) -> None:
         for side, group in (("positive", "harmful"), ("negative", "harmless"))
     }
     locate_neurons.command(
-        tuned=f"organism:{CHILD}", base=f"organism:{BASE}", max_prompts=PROMPTS_PER_CLASS, **files, **vars(common)
+        tuned=f"organism:{CHILD}",
+        base=f"organism:{BASE}",
+        top="30",
+        max_prompts=PROMPTS_PER_CLASS,
+        control_prompts=CONTROL_PROMPTS,
+        **files,
+        **vars(common),
     )

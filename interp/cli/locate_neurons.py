@@ -35,6 +35,9 @@ def command(
     controls: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 200 organisms, 20 else]")
     ] = None,
+    control_prompts: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Prompts for doses and random sets; the conditions use all.")
+    ] = 48,
     max_prompts: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N prompts per class.")] = None,
     common: Running,
 ) -> None:
@@ -81,7 +84,7 @@ def command(
     if verify:
         if controls is None:
             controls = CONTROLS_ORGANISM if tuned.startswith("organism:") else CONTROLS
-        checker = VerifyNeurons.of(run.table, controls=controls)
+        checker = VerifyNeurons.of(run.table, controls=controls, control_prompts=control_prompts)
         runs.append(store.fetch(checker, study.on(verified_on.limit(max_prompts))))
         summary |= {"shown": runs[1].table.summary["shown"], "verified_by": runs[1].key}
         summary["verification"] = runs[1].table.summary

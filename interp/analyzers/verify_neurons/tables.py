@@ -1,22 +1,18 @@
 """The verifying run's tables: one row per condition, per answer, per dose, per random set, per claim."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from interp import claims
+from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons.findings import Evidence, Findings
 from interp.maths.statistics import area_under_dose, clustered_share
 from interp.study import Study
 from interp.table import Table, table
 
-if TYPE_CHECKING:
-    from interp.analyzers.verify_neurons.analyzer import VerifyNeurons
-
 _CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate-mean": "necessity"}
 
 
-def build(analyzer: "VerifyNeurons", study: Study, evidence: Evidence, findings: Findings) -> Table:
+def build(analyzer: Analyzer, study: Study, evidence: Evidence, findings: Findings) -> Table:
     """The table of kind ``verify-neurons`` with its named parts."""
     summary = {
         "sentence": findings.sentence,
