@@ -6,13 +6,15 @@ from functools import partial
 from importlib.machinery import SourceFileLoader
 from unittest.mock import patch
 
+import pytest
 from jaxtyping import _import_hook
 
+_scratch = tempfile.TemporaryDirectory(prefix="interp-tests-")
 os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
-    HF_HOME=tempfile.mkdtemp(prefix="interp-tests-hub-"),
-    INTERP_CACHE=tempfile.mkdtemp(prefix="interp-tests-cache-"),
+    HF_HOME=os.path.join(_scratch.name, "hub"),
+    INTERP_CACHE=os.path.join(_scratch.name, "cache"),
     TOKENIZERS_PARALLELISM="false",
 )
 
@@ -27,3 +29,29 @@ def _code_from_a_cache_of_its_own(loader: SourceFileLoader, name: str):
 # imported from it are compiled anew: ten seconds. Here it holds while our own source is read, and no longer.
 _import_hook._JaxtypingLoader.get_code = _code_from_a_cache_of_its_own
 _import_hook._JaxtypingLoader.exec_module = SourceFileLoader.exec_module
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line; returns its exit code, stdout and stderr."""
+    from interp.cli import main
+
+    def call(*arguments):
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def only_line():
+    """Check that what a command said on stderr is one line of ours; returns it."""
+
+    def check(err):
+        assert err.startswith("interp: ")
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+        return err
+
+    return check
