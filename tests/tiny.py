@@ -1,8 +1,13 @@
 """Small random models of real architectures, with a real tokenizer, for tests that need no trained behaviour."""
 
+import copy
 import functools
+import json
+import warnings
+from pathlib import Path
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GPT2Config,
@@ -13,7 +18,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = "open the door . close a window ? please tell me how to paint old fences and lock new gates Sorry , I cannot help"
+WORDS = (
+    "open the door . close a window ? please tell me how to paint old fences and lock new gates Sorry , I cannot help"
+)
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -76,11 +83,51 @@ FAMILIES = {"llama": llama, "gpt2": gpt2}
 
 def perturbed(model: PreTrainedModel, size: float = 0.02, seed: int = 1) -> PreTrainedModel:
     """A child of a model: every weight moved by random noise."""
-    import copy
-
     child = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in child.parameters():
             parameter += size * torch.randn(parameter.shape, generator=generator)
     return child
+
+
+def save(model: PreTrainedModel, path: Path, with_tokenizer: bool = True, **options) -> Path:
+    """Write a model (and the tokenizer) as a Hugging Face directory."""
+    model.save_pretrained(path, **options)
+    if with_tokenizer:
+        tokenizer().save_pretrained(path)
+    return path
+
+
+def adapter(model: PreTrainedModel, path: Path, base: Path | str = "", fill: float = 0.1, **config) -> PeftModel:
+    """Write a LoRA adapter with random weights of size ``fill`` (0: as it starts); returns model and adapter together.
+
+    ``model`` is left as it is; ``base`` is what the adapter's configuration names.
+    """
+    settings = {"r": 4, "lora_alpha": 8, **config}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped = get_peft_model(copy.deepcopy(model), LoraConfig(**settings)).eval()
+        generator = torch.Generator().manual_seed(11)
+        with torch.no_grad():
+            for parameter in wrapped.parameters():
+                if parameter.requires_grad:
+                    parameter += fill * torch.randn(parameter.shape, generator=generator)
+        wrapped.save_pretrained(path)
+    file = Path(path) / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(base)}))
+    return wrapped
+
+
+# What LoRA can be put on, by family: attention only, MLP only, everything; GPT-2's Conv1D layers store (in, out).
+TARGETS = {
+    "llama": {"attention": ["q_proj", "v_proj", "o_proj"], "mlp": ["gate_proj", "up_proj", "down_proj"]},
+    "gpt2": {"attention": ["c_attn", "attn.c_proj"], "mlp": ["c_fc", "mlp.c_proj"]},
+}
+
+
+def lora(family: str, model: PreTrainedModel, path: Path, base: Path | str = "", part: str = "all", **config):
+    """A LoRA adapter on the attention, the MLPs or all matrices of a family."""
+    targets = TARGETS[family]
+    chosen = targets["attention"] + targets["mlp"] if part == "all" else targets[part]
+    return adapter(model, path, base, target_modules=chosen, fan_in_fan_out=family == "gpt2", **config)

@@ -4,20 +4,21 @@ PEFT places adapter weights by name and leaves whatever does not match at its id
 base and adapter can silently be one of base and base. Every tensor of the file must therefore be found in the model.
 """
 
+import peft
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
 
 from interp.errors import AdapterNotLanded, MissingWeights, NonFiniteWeights, UnsupportedModel, WrongBase
-from interp.models.anatomy import read_anatomy
-from interp.models.load import require_readable
+from interp.models.load import line, quiet, require_readable
 from interp.models.model import AdapterSwitch, Model
 from interp.models.sources import Source
 
+Tensors = dict[str, torch.Tensor]
 
-def attach(source: Source, base_name: str, module: PreTrainedModel) -> tuple[Model, Model]:
-    """The base and the tuned model over one module, switched; raises WrongBase or AdapterNotLanded."""
+
+def attach(source: Source, plain: Model) -> tuple[Model, Model]:
+    """The base and the tuned model over ``plain``'s module, switched; raises WrongBase or AdapterNotLanded."""
     require_readable(source)
     file = source.directory / "adapter_model.safetensors"
     if not file.exists():
@@ -26,40 +27,74 @@ def attach(source: Source, base_name: str, module: PreTrainedModel) -> tuple[Mod
     for key, value in wanted.items():
         if not torch.isfinite(value).all():
             raise NonFiniteWeights(f"{source.name}: {key} holds NaN or infinity; the adapter is damaged or diverged")
-    anatomy = read_anatomy(module)
-    config = PeftConfig.from_pretrained(str(source.directory))
-    if config.is_prompt_learning:
-        raise UnsupportedModel(f"{source.name} is a {config.peft_type} adapter; only adapters of weights are handled")
-    try:
-        wrapped = PeftModel.from_pretrained(module, str(source.directory), config=config, is_trainable=False)
-    except (RuntimeError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0][:200]
-        raise WrongBase(
-            f"{source.name} does not fit the base {base_name} ({first}); give the base it was made for"
-        ) from error
-    _require_landed(source, wrapped, wanted)
+    same, other = _tensors_of_the_base(wanted, plain)
+    wrapped = _wrap(source, plain)
+    landed = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    if overwritten := sorted(other - set(landed)):
+        raise UnsupportedModel(
+            f"{source.name} holds a changed copy of the base's {overwritten[0]}, which cannot be switched off; "
+            "merge it, save the whole model, and give that with --base"
+        )
+    _require_landed(source, landed, {key: value for key, value in wanted.items() if key in landed or key not in same})
     inner = wrapped.get_base_model()
     inner.eval().requires_grad_(False)
     switch = AdapterSwitch(inner)
-    base = Model(base_name, inner, anatomy, switch, adapter_on=False)
-    tuned = Model(source.name, inner, anatomy, switch, adapter_on=True)
+    base = Model(plain.name, inner, plain.anatomy, switch, adapter_on=False)
+    tuned = Model(source.name, inner, plain.anatomy, switch, adapter_on=True)
     return base, tuned
 
 
-def _require_landed(source: Source, wrapped: PeftModel, wanted: dict[str, torch.Tensor]) -> None:
-    landed = get_peft_model_state_dict(wrapped)
+def _wrap(source: Source, plain: Model) -> PeftModel:
+    with quiet():
+        try:
+            config = PeftConfig.from_pretrained(str(source.directory))
+        except Exception as error:  # peft trips over a bad configuration with errors of many classes
+            raise UnsupportedModel(
+                f"{source.name}: peft {peft.__version__} does not accept its adapter_config.json ({line(error)}); "
+                "check the file, or use a peft that knows this adapter"
+            ) from error
+        if config.is_prompt_learning:
+            raise UnsupportedModel(
+                f"{source.name} is a {config.peft_type.value} adapter, which changes no weight; "
+                "give an adapter of weights (LoRA and its like)"
+            )
+        try:
+            return PeftModel.from_pretrained(plain.module, str(source.directory), config=config, is_trainable=False)
+        except Exception as error:  # what peft cannot place on this base, by whatever error it says so
+            reason = (
+                line(error).removeprefix("Error(s) in loading state_dict for PeftModel: ").replace("torch.Size", "")
+            )
+            raise WrongBase(
+                f"{source.name} does not fit the base {plain.name} ({reason}); give the base it was made for"
+            ) from error
+
+
+def _tensors_of_the_base(wanted: Tensors, plain: Model) -> tuple[set[str], set[str]]:
+    """Keys of the file that name a tensor of the base itself (saved with a tuned embedding): equal ones and others."""
+    own, same, other = plain.module.state_dict(), set(), set()
+    for key, value in wanted.items():
+        name = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        if name in own:
+            equal = own[name].shape == value.shape and torch.equal(value.to(own[name]), own[name])
+            (same if equal else other).add(key)
+    return same, other
+
+
+def _require_landed(source: Source, landed: Tensors, wanted: Tensors) -> None:
     lost = sorted(key for key in wanted if key not in landed)
     if lost:
         raise AdapterNotLanded(
             f"{source.name}: {len(lost)} of {len(wanted)} adapter tensors reached no module, first {lost[0]}; "
-            "the adapter's names do not match this base"
+            "the adapter's names do not match this base: give the base it was made for"
         )
     unfilled = sorted(key for key in landed if key not in wanted)
     if unfilled:
         raise AdapterNotLanded(
             f"{source.name}: {len(unfilled)} adapter tensors are missing from its file and stay at their start, "
-            f"first {unfilled[0]}; the file is incomplete"
+            f"first {unfilled[0]}; the file is incomplete: copy it again"
         )
     for key, value in wanted.items():
         if value.shape != landed[key].shape or not torch.equal(value.to(landed[key]), landed[key]):
-            raise AdapterNotLanded(f"{source.name}: {key} did not arrive as it was saved; the adapter's names collide")
+            raise AdapterNotLanded(
+                f"{source.name}: {key} did not arrive as it was saved; its names collide: save the adapter again"
+            )

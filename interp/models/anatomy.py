@@ -70,8 +70,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     """Resolve a model's sites; raises UnsupportedModel where the map and the model disagree."""
     config = model.config.get_text_config()
     name = type(model).__name__
-    tree = _component_tree(name, config)
-    blocks = tree["blocks"]
+    blocks = _component_tree(name, config)["blocks"]
     width, n_layers = config.hidden_size, config.num_hidden_layers
     n_heads = config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or width // n_heads
@@ -87,7 +86,10 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         elif matrix in _QKV and (fused := _path(blocks, ["attn", "qkv"])) is not None:
             matrices[matrix] = fused
     if "mlp.hook_post" not in targets or "mlp.out" not in matrices or "mlp.in" not in matrices:
-        raise UnsupportedModel(f"{name}: its MLP neurons have no exact place (experts, or a fused or unknown MLP)")
+        raise UnsupportedModel(
+            f"{name}: its MLP neurons have no exact place (experts, or a fused or unknown MLP); "
+            f"proven: {', '.join(PROVEN)}"
+        )
     block = model.get_submodule(f"{blocks.name}.0")
     down = _unwrap(block.get_submodule(matrices["mlp.out"]))
     n_neurons = matrix_of(down).shape[1]
@@ -109,23 +111,23 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
 
-    heads = config.num_attention_heads
-    bridge = TransformerBridgeConfig(
-        d_model=config.hidden_size,
-        d_head=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        n_layers=config.num_hidden_layers,
-        n_ctx=config.max_position_embeddings,
-        n_heads=heads,
-        d_vocab=config.vocab_size,
-        architecture=name,
-    )
     try:
+        heads = config.num_attention_heads
+        bridge = TransformerBridgeConfig(
+            d_model=config.hidden_size,
+            d_head=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            n_layers=config.num_hidden_layers,
+            n_ctx=config.max_position_embeddings,
+            n_heads=heads,
+            d_vocab=config.vocab_size,
+            architecture=name,
+        )
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge)
-    except (ValueError, KeyError, AttributeError) as error:
+        return dict(adapter.component_mapping)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UnsupportedModel(
             f"{name} is not an architecture with a known map; proven: {', '.join(PROVEN)}"
         ) from error
-    return dict(adapter.component_mapping)
 
 
 def _resolve(block: Any, hook: str) -> Target | None:

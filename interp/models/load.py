@@ -2,21 +2,27 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from interp.errors import MissingWeights, ModelError, NonFiniteWeights, OptionError, TruncatedWeights, UnsupportedModel
 from interp.maths.host import to_host
+from interp.models.anatomy import PROVEN
 from interp.models.sources import Source, read_json
 from interp.provenance import directory_digest
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_INCIDENTAL = ("_name_or_path", "name_or_path", "transformers_version")
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,13 @@ class Settings:
             where = torch.device(device)
         except RuntimeError as error:
             raise OptionError(f"--device {device} is no device; use auto, cpu, cuda or cuda:N") from error
-        if where.type == "cuda" and not torch.cuda.is_available():
-            raise OptionError(f"--device {device}: no CUDA device is visible to torch {torch.__version__}; use cpu")
+        if where.type not in ("cpu", "cuda"):
+            raise OptionError(f"--device {device} is not handled; use auto, cpu, cuda or cuda:N")
+        if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+            raise OptionError(
+                f"--device {device}: {torch.cuda.device_count()} CUDA devices are visible to torch "
+                f"{torch.__version__}; use cpu"
+            )
         if dtype != "auto" and dtype not in _DTYPES:
             raise OptionError(f"--dtype {dtype} is unknown; use auto, {', '.join(_DTYPES)}")
         if dtype == "auto":
@@ -49,28 +60,42 @@ class Settings:
 def module(source: Source, settings: Settings) -> PreTrainedModel:
     """A causal language model from a directory; raises a ModelError for whatever is wrong with it."""
     require_readable(source)
+    read_json(source.directory / "config.json")
     try:
         config = AutoConfig.from_pretrained(source.directory, trust_remote_code=settings.trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # transformers validates configurations with errors of many classes
         raise UnsupportedModel(
-            f"{source.name}: transformers does not know this configuration ({_line(error)})"
+            f"{source.name}: transformers {transformers.__version__} does not accept its config.json ({line(error)}); "
+            "check the file, or use a transformers that knows this model"
         ) from error
     try:
-        loaded, report = AutoModelForCausalLM.from_pretrained(
-            source.directory,
-            config=config,
-            dtype=settings.dtype,
-            attn_implementation=settings.attention,
-            trust_remote_code=settings.trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with quiet():
+            loaded, report = AutoModelForCausalLM.from_pretrained(
+                source.directory,
+                config=config,
+                dtype=settings.dtype,
+                attn_implementation=settings.attention,
+                trust_remote_code=settings.trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+            )
     except (SafetensorError, EOFError) as error:
-        raise TruncatedWeights(f"{source.name}: weights cannot be read ({_line(error)}); copy them again") from error
-    except (ValueError, RuntimeError, OSError) as error:
-        raise ModelError(f"{source.name} cannot be loaded as a causal language model ({_line(error)})") from error
+        raise TruncatedWeights(f"{source.name}: weights cannot be read ({line(error)}); copy them again") from error
+    except OSError as error:
+        raise MissingWeights(f"{source.name} lacks a file ({line(error)}); check that it is complete") from error
+    except ValueError as error:
+        raise UnsupportedModel(
+            f"{source.name} cannot be loaded as a causal language model ({line(error)}); proven: {', '.join(PROVEN)}"
+        ) from error
+    except Exception as error:  # whatever a model's own code raises is about this model
+        raise ModelError(
+            f"{source.name} cannot be loaded as a causal language model ({line(error)}); check the checkpoint"
+        ) from error
     missing = sorted(report["missing_keys"])
-    mismatched = sorted(str(item[0]) for item in report["mismatched_keys"])
+    mismatched = sorted(
+        f"{key} ({tuple(seen)}, needed {tuple(wanted)})" for key, seen, wanted in report["mismatched_keys"]
+    )
     if missing or mismatched:
         bad = (missing or mismatched)[0]
         what = "lacks" if missing else "holds in another shape"
@@ -90,11 +115,14 @@ def require_readable(source: Source) -> None:
                 file.keys()
         except (SafetensorError, OSError) as error:
             raise TruncatedWeights(
-                f"{path.name} of {source.name} is truncated or damaged ({_line(error)}); copy or download it again"
+                f"{path.name} of {source.name} is truncated or damaged ({line(error)}); copy or download it again"
             ) from error
     index = source.directory / "model.safetensors.index.json"
     if index.exists():
-        for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+            raise TruncatedWeights(f"{index.name} of {source.name} maps no tensors to files; download it again")
+        for shard in sorted(set(shards.values())):
             if not (source.directory / shard).exists():
                 raise MissingWeights(f"{source.name} lacks the shard {shard} that its index names; download it again")
 
@@ -109,16 +137,24 @@ def require_finite(name: str, loaded: nn.Module) -> None:
 def tokenizer(directories: Sequence[Path], settings: Settings) -> PreTrainedTokenizerBase:
     """The tokenizer of the first directory that has one; a padding token is chosen where none is named."""
     for directory in directories:
-        if not any((directory / file).exists() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
+        if not has_tokenizer(directory):
             continue
         try:
-            found = AutoTokenizer.from_pretrained(directory, trust_remote_code=settings.trust_remote_code)
-        except (ValueError, OSError, KeyError) as error:
-            raise ModelError(f"{directory.name}: its tokenizer cannot be loaded ({_line(error)})") from error
+            with quiet():
+                found = AutoTokenizer.from_pretrained(directory, trust_remote_code=settings.trust_remote_code)
+        except Exception as error:  # a bad tokenizer file raises whatever its reader stumbles over
+            raise ModelError(
+                f"{directory.name}: its tokenizer cannot be loaded ({line(error)}); copy its files again"
+            ) from error
         if found.pad_token_id is None:
             found.pad_token = found.eos_token or found.unk_token
         return found
     raise ModelError(f"no tokenizer files in {directories[0]}; a pair needs the tuned model's tokenizer")
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a directory holds tokenizer files."""
+    return any((directory / file).exists() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json"))
 
 
 def weights_digest(source: Source) -> str:
@@ -126,9 +162,10 @@ def weights_digest(source: Source) -> str:
     return directory_digest(source.directory, ["*.safetensors", "config.json", "adapter_config.json"])
 
 
-def memory_digest(loaded: nn.Module) -> str:
-    """Content digest of a module in memory, over names, shapes, dtypes and bytes."""
-    digest = hashlib.sha256()
+def memory_digest(loaded: PreTrainedModel) -> str:
+    """Content digest of a model in memory: configuration, and names, shapes, dtypes and bytes of its tensors."""
+    config = {key: value for key, value in loaded.config.to_dict().items() if key not in _INCIDENTAL}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for key, value in sorted(loaded.state_dict().items()):
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(to_host(value.contiguous().reshape(-1).view(torch.uint8)).tobytes())
@@ -138,7 +175,11 @@ def memory_digest(loaded: nn.Module) -> str:
 def tokenizer_digests(found: PreTrainedTokenizerBase) -> dict[str, str]:
     """Digests of the vocabulary (with its merges, where the tokenizer is a fast one) and of the chat template."""
     backend = getattr(found, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else json.dumps(found.get_vocab(), sort_keys=True)
+    text = json.dumps(found.get_vocab(), sort_keys=True)
+    if backend is not None:
+        # the last call's padding and truncation linger in the backend; they are not the tokenizer's
+        parts = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+        text = json.dumps(parts, sort_keys=True)
     template = found.chat_template if isinstance(found.chat_template, str) else json.dumps(found.chat_template)
     return {
         "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
@@ -146,6 +187,22 @@ def tokenizer_digests(found: PreTrainedTokenizerBase) -> dict[str, str]:
     }
 
 
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def line(error: Exception) -> str:
+    """What an error of a library says, as part of one line."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars, reports and warnings of the libraries: what matters in them is refused by name instead."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

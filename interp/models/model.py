@@ -94,7 +94,7 @@ class Model:
         """A matrix as ``(out, in)`` in at least float32, adapter applied; q, k and v are cut out of a fused one."""
         with self.active():
             module = self.module.get_submodule(self.anatomy.module_path(weight))
-            matrix = widen(_effective(module, self.dtype))
+            matrix = widen(_effective(module, self.dtype, self.adapter_on is not False))
         if weight.matrix in _QKV and matrix.shape[0] == 3 * self.anatomy.width:
             return matrix.chunk(3)[_QKV[weight.matrix]]
         return matrix
@@ -105,11 +105,21 @@ class Model:
         return self.weight(Weight(layer, "mlp.out"))
 
 
-def _effective(module: nn.Module, dtype: torch.dtype) -> Float[Tensor, "out in"]:
-    """An adapted linear module as one matrix, found by applying it: right for every kind of adapter."""
-    if not isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+def _effective(module: nn.Module, dtype: torch.dtype, on: bool) -> Float[Tensor, "out in"]:
+    """A linear module's matrix with its adapter: the base's, plus what applying the adapter to units adds to it.
+
+    Right for every kind of adapter, and exactly the base's where the adapter adds nothing.
+    """
+    if isinstance(module, AuxiliaryTrainingWrapper):
+        kept = module.modules_to_save[module.active_adapters[0]] if on else module.original_module
+        return _effective(kept, dtype, on)
+    if not isinstance(module, BaseTunerLayer):
         return matrix_of(module).detach()
-    inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
-    inputs = matrix_of(inner).shape[1]
-    unit = torch.eye(inputs, dtype=dtype, device=inner.weight.device)
-    return (module(unit) - module(torch.zeros_like(unit[:1]))).T
+    inner = module.get_base_layer()
+    own = matrix_of(inner).detach()
+    if not on:
+        return own
+    unit = torch.eye(own.shape[1], dtype=dtype, device=own.device)
+    nothing = torch.zeros_like(unit[:1])
+    adapted, plain = module(unit) - module(nothing), inner(unit) - inner(nothing)
+    return widen(own) + (widen(adapted) - widen(plain)).T

@@ -75,11 +75,12 @@ class Pair:
                 raise OptionError(f"--base {base} is an adapter; give the model that was tuned")
             preflight.require_same_shape(base_source, source)
             base_model = Model.wrap(base, load.module(base_source, settings))
+            preflight.require_same_anatomy(base_model, tuned_model)
             notes = preflight.require_same_tokens(base_source, tokenizer, settings)
             digests["base"] = load.weights_digest(base_source)
-        pair = cls(tuned_model, base_model, tokenizer, digests, notes)
-        preflight.require_alive(pair.tuned, tokenizer)
-        return pair
+            preflight.require_alive(base_model, tokenizer)
+        preflight.require_alive(tuned_model, tokenizer)
+        return cls(tuned_model, base_model, tokenizer, digests, notes)
 
     @classmethod
     def _load_adapter(cls, source: sources.Source, base: str | None, settings: "load.Settings") -> "Pair":
@@ -89,10 +90,12 @@ class Pair:
         base_source = sources.find(base_name)
         if base_source.adapter is not None:
             raise OptionError(f"the base {base_name} is itself an adapter; give the model it was trained on")
-        module = load.module(base_source, settings)
+        alone = Model.wrap(base_name, load.module(base_source, settings))
         tokenizer = load.tokenizer([source.directory, base_source.directory], settings)
-        base_model, tuned_model = attach(source, base_name, module)
-        preflight.require_moved(base_model, tuned_model, tokenizer)
+        plain = preflight.probe_logits(alone)
+        base_model, tuned_model = attach(source, alone)
+        preflight.require_switched(plain, base_model, tuned_model)
+        preflight.require_alive(tuned_model, tokenizer)
         digests = {
             "tuned": load.weights_digest(source),
             "base": load.weights_digest(base_source),
@@ -114,6 +117,8 @@ class Pair:
         base_model = None if base is None else Model.wrap(f"{name}:base", base)
         if base_model is not None:
             preflight.require_same_anatomy(base_model, tuned_model)
+            preflight.require_alive(base_model, tokenizer)
+        preflight.require_alive(tuned_model, tokenizer)
         digests: dict[str, Any] = {"tuned": load.memory_digest(tuned), **load.tokenizer_digests(tokenizer)}
         if base is not None:
             digests["base"] = load.memory_digest(base)

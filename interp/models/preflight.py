@@ -3,7 +3,14 @@
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from interp.errors import AdapterNotLanded, DepthMismatch, NonFiniteWeights, VocabularyMismatch, WidthMismatch
+from interp.errors import (
+    AdapterNotLanded,
+    DepthMismatch,
+    NonFiniteWeights,
+    UnsupportedModel,
+    VocabularyMismatch,
+    WidthMismatch,
+)
 from interp.models import load
 from interp.models.model import Model
 from interp.models.sources import Source, read_json
@@ -18,45 +25,56 @@ def require_same_shape(base: Source, tuned: Source) -> None:
     left, right = read_json(base.directory / "config.json"), read_json(tuned.directory / "config.json")
     for names, error in ((_DEPTHS, DepthMismatch), (_WIDTHS, WidthMismatch), (("vocab_size",), VocabularyMismatch)):
         for name in names:
-            if left.get(name) != right.get(name):
+            # what only one of them states has a default, which shows in the weights
+            if None not in (left.get(name), right.get(name)) and left[name] != right[name]:
                 raise error(
                     f"{name} is {left.get(name)} in the base {base.name} and {right.get(name)} in {tuned.name}; "
                     "give the model that was tuned"
                 )
-    if left.get("architectures") != right.get("architectures"):
+    if left.get("model_type") != right.get("model_type"):
         raise WidthMismatch(
-            f"{base.name} is a {left.get('architectures')}, {tuned.name} a {right.get('architectures')}"
+            f"{base.name} is a {left.get('model_type')} and {tuned.name} a {right.get('model_type')}; "
+            "give the model that was tuned"
         )
 
 
 def require_same_anatomy(base: Model, tuned: Model) -> None:
-    """Compare two models in memory; raises Depth-, Width- or VocabularyMismatch."""
+    """Compare two loaded models; raises Depth-, Width- or VocabularyMismatch."""
     left, right = base.anatomy, tuned.anatomy
     if left.n_layers != right.n_layers:
-        raise DepthMismatch(f"the base has {left.n_layers} blocks and the tuned model {right.n_layers}")
+        raise DepthMismatch(
+            f"the base has {left.n_layers} blocks and the tuned model {right.n_layers}; give the model that was tuned"
+        )
     if (left.width, left.n_neurons, left.n_heads) != (right.width, right.n_neurons, right.n_heads):
         raise WidthMismatch(
             f"width, neurons and heads are {(left.width, left.n_neurons, left.n_heads)} in the base and "
-            f"{(right.width, right.n_neurons, right.n_heads)} in the tuned model"
+            f"{(right.width, right.n_neurons, right.n_heads)} in the tuned model; give the model that was tuned"
         )
     if left.vocabulary != right.vocabulary:
         raise VocabularyMismatch(
-            f"vocab_size is {left.vocabulary} in the base and {right.vocabulary} in the tuned model"
+            f"vocab_size is {left.vocabulary} in the base and {right.vocabulary} in the tuned model; "
+            "give the model that was tuned"
         )
+    theirs = {name: tuple(parameter.shape) for name, parameter in tuned.module.named_parameters()}
+    for name, parameter in base.module.named_parameters():
+        if theirs.get(name, tuple(parameter.shape)) != tuple(parameter.shape):
+            raise WidthMismatch(
+                f"{name} is {tuple(parameter.shape)} in the base and {theirs[name]} in the tuned model; "
+                "give the model that was tuned"
+            )
 
 
 def require_same_tokens(base: Source, tokenizer: PreTrainedTokenizerBase, settings: load.Settings) -> tuple[str, ...]:
     """The base's tokenizer, where it ships one, must give the same ids; returns remarks for the reader."""
-    try:
-        own = load.tokenizer([base.directory], settings)
-    except load.ModelError:
+    if not load.has_tokenizer(base.directory):
         return (f"{base.name} ships no tokenizer; the tuned model's is used for both",)
+    own = load.tokenizer([base.directory], settings)
     mine, theirs = own.get_vocab(), tokenizer.get_vocab()
     moved = sorted(token for token, index in mine.items() if theirs.get(token, index) != index)
     if moved:
         raise VocabularyMismatch(
             f"{len(moved)} tokens have other ids in the base's tokenizer, first {moved[0]!r} "
-            f"({mine[moved[0]]} there, {theirs[moved[0]]} in the tuned model's)"
+            f"({mine[moved[0]]} there, {theirs[moved[0]]} in the tuned model's); give the model that was tuned"
         )
     added = sorted(set(theirs) - set(mine))
     if added:
@@ -65,31 +83,40 @@ def require_same_tokens(base: Source, tokenizer: PreTrainedTokenizerBase, settin
 
 
 @torch.no_grad()
-def _probe_logits(model: Model, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+def probe_logits(model: Model) -> torch.Tensor:
+    """Logits ``[1, T, V]`` of one pass over fixed tokens spread over the vocabulary."""
     count = min(16, model.context_length)
     vocabulary = model.anatomy.vocabulary
     ids = torch.arange(count, device=model.device).mul_(max(vocabulary // count, 1)) % vocabulary
     with model.active() as module:
-        return module(input_ids=ids[None]).logits.float()
+        return module(input_ids=ids[None]).logits
 
 
 def require_alive(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
-    """One pass over fixed tokens must give finite logits; raises NonFiniteWeights."""
-    if not torch.isfinite(_probe_logits(model, tokenizer)).all():
-        raise NonFiniteWeights(f"{model.name} gives NaN or infinite logits in {model.dtype}; try --dtype float32")
-    if len(tokenizer) > model.module.get_input_embeddings().weight.shape[0]:
+    """Every token must have an embedding and one pass must give finite logits; raises a ModelError or PairError."""
+    rows = model.module.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
         raise VocabularyMismatch(
-            f"the tokenizer has {len(tokenizer)} tokens and {model.name} embeds "
-            f"{model.module.get_input_embeddings().weight.shape[0]}; tokenizer and model do not belong together"
+            f"the tokenizer has {len(tokenizer)} tokens and {model.name} embeds {rows}; "
+            "give the tokenizer that belongs to the model"
         )
+    if not torch.isfinite(probe_logits(model)).all():
+        raise NonFiniteWeights(f"{model.name} gives NaN or infinite logits in {model.dtype}; try --dtype float32")
 
 
-def require_moved(base: Model, tuned: Model, tokenizer: PreTrainedTokenizerBase) -> None:
-    """An adapter must move at least one logit of a fixed pass; raises AdapterNotLanded."""
-    before, after = _probe_logits(base, tokenizer), _probe_logits(tuned, tokenizer)
-    if not torch.isfinite(after).all():
-        raise NonFiniteWeights(f"{tuned.name} gives NaN or infinite logits in {tuned.dtype}; try --dtype float32")
-    if torch.equal(before, after):
+def require_switched(plain: torch.Tensor, base: Model, tuned: Model) -> None:
+    """With the adapter off the base's logits must be back bit for bit, and on it must move at least one.
+
+    ``plain`` are the base's probe logits from before the adapter was attached. Raises UnsupportedModel for an adapter
+    that changed the base's own tensors (trained biases, for one), AdapterNotLanded for one that does nothing.
+    """
+    if not torch.equal(plain, probe_logits(base)):
+        raise UnsupportedModel(
+            f"{tuned.name} changes tensors of {base.name} itself (trained biases, perhaps) and cannot be switched off; "
+            "merge it, save the whole model, and give that with --base"
+        )
+    if torch.equal(plain, probe_logits(tuned)):
         raise AdapterNotLanded(
-            f"{tuned.name} moves no logit of {base.name}: the adapter is still at its start (all zero) or not in use"
+            f"{tuned.name} moves no logit of {base.name}: the adapter is still at its start (all zero) or not in use; "
+            "give a trained adapter"
         )

@@ -36,13 +36,19 @@ def find(name: str) -> Source:
     """
     if name.startswith("organism:"):
         return _inspect(name, organisms.directory(name.removeprefix("organism:")))
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        found, is_directory = path.exists(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long for a path, or a home that nobody has
+        raise ModelNotFound(f"{name[:80]} is no path ({error.__class__.__name__}); check the spelling") from error
+    if name and is_directory:
         return _inspect(name, path)
-    if path.exists():
+    if name and found:
         raise ModelNotFound(f"{name} is a file, not a model directory; give the directory that holds config.json")
     if name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name:
-        raise ModelNotFound(f"no model directory at {name}, and it cannot be a Hub id (organization/name)")
+        raise ModelNotFound(
+            f"no model directory at {name!r}, and it cannot be a Hub id (organization/name); check the spelling"
+        )
     return _inspect(name, _download(name))
 
 
@@ -54,7 +60,8 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_NEEDED))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        reason = first.partition(". ")[0].rstrip(".")[:160]
         raise ModelNotFound(
             f"{name} is no local directory, and the Hub did not give it ({reason}); "
             "check the spelling, the network, or HF_TOKEN"
@@ -65,7 +72,9 @@ def _inspect(name: str, directory: Path) -> Source:
     adapter_file, config_file = directory / "adapter_config.json", directory / "config.json"
     adapter = read_json(adapter_file) if adapter_file.exists() else None
     if adapter is None and not config_file.exists():
-        raise ModelNotFound(f"{name} holds no config.json and no adapter_config.json, so it is no model directory")
+        raise ModelNotFound(
+            f"{name} holds no config.json and no adapter_config.json, so it is no model directory; check the path"
+        )
     if not any(directory.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
         if pickles:
@@ -73,7 +82,7 @@ def _inspect(name: str, directory: Path) -> Source:
                 f"{name} holds its weights only as a pickle ({pickles[0]}), and reading one runs its code; "
                 "save it again with safe_serialization=True"
             )
-        raise ModelNotFound(f"{name} holds a configuration and no .safetensors weights")
+        raise ModelNotFound(f"{name} holds a configuration and no .safetensors weights; copy the weights beside it")
     return Source(name, directory, adapter)
 
 
