@@ -4,7 +4,7 @@ Prompts are sorted by length so that batches hold little padding; what is read c
 so no result depends on the order. Nothing is kept between batches.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,9 +41,7 @@ def batches(
     groups: list[list[int]] = []
     for row in order:
         full = not groups or (
-            len(groups[-1]) >= batch_size
-            if batch_size
-            else (len(groups[-1]) + 1) * len(encoded[row].ids) > limit
+            len(groups[-1]) >= batch_size if batch_size else (len(groups[-1]) + 1) * len(encoded[row].ids) > limit
         )
         if full:
             groups.append([])
@@ -65,7 +63,7 @@ def capture(
     engine: Engine,
     models: Mapping[str, Model],
     encoded: Sequence[Encoded],
-    groups: Sequence[Sequence[int]],
+    groups: Iterable[Sequence[int]],
     reads: Sequence[Site],
     *,
     pad_id: int,
