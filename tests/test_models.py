@@ -226,7 +226,7 @@ def test_parts_of_a_block_add_up_to_its_output(family, dtype, tolerance):
 
 @FAMILIES
 def test_matrices_are_those_that_the_block_applies(family):
-    model = Model.wrap("m", tiny.FAMILIES[family]().double())
+    model = Model.wrap("m", tiny.exact(tiny.FAMILIES[family]()))
     block = model.module.get_submodule(model.anatomy.blocks_path)[1]
     read = everything(model, 1)
     bias = block.mlp.c_proj.bias if family == "gpt2" else 0.0

@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import types
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 WORDS = (
     "open the door . close a window ? please tell me how to paint old fences and lock new gates Sorry , I cannot help"
@@ -79,6 +81,19 @@ def gpt2(seed: int = 0, **changes) -> PreTrainedModel:
 
 
 FAMILIES = {"llama": llama, "gpt2": gpt2}
+
+
+def exact(model: PreTrainedModel) -> PreTrainedModel:
+    """The model in float64 throughout: Llama's norm computes in float32 whatever the model's dtype."""
+    model = model.double()
+    for module in model.modules():
+        if isinstance(module, LlamaRMSNorm):
+            module.forward = types.MethodType(_norm, module)
+    return model
+
+
+def _norm(self: LlamaRMSNorm, x: torch.Tensor) -> torch.Tensor:
+    return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
 
 
 def perturbed(model: PreTrainedModel, size: float = 0.02, seed: int = 1) -> PreTrainedModel:
