@@ -108,10 +108,14 @@ def generate(
     max_new_tokens: int,
     intervention: Intervention | None = None,
 ) -> list[list[int]]:
-    """Greedy answers, each ending with its stop token, or cut at ``max_new_tokens`` or at the end of the context."""
-    room = model.context_length - max(len(prompt) for prompt in (*text.prompts, *(text.twins or ())))
-    steps = max(1, min(max_new_tokens, room))
-    width = max(len(prompt) for prompt in (*text.prompts, *(text.twins or ())))
+    """Greedy answers, each ending with its stop token, or cut at ``max_new_tokens`` or at the end of the context.
+
+    Each row has the room that its own prompt (and twin) leave, whatever the others of the batch.
+    """
+    longest = [max(map(len, pair)) for pair in zip(text.prompts, text.twins or text.prompts, strict=True)]
+    limits = [max(1, min(max_new_tokens, model.context_length - length)) for length in longest]
+    limit = torch.tensor(limits, device=model.device)
+    width = max(longest)
     batch = Batch.pad(text.prompts, text.pad_id, device=model.device, length=width)
     follower = None
     if intervention is not None and intervention.donor is not None:
@@ -120,7 +124,7 @@ def generate(
     stops = torch.tensor(text.stop_ids, device=model.device)
     done = torch.zeros(len(text.prompts), dtype=torch.bool, device=model.device)
     written, cache, donor_cache = [], None, None
-    for _ in range(steps):
+    for step in range(max(limits)):
         edits: Sequence[Edit] = ()
         if intervention is not None:
             activations = {}
@@ -134,16 +138,18 @@ def generate(
         cache = run.cache
         token = run.logits[:, -1].argmax(-1).masked_fill(done, text.pad_id)
         written.append(token)
-        done |= torch.isin(token, stops)
+        done |= torch.isin(token, stops) | (limit <= step + 1)
         if done.all():
             break
-        batch = _extend(batch, token)
-        follower = None if follower is None else _extend(follower, token.to(follower.ids.device))
-    return [_until_stop(row, text.stop_ids) for row in to_host(torch.stack(written, 1)).tolist()]
+        batch = _extend(batch, token, ~done)
+        follower = None if follower is None else _extend(follower, token, ~done)
+    rows = to_host(torch.stack(written, 1)).tolist()
+    return [_until_stop(row[:count], text.stop_ids) for row, count in zip(rows, limits, strict=True)]
 
 
-def _extend(batch: Batch, token: Int[Tensor, " B"]) -> Batch:
-    return Batch(token[:, None], torch.cat([batch.mask, torch.ones_like(batch.mask[:, :1])], 1))
+def _extend(batch: Batch, token: Int[Tensor, " B"], real: Bool[Tensor, " B"]) -> Batch:
+    device = batch.mask.device
+    return Batch(token.to(device)[:, None], torch.cat([batch.mask, real.to(device)[:, None]], 1))
 
 
 def _until_stop(row: list[int], stops: Sequence[int]) -> list[int]:
