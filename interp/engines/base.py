@@ -68,8 +68,8 @@ class Run:
     """What came of a run: logits of the kept positions, values after any edit, gradients, the key-value cache."""
 
     logits: Float[Tensor, "B kept V"] | None
-    values: dict[Site, Float[Tensor, "B T W"]] = field(default_factory=dict)
-    gradients: dict[Site, Float[Tensor, "B T W"]] = field(default_factory=dict)
+    values: dict[Site, Float[Tensor, "B T _"]] = field(default_factory=dict)
+    gradients: dict[Site, Float[Tensor, "B T _"]] = field(default_factory=dict)
     cache: Any = None
 
 
