@@ -75,6 +75,16 @@ class _Tap:
             self.value = value
         return value
 
+    def before(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """As a hook on what a module reads first."""
+        if args:
+            return (self(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self(kwargs["hidden_states"])}
+
+    def after(self, _: nn.Module, __: tuple, output: Any) -> Any:
+        """As a hook on what a module returns first."""
+        return (self(output[0]), *output[1:]) if isinstance(output, tuple) else self(output)
+
 
 def _taps(reads: Sequence[Site], edits: Sequence[Edit], gradients_at: Sequence[Site]) -> dict[Site, _Tap]:
     taps: dict[Site, _Tap] = {}
@@ -89,22 +99,8 @@ def _taps(reads: Sequence[Site], edits: Sequence[Edit], gradients_at: Sequence[S
 
 def _register(module: nn.Module, target: Target, tap: _Tap) -> Any:
     if target.side == "in":
-
-        def before(
-            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            if args:
-                return (tap(args[0]), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": tap(kwargs["hidden_states"])}
-
-        return module.register_forward_pre_hook(before, with_kwargs=True)
-
-    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (tap(output[0]), *output[1:])
-        return tap(output)
-
-    return module.register_forward_hook(after)
+        return module.register_forward_pre_hook(tap.before, with_kwargs=True)
+    return module.register_forward_hook(tap.after)
 
 
 def _forward(
