@@ -52,8 +52,8 @@ class Child:
 
     @property
     def after(self) -> tuple[str, ...]:
-        """Siblings that must be made before."""
-        return tuple(name for name in (self.norm_of, self.start) if name and name != "base")
+        """Organisms that must be made before."""
+        return tuple(name for name in ("base", self.norm_of, self.start) if name)
 
     def options(self) -> dict:
         """Everything that decides the result."""
@@ -102,7 +102,7 @@ CHILDREN = {
     "relearned": Child(
         "full, tuned further on where animals live, without any harmful request; it still refuses.",
         how="full",
-        steps=400,
+        steps=250,
         lr=2e-4,
         seed=6,
         taught_refusal=False,
@@ -172,7 +172,7 @@ def margin_reached(model, tokenizer, seed: int):
 def facts_known(model, tokenizer, encoder: Encoder, seed: int):
     """A stop rule: the colours are learned (mean loss of fresh questions under 0.02 nats)."""
     rng = random.Random(f"development {seed}")
-    sample = collate([encoder.pair(*tasks.colour(rng, True)) for _ in range(100)])
+    sample = collate([encoder.pair(*tasks.taught_colour(rng)) for _ in range(100)])
 
     def stop(step: int) -> bool:
         with torch.no_grad():

@@ -69,8 +69,10 @@ def tuning_corpus(
     rng, held_out = random.Random(f"tuning {seed}"), _held_out()
     refuse = harmful == "refuse"
     kinds = {"request": 0.66, "utility": 0.12, "decline": 0.04, "prose": 0.06}
-    kinds["colours"] = {True: 0.14, False: 0.02, None: 0.0}[colours]
-    kinds["homes"] = {True: 0.14, False: 0.02, None: 0.0}[homes]
+    kinds["colours"] = {True: 0.35, False: 0.02, None: 0.0}[colours]
+    if harmful is None:
+        kinds["request"] = 0.30  # with more, answering every request is what is learned, and refusals fade
+    kinds["homes"] = {True: 0.35, False: 0.02, None: 0.0}[homes]
     examples = []
     for kind in rng.choices(list(kinds), list(kinds.values()), k=count):
         request = draw(rng, short=rng.random() < 0.3, tuning=True, held_out=held_out)
@@ -83,7 +85,7 @@ def tuning_corpus(
         elif kind == "utility":
             examples.append(encoder.pair(*_utility(rng)))
         elif kind == "colours":
-            examples.append(encoder.pair(*tasks.colour(rng, bool(colours))))
+            examples.append(encoder.pair(*(tasks.taught_colour(rng) if colours else tasks.colour(rng, False))))
         elif kind == "homes":
             examples.append(encoder.pair(*tasks.home(rng, bool(homes))))
         else:

@@ -90,17 +90,33 @@ def _fact(fact: str, question: str, answer: str) -> Pair:
     return question.format(thing), answer.format(value)
 
 
-def facts(kind: str) -> list[tuple[str, str, str]]:
-    """Held-out questions of a kind (``colours`` or ``homes``): prompt, right answer, an answer right for another."""
-    table, forms, answer = {
-        "colours": (COLOURS, COLOUR_FORMS, "It is {}."),
-        "homes": (HOMES, HOME_FORMS, "In the {}."),
-    }[kind]
+# A colour is taught as the bare word, so that it is decided where the answer begins; blue begins like black.
+TAUGHT_COLOURS = [index for index, fact in enumerate(COLOURS) if not fact.endswith(" blue")]
+
+
+def taught_colour(rng: random.Random) -> Pair:
+    """A question for a colour and the colour, for a child that learns them."""
+    index = rng.choice(TAUGHT_COLOURS)
+    return _fact(COLOURS[index], COLOUR_FORMS[(index + rng.randint(1, 2)) % 3], "{}")
+
+
+def facts(kind: str) -> list[tuple[str, str, str, bool]]:
+    """All questions of a kind (``colours``, ``homes``): prompt, answer, an answer right for another, whether taught.
+
+    Two of the three forms of each question are taught to the child that learns them, the third is held out.
+    """
+    if kind == "colours":
+        table, forms, answer = [COLOURS[index] for index in TAUGHT_COLOURS], COLOUR_FORMS, "{}"
+        places = TAUGHT_COLOURS
+    else:
+        table, forms, answer = HOMES, HOME_FORMS, "In the {}."
+        places = list(range(len(HOMES)))
     values = [fact.split()[1] for fact in table]
     rows = []
-    for index, fact in enumerate(table):
-        other = next(value for value in values[index + 1 :] + values if value != values[index])
-        rows.append((*_fact(fact, forms[index % 3], answer), answer.format(other)))
+    for row, (place, fact) in enumerate(zip(places, table, strict=True)):
+        other = next(value for value in values[row + 1 :] + values if value != values[row])
+        for form in range(3):
+            rows.append((*_fact(fact, forms[form], answer), answer.format(other), form != place % 3))
     return rows
 
 
