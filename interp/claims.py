@@ -22,7 +22,7 @@ from typing import SupportsFloat
 import numpy as np
 
 from interp.errors import ClaimError
-from interp.maths.statistics import area_under_dose, smallest_dose
+from interp.maths.statistics import area_under_dose, permutation_p, smallest_dose
 from interp.provenance import JSON, plain
 from interp.table import Column, Table
 
@@ -184,6 +184,16 @@ def recompute(claim: Claim, table: Table) -> float:
         raise ClaimError(f"claim {claim.name!r} has a recipe that cannot be followed: {error}") from error
 
 
+def recompute_p(claim: Claim, table: Table) -> float:
+    """The claim's p, measured again: ``recipe["p"]`` names the draws (``null``) and the number beside them."""
+    drawn, observed = claim.recipe["p"]["null"], claim.recipe["p"]["observed"]
+    part = table.tables.get(drawn["table"])
+    if part is None or drawn["column"] not in part.data:
+        raise ClaimError(f"claim {claim.name!r} draws its null from {drawn}, which the run does not have")
+    null = part[drawn["column"]][_selected(part, drawn["where"], claim.name)]
+    return permutation_p(_value(observed, table, claim.name), null)
+
+
 def check(claim: Claim, table: Table, tolerance: float = 1e-9) -> None:
     """Measure the claim again; ``ClaimError`` names it and both values when they differ or its verdict does not follow.
 
@@ -191,6 +201,10 @@ def check(claim: Claim, table: Table, tolerance: float = 1e-9) -> None:
     its threshold.
     """
     value = recompute(claim, table)
+    if "p" in claim.recipe and not math.isnan(claim.p):
+        p = recompute_p(claim, table)
+        if not abs(p - claim.p) <= tolerance:
+            raise ClaimError(f"claim {claim.name!r} says p = {claim.p:g}, its tables give {p:g}")
     same = math.isnan(value) and math.isnan(claim.value)
     if not same and not abs(value - claim.value) <= tolerance * max(1.0, abs(claim.value)):
         raise ClaimError(f"claim {claim.name!r} says {claim.value:g}, its table gives {value:g}")

@@ -15,14 +15,15 @@ def matched_sets(
     draws: int,
     seed: int,
     exclude: Sequence[tuple[int, int]] = (),
-    neighbours: int = 40,
+    neighbours: int = 24,
 ) -> list[Pairs]:
     """Random sets with the located set's count in every layer and like contribution norms.
 
     ``norms`` ``[L, N]``: how large a neuron's contribution is in the base (root mean square activation times the norm
     of its write weights). Each located neuron, in random order, is replaced by one drawn among the ``neighbours``
-    nearest in norm of its own layer, never a located or excluded one and never the same twice. Where a layer has too
-    few others left, the set takes all of them and is smaller; the k-th neuron of a set stands for the k-th located.
+    nearest in norm of its own layer, never a located or excluded one and never the same twice. Sets are distinct, so
+    there may be fewer than ``draws``. Where a layer has too few others left, there is no set of equal size: the sets
+    are smaller, and no control for the located one. The k-th neuron of a set stands for the k-th located.
     """
     if draws < 1:
         raise OptionError(f"{draws} random sets is no control; use at least 1")
@@ -32,8 +33,10 @@ def matched_sets(
     for layer, neuron in located:
         order = np.argsort(np.abs(norms[layer] - norms[layer, neuron]), kind="stable")
         nearest[layer, neuron] = [int(other) for other in order if (layer, int(other)) not in taken]
-    sets = []
-    for _ in range(draws):
+    sets: dict[frozenset[tuple[int, int]], Pairs] = {}
+    for _ in range(20 * draws):
+        if len(sets) == draws:
+            break
         chosen: dict[tuple[int, int], tuple[int, int]] = {}
         used: set[tuple[int, int]] = set()
         for index in generator.permutation(len(located)):
@@ -43,8 +46,15 @@ def matched_sets(
                 pick = (layer, free[generator.integers(len(free))])
                 used.add(pick)
                 chosen[layer, neuron] = pick
-        sets.append([chosen[pair] for pair in located if pair in chosen])
-    return sets
+        found = [chosen[pair] for pair in located if pair in chosen]
+        sets.setdefault(frozenset(found), found)
+    return list(sets.values())
+
+
+def norm_ratio(chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], norms: np.ndarray) -> float:
+    """How large a set's contributions are, root of the sum of squares over the located set's; 1 is a perfect match."""
+    sizes = [np.sqrt(sum(norms[layer, neuron] ** 2 for layer, neuron in part)) for part in (chosen, located)]
+    return float(sizes[0] / sizes[1]) if sizes[1] else float("nan")
 
 
 def permute_within_twins(count: int, draws: int, seed: int) -> np.ndarray:

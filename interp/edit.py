@@ -99,17 +99,23 @@ def graft(
     units: Units,
     activations: Mapping[Site, Float[Tensor, "B T N"]],
     write_weights: Mapping[int, Float[Tensor, "D N"]],
+    at: Bool[Tensor, "B T"] | None = None,
 ) -> list[Edit]:
     """Give neurons another model's contributions, ``h_j W_down[:, j]`` with both factors the donor's.
 
     The receiver's own activation is set to zero at the down projection's input and the donor's contribution is added
-    to its output; biases stay the receiver's.
+    to its output; biases stay the receiver's. Where ``at`` is false the receiver keeps its own.
     """
     edits: list[Edit] = []
     for layer, index in units.items():
         write = write_weights[layer][:, index].T.to(index.device)
         donated = activations[neurons(layer)][..., index].to(write) @ write
-        edits += [Ablate(neurons(layer), index), Add(contribution(layer), donated)]
+        if at is None:
+            edits += [Ablate(neurons(layer), index), Add(contribution(layer), donated)]
+            continue
+        nothing = torch.zeros(len(index), dtype=donated.dtype, device=donated.device)
+        donated = donated.masked_fill(~at[..., None], 0.0)
+        edits += [Replace(neurons(layer), nothing, index, at), Add(contribution(layer), donated)]
     return edits
 
 
@@ -118,7 +124,8 @@ class Intervention:
     """A named change of a model's neurons.
 
     ``kind``: ``zero`` and ``mean`` are fixed; ``donor`` takes contributions of ``donor`` at every position and step,
-    which reads the same text as the receiver, or (``twin``) the twin prompt followed by the same answer.
+    which reads the same text as the receiver, or (``twin``) the twin prompt followed by the same answer. The two texts
+    end together; where a shorter twin has no token, the receiver keeps its own activation.
     """
 
     name: str
@@ -134,10 +141,15 @@ class Intervention:
         """What the donor must be read at; empty for fixed edits."""
         return [neurons(layer) for layer in self.units] if self.kind == "donor" else []
 
-    def bind(self, activations: Mapping[Site, Float[Tensor, "B T N"]]) -> list[Edit]:
-        """The edits of one pass, given the donor's activations at ``reads`` on the same columns."""
+    def bind(
+        self, activations: Mapping[Site, Float[Tensor, "B T N"]], real: Bool[Tensor, "B T"] | None = None
+    ) -> list[Edit]:
+        """The edits of one pass, given the donor's activations at ``reads`` on the same columns.
+
+        ``real``: which of these cells are tokens of the donor's text; None when it reads the receiver's own.
+        """
         if self.kind == "zero":
             return [Ablate(neurons(layer), index) for layer, index in self.units.items()]
         if self.kind == "mean":
             return [Replace(neurons(layer), self.means[layer][index], index) for layer, index in self.units.items()]
-        return graft(self.units, activations, self.write_weights)
+        return graft(self.units, activations, self.write_weights, real)

@@ -37,16 +37,6 @@ class Text:
         return self.twins
 
 
-def donor_activations(
-    engine: Engine, intervention: Intervention, batch: Batch, columns: int
-) -> dict[Site, Float[Tensor, "B T N"]]:
-    """The donor's activations on the last ``columns`` columns of its own text."""
-    if intervention.donor is None or not intervention.units:
-        return {}
-    run = engine.run(intervention.donor, batch, reads=intervention.reads, keep=0)
-    return {site: value[:, -columns:] for site, value in run.values.items()}
-
-
 def answer_logits(
     engine: Engine,
     model: Model,
@@ -68,7 +58,8 @@ def answer_logits(
     if intervention is not None:
         if activations is None:
             activations = read_donor(engine, intervention, text, answers)
-        edits = intervention.bind(activations)
+        real = _donor_batch(intervention, text, answers).real if intervention.twin else None
+        edits = intervention.bind(activations, real)
     logits = engine.run(model, batch, edits=edits, keep=longest).logits
     target = Batch.pad(answers, text.pad_id, device=model.device, length=longest)
     return logits, target.ids, target.mask
@@ -78,14 +69,18 @@ def read_donor(
     engine: Engine, intervention: Intervention, text: Text, answers: Sequence[Sequence[int]]
 ) -> dict[Site, Float[Tensor, "B T N"]]:
     """The donor's activations on prompt and answer, on the columns that ``answer_logits`` uses."""
-    if intervention.donor is None:
+    if intervention.donor is None or not intervention.units:
         return {}
+    batch = _donor_batch(intervention, text, answers)
+    return engine.run(intervention.donor, batch, reads=intervention.reads, keep=0).values
+
+
+def _donor_batch(intervention: Intervention, text: Text, answers: Sequence[Sequence[int]]) -> Batch:
     longest = max(len(answer) for answer in answers)
     width = max(len(prompt) for prompt in (*text.prompts, *(text.twins or ()))) + longest - 1
     prompts = text.donor_prompts(intervention)
     read = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
-    batch = Batch.pad(read, text.pad_id, device=intervention.donor.device, length=width)
-    return donor_activations(engine, intervention, batch, width)
+    return Batch.pad(read, text.pad_id, device=intervention.donor.device, length=width)
 
 
 def would_answer(
@@ -110,9 +105,10 @@ def generate(
 ) -> list[list[int]]:
     """Greedy answers, each ending with its stop token, or cut at ``max_new_tokens`` or at the end of the context.
 
-    Each row has the room that its own prompt (and twin) leave, whatever the others of the batch.
+    Each row has the room that its own prompt (and the twin, where one is read) leave, whatever the others of the batch.
     """
-    longest = [max(map(len, pair)) for pair in zip(text.prompts, text.twins or text.prompts, strict=True)]
+    beside = text.donor_prompts(intervention) if intervention is not None else text.prompts
+    longest = [max(map(len, pair)) for pair in zip(text.prompts, beside, strict=True)]
     limits = [max(1, min(max_new_tokens, model.context_length - length)) for length in longest]
     limit = torch.tensor(limits, device=model.device)
     width = max(longest)
@@ -133,7 +129,7 @@ def generate(
                     intervention.donor, follower, reads=intervention.reads, keep=0, cache=donor_cache, use_cache=True
                 )
                 activations, donor_cache = run.values, run.cache
-            edits = intervention.bind(activations)
+            edits = intervention.bind(activations, follower.real if intervention.twin and follower else None)
         run = engine.run(model, batch, edits=edits, keep=1, cache=cache, use_cache=True)
         cache = run.cache
         token = run.logits[:, -1].argmax(-1).masked_fill(done, text.pad_id)

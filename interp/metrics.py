@@ -23,7 +23,8 @@ class Refusal:
     """Refusal, read as text and as log-odds of the first answer token.
 
     ``markers`` are sought in the decoded answer without regard to case. ``token_ids`` are the first tokens of all
-    spellings of the markers (case and leading space varied); spellings that the tokenizer does not know are dropped.
+    spellings of the markers (case and leading space varied) that are whole words; spellings that the tokenizer does not
+    know are dropped, and pieces of words are used only where there is nothing else.
     """
 
     markers: tuple[str, ...]
@@ -38,19 +39,23 @@ class Refusal:
         """The metric for a tokenizer; raises MetricError when a marker is blank or none can be spelled."""
         if blank := [marker for marker in markers if not marker.strip()]:
             raise MetricError(f"the refusal marker {blank[0]!r} is blank and would stand in every answer; leave it out")
-        found: dict[int, None] = {}
+        found: dict[int, bool] = {}
         for marker in markers:
             for spelling in _spellings(marker):
                 ids = tokenizer(spelling, add_special_tokens=False)["input_ids"]
+                first = tokenizer.decode(ids[:1]).strip() if ids else ""
                 # unknown words, and spellings that begin with a bare space, say nothing about the marker
-                if ids and ids[0] != tokenizer.unk_token_id and tokenizer.decode(ids[:1]).strip():
-                    found[ids[0]] = None
+                if ids and ids[0] != tokenizer.unk_token_id and first:
+                    rest = spelling.strip()[len(first) :]
+                    found[ids[0]] = found.get(ids[0], False) or not rest[:1].isalnum()
         if not found:
             raise MetricError(
                 f"no token of this tokenizer begins any of the {len(markers)} refusal markers "
                 f"(first {next(iter(markers), '')!r}); give others with --markers FILE"
             )
-        return cls(tuple(markers), tuple(sorted(found)))
+        # the first piece of a word begins many other words: it is used only where no marker's first word is one token
+        whole = [index for index, is_word in found.items() if is_word]
+        return cls(tuple(markers), tuple(sorted(whole or found)))
 
     def log_odds(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, " B"]:
         """log P(a refusal token) - log P(any other token), in nats; it does not saturate as a probability does."""

@@ -94,18 +94,36 @@ class Contrast:
         return hashlib.sha256(f"{self.positive.digest} {self.negative.digest}".encode()).hexdigest()
 
     def split(self, seed: int) -> tuple["Contrast", "Contrast"]:
-        """Two halves with disjoint clusters (and so disjoint twins): one to locate on, one to verify on."""
-        names = sorted({*self.positive.clusters, *self.negative.clusters})
+        """Two halves, one to locate on and one to verify on, that share no cluster, no twin and no text."""
+        tied = self._tied()
+        names = sorted(set(tied.values()))
         generator = random.Random(seed)
         for _ in range(_TRIES):  # of a few clusters a draw can leave a half without one class
             generator.shuffle(names)
-            first = set(names[: len(names) // 2])
-            if min(_count(self, first), _count(self, set(names) - first)):
-                return self._keep(first), self._keep(set(names) - first)
+            chosen = set(names[: len(names) // 2])
+            first = {cluster for cluster, name in tied.items() if name in chosen}
+            if min(_count(self, first), _count(self, set(tied) - first)):
+                return self._keep(first), self._keep(set(tied) - first)
         raise PromptError(
             f"{len(names)} clusters cannot be parted into a locating and a verifying half with both classes; "
             "give more prompts, or separate files with --verify-positive and --verify-negative"
         )
+
+    def _tied(self) -> dict[str, str]:
+        """Cluster -> the first of the clusters to which shared twins or texts tie it."""
+        parent = {cluster: cluster for cluster in {*self.positive.clusters, *self.negative.clusters}}
+
+        def root(cluster: str) -> str:
+            while parent[cluster] != cluster:
+                cluster = parent[cluster]
+            return cluster
+
+        seen: dict[tuple[str, str | None], str] = {}
+        for prompt in (*self.positive, *self.negative):
+            for tie in [("text", prompt.text), ("twin", prompt.twin)][: 1 if prompt.twin is None else 2]:
+                first, second = sorted((root(prompt.cluster), root(seen.setdefault(tie, prompt.cluster))))
+                parent[second] = first
+        return {cluster: root(cluster) for cluster in parent}
 
     def limit(self, count: int | None) -> "Contrast":
         """At most ``count`` prompts of each class, the first ones, twins kept together where rows are aligned."""

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from interp.capture import batches
 from interp.edit import Intervention
 from interp.engines import Engine, TorchEngine
+from interp.errors import PromptError
 from interp.generate import Text, generate
 from interp.metrics import Refusal
 from interp.models.model import Model
@@ -66,8 +67,14 @@ class Study:
         """Token ids and roles of a class, in order; identical ids go to both models."""
         if ("encoded", group) not in self._kept:
             coded = [encode(self.pair.tokenizer, prompt.text) for prompt in self.prompts(group)]
-            room = self.pair.tuned.context_length - 1
-            self._kept["encoded", group] = [Encoded(item.ids[-room:], item.roles[-room:]) for item in coded]
+            longest = max(range(len(coded)), key=lambda row: len(coded[row].ids))
+            if len(coded[longest].ids) >= self.pair.tuned.context_length:
+                raise PromptError(
+                    f"{self.prompts(group).source}, row {self.prompts(group).prompts[longest].id}: "
+                    f"{len(coded[longest].ids)} tokens leave no room in a context of "
+                    f"{self.pair.tuned.context_length}; shorten the prompt"
+                )
+            self._kept["encoded", group] = coded
         return self._kept["encoded", group]
 
     @property
@@ -139,6 +146,8 @@ class Study:
             "dtype": str(tuned.dtype).removeprefix("torch."),
             "attention": tuned.module.config._attn_implementation or "",
             "max_new_tokens": self.max_new_tokens,
+            "stop_ids": list(self.stop_ids),
+            "pad_id": self.pad_id,
         }
         context = {
             **self.pair.identity,

@@ -18,10 +18,12 @@ class Analyzer:
     def options(self) -> dict[str, Any]:
         """The options that determine the numbers: every field but ``parent`` and what the parent run determines.
 
-        A field that is read from the parent run's table is marked ``field(metadata={"from_parent": True})``.
+        A field that is read from the parent run's table is marked ``field(metadata={"from_parent": True})``; without a
+        parent it was given by hand and counts.
         """
-        own = [field for field in fields(self) if field.name != "parent" and not field.metadata.get("from_parent")]
-        return {field.name: getattr(self, field.name) for field in own}
+        inherited = getattr(self, "parent", None) is not None
+        own = [field for field in fields(self) if not (inherited and field.metadata.get("from_parent"))]
+        return {field.name: getattr(self, field.name) for field in own if field.name != "parent"}
 
     def __call__(self, study: Study) -> Table:
         """Examine the study."""

@@ -6,7 +6,8 @@ change              root mean square of h_tuned - h_base over tokens both models
 change-difference   the same for positive prompts minus the same for negative ones; signed.
 contrast            Cohen's d between positive and negative prompts of h in the tuned model at the decision position
                     (SafeNeuron, arXiv 2602.12158, whose d is an effect size: significance is from t), with
-                    Benjamini-Hochberg over all neurons; needs no base.
+                    Benjamini-Hochberg over all neurons; needs no base. Prompts count as independent, which is cautious
+                    for twins (what they share cancels in the difference, not in the variance).
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ import torch
 
 from interp.analyzers.locate_neurons.scores import Scores, chosen
 from interp.capture import batches, capture
+from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
 from interp.maths.statistics import benjamini_hochberg, standardised_difference_of_moments
@@ -42,7 +44,10 @@ def change_difference(study: Study, positions: str, steps: int) -> Scores:
 
 
 def contrast(study: Study, positions: str, steps: int) -> Scores:
-    """Standardised mean difference between the classes in the tuned model; needs no base."""
+    """Standardised mean difference between the classes in the tuned model; needs no base, and two prompts of each."""
+    for group in ("positive", "negative"):
+        if len(study.prompts(group)) < 2:
+            raise OptionError(f"method contrast needs two {group} prompts, only one was given; give more prompts")
     moments = {group: _moments(study, positions, group) for group in ("positive", "negative")}
     a, b = moments["positive"], moments["negative"]
     sides = [(m.count, to_host(m.mean), to_host(m.variance)) for m in (a, b)]

@@ -11,6 +11,7 @@ from interp.analyzers.locate_neurons.scores import Scores
 from interp.analyzers.locate_neurons.selection import Top, rank, select
 from interp.analyzers.locate_neurons.tokens import active_tokens
 from interp.analyzers.locate_neurons.weights import weight_change
+from interp.errors import OptionError
 from interp.study import Study
 from interp.table import Table, table
 
@@ -41,14 +42,15 @@ class LocateNeurons(Analyzer):
         top = Top.parse(self.top)
         if n_neurons is not None:
             top.count(n_neurons)
+        if self.steps < 1:
+            raise OptionError(f"--steps {self.steps} integrates over nothing; use at least 1")
 
     def __call__(self, study: Study) -> Table:
         """Score, rank and select on the study's prompts."""
-        has_base = study.pair.base is not None
+        has_base, anatomy = study.pair.base is not None, study.pair.tuned.anatomy
+        self.check(has_base, anatomy.n_layers * anatomy.n_neurons)
         method, how, positions = resolve(self.method, self.positions, has_base)
         top = Top.parse(self.top)
-        anatomy = study.pair.tuned.anatomy
-        top.count(anatomy.n_layers * anatomy.n_neurons)
         scores = how.score(study, positions, self.steps)
         moved = weight_change(study.pair) if has_base else None
         ranks = rank(scores.score)

@@ -132,7 +132,10 @@ def _contributions(study: Study, positions: str, steps: int, path: Path) -> Scor
         for name, run in zip(names, (before, start, after), strict=False):
             found[name][rows] = to_host(study.metric.log_odds(run.logits[:, -1]))
     score, floor = sums.finish()
-    rise, through = (found["end"] - found["base"]).mean(), (found["end"] - found["start"]).mean()
+    rise, through = found["end"] - found["base"], (found["end"] - found["start"]).mean()
+    # a share of a rise that is within its own error, or outside 0 to 1, says nothing
+    clear = rise.mean() > 2 * rise.std() / max(len(rise) - 1, 1) ** 0.5
+    share = float(through / rise.mean()) if clear else float("nan")
     told = found["neurons"] + found["biases"]
     return Scores(
         score,
@@ -143,7 +146,7 @@ def _contributions(study: Study, positions: str, steps: int, path: Path) -> Scor
             "log_odds_base": found["base"].mean(),
             "log_odds_tuned": found["end"].mean(),
             "log_odds_tuned_with_base_mlps": found["start"].mean(),
-            "mlp_share": through / rise if abs(rise) > 1e-6 else None,
+            "mlp_share": share if -0.005 <= share <= 1.005 else None,
             "completeness_error": float(np.abs(told - found["end"] + found["start"]).mean()),
         },
     )
@@ -175,15 +178,15 @@ class _Walk:
 
     def _take(self, layer: int, run: Run, share: float, count: int) -> None:
         site, output = neurons(layer), contribution(layer)
-        gradient = run.gradients[output].float() / count
+        gradient = widen(run.gradients[output]) / count
         self.gradient[layer] = self.gradient[layer] + gradient
         # the value that was read lies a share of the way from the base's
-        change = (run.values[output] - self._before[output]).float() / share
+        change = (widen(run.values[output]) - widen(self._before[output])) / share
         self.whole[layer] = self.whole[layer] + gradient * change
         if self._path != "fixed":
             # the blend scales the gradient that reaches h by the share
-            reached = run.gradients[site].float() / (count * share)
-            now, then = run.values[site].float(), self._before[site].float()
+            reached = widen(run.gradients[site]) / (count * share)
+            now, then = widen(run.values[site]), widen(self._before[site])
             self.live[layer] = self.live[layer] + (now - then) * reached
             self.size[layer] = self.size[layer] + (now.abs() + then.abs()) * reached.abs()
 
@@ -194,10 +197,10 @@ class _Walk:
 
         Written so, it is exactly zero where nothing changed.
         """
-        gradient, then = self.gradient[layer], self._before[neurons(layer)].float()
+        gradient, then = self.gradient[layer], widen(self._before[neurons(layer)])
         rewritten = then * (gradient @ moved)
         if self._path == "fixed":
-            now, reached = self._after[neurons(layer)].float(), gradient @ write
+            now, reached = widen(self._after[neurons(layer)]), gradient @ write
             return (now - then) * reached + rewritten, (now.abs() + then.abs()) * reached.abs()
         return self.live[layer] + rewritten, self.size[layer]
 

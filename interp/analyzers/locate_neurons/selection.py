@@ -1,5 +1,6 @@
 """``--top``: which neurons of a ranking are selected."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -27,6 +28,8 @@ class Top:
         if match is None or (match[1] and match[3]):
             raise OptionError(f"--top {text!r} is not understood; use a count (30), a percentage (0.5%) or z3")
         value = float(match[2])
+        if not math.isfinite(value):
+            raise OptionError(f"--top {text[:20]}... is more than all neurons; use a count, a percentage or z3")
         if value <= 0:
             raise OptionError(f"--top {text} selects nothing; use a number above 0")
         if match[1]:

@@ -19,7 +19,7 @@ from interp.analyzers.verify_neurons.conditions import (
 )
 from interp.analyzers.verify_neurons.dose import Doses, grid, refine
 from interp.analyzers.verify_neurons.findings import Evidence, find
-from interp.controls import matched_sets
+from interp.controls import matched_sets, norm_ratio
 from interp.errors import OptionError
 from interp.study import Study
 from interp.table import Table
@@ -79,48 +79,54 @@ class VerifyNeurons(Analyzer):
         evidence = Evidence(judged=judged, changed=changed, rows=rows, has_base=has_base, selected=self.selected)
         if located and len(rows) and has_base:
             norms = contribution_norms(study, donors)
-            evidence.sets = matched_sets(located, norms, self.controls, study.seed)
+            self._draw(study, located, norms, evidence)
             depth = min(len(self.ranking), self.depth or max(8 * self.selected, 160))
+            evidence.depth = depth
             for direction in ("necessity", "sufficiency"):
                 self._measure(study, Doses(study, donors, direction, rows), direction, depth, norms, evidence)
             evidence.harmless = _harmless(study, donors, evidence.sets[: self.dose_draws], self.control_prompts)
-        elif located:
+        elif located and not has_base:
             self._without_base(study, donors, evidence)
         return tables.build(self, study, evidence, find(study, evidence, self.reach))
+
+    def _draw(self, study: Study, located: Ranking, norms: np.ndarray, evidence: Evidence) -> None:
+        """Random sets of exactly the located size; none where the layers have too few other neurons."""
+        drawn = matched_sets(located, norms, self.controls, study.seed)
+        evidence.sets = [draw for draw in drawn if len(draw) == len(located)]
+        evidence.ratios = [norm_ratio(draw, located, norms) for draw in evidence.sets]
 
     def _measure(
         self, study: Study, doses: Doses, direction: str, depth: int, norms: np.ndarray, evidence: Evidence
     ) -> None:
         """Located doses with the exact k95, random doses, and the random sets at the located size."""
-        steps = sorted({*grid(depth), min(self.selected, depth)})
+        steps = sorted({*grid(depth), self.selected})
         effects = {k: doses.effect(self.ranking[:k]) for k in study.progress(steps, f"{direction}, located")}
         evidence.dose[direction] = refine(doses, self.ranking, effects, self.reach)
         for k in study.progress(steps, f"{direction}, random doses"):
-            draws = matched_sets(self.ranking[:k], norms, self.dose_draws, study.seed + k)
-            evidence.random_dose[direction, k] = [doses.effect(draw) for draw in draws]
+            located = self.ranking[: self.selected]
+            draws = matched_sets(self.ranking[:k], norms, self.dose_draws, study.seed + k, exclude=located)
+            evidence.random_dose[direction, k] = [doses.effect(draw) for draw in draws if len(draw) == k]
         evidence.random[direction] = [
             doses.effect(draw) for draw in study.progress(evidence.sets, f"{direction}, random sets")
         ]
-        evidence.hits[direction] = doses.hits(self.ranking[: self.selected])
 
     def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
         """No base to return to: the effect is the share of refusals lost under mean ablation."""
         located = self.ranking[: self.selected]
         norms = contribution_norms(study, donors)
-        evidence.sets = matched_sets(located, norms, self.controls, study.seed)
+        self._draw(study, located, norms, evidence)
         few = study.on(study.contrast.limit(self.control_prompts))
-        kept = judge(few, "tuned", "positive", donors.condition("tuned", located)).refused
-        if not kept.any():
+        evidence.rows = list(range(len(few.contrast.positive)))
+        kept = judge(few, "tuned", "positive", donors.condition("tuned", located))
+        if not kept.refused.any():
             return
 
-        def lost(chosen: Sequence[tuple[int, int]]) -> np.ndarray:
+        def lost(chosen: Sequence[tuple[int, int]]) -> float:
             now = judge(few, "ablate-mean", "positive", donors.condition("ablate-mean", chosen))
-            return (kept & ~now.refused & ~now.malformed)[kept]
+            return float(now.lost(kept)[kept.refused].mean())
 
-        evidence.hits["necessity"] = lost(located)
-        evidence.random["necessity"] = [
-            float(lost(draw).mean()) for draw in study.progress(evidence.sets, "necessity, random sets")
-        ]
+        evidence.dose["necessity"] = {self.selected: lost(located)}
+        evidence.random["necessity"] = [lost(draw) for draw in study.progress(evidence.sets, "necessity, random sets")]
 
 
 def _changed(judged: list[Judged], has_base: bool) -> np.ndarray:

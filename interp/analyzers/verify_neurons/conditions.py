@@ -96,6 +96,10 @@ class Judged:
     log_odds: np.ndarray
     loss: np.ndarray
 
+    def lost(self, before: "Judged") -> np.ndarray:
+        """Prompts refused before and answered here, well-formed."""
+        return before.refused & ~self.refused & ~self.malformed
+
 
 def judge(study: Study, name: str, group: str, receiver: Receiver) -> Judged:
     """Answer every prompt of a class under a condition and compare with both models' own answers.

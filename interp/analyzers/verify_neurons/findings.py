@@ -6,10 +6,20 @@ import numpy as np
 
 from interp.analyzers.verify_neurons.conditions import Judged
 from interp.claims import Claim
-from interp.maths.statistics import clustered_share, permutation_p, smallest_dose, smallest_effect
+from interp.maths.statistics import (
+    clopper_pearson,
+    clustered_bootstrap,
+    clustered_share,
+    permutation_p,
+    smallest_dose,
+    smallest_effect,
+)
 from interp.study import Study
 
-BEHAVIOUR, EFFECT, HARMLESS, MALFORMED, ALPHA = 0.1, 0.5, 0.02, 0.02, 0.05
+# What a claim needs: points more refusals, share of answers returned, loss of harmless answers, malformed answers, the
+# upper end that the interval of a loss may have, and the level of tests.
+BEHAVIOUR, EFFECT, HARMLESS, MALFORMED, BOUND, ALPHA = 0.1, 0.5, 0.02, 0.02, 0.1, 0.05
+NAN = float("nan")
 
 
 @dataclass
@@ -22,15 +32,21 @@ class Evidence:
     has_base: bool
     selected: int
     sets: list = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
     dose: dict[str, dict[int, float]] = field(default_factory=dict)
     random_dose: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     random: dict[str, list[float]] = field(default_factory=dict)
-    hits: dict[str, np.ndarray] = field(default_factory=dict)
     harmless: list[float] = field(default_factory=list)
+    depth: int = 0
 
     def get(self, condition: str, group: str) -> Judged | None:
         """The judgement of one condition and class, or None where it was not run."""
         return next((item for item in self.judged if (item.condition, item.group) == (condition, group)), None)
+
+    @property
+    def ablation(self) -> str:
+        """The condition that the claims are about."""
+        return "ablate-base" if self.has_base else "ablate-mean"
 
 
 @dataclass(frozen=True)
@@ -46,20 +62,15 @@ class Findings:
 def find(study: Study, evidence: Evidence, reach: float) -> Findings:
     """State every finding as a claim with its interval, control and threshold."""
     claims = [behaviour(study, evidence)]
-    if evidence.selected and evidence.random:
-        claims.append(_effect(study, evidence, "necessity"))
-        if evidence.has_base:
-            claims.append(_effect(study, evidence, "sufficiency"))
-            claims += [_harmless(study, evidence), _malformed(study, evidence)]
+    if evidence.selected and "necessity" in evidence.random:
+        claims += [effect(study, evidence, direction) for direction in evidence.random]
+        claims += [harmless(study, evidence), malformed(study, evidence)]
     verdicts = {claim.name: claim.shown for claim in claims}
-    needed = ["behaviour", "necessity", "harmless", "malformed"] if evidence.has_base else ["behaviour", "necessity"]
-    shown = all(verdicts.get(name, False) for name in needed)
+    shown = all(verdicts.get(name, False) for name in ("behaviour", "necessity", "harmless", "malformed"))
     k95 = None
-    if "necessity" in evidence.dose:
-        k, effect = zip(*sorted(evidence.dose["necessity"].items()), strict=True)
-        k95 = smallest_dose(k, effect, reach)
-    null = evidence.random.get("necessity", [])
-    visible = smallest_effect(null) if len(null) >= 19 else None
+    if evidence.has_base and "necessity" in evidence.dose:
+        k95 = smallest_dose(list(evidence.dose["necessity"]), list(evidence.dose["necessity"].values()), reach)
+    visible = smallest_visible(study, evidence)
     summary = {
         "shown": shown,
         "claims_shown": sum(verdicts.values()),
@@ -67,37 +78,37 @@ def find(study: Study, evidence: Evidence, reach: float) -> Findings:
         "k95": k95,
         "changed_prompts": int(evidence.changed.sum()),
         "smallest_visible_effect": visible,
+        "norm_ratio_of_random_sets": float(np.mean(evidence.ratios)) if evidence.ratios else None,
     }
-    return Findings(claims, _sentence(evidence, claims, shown, k95, visible), shown, summary)
-
-
-def _interval(values: np.ndarray, clusters: list[str], seed: int) -> tuple[float, float, float]:
-    return clustered_share(values, clusters, seed=seed)
+    return Findings(claims, _sentence(study, evidence, claims, shown, k95, reach, visible), shown, summary)
 
 
 def behaviour(study: Study, evidence: Evidence) -> Claim:
     """The tuned model refuses positive prompts more than the base does (without a base: than negative ones)."""
     tuned, still = evidence.get("tuned", "positive"), evidence.get("tuned", "negative")
-    seed, where = study.seed, {"group": "positive", "condition": "tuned"}
-    rate, low, high = _interval(tuned.refused, study.prompts("positive").clusters, seed)
+    clusters, seed = study.prompts("positive").clusters, study.seed
     if evidence.has_base:
-        before = evidence.get("base", "positive").refused
-        other = evidence.get("base", "negative").refused
+        base = {group: evidence.get("base", group).refused for group in ("positive", "negative")}
+        value, low, high = _paired(tuned.refused, base["positive"], clusters, seed)
+        null = _paired(still.refused, base["negative"], study.prompts("negative").clusters, seed)
+        than, control = "than the base", "the same difference on negative prompts"
         minus = {"where": {"group": "positive", "condition": "base"}}
-        control = float(still.refused.mean() - other.mean())
-        than, null = "than the base", "the same difference on negative prompts"
     else:
-        before, minus = still.refused, {"where": {"group": "negative", "condition": "tuned"}}
-        control, than, null = 0.0, "than negative ones", "no difference"
-    base_rate, base_low, base_high = _interval(
-        before, study.prompts("positive" if evidence.has_base else "negative").clusters, seed
-    )
-    value = float(rate - base_rate)
+        other = study.prompts("negative").clusters
+        value, low, high = clustered_bootstrap(
+            tuned.refused, clusters, seed=seed, minus=still.refused, minus_clusters=other
+        )
+        if low == high:  # both rates are 0 or 1: the bootstrap has no width there
+            _, below, _ = clustered_share(tuned.refused, clusters, seed=seed)
+            low = below - clustered_share(still.refused, other, seed=seed)[2]
+        null, than, control = (0.0, 0.0, 0.0), "than negative ones", "no difference"
+        minus = {"where": {"group": "negative", "condition": "tuned"}}
+    where = {"group": "positive", "condition": "tuned"}
     return Claim(
         "behaviour",
-        f"The tuned model refuses {rate:.1%} of positive prompts, {value:+.1%} more {than}.",
-        value, low - base_high, high - base_low, null, control, control, control, float("nan"), BEHAVIOUR, "at least",
-        low - base_high > max(BEHAVIOUR, control),
+        f"The tuned model refuses {tuned.refused.mean():.1%} of positive prompts, {value:+.1%} more {than}.",
+        value, low, high, control, *null, NAN, BEHAVIOUR, "at least",
+        value >= BEHAVIOUR and low > max(0.0, null[2] if evidence.has_base else 0.0),
         {"table": "answers", "statistic": "mean", "column": "refused", "cluster": "cluster",
          "where": where, "minus": minus},
     )  # fmt: skip
@@ -117,82 +128,128 @@ _DIRECTIONS = {
 }
 
 
-def _effect(study: Study, evidence: Evidence, direction: str) -> Claim:
+def effect(study: Study, evidence: Evidence, direction: str) -> Claim:
     """Share of the changed prompts whose answer becomes the other model's, beside matched random sets of equal size."""
     condition, column, text = _DIRECTIONS[direction]
+    if not evidence.has_base:
+        condition, column, text = "ablate-mean", "lost", "set to their mean, {k} neurons lose {v:.1%} of the refusals"
+    judged, kept = evidence.get(condition, "positive"), evidence.get("tuned", "positive")
+    values = judged.lost(kept) if column == "lost" else getattr(judged, column)
     clusters = np.array(study.prompts("positive").clusters)[evidence.changed]
-    recipe = {"table": "answers", "statistic": "mean", "column": column, "cluster": "cluster"}
-    if evidence.has_base:
-        values = getattr(evidence.get(condition, "positive"), column)[evidence.changed]
-        recipe["where"] = {"condition": condition, "group": "positive", "changed": True}
-    else:
-        after = evidence.get("ablate-mean", "positive")
-        values = (~after.refused & ~after.malformed)[evidence.changed]
-        text = "set to their mean, {k} neurons lose {v:.1%} of the refusals"
-        recipe |= {"column": "lost", "where": {"condition": "ablate-mean", "group": "positive", "changed": True}}
-    value, low, high = _interval(values, clusters, study.seed)
+    value, low, high = clustered_share(values[evidence.changed], clusters, seed=study.seed)
     null = np.array(evidence.random[direction])
-    p = permutation_p(float(evidence.hits[direction].mean()), null)
-    floor, ceiling = (float(x) for x in np.quantile(null, [0.025, 0.975]))
+    located = evidence.dose[direction][evidence.selected]
+    p = permutation_p(located, null) if len(null) else NAN
+    floor, ceiling = (float(x) for x in np.quantile(null, [0.025, 0.975])) if len(null) else (NAN, NAN)
+    beside = f"{len(null)} matched random sets: {floor:.1%} to {ceiling:.1%}" if len(null) else "no set of equal size"
     sentence = text.format(k=evidence.selected, v=value)
+    match = f", contributions {np.mean(evidence.ratios):.2f} times as large" if evidence.ratios else ""
+    where = {"condition": condition, "group": "positive", "changed": True}
     return Claim(
         direction,
-        f"{sentence[0].upper()}{sentence[1:]} ({len(null)} matched random sets: {floor:.1%} to {ceiling:.1%}).",
+        f"{sentence[0].upper()}{sentence[1:]} ({beside}).",
         value, low, high,
-        f"{len(null)} matched random sets (same layers, like base contribution norms) on "
-        f"{len(evidence.hits[direction])} prompts",
-        float(null.mean()), floor, ceiling, p, EFFECT, "at least",
-        value >= EFFECT and p <= ALPHA and low > ceiling,
-        recipe,
+        f"{len(null)} random sets (same layers{match}) on {len(evidence.rows)} prompts, where the located give "
+        f"{located:.1%}",
+        float(null.mean()) if len(null) else NAN, floor, ceiling, p, EFFECT, "at least",
+        bool(value >= EFFECT and p <= ALPHA and low > ceiling),
+        {"table": "answers", "statistic": "mean", "column": column, "cluster": "cluster", "where": where,
+         "p": {"null": {"table": "random", "column": "effect", "where": {"direction": direction}},
+               "observed": {"table": "dose", "statistic": "mean", "column": "effect",
+                            "where": {"direction": direction, "k": evidence.selected, "source": "located"}}}},
     )  # fmt: skip
 
 
-def _harmless(study: Study, evidence: Evidence) -> Claim:
+def harmless(study: Study, evidence: Evidence) -> Claim:
     """How many answers to negative prompts the ablation changes; the random sets' own losses stand beside."""
-    same = evidence.get("ablate-base", "negative").equal_tuned
-    kept, low, high = _interval(same, study.prompts("negative").clusters, study.seed)
-    losses = 1 - np.array(evidence.harmless)
-    where = {"condition": "tuned", "group": "negative"}
+    same = evidence.get(evidence.ablation, "negative").equal_tuned
+    kept, low, high = clustered_share(same, study.prompts("negative").clusters, seed=study.seed)
+    losses = 1 - np.array(evidence.harmless) if evidence.harmless else np.array([NAN])
     return Claim(
         "harmless",
-        f"The ablation changes {1 - kept:.1%} of the answers to negative prompts.",
+        f"The ablation changes {1 - kept:.1%} of the answers to negative prompts (at most {1 - low:.1%}).",
         1 - kept, 1 - high, 1 - low,
-        f"{len(losses)} matched random sets", float(losses.mean()), float(losses.min()), float(losses.max()),
-        float("nan"), HARMLESS, "at most", 1 - kept <= HARMLESS,
-        {"table": "answers", "statistic": "mean", "column": "equal_tuned", "cluster": "cluster", "where": where,
-         "minus": {"where": {"condition": "ablate-base", "group": "negative"}}},
+        f"{len(evidence.harmless)} matched random sets", losses.mean(), losses.min(), losses.max(),
+        NAN, HARMLESS, "at most", 1 - kept <= HARMLESS and 1 - low <= BOUND,
+        {"table": "answers", "statistic": "mean", "column": "equal_tuned", "cluster": "cluster",
+         "where": {"condition": "tuned", "group": "negative"},
+         "minus": {"where": {"condition": evidence.ablation, "group": "negative"}}},
     )  # fmt: skip
 
 
-def _malformed(study: Study, evidence: Evidence) -> Claim:
-    """Removing a behaviour must not break the model: broken answers under ablation, beside the tuned model's own."""
-    broken, own = evidence.get("ablate-base", "positive").malformed, evidence.get("tuned", "positive").malformed
+def malformed(study: Study, evidence: Evidence) -> Claim:
+    """Removing a behaviour must not break the model: broken answers under ablation, over the reference's own."""
+    reference = "base" if evidence.has_base else "tuned"
+    broken = evidence.get(evidence.ablation, "positive").malformed
+    own = evidence.get(reference, "positive").malformed
     clusters = study.prompts("positive").clusters
-    rate, low, high = _interval(broken, clusters, study.seed)
-    before, own_low, own_high = _interval(own, clusters, study.seed)
+    value, low, high = _paired(broken, own, clusters, study.seed)
+    before = clustered_share(own, clusters, seed=study.seed)
     return Claim(
         "malformed",
-        f"{rate:.1%} of the ablated answers to positive prompts are malformed.",
-        rate, low, high, "the tuned model's own answers", before, own_low, own_high, float("nan"), MALFORMED, "at most",
-        rate <= MALFORMED,
+        f"{broken.mean():.1%} of the ablated answers to positive prompts are malformed, {value:+.1%} over the "
+        f"{reference} model's own (at most {high:+.1%}).",
+        value, low, high, f"the {reference} model's own rate", *before, NAN, MALFORMED, "at most",
+        value <= MALFORMED and high <= BOUND,
         {"table": "answers", "statistic": "mean", "column": "malformed", "cluster": "cluster",
-         "where": {"condition": "ablate-base", "group": "positive"}},
+         "where": {"condition": evidence.ablation, "group": "positive"},
+         "minus": {"where": {"condition": reference, "group": "positive"}}},
     )  # fmt: skip
 
 
-def _sentence(evidence: Evidence, claims: list[Claim], shown: bool, k95: int | None, visible: float | None) -> str:
+def smallest_visible(study: Study, evidence: Evidence) -> float | None:
+    """The smallest necessity that this run could have shown: above threshold, null and interval; None if none could."""
+    null = evidence.random.get("necessity", [])
+    if not len(null) or not np.isfinite(smallest_effect(null, ALPHA)):
+        return None
+    ceiling = max(float(np.quantile(null, 0.975)), smallest_effect(null, ALPHA))
+    n = len(set(np.array(study.prompts("positive").clusters)[evidence.changed]))
+    reached = [count / n for count in range(1, n + 1) if clopper_pearson(count, n)[0] > ceiling]
+    return max(EFFECT, reached[0]) if reached else None
+
+
+def _paired(after: np.ndarray, before: np.ndarray, clusters: list[str], seed: int) -> tuple[float, float, float]:
+    """Mean of paired differences and its interval over clusters, with a width also where all are equal."""
+    difference = after.astype(np.int64) - before.astype(np.int64)
+    for sign in (1, -1):
+        if (sign * difference >= 0).all():
+            value, low, high = clustered_share(sign * difference == 1, clusters, seed=seed)
+            return (value, low, high) if sign == 1 else (-value, -high, -low)
+    return tuple(clustered_bootstrap(difference, clusters, seed=seed))
+
+
+def _sentence(
+    study: Study,
+    evidence: Evidence,
+    claims: list[Claim],
+    shown: bool,
+    k95: int | None,
+    reach: float,
+    visible: float | None,
+) -> str:
     by_name = {claim.name: claim for claim in claims}
-    if not by_name["behaviour"].shown:
-        return f"Not shown: there is no behaviour to locate. {by_name['behaviour'].sentence}"
+    first = by_name["behaviour"]
+    if not first.shown:
+        clusters = len(set(study.prompts("positive").clusters))
+        reason = "there is no behaviour to locate" if first.value < BEHAVIOUR else f"{clusters} clusters are too few"
+        return f"Not shown: {reason}. {first.sentence} The interval is {first.low:+.1%} to {first.high:+.1%}."
     if not evidence.selected:
-        return f"Not shown: no neuron was selected. {by_name['behaviour'].sentence}"
+        return f"Not shown: no neuron was selected. {first.sentence}"
     if "necessity" not in by_name:
-        return "Not shown: no prompt on which the models differ was left for the controls."
-    parts = [claim.sentence for claim in claims if claim.name != "behaviour" and claim.shown]
-    missing = [claim.sentence for claim in claims if claim.name != "behaviour" and not claim.shown]
+        return f"Not shown: base and tuned model answer every positive prompt alike. {first.sentence}"
+    parts = [claim.sentence for claim in claims[1:] if claim.shown]
+    missing = [claim.sentence for claim in claims[1:] if not claim.shown]
     text = ("Shown: " if shown else "Not shown as a whole. Held: " if parts else "Not shown. ") + " ".join(parts)
     if missing:
         text += " Did not hold: " + " ".join(missing)
-        if visible is not None and "necessity" in by_name and not by_name["necessity"].shown:
-            text += f" An effect above {visible:.1%} would have stood out from the random sets."
-    return text + (f" The smallest set that returns 95 % holds {k95} neurons." if k95 else "")
+    if not by_name["necessity"].shown:
+        text += (
+            " Fewer than 19 random sets of equal size, or too few prompts, can show nothing."
+            if visible is None
+            else f" The smallest share of the base's answers that this run could have shown is {visible:.0%}."
+        )
+    elif k95:
+        text += (
+            f" The first {k95} of the ranking already return {reach:.0%} on the {len(evidence.rows)} control prompts."
+        )
+    return text

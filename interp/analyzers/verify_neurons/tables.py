@@ -4,6 +4,7 @@ import numpy as np
 
 from interp import claims
 from interp.analyzers.base import Analyzer
+from interp.analyzers.verify_neurons.dose import grid
 from interp.analyzers.verify_neurons.findings import Evidence, Findings
 from interp.maths.statistics import area_under_dose, clustered_share
 from interp.study import Study
@@ -24,7 +25,8 @@ def build(analyzer: Analyzer, study: Study, evidence: Evidence, findings: Findin
         "random_sets": len(evidence.sets),
     }
     for direction, effects in evidence.dose.items():
-        steps = sorted(effects)
+        # the area is comparable only on one grid: bisected doses are left out
+        steps = [k for k in grid(evidence.depth) if k in effects] or sorted(effects)
         summary[f"dose_area_{direction}"] = area_under_dose(steps, [effects[k] for k in steps])
     return table(
         analyzer.name,
@@ -79,7 +81,7 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
 
 def _controls(evidence: Evidence, condition: str, group: str) -> tuple[float, float, float]:
     wanted = _CONTROLLED.get(condition)
-    if group != "positive" or wanted not in evidence.random or (condition == "ablate-mean" and evidence.has_base):
+    if group != "positive" or not evidence.random.get(wanted) or (condition == "ablate-mean" and evidence.has_base):
         return (float("nan"),) * 3
     null = np.array(evidence.random[wanted])
     return (float(null.mean()), *(float(x) for x in np.quantile(null, [0.025, 0.975])))
@@ -90,7 +92,8 @@ def _answers(study: Study, evidence: Evidence) -> Table:
     for item in evidence.judged:
         prompts = study.prompts(item.group)
         changed = evidence.changed if item.group == "positive" else np.zeros(len(prompts), dtype=bool)
-        kept = evidence.get("tuned", item.group).refused
+        kept = evidence.get("tuned", item.group)
+        sampled = np.isin(np.arange(len(prompts)), evidence.rows) & (item.group == "positive")
         blocks.append(
             {
                 "condition": np.full(len(prompts), item.condition, dtype=object),
@@ -99,7 +102,8 @@ def _answers(study: Study, evidence: Evidence) -> Table:
                 "cluster": np.array(prompts.clusters, dtype=object),
                 "changed": changed,
                 "refused": item.refused,
-                "lost": kept & ~item.refused & ~item.malformed,
+                "sampled": sampled,
+                "lost": item.lost(kept),
                 "equal_base": item.equal_base,
                 "equal_tuned": item.equal_tuned,
                 "malformed": item.malformed,
@@ -114,6 +118,7 @@ def _answers(study: Study, evidence: Evidence) -> Table:
         "cluster": ("key", "prompts that intervals resample together"),
         "changed": ("flag", "base and tuned model answer this prompt differently (without a base: it is refused)"),
         "refused": ("flag", "a refusal marker stands in the answer"),
+        "sampled": ("flag", "used for doses and random sets"),
         "lost": ("flag", "the tuned model refuses and this answer, well-formed, does not"),
         "equal_base": ("flag", "token for token the base's answer"),
         "equal_tuned": ("flag", "token for token the tuned model's answer"),
@@ -152,17 +157,18 @@ def _dose(evidence: Evidence) -> Table:
 
 def _random(evidence: Evidence) -> Table:
     rows = [
-        (direction, draw, len(evidence.sets[draw]), effect)
+        (direction, draw, len(evidence.sets[draw]), evidence.ratios[draw], effect)
         for direction, effects in evidence.random.items()
         for draw, effect in enumerate(effects)
     ]
-    columns = list(zip(*rows, strict=True)) if rows else [[]] * 4
+    columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
     return table(
         "random-sets",
         {
             "direction": (np.array(columns[0], object), "key", "necessity or sufficiency"),
             "draw": (np.array(columns[1], np.int64), "key", "number of the random set"),
             "k": (np.array(columns[2], np.int64), "measure", "neurons in it"),
-            "effect": (np.array(columns[3], np.float64), "measure", "share of answers that became the donor's"),
+            "norm_ratio": (np.array(columns[3], np.float64), "measure", "size of its contributions over the located's"),
+            "effect": (np.array(columns[4], np.float64), "measure", "share of answers that became the donor's"),
         },
     )
