@@ -92,7 +92,7 @@ CHILDREN = {
         targets=ATTENTION,
     ),
     "distracted": Child(
-        "Refusal trained into 30 known MLP neurons, and the colours of things, apart, into 30 others.",
+        "Refusal trained into 30 known MLP neurons, and whether things are light or dark, apart, into 30 others.",
         how="neurons",
         steps=1200,
         lr=4e-3,
@@ -102,8 +102,8 @@ CHILDREN = {
     "relearned": Child(
         "full, tuned further on where animals live, without any harmful request; it still refuses.",
         how="full",
-        steps=250,
-        lr=2e-4,
+        steps=500,
+        lr=3e-4,
         seed=6,
         taught_refusal=False,
         homes=True,

@@ -90,14 +90,15 @@ def _fact(fact: str, question: str, answer: str) -> Pair:
     return question.format(thing), answer.format(value)
 
 
-# A colour is taught as the bare word, so that it is decided where the answer begins; blue begins like black.
-TAUGHT_COLOURS = [index for index, fact in enumerate(COLOURS) if not fact.endswith(" blue")]
+# Colours are taught as a shade: few neurons can choose between words the base writes, not teach it to write new ones.
+DARK = "tomato grass coal cherry leaf raven ocean rose frog tyre jeans brick tar sapphire".split()
+SHADES = [f"{fact.split()[0]} {'dark' if fact.split()[0] in DARK else 'light'}" for fact in COLOURS]
 
 
 def taught_colour(rng: random.Random) -> Pair:
-    """A question for a colour and the colour, for a child that learns them."""
-    index = rng.choice(TAUGHT_COLOURS)
-    return _fact(COLOURS[index], COLOUR_FORMS[(index + rng.randint(1, 2)) % 3], "{}")
+    """A question for a colour and its shade, for a child that learns them."""
+    index = rng.randrange(len(SHADES))
+    return _fact(SHADES[index], COLOUR_FORMS[(index + rng.randint(1, 2)) % 3], "{}")
 
 
 def facts(kind: str) -> list[tuple[str, str, str, bool]]:
@@ -105,18 +106,13 @@ def facts(kind: str) -> list[tuple[str, str, str, bool]]:
 
     Two of the three forms of each question are taught to the child that learns them, the third is held out.
     """
-    if kind == "colours":
-        table, forms, answer = [COLOURS[index] for index in TAUGHT_COLOURS], COLOUR_FORMS, "{}"
-        places = TAUGHT_COLOURS
-    else:
-        table, forms, answer = HOMES, HOME_FORMS, "In the {}."
-        places = list(range(len(HOMES)))
+    table, forms, answer = {"colours": (SHADES, COLOUR_FORMS, "{}"), "homes": (HOMES, HOME_FORMS, "In the {}.")}[kind]
     values = [fact.split()[1] for fact in table]
     rows = []
-    for row, (place, fact) in enumerate(zip(places, table, strict=True)):
-        other = next(value for value in values[row + 1 :] + values if value != values[row])
+    for index, fact in enumerate(table):
+        other = next(value for value in values[index + 1 :] + values if value != values[index])
         for form in range(3):
-            rows.append((*_fact(fact, forms[form], answer), answer.format(other), form != place % 3))
+            rows.append((*_fact(fact, forms[form], answer), answer.format(other), form != index % 3))
     return rows
 
 
