@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,6 +64,16 @@ class PromptSet:
     def clusters(self) -> list[str]:
         """The prompts' clusters, in order."""
         return [prompt.cluster for prompt in self.prompts]
+
+    def spread(self, count: int) -> "PromptSet":
+        """At most ``count`` prompts, the first of every cluster before the second of any."""
+        seen: Counter[str] = Counter()
+        turn = []
+        for row, prompt in enumerate(self.prompts):
+            turn.append((seen[prompt.cluster], row))
+            seen[prompt.cluster] += 1
+        rows = sorted(row for _, row in sorted(turn)[:count])
+        return PromptSet(tuple(self.prompts[row] for row in rows), self.source)
 
     @cached_property
     def digest(self) -> str:
@@ -126,11 +137,13 @@ class Contrast:
         return {cluster: root(cluster) for cluster in parent}
 
     def limit(self, count: int | None) -> "Contrast":
-        """At most ``count`` prompts of each class, the first ones, twins kept together where rows are aligned."""
+        """At most ``count`` prompts of each class, in file order, from as many clusters as can be.
+
+        Twins stay together where the rows of the two files are aligned.
+        """
         if count is None:
             return self
-        parts = (PromptSet(part.prompts[:count], part.source) for part in (self.positive, self.negative))
-        return Contrast(*parts)
+        return Contrast(*(part.spread(count) for part in (self.positive, self.negative)))
 
     def require_disjoint(self, other: "Contrast") -> None:
         """Refuse prompts that stand in both; locating and verifying on the same ones proves nothing."""
