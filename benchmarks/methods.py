@@ -7,7 +7,9 @@ the ranking is also held against their list. A random ranking is graded the same
 """
 
 import argparse
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
 from interp.study import Study
 
+RESULTS = Path(__file__).resolve().parent / "methods.json"
 ORGANISMS = ("planted", "full", "lora", "attention", "distracted")
 COLUMNS = [
     "organism", "method", "AUC", "AUC of size", "recall", "area", "k95", "k", "effect at k", "refused at k", "harmless changed at k",
@@ -95,15 +98,34 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
     return rows
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measure organism by organism; with ``--write`` each one's rows replace those of its last measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("organisms", nargs="*", default=ORGANISMS)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
-    parser.add_argument("--prompts", type=int, default=96, help="verify prompts per class")
+    parser.add_argument(
+        "--write", action="store_true", help="keep the rows and write the table into docs/benchmarks.md"
+    )
+    parser.add_argument("--prompts", type=int, default=64, help="verify prompts per class")
     options = parser.parse_args()
-    table = [row for name in options.organisms for row in measure(name, options.prompts)]
-    text = markdown(table, COLUMNS)
-    print(text)
-    if options.write:
-        note = f"`python -m benchmarks.methods --write --prompts {options.prompts}`. {machine()}"
-        write_section("methods", f"{note}\n\n{text}")
+    for name in options.organisms:
+        rows = measure(name, options.prompts)
+        print(markdown(rows, COLUMNS), flush=True)
+        if options.write:
+            kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+            kept[name] = {"prompts": options.prompts, "machine": machine(), "rows": rows}
+            RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            write_section("methods", render(kept))
+
+
+def render(kept: dict) -> str:
+    """The table of all organisms measured so far, with how they were measured."""
+    known = [name for name in ORGANISMS if name in kept]
+    text = markdown([row for name in known for row in kept[name]["rows"]], COLUMNS)
+    counts = sorted({kept[name]["prompts"] for name in known})
+    machines = " ".join(sorted({kept[name]["machine"] for name in known}))
+    command = f"`python -m benchmarks.methods --write --prompts {counts[0]}`"
+    return f"{command}. {machines}\n\n{text}"
+
+
+if __name__ == "__main__":
+    main()

@@ -40,7 +40,7 @@ def located(name: str, method: str = "integrated", top: str = "30"):
 @functools.cache
 def verified(name: str):
     checker = VerifyNeurons.of(located(name), controls=24, dose_draws=1, control_prompts=16, depth=30)
-    return checker(study(name, "verify", 24))
+    return checker(study(name, "verify", 40))
 
 
 def planted_labels() -> np.ndarray:
