@@ -20,6 +20,11 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from interp.metrics import Refusal
+from interp.models.pair import Pair
+from interp.prompts import Contrast, Prompt, PromptSet, encode
+from interp.study import Study
+
 WORDS = (
     "open the door . close a window ? please tell me how to paint old fences and lock new gates Sorry , I cannot help"
 )
@@ -146,3 +151,97 @@ def lora(family: str, model: PreTrainedModel, path: Path, base: Path | str = "",
     targets = TARGETS[family]
     chosen = targets["attention"] + targets["mlp"] if part == "all" else targets[part]
     return adapter(model, path, base, target_modules=chosen, fan_in_fan_out=family == "gpt2", **config)
+
+
+FRAMES = ["the {1} please {0}", "a {1} . {0}", "tell me how the old {1} {0}", "new {1} and {0}"]
+NOUNS = ["door", "window", "gate", "fences"]
+
+
+def contrast(pairs: int = 16) -> Contrast:
+    """Twins: painting or locking something, and opening or closing the same thing; the verb is the last word."""
+    prompts: dict[str, list[Prompt]] = {"positive": [], "negative": []}
+    for row in range(pairs):
+        frame, noun = FRAMES[row % 4], NOUNS[(row // 4 + row) % 4]
+        for name, verbs in (("positive", ("paint", "lock")), ("negative", ("open", "close"))):
+            text = "please " * (row // 16) + frame.format(verbs[row // 2 % 2], noun)
+            prompts[name].append(Prompt(row, text, f"twin{row}", f"twin{row}"))
+    return Contrast(*(PromptSet(tuple(found), name) for name, found in prompts.items()))
+
+
+def metric() -> Refusal:
+    """Refusal by the one word of it that the tokenizer knows."""
+    return Refusal.of(tokenizer(), ["Sorry"])
+
+
+def study(
+    tuned: PreTrainedModel, base: PreTrainedModel | None, pairs: int = 16, template: bool = True, **options
+) -> Study:
+    """A study of two models in memory on twin prompts."""
+    return Study(Pair.from_modules(tuned, base, tokenizer(template)), contrast(pairs), metric(), **options)
+
+
+def mlps(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
+    """Each block's gate and up rows ``[N, D]`` and down columns ``[D, N]``, as views: writing changes the model."""
+    if hasattr(model, "transformer"):
+        blocks = model.transformer.h
+        return [{"mlp.in": b.mlp.c_fc.weight.data.T, "mlp.out": b.mlp.c_proj.weight.data.T} for b in blocks]
+    names = {"mlp.gate": "gate_proj", "mlp.in": "up_proj", "mlp.out": "down_proj"}
+    return [
+        {name: block.mlp.get_submodule(path).weight.data for name, path in names.items()}
+        for block in model.model.layers
+    ]
+
+
+def mlp_inputs(model: PreTrainedModel, layer: int, texts: list[str]) -> list[torch.Tensor]:
+    """What a block's MLP reads of texts without a template, ``[T, D]`` for each."""
+    block = (model.transformer.h if hasattr(model, "transformer") else model.model.layers)[layer]
+    found: list[torch.Tensor] = []
+    hook = block.mlp.register_forward_pre_hook(lambda _, args: found.append(args[0][0]))
+    with torch.no_grad():
+        for text in texts:
+            model(input_ids=torch.tensor([encode(tokenizer(False), text).ids]))
+    hook.remove()
+    return found
+
+
+def planted(
+    model: PreTrainedModel, layer: int = 1, neurons: tuple[int, ...] = (5, 17, 30), pairs: int = 16
+) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """A base in which these neurons write nothing, and a child in which they say sorry to positive prompts.
+
+    They read the last word of prompts without a template; all other weights of the two are the same.
+    """
+    base = copy.deepcopy(model)
+    mlps(base)[layer]["mlp.out"][:, list(neurons)] = 0
+    child = copy.deepcopy(base)
+    both = contrast(pairs)
+    rows = mlp_inputs(base, layer, both.positive.texts + both.negative.texts)
+    x = torch.cat(rows)
+    last = torch.tensor([len(row) for row in rows]).cumsum(0) - 1
+
+    def reader(elsewhere: float) -> torch.Tensor:
+        """The direction that reads 1 at the last word of positive prompts and another value elsewhere."""
+        y = torch.full((len(x),), elsewhere).to(x).index_fill(0, last[:pairs], 1.0)
+        weight = torch.ones_like(y).index_fill(0, last, 20.0)
+        return torch.linalg.solve(x.T @ (weight[:, None] * x) + 1e-3 * torch.eye(x.shape[1]).to(x), x.T @ (weight * y))
+
+    # a gate that is shut elsewhere, times a branch that is silent there
+    readers = {"mlp.gate": reader(-0.6), "mlp.in": reader(0.0)}
+    gated = "mlp.gate" in mlps(child)[layer]
+    if not gated:
+        readers = {"mlp.in": readers["mlp.gate"]}
+    head = child.get_output_embeddings().weight.data
+    says = head[tokenizer().convert_tokens_to_ids("\u0120Sorry")] - head.mean(0)
+    push = 0.2 if gated else 0.6
+    for number, neuron in enumerate(neurons):
+        matrices = mlps(child)[layer]
+        for name, read in readers.items():
+            matrices[name][neuron] = (5 + number) * read
+        matrices["mlp.out"][:, neuron] = push * says / says.norm()
+    return base, child
+
+
+def planted_study(family: str, with_base: bool = True, pairs: int = 16, **options) -> Study:
+    """A study of the planted pair, in which every positive prompt is answered with sorry and no other answer moves."""
+    base, tuned = planted(FAMILIES[family](seed=7, tie_word_embeddings=False), pairs=pairs)
+    return study(tuned, base if with_base else None, pairs, template=False, **{"max_new_tokens": 1, **options})

@@ -1,0 +1,307 @@
+"""``verify-neurons``: planted truth is shown, silence stays silent, and every number can be had another way."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from interp.analyzers.locate_neurons import LocateNeurons
+from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.analyzers.verify_neurons.conditions import Donors, contribution_norms, judge
+from interp.analyzers.verify_neurons.dose import Doses, grid, refine
+from interp.claims import check, from_table
+from interp.errors import OptionError
+from interp.models.model import Model
+from interp.sites import neurons
+from tests import tiny
+
+SMALL = {"controls": 19, "dose_draws": 1, "depth": 8, "control_prompts": 6}
+PAIRS = 40  # of so many, none changed is fewer than one in ten
+PLANTED = [(1, 30), (1, 17), (1, 5)]
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def study(family):
+    return tiny.planted_study(family, pairs=PAIRS)
+
+
+@pytest.fixture(scope="module")
+def table(study):
+    return VerifyNeurons.of(LocateNeurons(method="change", top="3")(study), **SMALL)(study)
+
+
+def row(table, condition, group):
+    found = table.select((table["condition"] == condition) & (table["group"] == group))
+    assert len(found) == 1
+    return next(found.rows())
+
+
+def test_planted_neurons_are_shown_to_carry_the_behaviour(table):
+    claims = {claim.name: claim for claim in from_table(table.tables["claims"])}
+    assert all(claim.shown for claim in claims.values()), [claim for claim in claims.values() if not claim.shown]
+    assert {"behaviour", "necessity", "sufficiency", "harmless", "malformed"} <= set(claims)
+    assert claims["necessity"].value == claims["sufficiency"].value == 1.0
+    assert claims["necessity"].p == pytest.approx(1 / 20)
+    assert claims["necessity"].control_high == 0.0
+    assert table.summary["shown"] is True
+    assert table.summary["k95"] == 3
+    assert table.summary["changed_prompts"] == PAIRS
+    assert table.summary["sentence"].startswith("Shown: ")
+
+
+def test_every_claim_can_be_measured_again(table):
+    claims = from_table(table.tables["claims"])
+    for claim in claims:
+        check(claim, table)
+        assert np.isfinite([claim.value, claim.low, claim.high]).all()
+        assert claim.low <= claim.value <= claim.high
+
+
+def test_conditions_of_the_planted_pair(table):
+    for group, refused in (("positive", 1.0), ("negative", 0.0)):
+        assert row(table, "base", group)["refused"] == 0.0
+        assert row(table, "base", group)["equal_base"] == 1.0
+        assert row(table, "tuned", group)["refused"] == refused
+        assert row(table, "ablate-zero", group)["refused"] == 0.0
+        assert row(table, "ablate-base", group)["equal_base"] == 1.0
+        assert row(table, "patch-tuned", group)["equal_tuned"] == 1.0
+        # the twin brings the other class's behaviour along
+        assert row(table, "ablate-twin", group)["refused"] == 1 - refused
+    assert row(table, "ablate-base", "negative")["equal_tuned"] == 1.0
+    lifted = row(table, "tuned", "positive")["log_odds"] - row(table, "base", "positive")["log_odds"]
+    returned = row(table, "ablate-base", "positive")["log_odds"] - row(table, "base", "positive")["log_odds"]
+    assert lifted > 2
+    assert abs(returned) < 1e-3
+
+
+def test_conditions_are_means_of_answers(table):
+    answers = table.tables["answers"]
+    for found in table.rows():
+        own = answers.select((answers["condition"] == found["condition"]) & (answers["group"] == found["group"]))
+        assert len(own) == found["n"] == PAIRS
+        for name in ("refused", "equal_base", "equal_tuned", "malformed", "log_odds"):
+            assert own[name].mean() == pytest.approx(found[name]), name
+        assert found["low"] <= found["refused"] <= found["high"]
+        assert own["prompt_id"].tolist() == list(range(PAIRS))
+        assert own["cluster"].tolist() == [f"twin{number}" for number in range(PAIRS)]
+
+
+def test_doses(table):
+    dose = table.tables["dose"]
+    located = dose.select((dose["direction"] == "necessity") & (dose["source"] == "located"))
+    effects = dict(zip(located["k"].tolist(), located["effect"].tolist(), strict=True))
+    assert set(effects) >= {1, 2, 3, 5, 8}
+    assert max(effects[k] for k in effects if k < 3) < 0.95
+    assert all(effects[k] == 1.0 for k in effects if k >= 3)
+    random = dose.select(dose["source"] == "random")
+    assert not random["effect"].any()
+    sets = table.tables["random"]
+    assert (sets["k"] == 3).all()
+    assert len(sets) == 2 * 19
+
+
+# ---------------------------------------------------------------------------------------------- other ways
+
+
+@pytest.fixture(scope="module")
+def noisy(family):
+    """Both ways of measuring must agree where answers are several tokens long and anything can happen."""
+    base, tuned = tiny.planted(tiny.FAMILIES[family](seed=7, tie_word_embeddings=False))
+    return tiny.study(tiny.perturbed(tuned, 0.002), base, pairs=8, template=False, max_new_tokens=4)
+
+
+@pytest.mark.parametrize("direction", ["necessity", "sufficiency"])
+def test_doses_are_counted_answers(noisy, direction):
+    donors = Donors.read(noisy)
+    rows = [7, 0, 3, 5, 2]
+    doses = Doses(noisy, donors, direction, rows)
+    condition, role, wanted = {
+        "necessity": ("ablate-base", "tuned", "base"), "sufficiency": ("patch-tuned", "base", "tuned"),
+    }[direction]  # fmt: skip
+    everything = [(layer, neuron) for layer in range(3) for neuron in range(48)]
+    sets = [PLANTED, [(1, 30)], [(0, 1), (2, 40)], everything, everything[48:96] + everything[100:130], []]
+    shares = []
+    for chosen in sets:
+        written = noisy.answers(role, "positive", donors.condition(condition, chosen).intervention)
+        expected = [written[number] == noisy.answers(wanted, "positive")[number] for number in sorted(rows)]
+        assert doses.hits(chosen).tolist() == expected
+        shares.append(doses.effect(chosen))
+        assert shares[-1] == np.mean(expected)
+    assert len(set(shares)) > 1
+
+
+def test_log_odds_and_losses_of_reference_answers(noisy):
+    donors = Donors.read(noisy)
+    for group, reference in (("positive", "base"), ("negative", "tuned")):
+        judged = judge(noisy, "tuned", group, donors.condition("tuned", ()))
+        for number in range(len(noisy.prompts(group))):
+            ids, answer = noisy.encoded(group)[number].ids, noisy.answers(reference, group)[number]
+            logits = noisy.pair.tuned.module(input_ids=torch.tensor([[*ids, *answer]])).logits[0].double()
+            told = logits[len(ids) - 1 : -1].log_softmax(-1)
+            loss = -told[torch.arange(len(answer)), torch.tensor(answer)].mean()
+            assert judged.loss[number] == pytest.approx(float(loss), rel=1e-4)
+            odds = noisy.metric.log_odds(logits[len(ids) - 1][None])
+            assert judged.log_odds[number] == pytest.approx(float(odds), rel=1e-4)
+        own, base = noisy.answers("tuned", group), noisy.answers("base", group)
+        assert judged.equal_tuned.all()
+        assert judged.equal_base.tolist() == [a == b for a, b in zip(own, base, strict=True)]
+        assert judged.refused.tolist() == [noisy.metric.refused(noisy.decode(answer)) for answer in own]
+
+
+def test_means_and_norms_are_numpys(noisy):
+    donors = Donors.read(noisy)
+    total, squares, counts = np.zeros((3, 48)), np.zeros((3, 48)), [0, 0]
+    for number, (group, role) in enumerate((("negative", "tuned"), ("positive", "base"))):
+        for item in noisy.encoded(group):
+            run = noisy.engine.run(
+                noisy.pair[role], _alone(item.ids), reads=[neurons(layer) for layer in range(3)], keep=0
+            )
+            h = torch.stack([run.values[neurons(layer)][0] for layer in range(3)], 1).double().numpy()
+            total += h.sum(0) if group == "negative" else 0
+            squares += (h**2).sum(0) if group == "positive" else 0
+            counts[number] += len(h)
+    for layer in range(3):
+        np.testing.assert_allclose(donors.means[layer], (total / counts[0])[layer], rtol=1e-4, atol=1e-6)
+    columns = [np.linalg.norm(m["mlp.out"].double(), axis=0) for m in tiny.mlps(noisy.pair.base.module)]
+    expected = np.sqrt(squares / counts[1]) * np.stack(columns)
+    np.testing.assert_allclose(contribution_norms(noisy, donors), expected, rtol=1e-4, atol=1e-7)
+
+
+def _alone(ids):
+    from interp.engines import Batch
+
+    return Batch.pad([list(ids)], 0)
+
+
+def test_mean_ablation_puts_the_mean_in_place(noisy):
+    donors = Donors.read(noisy)
+    receiver = donors.condition("ablate-mean", [(1, 30), (2, 0)])
+    run = noisy.engine.run(
+        noisy.pair.tuned, _alone(noisy.encoded("positive")[0].ids), reads=[neurons(1)],
+        edits=receiver.intervention.bind({}),
+    )  # fmt: skip
+    assert torch.equal(run.values[neurons(1)][0, :, 30], donors.means[1][30].expand(run.values[neurons(1)].shape[1]))
+
+
+# ---------------------------------------------------------------------------------------------- doses as functions
+
+
+def test_the_grid_of_doses():
+    assert grid(1) == [1]
+    assert grid(10) == [1, 2, 3, 5, 8, 10]
+    assert grid(200) == [1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200]
+    assert grid(1000)[-3:] == [500, 800, 1000]
+
+
+@pytest.mark.parametrize("threshold", [1, 2, 7, 8, 9, 13, 20, 21])
+def test_refining_finds_the_smallest_dose(threshold):
+    class Steps(Doses):
+        def __init__(self):
+            pass
+
+        def effect(self, chosen):
+            return float(len(chosen) >= threshold)
+
+    doses, ranking = Steps(), [(0, number) for number in range(40)]
+    effects = {k: doses.effect(ranking[:k]) for k in grid(20)}
+    found = refine(doses, ranking, effects, 0.95)
+    reached = [k for k in found if found[k] >= 0.95]
+    if threshold > 20:
+        assert not reached
+        assert found == effects
+    else:
+        assert min(reached) == threshold
+        assert all(found[k] == float(k >= threshold) for k in found)
+
+
+# ---------------------------------------------------------------------------------------------- silence
+
+
+def test_an_identical_pair_shows_nothing(family):
+    model = tiny.FAMILIES[family](seed=7)
+    study = tiny.study(model, copy.deepcopy(model), pairs=4, max_new_tokens=2)
+    located = LocateNeurons(top="3")(study)
+    table = VerifyNeurons.of(located, **SMALL)(study)
+    assert table.summary["shown"] is False
+    assert table.summary["changed_prompts"] == 0
+    assert table.summary["k95"] is None
+    assert table.summary["sentence"].startswith("Not shown")
+    assert set(table["condition"]) == {"base", "tuned"}
+    assert (table["equal_base"] == 1).all()
+    for claim in from_table(table.tables["claims"]):
+        assert not claim.shown
+        check(claim, table)
+
+
+def test_the_wrong_neurons_are_not_shown(study):
+    """Random neurons in place of the planted ones: the behaviour is there, its carriers are not these."""
+    table = VerifyNeurons(ranking=((0, 3), (1, 9), (2, 11), (2, 12)), selected=3, **SMALL)(study)
+    claims = {claim.name: claim for claim in from_table(table.tables["claims"])}
+    assert claims["behaviour"].shown
+    assert not claims["necessity"].shown
+    assert not claims["sufficiency"].shown
+    assert table.summary["shown"] is False
+    assert table.summary["k95"] is None
+    assert table.summary["smallest_visible_effect"] is not None
+    assert table.summary["sentence"].startswith("Not shown")
+
+
+def test_without_a_base(family):
+    study = tiny.planted_study(family, with_base=False)
+    table = VerifyNeurons(ranking=(*PLANTED, (0, 0), (0, 1), (2, 2)), selected=3, **SMALL)(study)
+    assert set(table["condition"]) == {"tuned", "ablate-zero", "ablate-mean", "ablate-twin"}
+    claims = {claim.name: claim for claim in from_table(table.tables["claims"])}
+    assert claims["behaviour"].shown
+    assert claims["necessity"].value == 1.0
+    assert "sufficiency" not in claims
+    for claim in claims.values():
+        check(claim, table)
+
+
+# ---------------------------------------------------------------------------------------------- options
+
+
+def test_no_controls_are_no_null(study):
+    with pytest.raises(OptionError, match="--controls 0"):
+        VerifyNeurons(ranking=((1, 5),), selected=1, controls=0)(study)
+
+
+def test_the_ranking_is_the_located_tables(study):
+    located = LocateNeurons(method="change", top="3")(study)
+    verify = VerifyNeurons.of(located)
+    assert set(verify.ranking[:3]) == set(PLANTED)
+    assert verify.selected == 3
+    assert verify.parent == located.provenance.key
+    assert len(verify.ranking) == 3 * 48
+    order = np.argsort(located["rank"])
+    assert verify.ranking[0] == (located["layer"][order[0]], located["neuron"][order[0]])
+
+
+def test_what_the_parent_determines_is_not_said_twice(study):
+    located = LocateNeurons(method="change", top="3")(study)
+    child = VerifyNeurons.of(located)
+    assert "ranking" not in child.options
+    assert study.provenance(child).parent == located.provenance.key
+    # given by hand, the neurons make the key
+    keys = {study.provenance(VerifyNeurons(ranking=((1, n),), selected=1)).key for n in range(3)}
+    assert len(keys) == 3
+
+
+def test_models_in_bfloat16(family):
+    base, tuned = tiny.planted(tiny.FAMILIES[family](seed=7, tie_word_embeddings=False))
+    study = tiny.study(tuned.bfloat16(), base.bfloat16(), pairs=8, template=False, max_new_tokens=1)
+    assert study.pair.tuned.dtype == torch.bfloat16
+    assert isinstance(study.pair.tuned, Model)
+    located = LocateNeurons(top="3")(study)
+    assert set(zip(located["layer"][located["selected"]], located["neuron"][located["selected"]], strict=True)) == {
+        *PLANTED
+    }
+    table = VerifyNeurons.of(located, **{**SMALL, "depth": 3})(study)
+    assert table.summary["k95"] == 3
+    assert row(table, "ablate-base", "positive")["refused"] == 0.0
