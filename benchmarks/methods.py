@@ -29,8 +29,8 @@ from interp.study import Study
 RESULTS = Path(__file__).resolve().parent / "methods.json"
 ORGANISMS = ("planted", "full", "lora", "attention", "distracted")
 COLUMNS = [
-    "organism", "method", "AUC", "AUC of size", "recall", "area", "k95", "k", "effect at k", "refused at k", "harmless changed at k",
-    "sufficiency area", "sufficiency k95", "seconds",
+    "organism", "method", "AUC", "AUC of size", "recall", "area", "k95", "k", "effect at k",
+    "refused at k", "harmless changed at k", "sufficiency area", "sufficiency k95", "seconds",
 ]  # fmt: skip
 
 
