@@ -298,10 +298,10 @@ def test_models_in_bfloat16(family):
     study = tiny.study(tuned.bfloat16(), base.bfloat16(), pairs=8, template=False, max_new_tokens=1)
     assert study.pair.tuned.dtype == torch.bfloat16
     assert isinstance(study.pair.tuned, Model)
-    located = LocateNeurons(top="3")(study)
+    located = LocateNeurons(top="3", steps=4)(study)
     assert set(zip(located["layer"][located["selected"]], located["neuron"][located["selected"]], strict=True)) == {
         *PLANTED
     }
-    table = VerifyNeurons.of(located, **{**SMALL, "depth": 3})(study)
+    table = VerifyNeurons.of(located, controls=1, dose_draws=1, depth=3, control_prompts=4)(study)
     assert table.summary["k95"] == 3
     assert row(table, "ablate-base", "positive")["refused"] == 0.0
