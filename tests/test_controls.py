@@ -67,7 +67,7 @@ def test_an_exhausted_layer_gives_what_it_has():
 
 
 def test_nothing_located_gives_empty_sets():
-    assert matched_sets([], NORMS, 3, 0) == [[], [], []]
+    assert matched_sets([], NORMS, 3, 0) == [[]]
 
 
 def test_no_draws_are_no_control():

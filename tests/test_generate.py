@@ -102,7 +102,8 @@ def test_company_does_not_change_an_answer(tuned, base, kind):
         alone = generate(ENGINE, tuned, Text([ids], [TWINS[row]], 0, STOPS), 7, intervention)
         assert alone == [together[row]]
     plain = generate(ENGINE, tuned, TEXT, 7)
-    assert (together == plain) is (kind in ("none", "empty"))
+    if kind != "twin":  # a twin of like wording need not change a greedy answer
+        assert (together == plain) is (kind in ("none", "empty"))
 
 
 @KINDS
@@ -183,8 +184,9 @@ def test_answers_end_with_the_context_whatever_the_company(family, kind):
     other = (2, 50, 51, 52, 53, 3)
     prompts, twins = [long, short, other], [other, other, short]
     own = interventions(model, model)[kind]
-    room = [24 - max(len(prompt), len(twin)) for prompt, twin in zip(prompts, twins, strict=True)]
-    assert room == [1, 18, 18]
+    beside = twins if kind == "twin" else prompts
+    room = [24 - max(len(prompt), len(other)) for prompt, other in zip(prompts, beside, strict=True)]
+    assert room == ([1, 18, 18] if kind == "twin" else [1, 21, 18])
     together = generate(ENGINE, model, Text(prompts, twins, 0, ()), 40, own)
     assert [len(answer) for answer in together] == room
     for row in range(3):

@@ -1,0 +1,89 @@
+"""Prompt files, read at the door.
+
+A file is ``.txt`` (a prompt a line), ``.jsonl``, ``.csv`` or ``.parquet`` with a column ``prompt``. Optional columns:
+``cluster`` (prompts that must not be parted: intervals resample whole clusters), ``twin`` (the same value in both
+classes names a harmful prompt and its harmless twin).
+"""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+from pyarrow import ArrowException
+
+from interp.errors import PromptError
+from interp.prompts.sets import Prompt, PromptSet
+
+
+def read_prompts(path: str | Path, column: str = "prompt", name: str = "") -> PromptSet:
+    """Read a prompt file; raises PromptError for anything that is not a list of prompts.
+
+    ``name`` distinguishes clusters of files whose rows name none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise PromptError(f"no prompt file at {path}; check the path")
+    readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
+    if path.suffix not in readers or not path.is_file():
+        raise PromptError(f"{path} is no prompt file; use .txt, .jsonl, .csv or .parquet")
+    try:
+        rows = readers[path.suffix](path, column)
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path} is not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from error
+    except OSError as error:
+        raise PromptError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from error
+    prompts = []
+    for index, row in enumerate(rows):
+        if column not in row:
+            raise PromptError(f"{path} has no column {column!r}; it has {', '.join(sorted(row))}; use --column")
+        text = row[column]
+        if not isinstance(text, str) or not text.strip():
+            raise PromptError(f"{path}, row {index}: {column} is {text!r}; every prompt needs text")
+        if any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise PromptError(f"{path}, row {index}: {text[:40]!r} holds half a surrogate pair; write it as UTF-8 text")
+        twin, cluster = (None if row.get(key) in (None, "") else str(row[key]) for key in ("twin", "cluster"))
+        prompts.append(Prompt(index, text, cluster or twin or f"{name or path.stem}:{index}", twin))
+    if not prompts:
+        raise PromptError(f"{path} holds no prompts; write one per line or row")
+    return PromptSet(tuple(prompts), path.name)
+
+
+def _lines(path: Path) -> list[str]:
+    # not splitlines(): it also parts a line at U+2028, form feeds and other signs that a prompt may hold
+    return path.read_text(encoding="utf-8-sig").split("\n")
+
+
+def _read_text(path: Path, column: str) -> list[dict[str, Any]]:
+    return [{column: line} for line in _lines(path) if line.strip()]
+
+
+def _read_jsonl(path: Path, column: str) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise PromptError(f"{path}, line {number} is not JSON ({error}); write one object per line") from error
+        if not isinstance(row, dict):
+            raise PromptError(f"{path}, line {number} is no JSON object but {str(row)[:40]!r}; write one per line")
+        rows.append(row)
+    return rows
+
+
+def _read_csv(path: Path, column: str) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            return [{key: value for key, value in row.items() if key is not None} for row in csv.DictReader(file)]
+        except csv.Error as error:
+            raise PromptError(f"{path} is not readable CSV ({error}); quote its fields") from error
+
+
+def _read_parquet(path: Path, column: str) -> list[dict[str, Any]]:
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except ArrowException as error:
+        raise PromptError(f"{path} is not readable Parquet ({str(error).splitlines()[0]}); write it again") from error

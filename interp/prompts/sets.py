@@ -1,0 +1,160 @@
+"""Prompts of one class, and contrasts of two, split by cluster."""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from interp.errors import PromptError
+
+_TRIES = 64
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: its place in the file (from 0), text, cluster, and the twin's name where there is one."""
+
+    id: int
+    text: str
+    cluster: str
+    twin: str | None = None
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts of one class, in file order."""
+
+    prompts: tuple[Prompt, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompts' texts, in order."""
+        return [prompt.text for prompt in self.prompts]
+
+    @property
+    def clusters(self) -> list[str]:
+        """The prompts' clusters, in order."""
+        return [prompt.cluster for prompt in self.prompts]
+
+    def spread(self, count: int) -> "PromptSet":
+        """At most ``count`` prompts, the first of every cluster before the second of any."""
+        seen: Counter[str] = Counter()
+        turn = []
+        for row, prompt in enumerate(self.prompts):
+            turn.append((seen[prompt.cluster], row))
+            seen[prompt.cluster] += 1
+        rows = sorted(row for _, row in sorted(turn)[:count])
+        return PromptSet(tuple(self.prompts[row] for row in rows), self.source)
+
+    @cached_property
+    def digest(self) -> str:
+        """Content fingerprint: texts, ids, clusters and twins, not the file's name."""
+        rows = [[prompt.id, prompt.text, prompt.cluster, prompt.twin] for prompt in self.prompts]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two classes of prompts: ``positive`` should show the behaviour, ``negative`` should not."""
+
+    positive: PromptSet
+    negative: PromptSet
+
+    def __post_init__(self) -> None:
+        for name, prompts in (("positive", self.positive), ("negative", self.negative)):
+            if not len(prompts):
+                raise PromptError(f"the {name} class has no prompts ({prompts.source}); give at least one")
+        if sorted(self.positive.texts) == sorted(self.negative.texts):
+            raise PromptError(
+                f"both classes hold the same prompts ({self.positive.source}, {self.negative.source}); "
+                "give two different files"
+            )
+
+    @property
+    def digest(self) -> str:
+        """Content fingerprint of both classes, in order."""
+        return hashlib.sha256(f"{self.positive.digest} {self.negative.digest}".encode()).hexdigest()
+
+    def split(self, seed: int) -> tuple["Contrast", "Contrast"]:
+        """Two halves, one to locate on and one to verify on, that share no cluster, no twin and no text."""
+        tied = self._tied()
+        names = sorted(set(tied.values()))
+        generator = random.Random(seed)
+        for _ in range(_TRIES):  # of a few clusters a draw can leave a half without one class
+            generator.shuffle(names)
+            chosen = set(names[: len(names) // 2])
+            first = {cluster for cluster, name in tied.items() if name in chosen}
+            if min(_count(self, first), _count(self, set(tied) - first)):
+                return self._keep(first), self._keep(set(tied) - first)
+        raise PromptError(
+            f"{len(names)} clusters cannot be parted into a locating and a verifying half with both classes; "
+            "give more prompts, or separate files with --verify-positive and --verify-negative"
+        )
+
+    def _tied(self) -> dict[str, str]:
+        """Cluster -> the first of the clusters to which shared twins or texts tie it."""
+        parent = {cluster: cluster for cluster in {*self.positive.clusters, *self.negative.clusters}}
+
+        def root(cluster: str) -> str:
+            while parent[cluster] != cluster:
+                cluster = parent[cluster]
+            return cluster
+
+        seen: dict[tuple[str, str | None], str] = {}
+        for prompt in (*self.positive, *self.negative):
+            for tie in [("text", prompt.text), ("twin", prompt.twin)][: 1 if prompt.twin is None else 2]:
+                first, second = sorted((root(prompt.cluster), root(seen.setdefault(tie, prompt.cluster))))
+                parent[second] = first
+        return {cluster: root(cluster) for cluster in parent}
+
+    def limit(self, count: int | None) -> "Contrast":
+        """At most ``count`` prompts of each class, in file order, from as many clusters as can be.
+
+        Twins stay together where the rows of the two files are aligned.
+        """
+        if count is None:
+            return self
+        return Contrast(*(part.spread(count) for part in (self.positive, self.negative)))
+
+    def require_disjoint(self, other: "Contrast") -> None:
+        """Refuse prompts that stand in both; locating and verifying on the same ones proves nothing."""
+        mine = {*self.positive.texts, *self.negative.texts}
+        shared = [text for part in (other.positive, other.negative) for text in part.texts if text in mine]
+        if shared:
+            raise PromptError(
+                f"{len(shared)} verifying prompts are also used to locate, first {shared[0][:40]!r}; "
+                "keep the two sets apart"
+            )
+
+    def twins(self) -> list[int]:
+        """For every positive prompt the row of its negative twin: by name, else the nearest in length."""
+        named = {prompt.twin: row for row, prompt in enumerate(self.negative) if prompt.twin is not None}
+        lengths = [len(text) for text in self.negative.texts]
+        return [
+            named[prompt.twin]
+            if prompt.twin in named
+            else min(range(len(lengths)), key=lambda row: abs(lengths[row] - len(prompt.text)))
+            for prompt in self.positive
+        ]
+
+    def _keep(self, clusters: set[str]) -> "Contrast":
+        parts = (
+            PromptSet(tuple(prompt for prompt in part if prompt.cluster in clusters), part.source)
+            for part in (self.positive, self.negative)
+        )
+        return Contrast(*parts)
+
+
+def _count(contrast: Contrast, clusters: set[str]) -> int:
+    parts = (contrast.positive, contrast.negative)
+    return min(sum(prompt.cluster in clusters for prompt in part) for part in parts)

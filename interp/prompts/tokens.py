@@ -1,0 +1,90 @@
+"""Token ids of a prompt, with the role of every token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from interp.errors import PromptError
+
+Tokenizer = PreTrainedTokenizerBase
+"""What turns text into token ids, as Hugging Face loads it."""
+
+OTHER, CONTENT, DECISION, COMPLETION = range(4)
+ROLES = {"content": CONTENT, "decision": DECISION, "completion": COMPLETION}
+
+_PLACE = "qzxPLACEHOLDERxzq"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one prompt with the role of each token (``OTHER``, ``CONTENT``, ``DECISION``, ``COMPLETION``)."""
+
+    ids: tuple[int, ...]
+    roles: tuple[int, ...]
+
+    def with_completion(self, ids: Sequence[int]) -> "Encoded":
+        """The prompt followed by an answer."""
+        return Encoded((*self.ids, *ids), (*self.roles, *[COMPLETION] * len(ids)))
+
+
+def encode(tokenizer: Tokenizer, text: str) -> Encoded:
+    """Tokenise one prompt as a user turn where the tokenizer has a chat template, else exactly as ``tokenizer(text)``.
+
+    ``DECISION`` are the template's tokens after the instruction and always the last prompt token.
+    """
+    if tokenizer.chat_template is None:
+        ids = tokenizer(text)["input_ids"]
+        special = set(tokenizer.all_special_ids)
+        roles = [OTHER if index in special else CONTENT for index in ids]
+    else:
+        ids, roles = _encode_turn(tokenizer, text)
+    if not ids:
+        raise PromptError(f"the tokenizer makes no token of the prompt {text[:40]!r}")
+    roles[-1] = DECISION
+    return Encoded(tuple(ids), tuple(roles))
+
+
+def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+    try:
+        turn = _render(tokenizer, text)
+    except Exception as error:  # a template is a program of the model's author: it can raise anything
+        reason = " ".join(str(error).split())[:200]
+        raise PromptError(
+            f"the chat template refuses the prompt {text[:40]!r} ({reason}); change the prompt"
+        ) from error
+    if not tokenizer.is_fast:
+        ids = tokenizer(turn, add_special_tokens=False)["input_ids"]
+        return ids, [CONTENT] * len(ids)
+    coded = tokenizer(turn, add_special_tokens=False, return_offsets_mapping=True)
+    start, end = _body(tokenizer, text, turn)
+    roles = [
+        CONTENT if begin < end and stop > start else DECISION if begin >= end else OTHER
+        for begin, stop in coded["offset_mapping"]
+    ]
+    return list(coded["input_ids"]), roles
+
+
+def _render(tokenizer: Tokenizer, text: str) -> str:
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+    )
+
+
+def _body(tokenizer: Tokenizer, text: str, turn: str) -> tuple[int, int]:
+    """Where the prompt stands in its turn: between what the template writes before and after any other prompt."""
+    try:
+        before, found, after = _render(tokenizer, _PLACE).partition(_PLACE)
+    except Exception:  # a template that refuses the placeholder did not refuse the prompt
+        found = before = after = ""
+    start, end = 0, len(turn)
+    if found and turn.startswith(before) and turn.endswith(after) and len(turn) >= len(before) + len(after):
+        start, end = len(before), len(turn) - len(after)
+        if turn[start:end].strip() == text.strip():
+            return start, end
+    if turn.count(text.strip(), start, end) == 1:
+        start = turn.index(text.strip(), start, end)
+        return start, start + len(text.strip())
+    raise PromptError(
+        f"the chat template rewrites the prompt {text[:40]!r}, so its tokens cannot be told apart; change the template"
+    )
