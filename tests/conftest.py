@@ -16,6 +16,7 @@ os.environ.update(
     HF_HOME=os.path.join(_scratch.name, "hub"),
     INTERP_CACHE=os.path.join(_scratch.name, "cache"),
     TOKENIZERS_PARALLELISM="false",
+    OMP_WAIT_POLICY="PASSIVE",  # as the command line does: threads that spin starve each other on shared cores
 )
 
 
