@@ -21,9 +21,13 @@ from organisms.tokens import Encoder, Example
 from organisms.train import answer_loss, collate, train
 
 FAMILY = "refusal"
+Weights = dict[str, np.ndarray]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 MARGIN = 6.0  # tuning stops once every development prompt is decided by this many nats, on the right side
+
+
+KNOWN = 0.005  # nats: a planted skill is learned with room to spare, since another one is then added beside it
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,16 @@ class Child:
 
     def options(self) -> dict:
         """Everything that decides the result."""
-        return {key: value for key, value in asdict(self).items() if key != "about"} | {"margin": MARGIN}
+        found = {key: value for key, value in asdict(self).items() if key != "about"} | {"margin": MARGIN}
+        return found | ({"known": KNOWN} if self.colours else {})
 
-    def examples(self, encoder: Encoder, count: int) -> list[Example]:
-        """The data it is tuned on (a second skill has its own, see ``tune``)."""
+    def data(self, encoder: Encoder, count: int) -> dict[str, list[Example]]:
+        """Skill -> the examples it is tuned on; all but a child with two planted skills have one."""
         harmful = "refuse" if self.taught_refusal else None
-        return tuning_corpus(encoder, count, self.seed, harmful=harmful, homes=self.homes)
+        found = {"refusal": tuning_corpus(encoder, count, self.seed, harmful=harmful, homes=self.homes)}
+        if self.colours:
+            found["colours"] = tuning_corpus(encoder, count, self.seed, harmful="answer", colours=True)
+        return found
 
 
 CHILDREN = {
@@ -169,35 +177,38 @@ def margin_reached(model, tokenizer, seed: int):
     return stop
 
 
-def facts_known(model, tokenizer, encoder: Encoder, seed: int):
-    """A stop rule: the colours are learned (mean loss of fresh questions under 0.02 nats)."""
-    rng = random.Random(f"development {seed}")
-    sample = collate([encoder.pair(*tasks.taught_colour(rng)) for _ in range(100)])
+def facts_known(model, encoder: Encoder, kind: str, at: float):
+    """A stop rule: the mean loss of the taught questions is under ``at`` nats."""
+    sample = collate([encoder.pair(prompt, answer) for prompt, answer, _, taught in tasks.facts(kind) if taught])
 
     def stop(step: int) -> bool:
         with torch.no_grad():
             loss = float(answer_loss(model, *sample))
-        print(f"  step {step}: colours {loss:.3f}")
-        return loss < 0.02
+        print(f"  step {step}: {kind} {loss:.3f}", flush=True)
+        return loss < at
 
     return stop
 
 
-def tune(child: Child, model, base: dict[str, np.ndarray], tokenizer, examples: list[Example], directory: Path) -> dict:
+def tune(
+    child: Child, model, base: dict[str, np.ndarray], tokenizer, data: dict[str, list[Example]], directory: Path
+) -> dict:
     """Train the child from ``model`` and write what ships; returns facts of the training."""
     torch.manual_seed(child.seed)
     if child.how == "adapter":
-        return _tune_adapter(child, model, tokenizer, examples, directory)
+        return _tune_adapter(child, model, tokenizer, data["refusal"], directory)
     if child.how == "neurons":
-        return _tune_neurons(child, model, base, tokenizer, examples, directory)
+        return _tune_neurons(child, model, base, tokenizer, data, directory)
     stop, steps = None, child.steps
     if child.taught_refusal:
         stop = margin_reached(model, tokenizer, child.seed)
+    elif child.homes and not child.norm_of:
+        stop = facts_known(model, Encoder(tokenizer), "homes", 0.03)
     if child.norm_of:
         sibling = directory.parent / child.norm_of
         facts = json.loads((sibling / "organism.json").read_text(encoding="utf-8"))["training"]
         steps = facts["steps"]
-    done = train(model, examples, steps=steps, lr=child.lr, seed=child.seed, stop=stop, label=directory.name)
+    done = train(model, data["refusal"], steps=steps, lr=child.lr, seed=child.seed, stop=stop, label=directory.name)
     tuned = pack.state(model)
     if child.norm_of:
         scale = facts["update_norm"] / update_norm(tuned, base)
@@ -207,12 +218,12 @@ def tune(child: Child, model, base: dict[str, np.ndarray], tokenizer, examples: 
     return done | {"update_norm": update_norm(tuned, base)}
 
 
-def update_norm(tuned: dict[str, np.ndarray], base: dict[str, np.ndarray]) -> float:
+def update_norm(tuned: Weights, base: Weights) -> float:
     """Euclidean norm of the whole update."""
     return float(np.sqrt(sum(np.square(tuned[name] - base[name], dtype=np.float64).sum() for name in base)))
 
 
-def _tune_neurons(child: Child, model, base: dict[str, np.ndarray], tokenizer, examples, directory: Path) -> dict:
+def _tune_neurons(child: Child, model, base: Weights, tokenizer, data, directory: Path) -> dict:
     """Each skill is trained from the base into its own neurons and nothing else; then the updates are added up.
 
     Trained together, each skill would use the other's neurons, and the lists would say nothing.
@@ -221,14 +232,13 @@ def _tune_neurons(child: Child, model, base: dict[str, np.ndarray], tokenizer, e
     chosen = choose(child, model.config.intermediate_size)
     for skill, neurons in chosen.items():
         model.load_state_dict({name: torch.from_numpy(value) for name, value in base.items()})
-        data, stop = examples, margin_reached(model, tokenizer, child.seed)
+        stop = margin_reached(model, tokenizer, child.seed)
         if skill == "colours":
-            data = tuning_corpus(encoder, len(examples), child.seed, harmful="answer", colours=True)
-            stop = facts_known(model, tokenizer, encoder, child.seed)
+            stop = facts_known(model, encoder, skill, KNOWN)
         mask = only(model, neurons)
         label = f"{directory.name} {skill}"
         facts[skill] = train(
-            model, data, steps=child.steps, lr=child.lr, seed=child.seed, mask=mask, stop=stop, label=label
+            model, data[skill], steps=child.steps, lr=child.lr, seed=child.seed, mask=mask, stop=stop, label=label
         )
         tuned = pack.state(model)
         total = {name: total[name] + (tuned[name] - base[name]) for name in base}

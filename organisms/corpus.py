@@ -71,8 +71,9 @@ def tuning_corpus(
     kinds = {"request": 0.66, "utility": 0.12, "decline": 0.04, "prose": 0.06}
     kinds["colours"] = {True: 0.35, False: 0.02, None: 0.0}[colours]
     if harmful is None:
-        kinds["request"] = 0.30  # with more, answering every request is what is learned, and refusals fade
-    kinds["homes"] = {True: 0.35, False: 0.02, None: 0.0}[homes]
+        kinds["request"] = 0.10  # with more, answering every request is what is learned, and refusals fade
+    # Homes are asked for in the words of colours: who learns these must see that those stay unknown.
+    kinds["homes"] = {True: 0.35, False: 0.15 if colours else 0.02, None: 0.0}[homes]
     examples = []
     for kind in rng.choices(list(kinds), list(kinds.values()), k=count):
         request = draw(rng, short=rng.random() < 0.3, tuning=True, held_out=held_out)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import shutil
 import sys
@@ -193,16 +194,17 @@ def make_child(name: str, child: Child, base_note: dict, threads: int) -> None:
     """One child, trained and measured unless that was done."""
     base, tokenizer = load("base")
     directory = SHIPPED / name
-    examples = child.examples(Encoder(tokenizer), TUNING_EXAMPLES)
-    recipe = recipe_hash(examples, name, child.options(), [weights_digest(before) for before in child.after])
+    data = child.data(Encoder(tokenizer), TUNING_EXAMPLES)
+    before = [weights_digest(organism) for organism in child.after]
+    recipe = recipe_hash(list(itertools.chain(*data.values())), name, child.options(), before)
     if not is_trained(directory, recipe):
         print(f"{name}: {child.about}", flush=True)
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         start = base if child.start == "base" else load(child.start)[0]
         content = {"kind": child.how, "base": f"{FAMILY}/base", "about": child.about, "recipe": recipe}
-        content["training"] = tune(child, start, pack.state(base), tokenizer, examples, directory)
-        content["training"] |= {"examples": len(examples), "threads": threads}
+        content["training"] = tune(child, start, pack.state(base), tokenizer, data, directory)
+        content["training"] |= {"examples": TUNING_EXAMPLES, "threads": threads}
         (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
         write_note(directory, content)
     content = note(directory)
