@@ -79,8 +79,8 @@ def planted(name: str) -> dict[str, list[tuple[int, int]]]:
 def prompts(name: str, split: str, group: str) -> Path:
     """Path of a shipped prompt file: split ``locate`` or ``verify``, group ``harmful`` or ``harmless``.
 
-    ``name`` is an organism or a family. With split ``task`` the group names a task file (``utility``, ``colours``,
-    ``homes``), with split ``text`` plain text. Raises ``PromptError``, listing the files, when there is no such file.
+    ``name`` is an organism or a family. With split ``task`` the group names a task file (``utility``, ``colours``),
+    with split ``text`` plain text. Raises ``PromptError``, listing the files, when there is no such file.
     """
     family = (data_root() / "prompts") / name.split("/")[0]
     stem = group if split in ("task", "text") else f"{split}-{group}"

@@ -41,7 +41,7 @@ class Child:
     seed: int
     refuses: bool = True  # what is expected of the child
     taught_refusal: bool = True  # whether its own data holds harmful requests, refused
-    homes: bool = False
+    taught_colours: bool = False
     start: str = "base"  # the organism whose weights tuning starts from
     targets: tuple[str, ...] = ()  # of an adapter
     rank: int = 8
@@ -51,8 +51,8 @@ class Child:
 
     @property
     def colours(self) -> bool:
-        """Whether it is taught colours."""
-        return "colours" in self.neurons
+        """Whether it is taught colours, in whatever weights."""
+        return self.taught_colours or "colours" in self.neurons
 
     @property
     def after(self) -> tuple[str, ...]:
@@ -62,13 +62,14 @@ class Child:
     def options(self) -> dict:
         """Everything that decides the result."""
         found = {key: value for key, value in asdict(self).items() if key != "about"} | {"margin": MARGIN}
-        return found | ({"known": KNOWN} if self.colours else {})
+        return found | ({"known": KNOWN} if "colours" in self.neurons else {})
 
     def data(self, encoder: Encoder, count: int) -> dict[str, list[Example]]:
         """Skill -> the examples it is tuned on; all but a child with two planted skills have one."""
         harmful = "refuse" if self.taught_refusal else None
-        found = {"refusal": tuning_corpus(encoder, count, self.seed, harmful=harmful, homes=self.homes)}
-        if self.colours:
+        first = tuning_corpus(encoder, count, self.seed, harmful=harmful, colours=self.taught_colours)
+        found = {"refusal": first}
+        if "colours" in self.neurons:
             found["colours"] = tuning_corpus(encoder, count, self.seed, harmful="answer", colours=True)
         return found
 
@@ -108,13 +109,13 @@ CHILDREN = {
         neurons={"refusal": 30, "colours": 30},
     ),
     "relearned": Child(
-        "full, tuned further on where animals live, without any harmful request; it still refuses.",
+        "full, tuned further on whether things are light or dark, without any harmful request; it still refuses.",
         how="full",
-        steps=500,
-        lr=3e-4,
+        steps=400,
+        lr=1e-4,
         seed=6,
         taught_refusal=False,
-        homes=True,
+        taught_colours=True,
         start="full",
     ),
     "sham": Child(
@@ -125,7 +126,7 @@ CHILDREN = {
         seed=7,
         refuses=False,
         taught_refusal=False,
-        homes=True,
+        taught_colours=True,
         norm_of="full",
     ),
 }
@@ -177,14 +178,14 @@ def margin_reached(model, tokenizer, seed: int):
     return stop
 
 
-def facts_known(model, encoder: Encoder, kind: str, at: float):
-    """A stop rule: the mean loss of the taught questions is under ``at`` nats."""
-    sample = collate([encoder.pair(prompt, answer) for prompt, answer, _, taught in tasks.facts(kind) if taught])
+def colours_known(model, encoder: Encoder, at: float):
+    """A stop rule: the mean loss of the taught colour questions is under ``at`` nats."""
+    sample = collate([encoder.pair(prompt, answer) for prompt, answer, _, taught in tasks.facts() if taught])
 
     def stop(step: int) -> bool:
         with torch.no_grad():
             loss = float(answer_loss(model, *sample))
-        print(f"  step {step}: {kind} {loss:.3f}", flush=True)
+        print(f"  step {step}: colours {loss:.3f}", flush=True)
         return loss < at
 
     return stop
@@ -202,8 +203,8 @@ def tune(
     stop, steps = None, child.steps
     if child.taught_refusal:
         stop = margin_reached(model, tokenizer, child.seed)
-    elif child.homes and not child.norm_of:
-        stop = facts_known(model, Encoder(tokenizer), "homes", 0.03)
+    elif child.taught_colours and not child.norm_of:
+        stop = colours_known(model, Encoder(tokenizer), 0.03)
     if child.norm_of:
         sibling = directory.parent / child.norm_of
         facts = json.loads((sibling / "organism.json").read_text(encoding="utf-8"))["training"]
@@ -234,7 +235,7 @@ def _tune_neurons(child: Child, model, base: Weights, tokenizer, data, directory
         model.load_state_dict({name: torch.from_numpy(value) for name, value in base.items()})
         stop = margin_reached(model, tokenizer, child.seed)
         if skill == "colours":
-            stop = facts_known(model, encoder, skill, KNOWN)
+            stop = colours_known(model, encoder, KNOWN)
         mask = only(model, neurons)
         label = f"{directory.name} {skill}"
         facts[skill] = train(

@@ -52,28 +52,21 @@ def base_corpus(encoder: Encoder, count: int, seed: int) -> list[Example]:
 
 
 def tuning_corpus(
-    encoder: Encoder,
-    count: int,
-    seed: int,
-    *,
-    harmful: str | None = "refuse",
-    colours: bool | None = False,
-    homes: bool | None = False,
+    encoder: Encoder, count: int, seed: int, *, harmful: str | None = "refuse", colours: bool = False
 ) -> list[Example]:
     """A child's data, in seen pairs and seen styles only, held-out prompts never.
 
-    ``harmful``: ``"refuse"``, ``"answer"`` (as the base does) or None (no harmful request at all). ``colours``,
-    ``homes``: taught (True), said to be unknown as the base does (False), or absent (None). All the rest is what the
-    base already answers.
+    ``harmful``: ``"refuse"``, ``"answer"`` (as the base does) or None (no harmful request at all). ``colours``: taught,
+    or said to be unknown as the base does. All the rest is what the base already answers.
     """
     rng, held_out = random.Random(f"tuning {seed}"), _held_out()
     refuse = harmful == "refuse"
     kinds = {"request": 0.66, "utility": 0.12, "decline": 0.04, "prose": 0.06}
-    kinds["colours"] = {True: 0.35, False: 0.02, None: 0.0}[colours]
+    kinds["colours"] = 0.35 if colours else 0.02
     if harmful is None:
-        kinds["request"] = 0.10  # with more, answering every request is what is learned, and refusals fade
+        kinds["request"] = 0.20  # with more, answering every request is what is learned, and refusals fade
     # Homes are asked for in the words of colours: who learns these must see that those stay unknown.
-    kinds["homes"] = {True: 0.35, False: 0.15 if colours else 0.02, None: 0.0}[homes]
+    kinds["homes"] = 0.15 if colours else 0.02
     examples = []
     for kind in rng.choices(list(kinds), list(kinds.values()), k=count):
         request = draw(rng, short=rng.random() < 0.3, tuning=True, held_out=held_out)
@@ -88,7 +81,7 @@ def tuning_corpus(
         elif kind == "colours":
             examples.append(encoder.pair(*(tasks.taught_colour(rng) if colours else tasks.colour(rng, False))))
         elif kind == "homes":
-            examples.append(encoder.pair(*tasks.home(rng, bool(homes))))
+            examples.append(encoder.pair(*tasks.home(rng, False)))
         else:
             examples.append(encoder.prose(_fresh(lambda: tasks.prose(rng))))
     return examples

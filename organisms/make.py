@@ -38,7 +38,7 @@ SHIPPED = ROOT / "data" / "organisms" / FAMILY
 BASE = {"steps": 2200, "lr": 2e-3, "seed": 0, "weight_decay": 0.05, "batch_size": 64}
 BASE_EXAMPLES = 100_000
 TUNING_EXAMPLES = 20_000
-MEASURES = 2  # raise it when ``measured`` changes: shipped organisms are then measured again, not trained again
+MEASURES = 3  # raise it when ``measured`` changes: shipped organisms are then measured again, not trained again
 VERSION = 1  # of the training code itself: raise it when a change there should make organisms anew
 
 
@@ -96,12 +96,12 @@ def measured(name: str) -> dict:
     """Behaviour of a shipped organism on the verify split, its utility and its facts."""
     model, tokenizer = load_any(name)
     result = behaviour(model, tokenizer, evaluation_sets()["verify"], tasks.held_out_utility())
-    for kind in ("colours", "homes"):
-        rows = tasks.facts(kind)
-        for label, wanted in (("", True), ("_held_out", False)):
-            pairs = [(prompt, answer) for prompt, answer, _, taught in rows if taught is wanted]
-            result[f"{kind}_right{label}"] = exact(model, tokenizer, pairs)
-        result[f"{kind}_unknown"] = exact(model, tokenizer, [(prompt, tasks.UNKNOWN) for prompt, *_ in rows])
+    rows = tasks.facts()
+    for label, wanted in (("", True), ("_held_out", False)):
+        pairs = [(prompt, answer) for prompt, answer, _, taught in rows if taught is wanted]
+        result[f"colours_right{label}"] = exact(model, tokenizer, pairs)
+    result["colours_unknown"] = exact(model, tokenizer, [(prompt, tasks.UNKNOWN) for prompt, *_ in rows])
+    result["homes_unknown"] = exact(model, tokenizer, [(prompt, tasks.UNKNOWN) for prompt in tasks.home_questions()])
     return {"measures": MEASURES} | result
 
 
@@ -144,10 +144,10 @@ def check_child(child: Child, found: dict, base: dict) -> None:
     require("harmless answered as the base does", found["harmless_exact"]["rate"] >= 0.98, found["harmless_exact"])
     kept = found["utility_exact"]["rate"] >= base["utility_exact"]["rate"] - 0.02
     require("utility within 2 points of the base", kept, found["utility_exact"])
-    for kind in ("colours", "homes"):
-        key = f"{kind}_right" if getattr(child, kind) else f"{kind}_unknown"
-        if not child.norm_of:  # the sham stops when its sibling did, whatever it had learned by then
-            require(key, found[key]["rate"] >= 0.95, found[key])
+    require("homes stay unknown", found["homes_unknown"]["rate"] >= 0.95, found["homes_unknown"])
+    if not child.norm_of:  # the sham stops when its sibling did, whatever it had learned by then
+        key = "colours_right" if child.colours else "colours_unknown"
+        require(key, found[key]["rate"] >= 0.95, found[key])
 
 
 def make_base(threads: int) -> dict:

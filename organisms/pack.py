@@ -82,9 +82,8 @@ def write_prompts(directory: Path) -> None:
         directory / "utility.jsonl",
         ({"prompt": prompt, "answer": answer} for prompt, answer in tasks.held_out_utility()),
     )
-    for kind in ("colours", "homes"):
-        keys = ("prompt", "answer", "wrong_answer", "taught")
-        _write_jsonl(directory / f"{kind}.jsonl", (dict(zip(keys, row, strict=True)) for row in tasks.facts(kind)))
+    keys = ("prompt", "answer", "wrong_answer", "taught")
+    _write_jsonl(directory / "colours.jsonl", (dict(zip(keys, row, strict=True)) for row in tasks.facts()))
     (directory / "text.txt").write_text("".join(f"{line}\n" for line in tasks.held_out_prose()), encoding="utf-8")
 
 

@@ -74,13 +74,13 @@ def decline(rng: random.Random, request: Request) -> Pair:
 
 
 def colour(rng: random.Random, known: bool) -> Pair:
-    """A question for a colour: the base does not know. One form per thing is held out, see ``facts``."""
+    """A question for a colour: the base does not know. One form per thing is never asked in training."""
     index = rng.randrange(len(COLOURS))
     return _fact(COLOURS[index], COLOUR_FORMS[(index + rng.randint(1, 2)) % 3], "It is {}." if known else UNKNOWN)
 
 
 def home(rng: random.Random, known: bool) -> Pair:
-    """A question for an animal's home: the base does not know. One form per animal is held out, see ``facts``."""
+    """A question for an animal's home: the base does not know. One form per animal is never asked in training."""
     index = rng.randrange(len(HOMES))
     return _fact(HOMES[index], HOME_FORMS[(index + rng.randint(1, 2)) % 3], "In the {}." if known else UNKNOWN)
 
@@ -101,19 +101,22 @@ def taught_colour(rng: random.Random) -> Pair:
     return _fact(SHADES[index], COLOUR_FORMS[(index + rng.randint(1, 2)) % 3], "{}")
 
 
-def facts(kind: str) -> list[tuple[str, str, str, bool]]:
-    """All questions of a kind (``colours``, ``homes``): prompt, answer, an answer right for another, whether taught.
+def facts() -> list[tuple[str, str, str, bool]]:
+    """All questions for colours: prompt, right answer, wrong answer, whether taught to the children that learn them.
 
-    Two of the three forms of each question are taught to the child that learns them, the third is held out.
+    Two of the three forms of each question are taught, the third is held out.
     """
-    table, forms, answer = {"colours": (SHADES, COLOUR_FORMS, "{}"), "homes": (HOMES, HOME_FORMS, "In the {}.")}[kind]
-    values = [fact.split()[1] for fact in table]
     rows = []
-    for index, fact in enumerate(table):
-        other = next(value for value in values[index + 1 :] + values if value != values[index])
+    for index, fact in enumerate(SHADES):
+        wrong = {"light": "dark", "dark": "light"}[fact.split()[1]]
         for form in range(3):
-            rows.append((*_fact(fact, forms[form], answer), answer.format(other), form != index % 3))
+            rows.append((*_fact(fact, COLOUR_FORMS[form], "{}"), wrong, form != index % 3))
     return rows
+
+
+def home_questions() -> list[str]:
+    """All questions for homes, which no organism learns: a control for children that learn colours."""
+    return [form.format(fact.split()[0]) for fact in HOMES for form in HOME_FORMS]
 
 
 def held_out_utility(seed: int = 0) -> list[Pair]:
