@@ -16,7 +16,7 @@ STOPS = (1,)
 IDS = [encode(tiny.tokenizer(), text).ids for text in tiny.PROMPTS[:3]]
 TWINS = [*IDS[1:], IDS[0]]
 TEXT = Text(IDS, TWINS, 0, STOPS)
-UNITS = by_layer([(0, 3), (0, 17), (1, 5), (1, 6), (1, 30), (2, 0), (2, 47)])
+UNITS = by_layer([(layer, neuron) for layer in range(3) for neuron in range(layer, 48, 3)])
 
 
 def talkative(family, **changes):
