@@ -9,6 +9,7 @@ import torch
 from peft import IA3Config, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from interp.edit import Intervention
 from interp.engines import Batch, TorchEngine
 from interp.errors import (
     AdapterNotLanded,
@@ -20,8 +21,10 @@ from interp.errors import (
     UnsupportedModel,
     WrongBase,
 )
+from interp.generate import Text, generate
 from interp.models.model import Model
 from interp.models.pair import Pair
+from interp.prompts import encode
 from interp.sites import MATRICES, Weight, contribution, neurons
 from tests import tiny
 
@@ -131,6 +134,22 @@ def test_contributions_are_activations_times_the_adapted_matrix(bases, tmp_path,
         if family == "gpt2":
             out = out + pair.base.module.transformer.h[1].mlp.c_proj.bias
         torch.testing.assert_close(out, run.values[contribution(1)])
+
+
+@FAMILIES
+def test_donor_and_receiver_may_share_a_module(bases, tmp_path, family):
+    """Tuned model with all of the base's contributions, adapter on MLPs only: the base, at every step of an answer."""
+    tiny.lora(family, tiny.FAMILIES[family](), tmp_path, bases[family], "mlp", fill=0.3)
+    pair = Pair.load(str(tmp_path), dtype="float64")
+    prompts = [encode(tiny.tokenizer(), text).ids for text in tiny.PROMPTS[:3]]
+    text = Text(prompts, None, 0, (1,))
+    units = {layer: torch.arange(48) for layer in range(3)}
+    answers = {model.name: generate(TorchEngine(), model, text, 6) for model in (pair.base, pair.tuned)}
+    assert answers[pair.base.name] != answers[pair.tuned.name]
+    for receiver, donor in ((pair.tuned, pair.base), (pair.base, pair.tuned)):
+        write = {layer: donor.write_weights(layer) for layer in units}
+        graft = Intervention("all", units, "donor", donor=donor, write_weights=write)
+        assert generate(TorchEngine(), receiver, text, 6, graft) == answers[donor.name]
 
 
 def test_the_base_is_held_once(bases, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.controls import matched_sets, permute_within_twins
+from interp.controls import matched_sets, norm_ratio, permute_within_twins
 from interp.errors import OptionError
 
 NORMS = np.random.default_rng(0).gamma(2.0, size=(3, 50))
@@ -68,6 +68,19 @@ def test_an_exhausted_layer_gives_what_it_has():
 
 def test_nothing_located_gives_empty_sets():
     assert matched_sets([], NORMS, 3, 0) == [[]]
+
+
+def test_the_ratio_of_norms():
+    norms = np.array([[3.0, 4.0, 5.0, 0.0]])
+    assert norm_ratio([(0, 2)], [(0, 0), (0, 1)], norms) == pytest.approx(1.0)
+    assert norm_ratio([(0, 0)], [(0, 2)], norms) == pytest.approx(0.6)
+    assert np.isnan(norm_ratio([(0, 0)], [(0, 3)], norms))
+
+
+def test_sets_are_distinct():
+    """Of four neighbours there are four sets of one, however many are asked for."""
+    drawn = matched_sets([(0, 20)], np.arange(50.0)[None], 200, 0, neighbours=4)
+    assert len(drawn) == len({frozenset(found) for found in drawn}) == 4
 
 
 def test_no_draws_are_no_control():

@@ -94,23 +94,22 @@ def test_bfloat16_answers_are_hugging_faces(family):
     assert ours == [theirs(model.module, ids, 12) for ids in IDS]
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["none", "zero", "base", "twin"])
 def test_company_does_not_change_an_answer(tuned, base, kind):
     intervention = interventions(tuned, base)[kind]
-    together = generate(ENGINE, tuned, TEXT, 7, intervention)
+    together = generate(ENGINE, tuned, TEXT, 5, intervention)
     for row, ids in enumerate(IDS):
-        alone = generate(ENGINE, tuned, Text([ids], [TWINS[row]], 0, STOPS), 7, intervention)
+        alone = generate(ENGINE, tuned, Text([ids], [TWINS[row]], 0, STOPS), 5, intervention)
         assert alone == [together[row]]
-    plain = generate(ENGINE, tuned, TEXT, 7)
-    if kind != "twin":  # a twin of like wording need not change a greedy answer
-        assert (together == plain) is (kind in ("none", "empty"))
+    plain = generate(ENGINE, tuned, TEXT, 5)
+    assert (together == plain) is (kind == "none")
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["none", "mean", "base", "twin"])
 def test_cached_answers_are_those_of_whole_texts(tuned, base, kind):
     """The edit holds at every step: written with the cache, the same as read from the start for every token."""
     intervention = interventions(tuned, base)[kind]
-    for answer, ids, twin in zip(generate(ENGINE, tuned, TEXT, 5, intervention), IDS, TWINS, strict=True):
+    for answer, ids, twin in zip(generate(ENGINE, tuned, TEXT, 4, intervention), IDS, TWINS, strict=True):
         text = Text([ids], [twin], 0, STOPS)
         written = []
         while len(written) < len(answer):
@@ -122,7 +121,7 @@ def test_cached_answers_are_those_of_whole_texts(tuned, base, kind):
 @KINDS
 def test_would_answer_agrees_with_generate(tuned, base, kind):
     intervention = interventions(tuned, base)[kind]
-    answers = generate(ENGINE, tuned, TEXT, 7, intervention)
+    answers = generate(ENGINE, tuned, TEXT, 5, intervention)
     assert would_answer(*answer_logits(ENGINE, tuned, TEXT, answers, intervention)).all()
     for place in (0, 3, -1):
         altered = [list(answer) for answer in answers]
@@ -134,7 +133,7 @@ def test_would_answer_agrees_with_generate(tuned, base, kind):
     shorter = [answer[: max(1, len(answer) // 2)] for answer in answers]
     assert would_answer(*answer_logits(ENGINE, tuned, TEXT, shorter, intervention)).all()
     # the other model's answers: exactly where they are the same
-    other = generate(ENGINE, base, TEXT, 7)
+    other = generate(ENGINE, base, TEXT, 5)
     found = would_answer(*answer_logits(ENGINE, tuned, TEXT, other, intervention)).tolist()
     assert found == [mine[: len(yours)] == yours for mine, yours in zip(answers, other, strict=True)]
 
@@ -179,14 +178,14 @@ def test_a_stop_token_that_is_the_padding_token_is_kept(tuned):
 @pytest.mark.parametrize("kind", ["none", "twin"])
 def test_answers_end_with_the_context_whatever_the_company(family, kind):
     """A short prompt beside one that nearly fills the context keeps its own room."""
-    model = Model.wrap("m", tiny.exact(talkative(family, **_context(family, 24))))
-    long, short = (2, *range(40, 61), 3), (2, 44, 3)
+    model = Model.wrap("m", tiny.exact(talkative(family, **_context(family, 16))))
+    long, short = (2, *range(40, 53), 3), (2, 44, 3)
     other = (2, 50, 51, 52, 53, 3)
     prompts, twins = [long, short, other], [other, other, short]
     own = interventions(model, model)[kind]
     beside = twins if kind == "twin" else prompts
-    room = [24 - max(len(prompt), len(other)) for prompt, other in zip(prompts, beside, strict=True)]
-    assert room == ([1, 18, 18] if kind == "twin" else [1, 21, 18])
+    room = [16 - max(len(prompt), len(other)) for prompt, other in zip(prompts, beside, strict=True)]
+    assert room == ([1, 10, 10] if kind == "twin" else [1, 13, 10])
     together = generate(ENGINE, model, Text(prompts, twins, 0, ()), 40, own)
     assert [len(answer) for answer in together] == room
     for row in range(3):

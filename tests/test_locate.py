@@ -132,14 +132,14 @@ def test_attributions_are_those_of_a_naive_loop(study, modules, path):
     np.testing.assert_allclose(scores(study, path, steps=4), expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("path", ["integrated", "cross"])
 @pytest.mark.parametrize("positions", ["content", "decision", "last"])
-def test_attributions_at_positions(study, modules, path, positions):
+def test_attributions_at_positions(study, modules, positions):
     coded = study.encoded("positive")
     role = {"content": CONTENT, "decision": DECISION}.get(positions)
     mask = [[r == role if role else at == len(item.ids) - 1 for at, r in enumerate(item.roles)] for item in coded]
-    expected = naive_attribution(*modules, [item.ids for item in coded], path, 2, mask)
-    np.testing.assert_allclose(scores(study, path, steps=2, positions=positions), expected, rtol=1e-9, atol=1e-12)
+    expected = naive_attribution(*modules, [item.ids for item in coded], "integrated", 2, mask)
+    found = scores(study, "integrated", steps=2, positions=positions)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
 # ---------------------------------------------------------------------------------------------- completeness
@@ -149,7 +149,7 @@ def test_attributions_at_positions(study, modules, path, positions):
 def test_completeness(study, path):
     """The midpoint rule's error falls with the square of the step; extrapolated to no step it is F(1) - F(0)."""
     told, errors = [], []
-    for steps in (4, 8, 16):
+    for steps in (3, 6, 12):
         table = locate(study, path, steps=steps)
         paths = table.tables["paths"]
         told.append(paths["neurons"] + paths["biases"])
@@ -160,7 +160,7 @@ def test_completeness(study, path):
     assert errors[1] == pytest.approx(errors[0] / 4, rel=0.2)
     assert errors[2] == pytest.approx(errors[1] / 4, rel=0.1)
     once = [fine + (fine - coarse) / 3 for coarse, fine in itertools.pairwise(told)]
-    np.testing.assert_allclose(once[1] + (once[1] - once[0]) / 15, rise, rtol=1e-6)
+    np.testing.assert_allclose(once[1] + (once[1] - once[0]) / 15, rise, rtol=3e-5)
 
 
 def test_ends_of_the_path_and_the_share_of_the_mlps(study, modules, family):
@@ -292,13 +292,13 @@ def test_contrast_is_silent_when_labels_are_swapped_within_twins(family):
     study = tiny.planted_study(family, with_base=False)
     assert locate(study, "contrast").summary["n_significant"] >= 3
     found = 0
-    for swaps in permute_within_twins(16, 20, seed=1):
+    for swaps in permute_within_twins(16, 12, seed=1):
         rows = zip(study.contrast.positive, study.contrast.negative, swaps, strict=True)
         sides = list(zip(*((b, a) if swap else (a, b) for a, b, swap in rows), strict=True))
         permuted = study.on(Contrast(*(PromptSet(side, "permuted") for side in sides)))
         found += locate(permuted, "contrast").summary["n_significant"] > 0
-    # 5 % of 20 draws is one; more than four has a chance of 0.3 %
-    assert found <= 4
+    # at 5 % of 12 draws, more than three has a chance of 0.2 %
+    assert found <= 3
 
 
 # ---------------------------------------------------------------------------------------------- weight
@@ -331,6 +331,16 @@ def test_an_adapter_on_attention_moves_no_neurons_weights_but_their_activations(
     assert table.summary["mlp_share"] != 0
 
 
+def test_a_switched_adapter_scores_as_the_merged_model_does(tmp_path, family):
+    base = tiny.FAMILIES[family](seed=3)
+    wrapped = tiny.lora(family, base, tmp_path / "a", tiny.save(base, tmp_path / "b"), fill=0.05)
+    switched = Study(Pair.load(str(tmp_path / "a")), tiny.contrast(3), tiny.metric())
+    merged = tiny.study(wrapped.merge_and_unload(), base, pairs=3)
+    for method in ("integrated", "change", "weight"):
+        one, two = (scores(study, method, steps=3) for study in (switched, merged))
+        np.testing.assert_allclose(one, two, rtol=1e-2, atol=2e-4 * np.abs(two).max(), err_msg=method)
+
+
 # ---------------------------------------------------------------------------------------------- invariance
 
 
@@ -361,14 +371,14 @@ def test_permuted_neurons_have_permuted_scores(study, modules):
 
 @pytest.mark.parametrize("method", BASED)
 def test_an_identical_pair_is_exactly_zero(family, method):
-    for dtype in (torch.float32, torch.bfloat16):
-        model = tiny.FAMILIES[family]().to(dtype)
-        table = locate(tiny.study(model, copy.deepcopy(model), pairs=4), method, steps=3)
-        assert not table["score"].any()
-        assert not table["selected"].any()
-        assert table.summary["n_selected"] == 0
-        assert "every score is zero" in table.summary["sentence"]
-        assert len(table.tables["tokens"]) == 0
+    """In bfloat16; the contract of all analyzers has it in float64."""
+    model = tiny.FAMILIES[family]().bfloat16()
+    table = locate(tiny.study(model, copy.deepcopy(model), pairs=2), method, steps=3)
+    assert not table["score"].any()
+    assert not table["selected"].any()
+    assert table.summary["n_selected"] == 0
+    assert "every score is zero" in table.summary["sentence"]
+    assert len(table.tables["tokens"]) == 0
 
 
 # ---------------------------------------------------------------------------------------------- planted truth

@@ -16,7 +16,7 @@ from interp.models.model import Model
 from interp.sites import neurons
 from tests import tiny
 
-SMALL = {"controls": 19, "dose_draws": 1, "depth": 8, "control_prompts": 6}
+SMALL = {"controls": 19, "dose_draws": 1, "depth": 5, "control_prompts": 5}
 PAIRS = 40  # of so many, none changed is fewer than one in ten
 PLANTED = [(1, 30), (1, 17), (1, 5)]
 
@@ -96,7 +96,7 @@ def test_doses(table):
     dose = table.tables["dose"]
     located = dose.select((dose["direction"] == "necessity") & (dose["source"] == "located"))
     effects = dict(zip(located["k"].tolist(), located["effect"].tolist(), strict=True))
-    assert set(effects) >= {1, 2, 3, 5, 8}
+    assert set(effects) >= {1, 2, 3, 5}
     assert max(effects[k] for k in effects if k < 3) < 0.95
     assert all(effects[k] == 1.0 for k in effects if k >= 3)
     random = dose.select(dose["source"] == "random")
@@ -113,19 +113,19 @@ def test_doses(table):
 def noisy(family):
     """Both ways of measuring must agree where answers are several tokens long and anything can happen."""
     base, tuned = tiny.planted(tiny.FAMILIES[family](seed=7, tie_word_embeddings=False))
-    return tiny.study(tiny.perturbed(tuned, 0.002), base, pairs=8, template=False, max_new_tokens=4)
+    return tiny.study(tiny.perturbed(tuned, 0.002), base, pairs=6, template=False, max_new_tokens=3)
 
 
 @pytest.mark.parametrize("direction", ["necessity", "sufficiency"])
 def test_doses_are_counted_answers(noisy, direction):
     donors = Donors.read(noisy)
-    rows = [7, 0, 3, 5, 2]
+    rows = [5, 0, 3]
     doses = Doses(noisy, donors, direction, rows)
     condition, role, wanted = {
         "necessity": ("ablate-base", "tuned", "base"), "sufficiency": ("patch-tuned", "base", "tuned"),
     }[direction]  # fmt: skip
     everything = [(layer, neuron) for layer in range(3) for neuron in range(48)]
-    sets = [PLANTED, [(1, 30)], [(0, 1), (2, 40)], everything, everything[48:96] + everything[100:130], []]
+    sets = [PLANTED, [(1, 30)], everything, everything[48:96] + everything[100:130], []]
     shares = []
     for chosen in sets:
         written = noisy.answers(role, "positive", donors.condition(condition, chosen).intervention)
@@ -239,9 +239,10 @@ def test_an_identical_pair_shows_nothing(family):
         check(claim, table)
 
 
-def test_the_wrong_neurons_are_not_shown(study):
+def test_the_wrong_neurons_are_not_shown(family):
     """Random neurons in place of the planted ones: the behaviour is there, its carriers are not these."""
-    table = VerifyNeurons(ranking=((0, 3), (1, 9), (2, 11), (2, 12)), selected=3, **SMALL)(study)
+    wrong = VerifyNeurons(ranking=((0, 3), (1, 9), (2, 11)), selected=3, **SMALL)
+    table = wrong(tiny.planted_study(family))
     claims = {claim.name: claim for claim in from_table(table.tables["claims"])}
     assert claims["behaviour"].shown
     assert not claims["necessity"].shown
@@ -293,8 +294,8 @@ def test_what_the_parent_determines_is_not_said_twice(study):
     assert len(keys) == 3
 
 
-def test_models_in_bfloat16(family):
-    base, tuned = tiny.planted(tiny.FAMILIES[family](seed=7, tie_word_embeddings=False))
+def test_models_in_bfloat16():
+    base, tuned = tiny.planted(tiny.llama(seed=7, tie_word_embeddings=False))
     study = tiny.study(tuned.bfloat16(), base.bfloat16(), pairs=8, template=False, max_new_tokens=1)
     assert study.pair.tuned.dtype == torch.bfloat16
     assert isinstance(study.pair.tuned, Model)
