@@ -136,6 +136,18 @@ def test_doses_are_counted_answers(noisy, direction):
     assert len(set(shares)) > 1
 
 
+def test_doses_of_prompts_of_unlike_lengths(family):
+    """The longest prompt drops out at its first token: what the donor did on the others stays with their tokens."""
+    study = tiny.planted_study(family, pairs=20, max_new_tokens=3)
+    lengths = [len(item.ids) for item in study.encoded("positive")]
+    longest = int(np.argmax(lengths))
+    study.answers("tuned", "positive")[longest][0] ^= 1
+    rows = sorted([longest, *np.argsort(lengths)[:3].tolist()])
+    assert max(lengths) > sorted(lengths)[2]
+    hits = Doses(study, Donors.read(study), "sufficiency", rows).hits(PLANTED)
+    assert hits.tolist() == [row != longest for row in rows]
+
+
 def test_log_odds_and_losses_of_reference_answers(noisy):
     donors = Donors.read(noisy)
     for group, reference in (("positive", "base"), ("negative", "tuned")):
