@@ -62,7 +62,9 @@ KINDS = {
 
 
 @FAMILIES
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("dora", "patterns"))) for kind in KINDS]
+)
 def test_switched_is_merged_and_off_is_the_base(bases, tmp_path, family, kind):
     base = tiny.FAMILIES[family]()
     wrapped = tiny.lora(family, base, tmp_path, bases[family], **KINDS[kind])

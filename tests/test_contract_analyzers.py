@@ -41,7 +41,7 @@ def analyzer(name):
     return make(argument)
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def family(request):
     return request.param
 

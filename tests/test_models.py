@@ -265,11 +265,10 @@ def expected(family, block, matrix):
     }[matrix]
 
 
-@FAMILIES
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize(
+    ("family", "matrix"), [(f, m) for f in tiny.FAMILIES for m in MATRICES if (f, m) != ("gpt2", "mlp.gate")]
+)
 def test_every_matrix_as_out_in(family, matrix):
-    if (family, matrix) == ("gpt2", "mlp.gate"):
-        pytest.skip("GPT-2 has no gate")
     model = Model.wrap("m", tiny.FAMILIES[family]())
     blocks = model.module.get_submodule(model.anatomy.blocks_path)
     for layer in range(3):

@@ -21,7 +21,7 @@ PAIRS = 40  # of so many, none changed is fewer than one in ten
 PLANTED = [(1, 30), (1, 17), (1, 5)]
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def family(request):
     return request.param
 
