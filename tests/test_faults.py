@@ -19,8 +19,9 @@ INTERP = (sys.executable, "-m", "interp")
 def command(store: Path) -> list[str]:
     files = [str(organisms.prompts("refusal", "locate", group)) for group in ("harmful", "harmless")]
     return [
-        *INTERP, "locate-neurons", "organism:refusal/planted", "--base", "organism:refusal/base", "--positive", files[0],
-        "--negative", files[1], "--max-prompts", "6", "--no-verify", "--store", str(store), "--json", "--quiet",
+        *INTERP, "locate-neurons", "organism:refusal/planted", "--base", "organism:refusal/base",
+        "--positive", files[0], "--negative", files[1], "--max-prompts", "6", "--no-verify",
+        "--store", str(store), "--json", "--quiet",
     ]  # fmt: skip
 
 
