@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+WORKERS ?= 2
 STATED := pyproject.toml constraints.txt
 
 .PHONY: demo test test-slow test-gpu lint format organisms bench clean
@@ -13,7 +14,7 @@ demo: $(VENV)/.installed
 	$(BIN)/interp demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 1800
@@ -33,7 +34,7 @@ organisms: $(VENV)/.installed-dev
 	$(BIN)/python -m organisms.make
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.methods --write
+	$(BIN)/python -m benchmarks.make
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -20,7 +20,7 @@ from interp.analyzers.verify_neurons.findings import Evidence, behaviour
 from interp.capture import capture
 from interp.controls import permute_within_twins
 from interp.maths.host import to_host
-from interp.maths.statistics import benjamini_hochberg, clopper_pearson, standardised_difference
+from interp.maths.statistics import benjamini_hochberg, clopper_pearson, paired_difference
 from interp.models.pair import Pair
 from interp.sites import neurons
 from interp.study import Study
@@ -76,7 +76,7 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
     for swap in permute_within_twins(len(twins), draws, seed=0):
         a = np.where(swap[:, None], negative, positive)
         b = np.where(swap[:, None], positive, negative)
-        found += bool((benjamini_hochberg(standardised_difference(a, b).p) <= 0.05).any())
+        found += bool((benjamini_hochberg(paired_difference(a, b)) <= 0.05).any())
         items = []
         for role in ("base", "tuned"):
             harmful, harmless = judged[role, "positive"], judged[role, "negative"]
@@ -88,7 +88,7 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
         evidence = Evidence(judged=items, changed=swap, rows=[], has_base=True, selected=0)
         claimed += behaviour(study, evidence).shown
     true = behaviour(study, Evidence(list(judged.values()), twins > -1, [], True, 0)).shown
-    real = int((benjamini_hochberg(standardised_difference(positive, negative).p) <= 0.05).sum())
+    real = int((benjamini_hochberg(paired_difference(positive, negative)) <= 0.05).sum())
     return [
         {"where": f"{name}, true labels", "what": "contrast: neurons found", "seen": real, "expected": "many"},
         {"where": f"{name}, true labels", "what": "behaviour claimed", "seen": true, "expected": name != "sham"},

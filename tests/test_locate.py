@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -256,10 +257,17 @@ def test_contrast_is_scipys_t_test(study, modules):
     a, b = sides
     pooled = np.sqrt((a.var(0, ddof=1) + b.var(0, ddof=1)) / 2)
     np.testing.assert_allclose(table["score"].reshape(3, 48), (a.mean(0) - b.mean(0)) / pooled, rtol=1e-7)
-    p = stats.ttest_ind(a, b).pvalue
+    p = stats.ttest_rel(a, b).pvalue
     np.testing.assert_allclose(table["q"], stats.false_discovery_control(p.ravel()), rtol=1e-6)
     assert not table["selected"][table["q"] > 0.05].any()
     assert table.summary["n_significant"] == (table["q"] <= 0.05).sum()
+    assert table.summary["test"] == "paired by twin"
+
+    nameless = (PromptSet(tuple(replace(p, twin=None) for p in study.prompts(g)), g) for g in ("positive", "negative"))
+    table = locate(study.on(Contrast(*nameless)), "contrast")
+    p = stats.ttest_ind(a, b).pvalue
+    np.testing.assert_allclose(table["q"], stats.false_discovery_control(p.ravel()), rtol=1e-6)
+    assert table.summary["test"] == "of two independent classes"
 
 
 def test_contrast_over_content_is_of_means_per_prompt(study, modules):

@@ -12,7 +12,7 @@ from interp.analyzers.verify_neurons.conditions import Donors
 from interp.analyzers.verify_neurons.dose import Doses
 from interp.controls import permute_within_twins
 from interp.generate import answer_logits, would_answer
-from interp.maths.statistics import benjamini_hochberg, recall_at, roc_auc, standardised_difference
+from interp.maths.statistics import benjamini_hochberg, paired_difference, recall_at, roc_auc
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
@@ -124,11 +124,11 @@ def test_permuted_labels_find_neurons_at_most_at_the_nominal_rate():
     found = study("planted")
     twins = np.array(found.twins("positive"))
     positive, negative = last_activations(found, "positive"), last_activations(found, "negative")[twins]
-    assert (benjamini_hochberg(standardised_difference(positive, negative).p) <= 0.05).sum() > 50
+    assert (benjamini_hochberg(paired_difference(positive, negative)) <= 0.05).sum() > 50
     hits = 0
     for swap in permute_within_twins(len(twins), 100, seed=1):
         a, b = np.where(swap[:, None], negative, positive), np.where(swap[:, None], positive, negative)
-        hits += bool((benjamini_hochberg(standardised_difference(a, b).p) <= 0.05).any())
+        hits += bool((benjamini_hochberg(paired_difference(a, b)) <= 0.05).any())
     assert hits <= 12  # the 99.9 % quantile of a binomial with 100 draws at 5 %
 
 

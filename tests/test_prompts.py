@@ -224,6 +224,16 @@ def test_twins_by_name_else_by_length():
     positive = prompt_set(["aa", "bbbb", "cccccc"], twins=["t1", None, "gone"])
     negative = prompt_set(["1234567", "12345", "z"], twins=[None, None, "t1"])
     assert Contrast(positive, negative).twins() == [2, 1, 0]
+    assert Contrast(positive, negative).pairs() is None
+
+
+def test_pairs_only_where_every_prompt_names_its_twin():
+    negative = prompt_set(["x", "y", "z"], twins=["t1", "t2", "t3"])
+    assert Contrast(prompt_set(["a", "b", "c"], twins=["t3", "t1", "t2"]), negative).pairs() == [2, 0, 1]
+    assert Contrast(prompt_set(["a", "b", "c"], twins=["t3", "t3", "t2"]), negative).pairs() is None
+    assert Contrast(prompt_set(["a", "b", "c"], twins=["t3", "t1", "t4"]), negative).pairs() is None
+    assert Contrast(prompt_set(["a", "b", "c"], twins=["t3", "t1", None]), negative).pairs() is None
+    assert Contrast(prompt_set(["a", "b"], twins=["t3", "t1"]), negative).pairs() is None
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])

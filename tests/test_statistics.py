@@ -89,6 +89,28 @@ def test_standardised_difference_without_spread():
         s.standardised_difference_of_moments(1, *np.ones((2, 4)), 3, *np.ones((2, 4)))
 
 
+def test_paired_difference_is_students_paired_t():
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(0.3, 2, (30, 5, 3)), generator.normal(0, 2, (30, 5, 3))
+    np.testing.assert_allclose(s.paired_difference(a, b), scipy.stats.ttest_rel(a, b).pvalue, rtol=1e-9)
+    flat = s.paired_difference(np.array([[1.0, 2.0]] * 3), np.array([[1.0, 1.0]] * 3))
+    np.testing.assert_array_equal(flat, [1.0, 0.0])
+    with pytest.raises(ValueError, match="1 pairs: at least two"):
+        s.paired_difference([1.0], [2.0])
+    with pytest.raises(ValueError, match="1 pairs: at least two"):
+        s.paired_difference_of_moments(1, *np.ones((2, 4)))
+
+
+def test_paired_difference_keeps_its_level_where_twins_are_opposed():
+    """Under swaps within opposed twins the unpaired t finds too much, which is why the paired one is used."""
+    generator = np.random.default_rng(1)
+    side = generator.normal(0, 1, (40, 2000))
+    swap = np.where(generator.random((40, 2000)) < 0.5, -1, 1) * side
+    paired, unpaired = s.paired_difference(swap, -swap), s.standardised_difference(swap, -swap).p
+    assert (paired <= 0.05).mean() < 0.065
+    assert (unpaired <= 0.05).mean() > 0.1
+
+
 @FAST
 @given(st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=50))
 def test_roc_auc_is_scikit_learns(rows):

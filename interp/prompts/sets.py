@@ -147,6 +147,17 @@ class Contrast:
             for prompt in self.positive
         ]
 
+    def pairs(self) -> list[int] | None:
+        """For every positive prompt the row of the negative one named as its twin; None unless all are paired off.
+
+        Where None, the classes are independent samples to a test, though ``twins`` still finds each a companion.
+        """
+        if len(self.positive) != len(self.negative) or any(prompt.twin is None for prompt in self.positive):
+            return None
+        rows = {prompt.twin: row for row, prompt in enumerate(self.negative)}
+        found = [rows.get(prompt.twin, -1) for prompt in self.positive]
+        return found if -1 not in found and len(set(found)) == len(found) else None
+
     def _keep(self, clusters: set[str]) -> "Contrast":
         parts = (
             PromptSet(tuple(prompt for prompt in part if prompt.cluster in clusters), part.source)

@@ -6,11 +6,13 @@ change              root mean square of h_tuned - h_base over tokens both models
 change-difference   the same for positive prompts minus the same for negative ones; signed.
 contrast            Cohen's d between positive and negative prompts of h in the tuned model at the decision position
                     (SafeNeuron, arXiv 2602.12158, whose d is an effect size: significance is from t), with
-                    Benjamini-Hochberg over all neurons; needs no base. Prompts count as independent, which is cautious
-                    for twins (what they share cancels in the difference, not in the variance).
+                    Benjamini-Hochberg over all neurons; needs no base. Where every prompt names its twin t is paired:
+                    what is high on one twin may be low on the other, and the unpaired t then finds neurons in twice as
+                    many permutations within twins as it should. Pairs count as independent of one another.
 """
 
 from collections.abc import Mapping
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -20,12 +22,17 @@ from interp.capture import batches, capture
 from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
-from interp.maths.statistics import benjamini_hochberg, standardised_difference_of_moments
+from interp.maths.statistics import (
+    benjamini_hochberg,
+    paired_difference_of_moments,
+    standardised_difference_of_moments,
+)
 from interp.models.model import Model
 from interp.prompts import Encoded
 from interp.sites import neurons
-from interp.study import Study
+from interp.study import GROUPS, Study
 
+_TESTS = {True: "paired by twin", False: "of two independent classes"}
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -48,20 +55,23 @@ def contrast(study: Study, positions: str, steps: int) -> Scores:
     for group in ("positive", "negative"):
         if len(study.prompts(group)) < 2:
             raise OptionError(f"method contrast needs two {group} prompts, only one was given; give more prompts")
-    moments = {group: _moments(study, positions, group) for group in ("positive", "negative")}
-    a, b = moments["positive"], moments["negative"]
+    pairs = study.contrast.pairs()
+    a, b, gap = _moments(study, positions, pairs)
     sides = [(m.count, to_host(m.mean), to_host(m.variance)) for m in (a, b)]
     difference = standardised_difference_of_moments(*sides[0], *sides[1])
-    q = benjamini_hochberg(difference.p)
+    p = difference.p
+    if pairs is not None:
+        p = paired_difference_of_moments(gap.count, to_host(gap.mean), to_host(gap.variance))
+    q = benjamini_hochberg(p)
     # a neuron that is constant in both classes has no effect size: its difference is rounding error, if any
     d = np.nan_to_num(difference.d, nan=0.0, posinf=0.0, neginf=0.0)
     return Scores(
         d,
         np.zeros_like(d),
         "standardised mean difference (Cohen's d) between positive and negative prompts",
-        measures={"q": (q, "Benjamini-Hochberg adjusted p of the t statistic")},
+        measures={"q": (q, f"Benjamini-Hochberg adjusted p of Student's t, {_TESTS[pairs is not None]}")},
         eligible=q <= 0.05,
-        summary={"n_significant": int((q <= 0.05).sum())},
+        summary={"n_significant": int((q <= 0.05).sum()), "test": _TESTS[pairs is not None]},
     )
 
 
@@ -85,28 +95,54 @@ def _change(study: Study, positions: str, group: str) -> tuple[np.ndarray, np.nd
     return tuple(np.stack([to_host(item.root_mean_square) for item in side]) for side in (moved, size))
 
 
-def _moments(study: Study, positions: str, group: str) -> Moments:
-    """Moments over prompts of each neuron's mean activation at the chosen positions, ``[L, N]``."""
+def _moments(study: Study, positions: str, pairs: list[int] | None) -> tuple[Moments, Moments, Moments]:
+    """Moments ``[L, N]`` over prompts of mean activations: positive, negative and, given pairs, their difference.
+
+    Both classes are read side by side, each batch of positive prompts beside its twins, so that nothing need be kept.
+    """
     model = study.pair.tuned
-    found = _empty(model)
-    for layer, values, roles in _rows(study, _texts(study, group, positions), {"tuned": model}, f"contrast, {group}"):
-        mask = chosen(roles, positions)[..., None]
-        h = values["tuned"].double()
-        found[layer].update((h * mask).sum(1) / mask.sum(1).clamp(min=1))
-    return Moments(
-        found[0].count, torch.stack([item.mean for item in found]), torch.stack([item.deviation for item in found])
-    )
+    shape = (model.anatomy.n_layers, model.anatomy.n_neurons)
+    positive, negative, gap = (Moments.empty(shape, model.device) for _ in range(3))
+    texts = {group: _texts(study, group, positions) for group in GROUPS}
+    groups = {group: batches(texts[group], model, study.batch_size, _bytes_per_token(model, 1)) for group in GROUPS}
+    if pairs is not None:
+        groups["negative"] = [[pairs[row] for row in rows] for rows in groups["positive"]]
+    read = [_means(study, texts[group], groups[group], positions, f"contrast, {group}") for group in GROUPS]
+    for here, there in zip_longest(*read):
+        if here is not None:
+            positive.update(here)
+        if there is not None:
+            negative.update(there)
+        if pairs is not None:
+            gap.update(here - there)
+    return positive, negative, gap
+
+
+def _means(study: Study, encoded: list[Encoded], groups: list[list[int]], positions: str, what: str):
+    """Per batch, each prompt's mean activation over the chosen positions, ``[B, L, N]`` in float64."""
+    model = study.pair.tuned
+    sites = [neurons(layer) for layer in range(model.anatomy.n_layers)]
+    rows = study.progress(groups, what)
+    for seen in capture(study.engine, {"tuned": model}, encoded, rows, sites, pad_id=study.pad_id):
+        mask = chosen(seen.roles, positions)[..., None]
+        size = mask.sum(1).clamp(min=1)
+        means = [(seen.values["tuned", site].double() * mask).sum(1) / size for site in sites]
+        yield torch.stack(means, 1)
 
 
 def _empty(model: Model) -> list[Moments]:
     return [Moments.empty((model.anatomy.n_neurons,), model.device) for _ in range(model.anatomy.n_layers)]
 
 
+def _bytes_per_token(model: Model, n_models: int) -> int:
+    return 4 * n_models * model.anatomy.n_layers * model.anatomy.n_neurons
+
+
 def _rows(study: Study, encoded: list[Encoded], models: Mapping[str, Model], what: str):
     """Per batch and layer: activations by model role, and the roles of the tokens."""
     model = study.pair.tuned
     sites = [neurons(layer) for layer in range(model.anatomy.n_layers)]
-    per_token = 4 * len(models) * model.anatomy.n_layers * model.anatomy.n_neurons
+    per_token = _bytes_per_token(model, len(models))
     groups = study.progress(batches(encoded, model, study.batch_size, per_token), what)
     for seen in capture(study.engine, models, encoded, groups, sites, pad_id=study.pad_id):
         for layer, site in enumerate(sites):

@@ -28,7 +28,7 @@ class LocateNeurons(Analyzer):
     """
 
     name: ClassVar[str] = "locate-neurons"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     parent: ClassVar[None] = None
 
     method: str = "auto"

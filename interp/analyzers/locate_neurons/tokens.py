@@ -22,22 +22,21 @@ def active_tokens(study: Study, located: Sequence[tuple[int, int]], per_neuron: 
     sites = [neurons(layer) for layer in layers]
     index = {layer: torch.tensor([n for at, n in located if at == layer], device=model.device) for layer in layers}
     best = {layer: TopK.empty(len(index[layer]), per_neuron, model.device) for layer in layers}
-    places: list[tuple[str, int, int]] = []
-    for group in GROUPS if located else ():
+    width = study.pair.tuned.context_length
+    for side, group in enumerate(GROUPS if located else ()):
         encoded = study.encoded(group)
         rows = study.progress(study.groups(group, model), f"tokens, {group}")
         for seen in capture(study.engine, {"tuned": model}, encoded, rows, sites, pad_id=study.pad_id):
             real = seen.roles >= 0
-            start = len(places)
-            for row, count in zip(to_host(seen.rows), to_host(real.sum(1)), strict=True):
-                places += [(group, int(row), position) for position in range(int(count))]
-            numbers = torch.arange(start, len(places), device=model.device)
+            # class, prompt and position as one number, so that no list grows with the prompts
+            position = real.cumsum(1) - 1
+            cells = (len(GROUPS) * seen.rows.to(model.device)[:, None] + side) * width + position
             for layer, site in zip(layers, sites, strict=True):
-                best[layer].update(seen.values["tuned", site][real][:, index[layer]], numbers)
-    return _table(study, located, index, best, places)
+                best[layer].update(seen.values["tuned", site][real][:, index[layer]], cells[real])
+    return _table(study, located, index, best, width)
 
 
-def _table(study: Study, located, index, best, places) -> Table:
+def _table(study: Study, located, index, best, width: int) -> Table:
     rows = []
     for number, (layer, neuron) in enumerate(located):
         slot = to_host(index[layer]).tolist().index(neuron)
@@ -45,7 +44,8 @@ def _table(study: Study, located, index, best, places) -> Table:
         for order, (value, cell) in enumerate(zip(values, cells, strict=True)):
             if cell < 0:
                 continue
-            group, row, position = places[cell]
+            (row, side), position = divmod(int(cell) // width, len(GROUPS)), int(cell) % width
+            group = GROUPS[side]
             ids = study.encoded(group)[row].ids
             decode = study.pair.tokenizer.decode
             rows.append(
