@@ -1,5 +1,6 @@
 """What all tests share: no network, nothing of this user's machine read or written, every annotation executed."""
 
+import atexit
 import os
 import tempfile
 from functools import partial
@@ -10,6 +11,7 @@ import pytest
 from jaxtyping import _import_hook
 
 _scratch = tempfile.TemporaryDirectory(prefix="interp-tests-")
+atexit.register(_scratch.cleanup)  # before its finalizer, which would warn where warnings are errors
 os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",

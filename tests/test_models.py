@@ -199,7 +199,7 @@ def test_what_a_family_lacks_is_refused():
     with pytest.raises(UnsupportedModel, match=r"has no exact place for mlp\.hook_pre_linear"):
         anatomy.target(Site(0, "mlp.hook_pre_linear"))
     with pytest.raises(UnsupportedModel, match=r"has no matrix mlp\.gate"):
-        anatomy.module_path(Weight(0, "mlp.gate"))
+        anatomy.place(Weight(0, "mlp.gate"))
 
 
 # ---------------------------------------------------------------------------------------------- what was captured

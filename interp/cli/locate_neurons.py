@@ -75,6 +75,7 @@ def command(
     for note in pair.notes:
         common.remark(f"note: {note}")
     anatomy = pair.tuned.anatomy
+    anatomy.require_neurons()
     locate.check(pair.base is not None, anatomy.n_layers * anatomy.n_neurons)
     metric = Refusal.of(pair.tokenizer, spoken)
     study = Study(pair, located_on.limit(max_prompts), metric, common.seed, batch_size, quiet=common.quiet)

@@ -61,6 +61,7 @@ class _Tap:
     """What happens at one site: edits in order, then (where wanted) a leaf for the gradient, then the record."""
 
     def __init__(self) -> None:
+        self.part: tuple[int, int] | None = None
         self.edits: list[Edit] = []
         self.wants_gradient = False
         self.keeps = False
@@ -75,15 +76,24 @@ class _Tap:
             self.value = value
         return value
 
+    def _within(self, whole: Tensor) -> Tensor:
+        """The value of a fused module with this site's columns taken through the tap."""
+        if self.part is None:
+            return self(whole)
+        start, stop = self.part
+        piece = whole[..., start:stop]
+        new = self(piece)
+        return whole if new is piece else torch.cat([whole[..., :start], new, whole[..., stop:]], -1)
+
     def before(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """As a hook on what a module reads first."""
         if args:
-            return (self(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": self(kwargs["hidden_states"])}
+            return (self._within(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._within(kwargs["hidden_states"])}
 
     def after(self, _: nn.Module, __: tuple, output: Any) -> Any:
         """As a hook on what a module returns first."""
-        return (self(output[0]), *output[1:]) if isinstance(output, tuple) else self(output)
+        return (self._within(output[0]), *output[1:]) if isinstance(output, tuple) else self._within(output)
 
 
 def _taps(reads: Sequence[Site], edits: Sequence[Edit], gradients_at: Sequence[Site]) -> dict[Site, _Tap]:
@@ -98,6 +108,7 @@ def _taps(reads: Sequence[Site], edits: Sequence[Edit], gradients_at: Sequence[S
 
 
 def _register(module: nn.Module, target: Target, tap: _Tap) -> Any:
+    tap.part = target.part
     if target.side == "in":
         return module.register_forward_pre_hook(tap.before, with_kwargs=True)
     return module.register_forward_hook(tap.after)

@@ -5,7 +5,7 @@ read here without building a bridge; every target is then required to exist with
 What is not resolved exactly is refused, never guessed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -18,20 +18,57 @@ from interp.errors import UnsupportedModel
 from interp.sites import BLOCK_HOOKS, MATRICES, Site, Weight
 
 _QKV = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
-PROVEN = ("LlamaForCausalLM", "GPT2LMHeadModel")
+_GATE_UP = {"mlp.gate": ("mlp.hook_pre", 0), "mlp.in": ("mlp.hook_pre_linear", 1)}
+_NEURON_HOOKS = ("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "mlp.out.hook_out")
+# How a fused matrix is stacked is told by no map; a family that is not named here has no such matrix.
+_STACKED_QKV = ("GPT2LMHeadModel", "Phi3ForCausalLM")
+_QKV_BY_HEAD = ("GPTNeoXForCausalLM",)
+_STACKED_GATE_UP = {"Phi3ForCausalLM": "mlp.gate_up_proj"}
+PROVEN = (
+    "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "GPTNeoXForCausalLM", "GPT2LMHeadModel",
+    "MixtralForCausalLM (without neurons)",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Target:
-    """One side of one module: the tensor it reads first (``in``) or returns first (``out``)."""
+    """One side of one module: the tensor it reads first (``in``) or returns first (``out``).
+
+    ``part`` are the first and the last but one column where a fused module carries several sites.
+    """
 
     path: str
     side: Literal["in", "out"]
+    part: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """The module that holds a matrix.
+
+    A fused module stacks parts of ``sizes`` rows, ``groups`` times over; this is the part ``index`` of every group.
+    """
+
+    path: str
+    groups: int = 1
+    sizes: tuple[int, ...] = ()
+    index: int = 0
+
+    def cut(self, matrix: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
+        """This place's rows of what its module holds."""
+        if not self.sizes:
+            return matrix
+        parts = matrix.unflatten(0, (self.groups, sum(self.sizes))).split(self.sizes, 1)
+        return parts[self.index].flatten(0, 1)
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Sizes of a model and the module paths of its sites; ``n_neurons`` is the MLP's inner width."""
+    """Sizes of a model and the module paths of its sites.
+
+    ``n_neurons`` is the MLP's inner width, 0 where the blocks hold experts instead of one MLP.
+    """
 
     architecture: str
     n_layers: int
@@ -43,7 +80,7 @@ class Anatomy:
     vocabulary: int
     blocks_path: str
     targets: dict[str, Target]
-    matrices: dict[str, str]
+    matrices: dict[str, Place]
 
     def target(self, site: Site) -> Target:
         """The module side that carries a site; raises UnsupportedModel when this family has none."""
@@ -52,13 +89,22 @@ class Anatomy:
         if site.hook not in self.targets:
             raise UnsupportedModel(f"{self.architecture} has no exact place for {site.hook}")
         found = self.targets[site.hook]
-        return Target(".".join(filter(None, (self.blocks_path, str(site.layer), found.path))), found.side)
+        return replace(found, path=".".join(filter(None, (self.blocks_path, str(site.layer), found.path))))
 
-    def module_path(self, weight: Weight) -> str:
-        """The dotted path of the module that holds a matrix; raises UnsupportedModel when there is none."""
+    def place(self, weight: Weight) -> Place:
+        """The module that holds a matrix, with its dotted path; raises UnsupportedModel when there is none."""
         if weight.matrix not in self.matrices:
             raise UnsupportedModel(f"{self.architecture} has no matrix {weight.matrix} that can be read exactly")
-        return f"{self.blocks_path}.{weight.layer}.{self.matrices[weight.matrix]}"
+        found = self.matrices[weight.matrix]
+        return replace(found, path=f"{self.blocks_path}.{weight.layer}.{found.path}")
+
+    def require_neurons(self) -> None:
+        """Raise UnsupportedModel where the blocks have no single MLP whose neurons could be told apart."""
+        if not self.n_neurons:
+            raise UnsupportedModel(
+                f"{self.architecture} has no MLP neurons with an exact place (its blocks hold experts, or a fused or "
+                "unknown MLP); use --unit head"
+            )
 
     @cached_property
     def all_neurons(self) -> list[tuple[int, int]]:
@@ -74,31 +120,60 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     width, n_layers = config.hidden_size, config.num_hidden_layers
     n_heads = config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or width // n_heads
-    targets, matrices = {}, {}
+    if not n_layers:
+        raise UnsupportedModel(f"{name} has no blocks by its configuration (num_hidden_layers is 0)")
+    targets: dict[str, Target] = {}
     for hook in BLOCK_HOOKS:
         resolved = _resolve(blocks, hook)
         if resolved is not None and _exists(model, f"{blocks.name}.0", resolved.path):
             targets[hook] = resolved
-    for matrix in MATRICES:
-        path = _path(blocks, matrix.split("."))
-        if path is not None and _exists(model, f"{blocks.name}.0", path):
-            matrices[matrix] = path
-        elif matrix in _QKV and (fused := _path(blocks, ["attn", "qkv"])) is not None:
-            matrices[matrix] = fused
-    if "mlp.hook_post" not in targets or "mlp.out" not in matrices or "mlp.in" not in matrices:
-        raise UnsupportedModel(
-            f"{name}: its MLP neurons have no exact place (experts, or a fused or unknown MLP); "
-            f"proven: {', '.join(PROVEN)}"
-        )
+    matrices = {
+        matrix: Place(path)
+        for matrix in MATRICES
+        if (path := _path(blocks, matrix.split("."))) is not None and _exists(model, f"{blocks.name}.0", path)
+    }
     block = model.get_submodule(f"{blocks.name}.0")
-    down = _unwrap(block.get_submodule(matrices["mlp.out"]))
-    n_neurons = matrix_of(down).shape[1]
+    sizes = tuple(head_width * heads for heads in (n_heads, *[getattr(config, "num_key_value_heads", n_heads)] * 2))
+    _split_fused(name, block, _path(blocks, ["attn", "qkv"]), n_heads, sizes, targets, matrices)
+    if not {"mlp.hook_post", "mlp.out.hook_out"} <= set(targets) or not {"mlp.out", "mlp.in"} <= set(matrices):
+        # a map may call something else by these names: the output of the experts, for one
+        targets = {hook: target for hook, target in targets.items() if hook not in _NEURON_HOOKS}
+        matrices = {matrix: place for matrix, place in matrices.items() if not matrix.startswith("mlp.")}
+    n_neurons = 0
+    if "mlp.out" in matrices:
+        n_neurons = matrix_of(_unwrap(block.get_submodule(matrices["mlp.out"].path))).shape[1]
     anatomy = Anatomy(
         name, n_layers, width, n_neurons, n_heads, head_width, "mlp.gate" in matrices, config.vocab_size,
         blocks.name, targets, matrices,
     )  # fmt: skip
-    _require_shapes(model, anatomy)
+    _require_shapes(model, anatomy, sizes)
     return anatomy
+
+
+def _split_fused(
+    name: str,
+    block: nn.Module,
+    qkv: str | None,
+    n_heads: int,
+    sizes: tuple[int, ...],
+    targets: dict[str, Target],
+    matrices: dict[str, Place],
+) -> None:
+    """Add the parts of fused query-key-value and gate-up projections, where the stacking is known."""
+    for matrix, index in _QKV.items():
+        if matrix in matrices and matrices[matrix].path != qkv:
+            continue
+        matrices.pop(matrix, None)
+        if qkv is not None and name in _STACKED_QKV:
+            matrices[matrix] = Place(qkv, 1, sizes, index)
+        elif qkv is not None and name in _QKV_BY_HEAD:
+            matrices[matrix] = Place(qkv, n_heads, tuple(size // n_heads for size in sizes), index)
+    fused = _STACKED_GATE_UP.get(name)
+    if fused is not None and _exists(block, fused):
+        half = matrix_of(_unwrap(block.get_submodule(fused))).shape[0] // 2
+        for matrix, (hook, index) in _GATE_UP.items():
+            matrices[matrix] = Place(fused, 1, (half, half), index)
+            targets[hook] = Target(fused, "out", (index * half, (index + 1) * half))
 
 
 def matrix_of(module: nn.Module) -> Float[Tensor, "out in"]:
@@ -170,19 +245,19 @@ def _unwrap(module: nn.Module) -> nn.Module:
     return module.base_layer if hasattr(module, "base_layer") else module
 
 
-def _require_shapes(model: nn.Module, anatomy: Anatomy) -> None:
+def _require_shapes(model: nn.Module, anatomy: Anatomy, heads: tuple[int, ...]) -> None:
     """Every matrix of every block must have the shape that the configuration implies."""
-    shapes = {
-        "mlp.in": (anatomy.n_neurons, anatomy.width),
-        "mlp.gate": (anatomy.n_neurons, anatomy.width),
-        "mlp.out": (anatomy.width, anatomy.n_neurons),
-        "attn.o": (anatomy.width, anatomy.n_heads * anatomy.head_width),
-    }
+    inner = {"mlp.in": (anatomy.n_neurons, anatomy.width), "mlp.gate": (anatomy.n_neurons, anatomy.width)}
+    shapes = {**inner, "mlp.out": (anatomy.width, anatomy.n_neurons), "attn.o": (anatomy.width, heads[0])}
+    shapes |= {matrix: (heads[index], anatomy.width) for matrix, index in _QKV.items()}
     for layer in range(anatomy.n_layers):
         for matrix, wanted in shapes.items():
             if matrix not in anatomy.matrices:
                 continue
-            path = anatomy.module_path(Weight(layer, matrix))
-            seen = tuple(matrix_of(_unwrap(model.get_submodule(path))).shape)
-            if seen != wanted:
-                raise UnsupportedModel(f"{path} is {seen}, expected {wanted} from the configuration")
+            place = anatomy.place(Weight(layer, matrix))
+            whole = matrix_of(_unwrap(model.get_submodule(place.path)))
+            expected = (place.groups * sum(place.sizes) or wanted[0], wanted[1])
+            if tuple(whole.shape) != expected or tuple(place.cut(whole).shape) != wanted:
+                raise UnsupportedModel(
+                    f"{place.path} is {tuple(whole.shape)}, expected {expected} from the configuration"
+                )

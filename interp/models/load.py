@@ -74,7 +74,7 @@ def module(source: Source, settings: Settings) -> PreTrainedModel:
                 source.directory,
                 config=config,
                 dtype=settings.dtype,
-                attn_implementation=settings.attention,
+                attn_implementation=None if settings.attention == "auto" else settings.attention,
                 trust_remote_code=settings.trust_remote_code,
                 use_safetensors=True,
                 output_loading_info=True,

@@ -15,8 +15,6 @@ from interp.maths.precision import widen
 from interp.models.anatomy import Anatomy, Target, matrix_of, read_anatomy
 from interp.sites import Site, Weight
 
-_QKV = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
-
 
 class AdapterSwitch:
     """The adapters inside a module, switched on and off together; the base's weights are never copied."""
@@ -91,13 +89,11 @@ class Model:
 
     @torch.no_grad()
     def weight(self, weight: Weight) -> Float[Tensor, "out in"]:
-        """A matrix as ``(out, in)`` in at least float32, adapter applied; q, k and v are cut out of a fused one."""
+        """A matrix as ``(out, in)`` in at least float32, adapter applied, cut out of a fused one."""
         with self.active():
-            module = self.module.get_submodule(self.anatomy.module_path(weight))
-            matrix = widen(_effective(module, self.dtype, self.adapter_on is not False))
-        if weight.matrix in _QKV and matrix.shape[0] == 3 * self.anatomy.width:
-            return matrix.chunk(3)[_QKV[weight.matrix]]
-        return matrix
+            place = self.anatomy.place(weight)
+            module = self.module.get_submodule(place.path)
+            return place.cut(widen(_effective(module, self.dtype, self.adapter_on is not False)))
 
     @torch.no_grad()
     def write_weights(self, layer: int) -> Float[Tensor, "D N"]:

@@ -52,13 +52,14 @@ class Pair:
         *,
         device: str = "auto",
         dtype: str = "auto",
-        attention: str = "sdpa",
+        attention: str = "auto",
         trust_remote_code: bool = False,
     ) -> "Pair":
         """Find, load and check a pair; every refusal is a ModelError or a PairError.
 
         An adapter directory is loaded onto its base once and switched; its base comes from ``base`` or from the
-        adapter's own configuration. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own elsewhere.
+        adapter's own configuration. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own elsewhere;
+        ``attention="auto"`` is what transformers takes for this family (sdpa, or eager as for Gemma-2).
         """
         settings = load.Settings.resolve(device, dtype, attention, trust_remote_code)
         source = sources.find(tuned)

@@ -83,13 +83,15 @@ def require_same_tokens(base: Source, tokenizer: PreTrainedTokenizerBase, settin
 
 
 @torch.no_grad()
-def probe_logits(model: Model) -> torch.Tensor:
-    """Logits ``[1, T, V]`` of one pass over fixed tokens spread over the vocabulary."""
+def probe_logits(model: Model, padding: int = 0) -> torch.Tensor:
+    """Logits ``[1, T, V]`` of one pass over fixed tokens spread over the vocabulary, after some columns of padding."""
     count = min(16, model.context_length)
     vocabulary = model.anatomy.vocabulary
     ids = torch.arange(count, device=model.device).mul_(max(vocabulary // count, 1)) % vocabulary
+    mask = torch.ones_like(ids).index_fill_(0, torch.arange(padding, device=ids.device), 0)
+    position = (mask.cumsum(0) - 1).clamp(min=0)
     with model.active() as module:
-        return module(input_ids=ids[None]).logits
+        return module(input_ids=ids[None], attention_mask=mask[None], position_ids=position[None]).logits[:, padding:]
 
 
 def require_alive(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -102,6 +104,11 @@ def require_alive(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
         )
     if not torch.isfinite(probe_logits(model)).all():
         raise NonFiniteWeights(f"{model.name} gives NaN or infinite logits in {model.dtype}; try --dtype float32")
+    if not torch.isfinite(probe_logits(model, padding=2)).all():
+        raise UnsupportedModel(
+            f"{model.name} gives NaN or infinite logits beside padding in {model.dtype} with the attention kernel "
+            f"{model.module.config._attn_implementation}; try --dtype float32"
+        )
 
 
 def require_switched(plain: torch.Tensor, base: Model, tuned: Model) -> None:

@@ -48,6 +48,7 @@ class LocateNeurons(Analyzer):
     def __call__(self, study: Study) -> Table:
         """Score, rank and select on the study's prompts."""
         has_base, anatomy = study.pair.base is not None, study.pair.tuned.anatomy
+        anatomy.require_neurons()
         self.check(has_base, anatomy.n_layers * anatomy.n_neurons)
         method, how, positions = resolve(self.method, self.positions, has_base)
         top = Top.parse(self.top)
