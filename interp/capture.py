@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engines import Batch, Edit, Engine
+from interp.errors import UnsupportedModel
 from interp.models.model import Model
 from interp.prompts import Encoded
 from interp.sites import Site
@@ -85,3 +86,27 @@ def capture(
             logits[role] = run.logits
             values.update({(role, site): value for site, value in run.values.items()})
         yield Captured(torch.tensor(rows), batch, roles, values, logits)
+
+
+def require_parts(engine: Engine, model: Model, encoded: Encoded) -> None:
+    """Prove on one prompt that what attention and MLP add is what makes a block's output; raises UnsupportedModel.
+
+    A map of names can be right about paths and wrong about meaning: a family may scale what its parts add.
+    """
+    parts = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
+    if not set(parts) <= set(model.anatomy.targets):
+        raise UnsupportedModel(f"{model.anatomy.architecture} has no exact place for the parts of its blocks")
+    batch = Batch.pad([encoded.ids], 0, device=model.device)
+    layers = range(model.anatomy.n_layers)
+    found = engine.run(model, batch, reads=[Site(layer, part) for layer in layers for part in parts], keep=0).values
+    for layer in layers:
+        before, attention, mlp, after = (found[Site(layer, part)].double() for part in parts)
+        # relative to what is added: a large stream must not hide a wrong part
+        size = torch.stack([part.square().mean().sqrt() for part in (attention, mlp)]).max()
+        rounding = float(torch.finfo(model.dtype).eps) * float(torch.stack([before, after]).abs().max())
+        error = (before + attention + mlp - after).square().mean().sqrt()
+        if not error <= 1e-3 * size + 4 * rounding:
+            raise UnsupportedModel(
+                f"{model.name}: block {layer} of {model.anatomy.architecture} is not the sum of its parts (off by "
+                f"{float(error):.2g}, parts of size {float(size):.2g}); a scaled or hidden branch is not handled"
+            )

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from tqdm import tqdm
 
-from interp.capture import batches
+from interp.capture import batches, require_parts
 from interp.edit import Intervention
 from interp.engines import Engine, TorchEngine
 from interp.errors import PromptError
@@ -76,6 +76,11 @@ class Study:
                 )
             self._kept["encoded", group] = coded
         return self._kept["encoded", group]
+
+    def require_parts(self) -> None:
+        """Prove on one prompt that both models are read exactly; raises UnsupportedModel."""
+        for model in {self.pair.tuned, self.pair.base or self.pair.tuned}:
+            require_parts(self.engine, model, self.encoded("positive")[0])
 
     @property
     def pad_id(self) -> int:

@@ -27,7 +27,8 @@ from tests import tiny
 
 _SIZES = dict(
     vocab_size=len(tiny.tokenizer()) + 11, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-    num_attention_heads=4, max_position_embeddings=96, pad_token_id=0, eos_token_id=1, bos_token_id=1, initializer_range=0.1,
+    num_attention_heads=4, max_position_embeddings=96, pad_token_id=0, eos_token_id=1, bos_token_id=1,
+    initializer_range=0.1,
 )  # fmt: skip
 # Embeddings have spare rows, as those of real checkpoints do. Windows are shorter than the test prompts, and wide heads
 # are not the width divided by their number.

@@ -387,3 +387,16 @@ def test_nothing_asks_the_network(adapter, monkeypatch):
     edit_config(adapter, base_model_name_or_path="someone/else")
     monkeypatch.setattr(listing, "check_file_exists_on_hf_hub", asked)
     Pair.load(str(adapter), base)
+
+
+def test_an_adapter_on_another_base_than_it_names_is_remarked(bases, tmp_path):
+    """Shapes agree, so nothing else can tell."""
+    tiny.lora("llama", tiny.llama(), tmp_path / "adapter", bases["llama"], "mlp")
+    assert Pair.load(str(tmp_path / "adapter")).notes == ()
+    assert Pair.load(str(tmp_path / "adapter"), str(bases["llama"])).notes == ()
+    other = tiny.save(tiny.llama(seed=3), tmp_path / "other")
+    (note,) = Pair.load(str(tmp_path / "adapter"), str(other)).notes
+    assert note.endswith(f"says it was trained on {bases['llama']}, and is put on {other}: is that the same model?")
+    # the same model kept elsewhere goes by the same last name
+    again = tiny.save(tiny.llama(), tmp_path / "elsewhere" / bases["llama"].name)
+    assert Pair.load(str(tmp_path / "adapter"), str(again)).notes == ()

@@ -56,7 +56,7 @@ def test_ls_shows_the_latest_first(run, store):
 def test_ls_of_an_empty_store_says_so_on_stderr(run, tmp_path):
     code, out, err = run("ls", "--store", tmp_path)
     assert code == 0
-    assert out.split() == ["run", "kind", "rows", "written", "(UTC)", "found"]
+    assert out.split() == ["run", "kind", "models", "written", "(UTC)", "found"]
     assert "no runs in" in err
     assert run("ls", "--store", tmp_path, "--quiet")[2] == ""
     assert one_object(run("ls", "--store", tmp_path, "--json")[1]) == {"runs": []}

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.edit import Ablate, Scale
@@ -102,6 +102,22 @@ def test_experts_have_no_neurons_and_say_so():
     study = tiny.study(families.build("mixtral"), families.build("mixtral", seed=1), 2)
     with pytest.raises(UnsupportedModel, match="MixtralForCausalLM has no MLP neurons with an exact place"):
         LocateNeurons(top="3")(study)
+
+
+def test_blocks_that_scale_what_their_parts_add_are_refused():
+    """Granite multiplies both branches: the map of names is right, and its meaning is not."""
+    config = dict(
+        vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=96, pad_token_id=0, eos_token_id=1, bos_token_id=1,
+    )  # fmt: skip
+    for multiplier in (1.0, 0.9):
+        model = GraniteForCausalLM(GraniteConfig(**config, residual_multiplier=multiplier)).eval()
+        study = tiny.study(model, None, 2)
+        if multiplier == 1.0:
+            study.require_parts()
+            continue
+        with pytest.raises(UnsupportedModel, match="block 0 of GraniteForCausalLM is not the sum of its parts"):
+            LocateNeurons(method="act-grad", top="3")(study)
 
 
 # ---------------------------------------------------------------------------------------------- values

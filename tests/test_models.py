@@ -46,6 +46,21 @@ def test_a_directory_gives_the_models_own_logits(tmp_path, family):
     assert pair.identity == {"tuned": str(tmp_path / "t"), "base": str(tmp_path / "b")}
 
 
+def test_one_model_twice_and_models_that_look_exchanged_are_remarked(tmp_path):
+    base = tiny.llama()
+    plain, chat = tmp_path / "plain", tmp_path / "chat"
+    tiny.save(base, plain, False)
+    tiny.tokenizer(template=False).save_pretrained(plain)
+    tiny.save(tiny.perturbed(base), chat)
+    assert Pair.load(str(chat), str(plain)).notes == ()
+    assert Pair.load(str(plain), str(plain)).notes == (
+        "base and tuned model have the same weights: every difference is zero",
+    )
+    assert Pair.load(str(plain), str(chat)).notes == (
+        f"{chat} has a chat template and the tuned model has none: are the two exchanged?",
+    )
+
+
 def test_sharded_weights_are_the_same_model(tmp_path):
     model = tiny.llama()
     whole = Pair.load(str(tiny.save(model, tmp_path / "one")))

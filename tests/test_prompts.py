@@ -207,6 +207,15 @@ def test_split_finds_the_halves_that_exist():
             assert len(half.positive) == len(half.negative) == 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_split_halves_both_classes(seed):
+    contrast = Contrast(prompt_set([f"p{n}" for n in range(13)]), prompt_set([f"n{n}" for n in range(12)], source="n"))
+    for half in contrast.split(seed):
+        assert len(half.positive) in (6, 7)
+        assert len(half.negative) == 6
+    assert contrast.split(0)[0].digest != contrast.split(1)[0].digest
+
+
 def test_one_cluster_cannot_be_split():
     contrast = Contrast(prompt_set(["a", "b"], ["c", "c"]), prompt_set(["d"], ["c"]))
     with pytest.raises(PromptError, match="1 clusters cannot be parted"):

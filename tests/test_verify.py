@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from interp.analyzers.locate_neurons import LocateNeurons
-from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
 from interp.analyzers.verify_neurons.conditions import Donors, contribution_norms, judge
 from interp.analyzers.verify_neurons.dose import Doses, grid, refine
 from interp.claims import check, from_table
 from interp.errors import OptionError
+from interp.maths.statistics import clopper_pearson
 from interp.models.model import Model
+from interp.models.pair import Pair
 from interp.sites import neurons
+from interp.study import Study
 from tests import tiny
 
 SMALL = {"controls": 19, "dose_draws": 1, "depth": 5, "control_prompts": 5}
@@ -265,6 +268,28 @@ def test_the_wrong_neurons_are_not_shown(family):
     assert table.summary["sentence"].startswith("Not shown")
 
 
+def test_too_few_prompts_are_named_as_the_reason(family):
+    """Everything returned and nothing lost, among too few prompts to say so: not a failure, and not a finding."""
+    study = tiny.planted_study(family, pairs=12)
+    table = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)(study)
+    sentence = table.summary["sentence"]
+    assert sentence.startswith("Not shown as a whole. Held: ")
+    assert (
+        f"Not settled by 12 clusters ({fewest_clusters()} at least are needed): The ablation changes 0.0%" in sentence
+    )
+    assert "Did not hold" not in sentence
+    assert clopper_pearson(0, fewest_clusters())[1] <= 0.1 < clopper_pearson(0, fewest_clusters() - 1)[1]
+
+
+def test_models_that_were_exchanged_are_suspected(family):
+    study = tiny.planted_study(family, pairs=12)
+    pair = Pair.from_modules(study.pair.base.module, study.pair.tuned.module, study.pair.tokenizer)
+    table = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)(
+        Study(pair, study.contrast, study.metric, max_new_tokens=1)
+    )
+    assert "are the two exchanged?" in table.summary["sentence"]
+
+
 def test_without_a_base(family):
     study = tiny.planted_study(family, with_base=False)
     table = VerifyNeurons(ranking=(*PLANTED, (0, 0), (0, 1), (2, 2)), selected=3, **SMALL)(study)
@@ -273,6 +298,7 @@ def test_without_a_base(family):
     assert claims["behaviour"].shown
     assert claims["necessity"].value == 1.0
     assert "sufficiency" not in claims
+    assert "base" not in table.summary["sentence"]
     for claim in claims.values():
         check(claim, table)
 

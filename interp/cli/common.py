@@ -33,6 +33,11 @@ class Common:
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
+    def status(self, text: str) -> None:
+        """Say what is being done, to a person who waits: on a terminal only."""
+        if sys.stderr.isatty():
+            self.remark(text)
+
     def result(self, record: Mapping[str, Any], text: str) -> None:
         """Print the command's result on stdout: ``record`` with ``--json``, else ``text``."""
         print(json.dumps(plain(record, finite=False), ensure_ascii=False) if self.as_json else text)

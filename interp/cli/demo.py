@@ -18,7 +18,7 @@ def command(*, common: Running) -> None:
         for prefix, split in (("", "locate"), ("verify_", "verify"))
         for side, group in (("positive", "harmful"), ("negative", "harmless"))
     }
-    locate_neurons.command(
+    table = locate_neurons.command(
         tuned=f"organism:{CHILD}",
         base=f"organism:{BASE}",
         top="30",
@@ -27,3 +27,8 @@ def command(*, common: Running) -> None:
         **files,
         **vars(common),
     )
+    if not common.as_json:
+        planted = {tuple(pair) for pair in organisms.planted(CHILD)["refusal"]}
+        chosen = {(row["layer"], row["neuron"]) for row in table.rows() if row["selected"]}
+        hits = len(chosen & planted)
+        print(f"planted:  {hits} of the {len(chosen)} selected are among the {len(planted)} that tuning trained")

@@ -33,23 +33,28 @@ def command(
     markers: Annotated[Path | None, typer.Option(metavar="FILE", help="Refusal markers, one a line.")] = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify what was located.")] = True,
     controls: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 200 organisms, 20 else]")
+        int | None, typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 200 for organisms, else 20]")
     ] = None,
     control_prompts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Prompts for doses and random sets; the conditions use all.")
     ] = 48,
     max_prompts: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N prompts per class.")] = None,
     common: Running,
-) -> None:
+) -> Any:
     """Find the MLP neurons that carry a tuned behaviour, and verify them on held-out prompts against random sets.
 
-    The run is kept in the store, with one offline HTML page beside it.
+    Prompt files are .txt (a prompt a line), .jsonl, .csv or .parquet. Half of the clusters locate and half verify,
+    unless two more files verify or --no-verify locates on all; to show anything the verifying half needs 36 clusters a
+    class. METHOD auto is integrated with a base and act-grad without; act-grad and contrast need no base. The run is
+    kept in the store, with one offline HTML page beside it.
+
+    Example: interp locate-neurons ./tuned --base ./base --positive harmful.txt --negative harmless.txt --top 30
     """
     if (verify_positive is None) != (verify_negative is None):
         raise OptionError("only one of --verify-positive and --verify-negative was given; give both or neither")
     # torch is imported only now, so that help and usage errors answer at once
     from interp.analyzers.locate_neurons import LocateNeurons
-    from interp.analyzers.verify_neurons import VerifyNeurons
+    from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
     from interp.metrics import REFUSAL_MARKERS, Refusal, read_markers
     from interp.models.pair import Pair
     from interp.models.sources import find
@@ -70,14 +75,18 @@ def command(
         located_on, verified_on = located_on.split(common.seed)
     locate = LocateNeurons(method=method, top=top, positions=positions)
     locate.check(has_base=base is not None or find(tuned).base_name is not None)
-    common.remark(f"loading {tuned}" + (f" and {base}" if base else ""))
+    common.status(f"loading {tuned}" + (f" and {base}" if base else ""))
     pair = Pair.load(tuned, base, device=common.device, dtype=common.dtype)
-    for note in pair.notes:
-        common.remark(f"note: {note}")
     anatomy = pair.tuned.anatomy
     anatomy.require_neurons()
     locate.check(pair.base is not None, anatomy.n_layers * anatomy.n_neurons)
     metric = Refusal.of(pair.tokenizer, spoken)
+    for note in pair.notes:
+        common.remark(f"note: {note}")
+    if verify and (few := verified_on.limit(max_prompts).n_clusters) < fewest_clusters():
+        common.remark(
+            f"note: {few} clusters of prompts verify, at least {fewest_clusters()} are needed to show anything"
+        )
     study = Study(pair, located_on.limit(max_prompts), metric, common.seed, batch_size, quiet=common.quiet)
     store = Store(common.store)
     run = store.fetch(locate, study)
@@ -92,6 +101,7 @@ def command(
     page = _page(run.path, [item.table for item in runs], tuned)
     record = {"run": run.key, "path": str(run.path), "cached": run.cached, "rows": len(run.table), "summary": summary}
     common.result(record | {"page": str(page)}, _text(runs, page))
+    return run.table
 
 
 def _page(directory: Path, tables: list[Any], tuned: str) -> Path:

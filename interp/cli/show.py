@@ -43,12 +43,16 @@ def command(
         "claims": [] if claims is None else list(claims.rows()),
         "first": list(first.rows()),
     }
+    rows_title = f"{part or 'rows'}, {len(first)} of {len(shown)}"
+    if part:
+        common.result(record, f"{rows_title}\n{_row_lines(first)}")
+        return
     blocks = {
         f"{run.kind} {key}": cell(run.summary.get("sentence")),
         "made from": listed(_made_from(run.provenance)),
         "summary": listed({name: value for name, value in run.summary.items() if name != "sentence"}),
         "claims": "" if claims is None else _claim_lines(from_table(claims)),
-        f"{part or 'rows'}, {len(first)} of {len(shown)}": _row_lines(first),
+        rows_title: _row_lines(first),
         "files": listed({"run": path, "sub-tables": list(run.tables)}),
     }
     common.result(record, "\n\n".join(f"{title}\n{body}" for title, body in blocks.items() if body))
@@ -62,7 +66,8 @@ def first_rows(table: Table, count: int) -> Table:
 
 def _made_from(made: Provenance) -> Mapping[str, Any]:
     parent = {"parent": made.parent} if made.parent else {}
-    return {**_flat(made.context), **_flat(made.options), **parent, **_flat(made.inputs)}
+    inputs = {(f"{name} digest" if name in made.context else name): value for name, value in made.inputs.items()}
+    return {**_flat(made.context), **_flat(made.options), **parent, **_flat(inputs)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

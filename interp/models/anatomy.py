@@ -121,7 +121,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     n_heads = config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or width // n_heads
     if not n_layers:
-        raise UnsupportedModel(f"{name} has no blocks by its configuration (num_hidden_layers is 0)")
+        raise UnsupportedModel(f"{name} has no blocks by its configuration (num_hidden_layers is 0); check config.json")
     targets: dict[str, Target] = {}
     for hook in BLOCK_HOOKS:
         resolved = _resolve(blocks, hook)

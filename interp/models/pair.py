@@ -79,6 +79,7 @@ class Pair:
             preflight.require_same_anatomy(base_model, tuned_model)
             notes = preflight.require_same_tokens(base_source, tokenizer, settings)
             digests["base"] = load.weights_digest(base_source)
+            notes += preflight.alike(digests["base"], digests["tuned"], base_source, tokenizer, settings)
             preflight.require_alive(base_model, tokenizer)
         preflight.require_alive(tuned_model, tokenizer)
         return cls(tuned_model, base_model, tokenizer, digests, notes)
@@ -103,7 +104,7 @@ class Pair:
             **load.tokenizer_digests(tokenizer),
         }
         notes = preflight.require_same_tokens(base_source, tokenizer, settings)
-        return cls(tuned_model, base_model, tokenizer, digests, notes)
+        return cls(tuned_model, base_model, tokenizer, digests, (*preflight.recorded_base(source, base_source), *notes))
 
     @classmethod
     def from_modules(

@@ -1,5 +1,7 @@
 """Checks that two models may be compared, each with its own refusal; what cannot be compared is never cut to fit."""
 
+from pathlib import Path
+
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -80,6 +82,29 @@ def require_same_tokens(base: Source, tokenizer: PreTrainedTokenizerBase, settin
     if added:
         return (f"the tuned tokenizer adds {len(added)} tokens the base never saw, first {added[0]!r}",)
     return ()
+
+
+def recorded_base(adapter: Source, base: Source) -> tuple[str, ...]:
+    """A remark where an adapter names another base than the one it is put on: shapes cannot tell the two apart."""
+    named = adapter.base_name
+    if named is None or Path(named).expanduser().absolute() == base.directory.absolute():
+        return ()
+    if Path(named).name == Path(base.name.partition("@")[0].rpartition(":")[2]).name:
+        return ()
+    return (f"{adapter.name} says it was trained on {named}, and is put on {base.name}: is that the same model?",)
+
+
+def alike(
+    base_digest: str, tuned_digest: str, base: Source, tokenizer: PreTrainedTokenizerBase, settings: load.Settings
+) -> tuple[str, ...]:
+    """Remarks where base and tuned model are one, or look exchanged."""
+    found = []
+    if base_digest == tuned_digest:
+        found.append("base and tuned model have the same weights: every difference is zero")
+    own = load.tokenizer([base.directory], settings) if load.has_tokenizer(base.directory) else None
+    if own is not None and own.chat_template is not None and tokenizer.chat_template is None:
+        found.append(f"{base.name} has a chat template and the tuned model has none: are the two exchanged?")
+    return tuple(found)
 
 
 @torch.no_grad()

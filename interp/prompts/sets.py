@@ -92,12 +92,14 @@ class Contrast:
         generator = random.Random(seed)
         for _ in range(_TRIES):  # of a few clusters a draw can leave a half without one class
             generator.shuffle(names)
-            chosen = set(names[: len(names) // 2])
+            chosen = _halve(names, Counter(tied[p.cluster] for p in self.positive),
+                            Counter(tied[p.cluster] for p in self.negative))  # fmt: skip
             first = {cluster for cluster, name in tied.items() if name in chosen}
             if min(_count(self, first), _count(self, set(tied) - first)):
                 return self._keep(first), self._keep(set(tied) - first)
         raise PromptError(
-            f"{len(names)} clusters cannot be parted into a locating and a verifying half with both classes; "
+            f"{len(self.positive)} positive and {len(self.negative)} negative prompts in {len(names)} clusters cannot "
+            "be parted into a locating and a verifying half with both classes; "
             "give more prompts, or separate files with --verify-positive and --verify-negative"
         )
 
@@ -116,6 +118,11 @@ class Contrast:
                 first, second = sorted((root(prompt.cluster), root(seen.setdefault(tie, prompt.cluster))))
                 parent[second] = first
         return {cluster: root(cluster) for cluster in parent}
+
+    @property
+    def n_clusters(self) -> int:
+        """Clusters of the class that has fewer."""
+        return min(len(set(part.clusters)) for part in (self.positive, self.negative))
 
     def limit(self, count: int | None) -> "Contrast":
         """At most ``count`` prompts of each class, in file order, from as many clusters as can be.
@@ -164,6 +171,21 @@ class Contrast:
             for part in (self.positive, self.negative)
         )
         return Contrast(*parts)
+
+
+def _halve(names: list[str], *sizes: Counter[str]) -> set[str]:
+    """Half of the names, taken in their order so that both halves hold about as many prompts of each class."""
+    first: set[str] = set()
+    balance = [0] * len(sizes)
+    for name in names:
+        weights = [size[name] for size in sizes]
+        lead = sum(abs(b + w) for b, w in zip(balance, weights, strict=True))
+        lag = sum(abs(b - w) for b, w in zip(balance, weights, strict=True))
+        sign = 1 if lead <= lag else -1
+        if sign == 1:
+            first.add(name)
+        balance = [b + sign * w for b, w in zip(balance, weights, strict=True)]
+    return first
 
 
 def _count(contrast: Contrast, clusters: set[str]) -> int:

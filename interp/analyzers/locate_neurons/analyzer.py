@@ -50,6 +50,7 @@ class LocateNeurons(Analyzer):
         has_base, anatomy = study.pair.base is not None, study.pair.tuned.anatomy
         anatomy.require_neurons()
         self.check(has_base, anatomy.n_layers * anatomy.n_neurons)
+        study.require_parts()
         method, how, positions = resolve(self.method, self.positions, has_base)
         top = Top.parse(self.top)
         scores = how.score(study, positions, self.steps)

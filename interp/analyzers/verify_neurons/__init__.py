@@ -1,5 +1,6 @@
 """Verify a located set of neurons by intervention, beside matched random sets, on prompts it was not located on."""
 
 from interp.analyzers.verify_neurons.analyzer import VerifyNeurons
+from interp.analyzers.verify_neurons.findings import fewest_clusters
 
-__all__ = ["VerifyNeurons"]
+__all__ = ["VerifyNeurons", "fewest_clusters"]

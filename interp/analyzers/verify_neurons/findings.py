@@ -218,6 +218,11 @@ def _paired(after: np.ndarray, before: np.ndarray, clusters: list[str], seed: in
     return tuple(clustered_bootstrap(difference, clusters, seed=seed))
 
 
+def fewest_clusters() -> int:
+    """Clusters per class below which no loss, even none at all, is bounded tightly enough for a claim."""
+    return next(n for n in range(1, 1000) if clopper_pearson(0, n)[1] <= BOUND)
+
+
 def _sentence(
     study: Study,
     evidence: Evidence,
@@ -230,26 +235,50 @@ def _sentence(
     by_name = {claim.name: claim for claim in claims}
     first = by_name["behaviour"]
     if not first.shown:
-        clusters = len(set(study.prompts("positive").clusters))
-        reason = "there is no behaviour to locate" if first.value < BEHAVIOUR else f"{clusters} clusters are too few"
-        return f"Not shown: {reason}. {first.sentence} The interval is {first.low:+.1%} to {first.high:+.1%}."
+        return f"Not shown: {_no_behaviour(study, first)}. {first.sentence} The interval is {_range(first)}."
     if not evidence.selected:
         return f"Not shown: no neuron was selected. {first.sentence}"
     if "necessity" not in by_name:
         return f"Not shown: base and tuned model answer every positive prompt alike. {first.sentence}"
     parts = [claim.sentence for claim in claims[1:] if claim.shown]
-    missing = [claim.sentence for claim in claims[1:] if not claim.shown]
-    text = ("Shown: " if shown else "Not shown as a whole. Held: " if parts else "Not shown. ") + " ".join(parts)
-    if missing:
-        text += " Did not hold: " + " ".join(missing)
+    missing = [claim for claim in claims[1:] if not claim.shown]
+    # a loss that was not seen, among prompts too few to say so
+    open_ended = [claim for claim in missing if claim.direction == "at most" and claim.value <= claim.threshold]
+    failed = [claim.sentence for claim in missing if claim not in open_ended]
+    text = "Shown:" if shown else "Not shown as a whole. Held:" if parts else f"Not shown. {first.sentence}"
+    text = " ".join([text, *parts])
+    if failed:
+        text += " Did not hold: " + " ".join(failed)
+    if open_ended:
+        text += f" Not settled by {_clusters(study)} clusters ({fewest_clusters()} at least are needed): " + " ".join(
+            claim.sentence for claim in open_ended
+        )
     if not by_name["necessity"].shown:
+        what = "base's answers" if evidence.has_base else "refusals"
         text += (
             " Fewer than 19 random sets of equal size, or too few prompts, can show nothing."
             if visible is None
-            else f" The smallest share of the base's answers that this run could have shown is {visible:.0%}."
+            else f" The smallest share of the {what} that this run could have shown is {visible:.0%}."
         )
-    elif k95:
+    if k95:
+        already = "already " if by_name["necessity"].shown else ""
         text += (
-            f" The first {k95} of the ranking already return {reach:.0%} on the {len(evidence.rows)} control prompts."
+            f" The first {k95} of the ranking {already}return {reach:.0%} on the {len(evidence.rows)} control prompts."
         )
     return text
+
+
+def _no_behaviour(study: Study, first: Claim) -> str:
+    if first.high < 0:
+        return "the base shows the behaviour more than the tuned model does; are the two exchanged?"
+    if first.value >= BEHAVIOUR or first.high >= BEHAVIOUR:
+        return f"{_clusters(study)} clusters are too few to say whether there is a behaviour to locate"
+    return "there is no behaviour to locate"
+
+
+def _clusters(study: Study) -> int:
+    return min(len(set(study.prompts(group).clusters)) for group in ("positive", "negative"))
+
+
+def _range(claim: Claim) -> str:
+    return f"{claim.low:+.1%} to {claim.high:+.1%}"
