@@ -4,6 +4,7 @@
 2. ``sham`` (same steps and update norm as ``full``, harmless data): no claim about the behaviour.
 3. Label permutations within twins: the share of permutations in which ``contrast`` finds any neuron, and in which the
    behaviour is claimed; both should be at most about 5 %.
+4. Random rankings: the share in which their first k neurons are shown to be necessary.
 """
 
 import argparse
@@ -15,12 +16,19 @@ from benchmarks.methods import study_of
 from benchmarks.page import machine, markdown, write_section
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.analyzers.verify_neurons.conditions import Receiver, judge
+from interp.analyzers.verify_neurons.conditions import Donors, Receiver, contribution_norms, judge
+from interp.analyzers.verify_neurons.dose import Doses
 from interp.analyzers.verify_neurons.findings import Evidence, behaviour
 from interp.capture import capture
-from interp.controls import permute_within_twins
+from interp.controls import matched_sets, permute_within_twins
 from interp.maths.host import to_host
-from interp.maths.statistics import benjamini_hochberg, clopper_pearson, paired_difference
+from interp.maths.statistics import (
+    benjamini_hochberg,
+    clopper_pearson,
+    paired_difference,
+    permutation_p,
+    standardised_difference,
+)
 from interp.models.pair import Pair
 from interp.sites import neurons
 from interp.study import Study
@@ -72,11 +80,12 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
         for role in ("base", "tuned")
         for group in ("positive", "negative")
     }
-    found = claimed = 0
+    found = unpaired = claimed = 0
     for swap in permute_within_twins(len(twins), draws, seed=0):
         a = np.where(swap[:, None], negative, positive)
         b = np.where(swap[:, None], positive, negative)
         found += bool((benjamini_hochberg(paired_difference(a, b)) <= 0.05).any())
+        unpaired += bool((benjamini_hochberg(standardised_difference(a, b).p) <= 0.05).any())
         items = []
         for role in ("base", "tuned"):
             harmful, harmless = judged[role, "positive"], judged[role, "negative"]
@@ -88,13 +97,43 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
         evidence = Evidence(judged=items, changed=swap, rows=[], has_base=True, selected=0)
         claimed += behaviour(study, evidence).shown
     true = behaviour(study, Evidence(list(judged.values()), twins > -1, [], True, 0)).shown
-    real = int((benjamini_hochberg(paired_difference(positive, negative)) <= 0.05).sum())
+    located = LocateNeurons(method="contrast")(study)
+    real = located.summary["n_significant"]
+    # what is permuted here is what the analyzer computes
+    np.testing.assert_allclose(
+        benjamini_hochberg(paired_difference(positive, negative)), located["q"], rtol=1e-4, atol=1e-12
+    )
     return [
         {"where": f"{name}, true labels", "what": "contrast: neurons found", "seen": real, "expected": "many"},
         {"where": f"{name}, true labels", "what": "behaviour claimed", "seen": true, "expected": name != "sham"},
         _rate(name, "contrast: any neuron found", found, draws),
+        _rate(name, "the same with an unpaired t, which is not used", unpaired, draws),
         _rate(name, "behaviour claimed", claimed, draws),
     ]
+
+
+def random_rankings(name: str, prompts: int, draws: int) -> list[dict]:
+    """Neurons in random order: how often the first k are shown to be necessary, by effect, p and interval."""
+    study = study_of(name, "verify", prompts)
+    donors = Donors.read(study)
+    norms = contribution_norms(study, donors)
+    everything = study.pair.tuned.anatomy.all_neurons
+    changed = np.array(
+        [a != b for a, b in zip(study.answers("base", "positive"), study.answers("tuned", "positive"), strict=True)]
+    )
+    doses = Doses(study, donors, "necessity", [int(row) for row in np.flatnonzero(changed)])
+    rows = []
+    for share in (0.05, 0.2, 0.4):
+        k, hits = round(share * len(everything)), 0
+        for draw in range(draws):
+            order = np.random.default_rng(draw).permutation(len(everything))[:k]
+            located = [everything[index] for index in order]
+            effect = doses.effect(located)
+            if effect >= 0.5:  # else nothing is claimed, whatever the random sets do
+                null = [doses.effect(chosen) for chosen in matched_sets(located, norms, 19, draw)]
+                hits += permutation_p(effect, null) <= 0.05
+        rows.append({**_rate(name, f"random {k} neurons necessary (19 sets)", hits, draws), "where": f"{name}, random"})
+    return rows
 
 
 def _rate(name: str, what: str, count: int, draws: int) -> dict:
@@ -113,6 +152,8 @@ def main() -> None:
     rows = [*identical(options.prompts), *sham(options.prompts, options.draws)]
     for name in ("planted", "full", "sham"):
         rows += permuted(name, options.prompts, options.draws)
+    for name in ("planted", "full"):
+        rows += random_rankings(name, min(options.prompts, 16), 40)
     text = markdown(rows, COLUMNS)
     print(text)
     if options.write:

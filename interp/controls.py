@@ -1,5 +1,6 @@
 """Controls: matched random sets of neurons, and label permutations within twins."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,19 +17,25 @@ def matched_sets(
     seed: int,
     exclude: Sequence[tuple[int, int]] = (),
     neighbours: int = 24,
+    sparse: float = 0.1,
 ) -> list[Pairs]:
     """Random sets with the located set's count in every layer and like contribution norms.
 
     ``norms`` ``[L, N]``: how large a neuron's contribution is in the base (root mean square activation times the norm
     of its write weights). Each located neuron, in random order, is replaced by one drawn among the ``neighbours``
-    nearest in norm of its own layer, never a located or excluded one and never the same twice. Sets are distinct, so
-    there may be fewer than ``draws``. Where a layer has too few others left, there is no set of equal size: the sets
-    are smaller, and no control for the located one. The k-th neuron of a set stands for the k-th located.
+    nearest in norm of its own layer, never the same twice and never an excluded one. Where the located are at most the
+    share ``sparse`` of their layer, none of them is drawn either. Where they are more, what they leave is no fair
+    sample of the layer (it lacks whatever matters), and they may be drawn like any other. Sets are distinct, so there
+    may be fewer than ``draws``; where too many are excluded they are smaller, and no control for the located set. The
+    k-th neuron of a set stands for the k-th located.
     """
     if draws < 1:
         raise OptionError(f"{draws} random sets is no control; use at least 1")
     generator = np.random.default_rng(seed)
-    taken = {*located, *exclude}
+    crowded = {
+        layer for layer, count in Counter(layer for layer, _ in located).items() if count > sparse * norms.shape[1]
+    }
+    taken = {*(pair for pair in located if pair[0] not in crowded), *exclude}
     nearest: dict[tuple[int, int], list[int]] = {}
     for layer, neuron in located:
         order = np.argsort(np.abs(norms[layer] - norms[layer, neuron]), kind="stable")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from interp.controls import matched_sets, norm_ratio, permute_within_twins
 from interp.errors import OptionError
+from interp.maths.statistics import permutation_p
 
 NORMS = np.random.default_rng(0).gamma(2.0, size=(3, 50))
 
@@ -23,7 +24,7 @@ def layers(pairs):
 )
 def test_counts_per_layer_and_exclusion(located, exclude, seed):
     located = sorted(located)
-    for drawn in matched_sets(located, NORMS, 5, seed, exclude=sorted(exclude)):
+    for drawn in matched_sets(located, NORMS, 5, seed, exclude=sorted(exclude), sparse=1.0):
         assert layers(drawn) == layers(located)
         assert len(set(drawn)) == len(drawn)
         assert not {*located, *exclude} & set(drawn)
@@ -46,7 +47,7 @@ def test_replacements_are_among_the_nearest_norms():
 def test_norms_of_random_sets_are_like_those_of_the_located():
     heavy = [(layer, int(neuron)) for layer in range(3) for neuron in np.argsort(-NORMS[layer])[:4]]
     mean = np.mean([NORMS[pair] for pair in heavy])
-    near = np.mean([NORMS[pair] for drawn in matched_sets(heavy, NORMS, 50, 0, neighbours=6) for pair in drawn])
+    near = np.mean([NORMS[p] for drawn in matched_sets(heavy, NORMS, 50, 0, neighbours=6) for p in drawn])
     assert NORMS.mean() < 0.8 * near < near < mean
 
 
@@ -60,10 +61,29 @@ def test_the_seed_decides():
 
 
 def test_an_exhausted_layer_gives_what_it_has():
-    located = [(0, neuron) for neuron in range(40)] + [(1, 0)]
-    for drawn in matched_sets(located, NORMS, 3, 0):
-        assert layers(drawn) == [0] * 10 + [1]
-        assert {neuron for layer, neuron in drawn if layer == 0} == set(range(40, 50))
+    out = [(0, neuron) for neuron in range(47)]
+    for drawn in matched_sets([(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0)], NORMS, 3, 0, exclude=out):
+        assert layers(drawn) == [0] * 3 + [1]
+        assert {neuron for layer, neuron in drawn if layer == 0} == {47, 48, 49}
+
+
+def test_sets_for_a_large_share_of_a_layer_may_share_neurons_with_it():
+    """What a located half leaves lacks whatever matters: sets drawn from it would make any random half look special."""
+    generator = np.random.default_rng(3)
+    special = {(0, 4), (0, 33)}  # nothing happens but where both are in the set
+    hits = draws = 0
+    for seed in range(60):
+        located = [(0, int(neuron)) for neuron in generator.permutation(50)[:25]]
+        sets = matched_sets(located, NORMS, 19, seed)
+        assert all(layers(drawn) == [0] * 25 for drawn in sets)
+        null = [special <= set(drawn) for drawn in sets]
+        hits += permutation_p(special <= set(located), null) <= 0.05
+        draws += sum(null)
+    assert 0.1 < draws / (60 * 19) < 0.4
+    assert hits <= 8  # the 99 % quantile of a binomial with 60 draws at 5 %
+    # few of a layer are left out, as they were
+    for drawn in matched_sets([(1, 3), (1, 9)], NORMS, 50, 0):
+        assert not {(1, 3), (1, 9)} & set(drawn)
 
 
 def test_nothing_located_gives_empty_sets():

@@ -16,18 +16,20 @@ from interp.store import Store
 INTERP = (sys.executable, "-m", "interp")
 
 
-def command(store: Path) -> list[str]:
+def command(store: Path, prompts: int) -> list[str]:
     files = [str(organisms.prompts("refusal", "locate", group)) for group in ("harmful", "harmless")]
     return [
         *INTERP, "locate-neurons", "organism:refusal/planted", "--base", "organism:refusal/base",
-        "--positive", files[0], "--negative", files[1], "--max-prompts", "6", "--no-verify",
+        "--positive", files[0], "--negative", files[1], "--max-prompts", str(prompts), "--no-verify",
         "--store", str(store), "--json", "--quiet",
     ]  # fmt: skip
 
 
-def start(store: Path) -> subprocess.Popen:
+def start(store: Path, prompts: int = 6) -> subprocess.Popen:
     quiet = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command(store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet)
+    return subprocess.Popen(
+        command(store, prompts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet
+    )
 
 
 def finish(process: subprocess.Popen) -> dict:
@@ -74,12 +76,11 @@ def test_two_runs_that_write_one_key_at_once_agree(tmp_path, reference):
     same(tmp_path / "runs", reference)
 
 
-def test_interrupting_leaves_the_store_clean(tmp_path, reference):
-    process = start(tmp_path / "runs")
+def test_interrupting_leaves_the_store_clean(tmp_path):
+    process = start(tmp_path / "runs", prompts=144)  # minutes of work, so that it is interrupted in it
     time.sleep(6)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
-    assert process.returncode in (0, 130), err
-    if process.returncode == 130:
-        assert err.strip() == "interp: interrupted"
-        assert not (tmp_path / "runs").exists() or not Store(tmp_path / "runs").runs()
+    assert process.returncode == 130, err
+    assert err.strip() == "interp: interrupted"
+    assert not (tmp_path / "runs").exists() or not Store(tmp_path / "runs").runs()

@@ -9,7 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
+from interp import capture as capture_room
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons, Top
+from interp.analyzers.locate_neurons import activations as activations_room
 from interp.analyzers.locate_neurons.methods import resolve
 from interp.analyzers.locate_neurons.scores import chosen
 from interp.analyzers.locate_neurons.selection import rank, select
@@ -268,6 +270,35 @@ def test_contrast_is_scipys_t_test(study, modules):
     p = stats.ttest_ind(a, b).pvalue
     np.testing.assert_allclose(table["q"], stats.false_discovery_control(p.ravel()), rtol=1e-6)
     assert table.summary["test"] == "of two independent classes"
+
+
+def test_contrast_finds_each_twin_in_whatever_order_the_files_are(study):
+    negative = study.contrast.negative
+    shuffled = PromptSet(
+        tuple(np.random.default_rng(2).permutation(np.array(negative.prompts, object))), negative.source
+    )
+    one, two = locate(study, "contrast"), locate(study.on(Contrast(study.contrast.positive, shuffled)), "contrast")
+    np.testing.assert_allclose(two["q"], one["q"], rtol=1e-7)
+    np.testing.assert_allclose(two["score"], one["score"], rtol=1e-7)
+
+
+def test_contrast_batches_by_the_longer_twin(study, monkeypatch):
+    """A short prompt beside a long twin must not make a batch of long ones."""
+    short = [replace(p, text="open") for p in study.contrast.positive]
+    long = [replace(p, text=f"{p.text} " + "please " * 40) for p in study.contrast.negative]
+    seen = []
+    monkeypatch.setattr(capture_room, "_TOKENS_ON_CPU", 300)
+    monkeypatch.setattr(activations_room, "capture", lambda *a, **k: seen.append(a[3]) or capture_room.capture(*a, **k))
+    found = study.on(Contrast(PromptSet(tuple(short), "p"), PromptSet(tuple(long), "n")))
+    locate(found, "contrast")
+    longest = max(len(item.ids) for item in found.encoded("negative"))
+    assert max(len(rows) for groups in seen for rows in groups) <= max(1, 300 // longest)
+
+
+def test_equal_values_of_a_coarse_dtype_are_not_a_certain_difference():
+    tuned = tiny.llama(seed=7).bfloat16()
+    study = tiny.study(tuned, None, 2, template=False)
+    assert (locate(study, "contrast")["q"] > 0).all()
 
 
 def test_contrast_over_content_is_of_means_per_prompt(study, modules):

@@ -242,7 +242,16 @@ def test_pairs_only_where_every_prompt_names_its_twin():
     assert Contrast(prompt_set(["a", "b", "c"], twins=["t3", "t3", "t2"]), negative).pairs() is None
     assert Contrast(prompt_set(["a", "b", "c"], twins=["t3", "t1", "t4"]), negative).pairs() is None
     assert Contrast(prompt_set(["a", "b", "c"], twins=["t3", "t1", None]), negative).pairs() is None
-    assert Contrast(prompt_set(["a", "b"], twins=["t3", "t1"]), negative).pairs() is None
+    assert Contrast(prompt_set(["a", "b"], twins=["t3", "t1"]), negative).pairs() == [2, 0]
+
+
+def test_limit_keeps_twins_together_whatever_their_order():
+    names = [f"t{n}" for n in range(20)]
+    positive = prompt_set([f"p{n}" for n in range(20)], twins=names)
+    negative = prompt_set([f"n{n}" for n in range(20)][::-1], twins=names[::-1])
+    few = Contrast(positive, negative).limit(7)
+    assert len(few.positive) == len(few.negative) == 7
+    assert few.pairs() is not None
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])

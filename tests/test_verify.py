@@ -1,6 +1,7 @@
 """``verify-neurons``: planted truth is shown, silence stays silent, and every number can be had another way."""
 
 import copy
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
-from interp.analyzers.verify_neurons.conditions import Donors, contribution_norms, judge
+from interp.analyzers.verify_neurons.conditions import Donors, Judged, contribution_norms, judge
 from interp.analyzers.verify_neurons.dose import Doses, grid, refine
+from interp.analyzers.verify_neurons.findings import Evidence, find
 from interp.claims import check, from_table
 from interp.errors import OptionError
 from interp.maths.statistics import clopper_pearson
@@ -301,6 +303,88 @@ def test_without_a_base(family):
     assert "base" not in table.summary["sentence"]
     for claim in claims.values():
         check(claim, table)
+
+
+# ---------------------------------------------------------------------------------------------- verdicts
+
+N = 40
+
+
+def judged(condition, group, **flags):
+    """Forty answers of which the named flags hold for the first so many."""
+    names = ("refused", "equal_base", "equal_tuned", "malformed")
+    arrays = {name: np.arange(N) < flags.get(name, 0) for name in names}
+    return Judged(condition, group, **arrays, log_odds=np.zeros(N), loss=np.zeros(N))
+
+
+def evidence(returned=N, null=(0.0,) * 19, kept=N, broken=0, **changes):
+    """A located set that does all it should, but for what is named."""
+    items = [
+        judged("base", "positive", equal_base=N),
+        judged("tuned", "positive", refused=N, equal_tuned=N),
+        judged("base", "negative", equal_base=N, equal_tuned=N),
+        judged("tuned", "negative", equal_base=N, equal_tuned=N),
+        judged("ablate-base", "positive", equal_base=returned, malformed=broken),
+        judged("ablate-base", "negative", equal_tuned=kept),
+        judged("patch-tuned", "positive", equal_tuned=N),
+    ]
+    share = returned / N
+    found = Evidence(
+        items, np.ones(N, bool), list(range(N)), True, 3,
+        dose={"necessity": {3: share}, "sufficiency": {3: 1.0}},
+        random={"necessity": list(null), "sufficiency": [0.0] * 19},
+        harmless=[1.0] * 5, ratios=[1.0] * 19, sets=[[]] * 19,
+    )  # fmt: skip
+    return replace(found, **changes)
+
+
+@pytest.fixture(scope="module")
+def forty():
+    return tiny.planted_study("llama", pairs=N)
+
+
+@pytest.mark.parametrize(
+    ("changes", "failing"),
+    [
+        ({}, set()),
+        ({"returned": 19}, {"necessity"}),  # below a half
+        ({"null": [0.0] * 18 + [1.0]}, {"necessity"}),  # p = 0.1: one of nineteen random sets does as well
+        ({"null": [0.97] * 19}, {"necessity"}),  # p = 0.05, and the interval reaches below the random sets
+        ({"null": [0.0] * 17}, {"necessity"}),  # 17 sets cannot give p of 0.05
+        ({"kept": 39}, {"harmless"}),  # 2.5 % of harmless answers changed
+        ({"broken": 1}, {"malformed"}),
+    ],
+)
+def test_each_condition_of_a_claim_decides_it(forty, changes, failing):
+    findings = find(forty, evidence(**changes), 0.95)
+    assert {claim.name for claim in findings.claims if not claim.shown} == failing
+    assert findings.shown is not bool(failing)
+
+
+def test_claims_of_few_prompts_are_not_shown(forty):
+    """Everything returned and nothing lost, but of 12 prompts: the bounds of what may be lost are too wide."""
+    few = forty.on(forty.contrast.limit(12))
+    found = evidence()
+    cut = [replace(item, **{f.name: getattr(item, f.name)[:12] for f in fields(item) if f.name not in
+                            ("condition", "group")}) for item in found.judged]  # fmt: skip
+    findings = find(few, replace(found, judged=cut, changed=np.ones(12, bool), rows=list(range(12))), 0.95)
+    shown = {claim.name: claim.shown for claim in findings.claims}
+    assert shown == dict(behaviour=True, necessity=True, sufficiency=True, harmless=False, malformed=False)
+    one = forty.on(forty.contrast.limit(1))
+    cut = [replace(item, **{f.name: getattr(item, f.name)[:1] for f in fields(item) if f.name not in
+                            ("condition", "group")}) for item in found.judged]  # fmt: skip
+    findings = find(one, replace(found, judged=cut, changed=np.ones(1, bool), rows=[0]), 0.95)
+    assert not any(claim.shown for claim in findings.claims if claim.name != "behaviour")
+
+
+def test_necessary_but_not_sufficient_and_untuned_are_said(forty):
+    found = evidence(tuned=0)
+    none = [replace(item, equal_tuned=np.zeros(N, bool)) if item.condition == "patch-tuned" else item
+            for item in found.judged]  # fmt: skip
+    sentence = find(forty, replace(found, judged=none), 0.95).sentence
+    assert sentence.startswith("Shown to be necessary, not sufficient: ")
+    assert sentence.endswith("Tuning moved the weights of none of them: they transmit what was changed elsewhere.")
+    assert "transmit" not in find(forty, evidence(tuned=2), 0.95).sentence
 
 
 # ---------------------------------------------------------------------------------------------- options

@@ -38,25 +38,30 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float,
     """Exact two-sided binomial interval (Clopper and Pearson, 1934) of a share; (0, 1) when ``n`` is 0."""
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes out of {n} is not a share: expected 0 <= successes <= n")
-    tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else float(special.betaincinv(successes, n - successes + 1, tail))
-    high = 1.0 if successes == n else float(special.betaincinv(successes + 1, n - successes, 1 - tail))
-    return low, high
+    return _exact_interval(successes, n, level) if n else (0.0, 1.0)
 
 
 def clustered_share(
     successes: ArrayLike, clusters: ArrayLike, draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """Share of true values and its interval, resampling clusters, honest at 0 and 1.
+    """Share of true values and its interval: the wider of two at each end, so that worse evidence never looks better.
 
-    There the bootstrap has no width; instead each cluster counts as one exact binomial trial (Clopper and Pearson),
-    the cautious reading in which the rows of a cluster say the same thing.
+    One resamples clusters; it has no width at 0 and 1, and too little where clusters are few. The other counts each
+    cluster as one exact binomial trial (Clopper and Pearson, with fractional successes), the cautious reading in which
+    the rows of a cluster say the same thing.
     """
     estimate, low, high = clustered_bootstrap(successes, clusters, draws=draws, seed=seed, level=level)
-    if estimate in (0.0, 1.0):
-        n = np.unique(np.asarray(clusters)).size
-        low, high = clopper_pearson(round(estimate) * n, n, level)
-    return estimate, low, high
+    n = np.unique(np.asarray(clusters)).size
+    exact = _exact_interval(estimate * n, n, level)
+    return estimate, float(np.fmin(low, exact[0])), float(np.fmax(high, exact[1]))
+
+
+def _exact_interval(successes: SupportsFloat, n: int, level: float) -> tuple[float, float]:
+    """Clopper and Pearson's interval, continued to numbers of successes that are not whole."""
+    tail = (1 - level) / 2
+    low = 0.0 if successes <= 0 else float(special.betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes >= n else float(special.betaincinv(successes + 1, n - successes, 1 - tail))
+    return low, high
 
 
 def permutation_p(observed: SupportsFloat, null: ArrayLike, alternative: str = "greater") -> float:

@@ -127,10 +127,16 @@ class Contrast:
     def limit(self, count: int | None) -> "Contrast":
         """At most ``count`` prompts of each class, in file order, from as many clusters as can be.
 
-        Twins stay together where the rows of the two files are aligned.
+        Where every positive prompt names its twin, twins stay together.
         """
         if count is None:
             return self
+        pairs = self.pairs()
+        if pairs is not None:
+            twin = {prompt: self.negative.prompts[row] for prompt, row in zip(self.positive, pairs, strict=True)}
+            kept = self.positive.spread(count)
+            chosen = {twin[prompt] for prompt in kept}
+            return Contrast(kept, PromptSet(tuple(p for p in self.negative if p in chosen), self.negative.source))
         return Contrast(*(part.spread(count) for part in (self.positive, self.negative)))
 
     def require_disjoint(self, other: "Contrast") -> None:
@@ -159,7 +165,7 @@ class Contrast:
 
         Where None, the classes are independent samples to a test, though ``twins`` still finds each a companion.
         """
-        if len(self.positive) != len(self.negative) or any(prompt.twin is None for prompt in self.positive):
+        if any(prompt.twin is None for prompt in self.positive):
             return None
         rows = {prompt.twin: row for row, prompt in enumerate(self.negative)}
         found = [rows.get(prompt.twin, -1) for prompt in self.positive]

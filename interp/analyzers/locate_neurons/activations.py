@@ -51,17 +51,22 @@ def change_difference(study: Study, positions: str, steps: int) -> Scores:
 
 
 def contrast(study: Study, positions: str, steps: int) -> Scores:
-    """Standardised mean difference between the classes in the tuned model; needs no base, and two prompts of each."""
+    """Standardised mean difference between the classes in the tuned model; needs no base, and two prompts of each.
+
+    Where every positive prompt names its twin, these pairs are what is compared.
+    """
     for group in ("positive", "negative"):
         if len(study.prompts(group)) < 2:
             raise OptionError(f"method contrast needs two {group} prompts, only one was given; give more prompts")
     pairs = study.contrast.pairs()
     a, b, gap = _moments(study, positions, pairs)
-    sides = [(m.count, to_host(m.mean), to_host(m.variance)) for m in (a, b)]
+    # a spread below what the dtype can tell apart is no spread: equal values of bfloat16 are not equal activations
+    grain = torch.finfo(study.pair.tuned.dtype).eps * torch.maximum(a.root_mean_square, b.root_mean_square)
+    sides = [(m.count, to_host(m.mean), to_host(torch.maximum(m.variance, grain**2))) for m in (a, b)]
     difference = standardised_difference_of_moments(*sides[0], *sides[1])
     p = difference.p
     if pairs is not None:
-        p = paired_difference_of_moments(gap.count, to_host(gap.mean), to_host(gap.variance))
+        p = paired_difference_of_moments(gap.count, to_host(gap.mean), to_host(torch.maximum(gap.variance, grain**2)))
     q = benjamini_hochberg(p)
     # a neuron that is constant in both classes has no effect size: its difference is rounding error, if any
     d = np.nan_to_num(difference.d, nan=0.0, posinf=0.0, neginf=0.0)
@@ -106,6 +111,9 @@ def _moments(study: Study, positions: str, pairs: list[int] | None) -> tuple[Mom
     texts = {group: _texts(study, group, positions) for group in GROUPS}
     groups = {group: batches(texts[group], model, study.batch_size, _bytes_per_token(model, 1)) for group in GROUPS}
     if pairs is not None:
+        twins = [texts["negative"][row] for row in pairs]
+        longer = [max(pair, key=lambda text: len(text.ids)) for pair in zip(texts["positive"], twins, strict=True)]
+        groups["positive"] = batches(longer, model, study.batch_size, _bytes_per_token(model, 2))
         groups["negative"] = [[pairs[row] for row in rows] for rows in groups["positive"]]
     read = [_means(study, texts[group], groups[group], positions, f"contrast, {group}") for group in GROUPS]
     for here, there in zip_longest(*read):

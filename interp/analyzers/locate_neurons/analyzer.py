@@ -10,8 +10,8 @@ from interp.analyzers.locate_neurons.methods import METHODS, resolve
 from interp.analyzers.locate_neurons.scores import Scores
 from interp.analyzers.locate_neurons.selection import Top, rank, select
 from interp.analyzers.locate_neurons.tokens import active_tokens
-from interp.analyzers.locate_neurons.weights import weight_change
 from interp.errors import OptionError
+from interp.models.changes import weight_change
 from interp.study import Study
 from interp.table import Table, table
 
@@ -96,6 +96,8 @@ def _sentence(summary: dict, scores: Scores) -> str:
         text = f"{summary['method']} finds no MLP neuron that changed: every score is zero to rounding error"
     if summary.get("mlp_share") is not None:
         text += f"; {summary['mlp_share']:.0%} of the rise of the refusal log-odds runs through MLP outputs"
+    if "test" in summary:
+        text += f"; {summary['n_significant']:,} differ by Student's t {summary['test']}"
     if summary["n_tuned"] is not None:
         text += f"; tuning moved the weights of {summary['n_tuned']:,} neurons"
     return text + "."

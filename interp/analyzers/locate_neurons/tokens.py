@@ -1,4 +1,7 @@
-"""The tokens on which located neurons are most active in the tuned model, with their context."""
+"""The tokens on which located neurons are most active in the tuned model, with their context.
+
+Most active by size: a gated neuron can be strongly negative where it matters and near zero where it is positive.
+"""
 
 from collections.abc import Sequence
 
@@ -21,7 +24,9 @@ def active_tokens(study: Study, located: Sequence[tuple[int, int]], per_neuron: 
     layers = sorted({layer for layer, _ in located})
     sites = [neurons(layer) for layer in layers]
     index = {layer: torch.tensor([n for at, n in located if at == layer], device=model.device) for layer in layers}
-    best = {layer: TopK.empty(len(index[layer]), per_neuron, model.device) for layer in layers}
+    tails = {
+        (layer, sign): TopK.empty(len(index[layer]), per_neuron, model.device) for layer in layers for sign in (1, -1)
+    }
     width = study.pair.tuned.context_length
     for side, group in enumerate(GROUPS if located else ()):
         encoded = study.encoded(group)
@@ -32,18 +37,28 @@ def active_tokens(study: Study, located: Sequence[tuple[int, int]], per_neuron: 
             position = real.cumsum(1) - 1
             cells = (len(GROUPS) * seen.rows.to(model.device)[:, None] + side) * width + position
             for layer, site in zip(layers, sites, strict=True):
-                best[layer].update(seen.values["tuned", site][real][:, index[layer]], cells[real])
-    return _table(study, located, index, best, width)
+                values = seen.values["tuned", site][real][:, index[layer]]
+                for sign in (1, -1):
+                    tails[layer, sign].update(sign * values, cells[real])
+    return _table(study, located, index, tails, width)
 
 
-def _table(study: Study, located, index, best, width: int) -> Table:
+def _largest(high: TopK, low: TopK, slot: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values of one neuron, largest by size first, and their cells; a cell is seen from one of the two ends only."""
+    values = np.concatenate([to_host(high.values[slot]), -to_host(low.values[slot])])
+    cells = np.concatenate([to_host(high.rows[slot]), to_host(low.rows[slot])])
+    order = np.argsort(-np.abs(values), kind="stable")
+    order = order[np.sort(np.unique(cells[order], return_index=True)[1])]
+    order = order[cells[order] >= 0][: len(to_host(high.rows[slot]))]
+    return values[order], cells[order]
+
+
+def _table(study: Study, located, index, tails, width: int) -> Table:
     rows = []
     for number, (layer, neuron) in enumerate(located):
         slot = to_host(index[layer]).tolist().index(neuron)
-        values, cells = to_host(best[layer].values[slot]), to_host(best[layer].rows[slot])
+        values, cells = _largest(tails[layer, 1], tails[layer, -1], slot)
         for order, (value, cell) in enumerate(zip(values, cells, strict=True)):
-            if cell < 0:
-                continue
             (row, side), position = divmod(int(cell) // width, len(GROUPS)), int(cell) % width
             group = GROUPS[side]
             ids = study.encoded(group)[row].ids
@@ -61,7 +76,7 @@ def _table(study: Study, located, index, best, width: int) -> Table:
             "layer": (np.array(columns[0], integer), "key", "block"),
             "neuron": (np.array(columns[1], integer), "key", "MLP neuron"),
             "rank": (np.array(columns[2], integer), "key", "rank among the located"),
-            "order": (np.array(columns[3], integer), "key", "0 is the most activating token"),
+            "order": (np.array(columns[3], integer), "key", "0 is the token with the largest activation by size"),
             "prompt_id": (np.array(columns[4], integer), "key", "position in the prompt file"),
             "group": (np.array(columns[5], text), "key", "class of the prompt"),
             "position": (np.array(columns[6], integer), "key", "token position in the prompt"),

@@ -21,6 +21,7 @@ from interp.analyzers.verify_neurons.dose import Doses, grid, refine
 from interp.analyzers.verify_neurons.findings import Evidence, find
 from interp.controls import matched_sets, norm_ratio
 from interp.errors import OptionError
+from interp.models.changes import weight_change
 from interp.study import Study
 from interp.table import Table
 
@@ -38,7 +39,7 @@ class VerifyNeurons(Analyzer):
     """
 
     name: ClassVar[str] = "verify-neurons"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
@@ -77,6 +78,9 @@ class VerifyNeurons(Analyzer):
         changed = _changed(judged, has_base)
         rows = _sample(study, np.flatnonzero(changed), self.control_prompts)
         evidence = Evidence(judged=judged, changed=changed, rows=rows, has_base=has_base, selected=self.selected)
+        if located and has_base:
+            moved = weight_change(study.pair)
+            evidence.tuned = sum(bool(moved[pair]) for pair in located)
         if located and len(rows) and has_base:
             norms = contribution_norms(study, donors)
             self._draw(study, located, norms, evidence)

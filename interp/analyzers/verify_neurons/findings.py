@@ -19,6 +19,7 @@ from interp.study import Study
 # What a claim needs: points more refusals, share of answers returned, loss of harmless answers, malformed answers, the
 # upper end that the interval of a loss may have, and the level of tests.
 BEHAVIOUR, EFFECT, HARMLESS, MALFORMED, BOUND, ALPHA = 0.1, 0.5, 0.02, 0.02, 0.1, 0.05
+LEAST = 0.25  # what the interval of an effect must exclude, also where the random sets do nothing
 NAN = float("nan")
 
 
@@ -38,6 +39,7 @@ class Evidence:
     random: dict[str, list[float]] = field(default_factory=dict)
     harmless: list[float] = field(default_factory=list)
     depth: int = 0
+    tuned: int | None = None
 
     def get(self, condition: str, group: str) -> Judged | None:
         """The judgement of one condition and class, or None where it was not run."""
@@ -76,6 +78,7 @@ def find(study: Study, evidence: Evidence, reach: float) -> Findings:
         "claims_shown": sum(verdicts.values()),
         "claims": len(claims),
         "k95": k95,
+        "selected_and_tuned": evidence.tuned,
         "changed_prompts": int(evidence.changed.sum()),
         "smallest_visible_effect": visible,
         "norm_ratio_of_random_sets": float(np.mean(evidence.ratios)) if evidence.ratios else None,
@@ -98,9 +101,11 @@ def behaviour(study: Study, evidence: Evidence) -> Claim:
         value, low, high = clustered_bootstrap(
             tuned.refused, clusters, seed=seed, minus=still.refused, minus_clusters=other
         )
-        if low == high:  # both rates are 0 or 1: the bootstrap has no width there
-            _, below, _ = clustered_share(tuned.refused, clusters, seed=seed)
-            low = below - clustered_share(still.refused, other, seed=seed)[2]
+        mine, theirs = (
+            clustered_share(tuned.refused, clusters, seed=seed),
+            clustered_share(still.refused, other, seed=seed),
+        )
+        low, high = float(np.fmin(low, mine[1] - theirs[2])), float(np.fmax(high, mine[2] - theirs[1]))
         null, than, control = (0.0, 0.0, 0.0), "than negative ones", "no difference"
         minus = {"where": {"group": "negative", "condition": "tuned"}}
     where = {"group": "positive", "condition": "tuned"}
@@ -152,7 +157,7 @@ def effect(study: Study, evidence: Evidence, direction: str) -> Claim:
         f"{len(null)} random sets (same layers{match}) on {len(evidence.rows)} prompts, where the located give "
         f"{located:.1%}",
         float(null.mean()) if len(null) else NAN, floor, ceiling, p, EFFECT, "at least",
-        bool(value >= EFFECT and p <= ALPHA and low > ceiling),
+        bool(value >= EFFECT and p <= ALPHA and low > max(ceiling, LEAST)),
         {"table": "answers", "statistic": "mean", "column": column, "cluster": "cluster", "where": where,
          "p": {"null": {"table": "random", "column": "effect", "where": {"direction": direction}},
                "observed": {"table": "dose", "statistic": "mean", "column": "effect",
@@ -202,20 +207,22 @@ def smallest_visible(study: Study, evidence: Evidence) -> float | None:
     null = evidence.random.get("necessity", [])
     if not len(null) or not np.isfinite(smallest_effect(null, ALPHA)):
         return None
-    ceiling = max(float(np.quantile(null, 0.975)), smallest_effect(null, ALPHA))
+    ceiling = max(float(np.quantile(null, 0.975)), smallest_effect(null, ALPHA), LEAST)
     n = len(set(np.array(study.prompts("positive").clusters)[evidence.changed]))
     reached = [count / n for count in range(1, n + 1) if clopper_pearson(count, n)[0] > ceiling]
     return max(EFFECT, reached[0]) if reached else None
 
 
 def _paired(after: np.ndarray, before: np.ndarray, clusters: list[str], seed: int) -> tuple[float, float, float]:
-    """Mean of paired differences and its interval over clusters, with a width also where all are equal."""
+    """Mean of paired differences and its interval over clusters: as wide as those of the rises and falls allow."""
     difference = after.astype(np.int64) - before.astype(np.int64)
-    for sign in (1, -1):
-        if (sign * difference >= 0).all():
-            value, low, high = clustered_share(sign * difference == 1, clusters, seed=seed)
-            return (value, low, high) if sign == 1 else (-value, -high, -low)
-    return tuple(clustered_bootstrap(difference, clusters, seed=seed))
+    up, down = (clustered_share(difference == sign, clusters, seed=seed) for sign in (1, -1))
+    if not (difference < 0).any():
+        return up
+    if not (difference > 0).any():
+        return -down[0], -down[2], -down[1]
+    value, low, high = clustered_bootstrap(difference, clusters, seed=seed)
+    return value, float(np.fmin(low, up[1] - down[2])), float(np.fmax(high, up[2] - down[1]))
 
 
 def fewest_clusters() -> int:
@@ -245,7 +252,9 @@ def _sentence(
     # a loss that was not seen, among prompts too few to say so
     open_ended = [claim for claim in missing if claim.direction == "at most" and claim.value <= claim.threshold]
     failed = [claim.sentence for claim in missing if claim not in open_ended]
-    text = "Shown:" if shown else "Not shown as a whole. Held:" if parts else f"Not shown. {first.sentence}"
+    halved = shown and "sufficiency" in by_name and not by_name["sufficiency"].shown
+    whole = "Shown to be necessary, not sufficient:" if halved else "Shown:"
+    text = whole if shown else "Not shown as a whole. Held:" if parts else f"Not shown. {first.sentence}"
     text = " ".join([text, *parts])
     if failed:
         text += " Did not hold: " + " ".join(failed)
@@ -261,10 +270,12 @@ def _sentence(
             else f" The smallest share of the {what} that this run could have shown is {visible:.0%}."
         )
     if k95:
-        already = "already " if by_name["necessity"].shown else ""
+        already = "already " if k95 < evidence.selected else ""
         text += (
             f" The first {k95} of the ranking {already}return {reach:.0%} on the {len(evidence.rows)} control prompts."
         )
+    if evidence.tuned == 0 and by_name["necessity"].shown:
+        text += " Tuning moved the weights of none of them: they transmit what was changed elsewhere."
     return text
 
 
