@@ -23,39 +23,73 @@ def matched_sets(
 
     ``norms`` ``[L, N]``: how large a neuron's contribution is in the base (root mean square activation times the norm
     of its write weights). Each located neuron, in random order, is replaced by one drawn among the ``neighbours``
-    nearest in norm of its own layer, never the same twice and never an excluded one. Where the located are at most the
-    share ``sparse`` of their layer, none of them is drawn either. Where they are more, what they leave is no fair
-    sample of the layer (it lacks whatever matters), and they may be drawn like any other. Sets are distinct, so there
-    may be fewer than ``draws``; where too many are excluded they are smaller, and no control for the located set. The
-    k-th neuron of a set stands for the k-th located.
+    nearest in norm of its own layer, never the same twice, never an excluded one and never a located one.
+
+    Where the located are more than the share ``sparse`` of their layer, what they leave is no fair sample of it (it
+    lacks whatever matters). There the layer is cut into strata of ``neighbours`` by norm, and of each as many are drawn
+    as were located in it, located ones among them: what a random choice with these norms would be.
+
+    Sets are distinct, so there may be fewer than ``draws``; where too many are excluded they are smaller, and no
+    control for the located set. The k-th neuron of a set stands for the k-th located.
     """
     if draws < 1:
         raise OptionError(f"{draws} random sets is no control; use at least 1")
     generator = np.random.default_rng(seed)
-    crowded = {
-        layer for layer, count in Counter(layer for layer, _ in located).items() if count > sparse * norms.shape[1]
-    }
-    taken = {*(pair for pair in located if pair[0] not in crowded), *exclude}
-    nearest: dict[tuple[int, int], list[int]] = {}
-    for layer, neuron in located:
-        order = np.argsort(np.abs(norms[layer] - norms[layer, neuron]), kind="stable")
-        nearest[layer, neuron] = [int(other) for other in order if (layer, int(other)) not in taken]
+    counts = Counter(layer for layer, _ in located)
+    crowded = {layer for layer, count in counts.items() if count > sparse * norms.shape[1]}
+    nearest = _nearest([pair for pair in located if pair[0] not in crowded], norms, {*located, *exclude})
+    strata = _strata([pair for pair in located if pair[0] in crowded], norms, {*exclude}, neighbours)
     sets: dict[frozenset[tuple[int, int]], Pairs] = {}
     for _ in range(20 * draws):
         if len(sets) == draws:
             break
-        chosen: dict[tuple[int, int], tuple[int, int]] = {}
-        used: set[tuple[int, int]] = set()
-        for index in generator.permutation(len(located)):
-            layer, neuron = located[index]
-            free = [other for other in nearest[layer, neuron] if (layer, other) not in used][:neighbours]
-            if free:
-                pick = (layer, free[generator.integers(len(free))])
-                used.add(pick)
-                chosen[layer, neuron] = pick
+        chosen = _from_strata(strata, generator) | _from_nearest(nearest, neighbours, generator)
         found = [chosen[pair] for pair in located if pair in chosen]
         sets.setdefault(frozenset(found), found)
     return list(sets.values())
+
+
+def _nearest(located: Pairs, norms: np.ndarray, taken: set[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
+    """For each located neuron the others of its layer that are free, the nearest in norm first."""
+    found = {}
+    for layer, neuron in located:
+        order = np.argsort(np.abs(norms[layer] - norms[layer, neuron]), kind="stable")
+        found[layer, neuron] = [int(other) for other in order if (layer, int(other)) not in taken]
+    return found
+
+
+def _from_nearest(nearest: dict, neighbours: int, generator: np.random.Generator) -> dict:
+    chosen: dict[tuple[int, int], tuple[int, int]] = {}
+    used: set[tuple[int, int]] = set()
+    located = list(nearest)
+    for index in generator.permutation(len(located)):
+        layer, neuron = located[index]
+        free = [other for other in nearest[layer, neuron] if (layer, other) not in used][:neighbours]
+        if free:
+            pick = (layer, free[generator.integers(len(free))])
+            used.add(pick)
+            chosen[layer, neuron] = pick
+    return chosen
+
+
+def _strata(located: Pairs, norms: np.ndarray, taken: set[tuple[int, int]], size: int) -> list[tuple[Pairs, Pairs]]:
+    """Per layer and stratum of like norms: the located in it, and all of it that may be drawn."""
+    found = []
+    for layer in sorted({layer for layer, _ in located}):
+        order = np.argsort(-norms[layer], kind="stable")
+        for start in range(0, len(order), size):
+            members = {(layer, int(neuron)): None for neuron in order[start : start + size]}
+            inside = [pair for pair in located if pair in members]
+            found.append((inside, [pair for pair in members if pair not in taken]))
+    return found
+
+
+def _from_strata(strata: list[tuple[Pairs, Pairs]], generator: np.random.Generator) -> dict:
+    chosen = {}
+    for inside, free in strata:
+        picks = generator.permutation(len(free))[: len(inside)]
+        chosen |= {pair: free[pick] for pair, pick in zip(inside, picks, strict=False)}
+    return chosen
 
 
 def norm_ratio(chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], norms: np.ndarray) -> float:
