@@ -105,19 +105,26 @@ def test_experts_have_no_neurons_and_say_so():
 
 
 def test_blocks_that_scale_what_their_parts_add_are_refused():
-    """Granite multiplies both branches: the map of names is right, and its meaning is not."""
+    """Granite multiplies both branches, and the map gives no place for what they add."""
     config = dict(
         vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=96, pad_token_id=0, eos_token_id=1, bos_token_id=1,
     )  # fmt: skip
-    for multiplier in (1.0, 0.9):
-        model = GraniteForCausalLM(GraniteConfig(**config, residual_multiplier=multiplier)).eval()
-        study = tiny.study(model, None, 2)
-        if multiplier == 1.0:
-            study.require_parts()
-            continue
-        with pytest.raises(UnsupportedModel, match="block 0 of GraniteForCausalLM is not the sum of its parts"):
-            LocateNeurons(method="act-grad", top="3")(study)
+    study = tiny.study(GraniteForCausalLM(GraniteConfig(**config, residual_multiplier=0.9)).eval(), None, 2)
+    with pytest.raises(UnsupportedModel, match="GraniteForCausalLM has no exact place for the parts of its blocks"):
+        LocateNeurons(method="act-grad", top="3")(study)
+
+
+def test_a_map_that_is_right_about_names_and_wrong_about_meaning_is_refused():
+    """Paths and widths of a family that scales its blocks are those of one that does not: only the sum tells."""
+    module = tiny.llama()
+    study = tiny.study(module, None, 2)
+    study.require_parts()
+    handle = module.model.layers[0].register_forward_hook(lambda block, inputs, output: output * 0.9)
+    with pytest.raises(UnsupportedModel, match="block 0 of LlamaForCausalLM is not the sum of its parts"):
+        LocateNeurons(method="act-grad", top="3")(study)
+    handle.remove()
+    study.require_parts()
 
 
 # ---------------------------------------------------------------------------------------------- values

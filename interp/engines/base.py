@@ -99,3 +99,16 @@ class Engine(Protocol):
         values at ``gradients_at``, with all parameters frozen.
         """
         ...
+
+
+def arguments(batch: Batch, keep: int | None, cache: Any, use_cache: bool) -> dict[str, Any]:
+    """What a Hugging Face model is called with; without a head (``keep`` 0) its base model is."""
+    inputs = {
+        "input_ids": batch.ids,
+        "attention_mask": batch.mask.long(),
+        "position_ids": batch.positions,
+        "use_cache": use_cache,
+    }
+    if cache is not None:
+        inputs["past_key_values"] = cache
+    return inputs if keep == 0 else {**inputs, "logits_to_keep": keep or 0}

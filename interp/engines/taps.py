@@ -1,0 +1,69 @@
+"""What happens at one site during a pass, whichever engine brings the value there."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.engines.base import Edit
+from interp.sites import Site
+
+
+class Tap:
+    """Edits in order, then (where wanted) a leaf for the gradient, then the record.
+
+    ``part``: the columns of a fused module's value that are this site; None for all of it.
+    """
+
+    def __init__(self) -> None:
+        self.part: tuple[int, int] | None = None
+        self.edits: list[Edit] = []
+        self.wants_gradient = False
+        self.keeps = False
+        self.value: Tensor | None = None
+
+    def pass_on(self, whole: Tensor) -> Tensor:
+        """The value a module goes on with, this site's columns taken through the tap."""
+        if self.part is None:
+            return self._take(whole)
+        start, stop = self.part
+        piece = whole[..., start:stop]
+        new = self._take(piece)
+        return whole if new is piece else torch.cat([whole[..., :start], new, whole[..., stop:]], -1)
+
+    def _take(self, value: Tensor) -> Tensor:
+        for edit in self.edits:
+            value = edit.apply(value)
+        if self.wants_gradient and not value.requires_grad:
+            value = value.detach().requires_grad_()
+        if self.keeps or self.wants_gradient:
+            self.value = value
+        return value
+
+
+def taps(reads: Sequence[Site], edits: Sequence[Edit], gradients_at: Sequence[Site]) -> dict[Site, Tap]:
+    """A tap for every site that is read, edited or differentiated."""
+    found: dict[Site, Tap] = {}
+    for edit in edits:
+        found.setdefault(edit.site, Tap()).edits.append(edit)
+    for site in reads:
+        found.setdefault(site, Tap()).keeps = True
+    for site in gradients_at:
+        found.setdefault(site, Tap()).wants_gradient = True
+    return found
+
+
+def differentiate(
+    tapped: Mapping[Site, Tap],
+    sites: Sequence[Site],
+    gradient_of: Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]],
+    logits: Float[Tensor, "B kept V"],
+) -> dict[Site, Float[Tensor, "B T _"]]:
+    """Gradients of the sum of ``gradient_of(logits)`` with respect to the values at some sites."""
+    got = torch.autograd.grad(gradient_of(logits).sum(), [tapped[site].value for site in sites], allow_unused=True)
+    # a site from which the kept logits cannot be reached has gradient zero, not none
+    return {
+        site: torch.zeros_like(tapped[site].value) if gradient is None else gradient
+        for site, gradient in zip(sites, got, strict=True)
+    }
