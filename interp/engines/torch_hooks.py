@@ -49,22 +49,28 @@ class TorchEngine:
         return Run(None if logits is None else logits.detach(), values, found, cache)
 
 
-def _register(module: nn.Module, target: Target, tap: Tap) -> Any:
-    tap.part = target.part
+@dataclass(frozen=True)
+class _Hook:
+    tap: Tap
 
-    def before(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def before(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """On what a module reads first."""
         if args:
-            return (tap.pass_on(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": tap.pass_on(kwargs["hidden_states"])}
+            return (self.tap.pass_on(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self.tap.pass_on(kwargs["hidden_states"])}
 
-    def after(_: nn.Module, __: tuple, output: Any) -> Any:
+    def after(self, _: nn.Module, __: tuple, output: Any) -> Any:
         """On what a module returns first."""
-        return (tap.pass_on(output[0]), *output[1:]) if isinstance(output, tuple) else tap.pass_on(output)
+        if isinstance(output, tuple):
+            return (self.tap.pass_on(output[0]), *output[1:])
+        return self.tap.pass_on(output)
 
+
+def _register(module: nn.Module, target: Target, tap: Tap) -> Any:
+    tap.part = target.part
     if target.side == "in":
-        return module.register_forward_pre_hook(before, with_kwargs=True)
-    return module.register_forward_hook(after)
+        return module.register_forward_pre_hook(_Hook(tap).before, with_kwargs=True)
+    return module.register_forward_hook(_Hook(tap).after)
 
 
 def _forward(
