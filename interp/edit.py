@@ -5,6 +5,8 @@ An ``Intervention`` is a named change a model undergoes while it reads or writes
 on the harmless twin of a prompt).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal

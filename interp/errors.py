@@ -20,6 +20,7 @@ InterpError
 │   ├── WidthMismatch        different widths, heads or neurons
 │   ├── WrongBase            an adapter that was made for another base
 │   └── AdapterNotLanded     adapter tensors that reached no module, or moved no logit
+├── RemoteFailure            a pass that a remote service did not run
 ├── StoreError               an analysis store that cannot be read or written
 │   └── RunNotFound          no run with this key
 └── ClaimError               a claim that its stored tables do not support
@@ -94,6 +95,10 @@ class WrongBase(PairError):
 
 class AdapterNotLanded(PairError):
     """Adapter tensors that reached no module, or moved no logit."""
+
+
+class RemoteFailure(InterpError):
+    """A pass that a remote service did not run."""
 
 
 class StoreError(InterpError):

@@ -1,5 +1,7 @@
 """Behaviour metrics: one number per prompt."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +37,7 @@ class Refusal:
         object.__setattr__(self, "folded", tuple(_fold(marker) for marker in self.markers))
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, markers: Sequence[str] = REFUSAL_MARKERS) -> "Refusal":
+    def of(cls, tokenizer: Tokenizer, markers: Sequence[str] = REFUSAL_MARKERS) -> Refusal:
         """The metric for a tokenizer; raises MetricError when a marker is blank or none can be spelled."""
         if blank := [marker for marker in markers if not marker.strip()]:
             raise MetricError(f"the refusal marker {blank[0]!r} is blank and would stand in every answer; leave it out")

@@ -51,6 +51,8 @@ class Running(Common):
     device: Annotated[str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1, mps.")] = "auto"
     dtype: Annotated[str, typer.Option("--dtype", metavar="NAME|auto", help="float32, bfloat16, float16.")] = "auto"
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
+    engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="torch or nnsight.")] = "torch"
+    remote: Annotated[bool, typer.Option("--remote", help="Run passes on NDIF (--engine nnsight).")] = False
 
     def batches(self) -> int | None:
         """Prompts at a time, None for ``auto``; raises OptionError for anything but a whole number above 0."""

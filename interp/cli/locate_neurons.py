@@ -55,6 +55,7 @@ def command(
     # torch is imported only now, so that help and usage errors answer at once
     from interp.analyzers.locate_neurons import LocateNeurons
     from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
+    from interp.engines import engine_named
     from interp.metrics import REFUSAL_MARKERS, Refusal, read_markers
     from interp.models.pair import Pair
     from interp.models.sources import find
@@ -65,7 +66,7 @@ def command(
     def contrast(first: Path, second: Path, name: str) -> Contrast:
         return Contrast(read_prompts(first, column, f"{name}+"), read_prompts(second, column, f"{name}-"))
 
-    batch_size = common.batches()
+    batch_size, engine = common.batches(), engine_named(common.engine, common.remote)
     spoken = REFUSAL_MARKERS if markers is None else read_markers(markers)
     located_on = contrast(positive, negative, "locate")
     if verify_positive is not None:
@@ -87,7 +88,9 @@ def command(
         common.remark(
             f"note: {few} clusters of prompts verify, at least {fewest_clusters()} are needed to show anything"
         )
-    study = Study(pair, located_on.limit(max_prompts), metric, common.seed, batch_size, quiet=common.quiet)
+    study = Study(
+        pair, located_on.limit(max_prompts), metric, common.seed, batch_size, engine=engine, quiet=common.quiet
+    )
     store = Store(common.store)
     run = store.fetch(locate, study)
     runs, summary = [run], dict(run.table.summary)

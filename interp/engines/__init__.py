@@ -2,5 +2,22 @@
 
 from interp.engines.base import Batch, Edit, Engine, Run
 from interp.engines.torch_hooks import TorchEngine
+from interp.errors import OptionError
 
-__all__ = ["Batch", "Edit", "Engine", "Run", "TorchEngine"]
+ENGINES = ("torch", "nnsight")
+
+__all__ = ["ENGINES", "Batch", "Edit", "Engine", "Run", "TorchEngine", "engine_named"]
+
+
+def engine_named(name: str, remote: bool = False) -> Engine:
+    """The engine of this name; raises OptionError for an unknown one, and for ``remote`` where it cannot be."""
+    if name not in ENGINES:
+        raise OptionError(f"unknown engine {name!r}; known: {', '.join(ENGINES)}")
+    if name == "torch":
+        if remote:
+            raise OptionError("the torch engine runs here only; add --engine nnsight to run remotely")
+        return TorchEngine()
+    # another library's hooks on every process are worth it only where it is asked for
+    from interp.engines.nnsight_trace import NNsightEngine
+
+    return NNsightEngine(remote)

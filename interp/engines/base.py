@@ -1,5 +1,7 @@
 """The seam: what an engine is given and gives back. Reads and edits are data, so engines are interchangeable."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -27,7 +29,7 @@ class Batch:
         side: Literal["left", "right"] = "left",
         device: torch.device | str = "cpu",
         length: int | None = None,
-    ) -> "Batch":
+    ) -> Batch:
         """Pad token sequences to one length; left by default, so that the last token of each is column -1."""
         length = max(length or 0, *(len(sequence) for sequence in sequences))
         ids = torch.full((len(sequences), length), pad_id, dtype=torch.int64)

@@ -1,5 +1,7 @@
 """What happens at one site during a pass, whichever engine brings the value there."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 
 import torch

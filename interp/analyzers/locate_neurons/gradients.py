@@ -98,7 +98,8 @@ def activation_gradient(study: Study, positions: str, steps: int) -> Scores:
 
 
 def _objective(study: Study):
-    return lambda logits: study.metric.log_odds(logits[:, -1])
+    log_odds = study.metric.log_odds  # not the study: an engine may send this elsewhere
+    return lambda logits: log_odds(logits[:, -1])
 
 
 def _bytes(model: Model) -> int:

@@ -1,0 +1,160 @@
+"""The second engine: the same passes through nnsight, here or on the National Deep Inference Fabric (NDIF).
+
+nnsight runs intervention code in lockstep with the model's own forward pass, so sites are visited in the order in which
+a block computes them. A remote pass is the same block of code, sent whole; the model is named there by its Hub id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import nnsight
+import torch
+from jaxtyping import Float
+from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
+from nnsight.schema.config import CONFIG
+from torch import Tensor
+
+from interp.engines.base import Batch, Edit, Run, arguments
+from interp.engines.taps import Tap, differentiate, taps
+from interp.errors import OptionError, RemoteFailure, UnsupportedModel
+from interp.models.model import Model
+from interp.sites import Site
+
+# In the order of computation; parallel blocks run their attention first too.
+_VISITED = (
+    "hook_resid_pre", "attn.hook_z", "attn.o.hook_out", "hook_attn_out", "mlp.hook_pre", "mlp.hook_pre_linear",
+    "mlp.hook_post", "mlp.out.hook_out", "hook_mlp_out", "hook_resid_post",
+)  # fmt: skip
+_REMOTE_CLASS = "nnsight.modeling.transformers.TransformersModel"
+
+
+@dataclass(frozen=True)
+class NNsightEngine:
+    """Passes through nnsight; equal to ``TorchEngine`` on values, edits and gradients.
+
+    ``remote`` sends every pass to NDIF, which runs the pair's models under their Hub ids, with the attention kernel
+    they have here; it needs a key in ``NDIF_API_KEY``. Models are still loaded and checked here, and adapters and
+    models that are no Hub ids cannot be run there. ``backend`` makes what carries one remote pass; tests put their own.
+    """
+
+    remote: bool = False
+    backend: Callable[..., Any] = RemoteBackend
+    name: str = field(default="nnsight", init=False)
+    _wrapped: dict[int, nnsight.NNsight] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.remote:
+            return
+        if not CONFIG.API.APIKEY:
+            raise OptionError(
+                "remote passes need a key of NDIF and none is set; get one at login.ndif.us and put it into "
+                "NDIF_API_KEY, or run here without --remote"
+            )
+        nnsight.register("interp")  # sent by value: the service does not have this package
+
+    def run(
+        self,
+        model: Model,
+        batch: Batch,
+        *,
+        reads: Sequence[Site] = (),
+        edits: Sequence[Edit] = (),
+        gradients_at: Sequence[Site] = (),
+        gradient_of: Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]] | None = None,
+        keep: int | None = 1,
+        cache: Any = None,
+        use_cache: bool = False,
+    ) -> Run:
+        """See ``interp.engines.base.Engine.run``; without a head (``keep`` 0) the head still sees one position."""
+        tapped = taps(reads, edits, gradients_at)
+        plan = _plan(model, tapped)
+        inputs = arguments(batch, 1 if keep == 0 else keep, cache, use_cache)
+        backend = None
+        if self.remote:
+            backend = self.backend(
+                remote_key(model), env={"attn_implementation": model.module.config._attn_implementation}
+            )
+        with model.active() as module, torch.set_grad_enabled(gradient_of is not None), _one_line():
+            traced = self._wrap(module)
+            with traced.trace(**inputs, backend=backend):
+                found = nnsight.save(_visit(traced, plan, tapped, reads, gradients_at, gradient_of))
+        logits, cache, values, gradients = found
+        values, gradients = dict(zip(reads, values, strict=True)), dict(zip(gradients_at, gradients, strict=False))
+        return Run(None if keep == 0 else logits, values, gradients, cache if use_cache else None)
+
+    def _wrap(self, module: Any) -> nnsight.NNsight:
+        if id(module) not in self._wrapped:
+            self._wrapped[id(module)] = nnsight.NNsight(module)
+        return self._wrapped[id(module)]
+
+
+def remote_key(model: Model) -> str:
+    """The name by which NDIF knows a model; raises OptionError for what is not served there."""
+    name, _, revision = model.name.partition("@")
+    if model.adapter_on is not None or name.count("/") != 1 or name.startswith((".", "/", "organism:")):
+        raise OptionError(
+            f"{model.name} cannot be run remotely: NDIF serves models by their Hub id (owner/name); run it here"
+        )
+    return f"{_REMOTE_CLASS}:" + json.dumps({"repo_id": name, "revision": revision or None, "task": "text-generation"})
+
+
+def _plan(model: Model, tapped: Mapping[Site, Tap]) -> list[tuple[str, str, list[Tap]]]:
+    """Module path, side, and the taps there, in the order of computation; parts of a fused module share a visit."""
+    plan: list[tuple[str, str, list[Tap]]] = []
+    for site in sorted(tapped, key=lambda site: (site.layer, _VISITED.index(site.hook))):
+        target = model.anatomy.target(site)
+        tapped[site].part = target.part
+        if plan and plan[-1][:2] == (target.path, target.side):
+            plan[-1][2].append(tapped[site])
+        else:
+            plan.append((target.path, target.side, [tapped[site]]))
+    return plan
+
+
+def _visit(
+    traced: nnsight.NNsight,
+    plan: Sequence[tuple[str, str, list[Tap]]],
+    tapped: Mapping[Site, Tap],
+    reads: Sequence[Site],
+    gradients_at: Sequence[Site],
+    gradient_of: Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]] | None,
+) -> tuple[Tensor, Any, list[Tensor], list[Tensor]]:
+    """What runs beside the forward pass, elsewhere if need be: logits, cache, values at ``reads``, gradients.
+
+    Only what torch and transformers know leaves it, since another machine need not have this package.
+    """
+    for path, side, here in plan:
+        module = traced.get(path)
+        whole = module.input if side == "in" else module.output
+        value = whole[0] if isinstance(whole, tuple) else whole
+        new = value
+        for tap in here:
+            new = tap.pass_on(new)
+        if new is value:
+            continue
+        if side == "in":
+            module.input = new
+        else:
+            module.output = (new, *whole[1:]) if isinstance(whole, tuple) else new
+    output = traced.output
+    gradients = {} if gradient_of is None else differentiate(tapped, gradients_at, gradient_of, output.logits)
+    values = [tapped[site].value.detach() for site in reads]
+    return output.logits.detach(), output.get("past_key_values"), values, list(gradients.values())
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """nnsight's refusals as ours."""
+    try:
+        yield
+    except RemoteError as error:
+        raise RemoteFailure(f"NDIF did not run the pass: {' '.join(str(error).split())}") from error
+    except nnsight.intervention.interleaver.OutOfOrderError as error:
+        raise UnsupportedModel(
+            "nnsight cannot visit the sites of this model in the order of its blocks; use the torch engine"
+        ) from error
