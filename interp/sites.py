@@ -14,6 +14,7 @@ BLOCK_HOOKS: dict[str, str] = {
     "hook_resid_post": "residual stream leaving the block, width D",
     "hook_attn_out": "what the attention adds to the residual stream (after a post-norm, where there is one), width D",
     "hook_mlp_out": "what the MLP adds to the residual stream (after a post-norm, where there is one), width D",
+    "mlp.hook_in": "what the MLP reads, width D",
     "mlp.hook_pre": "gate (or only) pre-activation of the MLP, width N",
     "mlp.hook_pre_linear": "linear (up) branch of a gated MLP, width N",
     "mlp.hook_post": "MLP neurons: what the down projection reads, width N",

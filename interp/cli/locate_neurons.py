@@ -8,7 +8,10 @@ import typer
 from interp.cli.common import Running, takes
 from interp.errors import OptionError
 
-METHODS_HELP = "auto, integrated, integrated-fixed, cross, change, change-difference, act-grad, contrast, weight."
+METHODS_HELP = (
+    "auto, integrated, integrated-fixed, integrated-zero, cross, change, change-difference, act-grad, gradient, "
+    "gradient-counterfactual, contrast, probe, weight."
+)
 POSITIONS_HELP = "Tokens that are read: auto, prompt, content, decision, last, completion."
 CONTROLS_ORGANISM, CONTROLS = 200, 20
 

@@ -27,8 +27,8 @@ from interp.sites import Site
 
 # In the order of computation; parallel blocks run their attention first too.
 _VISITED = (
-    "hook_resid_pre", "attn.hook_z", "attn.o.hook_out", "hook_attn_out", "mlp.hook_pre", "mlp.hook_pre_linear",
-    "mlp.hook_post", "mlp.out.hook_out", "hook_mlp_out", "hook_resid_post",
+    "hook_resid_pre", "attn.hook_z", "attn.o.hook_out", "hook_attn_out", "mlp.hook_in", "mlp.hook_pre",
+    "mlp.hook_pre_linear", "mlp.hook_post", "mlp.out.hook_out", "hook_mlp_out", "hook_resid_post",
 )  # fmt: skip
 _REMOTE_CLASS = "nnsight.modeling.transformers.TransformersModel"
 

@@ -19,7 +19,7 @@ from interp.sites import BLOCK_HOOKS, MATRICES, Site, Weight
 
 _QKV = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
 _GATE_UP = {"mlp.gate": ("mlp.hook_pre", 0), "mlp.in": ("mlp.hook_pre_linear", 1)}
-_NEURON_HOOKS = ("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "mlp.out.hook_out")
+_NEURON_HOOKS = ("mlp.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "mlp.out.hook_out")
 # How a fused matrix is stacked is told by no map; a family that is not named here has no such matrix.
 _STACKED_QKV = ("GPT2LMHeadModel", "Phi3ForCausalLM")
 _QKV_BY_HEAD = ("GPTNeoXForCausalLM",)

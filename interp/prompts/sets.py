@@ -119,6 +119,11 @@ class Contrast:
                 parent[second] = first
         return {cluster: root(cluster) for cluster in parent}
 
+    def tied_clusters(self) -> list[str]:
+        """The cluster of every positive, then every negative prompt, those that share a twin or a text as one."""
+        tied = self._tied()
+        return [tied[cluster] for cluster in (*self.positive.clusters, *self.negative.clusters)]
+
     @property
     def n_clusters(self) -> int:
         """Clusters of the class that has fewer."""

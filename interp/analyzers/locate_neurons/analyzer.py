@@ -98,6 +98,9 @@ def _sentence(summary: dict, scores: Scores) -> str:
         text += f"; {summary['mlp_share']:.0%} of the rise of the refusal log-odds runs through MLP outputs"
     if "test" in summary:
         text += f"; {summary['n_significant']:,} differ by Student's t {summary['test']}"
+    if summary.get("best_auc") is not None:
+        text += f"; the best module tells the classes apart at a held-out AUC of {summary['best_auc']:.2f}"
+        text += f" (the prompt's length alone: {summary['length_auc']:.2f})"
     if summary["n_tuned"] is not None:
         text += f"; tuning moved the weights of {summary['n_tuned']:,} neurons"
     return text + "."

@@ -1,4 +1,4 @@
-"""Methods along the gradient of the refusal log-odds: ``integrated``, ``integrated-fixed``, ``cross``, ``act-grad``.
+"""Methods along the gradient of the refusal log-odds: ``integrated`` and its kin, ``cross``, ``act-grad``.
 
 F is the log-odds of refusal at the last prompt token of a positive prompt, h a neuron's activation, W its column of
 the down projection, c = h W its contribution to the residual stream. Scores are means over prompts of sums over
@@ -11,6 +11,8 @@ integrated         (c - c_base) . dF/dc, averaged over alpha on the path where *
                    Attributions of neurons and biases add up to F(1) - F(0).
 integrated-fixed   the same with every c held at its value in the unchanged tuned model, so that a neuron is credited
                    for what it says to the logits directly or through attention, later MLPs for what they pass on.
+integrated-zero    as integrated, from MLPs that write nothing instead of the base's: what ``integrated`` means where
+                   there is no base. It credits everything the MLPs do, not only what tuning changed.
 cross              the same difference times dF/dc in the tuned model as it is: one step, blind where the behaviour has
                    saturated.
 act-grad           h . dF/dh in the tuned model; needs no base.
@@ -65,8 +67,13 @@ class _Sums:
 
 
 def integrated(study: Study, positions: str, steps: int) -> Scores:
-    """Integrated gradients along the joint path of all MLP contributions, computed live; needs a base."""
-    return _contributions(study, positions, steps, "live")
+    """Integrated gradients along the joint path of all MLP contributions, computed live, from the base's or zero."""
+    return _contributions(study, positions, steps, "live", from_zero=study.pair.base is None)
+
+
+def integrated_zero(study: Study, positions: str, steps: int) -> Scores:
+    """Integrated gradients along the joint path on which all MLP outputs grow from zero; needs no base."""
+    return _contributions(study, positions, steps, "live", from_zero=True)
 
 
 def integrated_fixed(study: Study, positions: str, steps: int) -> Scores:
@@ -106,22 +113,30 @@ def _bytes(model: Model) -> int:
     return 16 * model.anatomy.n_layers * (model.anatomy.n_neurons + 2 * model.anatomy.width)
 
 
-def _contributions(study: Study, positions: str, steps: int, path: Path) -> Scores:
-    base, tuned = study.pair.require_base("this method"), study.pair.tuned
+def _contributions(study: Study, positions: str, steps: int, path: Path, from_zero: bool = False) -> Scores:
+    tuned, base = study.pair.tuned, None if from_zero else study.pair.require_base("this method")
     layers = range(tuned.anatomy.n_layers)
     reads = [site for layer in layers for site in (neurons(layer), contribution(layer))]
     write = [tuned.write_weights(layer) for layer in layers]
-    moved = [now - base.write_weights(layer) for layer, now in enumerate(write)]
+    moved = [
+        torch.zeros_like(now) if base is None else now - base.write_weights(layer) for layer, now in enumerate(write)
+    ]
     encoded, sums = study.encoded("positive"), _Sums.empty(tuned)
-    names = ("base", "start", "end", "neurons", "biases")
-    found: dict[str, np.ndarray] = {name: np.zeros(len(encoded)) for name in names}
+    found = {name: np.zeros(len(encoded)) for name in ("base", "start", "end", "neurons", "biases")}
+    if base is None:
+        del found["base"]
     for rows in study.progress(study.groups("positive", tuned, _bytes(tuned)), f"gradients, {path} path"):
         batch, roles = make_batch(encoded, rows, study.pad_id, tuned.device)
-        before = study.engine.run(base, batch, reads=reads)
-        after = study.engine.run(tuned, batch, reads=reads)
-        start = study.engine.run(tuned, batch, edits=_between(before.values, after.values, 0.0, "fixed"))
+        runs = {"end": study.engine.run(tuned, batch, reads=reads)}
+        if base is None:
+            before = {site: torch.zeros_like(value) for site, value in runs["end"].values.items()}
+        else:
+            runs["base"] = study.engine.run(base, batch, reads=reads)
+            before = runs["base"].values
+        after = runs["end"].values
+        runs["start"] = study.engine.run(tuned, batch, edits=_between(before, after, 0.0, "fixed"))
         mask = chosen(roles, positions)[..., None]
-        walk = _Walk(study, batch, before.values, after.values, steps, path)
+        walk = _Walk(study, batch, before, after, steps, path)
         for layer in layers:
             terms, sizes = walk.terms(layer, write[layer], moved[layer])
             terms, sizes = torch.where(mask, terms, 0.0), torch.where(mask, sizes, 0.0)
@@ -130,27 +145,34 @@ def _contributions(study: Study, positions: str, steps: int, path: Path) -> Scor
             found["neurons"][rows] += to_host(told)
             found["biases"][rows] += to_host(torch.where(mask, walk.whole[layer], 0.0).double().sum((1, 2)) - told)
         sums.count += len(rows)
-        for name, run in zip(names, (before, start, after), strict=False):
+        for name, run in runs.items():
             found[name][rows] = to_host(study.metric.log_odds(run.logits[:, -1]))
     score, floor = sums.finish()
+    gap = found["neurons"] + found["biases"] - found["end"] + found["start"]
+    summary = {"log_odds_tuned": found["end"].mean(), "completeness_error": float(np.abs(gap).mean())}
+    if base is None:
+        summary["log_odds_tuned_without_mlps"] = found["start"].mean()
+    else:
+        summary["log_odds_base"] = found["base"].mean()
+        summary["log_odds_tuned_with_base_mlps"] = found["start"].mean()
+        summary["mlp_share"] = _share(found)
+    meaning = "from MLPs that write nothing" if base is None else "from base to tuned"
+    return Scores(
+        score,
+        floor,
+        f"share of the change of the refusal log-odds {meaning}, nats",
+        tables={"paths": _paths(study, found)},
+        summary=summary,
+    )
+
+
+def _share(found: dict[str, np.ndarray]) -> float | None:
+    """The part of the rise of the log-odds that runs through MLP outputs; None where the rise is not clear."""
     rise, through = found["end"] - found["base"], (found["end"] - found["start"]).mean()
     # a share of a rise that is within its own error, or outside 0 to 1, says nothing
     clear = rise.mean() > 2 * rise.std() / max(len(rise) - 1, 1) ** 0.5
     share = float(through / rise.mean()) if clear else float("nan")
-    told = found["neurons"] + found["biases"]
-    return Scores(
-        score,
-        floor,
-        "share of the change of the refusal log-odds from base to tuned, nats",
-        tables={"paths": _paths(study, found)},
-        summary={
-            "log_odds_base": found["base"].mean(),
-            "log_odds_tuned": found["end"].mean(),
-            "log_odds_tuned_with_base_mlps": found["start"].mean(),
-            "mlp_share": share if -0.005 <= share <= 1.005 else None,
-            "completeness_error": float(np.abs(told - found["end"] + found["start"]).mean()),
-        },
-    )
+    return share if -0.005 <= share <= 1.005 else None
 
 
 class _Walk:
@@ -218,14 +240,23 @@ def _between(before: Values, after: Values, share: float, path: Path) -> list[Ed
 
 def _paths(study: Study, found: dict[str, np.ndarray]):
     ids = np.array([prompt.id for prompt in study.prompts("positive")])
+    start = "the base's MLP outputs" if "base" in found else "MLPs that write nothing"
+    meanings = {
+        "base": "refusal log-odds of the base",
+        "start": f"refusal log-odds of the tuned model with {start}",
+        "end": "refusal log-odds of the tuned model",
+        "neurons": "sum of all neurons' attributions",
+        "biases": "attribution of the down projections' biases",
+    }
+    names = {"base": "log_odds_base", "start": "log_odds_start", "end": "log_odds_tuned"}
     return table(
         "attribution-paths",
         {
             "prompt_id": (ids, "key", "position in the prompt file"),
-            "log_odds_base": (found["base"], "measure", "refusal log-odds of the base", "nats"),
-            "log_odds_start": (found["start"], "measure", "of the tuned model with the base's MLP outputs", "nats"),
-            "log_odds_tuned": (found["end"], "measure", "of the tuned model", "nats"),
-            "neurons": (found["neurons"], "measure", "sum of all neurons' attributions", "nats"),
-            "biases": (found["biases"], "measure", "attribution of the down projections' biases", "nats"),
+            **{
+                names.get(name, name): (found[name], "measure", meaning, "nats")
+                for name, meaning in meanings.items()
+                if name in found
+            },
         },
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from interp.analyzers.locate_neurons import activations, gradients, weights
+from interp.analyzers.locate_neurons import activations, gradients, probes, row_gradients, weights
 from interp.analyzers.locate_neurons.scores import Scores
 from interp.errors import OptionError
 from interp.study import Study
@@ -24,9 +24,14 @@ _PROMPT = ("prompt", "content", "decision", "last")
 _TEXT = (*_PROMPT, "completion")
 
 METHODS: dict[str, Method] = {
-    "integrated": Method(gradients.integrated, True, "prompt", _PROMPT, "integrated gradients from base to tuned MLPs"),
+    "integrated": Method(
+        gradients.integrated, False, "prompt", _PROMPT, "integrated gradients from base to tuned MLPs, or from zero"
+    ),
     "integrated-fixed": Method(
         gradients.integrated_fixed, True, "prompt", _PROMPT, "the same, MLP outputs held on a straight path"
+    ),
+    "integrated-zero": Method(
+        gradients.integrated_zero, False, "prompt", _PROMPT, "integrated gradients from silent MLPs; no base"
     ),
     "cross": Method(gradients.cross, True, "prompt", _PROMPT, "contribution change times local gradient"),
     "change": Method(activations.change, True, "prompt", _TEXT, "root mean square change of the activation"),
@@ -34,7 +39,18 @@ METHODS: dict[str, Method] = {
         activations.change_difference, True, "prompt", _TEXT, "change on positive minus on negative prompts"
     ),
     "act-grad": Method(gradients.activation_gradient, False, "prompt", _PROMPT, "activation times gradient; no base"),
+    "gradient": Method(
+        row_gradients.gradient, False, "prompt", _PROMPT, "pull of the log-odds on the neuron's weights; no base"
+    ),
+    "gradient-counterfactual": Method(
+        row_gradients.gradient_counterfactual,
+        False,
+        "prompt",
+        _PROMPT,
+        "pull of the other answer's loss on the neuron's weights; no base",
+    ),
     "contrast": Method(activations.contrast, False, "last", _PROMPT, "difference between the classes; no base"),
+    "probe": Method(probes.probe, False, "content", _PROMPT, "weight in a linear probe of the classes; no base"),
     "weight": Method(weights.weight, True, "prompt", ("prompt",), "norm of the change of the neuron's weights"),
 }
 

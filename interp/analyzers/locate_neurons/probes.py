@@ -1,0 +1,162 @@
+"""``probe``: one linear probe per module, on the largest pre-activation of each neuron over a prompt.
+
+After NeuroStrike (arXiv 2509.11864, its published code): gate and up outputs are two feature sets per block; each is
+pooled over tokens by the signed maximum, a logistic regression without standardisation tells the classes apart, and its
+weights are z-scored within the module; neurons beyond 3 are selected. Differences, and why: padding and template tokens
+never count (in the original they compete for the maximum); the regression is solved to its optimum (there 5,000 steps
+of Adam; ``C`` states the same penalty, weight decay 1e-3 on the mean loss); z above 3 in either branch selects the
+neuron, since a zero in either silences it. The area under the ROC is held out by clusters (there: of the training
+rows), beside that of the prompt's length alone.
+
+A class that differs in anything is told apart by some probe: what is found is what the model reads, not what it uses.
+"""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from interp.analyzers.locate_neurons.scores import Scores, chosen
+from interp.capture import capture
+from interp.errors import OptionError
+from interp.maths.host import to_host
+from interp.maths.precision import widen
+from interp.maths.statistics import roc_auc
+from interp.sites import Site
+from interp.study import GROUPS, Study
+from interp.table import table
+
+BEYOND = 3.0
+_WEIGHT_DECAY, _FOLDS = 1e-3, 5
+
+
+def probe(study: Study, positions: str, steps: int) -> Scores:
+    """The larger of the two branches' z-scored probe weights; needs no base."""
+    anatomy = study.pair.tuned.anatomy
+    branches = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"} if anatomy.gated else {"up": "mlp.hook_pre"}
+    labels = np.repeat([1, 0], [len(study.encoded(group)) for group in GROUPS])
+    folds = _folds(study, labels)
+    shape = (len(branches), anatomy.n_layers, anatomy.n_neurons)
+    z, evidence = np.zeros(shape), np.zeros(shape)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="interp-probe-") as scratch:
+        # on disk, so that one module at a time is in memory
+        pooled = np.memmap(Path(scratch) / "pooled", np.float32, "w+", shape=(*shape[:2], len(labels), shape[2]))
+        _pool(study, positions, list(branches.values()), pooled)
+        modules = [(index, branch, layer) for layer in range(shape[1]) for index, branch in enumerate(branches)]
+        for index, branch, layer in study.progress(modules, "probes"):
+            weights, auc = fit(np.asarray(pooled[index, layer], np.float64), labels, folds)
+            spread = weights.std()
+            z[index, layer] = (weights - weights.mean()) / spread if spread else 0.0
+            evidence[index, layer] = weights * pooled[index, layer].std(0, dtype=np.float64)
+            beyond = (z[index, layer] > BEYOND).sum(), (z[index, layer] < -BEYOND).sum()
+            rows.append((layer, branch, float("nan") if auc is None else auc, *map(int, beyond)))
+        del pooled
+    lengths = [len(coded.ids) for group in GROUPS for coded in study.encoded(group)]
+    _, by_length = fit(np.array(lengths, np.float64)[:, None], labels, folds)
+    score = z.max(0)
+    measures = {
+        f"z_{branch}": (z[index], f"probe weight on the {branch} output, z within the module")
+        for index, branch in enumerate(branches)
+    }
+    measures["evidence"] = (
+        np.take_along_axis(evidence, z.argmax(0)[None], 0)[0], "probe weight times the spread of what it reads"
+    )  # fmt: skip
+    best = max((row[2] for row in rows if row[2] == row[2]), default=None)
+    return Scores(
+        score,
+        np.zeros_like(score),
+        "largest z-scored probe weight of the neuron's branches",
+        measures,
+        eligible=score > BEYOND,
+        tables={"probes": _table(rows)},
+        summary={
+            "n_beyond": int((score > BEYOND).sum()),
+            "n_below": int((z.min(0) < -BEYOND).sum()),
+            "best_auc": best,
+            "length_auc": by_length,
+        },
+    )
+
+
+def _pool(study: Study, positions: str, hooks: list[str], pooled: np.ndarray) -> None:
+    model = study.pair.tuned
+    layers = range(model.anatomy.n_layers)
+    sites = [Site(layer, hook) for layer in layers for hook in hooks]
+    offset = 0
+    for group in GROUPS:
+        groups = study.groups(group, model, 4 * len(sites) * model.anatomy.n_neurons)
+        encoded = study.encoded(group)
+        for seen in capture(
+            study.engine, {"tuned": model}, encoded, study.progress(groups, f"probe, {group}"), sites,
+            pad_id=study.pad_id,
+        ):  # fmt: skip
+            read = chosen(seen.roles, positions)
+            if not read.any(1).all():
+                row = int(seen.rows[int((~read.any(1)).nonzero()[0])])
+                raise OptionError(
+                    f"{study.prompts(group).source}, row {study.prompts(group).prompts[row].id} has no {positions} "
+                    "tokens to probe; use --positions prompt"
+                )
+            for index, hook in enumerate(hooks):
+                for layer in layers:
+                    value = widen(seen.values["tuned", Site(layer, hook)]).masked_fill(~read[..., None], -torch.inf)
+                    pooled[index, layer, offset + to_host(seen.rows)] = to_host(value.amax(1))
+        offset += len(encoded)
+
+
+def fit(
+    features: np.ndarray, labels: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, float | None]:
+    """Weights ``[N]`` of a logistic regression on ``features [P, N]``, and its area under the ROC held out by folds.
+
+    A ridge penalty does not change under rotation, so the regression is solved in the rows' own space, exactly.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    centre = features.mean(0)
+    left, sizes, right = np.linalg.svd(features - centre, full_matrices=False)
+    rotated = left * sizes
+
+    def solve(rows: np.ndarray) -> LogisticRegression:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConvergenceWarning)
+            penalty = 1 / (_WEIGHT_DECAY * len(rows))
+            return LogisticRegression(C=penalty, solver="newton-cholesky", tol=1e-8, max_iter=1000).fit(
+                rotated[rows], labels[rows]
+            )
+
+    within = [roc_auc(labels[test], solve(train).decision_function(rotated[test])) for train, test in folds]
+    weights = solve(np.arange(len(labels))).coef_[0] @ right
+    return weights, float(np.mean(within)) if within else None
+
+
+def _folds(study: Study, labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows to train and to test on, no cluster or twin in both; none where there are too few clusters."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    groups = study.contrast.tied_clusters()
+    count = min(_FOLDS, len(np.unique(groups)))
+    if count < 2:
+        return []
+    split = StratifiedGroupKFold(count, shuffle=True, random_state=study.seed)
+    found = list(split.split(labels, labels, groups))
+    both = all(len(set(labels[part])) == 2 for fold in found for part in fold)
+    return found if both else []
+
+
+def _table(rows: list[tuple]):
+    layer, branch, auc, beyond, below = zip(*rows, strict=True)
+    return table(
+        "probes",
+        {
+            "layer": (np.array(layer), "key", "block"),
+            "branch": (np.array(branch, object), "key", "gate or up output of the MLP"),
+            "auc": (np.array(auc), "measure", "area under the ROC of the probe, held out by clusters"),
+            "n_beyond": (np.array(beyond), "measure", f"neurons with z above {BEYOND:g}"),
+            "n_below": (np.array(below), "measure", f"neurons with z below -{BEYOND:g}"),
+        },
+    )

@@ -1,0 +1,107 @@
+"""``gradient`` and ``gradient-counterfactual``: how strongly a loss pulls at a neuron's own weights.
+
+After GoodVibe (arXiv 2602.10778), whose paper and code could not be read: that units are rows of linear layers, scored
+by the size of a supervised loss's gradient, is known from reviews; the rest is our choice. A neuron's weights are its
+gate and up rows and its down column; the score is the norm of one prompt's gradient over all three, averaged over
+positive prompts (a norm of the mean gradient would let prompts cancel). Weight gradients are never made: with D the
+gradient of a matrix's output and X its input, the squared norm of row j is D[:, j]^T (X X^T) D[:, j].
+
+gradient                  of the refusal log-odds, which does not saturate
+gradient-counterfactual   of the negative log-likelihood of the other answer's first token: what the base answers, or
+                          without a base what the tuned model answers to the twin
+
+Unsigned: a pull on weights does not say in which direction the neuron pushes.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.analyzers.locate_neurons.scores import Scores, chosen
+from interp.capture import make_batch
+from interp.engines import Run
+from interp.maths.host import to_host
+from interp.maths.precision import widen
+from interp.sites import Site, contribution, neurons
+from interp.study import Study
+
+_EPSILON = float(np.finfo(np.float32).eps)
+Loss = Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]]
+
+
+def gradient(study: Study, positions: str, steps: int) -> Scores:
+    """Mean norm of the gradient of the refusal log-odds by a neuron's own weights; needs no base."""
+    log_odds = study.metric.log_odds
+
+    def loss(rows: Sequence[int]) -> Loss:
+        return lambda logits: log_odds(logits[:, -1])
+
+    return _row_gradients(study, positions, loss, "refusal log-odds")
+
+
+def gradient_counterfactual(study: Study, positions: str, steps: int) -> Scores:
+    """The same of the loss of the first token that the base (or, to the twin, the tuned model) answers."""
+    if study.pair.base is not None:
+        first = [answer[0] for answer in study.answers("base", "positive")]
+    else:
+        others = study.answers("tuned", "negative")
+        first = [others[row][0] for row in study.twins("positive")]
+
+    def loss(rows: Sequence[int]) -> Loss:
+        wanted = torch.tensor([[first[row]] for row in rows])
+        return lambda logits: -widen(logits[:, -1]).log_softmax(-1).gather(1, wanted.to(logits.device))[:, 0]
+
+    return _row_gradients(study, positions, loss, "loss of the other answer's first token")
+
+
+def _row_gradients(study: Study, positions: str, loss: Callable[[Sequence[int]], Loss], what: str) -> Scores:
+    model, encoded = study.pair.tuned, study.encoded("positive")
+    anatomy = model.anatomy
+    branches = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"} if anatomy.gated else {"up": "mlp.hook_pre"}
+    layers = range(anatomy.n_layers)
+    reads = [site for layer in layers for site in (Site(layer, "mlp.hook_in"), neurons(layer))]
+    pulled = [site for layer in layers for site in (*(Site(layer, b) for b in branches.values()), contribution(layer))]
+    parts = (*branches, "down")
+    sums = np.zeros((len(parts) + 1, anatomy.n_layers, anatomy.n_neurons))
+    losses = np.zeros(len(encoded))
+    per_token = 8 * anatomy.n_layers * (4 * anatomy.n_neurons + 2 * anatomy.width)
+    for rows in study.progress(study.groups("positive", model, per_token), "row gradients"):
+        batch, roles = make_batch(encoded, rows, study.pad_id, model.device)
+        measure = loss(rows)
+        run = study.engine.run(model, batch, reads=reads, gradients_at=pulled, gradient_of=measure)
+        losses[rows] = to_host(measure(run.logits))
+        for layer in layers:
+            squares = list(_squares(run, layer, branches, chosen(roles, positions)))
+            for index, square in enumerate([*squares, sum(squares)]):
+                sums[index, layer] += to_host(square.clamp(min=0).sqrt().sum(0))
+    *by_part, whole = sums / len(encoded)
+    measures = {
+        f"gradient_{part}": (by_part[index], f"mean norm of the gradient by the neuron's {part} weights")
+        for index, part in enumerate(parts)
+    }
+    return Scores(
+        whole,
+        np.full_like(whole, 8 * _EPSILON * whole.max(initial=0.0)),
+        f"mean norm of the gradient of the {what} by the neuron's own weights",
+        measures,
+        summary={"loss": what, "mean_loss": float(losses.mean())},
+    )
+
+
+def _squares(run: Run, layer: int, branches: dict[str, str], read: Bool[Tensor, "B T"]):
+    """Squared norms ``[B, N]`` of each prompt's gradient, of the branches' rows and of the down column."""
+    mask = read[..., None]
+    entering = run.values[Site(layer, "mlp.hook_in")].double()
+    for hook in branches.values():
+        pull = run.gradients[Site(layer, hook)].double().masked_fill(~mask, 0.0)
+        yield _quadratic(entering, pull)
+    leaving = run.gradients[contribution(layer)].double().masked_fill(~mask, 0.0)
+    yield _quadratic(leaving, run.values[neurons(layer)].double())
+
+
+def _quadratic(rows: Float[Tensor, "B T D"], columns: Float[Tensor, "B T N"]) -> Float[Tensor, "B N"]:
+    """For every j ``c^T (rows rows^T) c`` with c column j: the squared norm of the sum over t of ``rows_t c_t``."""
+    return ((rows @ rows.mT) @ columns * columns).sum(1)

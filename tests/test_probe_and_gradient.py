@@ -1,0 +1,211 @@
+"""``probe``, ``gradient`` and ``integrated-zero`` against scikit-learn, per-sample autograd and a hand-written path."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from interp.analyzers.locate_neurons import LocateNeurons
+from interp.analyzers.locate_neurons.probes import fit
+from interp.errors import OptionError
+from interp.maths.statistics import roc_auc
+from interp.models.pair import Pair
+from interp.prompts import CONTENT, Contrast, Prompt, PromptSet
+from interp.study import Study
+from tests import tiny
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def modules(family):
+    base = tiny.exact(tiny.FAMILIES[family](seed=3, tie_word_embeddings=False))
+    return base, tiny.exact(tiny.perturbed(base, 0.05))
+
+
+@pytest.fixture(scope="module")
+def study(modules):
+    return tiny.study(modules[1], modules[0], pairs=4)
+
+
+def scores(study, method, **options):
+    table = LocateNeurons(method=method, top="5", **options)(study)
+    return table["score"].reshape(3, 48), table
+
+
+def blocks(module):
+    return module.transformer.h if hasattr(module, "transformer") else module.model.layers
+
+
+# ---------------------------------------------------------------------------------------------- gradient
+
+
+def matrices(module, layer):
+    """Rows ``[N, D]`` as parameters to differentiate, and the down matrix ``[D, N]``, with how to read each."""
+    mlp = blocks(module)[layer].mlp
+    if hasattr(mlp, "c_fc"):
+        return {"up": (mlp.c_fc.weight, lambda g: g.T), "down": (mlp.c_proj.weight, lambda g: g)}
+    return {
+        "gate": (mlp.gate_proj.weight, lambda g: g),
+        "up": (mlp.up_proj.weight, lambda g: g),
+        "down": (mlp.down_proj.weight, lambda g: g.T),
+    }
+
+
+@pytest.mark.parametrize("method", ["gradient", "gradient-counterfactual"])
+def test_row_gradients_are_those_of_autograd_on_the_weights(study, modules, method):
+    module = modules[1]
+    found, table = scores(study, method)
+    expected = {part: np.zeros((3, 48)) for part in (*matrices(module, 0), "all")}
+    losses = []
+    answers = study.answers("base", "positive")
+    for coded, answer in zip(study.encoded("positive"), answers, strict=True):
+        parameters = [(layer, part, *found) for layer in range(3) for part, found in matrices(module, layer).items()]
+        for _, _, parameter, _ in parameters:
+            parameter.requires_grad_(True)
+        logits = module(input_ids=torch.tensor([list(coded.ids)])).logits[:, -1]
+        loss = study.metric.log_odds(logits)[0] if method == "gradient" else -logits[0].log_softmax(-1)[answer[0]]
+        gradients = torch.autograd.grad(loss, [parameter for _, _, parameter, _ in parameters])
+        losses.append(float(loss.detach()))
+        whole = np.zeros((3, 48))
+        for (layer, part, parameter, rows), gradient in zip(parameters, gradients, strict=True):
+            parameter.requires_grad_(False)
+            square = rows(gradient).square().sum(1).numpy()
+            expected[part][layer] += np.sqrt(square) / 4
+            whole[layer] += square
+        expected["all"] += np.sqrt(whole) / 4
+    np.testing.assert_allclose(found, expected["all"], rtol=1e-9)
+    for part in matrices(module, 0):
+        np.testing.assert_allclose(table[f"gradient_{part}"].reshape(3, 48), expected[part], rtol=1e-9)
+    assert table.summary["mean_loss"] == pytest.approx(np.mean(losses))
+
+
+def test_without_a_base_the_other_answer_is_the_twins(modules):
+    alone = tiny.study(modules[1], None, pairs=4)
+    _, table = scores(alone, "gradient-counterfactual")
+    answers, losses = alone.answers("tuned", "negative"), []
+    for row, coded in enumerate(alone.encoded("positive")):
+        with torch.no_grad():
+            logits = modules[1](input_ids=torch.tensor([list(coded.ids)])).logits[0, -1]
+        losses.append(-float(logits.log_softmax(-1)[answers[row][0]]))
+    assert table.summary["mean_loss"] == pytest.approx(np.mean(losses))
+
+
+# ---------------------------------------------------------------------------------------------- integrated from zero
+
+
+def test_from_zero_is_complete_and_needs_no_base(study, modules):
+    errors = []
+    for steps in (10, 80):
+        found, table = scores(study, "integrated-zero", steps=steps)
+        paths = table.tables["paths"]
+        told = found.sum() + paths["biases"].mean()
+        errors.append(abs(told - (paths["log_odds_tuned"] - paths["log_odds_start"]).mean()))
+        assert paths["neurons"].mean() == pytest.approx(found.sum())
+    assert errors[1] < 0.02 * abs(told)
+    assert errors[1] < errors[0] / 10
+    alone = tiny.study(modules[1], None, pairs=4)
+    np.testing.assert_array_equal(scores(alone, "integrated")[0], scores(study, "integrated-zero")[0])
+
+
+def test_from_zero_starts_at_mlps_that_write_nothing(study, modules):
+    module = modules[1]
+    handles = [block.mlp.register_forward_hook(lambda _, __, out: torch.zeros_like(out)) for block in blocks(module)]
+    expected = []
+    for coded in study.encoded("positive"):
+        with torch.no_grad():
+            expected.append(
+                float(study.metric.log_odds(module(input_ids=torch.tensor([list(coded.ids)])).logits[:, -1]))
+            )
+    for handle in handles:
+        handle.remove()
+    paths = scores(study, "integrated-zero", steps=1)[1].tables["paths"]
+    np.testing.assert_allclose(paths["log_odds_start"], expected, rtol=1e-10)
+
+
+def test_an_identical_pair_moves_nothing_but_from_zero_everything_writes(modules):
+    same = tiny.study(modules[1], modules[1], pairs=2)
+    assert not scores(same, "integrated")[0].any()
+    assert (scores(same, "integrated-zero")[0] != 0).mean() > 0.9
+
+
+# ---------------------------------------------------------------------------------------------- probe
+
+
+def pooled(module, study, layer, path):
+    """The largest content-token output of a submodule by hand, every prompt alone."""
+    rows = []
+    for group in ("positive", "negative"):
+        for coded in study.encoded(group):
+            kept: list[torch.Tensor] = []
+            module_read = blocks(module)[layer].get_submodule(path)
+            handle = module_read.register_forward_hook(lambda _, __, out, kept=kept: kept.append(out))
+            with torch.no_grad():
+                module(input_ids=torch.tensor([list(coded.ids)]))
+            handle.remove()
+            content = torch.tensor([role == CONTENT for role in coded.roles])
+            rows.append(kept[0][0][content].amax(0).numpy())
+    return np.array(rows)
+
+
+def test_probes_are_scikit_learns_on_pooled_outputs(study, modules, family):
+    paths = {"gate": "mlp.gate_proj", "up": "mlp.up_proj"} if family == "llama" else {"up": "mlp.c_fc"}
+    found, table = scores(study, "probe")
+    labels = np.repeat([1, 0], 4)
+    for layer in range(3):
+        expected = {}
+        for branch, path in paths.items():
+            features = pooled(modules[1], study, layer, path)
+            model = LogisticRegression(C=1 / (1e-3 * 8), tol=1e-10, max_iter=100_000).fit(features, labels)
+            expected[branch] = (model.coef_[0] - model.coef_[0].mean()) / model.coef_[0].std()
+            np.testing.assert_allclose(table[f"z_{branch}"].reshape(3, 48)[layer], expected[branch], atol=1e-3)
+        np.testing.assert_allclose(found[layer], np.max(list(expected.values()), 0), atol=1e-3)
+    chosen = table["selected"].reshape(3, 48)
+    assert (found[chosen] > 3).all()
+    assert table.summary["n_beyond"] == (found > 3).sum()
+
+
+def test_a_planted_direction_is_found_and_noise_is_not():
+    """Held-out AUC near one half on noise, near one where one feature tells; its weight stands out."""
+    generator = np.random.default_rng(0)
+    labels = np.tile([0, 1], 60)
+    noise = generator.normal(size=(120, 400))
+    parts = np.arange(120) % 5
+    folds = [(np.flatnonzero(parts != part), np.flatnonzero(parts == part)) for part in range(5)]
+    _, auc = fit(noise, labels, folds)
+    assert 0.3 < auc < 0.7
+    told = noise.copy()
+    told[:, 7] += 6 * labels
+    weights, auc = fit(told, labels, folds)
+    assert auc > 0.95
+    assert np.argmax(weights) == 7
+    assert (weights[7] - weights.mean()) / weights.std() > 3
+    # the training rows of noise are told apart perfectly: an area that is not held out says nothing
+    weights, none = fit(noise, labels, [])
+    assert none is None
+    assert roc_auc(labels, noise @ weights) == 1.0
+
+
+def test_longer_prompts_are_named_as_what_the_length_tells(modules):
+    rows = [
+        (f"please {'please ' * (3 * (row % 4) + 12 * side)}paint the door", f"c{row}")
+        for side in (0, 1)
+        for row in range(10)
+    ]
+    sets = [PromptSet(tuple(Prompt(i, t, c) for i, (t, c) in enumerate(part)), name)
+            for part, name in ((rows[10:], "long"), (rows[:10], "short"))]  # fmt: skip
+    # every text a cluster of its own class, so that clusters hold both classes
+    pair = Pair.from_modules(modules[1], modules[0], tiny.tokenizer())
+    table = LocateNeurons(method="probe", top="5")(Study(pair, Contrast(*sets), tiny.metric()))
+    assert table.summary["length_auc"] == 1.0
+    assert "length alone: 1.00" in table.summary["sentence"]
+
+
+def test_positions_that_a_prompt_lacks_are_refused(modules):
+    sets = [PromptSet((Prompt(0, text, "c"),), name) for text, name in (("a", "short"), ("open the door", "long"))]
+    pair = Pair.from_modules(modules[1], None, tiny.tokenizer(False))
+    with pytest.raises(OptionError, match=r"short, row 0 has no content tokens to probe; use --positions prompt"):
+        LocateNeurons(method="probe", top="5")(Study(pair, Contrast(*sets), tiny.metric()))
