@@ -17,6 +17,7 @@ from benchmarks.page import machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.locate_neurons import METHODS
 from interp.analyzers.locate_neurons.methods import resolve
+from interp.analyzers.locate_neurons.scores import Asked
 from interp.analyzers.locate_neurons.selection import rank
 from interp.analyzers.verify_neurons.conditions import Donors, judge
 from interp.analyzers.verify_neurons.dose import Doses, grid, refine
@@ -47,7 +48,7 @@ def rankings(study: Study, seed: int = 0) -> dict[str, tuple[np.ndarray, float]]
     for name in METHODS:
         start = time.perf_counter()
         _, method, positions = resolve(name, "auto", True)
-        found[name] = (method.score(study, positions, 20).score, time.perf_counter() - start)
+        found[name] = (method.score(study, Asked(positions)).score, time.perf_counter() - start)
     shape = found["weight"][0].shape
     found["random"] = (np.random.default_rng(seed).random(shape), 0.0)
     return found

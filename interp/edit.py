@@ -17,7 +17,8 @@ from torch import Tensor
 
 from interp.engines import Edit
 from interp.models.model import Model
-from interp.sites import Site, contribution, neurons
+from interp.models.units import NEURON, Unit
+from interp.sites import Site
 
 Units = Mapping[int, Int[Tensor, " K"]]
 
@@ -102,28 +103,30 @@ def graft(
     activations: Mapping[Site, Float[Tensor, "B T N"]],
     write_weights: Mapping[int, Float[Tensor, "D N"]],
     at: Bool[Tensor, "B T"] | None = None,
+    unit: Unit = NEURON,
 ) -> list[Edit]:
-    """Give neurons another model's contributions, ``h_j W_down[:, j]`` with both factors the donor's.
+    """Give channels another model's contributions, ``h_j W[:, j]`` with both factors the donor's.
 
-    The receiver's own activation is set to zero at the down projection's input and the donor's contribution is added
-    to its output; biases stay the receiver's. Where ``at`` is false the receiver keeps its own.
+    The receiver's own activation is set to zero at the input of the matrix that a unit writes through (a neuron's down
+    projection) and the donor's contribution is added to its output; biases stay the receiver's. Where ``at`` is false
+    the receiver keeps its own.
     """
     edits: list[Edit] = []
     for layer, index in units.items():
         write = write_weights[layer][:, index].T.to(index.device)
-        donated = activations[neurons(layer)][..., index].to(write) @ write
+        donated = activations[unit.site(layer)][..., index].to(write) @ write
         if at is None:
-            edits += [Ablate(neurons(layer), index), Add(contribution(layer), donated)]
+            edits += [Ablate(unit.site(layer), index), Add(unit.contribution(layer), donated)]
             continue
         nothing = torch.zeros(len(index), dtype=donated.dtype, device=donated.device)
         donated = donated.masked_fill(~at[..., None], 0.0)
-        edits += [Replace(neurons(layer), nothing, index, at), Add(contribution(layer), donated)]
+        edits += [Replace(unit.site(layer), nothing, index, at), Add(unit.contribution(layer), donated)]
     return edits
 
 
 @dataclass(frozen=True, eq=False)
 class Intervention:
-    """A named change of a model's neurons.
+    """A named change of a model's neurons, or of the channels of another kind of ``unit``.
 
     ``kind``: ``zero`` and ``mean`` are fixed; ``donor`` takes contributions of ``donor`` at every position and step,
     which reads the same text as the receiver, or (``twin``) the twin prompt followed by the same answer. The two texts
@@ -137,11 +140,12 @@ class Intervention:
     donor: Model | None = None
     twin: bool = False
     write_weights: Mapping[int, Float[Tensor, "D N"]] = field(default_factory=dict)
+    unit: Unit = NEURON
 
     @property
     def reads(self) -> Sequence[Site]:
         """What the donor must be read at; empty for fixed edits."""
-        return [neurons(layer) for layer in self.units] if self.kind == "donor" else []
+        return [self.unit.site(layer) for layer in self.units] if self.kind == "donor" else []
 
     def bind(
         self, activations: Mapping[Site, Float[Tensor, "B T N"]], real: Bool[Tensor, "B T"] | None = None
@@ -151,7 +155,8 @@ class Intervention:
         ``real``: which of these cells are tokens of the donor's text; None when it reads the receiver's own.
         """
         if self.kind == "zero":
-            return [Ablate(neurons(layer), index) for layer, index in self.units.items()]
+            return [Ablate(self.unit.site(layer), index) for layer, index in self.units.items()]
         if self.kind == "mean":
-            return [Replace(neurons(layer), self.means[layer][index], index) for layer, index in self.units.items()]
-        return graft(self.units, activations, self.write_weights, real)
+            site = self.unit.site
+            return [Replace(site(layer), self.means[layer][index], index) for layer, index in self.units.items()]
+        return graft(self.units, activations, self.write_weights, real, self.unit)

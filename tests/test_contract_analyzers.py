@@ -20,25 +20,31 @@ from tests import tiny
 SMALL = {"controls": 3, "dose_draws": 1, "depth": 3, "control_prompts": 3}
 
 
-def locate(method):
-    return LocateNeurons(method=method, top="4", steps=3)
+def locate(method, unit):
+    return LocateNeurons(method=method, top="4", steps=3, unit=unit)
 
 
-def verify(_):
-    ranking = ((1, 30), (1, 17), (1, 5), (0, 1), (2, 2))
-    return VerifyNeurons(ranking=ranking, selected=3, **SMALL)
+def verify(_, unit):
+    ranking = ((1, 30), (1, 17), (1, 5), (0, 1), (2, 2)) if unit == "neuron" else ((1, 3), (0, 1), (2, 2), (0, 0))
+    return VerifyNeurons(ranking=ranking, selected=3, unit=unit, **SMALL)
 
 
-# Every analyzer, with every method it has; a new one is added here and nowhere else.
-ANALYZERS = {**{f"locate-neurons {name}": (locate, name) for name in METHODS}, "verify-neurons": (verify, "")}
+# Every analyzer, with every method and unit it has; a new one is added here and nowhere else.
+ANALYZERS = {
+    **{f"locate-neurons {name}": (locate, name, "neuron") for name in METHODS},
+    **{f"locate-neurons {name} head": (locate, name, "head") for name in METHODS if "head" in METHODS[name].units},
+    "verify-neurons": (verify, "", "neuron"),
+    "verify-neurons head": (verify, "", "head"),
+}
 EACH = pytest.mark.parametrize("name", ANALYZERS)
 LOCATING = [name for name in ANALYZERS if name.startswith("locate")]
 BASED = [name for name in ANALYZERS if name.startswith("verify") or METHODS[ANALYZERS[name][1]].needs_base]
+COUNTS = {"neuron": 48, "head": 4}
 
 
 def analyzer(name):
-    make, argument = ANALYZERS[name]
-    return make(argument)
+    make, *arguments = ANALYZERS[name]
+    return make(*arguments)
 
 
 @pytest.fixture(scope="module", params=["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
@@ -100,16 +106,16 @@ def test_the_summary_is_json_and_says_it_in_a_sentence(tables, name):
 
 @pytest.mark.parametrize("name", LOCATING)
 def test_one_row_per_neuron_and_finite_scores(tables, name):
-    table = tables(name)
-    assert [column.name for column in table.columns[:5]] == ["layer", "neuron", "score", "rank", "selected"]
+    table, unit = tables(name), ANALYZERS[name][2]
+    assert [column.name for column in table.columns[:5]] == ["layer", unit, "score", "rank", "selected"]
     assert [column.role for column in table.columns[:5]] == ["key", "key", "measure", "measure", "flag"]
-    assert set(zip(table["layer"].tolist(), table["neuron"].tolist(), strict=True)) == {
-        (layer, neuron) for layer in range(3) for neuron in range(48)
+    assert set(zip(table["layer"].tolist(), table[unit].tolist(), strict=True)) == {
+        (layer, index) for layer in range(3) for index in range(COUNTS[unit])
     }
     for column in table.columns:
         if column.role == "measure":
             assert np.isfinite(table[column.name]).all(), column.name
-    assert sorted(table["rank"].tolist()) == list(range(1, 145))
+    assert sorted(table["rank"].tolist()) == list(range(1, 3 * COUNTS[unit] + 1))
     assert (np.diff(table["score"][np.argsort(table["rank"])]) <= 0).all()
     assert table["selected"].sum() == table.summary["n_selected"] <= 4
     assert (table["score"][table["selected"]] > 0).all()
@@ -192,8 +198,10 @@ def test_an_identical_pair_is_silent(modules, name):
         assert not table["selected"].any()
         return
     assert table.summary["shown"] is False
-    assert (table["equal_base"] == 1.0).all()
-    assert (table["equal_tuned"] == 1.0).all()
+    # zero, mean and the twin are other values than a head's own, in an identical pair too
+    alike = np.isin(table["condition"], ["base", "tuned", "ablate-base", "patch-tuned"])
+    assert (table["equal_base"][alike] == 1.0).all()
+    assert (table["equal_tuned"][alike] == 1.0).all()
     for group in ("positive", "negative"):
         rows = table["group"] == group
         assert len(set(table["log_odds"][rows & np.isin(table["condition"], ["base", "tuned"])])) == 1
@@ -210,7 +218,7 @@ def test_the_key_follows_every_option(modules):
     study = fresh(modules)
     # the value of every option that is not the default's
     others = {
-        LocateNeurons(): {"method": "weight", "top": "7", "positions": "last", "steps": 21},
+        LocateNeurons(): {"method": "weight", "top": "7", "positions": "last", "steps": 21, "unit": "head"},
         VerifyNeurons(parent="0" * 20): {
             "controls": 19, "dose_draws": 3, "control_prompts": 7, "depth": 9, "reach": 0.9, "parent": "1" * 20,
         },
@@ -258,7 +266,7 @@ def test_the_key_does_not_follow_what_makes_no_difference(modules):
             *(PromptSet(part.prompts, "elsewhere.txt") for part in (study.contrast.positive, study.contrast.negative))
         )
     )
-    for made in (LocateNeurons(), verify("")):
+    for made in (LocateNeurons(), verify("", "neuron")):
         assert key(named, made) == key(renamed, made) == key(study, made)
 
 

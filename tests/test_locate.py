@@ -179,7 +179,7 @@ def test_ends_of_the_path_and_the_share_of_the_mlps(study, modules, family):
     mean = {name: np.mean(values) for name, values in ends.items()}
     assert summary["log_odds_base"] == pytest.approx(mean["base"])
     assert summary["log_odds_tuned"] == pytest.approx(mean["end"])
-    assert summary["log_odds_tuned_with_base_mlps"] == pytest.approx(mean["start"])
+    assert summary["log_odds_tuned_with_base_mlp_outputs"] == pytest.approx(mean["start"])
     biases = locate(study, "integrated", steps=2).tables["paths"]["biases"]
     assert np.abs(biases).max() > 1e-6 if family == "gpt2" else np.abs(biases).max() < 1e-12
 
@@ -549,16 +549,17 @@ def test_methods_by_name():
     for name in METHODS:
         if METHODS[name].needs_base:
             with pytest.raises(
-                OptionError, match=f"method {name} needs a base model; add --base MODEL, or use integrated, integrated-zero, act-grad"
+                OptionError,
+                match=f"method {name} needs a base model; add --base MODEL, or use integrated, integrated-zero",
             ):
                 resolve(name, "auto", False)
         assert METHODS[name].positions in METHODS[name].allowed
 
 
 def test_options_are_checked_before_a_model_is_needed():
-    LocateNeurons().check(has_base=True, n_neurons=1000)
+    LocateNeurons().check(has_base=True, n_units=1000)
     with pytest.raises(OptionError):
-        LocateNeurons(top="2000").check(has_base=True, n_neurons=1000)
+        LocateNeurons(top="2000").check(has_base=True, n_units=1000)
     with pytest.raises(OptionError):
         LocateNeurons(method="change").check(has_base=False)
 

@@ -32,6 +32,7 @@ def command(
     column: Annotated[str, typer.Option(metavar="NAME", help="Column of the prompt files.")] = "prompt",
     method: Annotated[str, typer.Option(metavar="NAME", help=METHODS_HELP)] = "auto",
     top: Annotated[str, typer.Option(metavar="N|P%|zX", help="How many are selected: 30, 0.5%, z3.")] = "0.5%",
+    unit: Annotated[str, typer.Option(metavar="NAME", help="What is scored: neuron or head.")] = "neuron",
     positions: Annotated[str, typer.Option(metavar="NAME", help=POSITIONS_HELP)] = "auto",
     markers: Annotated[Path | None, typer.Option(metavar="FILE", help="Refusal markers, one a line.")] = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify what was located.")] = True,
@@ -44,7 +45,7 @@ def command(
     max_prompts: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N prompts per class.")] = None,
     common: Running,
 ) -> Any:
-    """Find the MLP neurons that carry a tuned behaviour, and verify them on held-out prompts against random sets.
+    """Find the MLP neurons (or heads) that carry a tuned behaviour; verify them, held out, against random sets.
 
     Prompt files are .txt (a prompt a line), .jsonl, .csv or .parquet. Half of the clusters locate and half verify,
     unless two more files verify or --no-verify locates on all; to show anything the verifying half needs 36 clusters a
@@ -62,6 +63,7 @@ def command(
     from interp.metrics import REFUSAL_MARKERS, Refusal, read_markers
     from interp.models.pair import Pair
     from interp.models.sources import find
+    from interp.models.units import unit_named
     from interp.prompts import Contrast, read_prompts
     from interp.store import Store
     from interp.study import Study
@@ -77,13 +79,13 @@ def command(
         located_on.require_disjoint(verified_on)
     elif verify:
         located_on, verified_on = located_on.split(common.seed)
-    locate = LocateNeurons(method=method, top=top, positions=positions)
+    locate = LocateNeurons(method=method, top=top, positions=positions, unit=unit)
     locate.check(has_base=base is not None or find(tuned).base_name is not None)
     common.status(f"loading {tuned}" + (f" and {base}" if base else ""))
     pair = Pair.load(tuned, base, device=common.device, dtype=common.dtype)
-    anatomy = pair.tuned.anatomy
-    anatomy.require_neurons()
-    locate.check(pair.base is not None, anatomy.n_layers * anatomy.n_neurons)
+    anatomy, kind = pair.tuned.anatomy, unit_named(unit)
+    kind.require(anatomy)
+    locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy))
     metric = Refusal.of(pair.tokenizer, spoken)
     for note in pair.notes:
         common.remark(f"note: {note}")
@@ -113,7 +115,7 @@ def command(
 def _page(directory: Path, tables: list[Any], tuned: str) -> Path:
     from interp.report.page import write_page
 
-    return write_page(directory / "page.html", tables, f"Which neurons carry it? {tuned}")
+    return write_page(directory / "page.html", tables, f"What carries it? {tuned}")
 
 
 def _text(runs: list[Any], page: Path) -> str:

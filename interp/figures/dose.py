@@ -32,7 +32,7 @@ def dose_figure(table: Table) -> go.Figure:
         part = table.select(table["direction"] == direction)
         for trace in (*_random(part, row == 1), *_located(part, row == 1)):
             figure.add_trace(trace, row=row, col=1)
-    caption = "The k neurons of best score are changed at once; the dashed line is 95 %. "
+    caption = "The k of best score are changed at once; the dashed line is 95 %. "
     caption += "Bars on the dots are intervals of the share. " if _with_intervals(table) else ""
     caption += (
         f"The grey band spans all {draws:,} matched random sets of each size, its line is their median."
@@ -46,7 +46,7 @@ def dose_figure(table: Table) -> go.Figure:
     figure.add_hline(y=0.95, line={"color": GREY, "width": 1, "dash": "dash"})
     k = table["k"][table["k"] > 0]
     figure.update_xaxes(type="log", tickvals=ticks(float(k.min(initial=1)), float(k.max(initial=1))))
-    figure.update_xaxes(title_text="neurons changed (k)", row=len(directions), col=1)
+    figure.update_xaxes(title_text="changed at once (k)", row=len(directions), col=1)
     figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", title_text="share of answers", dtick=0.25)
     # Room for a title above the legend, and for the legend above the first panel's name.
     figure.update_layout(margin={"t": 100}, legend={"y": 1.1 if len(directions) == 1 else 1.07})

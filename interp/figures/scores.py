@@ -28,10 +28,11 @@ def shown_rows(score: np.ndarray, selected: np.ndarray, limit: int = LIMIT) -> n
 
 def scores_figure(table: Table) -> go.Figure:
     """Score against layer; within a layer neurons stand side by side in their order. Below, the selected per layer."""
-    layer, neuron, score, chosen = table["layer"], table["neuron"], table["score"], table["selected"]
+    name_of_unit = table.columns[1].name
+    layer, index, score, chosen = table["layer"], table[name_of_unit], table["score"], table["selected"]
     rows = shown_rows(score, chosen)
-    width = int(neuron.max()) + 1
-    place = layer + 0.8 * ((neuron + 0.5) / width - 0.5)
+    width = int(index.max()) + 1
+    place = layer + 0.8 * ((index + 0.5) / width - 0.5)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.78, 0.22], vertical_spacing=0.06)
     for name, colour, size, mask in (("not selected", GREY, 4, ~chosen), ("selected", BLUE, 7, chosen)):
         part = rows[mask[rows]]
@@ -47,9 +48,9 @@ def scores_figure(table: Table) -> go.Figure:
                     "opacity": 0.55 if colour == GREY else 0.95,
                     "line": {"width": 0},
                 },
-                customdata=np.stack([layer[part], neuron[part], table["rank"][part]], axis=1),
-                hovertemplate="layer %{customdata[0]}, neuron %{customdata[1]}<br>score %{y:.4g}, rank %{customdata[2]}"
-                "<extra></extra>",
+                customdata=np.stack([layer[part], index[part], table["rank"][part]], axis=1),
+                hovertemplate=f"layer %{{customdata[0]}}, {name_of_unit} %{{customdata[1]}}<br>"
+                "score %{y:.4g}, rank %{customdata[2]}<extra></extra>",
             ),
             row=1,
             col=1,
@@ -60,15 +61,15 @@ def scores_figure(table: Table) -> go.Figure:
     bars = go.Bar(x=layers, y=counts, marker={"color": BLUE}, width=0.8, showlegend=False, hovertemplate=hover)
     figure.add_trace(bars, row=2, col=1)
     meaning, unit = table.column("score").meaning, table.column("score").unit
-    title = f"Score of {score.size:,} neurons by layer"
+    title = f"Score of {score.size:,} {name_of_unit}s by layer"
     if rows.size < score.size:
-        title = f"Score by layer: {rows.size:,} of {score.size:,} neurons shown"
+        title = f"Score by layer: {rows.size:,} of {score.size:,} {name_of_unit}s shown"
     caption = (
-        f"Each dot is a neuron; its score: {meaning}{f' ({unit})' if unit else ''}. Within a layer, "
-        "neurons stand side by side in their order. The bars count the selected neurons of each layer."
+        f"Each dot is a {name_of_unit}; its score: {meaning}{f' ({unit})' if unit else ''}. Within a layer, "
+        f"{name_of_unit}s stand side by side in their order. The bars count the selected {name_of_unit}s of each layer."
     )
     if rows.size < score.size:
-        caption += " The neurons left out have smaller scores; of those, an even sample is shown."
+        caption += f" The {name_of_unit}s left out have smaller scores; of those, an even sample is shown."
     finish(figure, title, caption, height=460)
     figure.update_yaxes(title_text=safe(f"score ({unit})" if unit else "score"), row=1, col=1)
     figure.update_yaxes(title_text="selected", row=2, col=1, rangemode="tozero", nticks=4)

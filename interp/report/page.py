@@ -22,11 +22,11 @@ from interp.report.text import escaped, json_text, script_hash
 from interp.table import Table
 
 HEADINGS = {
-    "dose": "How many neurons it takes",
+    "dose": "How many it takes",
     "verify-neurons": "What each intervention does",
     "random-sets": "What random sets do",
     "locate-neurons": "Where the scores are",
-    "neuron-tokens": "What the top neurons read",
+    "neuron-tokens": "What the best ones read",
 }
 
 

@@ -14,11 +14,11 @@ from interp.table import Table
 NEURONS = 20
 ALWAYS = (
     "Anything about other prompts, other behaviours or other models than those named above.",
-    "That these neurons are the only ones: others can carry the same behaviour, and sets can stand in for each other.",
-    "What a neuron means. Its most activating tokens say where it is active, not what it causes.",
+    "That these are the only ones: others can carry the same behaviour, and sets can stand in for each other.",
+    "What one of them means. Its most activating tokens say where it is active, not what it causes.",
 )
 UNVERIFIED = (
-    "That the selected neurons cause the behaviour: scores rank, and nothing was intervened on in this run. "
+    "That the selected ones cause the behaviour: scores rank, and nothing was intervened on in this run. "
     "Run it without --no-verify to test them against matched random sets."
 )
 VERIFIED = (
@@ -63,23 +63,26 @@ def _table(name: str, columns: Sequence[str], rows: Sequence[str]) -> str:
 
 
 def tokens_table(table: Table, limit: int = NEURONS) -> str:
-    """For each of the best neurons the tokens on which it is most active, marked in their context."""
-    by_neuron: dict[int, list[dict[str, Any]]] = {}
+    """For each of the best neurons (or heads) the tokens on which it is most active, marked in their context."""
+    unit = table.columns[1].name
+    by_rank: dict[int, list[dict[str, Any]]] = {}
     for row in table.select(np.lexsort((table["order"], table["rank"]))).rows():
-        by_neuron.setdefault(row["rank"], []).append(row)
-    best = list(by_neuron.values())[:limit]
+        by_rank.setdefault(row["rank"], []).append(row)
+    best = list(by_rank.values())[:limit]
     scale = max((abs(row["value"]) for mine in best for row in mine), default=1.0) or 1.0
     rows = []
     for mine in best:
-        name = f"layer {mine[0]['layer']}<br>neuron {mine[0]['neuron']}<br><small>rank {mine[0]['rank']}</small>"
+        name = f"layer {mine[0]['layer']}<br>{unit} {mine[0][unit]}<br><small>rank {mine[0]['rank']}</small>"
         head = f'<th scope="rowgroup" rowspan="{len(mine)}">{name}</th>'
         for row in mine:
             rows.append(f'<tr class="first">{head}' if row is mine[0] else "<tr>")
             rows.append(_context(row, abs(row["value"]) / scale))
             rows.append(f'<td class="figures">{escaped(number(row["value"]))}</td>')
             rows.append(f"<td>{escaped(row['group'])} prompt {row['prompt_id']}, token {row['position']}</td></tr>")
-    note = f"<p>The {limit} best of {len(by_neuron)} neurons.</p>" if len(by_neuron) > limit else ""
-    return note + _table("tokens", ("Neuron", "Most activating tokens, in context", "Activation", "Prompt"), rows)
+    note = f"<p>The {limit} best of {len(by_rank)} {unit}s.</p>" if len(by_rank) > limit else ""
+    return note + _table(
+        "tokens", (unit.capitalize(), "Most activating tokens, in context", "Activation", "Prompt"), rows
+    )
 
 
 def _context(row: Mapping[str, Any], strength: float) -> str:

@@ -17,7 +17,7 @@ from itertools import zip_longest
 import numpy as np
 import torch
 
-from interp.analyzers.locate_neurons.scores import Scores, chosen
+from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
 from interp.capture import batches, capture
 from interp.errors import OptionError
 from interp.maths.host import to_host
@@ -28,6 +28,7 @@ from interp.maths.statistics import (
     standardised_difference_of_moments,
 )
 from interp.models.model import Model
+from interp.models.units import Unit
 from interp.prompts import Encoded
 from interp.sites import neurons
 from interp.study import GROUPS, Study
@@ -36,21 +37,21 @@ _TESTS = {True: "paired by twin", False: "of two independent classes"}
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
-def change(study: Study, positions: str, steps: int) -> Scores:
+def change(study: Study, asked: Asked) -> Scores:
     """Root mean square change from base to tuned on positive prompts; needs a base."""
-    moved, size = _change(study, positions, "positive")
+    moved, size = _change(study, asked, "positive")
     return Scores(moved, 8 * _EPSILON * size, "root mean square change of the activation from base to tuned")
 
 
-def change_difference(study: Study, positions: str, steps: int) -> Scores:
+def change_difference(study: Study, asked: Asked) -> Scores:
     """Change on positive prompts minus change on negative ones; needs a base."""
-    moved, size = _change(study, positions, "positive")
-    still, other = _change(study, positions, "negative")
+    moved, size = _change(study, asked, "positive")
+    still, other = _change(study, asked, "negative")
     floor = 8 * _EPSILON * np.maximum(size, other)
     return Scores(moved - still, floor, "root mean square change on positive minus on negative prompts")
 
 
-def contrast(study: Study, positions: str, steps: int) -> Scores:
+def contrast(study: Study, asked: Asked) -> Scores:
     """Standardised mean difference between the classes in the tuned model; needs no base, and two prompts of each.
 
     Where every positive prompt names its twin, these pairs are what is compared.
@@ -59,7 +60,7 @@ def contrast(study: Study, positions: str, steps: int) -> Scores:
         if len(study.prompts(group)) < 2:
             raise OptionError(f"method contrast needs two {group} prompts, only one was given; give more prompts")
     pairs = study.contrast.pairs()
-    a, b, gap = _moments(study, positions, pairs)
+    a, b, gap = _moments(study, asked.positions, pairs)
     # a spread below what the dtype can tell apart is no spread: equal values of bfloat16 are not equal activations
     grain = torch.finfo(study.pair.tuned.dtype).eps * torch.maximum(a.root_mean_square, b.root_mean_square)
     sides = [(m.count, to_host(m.mean), to_host(torch.maximum(m.variance, grain**2))) for m in (a, b)]
@@ -89,15 +90,22 @@ def _texts(study: Study, group: str, positions: str) -> list[Encoded]:
     return [item.with_completion(answer) for item, answer in zip(encoded, answers, strict=True)]
 
 
-def _change(study: Study, positions: str, group: str) -> tuple[np.ndarray, np.ndarray]:
+def _change(study: Study, asked: Asked, group: str) -> tuple[np.ndarray, np.ndarray]:
     """Root mean square of the change and of the base's activation, ``[L, N]`` each."""
     models = {"base": study.pair.require_base("this method"), "tuned": study.pair.tuned}
-    moved, size = _empty(study.pair.tuned), _empty(study.pair.tuned)
-    for layer, values, roles in _rows(study, _texts(study, group, positions), models, f"change, {group}"):
-        mask = chosen(roles, positions)
+    unit, anatomy = asked.unit, study.pair.tuned.anatomy
+    moved, size = (
+        [Moments.empty((unit.n_channels(anatomy),), study.pair.tuned.device) for _ in range(anatomy.n_layers)]
+        for _ in range(2)
+    )
+    for layer, values, roles in _rows(study, _texts(study, group, asked.positions), models, unit, f"change, {group}"):
+        mask = chosen(roles, asked.positions)
         moved[layer].update((values["tuned"].double() - values["base"].double())[mask])
         size[layer].update(values["base"][mask])
-    return tuple(np.stack([to_host(item.root_mean_square) for item in side]) for side in (moved, size))
+    return tuple(
+        np.stack([to_host(unit.gather(anatomy, item.root_mean_square, "norm")) for item in side])
+        for side in (moved, size)
+    )
 
 
 def _moments(study: Study, positions: str, pairs: list[int] | None) -> tuple[Moments, Moments, Moments]:
@@ -138,19 +146,15 @@ def _means(study: Study, encoded: list[Encoded], groups: list[list[int]], positi
         yield torch.stack(means, 1)
 
 
-def _empty(model: Model) -> list[Moments]:
-    return [Moments.empty((model.anatomy.n_neurons,), model.device) for _ in range(model.anatomy.n_layers)]
-
-
 def _bytes_per_token(model: Model, n_models: int) -> int:
     return 4 * n_models * model.anatomy.n_layers * model.anatomy.n_neurons
 
 
-def _rows(study: Study, encoded: list[Encoded], models: Mapping[str, Model], what: str):
+def _rows(study: Study, encoded: list[Encoded], models: Mapping[str, Model], unit: Unit, what: str):
     """Per batch and layer: activations by model role, and the roles of the tokens."""
     model = study.pair.tuned
-    sites = [neurons(layer) for layer in range(model.anatomy.n_layers)]
-    per_token = _bytes_per_token(model, len(models))
+    sites = [unit.site(layer) for layer in range(model.anatomy.n_layers)]
+    per_token = 4 * len(models) * model.anatomy.n_layers * unit.n_channels(model.anatomy)
     groups = study.progress(batches(encoded, model, study.batch_size, per_token), what)
     for seen in capture(study.engine, models, encoded, groups, sites, pad_id=study.pad_id):
         for layer, site in enumerate(sites):

@@ -16,6 +16,9 @@ integrated-zero    as integrated, from MLPs that write nothing instead of the ba
 cross              the same difference times dF/dc in the tuned model as it is: one step, blind where the behaviour has
                    saturated.
 act-grad           h . dF/dh in the tuned model; needs no base.
+
+Heads are scored alike: z for h, the attention output projection for the down projection, attention outputs for MLP
+outputs; a head's score is the sum over its channels.
 """
 
 from dataclasses import dataclass
@@ -26,14 +29,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analyzers.locate_neurons.scores import Scores, chosen
+from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
 from interp.capture import make_batch
 from interp.edit import Blend, Replace
 from interp.engines import Batch, Edit, Run
 from interp.maths.host import to_host
 from interp.maths.precision import widen
+from interp.models.anatomy import Anatomy
 from interp.models.model import Model
-from interp.sites import Site, contribution, neurons
+from interp.models.units import Unit
+from interp.sites import Site
 from interp.study import Study
 from interp.table import table
 
@@ -44,58 +49,61 @@ Path = Literal["live", "fixed", "none"]
 
 @dataclass
 class _Sums:
-    """Running sums over prompts of attributions and of the magnitudes they cancel from."""
+    """Running sums over prompts of the channels' attributions and of the magnitudes they cancel from."""
 
-    score: Float[Tensor, "L N"]
-    magnitude: Float[Tensor, "L N"]
+    unit: Unit
+    anatomy: Anatomy
+    score: Float[Tensor, "L C"]
+    magnitude: Float[Tensor, "L C"]
     count: int = 0
 
     @classmethod
-    def empty(cls, model: Model) -> "_Sums":
-        shape = (model.anatomy.n_layers, model.anatomy.n_neurons)
+    def empty(cls, model: Model, unit: Unit) -> "_Sums":
+        shape = (model.anatomy.n_layers, unit.n_channels(model.anatomy))
         zero = torch.zeros(shape, dtype=torch.float64, device=model.device)
-        return cls(zero, zero.clone())
+        return cls(unit, model.anatomy, zero, zero.clone())
 
     def add(self, layer: int, terms: Float[Tensor, "B T N"], sizes: Float[Tensor, "B T N"]) -> None:
         self.score[layer] += terms.double().sum((0, 1))
         self.magnitude[layer] += sizes.double().sum((0, 1))
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean score, and the rounding error to expect of it."""
+        """Mean score of each unit, ``[L, U]``, and the rounding error to expect of it."""
         scale = 1 / max(self.count, 1)
-        return to_host(self.score * scale), 8 * _EPSILON * to_host(self.magnitude * scale)
+        score, size = (self.unit.gather(self.anatomy, part * scale) for part in (self.score, self.magnitude))
+        return to_host(score), 8 * _EPSILON * to_host(size)
 
 
-def integrated(study: Study, positions: str, steps: int) -> Scores:
+def integrated(study: Study, asked: Asked) -> Scores:
     """Integrated gradients along the joint path of all MLP contributions, computed live, from the base's or zero."""
-    return _contributions(study, positions, steps, "live", from_zero=study.pair.base is None)
+    return _contributions(study, asked, "live", from_zero=study.pair.base is None)
 
 
-def integrated_zero(study: Study, positions: str, steps: int) -> Scores:
+def integrated_zero(study: Study, asked: Asked) -> Scores:
     """Integrated gradients along the joint path on which all MLP outputs grow from zero; needs no base."""
-    return _contributions(study, positions, steps, "live", from_zero=True)
+    return _contributions(study, asked, "live", from_zero=True)
 
 
-def integrated_fixed(study: Study, positions: str, steps: int) -> Scores:
+def integrated_fixed(study: Study, asked: Asked) -> Scores:
     """Integrated gradients along the straight path between the two models' MLP outputs; needs a base."""
-    return _contributions(study, positions, steps, "fixed")
+    return _contributions(study, asked, "fixed")
 
 
-def cross(study: Study, positions: str, steps: int) -> Scores:
+def cross(study: Study, asked: Asked) -> Scores:
     """Contribution difference times the gradient at the tuned model; needs a base."""
-    return _contributions(study, positions, 1, "none")
+    return _contributions(study, asked, "none")
 
 
-def activation_gradient(study: Study, positions: str, steps: int) -> Scores:
+def activation_gradient(study: Study, asked: Asked) -> Scores:
     """Activation times gradient in the tuned model; needs no base."""
     tuned = study.pair.tuned
-    sites = [neurons(layer) for layer in range(tuned.anatomy.n_layers)]
-    sums = _Sums.empty(tuned)
+    sites = [asked.unit.site(layer) for layer in range(tuned.anatomy.n_layers)]
+    sums = _Sums.empty(tuned, asked.unit)
     encoded = study.encoded("positive")
-    for rows in study.progress(study.groups("positive", tuned, _bytes(tuned)), "act-grad"):
+    for rows in study.progress(study.groups("positive", tuned, _bytes(tuned, asked.unit)), "act-grad"):
         batch, roles = make_batch(encoded, rows, study.pad_id, tuned.device)
         run = study.engine.run(tuned, batch, reads=sites, gradients_at=sites, gradient_of=_objective(study))
-        mask = chosen(roles, positions)[..., None]
+        mask = chosen(roles, asked.positions)[..., None]
         for layer, site in enumerate(sites):
             terms = torch.where(mask, widen(run.values[site]) * widen(run.gradients[site]), 0.0)
             sums.add(layer, terms, terms.abs())
@@ -109,23 +117,24 @@ def _objective(study: Study):
     return lambda logits: log_odds(logits[:, -1])
 
 
-def _bytes(model: Model) -> int:
-    return 16 * model.anatomy.n_layers * (model.anatomy.n_neurons + 2 * model.anatomy.width)
+def _bytes(model: Model, unit: Unit) -> int:
+    return 16 * model.anatomy.n_layers * (unit.n_channels(model.anatomy) + 2 * model.anatomy.width)
 
 
-def _contributions(study: Study, positions: str, steps: int, path: Path, from_zero: bool = False) -> Scores:
+def _contributions(study: Study, asked: Asked, path: Path, from_zero: bool = False) -> Scores:
     tuned, base = study.pair.tuned, None if from_zero else study.pair.require_base("this method")
-    layers = range(tuned.anatomy.n_layers)
-    reads = [site for layer in layers for site in (neurons(layer), contribution(layer))]
-    write = [tuned.write_weights(layer) for layer in layers]
+    layers, unit = range(tuned.anatomy.n_layers), asked.unit
+    reads = [site for layer in layers for site in (unit.site(layer), unit.contribution(layer))]
+    write = [unit.write_weights(tuned, layer) for layer in layers]
     moved = [
-        torch.zeros_like(now) if base is None else now - base.write_weights(layer) for layer, now in enumerate(write)
+        torch.zeros_like(now) if base is None else now - unit.write_weights(base, layer)
+        for layer, now in enumerate(write)
     ]
-    encoded, sums = study.encoded("positive"), _Sums.empty(tuned)
+    encoded, sums = study.encoded("positive"), _Sums.empty(tuned, unit)
     found = {name: np.zeros(len(encoded)) for name in ("base", "start", "end", "neurons", "biases")}
     if base is None:
         del found["base"]
-    for rows in study.progress(study.groups("positive", tuned, _bytes(tuned)), f"gradients, {path} path"):
+    for rows in study.progress(study.groups("positive", tuned, _bytes(tuned, unit)), f"gradients, {path} path"):
         batch, roles = make_batch(encoded, rows, study.pad_id, tuned.device)
         runs = {"end": study.engine.run(tuned, batch, reads=reads)}
         if base is None:
@@ -134,9 +143,9 @@ def _contributions(study: Study, positions: str, steps: int, path: Path, from_ze
             runs["base"] = study.engine.run(base, batch, reads=reads)
             before = runs["base"].values
         after = runs["end"].values
-        runs["start"] = study.engine.run(tuned, batch, edits=_between(before, after, 0.0, "fixed"))
-        mask = chosen(roles, positions)[..., None]
-        walk = _Walk(study, batch, before, after, steps, path)
+        runs["start"] = study.engine.run(tuned, batch, edits=_between(before, after, 0.0, "fixed", unit))
+        mask = chosen(roles, asked.positions)[..., None]
+        walk = _Walk(study, batch, before, after, asked, path)
         for layer in layers:
             terms, sizes = walk.terms(layer, write[layer], moved[layer])
             terms, sizes = torch.where(mask, terms, 0.0), torch.where(mask, sizes, 0.0)
@@ -151,17 +160,17 @@ def _contributions(study: Study, positions: str, steps: int, path: Path, from_ze
     gap = found["neurons"] + found["biases"] - found["end"] + found["start"]
     summary = {"log_odds_tuned": found["end"].mean(), "completeness_error": float(np.abs(gap).mean())}
     if base is None:
-        summary["log_odds_tuned_without_mlps"] = found["start"].mean()
+        summary[f"log_odds_tuned_without_{unit.part}_outputs"] = found["start"].mean()
     else:
         summary["log_odds_base"] = found["base"].mean()
-        summary["log_odds_tuned_with_base_mlps"] = found["start"].mean()
-        summary["mlp_share"] = _share(found)
-    meaning = "from MLPs that write nothing" if base is None else "from base to tuned"
+        summary[f"log_odds_tuned_with_base_{unit.part}_outputs"] = found["start"].mean()
+        summary[f"{unit.part}_share"] = _share(found)
+    meaning = f"from {unit.plural} that write nothing" if base is None else "from base to tuned"
     return Scores(
         score,
         floor,
         f"share of the change of the refusal log-odds {meaning}, nats",
-        tables={"paths": _paths(study, found)},
+        tables={"paths": _paths(study, found, unit)},
         summary=summary,
     )
 
@@ -178,11 +187,11 @@ def _share(found: dict[str, np.ndarray]) -> float | None:
 class _Walk:
     """Means along a path, per block: dF/dc, (h - h_base) dF/dh with the size it cancels from, and the whole change."""
 
-    def __init__(self, study: Study, batch: Batch, before: Values, after: Values, steps: int, path: Path) -> None:
-        self._before, self._after, self._path = before, after, path
+    def __init__(self, study: Study, batch: Batch, before: Values, after: Values, asked: Asked, path: Path) -> None:
+        self._before, self._after, self._path, self._unit = before, after, path, asked.unit
         layers = range(study.pair.tuned.anatomy.n_layers)
-        outputs, inputs = [contribution(layer) for layer in layers], [neurons(layer) for layer in layers]
-        shares = [1.0] if path == "none" else [(step + 0.5) / steps for step in range(steps)]
+        outputs, inputs = ([place(layer) for layer in layers] for place in (asked.unit.contribution, asked.unit.site))
+        shares = [1.0] if path == "none" else [(step + 0.5) / asked.steps for step in range(asked.steps)]
         self.gradient: dict[int, Tensor] = dict.fromkeys(layers, 0.0)
         self.live: dict[int, Tensor] = dict.fromkeys(layers, 0.0)
         self.size: dict[int, Tensor] = dict.fromkeys(layers, 0.0)
@@ -192,7 +201,7 @@ class _Walk:
                 study.pair.tuned,
                 batch,
                 reads=[*inputs, *outputs],
-                edits=_between(before, after, share, path),
+                edits=_between(before, after, share, path, asked.unit),
                 gradients_at=outputs if path == "fixed" else [*inputs, *outputs],
                 gradient_of=_objective(study),
             )
@@ -200,7 +209,7 @@ class _Walk:
                 self._take(layer, run, share, len(shares))
 
     def _take(self, layer: int, run: Run, share: float, count: int) -> None:
-        site, output = neurons(layer), contribution(layer)
+        site, output = self._unit.site(layer), self._unit.contribution(layer)
         gradient = widen(run.gradients[output]) / count
         self.gradient[layer] = self.gradient[layer] + gradient
         # the value that was read lies a share of the way from the base's
@@ -216,21 +225,21 @@ class _Walk:
     def terms(
         self, layer: int, write: Float[Tensor, "D N"], moved: Float[Tensor, "D N"]
     ) -> tuple[Float[Tensor, "B T N"], Float[Tensor, "B T N"]]:
-        """Each neuron's share, c - c_base written as (h - h_base) W + h_base (W - W_base), and the size it is made of.
+        """Each channel's share, c - c_base written as (h - h_base) W + h_base (W - W_base), and the size it is made of.
 
         Written so, it is exactly zero where nothing changed.
         """
-        gradient, then = self.gradient[layer], widen(self._before[neurons(layer)])
+        gradient, then = self.gradient[layer], widen(self._before[self._unit.site(layer)])
         rewritten = then * (gradient @ moved)
         if self._path == "fixed":
-            now, reached = widen(self._after[neurons(layer)]), gradient @ write
+            now, reached = widen(self._after[self._unit.site(layer)]), gradient @ write
             return (now - then) * reached + rewritten, (now.abs() + then.abs()) * reached.abs()
         return self.live[layer] + rewritten, self.size[layer]
 
 
-def _between(before: Values, after: Values, share: float, path: Path) -> list[Edit]:
-    """Edits that put every MLP output ``share`` of the way from the base's to the tuned model's."""
-    sites = [site for site in after if site.hook == contribution(0).hook]
+def _between(before: Values, after: Values, share: float, path: Path, unit: Unit) -> list[Edit]:
+    """Edits that put every block's output of the units ``share`` of the way from the base's to the tuned model's."""
+    sites = [site for site in after if site.hook == unit.output]
     if path == "none":
         return []
     if path == "live":
@@ -238,17 +247,19 @@ def _between(before: Values, after: Values, share: float, path: Path) -> list[Ed
     return [Replace(site, torch.lerp(before[site], after[site], share)) for site in sites]
 
 
-def _paths(study: Study, found: dict[str, np.ndarray]):
+def _paths(study: Study, found: dict[str, np.ndarray], unit: Unit):
     ids = np.array([prompt.id for prompt in study.prompts("positive")])
-    start = "the base's MLP outputs" if "base" in found else "MLPs that write nothing"
+    start = f"the base's {unit.part} outputs" if "base" in found else f"{unit.plural} that write nothing"
     meanings = {
         "base": "refusal log-odds of the base",
         "start": f"refusal log-odds of the tuned model with {start}",
         "end": "refusal log-odds of the tuned model",
-        "neurons": "sum of all neurons' attributions",
-        "biases": "attribution of the down projections' biases",
+        "neurons": f"sum of all {unit.plural}' attributions",
+        "biases": f"attribution of the biases of {unit.matrix}",
     }
-    names = {"base": "log_odds_base", "start": "log_odds_start", "end": "log_odds_tuned"}
+    names = {
+        "base": "log_odds_base", "start": "log_odds_start", "end": "log_odds_tuned", "neurons": f"{unit.name}s"
+    }  # fmt: skip
     return table(
         "attribution-paths",
         {

@@ -4,24 +4,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from interp.analyzers.locate_neurons import activations, gradients, probes, row_gradients, weights
-from interp.analyzers.locate_neurons.scores import Scores
+from interp.analyzers.locate_neurons.scores import Asked, Scores
 from interp.errors import OptionError
+from interp.models.units import unit_named
 from interp.study import Study
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to score neurons; ``positions`` is its default and ``allowed`` what it can read."""
+    """One way to score units: ``positions`` is its default, ``allowed`` what it can read, ``units`` what it scores."""
 
-    score: Callable[[Study, str, int], Scores]
+    score: Callable[[Study, Asked], Scores]
     needs_base: bool
     positions: str
     allowed: tuple[str, ...]
     help: str
+    units: tuple[str, ...] = ("neuron", "head")
 
 
 _PROMPT = ("prompt", "content", "decision", "last")
 _TEXT = (*_PROMPT, "completion")
+_NEURON = ("neuron",)
 
 METHODS: dict[str, Method] = {
     "integrated": Method(
@@ -40,7 +43,12 @@ METHODS: dict[str, Method] = {
     ),
     "act-grad": Method(gradients.activation_gradient, False, "prompt", _PROMPT, "activation times gradient; no base"),
     "gradient": Method(
-        row_gradients.gradient, False, "prompt", _PROMPT, "pull of the log-odds on the neuron's weights; no base"
+        row_gradients.gradient,
+        False,
+        "prompt",
+        _PROMPT,
+        "pull of the log-odds on the neuron's weights; no base",
+        _NEURON,
     ),
     "gradient-counterfactual": Method(
         row_gradients.gradient_counterfactual,
@@ -48,14 +56,19 @@ METHODS: dict[str, Method] = {
         "prompt",
         _PROMPT,
         "pull of the other answer's loss on the neuron's weights; no base",
+        _NEURON,
     ),
-    "contrast": Method(activations.contrast, False, "last", _PROMPT, "difference between the classes; no base"),
-    "probe": Method(probes.probe, False, "content", _PROMPT, "weight in a linear probe of the classes; no base"),
-    "weight": Method(weights.weight, True, "prompt", ("prompt",), "norm of the change of the neuron's weights"),
+    "contrast": Method(
+        activations.contrast, False, "last", _PROMPT, "difference between the classes; no base", _NEURON
+    ),
+    "probe": Method(
+        probes.probe, False, "content", _PROMPT, "weight in a linear probe of the classes; no base", _NEURON
+    ),
+    "weight": Method(weights.weight, True, "prompt", ("prompt",), "norm of the change of the unit's own weights"),
 }
 
 
-def resolve(method: str, positions: str, has_base: bool) -> tuple[str, Method, str]:
+def resolve(method: str, positions: str, has_base: bool, unit: str = "neuron") -> tuple[str, Method, str]:
     """The method and positions meant by ``auto``; raises OptionError for unknown or impossible ones."""
     if method == "auto":
         method = "integrated" if has_base else "act-grad"
@@ -65,6 +78,10 @@ def resolve(method: str, positions: str, has_base: bool) -> tuple[str, Method, s
     if found.needs_base and not has_base:
         alone = ", ".join(name for name, item in METHODS.items() if not item.needs_base)
         raise OptionError(f"method {method} needs a base model; add --base MODEL, or use {alone}")
+    unit = unit_named(unit).name
+    if unit not in found.units:
+        able = ", ".join(name for name, item in METHODS.items() if unit in item.units)
+        raise OptionError(f"method {method} cannot score units of kind {unit}; use {able}")
     if positions == "auto":
         positions = found.positions
     if positions not in found.allowed:

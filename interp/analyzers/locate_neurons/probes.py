@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp.analyzers.locate_neurons.scores import Scores, chosen
+from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
 from interp.capture import capture
 from interp.errors import OptionError
 from interp.maths.host import to_host
@@ -32,7 +32,7 @@ BEYOND = 3.0
 _WEIGHT_DECAY, _FOLDS = 1e-3, 5
 
 
-def probe(study: Study, positions: str, steps: int) -> Scores:
+def probe(study: Study, asked: Asked) -> Scores:
     """The larger of the two branches' z-scored probe weights; needs no base."""
     anatomy = study.pair.tuned.anatomy
     branches = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"} if anatomy.gated else {"up": "mlp.hook_pre"}
@@ -44,7 +44,7 @@ def probe(study: Study, positions: str, steps: int) -> Scores:
     with tempfile.TemporaryDirectory(prefix="interp-probe-") as scratch:
         # on disk, so that one module at a time is in memory
         pooled = np.memmap(Path(scratch) / "pooled", np.float32, "w+", shape=(*shape[:2], len(labels), shape[2]))
-        _pool(study, positions, list(branches.values()), pooled)
+        _pool(study, asked.positions, list(branches.values()), pooled)
         modules = [(index, branch, layer) for layer in range(shape[1]) for index, branch in enumerate(branches)]
         for index, branch, layer in study.progress(modules, "probes"):
             weights, auc = fit(np.asarray(pooled[index, layer], np.float64), labels, folds)

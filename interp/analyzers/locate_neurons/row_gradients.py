@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.analyzers.locate_neurons.scores import Scores, chosen
+from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
 from interp.capture import make_batch
 from interp.engines import Run
 from interp.maths.host import to_host
@@ -32,17 +32,17 @@ _EPSILON = float(np.finfo(np.float32).eps)
 Loss = Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]]
 
 
-def gradient(study: Study, positions: str, steps: int) -> Scores:
+def gradient(study: Study, asked: Asked) -> Scores:
     """Mean norm of the gradient of the refusal log-odds by a neuron's own weights; needs no base."""
     log_odds = study.metric.log_odds
 
     def loss(rows: Sequence[int]) -> Loss:
         return lambda logits: log_odds(logits[:, -1])
 
-    return _row_gradients(study, positions, loss, "refusal log-odds")
+    return _row_gradients(study, asked.positions, loss, "refusal log-odds")
 
 
-def gradient_counterfactual(study: Study, positions: str, steps: int) -> Scores:
+def gradient_counterfactual(study: Study, asked: Asked) -> Scores:
     """The same of the loss of the first token that the base (or, to the twin, the tuned model) answers."""
     if study.pair.base is not None:
         first = [answer[0] for answer in study.answers("base", "positive")]
@@ -54,7 +54,7 @@ def gradient_counterfactual(study: Study, positions: str, steps: int) -> Scores:
         wanted = torch.tensor([[first[row]] for row in rows])
         return lambda logits: -widen(logits[:, -1]).log_softmax(-1).gather(1, wanted.to(logits.device))[:, 0]
 
-    return _row_gradients(study, positions, loss, "loss of the other answer's first token")
+    return _row_gradients(study, asked.positions, loss, "loss of the other answer's first token")
 
 
 def _row_gradients(study: Study, positions: str, loss: Callable[[Sequence[int]], Loss], what: str) -> Scores:

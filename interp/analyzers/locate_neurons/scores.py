@@ -8,10 +8,20 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import OptionError
+from interp.models.units import NEURON, Unit
 from interp.prompts import ROLES
 from interp.table import JSON, Table
 
 POSITIONS = ("prompt", "content", "decision", "last", "completion")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a method is asked: which tokens to read, how many steps an integral has, which units to score."""
+
+    positions: str
+    steps: int = 20
+    unit: Unit = NEURON
 
 
 @dataclass(frozen=True)

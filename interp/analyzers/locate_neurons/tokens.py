@@ -1,6 +1,7 @@
 """The tokens on which located neurons are most active in the tuned model, with their context.
 
-Most active by size: a gated neuron can be strongly negative where it matters and near zero where it is positive.
+Most active by size: a gated neuron can be strongly negative where it matters and near zero where it is positive. A
+head's activation is the norm of its output vector.
 """
 
 from collections.abc import Sequence
@@ -11,21 +12,21 @@ import torch
 from interp.capture import capture
 from interp.maths.host import to_host
 from interp.maths.moments import TopK
-from interp.sites import neurons
+from interp.models.units import NEURON, Unit
 from interp.study import GROUPS, Study
 from interp.table import Table, table
 
 _CONTEXT = 12
 
 
-def active_tokens(study: Study, located: Sequence[tuple[int, int]], per_neuron: int = 6) -> Table:
-    """For each (layer, neuron), in order, its most activating prompt tokens over both classes."""
+def active_tokens(study: Study, located: Sequence[tuple[int, int]], unit: Unit = NEURON, per_unit: int = 6) -> Table:
+    """For each (layer, unit), in order, its most activating prompt tokens over both classes."""
     model = study.pair.tuned
     layers = sorted({layer for layer, _ in located})
-    sites = [neurons(layer) for layer in layers]
+    sites = [unit.site(layer) for layer in layers]
     index = {layer: torch.tensor([n for at, n in located if at == layer], device=model.device) for layer in layers}
     tails = {
-        (layer, sign): TopK.empty(len(index[layer]), per_neuron, model.device) for layer in layers for sign in (1, -1)
+        (layer, sign): TopK.empty(len(index[layer]), per_unit, model.device) for layer in layers for sign in (1, -1)
     }
     width = study.pair.tuned.context_length
     for side, group in enumerate(GROUPS if located else ()):
@@ -37,10 +38,10 @@ def active_tokens(study: Study, located: Sequence[tuple[int, int]], per_neuron: 
             position = real.cumsum(1) - 1
             cells = (len(GROUPS) * seen.rows.to(model.device)[:, None] + side) * width + position
             for layer, site in zip(layers, sites, strict=True):
-                values = seen.values["tuned", site][real][:, index[layer]]
+                values = unit.gather(model.anatomy, seen.values["tuned", site][real], "norm")[:, index[layer]]
                 for sign in (1, -1):
                     tails[layer, sign].update(sign * values, cells[real])
-    return _table(study, located, index, tails, width)
+    return _table(study, located, unit, index, tails, width)
 
 
 def _largest(high: TopK, low: TopK, slot: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +54,7 @@ def _largest(high: TopK, low: TopK, slot: int) -> tuple[np.ndarray, np.ndarray]:
     return values[order], cells[order]
 
 
-def _table(study: Study, located, index, tails, width: int) -> Table:
+def _table(study: Study, located, unit: Unit, index, tails, width: int) -> Table:
     rows = []
     for number, (layer, neuron) in enumerate(located):
         slot = to_host(index[layer]).tolist().index(neuron)
@@ -74,7 +75,7 @@ def _table(study: Study, located, index, tails, width: int) -> Table:
         "neuron-tokens",
         {
             "layer": (np.array(columns[0], integer), "key", "block"),
-            "neuron": (np.array(columns[1], integer), "key", "MLP neuron"),
+            unit.name: (np.array(columns[1], integer), "key", f"one of the block's {unit.plural}"),
             "rank": (np.array(columns[2], integer), "key", "rank among the located"),
             "order": (np.array(columns[3], integer), "key", "0 is the token with the largest activation by size"),
             "prompt_id": (np.array(columns[4], integer), "key", "position in the prompt file"),

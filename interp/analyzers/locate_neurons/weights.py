@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from interp.analyzers.locate_neurons.scores import Scores
+from interp.analyzers.locate_neurons.scores import Asked, Scores
 from interp.models.changes import weight_change
 from interp.study import Study
 
 
-def weight(study: Study, positions: str, steps: int) -> Scores:
-    """Norm of the change of a neuron's rows and column; needs a base."""
-    score = weight_change(study.pair)
-    return Scores(score, np.zeros_like(score), "norm of the change of the neuron's own weights")
+def weight(study: Study, asked: Asked) -> Scores:
+    """Norm of the change of a unit's own weights; needs a base."""
+    score = weight_change(study.pair, asked.unit)
+    return Scores(score, np.zeros_like(score), f"norm of the change of the {asked.unit.name}'s own weights")

@@ -22,6 +22,7 @@ from interp.analyzers.verify_neurons.findings import Evidence, find
 from interp.controls import matched_sets, norm_ratio
 from interp.errors import OptionError
 from interp.models.changes import weight_change
+from interp.models.units import unit_named
 from interp.study import Study
 from interp.table import Table
 
@@ -35,11 +36,11 @@ class VerifyNeurons(Analyzer):
     ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``controls``: random
     sets at the located size; ``dose_draws`` of them also at every other dose. ``control_prompts`` positive prompts
     (those on which base and tuned differ) are used for doses and random sets, all prompts for the conditions. ``reach``
-    defines k95. Returns a table of kind ``verify-neurons``.
+    defines k95. ``unit``: what the ranking is of. Returns a table of kind ``verify-neurons``.
     """
 
     name: ClassVar[str] = "verify-neurons"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
@@ -49,26 +50,29 @@ class VerifyNeurons(Analyzer):
     control_prompts: int = 48
     depth: int = 0
     reach: float = 0.95
+    unit: str = field(default="neuron", metadata={"from_parent": True})
 
     @classmethod
     def of(cls, located: Table, **options) -> "VerifyNeurons":
         """The verifying analyzer for a locating run's table."""
         order = np.argsort(located["rank"], kind="stable")
-        ranking = tuple(zip(located["layer"][order].tolist(), located["neuron"][order].tolist(), strict=True))
+        unit = located.summary["unit"]
+        ranking = tuple(zip(located["layer"][order].tolist(), located[unit][order].tolist(), strict=True))
         chosen = int(located["selected"].sum())
         # eligibility can leave out neurons among the first: the located set is what was selected, in rank order
         flags = located["selected"][order]
         ranking = tuple(pair for pair, flag in zip(ranking, flags, strict=True) if flag) + tuple(
             pair for pair, flag in zip(ranking, flags, strict=True) if not flag
         )
-        return cls(parent=located.provenance.key, ranking=ranking, selected=chosen, **options)
+        return cls(parent=located.provenance.key, ranking=ranking, selected=chosen, unit=unit, **options)
 
     def __call__(self, study: Study) -> Table:
         """Run all conditions, doses and controls; findings become claims."""
         if self.controls < 1:
             raise OptionError(f"--controls {self.controls} leaves the claims without a null; use at least 19")
         has_base = study.pair.base is not None
-        donors = Donors.read(study)
+        unit = unit_named(self.unit)
+        donors = Donors.read(study, unit)
         located = self.ranking[: self.selected]
         names = [name for name in ABLATIONS if has_base or name not in NEEDS_BASE] if located else []
         roles = ["base", "tuned"] if has_base else ["tuned"]
@@ -77,9 +81,11 @@ class VerifyNeurons(Analyzer):
         ]
         changed = _changed(judged, has_base)
         rows = _sample(study, np.flatnonzero(changed), self.control_prompts)
-        evidence = Evidence(judged=judged, changed=changed, rows=rows, has_base=has_base, selected=self.selected)
+        evidence = Evidence(
+            judged=judged, changed=changed, rows=rows, has_base=has_base, selected=self.selected, unit=unit
+        )
         if located and has_base:
-            moved = weight_change(study.pair)
+            moved = weight_change(study.pair, unit)
             evidence.tuned = sum(bool(moved[pair]) for pair in located)
         if located and len(rows) and has_base:
             norms = contribution_norms(study, donors)

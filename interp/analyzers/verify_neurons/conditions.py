@@ -16,12 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.capture import capture
-from interp.edit import Intervention, by_layer
+from interp.edit import Intervention
 from interp.generate import answer_logits, first_logits
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
 from interp.metrics import malformed, token_losses
-from interp.sites import neurons
+from interp.models.units import NEURON, Unit
 from interp.study import GROUPS, Study
 
 NEEDS_BASE = ("ablate-base", "patch-tuned")
@@ -43,15 +43,16 @@ class Donors:
     study: Study
     means: dict[int, Float[Tensor, " N"]]
     write: dict[str, dict[int, Float[Tensor, "D N"]]]
+    unit: Unit = NEURON
 
     @classmethod
-    def read(cls, study: Study) -> "Donors":
-        """Means over the tokens of negative prompts in the tuned model, and both models' down projections."""
+    def read(cls, study: Study, unit: Unit = NEURON) -> "Donors":
+        """Means over the tokens of negative prompts in the tuned model, and the matrices both models write through."""
         model = study.pair.tuned
         layers = range(model.anatomy.n_layers)
-        sites = [neurons(layer) for layer in layers]
-        moments = [Moments.empty((model.anatomy.n_neurons,), model.device) for _ in layers]
-        per_token = 4 * model.anatomy.n_layers * model.anatomy.n_neurons
+        sites, width = [unit.site(layer) for layer in layers], unit.n_channels(model.anatomy)
+        moments = [Moments.empty((width,), model.device) for _ in layers]
+        per_token = 4 * model.anatomy.n_layers * width
         rows = study.progress(study.groups("negative", model, per_token), "means, negative")
         for seen in capture(
             study.engine, {"tuned": model}, study.encoded("negative"), rows, sites, pad_id=study.pad_id
@@ -59,19 +60,19 @@ class Donors:
             for layer, site in enumerate(sites):
                 moments[layer].update(seen.values["tuned", site][seen.roles >= 0])
         roles = ["tuned"] if study.pair.base is None else ["base", "tuned"]
-        write = {role: {layer: study.pair[role].write_weights(layer) for layer in layers} for role in roles}
-        return cls(study, {layer: moments[layer].mean.float() for layer in layers}, write)
+        write = {role: {layer: unit.write_weights(study.pair[role], layer) for layer in layers} for role in roles}
+        return cls(study, {layer: moments[layer].mean.float() for layer in layers}, write, unit)
 
     def condition(self, name: str, units: Sequence[tuple[int, int]]) -> Receiver:
-        """The receiver and intervention that a condition's name means, for some neurons."""
+        """The receiver and intervention that a condition's name means, for some (layer, unit) pairs."""
         if name in ("base", "tuned"):
             return Receiver(name)
         pair = self.study.pair
-        index = by_layer(units, pair.tuned.device)
+        index = self.unit.channels(pair.tuned.anatomy, units, pair.tuned.device)
         if name == "ablate-zero":
-            return Receiver("tuned", Intervention(name, index))
+            return Receiver("tuned", Intervention(name, index, unit=self.unit))
         if name == "ablate-mean":
-            return Receiver("tuned", Intervention(name, index, "mean", means=self.means))
+            return Receiver("tuned", Intervention(name, index, "mean", means=self.means, unit=self.unit))
         if name == "ablate-twin":
             return Receiver("tuned", self._donated(name, index, "tuned", twin=True))
         if name == "ablate-base":
@@ -80,7 +81,9 @@ class Donors:
 
     def _donated(self, name: str, index: dict[int, Tensor], donor: str, twin: bool = False) -> Intervention:
         model = self.study.pair[donor]
-        return Intervention(name, index, "donor", donor=model, twin=twin, write_weights=self.write[donor])
+        return Intervention(
+            name, index, "donor", donor=model, twin=twin, write_weights=self.write[donor], unit=self.unit
+        )
 
 
 @dataclass(frozen=True)
@@ -148,21 +151,29 @@ def _teacher_forced(
 
 
 def contribution_norms(study: Study, donors: Donors) -> np.ndarray:
-    """Root mean square activation on positive prompts times the norm of the write weights, ``[L, N]``.
+    """Root mean square over positive prompts' tokens of what a unit writes, ``h W``, as a norm: ``[L, U]``.
 
     Taken in the base where there is one, so that matching does not look at what tuning did.
     """
-    role = "base" if study.pair.base is not None else "tuned"
+    role, unit = "base" if study.pair.base is not None else "tuned", donors.unit
     model = study.pair[role]
-    layers = range(model.anatomy.n_layers)
-    sites = [neurons(layer) for layer in layers]
-    moments = [Moments.empty((model.anatomy.n_neurons,), model.device) for _ in layers]
-    rows = study.groups("positive", model, 4 * model.anatomy.n_layers * model.anatomy.n_neurons)
+    anatomy, layers = model.anatomy, range(model.anatomy.n_layers)
+    sites, width = [unit.site(layer) for layer in layers], unit.width(anatomy)
+    # the squared norm of h W is h (W^T W) h: one small matrix per unit
+    grams = []
+    for layer in layers:
+        columns = donors.write[role][layer].double().unflatten(1, (-1, width))
+        grams.append(torch.einsum("duw,duv->uwv", columns, columns))
+    squares, count = torch.zeros(len(layers), unit.count(anatomy), dtype=torch.float64, device=model.device), 0
+    rows = study.groups("positive", model, 4 * anatomy.n_layers * unit.n_channels(anatomy))
     for seen in capture(study.engine, {role: model}, study.encoded("positive"), rows, sites, pad_id=study.pad_id):
+        real = seen.roles >= 0
+        count += int(real.sum())
         for layer, site in enumerate(sites):
-            moments[layer].update(seen.values[role, site][seen.roles >= 0])
-    norms = [moments[layer].root_mean_square * donors.write[role][layer].double().norm(dim=0) for layer in layers]
-    return to_host(torch.stack(norms))
+            values = seen.values[role, site][real].double().unflatten(-1, (-1, width))
+            second = torch.einsum("nuw,nuv->uwv", values, values)
+            squares[layer] += (second * grams[layer]).sum((1, 2))
+    return to_host((squares / count).sqrt())
 
 
 __all__ = ["ABLATIONS", "GROUPS", "NEEDS_BASE", "Donors", "Judged", "Receiver", "contribution_norms", "judge"]

@@ -14,6 +14,7 @@ from interp.maths.statistics import (
     smallest_dose,
     smallest_effect,
 )
+from interp.models.units import NEURON, Unit
 from interp.study import Study
 
 # What a claim needs: points more refusals, share of answers returned, loss of harmless answers, malformed answers, the
@@ -40,6 +41,7 @@ class Evidence:
     harmless: list[float] = field(default_factory=list)
     depth: int = 0
     tuned: int | None = None
+    unit: Unit = NEURON
 
     def get(self, condition: str, group: str) -> Judged | None:
         """The judgement of one condition and class, or None where it was not run."""
@@ -123,12 +125,12 @@ _DIRECTIONS = {
     "necessity": (
         "ablate-base",
         "equal_base",
-        "given their base contributions, {k} neurons return {v:.1%} of the base's answers",
+        "given their base contributions, {k} {units} return {v:.1%} of the base's answers",
     ),
     "sufficiency": (
         "patch-tuned",
         "equal_tuned",
-        "put into the base, {k} neurons' tuned contributions give {v:.1%} of the tuned answers",
+        "put into the base, {k} {units}' tuned contributions give {v:.1%} of the tuned answers",
     ),
 }
 
@@ -137,7 +139,7 @@ def effect(study: Study, evidence: Evidence, direction: str) -> Claim:
     """Share of the changed prompts whose answer becomes the other model's, beside matched random sets of equal size."""
     condition, column, text = _DIRECTIONS[direction]
     if not evidence.has_base:
-        condition, column, text = "ablate-mean", "lost", "set to their mean, {k} neurons lose {v:.1%} of the refusals"
+        condition, column, text = "ablate-mean", "lost", "set to their mean, {k} {units} lose {v:.1%} of the refusals"
     judged, kept = evidence.get(condition, "positive"), evidence.get("tuned", "positive")
     values = judged.lost(kept) if column == "lost" else getattr(judged, column)
     clusters = np.array(study.prompts("positive").clusters)[evidence.changed]
@@ -147,7 +149,7 @@ def effect(study: Study, evidence: Evidence, direction: str) -> Claim:
     p = permutation_p(located, null) if len(null) else NAN
     floor, ceiling = (float(x) for x in np.quantile(null, [0.025, 0.975])) if len(null) else (NAN, NAN)
     beside = f"{len(null)} matched random sets: {floor:.1%} to {ceiling:.1%}" if len(null) else "no set of equal size"
-    sentence = text.format(k=evidence.selected, v=value)
+    sentence = text.format(k=evidence.selected, v=value, units=f"{evidence.unit.name}s")
     match = f", contributions {np.mean(evidence.ratios):.2f} times as large" if evidence.ratios else ""
     where = {"condition": condition, "group": "positive", "changed": True}
     return Claim(
@@ -244,7 +246,7 @@ def _sentence(
     if not first.shown:
         return f"Not shown: {_no_behaviour(study, first)}. {first.sentence} The interval is {_range(first)}."
     if not evidence.selected:
-        return f"Not shown: no neuron was selected. {first.sentence}"
+        return f"Not shown: no {evidence.unit.name} was selected. {first.sentence}"
     if "necessity" not in by_name:
         return f"Not shown: base and tuned model answer every positive prompt alike. {first.sentence}"
     parts = [claim.sentence for claim in claims[1:] if claim.shown]

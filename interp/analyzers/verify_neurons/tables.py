@@ -147,7 +147,7 @@ def _dose(evidence: Evidence) -> Table:
                 "key",
                 "necessity: base into tuned; sufficiency: tuned into base",
             ),
-            "k": (np.array(columns[1], np.int64), "key", "neurons, in rank order"),
+            "k": (np.array(columns[1], np.int64), "key", "units, in rank order"),
             "source": (np.array(columns[2], object), "key", "located, or a matched random set"),
             "draw": (np.array(columns[3], np.int64), "key", "0 for located"),
             "effect": (np.array(columns[4], np.float64), "measure", "share of answers that became the donor's"),
@@ -167,7 +167,7 @@ def _random(evidence: Evidence) -> Table:
         {
             "direction": (np.array(columns[0], object), "key", "necessity or sufficiency"),
             "draw": (np.array(columns[1], np.int64), "key", "number of the random set"),
-            "k": (np.array(columns[2], np.int64), "measure", "neurons in it"),
+            "k": (np.array(columns[2], np.int64), "measure", "units in it"),
             "norm_ratio": (np.array(columns[3], np.float64), "measure", "size of its contributions over the located's"),
             "effect": (np.array(columns[4], np.float64), "measure", "share of answers that became the donor's"),
         },

@@ -1,0 +1,93 @@
+"""Units: what is scored, ablated and patched. An MLP neuron, or an attention head.
+
+A unit owns channels of one site and writes them through columns of one matrix: a neuron one channel of the down
+projection's input, a head ``head_width`` channels of the attention output projection's input.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import OptionError, UnsupportedModel
+from interp.models.anatomy import Anatomy
+from interp.models.model import Model
+from interp.sites import Site, Weight
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A kind of unit: its name, the part of a block it belongs to, the site it is read at and that it writes to."""
+
+    name: str
+    plural: str
+    part: str
+    hook: str
+    output: str
+    matrix: str
+
+    def site(self, layer: int) -> Site:
+        """Where its activation is: the input of the matrix it writes through."""
+        return Site(layer, self.hook)
+
+    def contribution(self, layer: int) -> Site:
+        """Where it writes: the output of that matrix."""
+        return Site(layer, self.output)
+
+    def require(self, anatomy: Anatomy) -> None:
+        """Raise UnsupportedModel where a family has no exact place for it."""
+        if self is NEURON:
+            anatomy.require_neurons()
+        elif not {self.hook, self.output} <= set(anatomy.targets) or self.matrix not in anatomy.matrices:
+            raise UnsupportedModel(f"{anatomy.architecture} has no exact place for its {self.plural}")
+
+    def count(self, anatomy: Anatomy) -> int:
+        """Units per block."""
+        return anatomy.n_neurons if self is NEURON else anatomy.n_heads
+
+    def width(self, anatomy: Anatomy) -> int:
+        """Channels per unit."""
+        return 1 if self is NEURON else anatomy.head_width
+
+    def n_channels(self, anatomy: Anatomy) -> int:
+        """Channels per block."""
+        return self.count(anatomy) * self.width(anatomy)
+
+    def write_weights(self, model: Model, layer: int) -> Float[Tensor, "D C"]:
+        """The columns through which a block's units write, adapter applied."""
+        return model.weight(Weight(layer, self.matrix))
+
+    def channels(
+        self, anatomy: Anatomy, units: Iterable[tuple[int, int]], device: torch.device | str = "cpu"
+    ) -> dict[int, Int[Tensor, " K"]]:
+        """The channels of (layer, unit) pairs, sorted, by layer."""
+        width = self.width(anatomy)
+        grouped: dict[int, list[int]] = {}
+        for layer, unit in units:
+            grouped.setdefault(int(layer), []).extend(range(int(unit) * width, (int(unit) + 1) * width))
+        return {layer: torch.tensor(sorted(found), device=device) for layer, found in sorted(grouped.items())}
+
+    def gather(
+        self, anatomy: Anatomy, values: Float[Tensor, "*any C"], how: Literal["sum", "norm"] = "sum"
+    ) -> Float[Tensor, "*any U"]:
+        """One number per unit of numbers per channel: their sum, or their Euclidean norm (of one channel, itself)."""
+        width = self.width(anatomy)
+        if width == 1:
+            return values
+        parts = values.unflatten(-1, (-1, width))
+        return parts.sum(-1) if how == "sum" else parts.norm(dim=-1)
+
+
+NEURON = Unit("neuron", "MLP neurons", "mlp", "mlp.hook_post", "mlp.out.hook_out", "mlp.out")
+HEAD = Unit("head", "attention heads", "attention", "attn.hook_z", "attn.o.hook_out", "attn.o")
+UNITS = {unit.name: unit for unit in (NEURON, HEAD)}
+
+
+def unit_named(name: str) -> Unit:
+    """The unit of this name; raises OptionError for an unknown one."""
+    if name not in UNITS:
+        raise OptionError(f"unknown unit {name!r}; use {' or '.join(UNITS)}")
+    return UNITS[name]
