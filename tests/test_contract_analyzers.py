@@ -218,7 +218,9 @@ def test_the_key_follows_every_option(modules):
     study = fresh(modules)
     # the value of every option that is not the default's
     others = {
-        LocateNeurons(): {"method": "weight", "top": "7", "positions": "last", "steps": 21, "unit": "head"},
+        LocateNeurons(): {
+            "method": "weight", "top": "7", "positions": "last", "steps": 21, "unit": "head", "parent": "1" * 20,
+        },
         VerifyNeurons(parent="0" * 20): {
             "controls": 19, "dose_draws": 3, "control_prompts": 7, "depth": 9, "reach": 0.9, "parent": "1" * 20,
         },

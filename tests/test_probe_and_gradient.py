@@ -209,3 +209,27 @@ def test_positions_that_a_prompt_lacks_are_refused(modules):
     pair = Pair.from_modules(modules[1], None, tiny.tokenizer(False))
     with pytest.raises(OptionError, match=r"short, row 0 has no content tokens to probe; use --positions prompt"):
         LocateNeurons(method="probe", top="5")(Study(pair, Contrast(*sets), tiny.metric()))
+
+
+# ---------------------------------------------------------------------------------------------- subtract
+
+
+def test_what_is_located_on_utility_prompts_too_is_left_out(modules):
+    study = tiny.study(modules[1], modules[0], pairs=4)
+    utility = study.on(Contrast(PromptSet((Prompt(0, "tell me of the old gate", "u"),), "u"), study.contrast.negative))
+    made = LocateNeurons(method="cross", top="30")
+    plain, other = made(study), made(utility)
+    less = made.minus(other)(study)
+    taken = plain["selected"] & other["selected"]
+    assert 0 < taken.sum() < plain["selected"].sum()
+    np.testing.assert_array_equal(less["selected"], plain["selected"] & ~other["selected"])
+    np.testing.assert_array_equal(less["subtracted"], taken)
+    np.testing.assert_array_equal(less["score"], plain["score"])
+    assert less.provenance.parent == other.provenance.key
+    assert less.provenance.key != plain.provenance.key
+    assert less.summary["n_subtracted"] == taken.sum()
+    assert f"{taken.sum()} left out that it selects on the utility prompts too" in less.summary["sentence"]
+    # subtracted from itself nothing is left; other units cannot be subtracted
+    assert not made.minus(plain)(study)["selected"].any()
+    with pytest.raises(OptionError, match="units of kind neuron cannot be subtracted from units of kind head"):
+        LocateNeurons(unit="head", top="2").minus(other)

@@ -33,6 +33,9 @@ def command(
     method: Annotated[str, typer.Option(metavar="NAME", help=METHODS_HELP)] = "auto",
     top: Annotated[str, typer.Option(metavar="N|P%|zX", help="How many are selected: 30, 0.5%, z3.")] = "0.5%",
     unit: Annotated[str, typer.Option(metavar="NAME", help="What is scored: neuron or head.")] = "neuron",
+    subtract: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Leave out what is located on these utility prompts too.")
+    ] = None,
     positions: Annotated[str, typer.Option(metavar="NAME", help=POSITIONS_HELP)] = "auto",
     markers: Annotated[Path | None, typer.Option(metavar="FILE", help="Refusal markers, one a line.")] = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify what was located.")] = True,
@@ -79,6 +82,11 @@ def command(
         located_on.require_disjoint(verified_on)
     elif verify:
         located_on, verified_on = located_on.split(common.seed)
+    utility = None
+    if subtract is not None:
+        utility = Contrast(read_prompts(subtract, column, "utility"), located_on.negative)
+        if shared := {*utility.positive.texts} & {*located_on.positive.texts}:
+            raise OptionError(f"--subtract {subtract} shares prompts with --positive, first {min(shared)[:40]!r}")
     locate = LocateNeurons(method=method, top=top, positions=positions, unit=unit)
     locate.check(has_base=base is not None or find(tuned).base_name is not None)
     common.status(f"loading {tuned}" + (f" and {base}" if base else ""))
@@ -97,6 +105,8 @@ def command(
         pair, located_on.limit(max_prompts), metric, common.seed, batch_size, engine=engine, quiet=common.quiet
     )
     store = Store(common.store)
+    if utility is not None:
+        locate = locate.minus(store.fetch(locate, study.on(utility.limit(max_prompts))).table)
     run = store.fetch(locate, study)
     runs, summary = [run], dict(run.table.summary)
     if verify:

@@ -1,6 +1,6 @@
 """``LocateNeurons``: score every MLP neuron (or attention head), rank, select."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -27,17 +27,30 @@ class LocateNeurons(Analyzer):
     ``positions``: which tokens are read, ``auto`` for the method's own. ``steps`` of the integral. ``unit``: ``neuron``
     or ``head``. Returns a table of kind ``locate-neurons``, one row per unit; scores are finite, 0 where nothing
     changed.
+
+    ``excluded``: units that are never selected, whatever their rank: ``minus`` takes those that another run, its
+    ``parent``, selected on prompts without the behaviour.
     """
 
     name: ClassVar[str] = "locate-neurons"
     version: ClassVar[int] = 3
-    parent: ClassVar[None] = None
 
     method: str = "auto"
     top: str = "0.5%"
     positions: str = "auto"
     steps: int = 20
     unit: str = "neuron"
+    parent: str | None = None
+    excluded: tuple[tuple[int, int], ...] = field(default=(), metadata={"from_parent": True})
+
+    def minus(self, utility: Table) -> "LocateNeurons":
+        """The same, without what a run of the same unit on utility prompts selected: a set difference."""
+        unit = utility.summary["unit"]
+        if unit != self.unit:
+            raise OptionError(f"units of kind {unit} cannot be subtracted from units of kind {self.unit}")
+        taken = utility["selected"]
+        pairs = zip(utility["layer"][taken].tolist(), utility[unit][taken].tolist(), strict=True)
+        return replace(self, parent=utility.provenance.key, excluded=tuple(pairs))
 
     def check(self, has_base: bool, n_units: int | None = None) -> None:
         """Raise OptionError for options that cannot be used; no model is needed."""
@@ -59,7 +72,10 @@ class LocateNeurons(Analyzer):
         scores = how.score(study, Asked(positions, self.steps, unit))
         moved = weight_change(study.pair, unit) if has_base else None
         ranks = rank(scores.score)
-        chosen = select(scores.score, scores.floor, top, scores.eligible)
+        within = select(scores.score, scores.floor, top, scores.eligible)
+        chosen = within.copy()
+        for pair in self.excluded:
+            chosen[pair] = False
         first = np.argwhere(chosen)[np.argsort(ranks[chosen])][:_SHOWN]
         layer, index = (index.ravel() for index in np.indices(ranks.shape))
         columns = {
@@ -70,6 +86,12 @@ class LocateNeurons(Analyzer):
             "selected": (chosen.ravel(), "flag", f"within top {top} and above rounding error"),
         }
         extra = {**scores.measures}
+        if self.parent is not None:
+            columns["subtracted"] = (
+                (within & ~chosen).ravel(),
+                "flag",
+                "left out: selected on the utility prompts too",
+            )
         if moved is not None:
             extra["weight_change"] = (moved, f"norm of the change of the {unit.name}'s own weights from base to tuned")
         columns.update({name: (values.ravel(), "measure", meaning) for name, (values, meaning) in extra.items()})
@@ -84,6 +106,7 @@ class LocateNeurons(Analyzer):
             "n_tuned": None if moved is None else int((moved > 0).sum()),
             "positive": len(study.contrast.positive),
             "negative": len(study.contrast.negative),
+            "n_subtracted": None if self.parent is None else int((within & ~chosen).sum()),
             **scores.summary,
         }
         summary["sentence"] = _sentence(summary, scores, unit)
@@ -96,6 +119,8 @@ class LocateNeurons(Analyzer):
 def _sentence(summary: dict, scores: Scores, unit: Unit) -> str:
     found, total = summary["n_selected"], summary[f"n_{unit.name}s"]
     text = f"{summary['method']} selects {found:,} of {total:,} {unit.plural} (top {summary['top']})"
+    if summary["n_subtracted"] is not None:
+        text += f", {summary['n_subtracted']:,} left out that it selects on the utility prompts too"
     if not np.any(np.abs(scores.score) > scores.floor):
         text = f"{summary['method']} finds no {unit.plural[:-1]} that changed: every score is zero to rounding error"
     if (share := summary.get(f"{unit.part}_share")) is not None:
