@@ -19,13 +19,13 @@ from interp.analyzers.locate_neurons import METHODS
 from interp.analyzers.locate_neurons.methods import resolve
 from interp.analyzers.locate_neurons.scores import Asked
 from interp.analyzers.locate_neurons.selection import rank
-from interp.analyzers.verify_neurons.conditions import Donors, judge
-from interp.analyzers.verify_neurons.dose import Doses, grid, refine
 from interp.maths.statistics import area_under_dose, recall_at, roc_auc, smallest_dose
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
 from interp.study import Study
+from interp.trials.conditions import Donors, judge
+from interp.trials.dose import Doses, grid, refine
 
 RESULTS = Path(__file__).resolve().parent / "methods.json"
 ORGANISMS = ("planted", "full", "lora", "attention", "distracted")

@@ -16,8 +16,6 @@ from benchmarks.methods import study_of
 from benchmarks.page import machine, markdown, write_section
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.analyzers.verify_neurons.conditions import Donors, Receiver, contribution_norms, judge
-from interp.analyzers.verify_neurons.dose import Doses
 from interp.analyzers.verify_neurons.findings import Evidence, behaviour
 from interp.capture import capture
 from interp.controls import matched_sets, permute_within_twins
@@ -32,6 +30,8 @@ from interp.maths.statistics import (
 from interp.models.pair import Pair
 from interp.sites import neurons
 from interp.study import Study
+from interp.trials.conditions import Donors, Receiver, contribution_norms, judge
+from interp.trials.dose import Doses
 
 COLUMNS = ["where", "what", "seen", "expected"]
 

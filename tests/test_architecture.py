@@ -31,6 +31,7 @@ LAYOUT = [
     "generate controls",
     "metrics",
     "study dictionaries",
+    "trials",
     "analyzers",
     "cli pytest_plugin",
     "__main__",

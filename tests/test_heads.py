@@ -9,8 +9,6 @@ import torch
 from benchmarks.methods import study_of
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.analyzers.verify_neurons.conditions import Donors, contribution_norms
-from interp.analyzers.verify_neurons.dose import Doses
 from interp.controls import matched_sets
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
@@ -18,6 +16,8 @@ from interp.models.changes import weight_change
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.units import HEAD, NEURON, unit_named
+from interp.trials.conditions import Donors, contribution_norms
+from interp.trials.dose import Doses
 from tests import families, tiny
 
 BUILDERS = {**tiny.FAMILIES, **{name: (lambda name=name: families.build(name)) for name in families.NAMES}}

@@ -8,8 +8,6 @@ import pytest
 from interp import claims, organisms
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.analyzers.verify_neurons.conditions import Donors
-from interp.analyzers.verify_neurons.dose import Doses
 from interp.controls import permute_within_twins
 from interp.generate import answer_logits, would_answer
 from interp.maths.statistics import benjamini_hochberg, paired_difference, recall_at, roc_auc
@@ -17,6 +15,8 @@ from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
 from interp.study import Study
+from interp.trials.conditions import Donors
+from interp.trials.dose import Doses
 
 PROMPTS = 32
 

@@ -9,8 +9,6 @@ import torch
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
-from interp.analyzers.verify_neurons.conditions import Donors, Judged, contribution_norms, judge
-from interp.analyzers.verify_neurons.dose import Doses, grid, refine
 from interp.analyzers.verify_neurons.findings import Evidence, find
 from interp.claims import check, from_table
 from interp.errors import OptionError
@@ -19,6 +17,8 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.sites import neurons
 from interp.study import Study
+from interp.trials.conditions import Donors, Judged, contribution_norms, judge
+from interp.trials.dose import Doses, grid, refine
 from tests import tiny
 
 SMALL = {"controls": 19, "dose_draws": 1, "depth": 5, "control_prompts": 5}

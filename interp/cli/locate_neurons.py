@@ -31,7 +31,7 @@ def command(
     ] = None,
     column: Annotated[str, typer.Option(metavar="NAME", help="Column of the prompt files.")] = "prompt",
     method: Annotated[str, typer.Option(metavar="NAME", help=METHODS_HELP)] = "auto",
-    top: Annotated[str, typer.Option(metavar="N|P%|zX", help="How many are selected: 30, 0.5%, z3.")] = "0.5%",
+    top: Annotated[str, typer.Option(metavar="N|P%|zX|smallest", help="How many are selected: 30, 0.5%, z3.")] = "0.5%",
     unit: Annotated[str, typer.Option(metavar="NAME", help="What is scored: neuron or head.")] = "neuron",
     subtract: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Leave out what is located on these utility prompts too.")

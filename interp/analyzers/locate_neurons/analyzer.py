@@ -1,11 +1,12 @@
 """``LocateNeurons``: score every MLP neuron (or attention head), rank, select."""
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from interp.analyzers.base import Analyzer
+from interp.analyzers.locate_neurons import search
 from interp.analyzers.locate_neurons.methods import METHODS, resolve
 from interp.analyzers.locate_neurons.scores import Asked, Scores
 from interp.analyzers.locate_neurons.selection import Top, rank, select
@@ -58,6 +59,7 @@ class LocateNeurons(Analyzer):
         top = Top.parse(self.top)
         if n_units is not None:
             top.count(n_units)
+        search.require(top.kind == "smallest", has_base)
         if self.steps < 1:
             raise OptionError(f"--steps {self.steps} integrates over nothing; use at least 1")
 
@@ -76,6 +78,9 @@ class LocateNeurons(Analyzer):
         chosen = within.copy()
         for pair in self.excluded:
             chosen[pair] = False
+        searched: dict[str, Any] = {}
+        if top.kind == "smallest":
+            chosen, searched = _smallest(study, unit, ranks, chosen)
         first = np.argwhere(chosen)[np.argsort(ranks[chosen])][:_SHOWN]
         layer, index = (index.ravel() for index in np.indices(ranks.shape))
         columns = {
@@ -107,6 +112,7 @@ class LocateNeurons(Analyzer):
             "positive": len(study.contrast.positive),
             "negative": len(study.contrast.negative),
             "n_subtracted": None if self.parent is None else int((within & ~chosen).sum()),
+            **searched,
             **scores.summary,
         }
         summary["sentence"] = _sentence(summary, scores, unit)
@@ -116,9 +122,31 @@ class LocateNeurons(Analyzer):
         )  # fmt: skip
 
 
+def _smallest(study: Study, unit: Unit, ranks: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """The smallest set among the allowed units, and what the summary says of the search."""
+    ranking = [(int(a), int(b)) for a, b in np.argwhere(allowed)[np.argsort(ranks[allowed])]]
+    found = search.smallest(study, unit, ranking)
+    chosen = np.zeros_like(allowed)
+    for pair in found.units if found else ():
+        chosen[pair] = True
+    return chosen, {
+        "searched_prefix": found and found.prefix,
+        "searched_effect": found and found.effect,
+        "searched_prompts": found and found.prompts,
+    }
+
+
 def _sentence(summary: dict, scores: Scores, unit: Unit) -> str:
     found, total = summary["n_selected"], summary[f"n_{unit.name}s"]
     text = f"{summary['method']} selects {found:,} of {total:,} {unit.plural} (top {summary['top']})"
+    if summary.get("searched_prefix"):
+        text = (
+            f"of {summary['method']}'s {total:,} {unit.plural} the first {summary['searched_prefix']:,} return "
+            f"{search.REACH:.0%} of the base's answers on {summary['searched_prompts']} locating prompts, and "
+            f"{found:,} of these suffice"
+        )
+    elif summary["top"] == "smallest":
+        text = f"no set of {summary['method']}'s {unit.plural} returns {search.REACH:.0%} of the base's answers"
     if summary["n_subtracted"] is not None:
         text += f", {summary['n_subtracted']:,} left out that it selects on the utility prompts too"
     if not np.any(np.abs(scores.score) > scores.floor):

@@ -1,4 +1,4 @@
-"""``--top``: which neurons of a ranking are selected."""
+"""``--top``: which units of a ranking are selected."""
 
 import math
 import re
@@ -12,21 +12,30 @@ from interp.errors import OptionError
 
 @dataclass(frozen=True)
 class Top:
-    """A count (``30``), a percentage of all neurons (``0.5%``), or a threshold in standard deviations (``z3``)."""
+    """How many: a count (``30``), a percentage (``0.5%``), a threshold in standard deviations (``z3``), ``smallest``.
 
-    kind: Literal["count", "percent", "z"]
+    ``smallest`` is a set found by search: see ``interp.analyzers.locate_neurons.search``.
+    """
+
+    kind: Literal["count", "percent", "z", "smallest"]
     value: float
 
     def __str__(self) -> str:
+        if self.kind == "smallest":
+            return self.kind
         number = f"{self.value:g}"
         return {"count": number, "percent": f"{number}%", "z": f"z{number}"}[self.kind]
 
     @classmethod
     def parse(cls, text: str) -> "Top":
-        """Read ``30``, ``0.5%`` or ``z3``; raises OptionError for anything else or below the smallest sense."""
+        """Read ``30``, ``0.5%``, ``z3`` or ``smallest``; raises OptionError for anything else or of no sense."""
+        if text.strip() == "smallest":
+            return cls("smallest", 0.0)
         match = re.fullmatch(r"(z?)(\d+(?:\.\d+)?)(%?)", text.strip())
         if match is None or (match[1] and match[3]):
-            raise OptionError(f"--top {text!r} is not understood; use a count (30), a percentage (0.5%) or z3")
+            raise OptionError(
+                f"--top {text!r} is not understood; use a count (30), a percentage (0.5%), z3 or smallest"
+            )
         value = float(match[2])
         if not math.isfinite(value):
             raise OptionError(f"--top {text[:20]}... is more than all neurons; use a count, a percentage or z3")
@@ -43,7 +52,7 @@ class Top:
         return cls("count", value)
 
     def count(self, total: int) -> int | None:
-        """How many of ``total`` neurons this is (at least 1); None for a z threshold."""
+        """How many of ``total`` units this is (at least 1); None for a z threshold or a search."""
         if self.kind == "count":
             if self.value > total:
                 raise OptionError(f"--top {self} is more than the {total} neurons there are")
@@ -62,7 +71,9 @@ def rank(score: np.ndarray) -> np.ndarray:
 def select(score: np.ndarray, floor: np.ndarray, top: Top, eligible: np.ndarray | None = None) -> np.ndarray:
     """Which neurons are within ``top``, above zero and above the floor of rounding error (and eligible)."""
     count = top.count(score.size)
-    if count is None:
+    if top.kind == "smallest":
+        within = np.ones_like(score, dtype=bool)
+    elif count is None:
         spread = score.std()
         within = (score - score.mean()) > top.value * spread if spread > 0 else np.zeros_like(score, dtype=bool)
     else:

@@ -8,7 +8,14 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
-from interp.analyzers.verify_neurons.conditions import (
+from interp.analyzers.verify_neurons.findings import Evidence, find
+from interp.controls import matched_sets, norm_ratio
+from interp.errors import OptionError
+from interp.models.changes import weight_change
+from interp.models.units import unit_named
+from interp.study import Study
+from interp.table import Table
+from interp.trials.conditions import (
     ABLATIONS,
     GROUPS,
     NEEDS_BASE,
@@ -17,14 +24,7 @@ from interp.analyzers.verify_neurons.conditions import (
     contribution_norms,
     judge,
 )
-from interp.analyzers.verify_neurons.dose import Doses, grid, refine
-from interp.analyzers.verify_neurons.findings import Evidence, find
-from interp.controls import matched_sets, norm_ratio
-from interp.errors import OptionError
-from interp.models.changes import weight_change
-from interp.models.units import unit_named
-from interp.study import Study
-from interp.table import Table
+from interp.trials.dose import Doses, grid, refine
 
 Ranking = tuple[tuple[int, int], ...]
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from interp.analyzers.verify_neurons.conditions import Judged
 from interp.claims import Claim
 from interp.maths.statistics import (
     clopper_pearson,
@@ -16,6 +15,7 @@ from interp.maths.statistics import (
 )
 from interp.models.units import NEURON, Unit
 from interp.study import Study
+from interp.trials.conditions import Judged
 
 # What a claim needs: points more refusals, share of answers returned, loss of harmless answers, malformed answers, the
 # upper end that the interval of a loss may have, and the level of tests.

@@ -4,11 +4,11 @@ import numpy as np
 
 from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.analyzers.verify_neurons.dose import grid
 from interp.analyzers.verify_neurons.findings import Evidence, Findings
 from interp.maths.statistics import area_under_dose, clustered_share
 from interp.study import Study
 from interp.table import Table, table
+from interp.trials.dose import grid
 
 _CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate-mean": "necessity"}
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.analyzers.verify_neurons.conditions import Donors
 from interp.edit import Intervention
 from interp.engines import Engine
 from interp.generate import Text, answer_logits, read_donor, would_answer
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.study import Study
+from interp.trials.conditions import Donors
 
 Set = Sequence[tuple[int, int]]
 DIRECTIONS = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}

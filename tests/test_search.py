@@ -1,0 +1,78 @@
+"""``--top smallest``: what is left cannot spare a unit, returns the answers, and is what was planted."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interp import organisms
+from interp.analyzers.locate_neurons import LocateNeurons, Top
+from interp.analyzers.locate_neurons.search import prune, smallest
+from interp.errors import OptionError
+from interp.models.units import NEURON
+from interp.trials.conditions import Donors
+from interp.trials.dose import Doses
+from tests import tiny
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_what_is_pruned_reaches_and_can_spare_nothing(data):
+    """Effects of a rule with substitutes: every group must have a member in the set."""
+    units = [(0, index) for index in range(data.draw(st.integers(1, 24)))]
+    groups = data.draw(st.lists(st.sets(st.sampled_from(units), min_size=1), min_size=1, max_size=5))
+
+    def effect(chosen):
+        return float(np.mean([bool(group & set(chosen)) for group in groups]))
+
+    kept = prune(units, effect, 1.0)
+    assert effect(kept) == 1.0
+    assert set(kept) <= set(units)
+    assert kept == sorted(kept), "the order of the ranking is kept"
+    assert len(kept) == 1 or all(effect([unit for unit in kept if unit != spared]) < 1.0 for spared in kept)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_planted_set_is_found_among_others(family):
+    study = tiny.planted_study(family)
+    planted = [(1, 5), (1, 17), (1, 30)]
+    ranking = [(0, 3), planted[0], (2, 9), planted[1], (1, 1), (0, 7), planted[2], (2, 2)]
+    rows = list(range(len(study.contrast.positive)))
+    doses = Doses(study, Donors.read(study), "necessity", rows)
+    assert doses.effect(planted) == 1.0
+    found = smallest(study, NEURON, ranking)
+    assert set(found.units) <= set(planted)
+    assert found.effect == doses.effect(found.units) >= 0.95
+    assert found.prefix <= 7
+    for spared in found.units:
+        fewer = [unit for unit in found.units if unit != spared]
+        assert not fewer or doses.effect(fewer) < 0.95
+    # what cannot return the answers is no set at all
+    assert smallest(study, NEURON, [(0, 3), (2, 9)]) is None
+
+
+def test_the_table_selects_it_and_says_how(tmp_path):
+    study = tiny.planted_study("llama")
+    table = LocateNeurons(method="integrated", top="smallest", steps=4)(study)
+    chosen = {(row["layer"], row["neuron"]) for row in table.rows() if row["selected"]}
+    assert chosen <= {(1, 5), (1, 17), (1, 30)}
+    assert table.summary["n_selected"] == len(chosen) <= table.summary["searched_prefix"]
+    assert f"and {len(chosen)} of these suffice" in table.summary["sentence"]
+    same = tiny.study(study.pair.base.module, study.pair.base.module, template=False, max_new_tokens=1)
+    none = LocateNeurons(method="weight", top="smallest")(same)
+    assert none.summary["n_selected"] == 0
+    assert "finds no MLP neuron that changed" in none.summary["sentence"]
+
+
+def test_there_must_be_a_base_to_return_to(run, only_line, tmp_path):
+    assert str(Top.parse("smallest")) == "smallest"
+    with pytest.raises(OptionError, match="--top smallest needs a base model to return to"):
+        LocateNeurons(method="act-grad", top="smallest").check(has_base=False)
+    files = [organisms.prompts("refusal/planted", "locate", group) for group in ("harmful", "harmless")]
+    code, _, err = run(
+        "locate-neurons", "organism:refusal/planted", "--positive", files[0], "--negative", files[1],
+        "--top", "smallest", "--store", tmp_path / "runs",
+    )  # fmt: skip
+    assert code == 2
+    assert "--top smallest needs a base" in only_line(err)
+    assert not (tmp_path / "runs").exists()
