@@ -549,7 +549,8 @@ def test_methods_by_name():
     for name in METHODS:
         if METHODS[name].needs_base:
             with pytest.raises(
-                OptionError, match=f"method {name} needs a base model; add --base MODEL, or use integrated, integrated-zero, act-grad"
+                OptionError,
+                match=f"method {name} needs a base model; add --base MODEL, or use integrated, integrated-zero, act-grad",
             ):
                 resolve(name, "auto", False)
         assert METHODS[name].positions in METHODS[name].allowed
