@@ -31,6 +31,7 @@ JSON = Any
 
 KEY_LENGTH = 20
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy", "scipy", "duckdb", "pyarrow")
+OTHER_LIBRARIES = ("accelerate", "huggingface-hub", "nnsight", "plotly", "scikit-learn", "transformer-lens")
 
 
 def whole_text(text: str) -> str:
@@ -208,14 +209,31 @@ def environment() -> dict[str, JSON]:
         "platform": platform.platform(),
         "executable": sys.implementation.name,
     }
-    for library in ("interp", *LIBRARIES):
+    found |= _versions(("interp", *LIBRARIES))
+    root = Path(__file__).resolve().parent.parent
+    if (root / ".git").exists() and (commit := _git(root, "rev-parse", "HEAD")):
+        found["commit"] = commit + ("+changes" if _git(root, "status", "--porcelain", "--", "interp") else "")
+    return found
+
+
+def software() -> dict[str, JSON]:
+    """What would compute now: versions of Python and of all libraries, and a digest of this package's own source.
+
+    Any change of this package changes it, so whoever compares it need not know which file holds what matters.
+    """
+    package = Path(__file__).resolve().parent
+    files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".js", ".css"))
+    source = digest({path.relative_to(package).as_posix(): sha256_of(path) for path in files})
+    return {"python": sys.version, "interp": source, **_versions((*LIBRARIES, *OTHER_LIBRARIES))}
+
+
+def _versions(libraries: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for library in libraries:
         try:
             found[library] = version(library)
         except PackageNotFoundError:
             continue
-    root = Path(__file__).resolve().parent.parent
-    if (root / ".git").exists() and (commit := _git(root, "rev-parse", "HEAD")):
-        found["commit"] = commit + ("+changes" if _git(root, "status", "--porcelain", "--", "interp") else "")
     return found
 
 

@@ -52,7 +52,9 @@ STRANGERS = {
     "typer": {"cli"},
 }
 
-WITHOUT_TORCH = "interp errors maths.statistics sites provenance organisms table claims store figures report cli"
+WITHOUT_TORCH = (
+    "interp errors maths.statistics sites provenance organisms table claims store models.sources figures report cli"
+)
 
 # (file, method) where a tensor leaves for the host by another door than to_host, and why it may.
 OTHER_DOORS = {

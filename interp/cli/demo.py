@@ -3,6 +3,7 @@
 from interp import organisms
 from interp.cli import locate_neurons
 from interp.cli.common import Running, takes
+from interp.store import Store
 
 CHILD, BASE = "refusal/planted", "refusal/base"
 # enough for every interval to exclude its control, within two minutes on two cores
@@ -18,7 +19,7 @@ def command(*, common: Running) -> None:
         for prefix, split in (("", "locate"), ("verify_", "verify"))
         for side, group in (("positive", "harmful"), ("negative", "harmless"))
     }
-    table = locate_neurons.command(
+    key = locate_neurons.command(
         tuned=f"organism:{CHILD}",
         base=f"organism:{BASE}",
         top="30",
@@ -28,6 +29,7 @@ def command(*, common: Running) -> None:
         **vars(common),
     )
     if not common.as_json:
+        table = Store(common.store).get(key)
         planted = {tuple(pair) for pair in organisms.planted(CHILD)["refusal"]}
         chosen = {(row["layer"], row["neuron"]) for row in table.rows() if row["selected"]}
         hits = len(chosen & planted)

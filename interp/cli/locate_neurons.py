@@ -1,12 +1,16 @@
 """``interp locate-neurons``: from models and prompt files to a verified, stored, plotted result."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from interp.cli.common import Running, takes
+from interp.cli.repeat import Request
 from interp.errors import OptionError
+from interp.provenance import sha256_of
+from interp.store.requests import Remembered
 
 METHODS_HELP = (
     "auto, integrated, integrated-fixed, integrated-zero, cross, change, change-difference, act-grad, gradient, "
@@ -14,6 +18,7 @@ METHODS_HELP = (
 )
 POSITIONS_HELP = "Tokens that are read: auto, prompt, content, decision, last, completion."
 CONTROLS_ORGANISM, CONTROLS = 200, 20
+PAGE = "page.html"
 
 
 @takes(Running)
@@ -47,7 +52,7 @@ def command(
     ] = 48,
     max_prompts: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N prompts per class.")] = None,
     common: Running,
-) -> Any:
+) -> str:
     """Find the MLP neurons (or heads) that carry a tuned behaviour; verify them, held out, against random sets.
 
     Prompt files are .txt (a prompt a line), .jsonl, .csv or .parquet. Half of the clusters locate and half verify,
@@ -57,9 +62,14 @@ def command(
 
     Example: interp locate-neurons ./tuned --base ./base --positive harmful.txt --negative harmless.txt --top 30
     """
+    request = Request.of("locate-neurons", {**locals()})
     if (verify_positive is None) != (verify_negative is None):
         raise OptionError("only one of --verify-positive and --verify-negative was given; give both or neither")
-    # torch is imported only now, so that help and usage errors answer at once
+    if (kept := request.recall()) is not None:
+        for note in kept.notes:
+            common.remark(note)
+        return _tell(common, kept.runs, _page_again(common.store, kept, tuned))
+    # torch is imported only now, so that help, usage errors and repeats answer at once
     from interp.analyzers.locate_neurons import LocateNeurons
     from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
     from interp.engines import engine_named
@@ -89,18 +99,20 @@ def command(
             raise OptionError(f"--subtract {subtract} shares prompts with --positive, first {min(shared)[:40]!r}")
     locate = LocateNeurons(method=method, top=top, positions=positions, unit=unit)
     locate.check(has_base=base is not None or find(tuned).base_name is not None)
+    described, notes = request.describe(), []
     common.status(f"loading {tuned}" + (f" and {base}" if base else ""))
     pair = Pair.load(tuned, base, device=common.device, dtype=common.dtype)
     anatomy, kind = pair.tuned.anatomy, unit_named(unit)
     kind.require(anatomy)
     locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy))
     metric = Refusal.of(pair.tokenizer, spoken)
-    for note in pair.notes:
-        common.remark(f"note: {note}")
+    notes += [f"note: {note}" for note in pair.notes]
     if verify and (few := verified_on.limit(max_prompts).n_clusters) < fewest_clusters():
-        common.remark(
+        notes.append(
             f"note: {few} clusters of prompts verify, at least {fewest_clusters()} are needed to show anything"
         )
+    for note in notes:
+        common.remark(note)
     study = Study(
         pair, located_on.limit(max_prompts), metric, common.seed, batch_size, engine=engine, quiet=common.quiet
     )
@@ -108,30 +120,48 @@ def command(
     if utility is not None:
         locate = locate.minus(store.fetch(locate, study.on(utility.limit(max_prompts))).table)
     run = store.fetch(locate, study)
-    runs, summary = [run], dict(run.table.summary)
+    runs = [run]
     if verify:
         if controls is None:
             controls = CONTROLS_ORGANISM if tuned.startswith("organism:") else CONTROLS
         checker = VerifyNeurons.of(run.table, controls=controls, control_prompts=control_prompts)
         runs.append(store.fetch(checker, study.on(verified_on.limit(max_prompts))))
-        summary |= {"shown": runs[1].table.summary["shown"], "verified_by": runs[1].key}
-        summary["verification"] = runs[1].table.summary
     page = _page(run.path, [item.table for item in runs], tuned)
-    record = {"run": run.key, "path": str(run.path), "cached": run.cached, "rows": len(run.table), "summary": summary}
-    common.result(record | {"page": str(page)}, _text(runs, page))
-    return run.table
+    request.remember(described, [item.key for item in runs], notes, page)
+    return _tell(common, runs, page)
 
 
-def _page(directory: Path, tables: list[Any], tuned: str) -> Path:
+def _tell(common: Running, runs: Sequence[Any], page: Path) -> str:
+    """Print the result of the locating run and, where there is one, the verifying run; returns the first's key."""
+    located, summary = runs[0], dict(runs[0].summary)
+    for checked in runs[1:]:
+        summary |= {"shown": checked.summary["shown"], "verified_by": checked.key, "verification": checked.summary}
+    record = {"run": located.key, "path": str(located.path), "cached": located.cached, "rows": located.rows}
+    common.result(record | {"summary": summary, "page": str(page)}, _text(runs, page))
+    return located.key
+
+
+def _page_again(root: Path, kept: Remembered, tuned: str) -> Path:
+    """The page of a recalled request: what stands there if it is that page, else made again from the tables."""
+    page = kept.runs[0].path / PAGE
+    if page.is_file() and sha256_of(page) == kept.page:
+        return page
+    from interp.store import Store
+
+    store = Store(root)
+    return _page(page.parent, [store.get(run.key) for run in kept.runs], tuned)
+
+
+def _page(directory: Path, tables: Sequence[Any], tuned: str) -> Path:
     from interp.report.page import write_page
 
-    return write_page(directory / "page.html", tables, f"What carries it? {tuned}")
+    return write_page(directory / PAGE, tables, f"What carries it? {tuned}")
 
 
-def _text(runs: list[Any], page: Path) -> str:
-    lines = [f"located:  {runs[0].table.summary['sentence']}"]
+def _text(runs: Sequence[Any], page: Path) -> str:
+    lines = [f"located:  {runs[0].summary['sentence']}"]
     if len(runs) > 1:
-        lines.append(f"verified: {runs[1].table.summary['sentence']}")
+        lines.append(f"verified: {runs[1].summary['sentence']}")
     for name, run in zip(("table", "checks"), runs, strict=False):
         lines.append(f"{name + ':':9} {run.path / 'table.parquet'}" + ("  (kept from before)" if run.cached else ""))
     return "\n".join([*lines, f"page:     {page}"])

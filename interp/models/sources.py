@@ -1,6 +1,7 @@
 """From what a person types to a directory on disk: local directory, Hub id, adapter directory, or organism."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 
 from interp import organisms
 from interp.errors import ModelNotFound, PickledWeights, TruncatedWeights
+from interp.provenance import file_digest
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,13 @@ class Source:
         return None if self.adapter is None else self.adapter.get("base_model_name_or_path") or None
 
 
-def find(name: str) -> Source:
+def find(name: str, ask_hub: bool = True) -> Source:
     """Resolve a model name to a directory; raises ModelNotFound, PickledWeights or TruncatedWeights.
 
     ``name`` is a local Hugging Face or PEFT directory, ``organism:family/name``, or a Hub id, ``id`` or
     ``id@revision``. A Hub id is downloaded through ``huggingface_hub`` (safetensors only) and honours ``HF_HOME``,
-    ``HF_TOKEN`` and ``HF_HUB_OFFLINE``.
+    ``HF_TOKEN`` and ``HF_HUB_OFFLINE``. With ``ask_hub`` False nothing is asked or downloaded: a Hub id whose answer
+    only the network knows is then not found.
     """
     if name.startswith("organism:"):
         return _inspect(name, organisms.directory(name.removeprefix("organism:")))
@@ -49,7 +53,7 @@ def find(name: str) -> Source:
         raise ModelNotFound(
             f"no model directory at {name!r}, and it cannot be a Hub id (organization/name); check the spelling"
         )
-    return _inspect(name, _download(name))
+    return _inspect(name, _download(name) if ask_hub else _cached(name))
 
 
 def _download(name: str) -> Path:
@@ -66,6 +70,31 @@ def _download(name: str) -> Path:
             f"{name} is no local directory, and the Hub did not give it ({reason}); "
             "check the spelling, the network, or HF_TOKEN"
         ) from error
+
+
+def _cached(name: str) -> Path:
+    """The snapshot that ``_download`` would find in the Hub's cache, where the network could give no other."""
+    from huggingface_hub import constants
+
+    repository, _, revision = name.partition("@")
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    commit = revision
+    # a branch moves: what it means now can be read off the disk only where nobody else is asked
+    if not _COMMIT.fullmatch(revision) and constants.is_offline_mode():
+        try:
+            commit = (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            commit = ""
+    if not _COMMIT.fullmatch(commit):
+        raise ModelNotFound(f"{name} is a Hub id whose revision only the network knows; ask it")
+    return folder / "snapshots" / commit
+
+
+def file_digests(source: Source) -> dict[str, str]:
+    """Digest of every file of the directory that loading it may read, by name; pickles are never read."""
+    files = [*source.directory.glob("*"), *source.directory.glob("additional_chat_templates/*")]
+    read = [path for path in files if path.is_file() and not any(path.match(pattern) for pattern in _PICKLES)]
+    return {path.relative_to(source.directory).as_posix(): file_digest(path) for path in sorted(read)}
 
 
 def _inspect(name: str, directory: Path) -> Source:

@@ -6,12 +6,22 @@ A run is a directory named by its key::
                        table.parquet        its rows
                        tables/<name>.parquet    its named sub-tables
                        arrays.safetensors   larger arrays, where it has any
+    <store>/requests/<fingerprint>.json     which runs answered a command: see ``requests``
     <store>/temporary/                      runs being written; what a crash leaves here is swept
     <store>/aside/                          directories that were in the way of a run but were none
 
 ``runs`` keeps and finds them, ``query`` asks SQL across them; ``files``, ``manifest`` and ``transaction`` are how.
+``Store`` is loaded on first use, so that a repeated command, which reads only manifests, need not wait for pyarrow.
 """
 
-from interp.store.runs import Fetched, Store
+from typing import Any
 
 __all__ = ["Fetched", "Store"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from interp.store import runs
+
+    return getattr(runs, name)

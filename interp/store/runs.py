@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from interp.errors import RunNotFound, StoreError
-from interp.provenance import sha256_of
-from interp.store import files, manifest, query, transaction
+from interp.provenance import JSON, sha256_of
+from interp.store import files, manifest, transaction
 from interp.store.manifest import Damaged, Manifest, Part, TablePart
 from interp.table import Table
 
@@ -29,6 +29,16 @@ class Fetched:
     path: Path
     cached: bool
     aside: Path | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the run's own table."""
+        return len(self.table)
+
+    @property
+    def summary(self) -> Mapping[str, JSON]:
+        """The few numbers a person reads first."""
+        return self.table.summary
 
 
 class Store:
@@ -108,12 +118,7 @@ class Store:
         return self._read(self.path(key))
 
     def _read(self, directory: Path) -> Table:
-        run = manifest.read(directory)
-        for part in run.parts():
-            with transaction.refusing("read", directory / part.file):
-                found = sha256_of(directory / part.file)
-            if found != part.sha256:
-                raise Damaged(f"{directory / part.file} is not what was written: its digest is not the manifest's")
+        run = manifest.proven(directory)
 
         def table(part: TablePart, **rest: Any) -> Table:
             data = files.read_columns(directory / part.file, part.types)
@@ -211,4 +216,7 @@ class Store:
 
     def sql(self, text: str) -> Table:
         """The answer to one SQL query over all valid runs, as a table of kind "sql"; see ``interp.store.query``."""
+        # only here: duckdb takes as long to import as all else that looking at a store needs
+        from interp.store import query
+
         return query.answer(text, self.root / "runs", self.runs())

@@ -34,6 +34,7 @@ from interp.capture import make_batch
 from interp.edit import Blend, Replace
 from interp.engines import Batch, Edit, Run
 from interp.maths.host import to_host
+from interp.maths.moments import sum_of
 from interp.maths.precision import widen
 from interp.models.anatomy import Anatomy
 from interp.models.model import Model
@@ -64,8 +65,8 @@ class _Sums:
         return cls(unit, model.anatomy, zero, zero.clone())
 
     def add(self, layer: int, terms: Float[Tensor, "B T N"], sizes: Float[Tensor, "B T N"]) -> None:
-        self.score[layer] += terms.double().sum((0, 1))
-        self.magnitude[layer] += sizes.double().sum((0, 1))
+        self.score[layer] += sum_of(terms.flatten(0, 1))
+        self.magnitude[layer] += sum_of(sizes.flatten(0, 1))
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean score of each unit, ``[L, U]``, and the rounding error to expect of it."""

@@ -1,0 +1,99 @@
+"""Commands asked again: answered from the store before torch is imported, or not at all.
+
+A request is described by everything that can change what a command prints: its options, contents of its prompt and
+marker files, of all files of its models, the software, and what ``auto`` finds of a device. What cannot be described
+(a branch on the Hub, a remote engine, a file that is not there) is not recalled, and the command runs as ever.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from interp.cli.common import Common, Running
+from interp.errors import InterpError
+from interp.models.sources import file_digests, find
+from interp.provenance import JSON, plain, sha256_of, software
+from interp.store import requests
+
+_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+_DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia/version")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command and the options it was given: ``files`` it reads, ``models`` (tuned, base) by name, and the others."""
+
+    command: str
+    models: Mapping[str, str | None]
+    files: Mapping[str, Path | None]
+    options: Mapping[str, Any]
+    common: Running
+
+    @classmethod
+    def of(cls, command: str, given: Mapping[str, Any]) -> "Request":
+        """The request of a command's arguments by name: none can be forgotten, and every path is a file it reads."""
+        given = dict(given)
+        common, models = given.pop("common"), {role: given.pop(role) for role in ("tuned", "base")}
+        files = {name: value for name, value in given.items() if isinstance(value, Path)}
+        options = {name: value for name, value in given.items() if name not in files}
+        return cls(command, models, files, options, common)
+
+    @property
+    def store(self) -> Path:
+        """The store it is asked of."""
+        return self.common.store.absolute()
+
+    def recall(self) -> requests.Remembered | None:
+        """What it gave before, if nothing that determines it has changed and its runs are whole."""
+        if not requests.any_in(self.store):
+            return None
+        described = self.describe()
+        return None if described is None else requests.recall(self.store, described)
+
+    def remember(self, before: JSON, keys: Sequence[str], notes: Sequence[str], page: Path) -> None:
+        """Keep what it gave, unless something changed since it was described as ``before``."""
+        if before is not None and before == self.describe():
+            requests.remember(self.store, before, keys, notes, sha256_of(page))
+
+    def describe(self) -> JSON:
+        """The record whose digest is the fingerprint; None where it cannot be told."""
+        if self.common.remote:
+            return None
+        own = {field.name for field in fields(self.common)} - {field.name for field in fields(Common)}
+        try:
+            return plain(
+                {
+                    "command": self.command,
+                    "options": {**self.options, **{name: getattr(self.common, name) for name in sorted(own)}},
+                    "files": {name: path and [path.name, sha256_of(path)] for name, path in self.files.items()},
+                    "models": {role: [name, _contents(self.models, role)] for role, name in self.models.items()},
+                    "software": software(),
+                    "devices": _devices(),
+                }
+            )
+        except (InterpError, OSError, ValueError):
+            return None
+
+
+def _contents(models: Mapping[str, str | None], role: str) -> Mapping[str, str] | None:
+    """Digests of a model's files; an adapter names its base where no other was given."""
+    name = models[role]
+    if name is None and role == "base":
+        name = find(models["tuned"], ask_hub=False).base_name
+    return None if name is None else file_digests(find(name, ask_hub=False))
+
+
+def _devices() -> JSON:
+    """What decides on ``--device auto``, and with it on the dtype, as far as it shows without torch."""
+    seen = {path: _first_line(path) for pattern in _DEVICES for path in sorted(glob(pattern))}
+    return {"seen": seen, "visible": {name: os.environ.get(name) for name in _VISIBLE}}
+
+
+def _first_line(path: str) -> str:
+    if path.startswith("/dev/"):
+        return ""
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        return stream.readline()
