@@ -239,7 +239,7 @@ def test_a_page_that_is_gone_or_another_is_made_again_without_torch(again):
         fresh(*asked(again), without=("torch", "transformers"))
         pages.append(page.read_bytes())
     assert pages[0] == pages[1]
-    assert f"<title>Which neurons carry it? {again}/tuned</title>".encode() in pages[0]
+    assert f"<title>What carries it? {again}/tuned</title>".encode() in pages[0]
 
 
 def test_what_changed_while_it_ran_is_not_kept(again):
