@@ -104,6 +104,9 @@ def command(
         runs.append(store.fetch(checker, study.on(verified_on.limit(max_prompts))))
         summary |= {"shown": runs[1].table.summary["shown"], "verified_by": runs[1].key}
         summary["verification"] = runs[1].table.summary
+    for item in runs:
+        if item.aside:
+            common.remark(f"note: run {item.key} was damaged; it was made again, what was there is in {item.aside}")
     page = _page(run.path, [item.table for item in runs], tuned)
     record = {"run": run.key, "path": str(run.path), "cached": run.cached, "rows": len(run.table), "summary": summary}
     common.result(record | {"page": str(page)}, _text(runs, page))

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from interp.store.manifest import Damaged
+from interp.errors import StoreError
+from interp.provenance import sha256_of
+from interp.store.manifest import Damaged, Part
 from interp.table import Table, dtype_name
 
 ARROW = {"int64": pa.int64(), "float64": pa.float64(), "float32": pa.float32(), "bool": pa.bool_(), "str": pa.string()}
@@ -47,9 +49,23 @@ def read_columns(path: Path, types: Mapping[str, str]) -> dict[str, np.ndarray]:
     return {name: np.asarray(table[name].to_numpy(), NUMPY[types[name]]) for name in types}
 
 
+def verify(directory: Path, part: Part) -> None:
+    """Compare a file of a run with its digest; ``Damaged`` unless it is what was written."""
+    path = directory / part.file
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    if found != part.sha256:
+        raise Damaged(f"{path} is not what was written, by its digest: repeat the run's command, or move it away")
+
+
 def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     """Write named arrays to a safetensors file."""
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    except SafetensorError as error:
+        raise StoreError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
