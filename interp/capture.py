@@ -4,6 +4,7 @@ Prompts are sorted by length so that batches hold little padding; what is read c
 so no result depends on the order. Nothing is kept between batches.
 """
 
+import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,37 @@ from interp.prompts import Encoded
 from interp.sites import Site
 
 _TOKENS_ON_CPU, _TOKENS_ON_GPU, _ACTIVATION_BYTES = 4096, 16384, 1 << 30
+
+
+@dataclass
+class Backoff:
+    """How small batches have become since memory ran out: halved ``halvings`` times, the ``largest`` in prompts."""
+
+    halvings: int = 0
+    largest: int = 0
+
+    def cut(self, count: int) -> int:
+        """How many prompts to take at a time where ``count`` would have been."""
+        size = max(1, count >> self.halvings)
+        self.largest = max(self.largest, size)
+        return size
+
+    def halve(self) -> bool:
+        """From now on half as many prompts at a time; False when it was one at a time already."""
+        possible = self.largest > 1
+        self.halvings, self.largest = self.halvings + possible, 0
+        gc.collect()  # a traceback can hold tensors in a cycle
+        torch.cuda.empty_cache()
+        return possible
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether this error says that a device or the host has no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # the CPU's allocator and Apple's have no class of their own
+    said = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in said)
 
 
 @dataclass(frozen=True)

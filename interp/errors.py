@@ -20,6 +20,7 @@ InterpError
 │   ├── WidthMismatch        different widths, heads or neurons
 │   ├── WrongBase            an adapter that was made for another base
 │   └── AdapterNotLanded     adapter tensors that reached no module, or moved no logit
+├── OutOfMemory              a memory that does not hold the pass of one prompt
 ├── RemoteFailure            a pass that a remote service did not run
 ├── StoreError               an analysis store that cannot be read or written
 │   └── RunNotFound          no run with this key
@@ -95,6 +96,10 @@ class WrongBase(PairError):
 
 class AdapterNotLanded(PairError):
     """Adapter tensors that reached no module, or moved no logit."""
+
+
+class OutOfMemory(InterpError):
+    """A memory that does not hold the pass of one prompt."""
 
 
 class RemoteFailure(InterpError):

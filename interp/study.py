@@ -2,15 +2,15 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from tqdm import tqdm
 
-from interp.capture import batches, require_parts
+from interp.capture import Backoff, batches, require_parts
 from interp.edit import Intervention
 from interp.engines import Engine, TorchEngine
-from interp.errors import PromptError
+from interp.errors import OutOfMemory, PromptError
 from interp.generate import Text, generate
 from interp.metrics import Refusal
 from interp.models.model import Model
@@ -52,12 +52,11 @@ class Study:
     engine: Engine = field(default_factory=TorchEngine)
     quiet: bool = True
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _backoff: Backoff = field(default_factory=Backoff, repr=False)
 
     def on(self, contrast: Contrast) -> "Study":
         """The same study on other prompts."""
-        return Study(
-            self.pair, contrast, self.metric, self.seed, self.batch_size, self.max_new_tokens, self.engine, self.quiet
-        )
+        return replace(self, contrast=contrast, _kept={})
 
     def prompts(self, group: str) -> PromptSet:
         """The prompts of ``positive`` or ``negative``."""
@@ -114,7 +113,31 @@ class Study:
 
     def groups(self, group: str, model: Model, per_token_bytes: int = 0) -> list[list[int]]:
         """Rows of a class in batches of like length."""
-        return batches(self.encoded(group), model, self.batch_size, per_token_bytes)
+        return self.batches(self.encoded(group), model, per_token_bytes)
+
+    def batches(self, encoded: Sequence[Encoded], model: Model, per_token_bytes: int = 0) -> list[list[int]]:
+        """Rows of any encoded prompts in batches of like length, cut down where memory ran out before."""
+        whole = batches(encoded, model, self.batch_size, per_token_bytes)
+        sizes = [self.at_a_time(len(rows)) for rows in whole]
+        return [
+            rows[start : start + size]
+            for rows, size in zip(whole, sizes, strict=True)
+            for start in range(0, len(rows), size)
+        ]
+
+    def at_a_time(self, count: int) -> int:
+        """How many prompts to take at a time where memory would allow ``count`` if it had never run out."""
+        return self._backoff.cut(count)
+
+    def back_off(self, reason: str) -> None:
+        """Memory ran out: batches of half as many prompts from now on; raises OutOfMemory where they were of one."""
+        if not self._backoff.halve():
+            raise OutOfMemory(
+                f"{self.pair.tuned.device} has no memory for one prompt at a time ({reason}); use shorter prompts, "
+                "--dtype bfloat16 or another --device"
+            )
+        if not self.quiet:
+            print(f"note: memory ran out ({reason}); again with batches of half as many prompts", file=sys.stderr)
 
     def answers(self, role: str, group: str, intervention: Intervention | None = None) -> list[list[int]]:
         """Greedy answers of a model to a class, as token ids; those without an intervention are kept."""

@@ -548,10 +548,8 @@ def test_methods_by_name():
         resolve("integrated", "completion", True)
     for name in METHODS:
         if METHODS[name].needs_base:
-            with pytest.raises(
-                OptionError,
-                match=f"method {name} needs a base model; add --base MODEL, or use integrated, integrated-zero",
-            ):
+            said = f"method {name} needs a base model; add --base MODEL, or use integrated, integrated-zero, act-grad"
+            with pytest.raises(OptionError, match=said):
                 resolve(name, "auto", False)
         assert METHODS[name].positions in METHODS[name].allowed
 

@@ -1,18 +1,29 @@
 """What every analyzer is: a frozen dataclass of options, called with a study, giving a Table."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import wraps
 from typing import Any, ClassVar
 
+from interp.capture import ran_out_of_memory
 from interp.study import Study
 from interp.table import Table
 
 
 @dataclass(frozen=True)
 class Analyzer:
-    """Abstract: a subclass names itself, counts its version up when its numbers change, and defines ``__call__``."""
+    """Abstract: a subclass names itself, counts its version up when its numbers change, and defines ``__call__``.
+
+    When memory runs out in a call, it is made again with smaller batches; raises OutOfMemory where one prompt is too
+    many.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int]
+
+    def __init_subclass__(cls) -> None:
+        if "__call__" in vars(cls):
+            cls.__call__ = _backing_off(cls.__call__)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -28,3 +39,20 @@ class Analyzer:
     def __call__(self, study: Study) -> Table:
         """Examine the study."""
         raise TypeError(f"{type(self).__name__} must define __call__")
+
+
+def _backing_off(examine: Callable[[Any, Study], Table]) -> Callable[[Any, Study], Table]:
+    @wraps(examine)
+    def call(self: Analyzer, study: Study) -> Table:
+        # from the start: what a batch had added to running sums before it failed would count twice
+        while True:
+            try:
+                return examine(self, study)
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            # only here is the error gone, and with it the tensors that its frames held
+            study.back_off(reason)
+
+    return call

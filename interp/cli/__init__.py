@@ -5,6 +5,7 @@ shown), 1 a claim failed (``verify`` only), 2 bad input, 70 a defect of ours, 13
 one line on stderr; ``--debug`` adds the traceback.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -105,6 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InterpError as error:
         return _complain(str(error), error.exit_code, debug)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _complain("cannot write the answer: no space left on the device; make room", BAD_INPUT, debug)
         hint = "" if debug else "; run it again with --debug to see where"
         return _complain(f"internal error, {type(error).__name__}: {error}{hint}", DEFECT, debug)
     return DONE

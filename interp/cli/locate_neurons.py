@@ -126,6 +126,9 @@ def command(
             controls = CONTROLS_ORGANISM if tuned.startswith("organism:") else CONTROLS
         checker = VerifyNeurons.of(run.table, controls=controls, control_prompts=control_prompts)
         runs.append(store.fetch(checker, study.on(verified_on.limit(max_prompts))))
+    for item in runs:
+        if item.aside:
+            common.remark(f"note: run {item.key} was damaged; it was made again, what was there is in {item.aside}")
     page = _page(run.path, [item.table for item in runs], tuned)
     request.remember(described, [item.key for item in runs], notes, page)
     return _tell(common, runs, page)

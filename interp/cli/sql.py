@@ -21,9 +21,12 @@ def command(
     Every kind of table is a view over all runs (locate_neurons, its sub-table locate_neurons_tokens), with a column
     `run`; the view `runs` lists the runs themselves.
     """
-    table = Store(common.store).sql(query)
+    store = Store(common.store)
+    table = store.sql(query)
     names = list(table.data)
     records = list(table.rows())
     rows = [tuple(record.values()) for record in records]
     text = comma_separated(rows, names) if as_csv else aligned(rows, names)
     common.result({"rows": len(table), "columns": names, "data": records}, text)
+    for problem in store.problems():
+        common.remark(f"left out, not a run: {problem}")

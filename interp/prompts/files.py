@@ -37,7 +37,9 @@ def read_prompts(path: str | Path, column: str = "prompt", name: str = "") -> Pr
     prompts = []
     for index, row in enumerate(rows):
         if column not in row:
-            raise PromptError(f"{path} has no column {column!r}; it has {', '.join(sorted(row))}; use --column")
+            # a name can hold line ends
+            names = " ".join(", ".join(sorted(row)).split())
+            raise PromptError(f"{path} has no column {column!r}; it has {names or 'none'}; use --column")
         text = row[column]
         if not isinstance(text, str) or not text.strip():
             raise PromptError(f"{path}, row {index}: {column} is {text!r}; every prompt needs text")
@@ -85,5 +87,9 @@ def _read_csv(path: Path, column: str) -> list[dict[str, Any]]:
 def _read_parquet(path: Path, column: str) -> list[dict[str, Any]]:
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
-    except ArrowException as error:
-        raise PromptError(f"{path} is not readable Parquet ({str(error).splitlines()[0]}); write it again") from error
+    except (ArrowException, OSError) as error:
+        # pyarrow also says OSError of content, but then without the system's number
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise PromptError(f"{path} is not readable Parquet ({reason}); write it again") from error

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from interp.errors import StoreError
 from interp.store.manifest import Damaged
 from interp.table import Table, dtype_name
 
@@ -49,7 +50,10 @@ def read_columns(path: Path, types: Mapping[str, str]) -> dict[str, np.ndarray]:
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     """Write named arrays to a safetensors file."""
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    except SafetensorError as error:
+        raise StoreError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

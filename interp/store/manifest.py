@@ -1,7 +1,8 @@
 """The manifest: one JSON file per run that says what the run is and which bytes belong to it.
 
-A run is valid when its manifest can be read, bears the key that its provenance hashes to and that its directory is
-named by, and every file it lists is there with the length it lists. Digests are compared when a file is read.
+A run is valid when its manifest can be read, has the digest it bears, bears the key that its provenance hashes to and
+that its directory is named by, and every file it lists is there with the length it lists. Digests of the other files
+are compared when they are read.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from interp.errors import StoreError
-from interp.provenance import JSON, Provenance, sha256_of
+from interp.errors import InterpError, StoreError
+from interp.provenance import JSON, Provenance, digest, sha256_of
 from interp.table import Column, Table, dtype_name
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)  # the manifests of schema 1 had no digest of their own
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 KEY = re.compile(r"[0-9a-f]{16,64}")
 
@@ -79,8 +81,9 @@ class Manifest:
         return [self.table, *self.tables.values(), *([self.arrays] if self.arrays else [])]
 
     def to_json(self) -> dict[str, JSON]:
-        """The record as one JSON object."""
-        return {"schema": SCHEMA, **asdict(self)}
+        """The record as one JSON object, with the digest of all that stands beside it."""
+        value = {"schema": SCHEMA, **asdict(self)}
+        return {**value, "sha256": digest(value)}
 
 
 def described(table: Table) -> dict[str, JSON]:
@@ -92,7 +95,7 @@ def described(table: Table) -> dict[str, JSON]:
 def read(directory: Path) -> Manifest:
     """The manifest of the run in ``directory``; ``Damaged`` when it is not valid.
 
-    ``StoreError`` when it cannot be told: the file cannot be opened, or a later interp wrote it.
+    ``StoreError`` when it cannot be told: the file cannot be opened, or an interp of another schema wrote it.
     """
     path = directory / "manifest.json"
     try:
@@ -104,53 +107,74 @@ def read(directory: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path} is not JSON: the run is damaged") from error
     schema = value.get("schema") if isinstance(value, dict) else None
-    if isinstance(schema, int) and schema > SCHEMA:
+    if type(schema) is int and schema not in READABLE:
         raise StoreError(
-            f"{path} was written by a newer interp (schema {schema}, known is {SCHEMA}): upgrade to read it"
+            f"{path} was written by {'a newer' if schema > SCHEMA else 'an older'} interp (schema {schema}, this one "
+            f"reads {READABLE[0]} to {SCHEMA}): use that version, or another store with --store"
         )
     try:
         manifest = _parsed(value)
-    except (KeyError, TypeError, ValueError, AttributeError, StoreError) as error:
-        raise Damaged(f"{path} is not a manifest that interp writes ({type(error).__name__}: {error})") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, InterpError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise Damaged(f"{path} is not a manifest that interp writes ({reason}): the run is damaged") from error
     if not manifest.key == manifest.provenance.key == directory.name:
         raise Damaged(f"{path} is of run {manifest.key} with provenance {manifest.provenance.key}: they must agree")
     for part in manifest.parts():
         file = directory / part.file
-        size = file.stat().st_size if file.is_file() else None
+        try:
+            size = file.stat().st_size if file.is_file() else None
+        except FileNotFoundError:
+            size = None
+        except OSError as error:
+            raise StoreError(f"cannot read {file}: {error.strerror}") from error
         if size != part.size:
             seen = "is missing" if size is None else f"has {size} bytes"
             raise Damaged(f"{file} {seen}, its manifest says {part.size} bytes: the run is damaged")
     return manifest
 
 
+def verify(directory: Path, part: Part) -> None:
+    """Compare a file of a run with its digest; ``Damaged`` unless it is what was written."""
+    path = directory / part.file
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    if found != part.sha256:
+        raise Damaged(f"{path} is not what was written, by its digest: repeat the run's command, or move it away")
+
+
 def proven(directory: Path) -> Manifest:
-    """As ``read``, with every file's bytes compared with their digest; raises ``Damaged`` or ``StoreError``."""
+    """As ``read``, with every file compared with its digest; raises ``Damaged`` or ``StoreError``."""
     run = read(directory)
     for part in run.parts():
-        file = directory / part.file
-        try:
-            found = sha256_of(file)
-        except OSError as error:
-            raise StoreError(f"cannot read {file}: {error.strerror or error}") from error
-        if found != part.sha256:
-            raise Damaged(f"{file} is not what was written: its digest is not the manifest's")
+        verify(directory, part)
     return run
 
 
 def _parsed(value: JSON) -> Manifest:
-    if value["schema"] != SCHEMA or not isinstance(value["written"], str):
+    if value["schema"] not in READABLE or not isinstance(value["written"], str):
         raise ValueError(f"schema {value['schema']!r}, written {value['written']!r}")
+    content = {name: field for name, field in value.items() if name != "sha256"}
+    # taken in any case: it refuses infinite numbers, and the encoding half of a surrogate pair
+    found = digest(content)
+    json.dumps(content, ensure_ascii=False).encode()
+    if value.get("sha256") != (found if value["schema"] > 1 else None):
+        raise ValueError("its content is not what its digest says")
     tables = {name: _table(part, f"tables/{name}.parquet") for name, part in value["tables"].items()}
     if bad := [name for name in (value["kind"], value["table"]["kind"], *tables) if not NAME.fullmatch(name)]:
         raise ValueError(f"name {bad[0]!r}")
     arrays = value["arrays"] and Part(**value["arrays"])
     if arrays and arrays.file != "arrays.safetensors":
         raise ValueError(f"file {arrays.file!r}")
+    provenance = Provenance.from_json(value["provenance"])
+    if not -(2**63) <= provenance.version < 2**63:
+        raise ValueError(f"version {provenance.version}")
     return Manifest(
         key=value["key"],
         kind=value["kind"],
         written=value["written"],
-        provenance=Provenance.from_json(value["provenance"]),
+        provenance=provenance,
         table=_table(value["table"], "table.parquet"),
         tables=tables,
         arrays=arrays,
@@ -162,7 +186,9 @@ def _table(value: JSON, file: str) -> TablePart:
     # Paths are never taken from a manifest: it may come from someone else.
     if part.file != file:
         raise ValueError(f"file {part.file!r} where {file!r} belongs")
-    if not isinstance(part.rows, int) or not isinstance(part.summary, dict):
+    if type(part.rows) is not int or not 0 <= part.rows < 2**63 or not isinstance(part.summary, dict):
         raise ValueError(f"rows {part.rows!r}")
+    if not isinstance(part.summary.get("sentence"), (str, type(None))):
+        raise ValueError(f"sentence {part.summary['sentence']!r}")
     part.described()
     return part

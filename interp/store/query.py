@@ -4,12 +4,13 @@ A kind is a view over the rows of all runs of that kind, with a column ``run`` i
 quotation marks or ``locate_neurons`` without; a named sub-table is ``locate_neurons_tokens``. The view ``runs`` has
 one row per run: key, kind, analyzer, version, written, rows, parent, sentence, and options, inputs, context, summary
 as JSON text (``summary->>'$.auc'``). Only queries are taken, one at a time. In the answer NULL is NaN, or empty text.
+The files of every view that a query names are compared with their digests first.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -18,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from interp.errors import StoreError
-from interp.store.manifest import Manifest
+from interp.store import manifest
+from interp.store.manifest import Manifest, Part
 from interp.table import Column, Table
 
 SETTINGS = {
@@ -44,7 +46,10 @@ QUERIES = ("SELECT", "EXPLAIN")
 
 
 def answer(text: str, runs: Path, manifests: Sequence[Manifest]) -> Table:
-    """The rows that one query gives; ``StoreError`` for one that is refused or wrong, naming the views there are."""
+    """The rows that one query gives; ``StoreError`` for one that is refused or wrong, naming the views there are.
+
+    ``Damaged`` when a file that it would read is not what was written.
+    """
     place, sources = runs.resolve(), _sources(manifests)
     try:
         statements = duckdb.extract_statements(text)
@@ -58,9 +63,11 @@ def answer(text: str, runs: Path, manifests: Sequence[Manifest]) -> Table:
             connection.execute("SET enable_external_access = false")
             # Binding a view reads the footers of all its files: only those that the query can mean.
             everything = any(word in text.lower() for word in ("show", "information_schema", "duckdb_"))
-            for name, files in sources.items():
-                if everything or name in text.lower():
-                    connection.execute(_view(name, str(place), files))
+            read = {name: parts for name, parts in sources.items() if everything or name in text.lower()}
+            for (key, _), part in dict(item for parts in read.values() for item in parts.items()).items():
+                manifest.verify(place / key, part)
+            for name, parts in read.items():
+                connection.execute(_view(name, str(place), ["/".join(file) for file in parts]))
             connection.execute("SET lock_configuration = true")
             return _table(connection.sql(text).to_arrow_table())
     except duckdb.Error as error:
@@ -70,13 +77,14 @@ def answer(text: str, runs: Path, manifests: Sequence[Manifest]) -> Table:
         raise StoreError(f"{reason}{hint}") from error
 
 
-def _sources(manifests: Sequence[Manifest]) -> dict[str, list[str]]:
-    sources: dict[str, list[str]] = {}
+def _sources(manifests: Sequence[Manifest]) -> dict[str, Mapping[tuple[str, str], Part]]:
+    """For each view its parts, by key of the run and file."""
+    sources: dict[str, dict[tuple[str, str], Part]] = {}
     for run in manifests:
         parts = {run.kind: run.table} | {f"{run.kind}_{name}": part for name, part in run.tables.items()}
         for name, part in parts.items():
             for alias in {name, name.replace("-", "_")}:
-                sources.setdefault(alias, []).append(f"{run.key}/{part.file}")
+                sources.setdefault(alias, {})[run.key, part.file] = part
     sources.pop("runs", None)
     return sources
 

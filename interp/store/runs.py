@@ -126,12 +126,15 @@ class Store:
                 raise Damaged(f"{directory / part.file} does not have the {part.rows} rows its manifest says")
             return Table(part.kind, part.described(), data, summary=part.summary, **rest)
 
-        return table(
-            run.table,
-            provenance=run.provenance,
-            tables={name: table(part) for name, part in run.tables.items()},
-            arrays=files.read_arrays(directory / run.arrays.file) if run.arrays else {},
-        )
+        try:
+            return table(
+                run.table,
+                provenance=run.provenance,
+                tables={name: table(part) for name, part in run.tables.items()},
+                arrays=files.read_arrays(directory / run.arrays.file) if run.arrays else {},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f"{directory} holds no table that interp writes: {files.one_line(error)}") from error
 
     def once(self, analyzer: Callable[[Any], Table], study: Any) -> Table:
         """``analyzer(study)``, computed only when its run is not stored yet."""

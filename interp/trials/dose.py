@@ -66,7 +66,8 @@ class Doses:
         reader = donors.condition(self._condition, whole)
         self._model = study.pair[reader.role]
         wanted = study.answers("base" if direction == "necessity" else "tuned", "positive")
-        size = max(1, min(len(rows), 96, (1 << 29) // (8 * 64 * anatomy.n_layers * donors.unit.n_channels(anatomy))))
+        most = (1 << 29) // (8 * 64 * anatomy.n_layers * donors.unit.n_channels(anatomy))
+        size = study.at_a_time(max(1, min(len(rows), 96, most)))
         by_length = sorted(rows, key=lambda row: (len(wanted[row]), len(study.encoded("positive")[row].ids)))
         self._order = by_length
         self._chunks = []

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
-from interp.capture import batches, capture
+from interp.capture import capture
 from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
@@ -117,11 +117,11 @@ def _moments(study: Study, positions: str, pairs: list[int] | None) -> tuple[Mom
     shape = (model.anatomy.n_layers, model.anatomy.n_neurons)
     positive, negative, gap = (Moments.empty(shape, model.device) for _ in range(3))
     texts = {group: _texts(study, group, positions) for group in GROUPS}
-    groups = {group: batches(texts[group], model, study.batch_size, _bytes_per_token(model, 1)) for group in GROUPS}
+    groups = {group: study.batches(texts[group], model, _bytes_per_token(model, 1)) for group in GROUPS}
     if pairs is not None:
         twins = [texts["negative"][row] for row in pairs]
         longer = [max(pair, key=lambda text: len(text.ids)) for pair in zip(texts["positive"], twins, strict=True)]
-        groups["positive"] = batches(longer, model, study.batch_size, _bytes_per_token(model, 2))
+        groups["positive"] = study.batches(longer, model, _bytes_per_token(model, 2))
         groups["negative"] = [[pairs[row] for row in rows] for rows in groups["positive"]]
     read = [_means(study, texts[group], groups[group], positions, f"contrast, {group}") for group in GROUPS]
     for here, there in zip_longest(*read):
@@ -155,7 +155,7 @@ def _rows(study: Study, encoded: list[Encoded], models: Mapping[str, Model], uni
     model = study.pair.tuned
     sites = [unit.site(layer) for layer in range(model.anatomy.n_layers)]
     per_token = 4 * len(models) * model.anatomy.n_layers * unit.n_channels(model.anatomy)
-    groups = study.progress(batches(encoded, model, study.batch_size, per_token), what)
+    groups = study.progress(study.batches(encoded, model, per_token), what)
     for seen in capture(study.engine, models, encoded, groups, sites, pad_id=study.pad_id):
         for layer, site in enumerate(sites):
             yield layer, {role: seen.values[role, site] for role in models}, seen.roles

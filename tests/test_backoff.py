@@ -1,0 +1,126 @@
+"""Memory that runs out: smaller batches, the same table, and one line where nothing is small enough."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from interp.analyzers.locate_neurons import METHODS, LocateNeurons
+from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.capture import ran_out_of_memory
+from interp.engines import TorchEngine
+from interp.errors import OutOfMemory
+from tests import tiny
+
+ERRORS = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."),
+    "cpu": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you"
+    ),
+    "windows": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 4096 bytes."),
+    "mps": RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 1.00 GB)"),
+    "host": MemoryError(),
+}
+
+
+@dataclass(frozen=True)
+class Cramped:
+    """The torch engine in a memory that holds so many prompts; ``seen``: the prompts of every pass that fitted."""
+
+    prompts: int
+    error: Exception = ERRORS["cuda"]
+    seen: list = field(default_factory=list)
+    name: str = "torch"
+
+    def run(self, model, batch, **options):
+        if len(batch.ids) > self.prompts:
+            raise self.error
+        self.seen.append(len(batch.ids))
+        return TorchEngine().run(model, batch, **options)
+
+
+def same(one, other):
+    assert list(one.data) == list(other.data)
+    for name, values in one.data.items():
+        if values.dtype.kind == "f":
+            np.testing.assert_allclose(other[name], values, rtol=1e-4, atol=1e-6)
+        else:
+            assert (other[name] == values).all()
+    assert list(one.tables) == list(other.tables)
+    for name, part in one.tables.items():
+        same(part, other.tables[name])
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return tiny.planted_study("llama", pairs=4)
+
+
+def cramped(study, prompts, **options):
+    return tiny.Study(study.pair, study.contrast, study.metric, max_new_tokens=1, engine=Cramped(prompts, **options))
+
+
+QUICK = ("contrast", "probe")
+
+
+@pytest.mark.parametrize(
+    "method", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
+def test_every_method_gives_the_same_table_in_a_small_memory(planted, method):
+    study, locate = cramped(planted, 3), LocateNeurons(method=method, top="3")
+    same(locate(planted), locate(study))
+    assert 1 < max(study.engine.seen) <= 3 or method == "weight"
+
+
+@pytest.mark.slow
+def test_verifying_gives_the_same_table_in_a_small_memory(planted):
+    verify = VerifyNeurons.of(LocateNeurons(top="3")(planted), controls=3, dose_draws=1)
+    study = cramped(planted, 3)
+    same(verify(planted), verify(study))
+    assert max(study.engine.seen) in (2, 3)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_every_way_to_say_that_memory_is_out_is_known(name):
+    assert ran_out_of_memory(ERRORS[name])
+
+
+def test_one_prompt_that_does_not_fit_is_one_line(planted, capsys):
+    study = cramped(planted, 0, error=ERRORS["host"])
+    with pytest.raises(OutOfMemory, match=r"cpu has no memory for one prompt at a time \(MemoryError\)") as caught:
+        VerifyNeurons(ranking=((1, 5),), selected=1)(study)
+    assert len(str(caught.value).splitlines()) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_another_error_is_not_tried_again(planted):
+    study = cramped(planted, 3, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        VerifyNeurons(ranking=((1, 5),), selected=1)(study)
+
+
+def test_what_comes_next_keeps_the_small_batches_and_a_person_is_told(planted, capsys):
+    engine = Cramped(1)
+    study = tiny.Study(planted.pair, planted.contrast, planted.metric, max_new_tokens=1, engine=engine, quiet=False)
+    LocateNeurons(method="contrast", top="3")(study)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert all(line.startswith("note: memory ran out (CUDA out of memory.") for line in told)
+    LocateNeurons(method="contrast", top="3")(study.on(study.contrast))
+    assert capsys.readouterr().err == ""
+    assert set(engine.seen) == {1}
+
+
+@pytest.mark.parametrize("halvings", range(4))
+def test_cut_batches_hold_every_prompt_once(planted, halvings):
+    study = tiny.study(planted.pair.tuned.module, None, 13, batch_size=8)
+    for _ in range(halvings):
+        study.groups("positive", study.pair.tuned)
+        study.back_off("full")
+    groups = study.groups("positive", study.pair.tuned)
+    assert sorted(row for rows in groups for row in rows) == list(range(13))
+    assert max(map(len, groups)) == 8 >> halvings
+    if halvings == 3:
+        with pytest.raises(OutOfMemory):
+            study.back_off("full")
