@@ -23,7 +23,7 @@ from tests.test_store import full
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-SEED, KILLS = 3, 20
+SEED, KILLS, PROMPTS = 3, 20, 2
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def reference(tmp_path_factory):
     """What an undisturbed run prints, the store it is in, and how long it took."""
     store = tmp_path_factory.mktemp("reference") / "runs"
     started = time.monotonic()
-    record = finish(start(store))
+    record = finish(start(store, PROMPTS))
     return record, Store(store), time.monotonic() - started
 
 
@@ -69,7 +69,7 @@ def test_killed_at_twenty_moments_of_a_run(tmp_path, reference):
     debris = published = 0
     store = tmp_path / "runs"
     for number in range(KILLS):
-        process = start(store)
+        process = start(store, PROMPTS)
         if number % 5 < 3:
             time.sleep(moments.uniform(0.0, seconds))
         else:
@@ -86,7 +86,7 @@ def test_killed_at_twenty_moments_of_a_run(tmp_path, reference):
             assert Store(store).problems() == []
             assert Store(store).get(record["run"]).equals(kept.get(record["run"]))
             shutil.rmtree(store)
-    after = finish(start(store))
+    after = finish(start(store, PROMPTS))
     assert (after["run"], after["cached"], after["summary"]) == (record["run"], False, record["summary"])
     assert Store(store).get(record["run"]).equals(kept.get(record["run"]))
     assert left_behind(store) == []
@@ -203,12 +203,12 @@ def test_a_run_on_a_full_disk_then_on_one_with_room(disk, reference):
     for spare, said in ((0, "No space left"), (12_288, "No space left"), (100_000, "cannot write the page")):
         filler.unlink(missing_ok=True)
         filler.write_bytes(bytes(shutil.disk_usage(root).free - spare))
-        code, out, err = one_line(command(root / "runs", 6))
+        code, out, err = one_line(command(root / "runs", PROMPTS))
         assert (code, out) == (2, "")
         assert said in err
         assert left_behind(root / "runs") == []
     filler.unlink()
-    record = finish(start(root / "runs"))
+    record = finish(start(root / "runs", PROMPTS))
     assert record["cached"], "the table was written before the page, and is kept"
     assert Path(record["page"]).is_file()
     assert Store(root / "runs").get(record["run"]).equals(reference[1].get(record["run"]))
@@ -232,7 +232,7 @@ def test_a_read_only_store_is_read_and_never_written(disk, reference):
         code, out, err = cli(*words, "--store", root / "runs")
         assert (code, err) == (0, ""), err
         assert out
-    for prompts, said in ((6, "cannot write the page"), (7, "cannot write to the store")):
+    for prompts, said in ((PROMPTS, "cannot write the page"), (PROMPTS + 1, "cannot write to the store")):
         code, out, err = one_line(command(root / "runs", prompts))
         assert (code, out) == (2, "")
         assert said in err
@@ -290,7 +290,7 @@ def test_four_processes_on_one_store(tmp_path):
 
 def test_four_command_lines_on_one_store(tmp_path, reference):
     """Two of the same key and two of others, started together."""
-    processes = [start(tmp_path / "runs", prompts) for prompts in (6, 6, 4, 5)]
+    processes = [start(tmp_path / "runs", prompts) for prompts in (2, 2, 3, 4)]
     records = [finish(process) for process in processes]
     assert records[0]["run"] == records[1]["run"] == reference[0]["run"]
     assert len({record["run"] for record in records}) == 3
@@ -315,7 +315,7 @@ def test_a_store_of_another_format_is_left_as_it_is(copied, schema, who):
     (run / "manifest.json").write_text(json.dumps(value | {"schema": schema}))
     before = files(run)
     for words in (
-        [*command(run.parents[1], 6)],
+        [*command(run.parents[1], PROMPTS)],
         [sys.executable, "-m", "interp", "show", record["run"], "--store", str(run.parents[1])],
     ):
         code, out, err = one_line(words)
@@ -334,7 +334,7 @@ def test_a_store_of_the_format_before_is_read(copied, reference):
     value = json.loads((run / "manifest.json").read_text())
     del value["sha256"]
     (run / "manifest.json").write_text(json.dumps(value | {"schema": 1}))
-    assert finish(start(run.parents[1]))["cached"]
+    assert finish(start(run.parents[1], PROMPTS))["cached"]
     assert Store(run.parents[1]).get(record["run"]).equals(reference[1].get(record["run"]))
 
 
@@ -355,7 +355,7 @@ def test_a_flipped_bit_is_refused_then_set_aside_and_the_run_made_again(copied, 
     assert (code, out) == (2, "")
     assert err.startswith("interp: ")
     assert err.count("\n") == 1
-    words = [word for word in command(run.parents[1], 6) if word != "--quiet"]
+    words = [word for word in command(run.parents[1], PROMPTS) if word != "--quiet"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert f"note: run {record['run']} was damaged" in done.stderr
