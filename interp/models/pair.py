@@ -65,19 +65,20 @@ class Pair:
         source = sources.find(tuned)
         if source.adapter is not None:
             return cls._load_adapter(source, base, settings)
-        module = load.module(source, settings)
+        module, notes = load.module(source, settings)
         tokenizer = load.tokenizer([source.directory], settings)
         tuned_model = Model.wrap(tuned, module)
         digests = {"tuned": load.weights_digest(source), **load.tokenizer_digests(tokenizer)}
-        base_model, notes = None, ()
+        base_model = None
         if base is not None:
             base_source = sources.find(base)
             if base_source.adapter is not None:
                 raise OptionError(f"--base {base} is an adapter; give the model that was tuned")
             preflight.require_same_shape(base_source, source)
-            base_model = Model.wrap(base, load.module(base_source, settings))
+            base_module, more = load.module(base_source, settings)
+            base_model = Model.wrap(base, base_module)
             preflight.require_same_anatomy(base_model, tuned_model)
-            notes = preflight.require_same_tokens(base_source, tokenizer, settings)
+            notes += (*more, *preflight.require_same_tokens(base_source, tokenizer, settings))
             digests["base"] = load.weights_digest(base_source)
             notes += preflight.alike(digests["base"], digests["tuned"], base_source, tokenizer, settings)
             preflight.require_alive(base_model, tokenizer)
@@ -92,7 +93,8 @@ class Pair:
         base_source = sources.find(base_name)
         if base_source.adapter is not None:
             raise OptionError(f"the base {base_name} is itself an adapter; give the model it was trained on")
-        alone = Model.wrap(base_name, load.module(base_source, settings))
+        module, notes = load.module(base_source, settings)
+        alone = Model.wrap(base_name, module)
         tokenizer = load.tokenizer([source.directory, base_source.directory], settings)
         plain = preflight.probe_logits(alone)
         base_model, tuned_model = attach(source, alone)
@@ -103,8 +105,9 @@ class Pair:
             "base": load.weights_digest(base_source),
             **load.tokenizer_digests(tokenizer),
         }
-        notes = preflight.require_same_tokens(base_source, tokenizer, settings)
-        return cls(tuned_model, base_model, tokenizer, digests, (*preflight.recorded_base(source, base_source), *notes))
+        notes += preflight.recorded_base(source, base_source)
+        notes += preflight.require_same_tokens(base_source, tokenizer, settings)
+        return cls(tuned_model, base_model, tokenizer, digests, notes)
 
     @classmethod
     def from_modules(
