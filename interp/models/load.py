@@ -213,11 +213,14 @@ def weights_digest(source: Source) -> str:
     return directory_digest(source.directory, ["*.safetensors", "config.json", "adapter_config.json"])
 
 
-def memory_digest(loaded: PreTrainedModel) -> str:
-    """Content digest of a model in memory: configuration, and names, shapes, dtypes and bytes of its tensors."""
+def memory_digest(loaded: PreTrainedModel, state: Mapping[str, torch.Tensor] | None = None, more: str = "") -> str:
+    """Content digest of a model in memory: configuration, and names, shapes, dtypes and bytes of its tensors.
+
+    ``state`` takes the place of its own tensors; ``more`` is what else determines what it computes.
+    """
     config = {key: value for key, value in loaded.config.to_dict().items() if key not in _INCIDENTAL}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for key, value in sorted(loaded.state_dict().items()):
+    digest = hashlib.sha256((json.dumps(config, sort_keys=True, default=str) + more).encode())
+    for key, value in sorted((loaded.state_dict() if state is None else state).items()):
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(to_host(value.contiguous().reshape(-1).view(torch.uint8)).tobytes())
     return digest.hexdigest()

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
 from interp.errors import OptionError
 from interp.models import load, preflight, sources
-from interp.models.adapters import attach
+from interp.models.adapters import adopt, attach, memory_digests
 from interp.models.model import Model
+from interp.models.unwrap import unwrap
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,23 +112,36 @@ class Pair:
         return cls(tuned_model, base_model, tokenizer, digests, notes)
 
     @classmethod
-    def from_modules(
-        cls,
-        tuned: PreTrainedModel,
-        base: PreTrainedModel | None,
-        tokenizer: PreTrainedTokenizerBase,
-        name: str = "memory",
-    ) -> "Pair":
-        """A pair of models already in memory (a notebook's); both are frozen and put in evaluation mode."""
+    def from_modules(cls, tuned: Any, base: Any, tokenizer: PreTrainedTokenizerBase, name: str = "memory") -> "Pair":
+        """A pair of models already in memory (a notebook's); both are frozen and put in evaluation mode.
+
+        Each is a Hugging Face model, a PEFT model, or one of them held by nnsight or by TransformerLens' bridge. A PEFT
+        model alone (``base`` None, or the same one) is the pair of its base and its active adapter, switched. Raises a
+        ModelError or a PairError.
+        """
+        tuned, base = unwrap(tuned, f"{name}:tuned"), None if base is None else unwrap(base, f"{name}:base")
+        if isinstance(base, PeftModel) and base is not tuned:
+            raise OptionError("the base given is itself an adapter; give the model it was trained on")
+        digests = dict(load.tokenizer_digests(tokenizer))
+        if isinstance(tuned, PeftModel):
+            digests |= memory_digests(tuned)
+            inner = tuned.get_base_model()
+            if base is None or base is tuned or base is inner:
+                base_model, tuned_model = adopt(tuned, f"{name}:tuned", f"{name}:base")
+                preflight.require_switched(preflight.probe_logits(base_model), base_model, tuned_model)
+                preflight.require_alive(base_model, tokenizer)
+                preflight.require_alive(tuned_model, tokenizer)
+                return cls(tuned_model, base_model, tokenizer, digests)
+            tuned = inner
+        else:
+            digests["tuned"] = load.memory_digest(tuned)
         tuned_model = Model.wrap(f"{name}:tuned", tuned)
         base_model = None if base is None else Model.wrap(f"{name}:base", base)
         if base_model is not None:
             preflight.require_same_anatomy(base_model, tuned_model)
             preflight.require_alive(base_model, tokenizer)
-        preflight.require_alive(tuned_model, tokenizer)
-        digests: dict[str, Any] = {"tuned": load.memory_digest(tuned), **load.tokenizer_digests(tokenizer)}
-        if base is not None:
             digests["base"] = load.memory_digest(base)
+        preflight.require_alive(tuned_model, tokenizer)
         return cls(tuned_model, base_model, tokenizer, digests)
 
     def close(self) -> None:
