@@ -33,6 +33,11 @@ def attach(source: Source, plain: Model) -> tuple[Model, Model]:
     for key, value in wanted.items():
         if not torch.isfinite(value).all():
             raise NonFiniteWeights(f"{source.name}: {key} holds NaN or infinity; the adapter is damaged or diverged")
+    if any(parameter.is_meta for parameter in plain.module.parameters()):
+        raise UnsupportedModel(
+            f"{plain.name} is kept partly in main memory or on disk, and peft cannot put {source.name} there; "
+            "give a device that holds all of it, or merge the adapter and give the whole model"
+        )
     same, other = _tensors_of_the_base(wanted, plain)
     wrapped = _wrap(source, plain)
     landed = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
@@ -68,27 +73,29 @@ def adopt(wrapped: PeftModel, tuned: str, base: str) -> tuple[Model, Model]:
 def memory_digests(wrapped: PeftModel) -> dict[str, str]:
     """Content digests of a PEFT model in memory, and of its base alone: the one that the bare base would have."""
     inner = wrapped.get_base_model()
-    state, own = inner.state_dict(), {}
     kept = [
-        (f"{path}." * bool(path), part)
+        (f"{path}.", f"{path}.{part}.")
         for path, layer in inner.named_modules()
-        for kind, part in ((BaseTunerLayer, "base_layer."), (AuxiliaryTrainingWrapper, "original_module."))
+        for kind, part in ((BaseTunerLayer, "base_layer"), (AuxiliaryTrainingWrapper, "original_module"))
         if isinstance(layer, kind)
     ]
-    for key, value in state.items():
-        if all(not key.startswith(path) or key.startswith(path + part) for path, part in kept):
-            for path, part in kept:
-                if key.startswith(path + part):
-                    key = path + key.removeprefix(path + part)
-            own[key] = value
+
+    def bare(key: str) -> str | None:
+        for whole, own in kept:
+            if key.startswith(own):
+                key = whole + key.removeprefix(own)
+            elif key.startswith(whole):
+                return None
+        return key
+
     # how the adapter's tensors are applied (scaling, for one) is told by its configuration alone
     adapters = {
         name: {key: value for key, value in wrapped.peft_config[name].to_dict().items() if key not in _INCIDENTAL}
         for name in wrapped.active_adapters
     }
     return {
-        "tuned": memory_digest(inner, state, json.dumps(adapters, sort_keys=True, default=_text)),
-        "base": memory_digest(inner, own),
+        "tuned": memory_digest(inner, more=json.dumps(adapters, sort_keys=True, default=_text)),
+        "base": memory_digest(inner, bare),
     }
 
 

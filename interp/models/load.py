@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from interp.errors import MissingWeights, ModelError, NonFiniteWeights, OptionError, TruncatedWeights, UnsupportedModel
 from interp.maths.host import to_host
 from interp.models.anatomy import PROVEN
+from interp.models.offload import spread, tensors
 from interp.models.sources import Source, read_json
 from interp.provenance import directory_digest
 
@@ -36,18 +37,23 @@ class Settings:
     dtype: torch.dtype | str
     attention: str
     trust_remote_code: bool
+    spread: bool = False
 
     @classmethod
     def resolve(cls, device: str, dtype: str, attention: str, trust_remote_code: bool) -> "Settings":
-        """Read the common options; raises OptionError for a device or dtype this machine does not have."""
-        if device == "auto":
+        """Read the common options; raises OptionError for a device or dtype this machine does not have.
+
+        ``spread`` leaves it to accelerate: over all accelerators, what does not fit in main memory, the rest on disk.
+        """
+        spread = device == "spread"
+        if device == "auto" or spread:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             where = torch.device(device)
         except RuntimeError as error:
-            raise OptionError(f"--device {device} is no device; use auto, cpu, cuda or cuda:N") from error
+            raise OptionError(f"--device {device} is no device; use auto, spread, cpu, cuda or cuda:N") from error
         if where.type not in ("cpu", "cuda"):
-            raise OptionError(f"--device {device} is not handled; use auto, cpu, cuda or cuda:N")
+            raise OptionError(f"--device {device} is not handled; use auto, spread, cpu, cuda or cuda:N")
         if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
             raise OptionError(
                 f"--device {device}: {torch.cuda.device_count()} CUDA devices are visible to torch "
@@ -56,8 +62,9 @@ class Settings:
         if dtype != "auto" and dtype not in _DTYPES:
             raise OptionError(f"--dtype {dtype} is unknown; use auto, {', '.join(_DTYPES)}")
         if dtype == "auto":
-            return cls(where, torch.float32 if where.type == "cpu" else "auto", attention, trust_remote_code)
-        return cls(where, _DTYPES[dtype], attention, trust_remote_code)
+            chosen = torch.float32 if where.type == "cpu" else "auto"
+            return cls(where, chosen, attention, trust_remote_code, spread)
+        return cls(where, _DTYPES[dtype], attention, trust_remote_code, spread)
 
 
 def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[str, ...]]:
@@ -92,6 +99,7 @@ def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[s
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
+                device_map="auto" if settings.spread else None,
             )
     except (SafetensorError, EOFError) as error:
         raise TruncatedWeights(f"{source.name}: weights cannot be read ({line(error)}); copy them again") from error
@@ -113,7 +121,7 @@ def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[s
     notes = _require_whole(source, loaded, report)
     _require_numbers(source, loaded)
     require_finite(source.name, loaded)
-    return loaded.to(settings.device).eval().requires_grad_(False), notes
+    return (loaded if spread(loaded) else loaded.to(settings.device)).eval().requires_grad_(False), notes
 
 
 def _require_whole(source: Source, loaded: PreTrainedModel, report: Mapping[str, Any]) -> tuple[str, ...]:
@@ -180,8 +188,8 @@ def require_readable(source: Source) -> None:
 
 def require_finite(name: str, loaded: nn.Module) -> None:
     """Refuse NaN or infinity among the weights."""
-    for key, parameter in loaded.named_parameters():
-        if not torch.isfinite(parameter).all():
+    for key, value in tensors(loaded):
+        if value.is_floating_point() and not torch.isfinite(value).all():
             raise NonFiniteWeights(f"{name}: {key} holds NaN or infinity; the checkpoint is damaged or diverged")
 
 
@@ -213,17 +221,19 @@ def weights_digest(source: Source) -> str:
     return directory_digest(source.directory, ["*.safetensors", "config.json", "adapter_config.json"])
 
 
-def memory_digest(loaded: PreTrainedModel, state: Mapping[str, torch.Tensor] | None = None, more: str = "") -> str:
+def memory_digest(loaded: PreTrainedModel, named: Callable[[str], str | None] = str, more: str = "") -> str:
     """Content digest of a model in memory: configuration, and names, shapes, dtypes and bytes of its tensors.
 
-    ``state`` takes the place of its own tensors; ``more`` is what else determines what it computes.
+    ``named`` gives the name under which a tensor counts, None for one that does not; ``more`` is what else determines
+    what the model computes. Where the tensors are kept does not count.
     """
     config = {key: value for key, value in loaded.config.to_dict().items() if key not in _INCIDENTAL}
-    digest = hashlib.sha256((json.dumps(config, sort_keys=True, default=str) + more).encode())
-    for key, value in sorted((loaded.state_dict() if state is None else state).items()):
-        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(to_host(value.contiguous().reshape(-1).view(torch.uint8)).tobytes())
-    return digest.hexdigest()
+    found = {}
+    for key, value in tensors(loaded):
+        if (name := named(key)) is not None:
+            content = to_host(value.contiguous().reshape(-1).view(torch.uint8)).tobytes()
+            found[name] = f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(content).hexdigest()}"
+    return hashlib.sha256((json.dumps([config, found], sort_keys=True, default=str) + more).encode()).hexdigest()
 
 
 def tokenizer_digests(found: PreTrainedTokenizerBase) -> dict[str, str]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from interp.maths.precision import widen
 from interp.models.anatomy import Anatomy, Target, matrix_of, read_anatomy
+from interp.models.offload import brought, device_of
 from interp.sites import Site, Weight
 
 
@@ -69,8 +70,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Device of the token embedding, where input ids go."""
-        return self.module.get_input_embeddings().weight.device
+        """Device on which the token embedding runs, where input ids go."""
+        return device_of(self.module.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -90,9 +91,9 @@ class Model:
     @torch.no_grad()
     def weight(self, weight: Weight) -> Float[Tensor, "out in"]:
         """A matrix as ``(out, in)`` in at least float32, adapter applied, cut out of a fused one."""
-        with self.active():
-            place = self.anatomy.place(weight)
-            module = self.module.get_submodule(place.path)
+        place = self.anatomy.place(weight)
+        module = self.module.get_submodule(place.path)
+        with self.active(), brought(module):
             return place.cut(widen(_effective(module, self.dtype, self.adapter_on is not False)))
 
     @torch.no_grad()
