@@ -29,6 +29,12 @@ class Pair:
     digests: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        models = [self.tuned] if self.base is None else [self.tuned, self.base]
+        shared = len({id(model.module) for model in models}) < len(models)
+        own = [note for model in models[shared:] for note in model.notes]
+        object.__setattr__(self, "notes", (*self.notes, *own))
+
     def __getitem__(self, role: str) -> Model:
         """``pair["base"]`` or ``pair["tuned"]``; raises OptionError when there is no base."""
         if role == "base":
