@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from interp.edit import Ablate
 from interp.engines import Batch, TorchEngine
+from interp.errors import UnsupportedModel
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.sites import MATRICES, Site, Weight, neurons
@@ -61,6 +63,19 @@ def test_codes_give_what_their_numbers_give():
 
 
 BNB = importlib.util.find_spec("bitsandbytes") is not None
+
+
+@pytest.mark.skipif(BNB, reason="bitsandbytes is installed")
+def test_without_its_library_a_quantised_checkpoint_is_one_line(tmp_path):
+    path = tiny.save(tiny.llama(), tmp_path / "m")
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        UnsupportedModel, match=r"a library that is not installed here .*bitsandbytes.*; install it"
+    ) as caught:
+        Pair.load(str(path))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

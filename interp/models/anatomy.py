@@ -193,7 +193,9 @@ def shape_of(module: nn.Module) -> tuple[int, int]:
 def is_packed(module: nn.Module) -> bool:
     """Whether a linear module holds codes (8-bit, 4-bit) in place of the numbers it applies."""
     weight = getattr(module, "weight", None)
-    return hasattr(module, "out_features") and not (isinstance(weight, Tensor) and weight.is_floating_point())
+    # one byte: float8 has a scale beside it
+    plain = isinstance(weight, Tensor) and weight.is_floating_point() and weight.itemsize > 1
+    return hasattr(module, "out_features") and not plain
 
 
 def _component_tree(name: str, config: Any) -> dict[str, Any]:
