@@ -43,6 +43,7 @@ STRANGERS = {
     "nnsight": {"engines"},
     "transformers": {"models", "prompts"},
     "peft": {"models", "prompts"},
+    "accelerate": {"models"},
     "tokenizers": {"models", "prompts"},
     "huggingface_hub": {"models"},
     "transformer_lens": {"models"},

@@ -48,7 +48,7 @@ class Running(Common):
     """The options of every command that runs a model."""
 
     batch_size: Annotated[str, typer.Option("--batch-size", metavar="N|auto", help="Prompts at a time.")] = "auto"
-    device: Annotated[str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Annotated[str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1, spread.")] = "auto"
     dtype: Annotated[str, typer.Option("--dtype", metavar="NAME|auto", help="float32, bfloat16, float16.")] = "auto"
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
     engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="torch or nnsight.")] = "torch"

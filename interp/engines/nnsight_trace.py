@@ -23,6 +23,7 @@ from interp.engines.base import Batch, Edit, Run, arguments
 from interp.engines.taps import Tap, differentiate, taps
 from interp.errors import OptionError, RemoteFailure, UnsupportedModel
 from interp.models.model import Model
+from interp.models.offload import device_of
 from interp.sites import Site
 
 # In the order of computation; parallel blocks run their attention first too.
@@ -89,8 +90,17 @@ class NNsightEngine:
 
     def _wrap(self, module: Any) -> nnsight.NNsight:
         if id(module) not in self._wrapped:
-            self._wrapped[id(module)] = nnsight.NNsight(module)
+            kind = _Elsewhere if next(module.parameters()).is_meta else nnsight.NNsight
+            self._wrapped[id(module)] = kind(module)
         return self._wrapped[id(module)]
+
+
+class _Elsewhere(nnsight.NNsight):
+    """A module whose weights come only while it runs: inputs go to where it runs, not to where they are kept."""
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self._module.get_input_embeddings())
 
 
 def remote_key(model: Model) -> str:

@@ -4,16 +4,22 @@ PEFT places adapter weights by name and leaves whatever does not match at its id
 base and adapter can silently be one of base and base. Every tensor of the file must therefore be found in the model.
 """
 
+import json
+
 import peft
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file
 
 from interp.errors import AdapterNotLanded, MissingWeights, NonFiniteWeights, UnsupportedModel, WrongBase
-from interp.models.load import line, quiet, require_readable
+from interp.models.anatomy import Anatomy, read_anatomy
+from interp.models.load import line, memory_digest, quiet, require_readable
 from interp.models.model import AdapterSwitch, Model
 from interp.models.sources import Source
 
+_INCIDENTAL = ("base_model_name_or_path", "inference_mode", "revision", "peft_version")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -27,6 +33,11 @@ def attach(source: Source, plain: Model) -> tuple[Model, Model]:
     for key, value in wanted.items():
         if not torch.isfinite(value).all():
             raise NonFiniteWeights(f"{source.name}: {key} holds NaN or infinity; the adapter is damaged or diverged")
+    if any(parameter.is_meta for parameter in plain.module.parameters()):
+        raise UnsupportedModel(
+            f"{plain.name} is kept partly in main memory or on disk, and peft cannot put {source.name} there; "
+            "give a device that holds all of it, or merge the adapter and give the whole model"
+        )
     same, other = _tensors_of_the_base(wanted, plain)
     wrapped = _wrap(source, plain)
     landed = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
@@ -36,12 +47,78 @@ def attach(source: Source, plain: Model) -> tuple[Model, Model]:
             "merge it, save the whole model, and give that with --base"
         )
     _require_landed(source, landed, {key: value for key, value in wanted.items() if key in landed or key not in same})
+    return _switched(wrapped, plain.anatomy, source.name, plain.name)
+
+
+def adopt(wrapped: PeftModel, tuned: str, base: str) -> tuple[Model, Model]:
+    """The base and the tuned model of a PEFT model in memory, by name; raises UnsupportedModel where it cannot be."""
+    for config in (wrapped.peft_config[name] for name in wrapped.active_adapters):
+        _require_of_weights(tuned, config)
+        if getattr(config, "bias", "none") != "none":
+            raise UnsupportedModel(
+                f"{tuned} trained biases of its base (bias={config.bias!r}), which cannot be switched off; "
+                "merge it, and give the base beside it"
+            )
+    layers = [layer for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)]
+    if any(layer.merged for layer in layers):
+        raise UnsupportedModel(
+            f"{tuned} is merged into its base, and taking it out again rounds the base's weights; "
+            "load base and adapter again, or give the base beside it"
+        )
+    if any(layer.disable_adapters for layer in layers):
+        raise UnsupportedModel(f"{tuned} has its adapter switched off; call enable_adapter_layers() first")
+    return _switched(wrapped, read_anatomy(wrapped.get_base_model()), tuned, base)
+
+
+def memory_digests(wrapped: PeftModel) -> dict[str, str]:
+    """Content digests of a PEFT model in memory, and of its base alone: the one that the bare base would have."""
+    inner = wrapped.get_base_model()
+    kept = [
+        (f"{path}.", f"{path}.{part}.")
+        for path, layer in inner.named_modules()
+        for kind, part in ((BaseTunerLayer, "base_layer"), (AuxiliaryTrainingWrapper, "original_module"))
+        if isinstance(layer, kind)
+    ]
+
+    def bare(key: str) -> str | None:
+        for whole, own in kept:
+            if key.startswith(own):
+                key = whole + key.removeprefix(own)
+            elif key.startswith(whole):
+                return None
+        return key
+
+    # how the adapter's tensors are applied (scaling, for one) is told by its configuration alone
+    adapters = {
+        name: {key: value for key, value in wrapped.peft_config[name].to_dict().items() if key not in _INCIDENTAL}
+        for name in wrapped.active_adapters
+    }
+    return {
+        "tuned": memory_digest(inner, more=json.dumps(adapters, sort_keys=True, default=_text)),
+        "base": memory_digest(inner, bare),
+    }
+
+
+def _text(value: object) -> object:
+    return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)
+
+
+def _switched(wrapped: PeftModel, anatomy: Anatomy, tuned: str, base: str) -> tuple[Model, Model]:
     inner = wrapped.get_base_model()
     inner.eval().requires_grad_(False)
     switch = AdapterSwitch(inner)
-    base = Model(plain.name, inner, plain.anatomy, switch, adapter_on=False)
-    tuned = Model(source.name, inner, plain.anatomy, switch, adapter_on=True)
-    return base, tuned
+    return (
+        Model(base, inner, anatomy, switch, adapter_on=False),
+        Model(tuned, inner, anatomy, switch, adapter_on=True),
+    )
+
+
+def _require_of_weights(name: str, config: PeftConfig) -> None:
+    if config.is_prompt_learning:
+        raise UnsupportedModel(
+            f"{name} is a {config.peft_type.value} adapter, which changes no weight; "
+            "give an adapter of weights (LoRA and its like)"
+        )
 
 
 def _wrap(source: Source, plain: Model) -> PeftModel:
@@ -53,11 +130,7 @@ def _wrap(source: Source, plain: Model) -> PeftModel:
                 f"{source.name}: peft {peft.__version__} does not accept its adapter_config.json ({line(error)}); "
                 "check the file, or use a peft that knows this adapter"
             ) from error
-        if config.is_prompt_learning:
-            raise UnsupportedModel(
-                f"{source.name} is a {config.peft_type.value} adapter, which changes no weight; "
-                "give an adapter of weights (LoRA and its like)"
-            )
+        _require_of_weights(source.name, config)
         try:
             return PeftModel.from_pretrained(plain.module, str(source.directory), config=config, is_trainable=False)
         except Exception as error:  # what peft cannot place on this base, by whatever error it says so

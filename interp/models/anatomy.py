@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -141,7 +142,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         matrices = {matrix: place for matrix, place in matrices.items() if not matrix.startswith("mlp.")}
     n_neurons = 0
     if "mlp.out" in matrices:
-        n_neurons = matrix_of(_unwrap(block.get_submodule(matrices["mlp.out"].path))).shape[1]
+        n_neurons = shape_of(_unwrap(block.get_submodule(matrices["mlp.out"].path)))[1]
     anatomy = Anatomy(
         name, n_layers, width, n_neurons, n_heads, head_width, "mlp.gate" in matrices, config.vocab_size,
         blocks.name, targets, matrices,
@@ -170,7 +171,7 @@ def _split_fused(
             matrices[matrix] = Place(qkv, n_heads, tuple(size // n_heads for size in sizes), index)
     fused = _STACKED_GATE_UP.get(name)
     if fused is not None and _exists(block, fused):
-        half = matrix_of(_unwrap(block.get_submodule(fused))).shape[0] // 2
+        half = shape_of(_unwrap(block.get_submodule(fused)))[0] // 2
         for matrix, (hook, index) in _GATE_UP.items():
             matrices[matrix] = Place(fused, 1, (half, half), index)
             targets[hook] = Target(fused, "out", (index * half, (index + 1) * half))
@@ -180,6 +181,21 @@ def matrix_of(module: nn.Module) -> Float[Tensor, "out in"]:
     """A linear module's own matrix as ``(out, in)``; GPT-2's Conv1D stores ``(in, out)``."""
     weight = module.weight
     return weight.T if isinstance(module, Conv1D) else weight
+
+
+def shape_of(module: nn.Module) -> tuple[int, int]:
+    """``(out, in)`` of a linear module, also where its weight is packed."""
+    if is_packed(module):
+        return module.out_features, module.in_features
+    return tuple(matrix_of(module).shape)
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether a linear module holds codes (8-bit, 4-bit) in place of the numbers it applies."""
+    weight = getattr(module, "weight", None)
+    # one byte: float8 has a scale beside it
+    plain = isinstance(weight, Tensor) and weight.is_floating_point() and weight.itemsize > 1
+    return hasattr(module, "out_features") and not plain
 
 
 def _component_tree(name: str, config: Any) -> dict[str, Any]:
@@ -255,9 +271,7 @@ def _require_shapes(model: nn.Module, anatomy: Anatomy, heads: tuple[int, ...]) 
             if matrix not in anatomy.matrices:
                 continue
             place = anatomy.place(Weight(layer, matrix))
-            whole = matrix_of(_unwrap(model.get_submodule(place.path)))
+            shape = shape_of(_unwrap(model.get_submodule(place.path)))
             expected = (place.groups * sum(place.sizes) or wanted[0], wanted[1])
-            if tuple(whole.shape) != expected or tuple(place.cut(whole).shape) != wanted:
-                raise UnsupportedModel(
-                    f"{place.path} is {tuple(whole.shape)}, expected {expected} from the configuration"
-                )
+            if shape != expected or tuple(place.cut(torch.empty(shape, device="meta")).shape) != wanted:
+                raise UnsupportedModel(f"{place.path} is {shape}, expected {expected} from the configuration")

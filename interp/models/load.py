@@ -3,25 +3,29 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from interp.errors import MissingWeights, ModelError, NonFiniteWeights, OptionError, TruncatedWeights, UnsupportedModel
 from interp.maths.host import to_host
 from interp.models.anatomy import PROVEN
+from interp.models.offload import spread, tensors
 from interp.models.sources import Source, read_json
 from interp.provenance import directory_digest
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _INCIDENTAL = ("_name_or_path", "name_or_path", "transformers_version")
 
 
@@ -33,18 +37,23 @@ class Settings:
     dtype: torch.dtype | str
     attention: str
     trust_remote_code: bool
+    spread: bool = False
 
     @classmethod
     def resolve(cls, device: str, dtype: str, attention: str, trust_remote_code: bool) -> "Settings":
-        """Read the common options; raises OptionError for a device or dtype this machine does not have."""
-        if device == "auto":
+        """Read the common options; raises OptionError for a device or dtype this machine does not have.
+
+        ``spread`` leaves it to accelerate: over all accelerators, what does not fit in main memory, the rest on disk.
+        """
+        spread = device == "spread"
+        if device == "auto" or spread:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             where = torch.device(device)
         except RuntimeError as error:
-            raise OptionError(f"--device {device} is no device; use auto, cpu, cuda or cuda:N") from error
+            raise OptionError(f"--device {device} is no device; use auto, spread, cpu, cuda or cuda:N") from error
         if where.type not in ("cpu", "cuda"):
-            raise OptionError(f"--device {device} is not handled; use auto, cpu, cuda or cuda:N")
+            raise OptionError(f"--device {device} is not handled; use auto, spread, cpu, cuda or cuda:N")
         if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
             raise OptionError(
                 f"--device {device}: {torch.cuda.device_count()} CUDA devices are visible to torch "
@@ -53,14 +62,19 @@ class Settings:
         if dtype != "auto" and dtype not in _DTYPES:
             raise OptionError(f"--dtype {dtype} is unknown; use auto, {', '.join(_DTYPES)}")
         if dtype == "auto":
-            return cls(where, torch.float32 if where.type == "cpu" else "auto", attention, trust_remote_code)
-        return cls(where, _DTYPES[dtype], attention, trust_remote_code)
+            chosen = torch.float32 if where.type == "cpu" else "auto"
+            return cls(where, chosen, attention, trust_remote_code, spread)
+        return cls(where, _DTYPES[dtype], attention, trust_remote_code, spread)
 
 
-def module(source: Source, settings: Settings) -> PreTrainedModel:
-    """A causal language model from a directory; raises a ModelError for whatever is wrong with it."""
+def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """A causal language model from a directory, and remarks on it; raises a ModelError for whatever is wrong."""
     require_readable(source)
-    read_json(source.directory / "config.json")
+    stated = read_json(source.directory / "config.json")
+    if "_class_name" in stated and "model_type" not in stated:
+        raise UnsupportedModel(
+            f"{source.name} is a {stated['_class_name']} of diffusers, not a causal language model; give one"
+        )
     try:
         config = AutoConfig.from_pretrained(source.directory, trust_remote_code=settings.trust_remote_code)
     except Exception as error:  # transformers validates configurations with errors of many classes
@@ -68,6 +82,12 @@ def module(source: Source, settings: Settings) -> PreTrainedModel:
             f"{source.name}: transformers {transformers.__version__} does not accept its config.json ({line(error)}); "
             "check the file, or use a transformers that knows this model"
         ) from error
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "auto_map" not in stated:
+        # asked for it, transformers would import every family there is to list them
+        raise UnsupportedModel(
+            f"{source.name} is of type {config.model_type}, which has no causal language model; "
+            f"proven: {', '.join(PROVEN)}"
+        )
     try:
         with quiet():
             loaded, report = AutoModelForCausalLM.from_pretrained(
@@ -79,11 +99,17 @@ def module(source: Source, settings: Settings) -> PreTrainedModel:
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
+                device_map="auto" if settings.spread else None,
             )
     except (SafetensorError, EOFError) as error:
         raise TruncatedWeights(f"{source.name}: weights cannot be read ({line(error)}); copy them again") from error
     except OSError as error:
         raise MissingWeights(f"{source.name} lacks a file ({line(error)}); check that it is complete") from error
+    except ImportError as error:  # a quantisation's library, or an attention kernel's
+        raise UnsupportedModel(
+            f"{source.name} cannot be loaded as a causal language model without a library that is not installed here "
+            f"({line(error)}); install it"
+        ) from error
     except ValueError as error:
         raise UnsupportedModel(
             f"{source.name} cannot be loaded as a causal language model ({line(error)}); proven: {', '.join(PROVEN)}"
@@ -92,19 +118,52 @@ def module(source: Source, settings: Settings) -> PreTrainedModel:
         raise ModelError(
             f"{source.name} cannot be loaded as a causal language model ({line(error)}); check the checkpoint"
         ) from error
+    notes = _require_whole(source, loaded, report)
+    _require_numbers(source, loaded)
+    require_finite(source.name, loaded)
+    return (loaded if spread(loaded) else loaded.to(settings.device)).eval().requires_grad_(False), notes
+
+
+def _require_whole(source: Source, loaded: PreTrainedModel, report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Every tensor the architecture needs, in its shape; a remark where the files hold more."""
     missing = sorted(report["missing_keys"])
     mismatched = sorted(
         f"{key} ({tuple(seen)}, needed {tuple(wanted)})" for key, seen, wanted in report["mismatched_keys"]
     )
     if missing or mismatched:
-        bad = (missing or mismatched)[0]
         what = "lacks" if missing else "holds in another shape"
+        saved = (read_json(source.directory / "config.json").get("architectures") or [None])[0]
+        other = f" (it was saved as {saved})" if saved not in (None, type(loaded).__name__) else ""
         raise MissingWeights(
-            f"{source.name} {what} {len(missing) + len(mismatched)} of the tensors that "
-            f"{type(loaded).__name__} needs, first {bad}; check that the checkpoint is complete"
+            f"{source.name} {what} {len(missing) + len(mismatched)} of the tensors that {type(loaded).__name__} "
+            f"needs{other}, first {(missing or mismatched)[0]}; check that the checkpoint is complete"
         )
-    require_finite(source.name, loaded)
-    return loaded.to(settings.device).eval().requires_grad_(False)
+    if not report["unexpected_keys"]:
+        return ()
+    unused = sorted(report["unexpected_keys"])
+    return (
+        f"{source.name} holds {len(unused)} tensors that {type(loaded).__name__} does not use, first {unused[0]}: "
+        "they were ignored",
+    )
+
+
+def _require_numbers(source: Source, loaded: PreTrainedModel) -> None:
+    """Quantised weights without what says how are codes, not numbers, and would be read as numbers."""
+    if getattr(loaded, "hf_quantizer", None) is not None:
+        return
+    if named := read_json(source.directory / "config.json").get("quantization_config"):
+        raise UnsupportedModel(
+            f"{source.name}: transformers {transformers.__version__} does not know the quantisation "
+            f"{named.get('quant_method')!r} that its config.json names; give the model as it was before"
+        )
+    for path in sorted(source.directory.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118 (it is no mapping)
+                if key.endswith(".weight") and file.get_slice(key).get_dtype() not in _FLOATS:
+                    raise UnsupportedModel(
+                        f"{source.name} holds {key} as {file.get_slice(key).get_dtype()}, and its config.json names "
+                        "no quantisation; give the model as it was before"
+                    )
 
 
 def require_readable(source: Source) -> None:
@@ -129,8 +188,8 @@ def require_readable(source: Source) -> None:
 
 def require_finite(name: str, loaded: nn.Module) -> None:
     """Refuse NaN or infinity among the weights."""
-    for key, parameter in loaded.named_parameters():
-        if not torch.isfinite(parameter).all():
+    for key, value in tensors(loaded):
+        if value.is_floating_point() and value.itemsize > 1 and not torch.isfinite(value).all():
             raise NonFiniteWeights(f"{name}: {key} holds NaN or infinity; the checkpoint is damaged or diverged")
 
 
@@ -162,14 +221,19 @@ def weights_digest(source: Source) -> str:
     return directory_digest(source.directory, ["*.safetensors", "config.json", "adapter_config.json"])
 
 
-def memory_digest(loaded: PreTrainedModel) -> str:
-    """Content digest of a model in memory: configuration, and names, shapes, dtypes and bytes of its tensors."""
+def memory_digest(loaded: PreTrainedModel, named: Callable[[str], str | None] = str, more: str = "") -> str:
+    """Content digest of a model in memory: configuration, and names, shapes, dtypes and bytes of its tensors.
+
+    ``named`` gives the name under which a tensor counts, None for one that does not; ``more`` is what else determines
+    what the model computes. Where the tensors are kept does not count.
+    """
     config = {key: value for key, value in loaded.config.to_dict().items() if key not in _INCIDENTAL}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for key, value in sorted(loaded.state_dict().items()):
-        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(to_host(value.contiguous().reshape(-1).view(torch.uint8)).tobytes())
-    return digest.hexdigest()
+    found = {}
+    for key, value in tensors(loaded):
+        if (name := named(key)) is not None:
+            content = to_host(value.contiguous().reshape(-1).view(torch.uint8)).tobytes()
+            found[name] = f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(content).hexdigest()}"
+    return hashlib.sha256((json.dumps([config, found], sort_keys=True, default=str) + more).encode()).hexdigest()
 
 
 def tokenizer_digests(found: PreTrainedTokenizerBase) -> dict[str, str]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.maths.precision import widen
-from interp.models.anatomy import Anatomy, Target, matrix_of, read_anatomy
+from interp.models.anatomy import Anatomy, Target, is_packed, matrix_of, read_anatomy
+from interp.models.offload import brought, device_of
 from interp.sites import Site, Weight
 
 
@@ -69,8 +70,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Device of the token embedding, where input ids go."""
-        return self.module.get_input_embeddings().weight.device
+        """Device on which the token embedding runs, where input ids go."""
+        return device_of(self.module.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,6 +83,17 @@ class Model:
         """The longest sequence that the configuration allows."""
         return self.module.config.get_text_config().max_position_embeddings
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on what of this model is not exact."""
+        packed = [type(part).__name__ for part in self.module.modules() if is_packed(part)]
+        if not packed:
+            return ()
+        return (
+            f"{self.name} is quantised ({len(packed)} matrices, {packed[0]}): activations, edits and gradients are the "
+            "quantised model's own; weights that are read are what it applies, after rounding",
+        )
+
     def at(self, site: Site) -> tuple[nn.Module, Target]:
         """The module that carries a site and which side of it."""
         target = self.anatomy.target(site)
@@ -90,9 +102,9 @@ class Model:
     @torch.no_grad()
     def weight(self, weight: Weight) -> Float[Tensor, "out in"]:
         """A matrix as ``(out, in)`` in at least float32, adapter applied, cut out of a fused one."""
-        with self.active():
-            place = self.anatomy.place(weight)
-            module = self.module.get_submodule(place.path)
+        place = self.anatomy.place(weight)
+        module = self.module.get_submodule(place.path)
+        with self.active(), brought(module):
             return place.cut(widen(_effective(module, self.dtype, self.adapter_on is not False)))
 
     @torch.no_grad()
@@ -110,12 +122,20 @@ def _effective(module: nn.Module, dtype: torch.dtype, on: bool) -> Float[Tensor,
         kept = module.modules_to_save[module.active_adapters[0]] if on else module.original_module
         return _effective(kept, dtype, on)
     if not isinstance(module, BaseTunerLayer):
-        return matrix_of(module).detach()
+        return _own(module, dtype)
     inner = module.get_base_layer()
-    own = matrix_of(inner).detach()
+    own = _own(inner, dtype)
     if not on:
         return own
     unit = torch.eye(own.shape[1], dtype=dtype, device=own.device)
     nothing = torch.zeros_like(unit[:1])
     adapted, plain = module(unit) - module(nothing), inner(unit) - inner(nothing)
     return widen(own) + (widen(adapted) - widen(plain)).T
+
+
+def _own(module: nn.Module, dtype: torch.dtype) -> Float[Tensor, "out in"]:
+    """A linear module's matrix; where it holds codes, what it makes of units: the numbers that it applies."""
+    if not is_packed(module):
+        return matrix_of(module).detach()
+    unit = torch.eye(module.in_features, dtype=dtype, device=device_of(module))
+    return (module(unit) - module(torch.zeros_like(unit))).T

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
 from interp.errors import OptionError
 from interp.models import load, preflight, sources
-from interp.models.adapters import attach
+from interp.models.adapters import adopt, attach, memory_digests
 from interp.models.model import Model
+from interp.models.unwrap import unwrap
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,12 @@ class Pair:
     tokenizer: PreTrainedTokenizerBase
     digests: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        models = [self.tuned] if self.base is None else [self.tuned, self.base]
+        shared = len({id(model.module) for model in models}) < len(models)
+        own = [note for model in models[shared:] for note in model.notes]
+        object.__setattr__(self, "notes", (*self.notes, *own))
 
     def __getitem__(self, role: str) -> Model:
         """``pair["base"]`` or ``pair["tuned"]``; raises OptionError when there is no base."""
@@ -65,19 +73,20 @@ class Pair:
         source = sources.find(tuned)
         if source.adapter is not None:
             return cls._load_adapter(source, base, settings)
-        module = load.module(source, settings)
+        module, notes = load.module(source, settings)
         tokenizer = load.tokenizer([source.directory], settings)
         tuned_model = Model.wrap(tuned, module)
         digests = {"tuned": load.weights_digest(source), **load.tokenizer_digests(tokenizer)}
-        base_model, notes = None, ()
+        base_model = None
         if base is not None:
             base_source = sources.find(base)
             if base_source.adapter is not None:
                 raise OptionError(f"--base {base} is an adapter; give the model that was tuned")
             preflight.require_same_shape(base_source, source)
-            base_model = Model.wrap(base, load.module(base_source, settings))
+            base_module, more = load.module(base_source, settings)
+            base_model = Model.wrap(base, base_module)
             preflight.require_same_anatomy(base_model, tuned_model)
-            notes = preflight.require_same_tokens(base_source, tokenizer, settings)
+            notes += (*more, *preflight.require_same_tokens(base_source, tokenizer, settings))
             digests["base"] = load.weights_digest(base_source)
             notes += preflight.alike(digests["base"], digests["tuned"], base_source, tokenizer, settings)
             preflight.require_alive(base_model, tokenizer)
@@ -92,7 +101,8 @@ class Pair:
         base_source = sources.find(base_name)
         if base_source.adapter is not None:
             raise OptionError(f"the base {base_name} is itself an adapter; give the model it was trained on")
-        alone = Model.wrap(base_name, load.module(base_source, settings))
+        module, notes = load.module(base_source, settings)
+        alone = Model.wrap(base_name, module)
         tokenizer = load.tokenizer([source.directory, base_source.directory], settings)
         plain = preflight.probe_logits(alone)
         base_model, tuned_model = attach(source, alone)
@@ -103,27 +113,41 @@ class Pair:
             "base": load.weights_digest(base_source),
             **load.tokenizer_digests(tokenizer),
         }
-        notes = preflight.require_same_tokens(base_source, tokenizer, settings)
-        return cls(tuned_model, base_model, tokenizer, digests, (*preflight.recorded_base(source, base_source), *notes))
+        notes += preflight.recorded_base(source, base_source)
+        notes += preflight.require_same_tokens(base_source, tokenizer, settings)
+        return cls(tuned_model, base_model, tokenizer, digests, notes)
 
     @classmethod
-    def from_modules(
-        cls,
-        tuned: PreTrainedModel,
-        base: PreTrainedModel | None,
-        tokenizer: PreTrainedTokenizerBase,
-        name: str = "memory",
-    ) -> "Pair":
-        """A pair of models already in memory (a notebook's); both are frozen and put in evaluation mode."""
+    def from_modules(cls, tuned: Any, base: Any, tokenizer: PreTrainedTokenizerBase, name: str = "memory") -> "Pair":
+        """A pair of models already in memory (a notebook's); both are frozen and put in evaluation mode.
+
+        Each is a Hugging Face model, a PEFT model, or one of them held by nnsight or by TransformerLens' bridge. A PEFT
+        model alone (``base`` None, or the same one) is the pair of its base and its active adapter, switched. Raises a
+        ModelError or a PairError.
+        """
+        tuned, base = unwrap(tuned, f"{name}:tuned"), None if base is None else unwrap(base, f"{name}:base")
+        if isinstance(base, PeftModel) and base is not tuned:
+            raise OptionError("the base given is itself an adapter; give the model it was trained on")
+        digests = dict(load.tokenizer_digests(tokenizer))
+        if isinstance(tuned, PeftModel):
+            digests |= memory_digests(tuned)
+            inner = tuned.get_base_model()
+            if base is None or base is tuned or base is inner:
+                base_model, tuned_model = adopt(tuned, f"{name}:tuned", f"{name}:base")
+                preflight.require_switched(preflight.probe_logits(base_model), base_model, tuned_model)
+                preflight.require_alive(base_model, tokenizer)
+                preflight.require_alive(tuned_model, tokenizer)
+                return cls(tuned_model, base_model, tokenizer, digests)
+            tuned = inner
+        else:
+            digests["tuned"] = load.memory_digest(tuned)
         tuned_model = Model.wrap(f"{name}:tuned", tuned)
         base_model = None if base is None else Model.wrap(f"{name}:base", base)
         if base_model is not None:
             preflight.require_same_anatomy(base_model, tuned_model)
             preflight.require_alive(base_model, tokenizer)
-        preflight.require_alive(tuned_model, tokenizer)
-        digests: dict[str, Any] = {"tuned": load.memory_digest(tuned), **load.tokenizer_digests(tokenizer)}
-        if base is not None:
             digests["base"] = load.memory_digest(base)
+        preflight.require_alive(tuned_model, tokenizer)
         return cls(tuned_model, base_model, tokenizer, digests)
 
     def close(self) -> None:

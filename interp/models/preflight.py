@@ -108,11 +108,16 @@ def alike(
 
 
 @torch.no_grad()
-def probe_logits(model: Model, padding: int = 0) -> torch.Tensor:
-    """Logits ``[1, T, V]`` of one pass over fixed tokens spread over the vocabulary, after some columns of padding."""
+def probe_logits(model: Model, padding: int = 0, last: int | None = None) -> torch.Tensor:
+    """Logits ``[1, T, V]`` of one pass over fixed tokens spread over the vocabulary, after some columns of padding.
+
+    ``last`` takes the place of the last of them.
+    """
     count = min(16, model.context_length)
     vocabulary = model.anatomy.vocabulary
     ids = torch.arange(count, device=model.device).mul_(max(vocabulary // count, 1)) % vocabulary
+    if last is not None:
+        ids[-1] = last
     mask = torch.ones_like(ids).index_fill_(0, torch.arange(padding, device=ids.device), 0)
     position = (mask.cumsum(0) - 1).clamp(min=0)
     with model.active() as module:
@@ -127,8 +132,16 @@ def require_alive(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
             f"the tokenizer has {len(tokenizer)} tokens and {model.name} embeds {rows}; "
             "give the tokenizer that belongs to the model"
         )
-    if not torch.isfinite(probe_logits(model)).all():
+    logits = probe_logits(model)
+    if not torch.isfinite(logits).all():
         raise NonFiniteWeights(f"{model.name} gives NaN or infinite logits in {model.dtype}; try --dtype float32")
+    # by more than rounding: a kernel may treat the tokens of a batch together
+    rounding = max(1e-3, 4 * torch.finfo(model.dtype).eps) * logits.std()
+    if ((logits - probe_logits(model, last=1))[:, :-1].abs() > rounding).any():
+        raise UnsupportedModel(
+            f"{model.name} is no causal language model: its {model.anatomy.architecture} lets a token change what is "
+            "said before it, as encoders do; give a decoder"
+        )
     if not torch.isfinite(probe_logits(model, padding=2)).all():
         raise UnsupportedModel(
             f"{model.name} gives NaN or infinite logits beside padding in {model.dtype} with the attention kernel "

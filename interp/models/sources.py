@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from interp import organisms
-from interp.errors import ModelNotFound, PickledWeights, TruncatedWeights
+from interp.errors import ModelNotFound, PickledWeights, TruncatedWeights, UnsupportedModel
 from interp.provenance import file_digest
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
@@ -100,6 +100,8 @@ def file_digests(source: Source) -> dict[str, str]:
 def _inspect(name: str, directory: Path) -> Source:
     adapter_file, config_file = directory / "adapter_config.json", directory / "config.json"
     adapter = read_json(adapter_file) if adapter_file.exists() else None
+    if (directory / "model_index.json").exists():
+        raise UnsupportedModel(f"{name} is a pipeline of diffusers, not a causal language model; give one")
     if adapter is None and not config_file.exists():
         raise ModelNotFound(
             f"{name} holds no config.json and no adapter_config.json, so it is no model directory; check the path"

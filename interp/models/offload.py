@@ -1,0 +1,43 @@
+"""Weights that accelerate keeps elsewhere (main memory, disk) and brings to a module only while it runs."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
+
+
+@contextmanager
+def brought(module: nn.Module) -> Iterator[None]:
+    """The tensors of a module, and of all modules in it, where they can be read; away again afterwards."""
+    with ExitStack() as stack:
+        for part in module.modules():
+            stack.enter_context(align_module_device(part))
+        yield
+
+
+def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What ``module.state_dict()`` holds, one module's own at a time, each brought to where it can be read."""
+    for path, part in module.named_modules(remove_duplicate=False):
+        with align_module_device(part):
+            own: dict[str, Tensor] = {}
+            part._save_to_state_dict(own, f"{path}." * bool(path), keep_vars=False)
+            yield from own.items()
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device on which a module runs, wherever its weights are kept."""
+    weight = next(module.parameters())
+    if not weight.is_meta:
+        return weight.device
+    hook = getattr(module, "_hf_hook", None)
+    for part in (hook, *getattr(hook, "hooks", ())):
+        if (device := getattr(part, "execution_device", None)) is not None:
+            return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    return weight.device
+
+
+def spread(module: nn.Module) -> bool:
+    """Whether accelerate decides where the parts of a module are."""
+    return bool(getattr(module, "hf_device_map", None)) or any(hasattr(part, "_hf_hook") for part in module.modules())
