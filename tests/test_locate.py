@@ -550,7 +550,8 @@ def test_methods_by_name():
         if METHODS[name].needs_base:
             with pytest.raises(
                 OptionError,
-                match=f"method {name} needs a base model; add --base MODEL, or use integrated, integrated-zero, act-grad",
+                match=f"method {name} needs a base model; add --base MODEL, "
+                "or use integrated, integrated-zero, act-grad",
             ):
                 resolve(name, "auto", False)
         assert METHODS[name].positions in METHODS[name].allowed
