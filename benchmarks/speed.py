@@ -19,9 +19,10 @@ from types import SimpleNamespace
 import nnsight
 import numpy as np
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.page import machine, markdown, write_section
+from interp import organisms
 from interp.analyzers.locate_neurons import gradients
 from interp.capture import batches, capture
 from interp.engines import Batch, TorchEngine
@@ -128,11 +129,13 @@ def bridge_of(module: torch.nn.Module, batch: Batch, sites: list) -> Callable[[]
     from transformer_lens.model_bridge import TransformerBridge
 
     names = [str(site) for site in sites]
+    # it insists on one; token ids are given to it
+    tokenizer = AutoTokenizer.from_pretrained(organisms.directory("refusal/base"))
     try:
         with tempfile.TemporaryDirectory() as directory:
             module.save_pretrained(directory)
             net = TransformerBridge.boot_transformers(
-                directory, hf_model=module, tokenizer=SimpleNamespace(), load_weights=True
+                directory, hf_model=module, tokenizer=tokenizer, load_weights=True
             )
     except Exception as error:
         print("TransformerBridge:", " ".join(str(error).split())[:300], file=sys.stderr)
