@@ -24,6 +24,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
 from benchmarks.page import machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.locate_neurons import gradients
+from interp.analyzers.locate_neurons.scores import Asked
 from interp.capture import batches, capture
 from interp.engines import Batch, TorchEngine
 from interp.engines.base import arguments
@@ -86,7 +87,8 @@ def rows_of(module: torch.nn.Module) -> dict[str, Callable[[], object]]:
     with torch.no_grad():
         for parameter in base.module.parameters():
             parameter += 0.01 * torch.randn_like(parameter)
-    study, sites = study_of(tuned, base), [neurons(layer) for layer in range(tuned.anatomy.n_layers)]
+    asked, study = Asked("prompt", STEPS), study_of(tuned, base)
+    sites = [neurons(layer) for layer in range(tuned.anatomy.n_layers)]
     batch = Batch.pad([item.ids for item in study.encoded("positive")], 0)
     both = [*sites, *(contribution(layer) for layer in range(tuned.anatomy.n_layers))]
     before, after = (engine.run(model, batch, reads=both).values for model in (base, tuned))
@@ -98,8 +100,8 @@ def rows_of(module: torch.nn.Module) -> dict[str, Callable[[], object]]:
         "capture, moments": lambda: stream(engine.run(tuned, batch, reads=sites, keep=None).values, sites),
         "capture, moments, no head": lambda: stream(engine.run(tuned, batch, reads=sites, keep=0).values, sites),
         "nnsight, kept": nnsight_of(copy.deepcopy(module), tuned, batch, sites),
-        "act-grad": lambda: gradients.activation_gradient(study, "prompt", 1),
-        "integrated, a step": lambda: gradients._Walk(study, batch, before, after, STEPS, "live"),
+        "act-grad": lambda: gradients.activation_gradient(study, asked),
+        "integrated, a step": lambda: gradients._Walk(study, batch, before, after, asked, "live"),
     }
     if (cached := bridge_of(copy.deepcopy(module), batch, sites)) is not None:
         found["TransformerBridge, kept"] = cached

@@ -36,7 +36,18 @@ ANALYZERS = {
     "verify-neurons": (verify, "", "neuron"),
     "verify-neurons head": (verify, "", "head"),
 }
-EACH = pytest.mark.parametrize("name", ANALYZERS)
+# Heads go the ways of neurons: one method stands for all of them but in the slow tests.
+ALWAYS = {"locate-neurons integrated head", "verify-neurons head"}
+
+
+def marked(names):
+    return [
+        name if name in ALWAYS or not name.endswith("head") else pytest.param(name, marks=pytest.mark.slow)
+        for name in names
+    ]
+
+
+EACH = pytest.mark.parametrize("name", marked(ANALYZERS))
 LOCATING = [name for name in ANALYZERS if name.startswith("locate")]
 BASED = [name for name in ANALYZERS if name.startswith("verify") or METHODS[ANALYZERS[name][1]].needs_base]
 COUNTS = {"neuron": 48, "head": 4}
@@ -104,7 +115,7 @@ def test_the_summary_is_json_and_says_it_in_a_sentence(tables, name):
     assert summary["positive"] == summary["negative"] == 6
 
 
-@pytest.mark.parametrize("name", LOCATING)
+@pytest.mark.parametrize("name", marked(LOCATING))
 def test_one_row_per_neuron_and_finite_scores(tables, name):
     table, unit = tables(name), ANALYZERS[name][2]
     assert [column.name for column in table.columns[:5]] == ["layer", unit, "score", "rank", "selected"]
@@ -168,7 +179,7 @@ def test_neither_batch_size_nor_padding_count(tables, modules, name):
     assert study.provenance(analyzer(name)).key == tables(name).provenance.key
 
 
-@pytest.mark.parametrize("name", LOCATING)
+@pytest.mark.parametrize("name", marked(LOCATING))
 def test_the_order_of_prompts_does_not_count(tables, modules, name):
     """Means over prompts: their order changes rounding only (ids and places follow the prompts)."""
     study = fresh(modules)
@@ -178,7 +189,7 @@ def test_the_order_of_prompts_does_not_count(tables, modules, name):
     assert other.provenance.key != tables(name).provenance.key
 
 
-@pytest.mark.parametrize("name", [name for name in LOCATING if "contrast" not in name])
+@pytest.mark.parametrize("name", marked([name for name in LOCATING if "contrast" not in name]))
 def test_float32_tells_the_same(tables, modules, name):
     """But for standardised differences, which can be of next to nothing."""
     base, tuned = (copy.deepcopy(module) for module in modules)
@@ -189,7 +200,7 @@ def test_float32_tells_the_same(tables, modules, name):
     np.testing.assert_allclose(other["score"], exact, rtol=2e-2, atol=1e-4 * np.abs(exact).max())
 
 
-@pytest.mark.parametrize("name", BASED)
+@pytest.mark.parametrize("name", marked(BASED))
 def test_an_identical_pair_is_silent(modules, name):
     base, _ = modules
     table = analyzer(name)(fresh((base, copy.deepcopy(base))))

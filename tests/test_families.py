@@ -295,8 +295,15 @@ def test_a_sharded_directory_gives_the_models_own_logits(name, tmp_path):
     assert Pair.load(there[0]).tuned.dtype == torch.float32
 
 
-@EVERY
-@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "head"])
+# Every kind on a family with separate and on one with fused matrices; the others with the slow tests.
+ADAPTED = [
+    pytest.param(name, kind, marks=[] if kind == "lora" or name in ("gemma2", "phi3") else pytest.mark.slow)
+    for name in families.NAMES
+    for kind in ("lora", "rslora", "dora", "head")
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), ADAPTED)
 def test_adapters_land_merged_equals_switched_and_off_is_the_base(name, kind, tmp_path):
     base = families.build(name)
     path = tiny.save(base, tmp_path / "base")

@@ -15,7 +15,7 @@ from interp.study import Study
 from tests import tiny
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def family(request):
     return request.param
 

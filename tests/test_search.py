@@ -32,7 +32,7 @@ def test_what_is_pruned_reaches_and_can_spare_nothing(data):
     assert len(kept) == 1 or all(effect([unit for unit in kept if unit != spared]) < 1.0 for spared in kept)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_the_planted_set_is_found_among_others(family):
     study = tiny.planted_study(family)
     planted = [(1, 5), (1, 17), (1, 30)]
