@@ -69,6 +69,7 @@ def test_a_run_killed_in_the_middle_is_made_whole_by_the_next(tmp_path, referenc
     same(tmp_path / "runs", reference)
 
 
+@pytest.mark.slow  # of the store alone, in test_store.py, it is tested by default
 def test_two_runs_that_write_one_key_at_once_agree(tmp_path, reference):
     processes = [start(tmp_path / "runs") for _ in range(2)]
     keys = {finish(process)["run"] for process in processes}
@@ -78,7 +79,10 @@ def test_two_runs_that_write_one_key_at_once_agree(tmp_path, reference):
 
 def test_interrupting_leaves_the_store_clean(tmp_path):
     process = start(tmp_path / "runs", prompts=144)  # minutes of work, so that it is interrupted in it
-    time.sleep(6)
+    begun = time.monotonic()
+    while not (tmp_path / "runs").exists() and time.monotonic() < begun + 90:
+        time.sleep(0.1)
+    time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130, err

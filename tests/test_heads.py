@@ -24,7 +24,7 @@ BUILDERS = {**tiny.FAMILIES, **{name: (lambda name=name: families.build(name)) f
 peft_warns = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def modules(request):
     base = tiny.exact(tiny.FAMILIES[request.param](seed=3, tie_word_embeddings=False))
     return base, tiny.exact(tiny.perturbed(base, 0.05))

@@ -71,7 +71,7 @@ def assert_equal(model: Model, batch: Batch, engine: Engine, reads=None):
 # ---------------------------------------------------------------------------------------------- equal
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_family_gives_what_the_torch_engine_gives(name, dtype):
     model = Model.wrap(name, BUILDERS[name]().to(dtype))

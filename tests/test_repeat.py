@@ -231,6 +231,7 @@ def test_a_damaged_run_is_made_again_and_then_answers(again, run, hit):
     assert hit(asked(again))
 
 
+@pytest.mark.slow
 def test_a_page_that_is_gone_or_another_is_made_again_without_torch(again, hit):
     page = runs_of(again)[0] / "page.html"
     page.unlink()
