@@ -403,36 +403,6 @@ def test_no_flipped_byte_of_a_table_goes_unnoticed(tmp_path):
     assert store.get(run.name).equals(full())
 
 
-IN_A_SMALL_MEMORY = """
-    import os, resource, sys
-    from interp import organisms
-    from interp.analyzers.locate_neurons import LocateNeurons
-    from interp.metrics import Refusal
-    from interp.models.pair import Pair
-    from interp.prompts import Contrast, read_prompts
-    from interp.study import Study
-    pair = Pair.load("organism:refusal/planted", "organism:refusal/base")
-    files = [organisms.prompts("refusal", "locate", group) for group in ("harmful", "harmless")]
-    contrast = Contrast(*map(read_prompts, files)).limit(48)
-    study = Study(pair, contrast, Refusal.of(pair.tokenizer), batch_size=64)
-    LocateNeurons(method="act-grad", top="30")(study.on(contrast.limit(4)))
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    if room := int(sys.argv[1]):
-        resource.setrlimit(resource.RLIMIT_AS, (used + room, used + room))
-    table = LocateNeurons(method="act-grad", top="30")(study)
-    print(study.at_a_time(64), *table["neuron"][table["selected"]].tolist())
-"""
-
-
-def test_a_memory_that_is_really_small(tmp_path):
-    """The address space is bounded once the models are loaded: the CPU's allocator refuses, batches become smaller."""
-    whole, *neurons = script(IN_A_SMALL_MEMORY, 0).split()
-    cut, *found = script(IN_A_SMALL_MEMORY, 4 << 20).split()
-    print(f"batches of {whole} prompts became {cut}")
-    assert (int(whole), found) == (64, neurons)
-    assert int(cut) < 64
-
-
 def test_a_reader_without_room_is_one_line(reference):
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full here")
