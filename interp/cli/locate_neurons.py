@@ -57,8 +57,8 @@ def command(
 
     Prompt files are .txt (a prompt a line), .jsonl, .csv or .parquet. Half of the clusters locate and half verify,
     unless two more files verify or --no-verify locates on all; to show anything the verifying half needs 36 clusters a
-    class. METHOD auto is integrated with a base and act-grad without; act-grad and contrast need no base. The run is
-    kept in the store, with one offline HTML page beside it.
+    class. METHOD auto is integrated with a base and act-grad without. The run is kept in the store, with one offline
+    HTML page beside it.
 
     Example: interp locate-neurons ./tuned --base ./base --positive harmful.txt --negative harmless.txt --top 30
     """
