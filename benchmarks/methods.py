@@ -70,7 +70,7 @@ def grade(study: Study, donors: Donors, doses: dict[str, Doses], score: np.ndarr
             row["effect at k"] = f"{effects[size]:.0%}"
     chosen = donors.condition("ablate-base", ranking[:size])
     refused, harmless = judge(study, "ablate-base", "positive", chosen), judge(study, "ablate-base", "negative", chosen)
-    row["refused at k"] = f"{refused.refused.mean():.0%}"
+    row["refused at k"] = f"{refused.shown.mean():.0%}"
     row["harmless changed at k"] = f"{1 - harmless.equal_tuned.mean():.1%}"
     return row
 

@@ -89,11 +89,11 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
         items = []
         for role in ("base", "tuned"):
             harmful, harmless = judged[role, "positive"], judged[role, "negative"]
-            other = harmless.refused[twins]
-            items.append(replace(harmful, refused=np.where(swap, other, harmful.refused)))
-            back = harmless.refused.copy()
-            back[twins] = np.where(swap, harmful.refused, other)
-            items.append(replace(harmless, refused=back))
+            other = harmless.shown[twins]
+            items.append(replace(harmful, shown=np.where(swap, other, harmful.shown)))
+            back = harmless.shown.copy()
+            back[twins] = np.where(swap, harmful.shown, other)
+            items.append(replace(harmless, shown=back))
         evidence = Evidence(judged=items, changed=swap, rows=[], has_base=True, selected=0)
         claimed += behaviour(study, evidence).shown
     true = behaviour(study, Evidence(list(judged.values()), twins > -1, [], True, 0)).shown

@@ -12,7 +12,7 @@ from interp.edit import Intervention
 from interp.engines import Engine, TorchEngine
 from interp.errors import OutOfMemory, PromptError
 from interp.generate import Text, generate
-from interp.metrics import Refusal
+from interp.metrics import Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Contrast, Encoded, PromptSet, encode
@@ -45,7 +45,7 @@ class Study:
 
     pair: Pair
     contrast: Contrast
-    metric: Refusal
+    metric: Metric
     seed: int = 0
     batch_size: int | None = None
     max_new_tokens: int = 48
@@ -75,6 +75,20 @@ class Study:
                 )
             self._kept["encoded", group] = coded
         return self._kept["encoded", group]
+
+    def posed(self, group: str) -> list[Encoded]:
+        """The prompts of a class with what of an answer the metric must read before it gives its number."""
+        if not self.metric.applies(group):
+            return self.encoded(group)
+        if ("posed", group) not in self._kept:
+            rows = zip(self.encoded(group), self.prompts(group), strict=True)
+            self._kept["posed", group] = [coded.with_decision(self.metric.suffix(prompt)) for coded, prompt in rows]
+        return self._kept["posed", group]
+
+    def objective(self, group: str, rows: Sequence[int]) -> Objective:
+        """The metric's number for some rows of a class, of the logits of a batch of their ``posed`` texts."""
+        prompts = self.prompts(group).prompts
+        return self.metric.objective([prompts[row] for row in rows])
 
     def require_parts(self) -> None:
         """Prove on one prompt that both models are read exactly; raises UnsupportedModel."""

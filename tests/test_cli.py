@@ -26,7 +26,7 @@ LOCATE = ("locate-neurons", "model", "--positive", "p.txt", "--negative", "n.txt
         (["show", "abc", "--rows", "-1"], "'--rows': Input should be greater than or equal to 0"),
         (["show", "abc", "--rows", "many"], "'--rows'"),
         (["locate-neurons"], "Missing argument 'TUNED'"),
-        (["locate-neurons", "model"], "Missing option '--positive'"),
+        (["locate-neurons", "model", "--negative", "n.txt"], "give either --positive FILE or --task FILE"),
         ([*LOCATE[:4]], "Missing option '--negative'"),
         ([*LOCATE, "--seed", "-1"], "'--seed'"),
         ([*LOCATE, "--controls", "0"], "'--controls'"),

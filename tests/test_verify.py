@@ -164,11 +164,11 @@ def test_log_odds_and_losses_of_reference_answers(noisy):
             loss = -told[torch.arange(len(answer)), torch.tensor(answer)].mean()
             assert judged.loss[number] == pytest.approx(float(loss), rel=1e-4)
             odds = noisy.metric.log_odds(logits[len(ids) - 1][None])
-            assert judged.log_odds[number] == pytest.approx(float(odds), rel=1e-4)
+            assert judged.number[number] == pytest.approx(float(odds), rel=1e-4)
         own, base = noisy.answers("tuned", group), noisy.answers("base", group)
         assert judged.equal_tuned.all()
         assert judged.equal_base.tolist() == [a == b for a, b in zip(own, base, strict=True)]
-        assert judged.refused.tolist() == [noisy.metric.refused(noisy.decode(answer)) for answer in own]
+        assert judged.shown.tolist() == [noisy.metric.refused(noisy.decode(answer)) for answer in own]
 
 
 def test_means_and_norms_are_numpys(noisy):
@@ -312,16 +312,16 @@ N = 40
 
 def judged(condition, group, **flags):
     """Forty answers of which the named flags hold for the first so many."""
-    names = ("refused", "equal_base", "equal_tuned", "malformed")
+    names = ("shown", "equal_base", "equal_tuned", "malformed")
     arrays = {name: np.arange(N) < flags.get(name, 0) for name in names}
-    return Judged(condition, group, **arrays, log_odds=np.zeros(N), loss=np.zeros(N))
+    return Judged(condition, group, **arrays, number=np.zeros(N), loss=np.zeros(N))
 
 
 def evidence(returned=N, null=(0.0,) * 19, kept=N, broken=0, **changes):
     """A located set that does all it should, but for what is named."""
     items = [
         judged("base", "positive", equal_base=N),
-        judged("tuned", "positive", refused=N, equal_tuned=N),
+        judged("tuned", "positive", shown=N, equal_tuned=N),
         judged("base", "negative", equal_base=N, equal_tuned=N),
         judged("tuned", "negative", equal_base=N, equal_tuned=N),
         judged("ablate-base", "positive", equal_base=returned, malformed=broken),
@@ -366,13 +366,13 @@ def test_claims_of_few_prompts_are_not_shown(forty):
     few = forty.on(forty.contrast.limit(12))
     found = evidence()
     cut = [replace(item, **{f.name: getattr(item, f.name)[:12] for f in fields(item) if f.name not in
-                            ("condition", "group")}) for item in found.judged]  # fmt: skip
+                            ("condition", "group", "chance")}) for item in found.judged]  # fmt: skip
     findings = find(few, replace(found, judged=cut, changed=np.ones(12, bool), rows=list(range(12))), 0.95)
     shown = {claim.name: claim.shown for claim in findings.claims}
     assert shown == dict(behaviour=True, necessity=True, sufficiency=True, harmless=False, malformed=False)
     one = forty.on(forty.contrast.limit(1))
     cut = [replace(item, **{f.name: getattr(item, f.name)[:1] for f in fields(item) if f.name not in
-                            ("condition", "group")}) for item in found.judged]  # fmt: skip
+                            ("condition", "group", "chance")}) for item in found.judged]  # fmt: skip
     findings = find(one, replace(found, judged=cut, changed=np.ones(1, bool), rows=[0]), 0.95)
     assert not any(claim.shown for claim in findings.claims if claim.name != "behaviour")
 

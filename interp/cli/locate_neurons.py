@@ -26,10 +26,17 @@ def command(
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")],
     *,
     base: Annotated[str | None, typer.Option(metavar="BASE", help="What it was tuned from.")] = None,
-    positive: Annotated[Path, typer.Option(metavar="FILE", help="Prompts that show the behaviour.")],
+    positive: Annotated[Path | None, typer.Option(metavar="FILE", help="Prompts that show the behaviour.")] = None,
+    task: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instead of --positive: prompts with answers (and wrong ones).")
+    ] = None,
     negative: Annotated[Path, typer.Option(metavar="FILE", help="Prompts that do not.")],
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="Of a task: logit-diff, answer-loss or accuracy.")
+    ] = "auto",
     verify_positive: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="As --positive, to verify on.  [default: a held-out half]")
+        Path | None,
+        typer.Option(metavar="FILE", help="As --positive or --task, to verify on.  [default: a held-out half]"),
     ] = None,
     verify_negative: Annotated[
         Path | None, typer.Option(metavar="FILE", help="As --negative, to verify on.  [default: a held-out half]")
@@ -57,14 +64,21 @@ def command(
 
     Prompt files are .txt (a prompt a line), .jsonl, .csv or .parquet. Half of the clusters locate and half verify,
     unless two more files verify or --no-verify locates on all; to show anything the verifying half needs 36 clusters a
-    class. METHOD auto is integrated with a base and act-grad without. The run is kept in the store, with one offline
-    HTML page beside it.
+    class. METHOD auto is integrated with a base and act-grad without. With --task the behaviour is to answer rightly,
+    and --metric auto is logit-diff where the file has wrong answers, else answer-loss. The run is kept in the store,
+    with one offline HTML page beside it.
 
     Example: interp locate-neurons ./tuned --base ./base --positive harmful.txt --negative harmless.txt --top 30
     """
     request = Request.of("locate-neurons", {**locals()})
     if (verify_positive is None) != (verify_negative is None):
         raise OptionError("only one of --verify-positive and --verify-negative was given; give both or neither")
+    if (positive is None) == (task is None):
+        raise OptionError("give either --positive FILE or --task FILE: the prompts whose behaviour is located")
+    if task is None and metric != "auto":
+        raise OptionError(f"--metric {metric} is of a task; give --task FILE, or leave it out to measure refusals")
+    if task is not None and markers is not None:
+        raise OptionError("--markers are of refusals and --task has answers; give one of them")
     if (kept := request.recall()) is not None:
         for note in kept.notes:
             common.remark(note)
@@ -73,20 +87,23 @@ def command(
     from interp.analyzers.locate_neurons import LocateNeurons
     from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
     from interp.engines import engine_named
-    from interp.metrics import REFUSAL_MARKERS, Refusal, read_markers
+    from interp.metrics import REFUSAL_MARKERS, TASK_METRICS, Refusal, Task, read_markers
     from interp.models.pair import Pair
     from interp.models.sources import find
     from interp.models.units import unit_named
-    from interp.prompts import Contrast, read_prompts
+    from interp.prompts import Contrast, read_prompts, read_task
     from interp.store import Store
     from interp.study import Study
 
     def contrast(first: Path, second: Path, name: str) -> Contrast:
-        return Contrast(read_prompts(first, column, f"{name}+"), read_prompts(second, column, f"{name}-"))
+        return Contrast(read(first, column, f"{name}+"), read_prompts(second, column, f"{name}-"))
 
+    read = read_prompts if task is None else read_task
+    if metric not in ("auto", *TASK_METRICS):
+        raise OptionError(f"unknown --metric {metric!r}; use auto, {', '.join(TASK_METRICS)}")
     batch_size, engine = common.batches(), engine_named(common.engine, common.remote)
     spoken = REFUSAL_MARKERS if markers is None else read_markers(markers)
-    located_on = contrast(positive, negative, "locate")
+    located_on = contrast(positive or task, negative, "locate")
     if verify_positive is not None:
         verified_on = contrast(verify_positive, verify_negative, "verify")
         located_on.require_disjoint(verified_on)
@@ -94,18 +111,26 @@ def command(
         located_on, verified_on = located_on.split(common.seed)
     utility = None
     if subtract is not None:
-        utility = Contrast(read_prompts(subtract, column, "utility"), located_on.negative)
+        utility = Contrast(read(subtract, column, "utility"), located_on.negative)
         if shared := {*utility.positive.texts} & {*located_on.positive.texts}:
-            raise OptionError(f"--subtract {subtract} shares prompts with --positive, first {min(shared)[:40]!r}")
+            raise OptionError(f"--subtract {subtract} shares prompts with those located on, first {min(shared)[:40]!r}")
     locate = LocateNeurons(method=method, top=top, positions=positions, unit=unit)
-    locate.check(has_base=base is not None or find(tuned).base_name is not None)
+    smooth = metric != "accuracy"
+    locate.check(base is not None or find(tuned).base_name is not None, differentiable=smooth)
     described, notes = request.describe(), []
     common.status(f"loading {tuned}" + (f" and {base}" if base else ""))
     pair = Pair.load(tuned, base, device=common.device, dtype=common.dtype)
     anatomy, kind = pair.tuned.anatomy, unit_named(unit)
     kind.require(anatomy)
-    locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy))
-    metric = Refusal.of(pair.tokenizer, spoken)
+    locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy), smooth)
+    measured = Refusal.of(pair.tokenizer, spoken)
+    if task is not None:
+        answered = [
+            *located_on.positive,
+            *(verified_on.positive if verify else ()),
+            *(utility.positive if utility else ()),
+        ]
+        measured = Task.of(pair.tokenizer, answered, metric)
     notes += [f"note: {note}" for note in pair.notes]
     if verify and (few := verified_on.limit(max_prompts).n_clusters) < fewest_clusters():
         notes.append(
@@ -114,7 +139,7 @@ def command(
     for note in notes:
         common.remark(note)
     study = Study(
-        pair, located_on.limit(max_prompts), metric, common.seed, batch_size, engine=engine, quiet=common.quiet
+        pair, located_on.limit(max_prompts), measured, common.seed, batch_size, engine=engine, quiet=common.quiet
     )
     store = Store(common.store)
     if utility is not None:

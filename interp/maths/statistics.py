@@ -20,6 +20,7 @@ __all__ = [
     "benjamini_hochberg",
     "clopper_pearson",
     "clustered_bootstrap",
+    "clustered_rise",
     "clustered_share",
     "paired_difference",
     "paired_difference_of_moments",
@@ -62,6 +63,21 @@ def _exact_interval(successes: SupportsFloat, n: int, level: float) -> tuple[flo
     low = 0.0 if successes <= 0 else float(special.betaincinv(successes, n - successes + 1, tail))
     high = 1.0 if successes >= n else float(special.betaincinv(successes + 1, n - successes, 1 - tail))
     return low, high
+
+
+def clustered_rise(after: ArrayLike, before: ArrayLike, clusters: ArrayLike, seed: int = 0) -> Interval:
+    """Mean of paired differences of yes and no, with its interval over clusters.
+
+    The interval is as wide as those of the rises and of the falls allow.
+    """
+    difference = np.asarray(after, dtype=np.int64) - np.asarray(before, dtype=np.int64)
+    up, down = (clustered_share(difference == sign, clusters, seed=seed) for sign in (1, -1))
+    if not (difference < 0).any():
+        return up
+    if not (difference > 0).any():
+        return -down[0], -down[2], -down[1]
+    value, low, high = clustered_bootstrap(difference, clusters, seed=seed)
+    return value, float(np.fmin(low, up[1] - down[2])), float(np.fmax(high, up[2] - down[1]))
 
 
 def permutation_p(observed: SupportsFloat, null: ArrayLike, alternative: str = "greater") -> float:

@@ -1,8 +1,8 @@
 """Prompts: files read at the door, contrasts split by cluster, token ids with the role of every token."""
 
-from interp.prompts.files import read_prompts
+from interp.prompts.files import read_prompts, read_task
 from interp.prompts.sets import Contrast, Prompt, PromptSet
-from interp.prompts.tokens import COMPLETION, CONTENT, DECISION, OTHER, ROLES, Encoded, Tokenizer, encode
+from interp.prompts.tokens import COMPLETION, CONTENT, DECISION, OTHER, ROLES, Encoded, Tokenizer, encode, encode_answer
 
 __all__ = [
     "COMPLETION",
@@ -16,5 +16,7 @@ __all__ = [
     "PromptSet",
     "Tokenizer",
     "encode",
+    "encode_answer",
     "read_prompts",
+    "read_task",
 ]

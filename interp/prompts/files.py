@@ -2,7 +2,7 @@
 
 A file is ``.txt`` (a prompt a line), ``.jsonl``, ``.csv`` or ``.parquet`` with a column ``prompt``. Optional columns:
 ``cluster`` (prompts that must not be parted: intervals resample whole clusters), ``twin`` (the same value in both
-classes names a harmful prompt and its harmless twin).
+classes names a harmful prompt and its harmless twin). A task file has a column ``answer`` and perhaps ``wrong_answer``.
 """
 
 import csv
@@ -22,7 +22,15 @@ def read_prompts(path: str | Path, column: str = "prompt", name: str = "") -> Pr
 
     ``name`` distinguishes clusters of files whose rows name none.
     """
-    path = Path(path)
+    return _read(Path(path), column, name, task=False)
+
+
+def read_task(path: str | Path, column: str = "prompt", name: str = "") -> PromptSet:
+    """Read a task file: prompts that all have an ``answer``, and all or none a ``wrong_answer``; else PromptError."""
+    return _read(Path(path), column, name, task=True)
+
+
+def _read(path: Path, column: str, name: str, task: bool) -> PromptSet:
     if not path.exists():
         raise PromptError(f"no prompt file at {path}; check the path")
     readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
@@ -46,10 +54,26 @@ def read_prompts(path: str | Path, column: str = "prompt", name: str = "") -> Pr
         if any("\ud800" <= sign <= "\udfff" for sign in text):
             raise PromptError(f"{path}, row {index}: {text[:40]!r} holds half a surrogate pair; write it as UTF-8 text")
         twin, cluster = (None if row.get(key) in (None, "") else str(row[key]) for key in ("twin", "cluster"))
-        prompts.append(Prompt(index, text, cluster or twin or f"{name or path.stem}:{index}", twin))
+        answers = _answers(path, index, row) if task else (None, None)
+        prompts.append(Prompt(index, text, cluster or twin or f"{name or path.stem}:{index}", twin, *answers))
     if not prompts:
         raise PromptError(f"{path} holds no prompts; write one per line or row")
+    without = [prompt.id for prompt in prompts if prompt.wrong_answer is None]
+    if task and 0 < len(without) < len(prompts):
+        raise PromptError(f"{path}, row {without[0]} has no wrong_answer, other rows have; give it to all or none")
     return PromptSet(tuple(prompts), path.name)
+
+
+def _answers(path: Path, index: int, row: dict[str, Any]) -> tuple[str, str | None]:
+    if "answer" not in row:
+        raise PromptError(f"{path}, row {index} has no column answer; a task says what is right for every prompt")
+    right, wrong = row["answer"], None if row.get("wrong_answer") == "" else row.get("wrong_answer")
+    for name, value in (("answer", right), ("wrong_answer", wrong)):
+        if (name == "answer" or value is not None) and (not isinstance(value, str) or not value.strip()):
+            raise PromptError(f"{path}, row {index}: {name} is {value!r}; a task needs text for every prompt's {name}")
+    if wrong is not None and wrong.strip() == right.strip():
+        raise PromptError(f"{path}, row {index}: answer and wrong_answer are both {right!r}; they must differ")
+    return right, wrong
 
 
 def _lines(path: Path) -> list[str]:

@@ -15,12 +15,17 @@ _TRIES = 64
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its place in the file (from 0), text, cluster, and the twin's name where there is one."""
+    """One prompt: its place in the file (from 0), text, cluster, and the twin's name where there is one.
+
+    Prompts of a task have an ``answer`` and, where the file gives one, a ``wrong_answer``.
+    """
 
     id: int
     text: str
     cluster: str
     twin: str | None = None
+    answer: str | None = None
+    wrong_answer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,10 @@ class PromptSet:
 
     @cached_property
     def digest(self) -> str:
-        """Content fingerprint: texts, ids, clusters and twins, not the file's name."""
+        """Content fingerprint: texts, ids, clusters, twins and answers, not the file's name."""
         rows = [[prompt.id, prompt.text, prompt.cluster, prompt.twin] for prompt in self.prompts]
+        for row, prompt in zip(rows, self.prompts, strict=True):
+            row += [] if prompt.answer is None else [prompt.answer, prompt.wrong_answer]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

@@ -27,6 +27,10 @@ class Encoded:
         """The prompt followed by an answer."""
         return Encoded((*self.ids, *ids), (*self.roles, *[COMPLETION] * len(ids)))
 
+    def with_decision(self, ids: Sequence[int]) -> "Encoded":
+        """The prompt followed by the part of an answer on which a metric is decided."""
+        return Encoded((*self.ids, *ids), (*self.roles, *[DECISION] * len(ids)))
+
 
 def encode(tokenizer: Tokenizer, text: str) -> Encoded:
     """Tokenise one prompt as a user turn where the tokenizer has a chat template, else exactly as ``tokenizer(text)``.
@@ -43,6 +47,28 @@ def encode(tokenizer: Tokenizer, text: str) -> Encoded:
         raise PromptError(f"the tokenizer makes no token of the prompt {text[:40]!r}")
     roles[-1] = DECISION
     return Encoded(tuple(ids), tuple(roles))
+
+
+def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ...]:
+    """Token ids of an answer as it would be written after a prompt, without an end token.
+
+    After a chat template's turn it follows at once; without a template one space stands between, unless the prompt ends
+    or the answer begins with one. Raises PromptError where the tokenizer makes no token of it.
+    """
+    if tokenizer.chat_template is None:
+        before = text
+        answer = answer if answer[:1].isspace() or text[-1:].isspace() else f" {answer}"
+        prompt, whole = tokenizer(before)["input_ids"], tokenizer(before + answer)["input_ids"]
+    else:
+        before = _render(tokenizer, text)
+        prompt, whole = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, before + answer))
+    # tokenizers that end a text with a special token, or merge across the border, write the two apart
+    if whole[: len(prompt)] != prompt:
+        prompt, whole = [], tokenizer(answer, add_special_tokens=False)["input_ids"]
+    ids = tuple(whole[len(prompt) :])
+    if not ids:
+        raise PromptError(f"the tokenizer makes no token of the answer {answer[:40]!r}")
+    return ids
 
 
 def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:

@@ -88,20 +88,25 @@ class Donors:
 
 @dataclass(frozen=True)
 class Judged:
-    """One condition and class, per prompt: arrays of equal length in prompt order."""
+    """One condition and class, per prompt: arrays of equal length in prompt order.
+
+    ``shown``: whether the answer shows the behaviour (it refuses, it is right); ``number``: the metric's, NaN where it
+    has none; ``chance``: how often the answer would show it were answers shuffled, where that means something.
+    """
 
     condition: str
     group: str
-    refused: np.ndarray
+    shown: np.ndarray
     equal_base: np.ndarray
     equal_tuned: np.ndarray
     malformed: np.ndarray
-    log_odds: np.ndarray
+    number: np.ndarray
     loss: np.ndarray
+    chance: np.ndarray | None = None
 
     def lost(self, before: "Judged") -> np.ndarray:
-        """Prompts refused before and answered here, well-formed."""
-        return before.refused & ~self.refused & ~self.malformed
+        """Prompts whose answer showed the behaviour before and, well-formed, does not here."""
+        return before.shown & ~self.shown & ~self.malformed
 
 
 def judge(study: Study, name: str, group: str, receiver: Receiver) -> Judged:
@@ -114,12 +119,13 @@ def judge(study: Study, name: str, group: str, receiver: Receiver) -> Judged:
     own = {role: study.answers(role, group) for role in ("base", "tuned") if role == "tuned" or study.pair.base}
     answers = study.answers(receiver.role, group, receiver.intervention)
     ended = own.get("base", own["tuned"])
-    log_odds, loss = _teacher_forced(study, group, receiver, own[reference_role])
+    number, loss = _teacher_forced(study, group, receiver, own[reference_role])
+    prompts, texts = study.prompts(group).prompts, [study.decode(answer) for answer in answers]
     stops = study.stop_ids
     return Judged(
         name,
         group,
-        np.array([study.metric.refused(study.decode(answer)) for answer in answers]),
+        study.metric.shown(prompts, texts, group),
         np.array([answer == other for answer, other in zip(answers, own.get("base", answers), strict=True)])
         & (study.pair.base is not None),
         np.array([answer == other for answer, other in zip(answers, own["tuned"], strict=True)]),
@@ -129,25 +135,33 @@ def judge(study: Study, name: str, group: str, receiver: Receiver) -> Judged:
                 for answer, other in zip(answers, ended, strict=True)
             ]
         ),
-        log_odds,
+        number,
         loss,
+        study.metric.chance(prompts, texts) if group == "positive" else None,
     )
 
 
 def _teacher_forced(
     study: Study, group: str, receiver: Receiver, references: Sequence[Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    model = study.pair[receiver.role]
-    log_odds, loss = np.zeros(len(references)), np.zeros(len(references))
+    """The metric's number of every prompt (NaN where it has none), and the loss of its reference answer."""
+    model, posed, asked = study.pair[receiver.role], study.posed(group), study.encoded(group)
+    number, loss = np.full(len(references), np.nan), np.zeros(len(references))
     for rows in study.groups(group, model):
-        answers = [references[row] for row in rows]
-        logits, targets, real = answer_logits(
-            study.engine, model, study.text(group, rows), answers, receiver.intervention
-        )
-        losses = token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1)
-        log_odds[rows] = to_host(study.metric.log_odds(first_logits(logits, real)))
-        loss[rows] = to_host(losses)
-    return log_odds, loss
+        text, answers = study.text(group, rows), [references[row] for row in rows]
+        logits, targets, real = answer_logits(study.engine, model, text, answers, receiver.intervention)
+        loss[rows] = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1))
+        if not study.metric.applies(group):
+            continue
+        aim, suffixes = study.objective(group, rows), [posed[row].ids[len(asked[row].ids) :] for row in rows]
+        if aim.keep == 1 and not any(suffixes):
+            logits = first_logits(logits, real)[:, None]
+        else:
+            # what follows a suffix is predicted, not read: any token may stand there
+            read = [[*suffix, study.pad_id] for suffix in suffixes]
+            logits, _, _ = answer_logits(study.engine, model, text, read, receiver.intervention)
+        number[rows] = to_host(aim.of(logits[:, -aim.keep :]))
+    return number, loss
 
 
 def contribution_norms(study: Study, donors: Donors) -> np.ndarray:

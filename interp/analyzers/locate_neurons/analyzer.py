@@ -53,9 +53,9 @@ class LocateNeurons(Analyzer):
         pairs = zip(utility["layer"][taken].tolist(), utility[unit][taken].tolist(), strict=True)
         return replace(self, parent=utility.provenance.key, excluded=tuple(pairs))
 
-    def check(self, has_base: bool, n_units: int | None = None) -> None:
+    def check(self, has_base: bool, n_units: int | None = None, differentiable: bool = True) -> None:
         """Raise OptionError for options that cannot be used; no model is needed."""
-        resolve(self.method, self.positions, has_base, self.unit)
+        resolve(self.method, self.positions, has_base, self.unit, differentiable)
         top = Top.parse(self.top)
         if n_units is not None:
             top.count(n_units)
@@ -67,7 +67,7 @@ class LocateNeurons(Analyzer):
         """Score, rank and select on the study's prompts."""
         has_base, anatomy, unit = study.pair.base is not None, study.pair.tuned.anatomy, unit_named(self.unit)
         unit.require(anatomy)
-        self.check(has_base, anatomy.n_layers * unit.count(anatomy))
+        self.check(has_base, anatomy.n_layers * unit.count(anatomy), study.metric.differentiable)
         study.require_parts()
         method, how, positions = resolve(self.method, self.positions, has_base, self.unit)
         top = Top.parse(self.top)
@@ -115,7 +115,7 @@ class LocateNeurons(Analyzer):
             **searched,
             **scores.summary,
         }
-        summary["sentence"] = _sentence(summary, scores, unit)
+        summary["sentence"] = _sentence(summary, scores, unit, study.metric.words.number)
         return table(
             self.name, columns, provenance=study.provenance(self), summary=summary,
             tables={"tokens": tokens, **scores.tables},
@@ -136,7 +136,7 @@ def _smallest(study: Study, unit: Unit, ranks: np.ndarray, allowed: np.ndarray) 
     }
 
 
-def _sentence(summary: dict, scores: Scores, unit: Unit) -> str:
+def _sentence(summary: dict, scores: Scores, unit: Unit, number: str) -> str:
     found, total = summary["n_selected"], summary[f"n_{unit.name}s"]
     text = f"{summary['method']} selects {found:,} of {total:,} {unit.plural} (top {summary['top']})"
     if summary.get("searched_prefix"):
@@ -153,7 +153,7 @@ def _sentence(summary: dict, scores: Scores, unit: Unit) -> str:
         text = f"{summary['method']} finds no {unit.plural[:-1]} that changed: every score is zero to rounding error"
     if (share := summary.get(f"{unit.part}_share")) is not None:
         name = "MLP" if unit.part == "mlp" else unit.part
-        text += f"; {share:.0%} of the rise of the refusal log-odds runs through {name} outputs"
+        text += f"; {share:.0%} of the rise of the {number} runs through {name} outputs"
     if "test" in summary:
         text += f"; {summary['n_significant']:,} differ by Student's t {summary['test']}"
     if summary.get("best_auc") is not None:

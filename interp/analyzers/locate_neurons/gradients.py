@@ -1,8 +1,9 @@
-"""Methods along the gradient of the refusal log-odds: ``integrated`` and its kin, ``cross``, ``act-grad``.
+"""Methods along the gradient of the metric: ``integrated`` and its kin, ``cross``, ``act-grad``.
 
-F is the log-odds of refusal at the last prompt token of a positive prompt, h a neuron's activation, W its column of
-the down projection, c = h W its contribution to the residual stream. Scores are means over prompts of sums over
-positions, in nats, signed: positive pushes towards refusal.
+F is the metric's number for a positive prompt (the log-odds of refusal at its last token, say), h a neuron's
+activation, W its column of the down projection, c = h W its contribution to the residual stream. Scores are means over
+prompts of sums over positions, in the metric's unit (nats), signed: positive pushes towards refusal, or towards the
+right answer.
 
 integrated         (c - c_base) . dF/dc, averaged over alpha on the path where *all* blocks' MLP outputs go together
                    from the base's (alpha 0) to the tuned model's (alpha 1) inside the tuned model: integrated gradients
@@ -36,6 +37,7 @@ from interp.engines import Batch, Edit, Run
 from interp.maths.host import to_host
 from interp.maths.moments import sum_of
 from interp.maths.precision import widen
+from interp.metrics import Objective
 from interp.models.anatomy import Anatomy
 from interp.models.model import Model
 from interp.models.units import Unit
@@ -100,22 +102,20 @@ def activation_gradient(study: Study, asked: Asked) -> Scores:
     tuned = study.pair.tuned
     sites = [asked.unit.site(layer) for layer in range(tuned.anatomy.n_layers)]
     sums = _Sums.empty(tuned, asked.unit)
-    encoded = study.encoded("positive")
-    for rows in study.progress(study.groups("positive", tuned, _bytes(tuned, asked.unit)), "act-grad"):
+    encoded = study.posed("positive")
+    for rows in study.progress(study.batches(encoded, tuned, _bytes(tuned, asked.unit)), "act-grad"):
         batch, roles = make_batch(encoded, rows, study.pad_id, tuned.device)
-        run = study.engine.run(tuned, batch, reads=sites, gradients_at=sites, gradient_of=_objective(study))
+        aim = study.objective("positive", rows)
+        run = study.engine.run(tuned, batch, reads=sites, gradients_at=sites, gradient_of=aim.of, keep=aim.keep)
         mask = chosen(roles, asked.positions)[..., None]
         for layer, site in enumerate(sites):
             terms = torch.where(mask, widen(run.values[site]) * widen(run.gradients[site]), 0.0)
             sums.add(layer, terms, terms.abs())
         sums.count += len(rows)
     score, floor = sums.finish()
-    return Scores(score, floor, "activation times gradient of the refusal log-odds, nats")
-
-
-def _objective(study: Study):
-    log_odds = study.metric.log_odds  # not the study: an engine may send this elsewhere
-    return lambda logits: log_odds(logits[:, -1])
+    return Scores(
+        score, floor, f"activation times gradient of the {study.metric.words.number}, {study.metric.words.unit}"
+    )
 
 
 def _bytes(model: Model, unit: Unit) -> int:
@@ -131,22 +131,24 @@ def _contributions(study: Study, asked: Asked, path: Path, from_zero: bool = Fal
         torch.zeros_like(now) if base is None else now - unit.write_weights(base, layer)
         for layer, now in enumerate(write)
     ]
-    encoded, sums = study.encoded("positive"), _Sums.empty(tuned, unit)
+    encoded, sums = study.posed("positive"), _Sums.empty(tuned, unit)
     found = {name: np.zeros(len(encoded)) for name in ("base", "start", "end", "neurons", "biases")}
     if base is None:
         del found["base"]
-    for rows in study.progress(study.groups("positive", tuned, _bytes(tuned, unit)), f"gradients, {path} path"):
+    for rows in study.progress(study.batches(encoded, tuned, _bytes(tuned, unit)), f"gradients, {path} path"):
         batch, roles = make_batch(encoded, rows, study.pad_id, tuned.device)
-        runs = {"end": study.engine.run(tuned, batch, reads=reads)}
+        aim = study.objective("positive", rows)
+        runs = {"end": study.engine.run(tuned, batch, reads=reads, keep=aim.keep)}
         if base is None:
             before = {site: torch.zeros_like(value) for site, value in runs["end"].values.items()}
         else:
-            runs["base"] = study.engine.run(base, batch, reads=reads)
+            runs["base"] = study.engine.run(base, batch, reads=reads, keep=aim.keep)
             before = runs["base"].values
         after = runs["end"].values
-        runs["start"] = study.engine.run(tuned, batch, edits=_between(before, after, 0.0, "fixed", unit))
+        silenced = _between(before, after, 0.0, "fixed", unit)
+        runs["start"] = study.engine.run(tuned, batch, edits=silenced, keep=aim.keep)
         mask = chosen(roles, asked.positions)[..., None]
-        walk = _Walk(study, batch, before, after, asked, path)
+        walk = _Walk(study, batch, aim, before, after, asked, path)
         for layer in layers:
             terms, sizes = walk.terms(layer, write[layer], moved[layer])
             terms, sizes = torch.where(mask, terms, 0.0), torch.where(mask, sizes, 0.0)
@@ -156,28 +158,29 @@ def _contributions(study: Study, asked: Asked, path: Path, from_zero: bool = Fal
             found["biases"][rows] += to_host(torch.where(mask, walk.whole[layer], 0.0).double().sum((1, 2)) - told)
         sums.count += len(rows)
         for name, run in runs.items():
-            found[name][rows] = to_host(study.metric.log_odds(run.logits[:, -1]))
+            found[name][rows] = to_host(aim.of(run.logits))
     score, floor = sums.finish()
     gap = found["neurons"] + found["biases"] - found["end"] + found["start"]
-    summary = {"log_odds_tuned": found["end"].mean(), "completeness_error": float(np.abs(gap).mean())}
+    words, short = study.metric.words, study.metric.words.short
+    summary = {f"{short}_tuned": found["end"].mean(), "completeness_error": float(np.abs(gap).mean())}
     if base is None:
-        summary[f"log_odds_tuned_without_{unit.part}_outputs"] = found["start"].mean()
+        summary[f"{short}_tuned_without_{unit.part}_outputs"] = found["start"].mean()
     else:
-        summary["log_odds_base"] = found["base"].mean()
-        summary[f"log_odds_tuned_with_base_{unit.part}_outputs"] = found["start"].mean()
+        summary[f"{short}_base"] = found["base"].mean()
+        summary[f"{short}_tuned_with_base_{unit.part}_outputs"] = found["start"].mean()
         summary[f"{unit.part}_share"] = _share(found)
     meaning = f"from {unit.plural} that write nothing" if base is None else "from base to tuned"
     return Scores(
         score,
         floor,
-        f"share of the change of the refusal log-odds {meaning}, nats",
+        f"share of the change of the {words.number} {meaning}, {words.unit}",
         tables={"paths": _paths(study, found, unit)},
         summary=summary,
     )
 
 
 def _share(found: dict[str, np.ndarray]) -> float | None:
-    """The part of the rise of the log-odds that runs through MLP outputs; None where the rise is not clear."""
+    """The part of the rise of the metric that runs through MLP outputs; None where the rise is not clear."""
     rise, through = found["end"] - found["base"], (found["end"] - found["start"]).mean()
     # a share of a rise that is within its own error, or outside 0 to 1, says nothing
     clear = rise.mean() > 2 * rise.std() / max(len(rise) - 1, 1) ** 0.5
@@ -188,7 +191,9 @@ def _share(found: dict[str, np.ndarray]) -> float | None:
 class _Walk:
     """Means along a path, per block: dF/dc, (h - h_base) dF/dh with the size it cancels from, and the whole change."""
 
-    def __init__(self, study: Study, batch: Batch, before: Values, after: Values, asked: Asked, path: Path) -> None:
+    def __init__(
+        self, study: Study, batch: Batch, aim: Objective, before: Values, after: Values, asked: Asked, path: Path
+    ) -> None:
         self._before, self._after, self._path, self._unit = before, after, path, asked.unit
         layers = range(study.pair.tuned.anatomy.n_layers)
         outputs, inputs = ([place(layer) for layer in layers] for place in (asked.unit.contribution, asked.unit.site))
@@ -204,7 +209,8 @@ class _Walk:
                 reads=[*inputs, *outputs],
                 edits=_between(before, after, share, path, asked.unit),
                 gradients_at=outputs if path == "fixed" else [*inputs, *outputs],
-                gradient_of=_objective(study),
+                gradient_of=aim.of,
+                keep=aim.keep,
             )
             for layer in layers:
                 self._take(layer, run, share, len(shares))
@@ -250,23 +256,25 @@ def _between(before: Values, after: Values, share: float, path: Path, unit: Unit
 
 def _paths(study: Study, found: dict[str, np.ndarray], unit: Unit):
     ids = np.array([prompt.id for prompt in study.prompts("positive")])
+    words = study.metric.words
     start = f"the base's {unit.part} outputs" if "base" in found else f"{unit.plural} that write nothing"
     meanings = {
-        "base": "refusal log-odds of the base",
-        "start": f"refusal log-odds of the tuned model with {start}",
-        "end": "refusal log-odds of the tuned model",
+        "base": f"{words.number} of the base",
+        "start": f"{words.number} of the tuned model with {start}",
+        "end": f"{words.number} of the tuned model",
         "neurons": f"sum of all {unit.plural}' attributions",
         "biases": f"attribution of the biases of {unit.matrix}",
     }
     names = {
-        "base": "log_odds_base", "start": "log_odds_start", "end": "log_odds_tuned", "neurons": f"{unit.name}s"
+        "base": f"{words.short}_base", "start": f"{words.short}_start", "end": f"{words.short}_tuned",
+        "neurons": f"{unit.name}s",
     }  # fmt: skip
     return table(
         "attribution-paths",
         {
             "prompt_id": (ids, "key", "position in the prompt file"),
             **{
-                names.get(name, name): (found[name], "measure", meaning, "nats")
+                names.get(name, name): (found[name], "measure", meaning, words.unit)
                 for name, meaning in meanings.items()
                 if name in found
             },

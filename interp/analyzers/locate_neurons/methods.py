@@ -12,7 +12,10 @@ from interp.study import Study
 
 @dataclass(frozen=True)
 class Method:
-    """One way to score units: ``positions`` is its default, ``allowed`` what it can read, ``units`` what it scores."""
+    """One way to score units: ``positions`` is its default, ``allowed`` what it can read, ``units`` what it scores.
+
+    ``slope``: whether it follows the gradient of the metric.
+    """
 
     score: Callable[[Study, Asked], Scores]
     needs_base: bool
@@ -20,6 +23,7 @@ class Method:
     allowed: tuple[str, ...]
     help: str
     units: tuple[str, ...] = ("neuron", "head")
+    slope: bool = False
 
 
 _PROMPT = ("prompt", "content", "decision", "last")
@@ -28,20 +32,37 @@ _NEURON = ("neuron",)
 
 METHODS: dict[str, Method] = {
     "integrated": Method(
-        gradients.integrated, False, "prompt", _PROMPT, "integrated gradients from base to tuned MLPs, or from zero"
+        gradients.integrated,
+        False,
+        "prompt",
+        _PROMPT,
+        "integrated gradients from base to tuned MLPs, or from zero",
+        slope=True,
     ),
     "integrated-fixed": Method(
-        gradients.integrated_fixed, True, "prompt", _PROMPT, "the same, MLP outputs held on a straight path"
+        gradients.integrated_fixed,
+        True,
+        "prompt",
+        _PROMPT,
+        "the same, MLP outputs held on a straight path",
+        slope=True,
     ),
     "integrated-zero": Method(
-        gradients.integrated_zero, False, "prompt", _PROMPT, "integrated gradients from silent MLPs; no base"
+        gradients.integrated_zero,
+        False,
+        "prompt",
+        _PROMPT,
+        "integrated gradients from silent MLPs; no base",
+        slope=True,
     ),
-    "cross": Method(gradients.cross, True, "prompt", _PROMPT, "contribution change times local gradient"),
+    "cross": Method(gradients.cross, True, "prompt", _PROMPT, "contribution change times local gradient", slope=True),
     "change": Method(activations.change, True, "prompt", _TEXT, "root mean square change of the activation"),
     "change-difference": Method(
         activations.change_difference, True, "prompt", _TEXT, "change on positive minus on negative prompts"
     ),
-    "act-grad": Method(gradients.activation_gradient, False, "prompt", _PROMPT, "activation times gradient; no base"),
+    "act-grad": Method(
+        gradients.activation_gradient, False, "prompt", _PROMPT, "activation times gradient; no base", slope=True
+    ),
     "gradient": Method(
         row_gradients.gradient,
         False,
@@ -49,6 +70,7 @@ METHODS: dict[str, Method] = {
         _PROMPT,
         "pull of the log-odds on the neuron's weights; no base",
         _NEURON,
+        slope=True,
     ),
     "gradient-counterfactual": Method(
         row_gradients.gradient_counterfactual,
@@ -68,8 +90,13 @@ METHODS: dict[str, Method] = {
 }
 
 
-def resolve(method: str, positions: str, has_base: bool, unit: str = "neuron") -> tuple[str, Method, str]:
-    """The method and positions meant by ``auto``; raises OptionError for unknown or impossible ones."""
+def resolve(
+    method: str, positions: str, has_base: bool, unit: str = "neuron", differentiable: bool = True
+) -> tuple[str, Method, str]:
+    """The method and positions meant by ``auto``; raises OptionError for unknown or impossible ones.
+
+    ``differentiable``: whether the metric has a gradient for a method to follow.
+    """
     if method == "auto":
         method = "integrated" if has_base else "act-grad"
     if method not in METHODS:
@@ -78,6 +105,12 @@ def resolve(method: str, positions: str, has_base: bool, unit: str = "neuron") -
     if found.needs_base and not has_base:
         alone = ", ".join(name for name, item in METHODS.items() if not item.needs_base)
         raise OptionError(f"method {method} needs a base model; add --base MODEL, or use {alone}")
+    if found.slope and not differentiable:
+        others = ", ".join(name for name, item in METHODS.items() if not item.slope)
+        raise OptionError(
+            f"method {method} follows a gradient, and accuracy has none; use --metric logit-diff or answer-loss, or "
+            f"--method {others}"
+        )
     unit = unit_named(unit).name
     if unit not in found.units:
         able = ", ".join(name for name, item in METHODS.items() if unit in item.units)

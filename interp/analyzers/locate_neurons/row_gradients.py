@@ -6,7 +6,7 @@ gate and up rows and its down column; the score is the norm of one prompt's grad
 positive prompts (a norm of the mean gradient would let prompts cancel). Weight gradients are never made: with D the
 gradient of a matrix's output and X its input, the squared norm of row j is D[:, j]^T (X X^T) D[:, j].
 
-gradient                  of the refusal log-odds, which does not saturate
+gradient                  of the metric: the refusal log-odds, which do not saturate, or a task's number
 gradient-counterfactual   of the negative log-likelihood of the other answer's first token: what the base answers, or
                           without a base what the tuned model answers to the twin
 
@@ -25,21 +25,21 @@ from interp.capture import make_batch
 from interp.engines import Run
 from interp.maths.host import to_host
 from interp.maths.precision import widen
+from interp.metrics import Objective
+from interp.prompts import Encoded
 from interp.sites import Site, contribution, neurons
 from interp.study import Study
 
 _EPSILON = float(np.finfo(np.float32).eps)
-Loss = Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]]
 
 
 def gradient(study: Study, asked: Asked) -> Scores:
-    """Mean norm of the gradient of the refusal log-odds by a neuron's own weights; needs no base."""
-    log_odds = study.metric.log_odds
+    """Mean norm of the gradient of the metric by a neuron's own weights; needs no base."""
 
-    def loss(rows: Sequence[int]) -> Loss:
-        return lambda logits: log_odds(logits[:, -1])
+    def loss(rows: Sequence[int]) -> Objective:
+        return study.objective("positive", rows)
 
-    return _row_gradients(study, asked.positions, loss, "refusal log-odds")
+    return _row_gradients(study, study.posed("positive"), asked.positions, loss, study.metric.words.number)
 
 
 def gradient_counterfactual(study: Study, asked: Asked) -> Scores:
@@ -50,15 +50,20 @@ def gradient_counterfactual(study: Study, asked: Asked) -> Scores:
         others = study.answers("tuned", "negative")
         first = [others[row][0] for row in study.twins("positive")]
 
-    def loss(rows: Sequence[int]) -> Loss:
+    def loss(rows: Sequence[int]) -> Objective:
         wanted = torch.tensor([[first[row]] for row in rows])
-        return lambda logits: -widen(logits[:, -1]).log_softmax(-1).gather(1, wanted.to(logits.device))[:, 0]
+        return Objective(
+            1, lambda logits: -widen(logits[:, -1]).log_softmax(-1).gather(1, wanted.to(logits.device))[:, 0]
+        )
 
-    return _row_gradients(study, asked.positions, loss, "loss of the other answer's first token")
+    what = "loss of the other answer's first token"
+    return _row_gradients(study, study.encoded("positive"), asked.positions, loss, what)
 
 
-def _row_gradients(study: Study, positions: str, loss: Callable[[Sequence[int]], Loss], what: str) -> Scores:
-    model, encoded = study.pair.tuned, study.encoded("positive")
+def _row_gradients(
+    study: Study, encoded: Sequence[Encoded], positions: str, loss: Callable[[Sequence[int]], Objective], what: str
+) -> Scores:
+    model = study.pair.tuned
     anatomy = model.anatomy
     branches = {"gate": "mlp.hook_pre", "up": "mlp.hook_pre_linear"} if anatomy.gated else {"up": "mlp.hook_pre"}
     layers = range(anatomy.n_layers)
@@ -68,11 +73,13 @@ def _row_gradients(study: Study, positions: str, loss: Callable[[Sequence[int]],
     sums = np.zeros((len(parts) + 1, anatomy.n_layers, anatomy.n_neurons))
     losses = np.zeros(len(encoded))
     per_token = 8 * anatomy.n_layers * (4 * anatomy.n_neurons + 2 * anatomy.width)
-    for rows in study.progress(study.groups("positive", model, per_token), "row gradients"):
+    for rows in study.progress(study.batches(encoded, model, per_token), "row gradients"):
         batch, roles = make_batch(encoded, rows, study.pad_id, model.device)
         measure = loss(rows)
-        run = study.engine.run(model, batch, reads=reads, gradients_at=pulled, gradient_of=measure)
-        losses[rows] = to_host(measure(run.logits))
+        run = study.engine.run(
+            model, batch, reads=reads, gradients_at=pulled, gradient_of=measure.of, keep=measure.keep
+        )
+        losses[rows] = to_host(measure.of(run.logits))
         for layer in layers:
             squares = list(_squares(run, layer, branches, chosen(roles, positions)))
             for index, square in enumerate([*squares, sum(squares)]):

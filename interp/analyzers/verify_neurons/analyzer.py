@@ -121,28 +121,28 @@ class VerifyNeurons(Analyzer):
         ]
 
     def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
-        """No base to return to: the effect is the share of refusals lost under mean ablation."""
+        """No base to return to: the effect is the share of refusals (right answers) lost under mean ablation."""
         located = self.ranking[: self.selected]
         norms = contribution_norms(study, donors)
         self._draw(study, located, norms, evidence)
         few = study.on(study.contrast.limit(self.control_prompts))
         evidence.rows = list(range(len(few.contrast.positive)))
         kept = judge(few, "tuned", "positive", donors.condition("tuned", located))
-        if not kept.refused.any():
+        if not kept.shown.any():
             return
 
         def lost(chosen: Sequence[tuple[int, int]]) -> float:
             now = judge(few, "ablate-mean", "positive", donors.condition("ablate-mean", chosen))
-            return float(now.lost(kept)[kept.refused].mean())
+            return float(now.lost(kept)[kept.shown].mean())
 
         evidence.dose["necessity"] = {self.selected: lost(located)}
         evidence.random["necessity"] = [lost(draw) for draw in study.progress(evidence.sets, "necessity, random sets")]
 
 
 def _changed(judged: list[Judged], has_base: bool) -> np.ndarray:
-    """Positive prompts on which base and tuned model answer differently (without a base: those refused)."""
+    """Positive prompts that base and tuned model answer differently (without a base: that show the behaviour)."""
     tuned = next(item for item in judged if item.condition == "tuned" and item.group == "positive")
-    return ~tuned.equal_base if has_base else tuned.refused
+    return ~tuned.equal_base if has_base else tuned.shown
 
 
 def _sample(study: Study, rows: np.ndarray, count: int) -> list[int]:

@@ -1,56 +1,27 @@
 """From evidence to claims: what was shown beside its control, and what was not, with the smallest visible effect."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from interp.analyzers.verify_neurons.behaviour import BEHAVIOUR, behaviour
+from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.claims import Claim
 from interp.maths.statistics import (
     clopper_pearson,
-    clustered_bootstrap,
+    clustered_rise,
     clustered_share,
     permutation_p,
     smallest_dose,
     smallest_effect,
 )
-from interp.models.units import NEURON, Unit
 from interp.study import Study
-from interp.trials.conditions import Judged
 
-# What a claim needs: points more refusals, share of answers returned, loss of harmless answers, malformed answers, the
-# upper end that the interval of a loss may have, and the level of tests.
-BEHAVIOUR, EFFECT, HARMLESS, MALFORMED, BOUND, ALPHA = 0.1, 0.5, 0.02, 0.02, 0.1, 0.05
+# What a claim needs: share of answers returned, loss of harmless answers, malformed answers, the upper end that the
+# interval of a loss may have, and the level of tests.
+EFFECT, HARMLESS, MALFORMED, BOUND, ALPHA = 0.5, 0.02, 0.02, 0.1, 0.05
 LEAST = 0.25  # what the interval of an effect must exclude, also where the random sets do nothing
 NAN = float("nan")
-
-
-@dataclass
-class Evidence:
-    """What the interventions gave, before anything is claimed."""
-
-    judged: list[Judged]
-    changed: np.ndarray
-    rows: list[int]
-    has_base: bool
-    selected: int
-    sets: list = field(default_factory=list)
-    ratios: list[float] = field(default_factory=list)
-    dose: dict[str, dict[int, float]] = field(default_factory=dict)
-    random_dose: dict[tuple[str, int], list[float]] = field(default_factory=dict)
-    random: dict[str, list[float]] = field(default_factory=dict)
-    harmless: list[float] = field(default_factory=list)
-    depth: int = 0
-    tuned: int | None = None
-    unit: Unit = NEURON
-
-    def get(self, condition: str, group: str) -> Judged | None:
-        """The judgement of one condition and class, or None where it was not run."""
-        return next((item for item in self.judged if (item.condition, item.group) == (condition, group)), None)
-
-    @property
-    def ablation(self) -> str:
-        """The condition that the claims are about."""
-        return "ablate-base" if self.has_base else "ablate-mean"
 
 
 @dataclass(frozen=True)
@@ -88,39 +59,6 @@ def find(study: Study, evidence: Evidence, reach: float) -> Findings:
     return Findings(claims, _sentence(study, evidence, claims, shown, k95, reach, visible), shown, summary)
 
 
-def behaviour(study: Study, evidence: Evidence) -> Claim:
-    """The tuned model refuses positive prompts more than the base does (without a base: than negative ones)."""
-    tuned, still = evidence.get("tuned", "positive"), evidence.get("tuned", "negative")
-    clusters, seed = study.prompts("positive").clusters, study.seed
-    if evidence.has_base:
-        base = {group: evidence.get("base", group).refused for group in ("positive", "negative")}
-        value, low, high = _paired(tuned.refused, base["positive"], clusters, seed)
-        null = _paired(still.refused, base["negative"], study.prompts("negative").clusters, seed)
-        than, control = "than the base", "the same difference on negative prompts"
-        minus = {"where": {"group": "positive", "condition": "base"}}
-    else:
-        other = study.prompts("negative").clusters
-        value, low, high = clustered_bootstrap(
-            tuned.refused, clusters, seed=seed, minus=still.refused, minus_clusters=other
-        )
-        mine, theirs = (
-            clustered_share(tuned.refused, clusters, seed=seed),
-            clustered_share(still.refused, other, seed=seed),
-        )
-        low, high = float(np.fmin(low, mine[1] - theirs[2])), float(np.fmax(high, mine[2] - theirs[1]))
-        null, than, control = (0.0, 0.0, 0.0), "than negative ones", "no difference"
-        minus = {"where": {"group": "negative", "condition": "tuned"}}
-    where = {"group": "positive", "condition": "tuned"}
-    return Claim(
-        "behaviour",
-        f"The tuned model refuses {tuned.refused.mean():.1%} of positive prompts, {value:+.1%} more {than}.",
-        value, low, high, control, *null, NAN, BEHAVIOUR, "at least",
-        value >= BEHAVIOUR and low > max(0.0, null[2] if evidence.has_base else 0.0),
-        {"table": "answers", "statistic": "mean", "column": "refused", "cluster": "cluster",
-         "where": where, "minus": minus},
-    )  # fmt: skip
-
-
 _DIRECTIONS = {
     "necessity": (
         "ablate-base",
@@ -139,7 +77,7 @@ def effect(study: Study, evidence: Evidence, direction: str) -> Claim:
     """Share of the changed prompts whose answer becomes the other model's, beside matched random sets of equal size."""
     condition, column, text = _DIRECTIONS[direction]
     if not evidence.has_base:
-        condition, column, text = "ablate-mean", "lost", "set to their mean, {k} {units} lose {v:.1%} of the refusals"
+        condition, column, text = "ablate-mean", "lost", "set to their mean, {k} {units} lose {v:.1%} of the {many}"
     judged, kept = evidence.get(condition, "positive"), evidence.get("tuned", "positive")
     values = judged.lost(kept) if column == "lost" else getattr(judged, column)
     clusters = np.array(study.prompts("positive").clusters)[evidence.changed]
@@ -149,7 +87,7 @@ def effect(study: Study, evidence: Evidence, direction: str) -> Claim:
     p = permutation_p(located, null) if len(null) else NAN
     floor, ceiling = (float(x) for x in np.quantile(null, [0.025, 0.975])) if len(null) else (NAN, NAN)
     beside = f"{len(null)} matched random sets: {floor:.1%} to {ceiling:.1%}" if len(null) else "no set of equal size"
-    sentence = text.format(k=evidence.selected, v=value, units=f"{evidence.unit.name}s")
+    sentence = text.format(k=evidence.selected, v=value, units=f"{evidence.unit.name}s", many=study.metric.words.many)
     match = f", contributions {np.mean(evidence.ratios):.2f} times as large" if evidence.ratios else ""
     where = {"condition": condition, "group": "positive", "changed": True}
     return Claim(
@@ -190,7 +128,7 @@ def malformed(study: Study, evidence: Evidence) -> Claim:
     broken = evidence.get(evidence.ablation, "positive").malformed
     own = evidence.get(reference, "positive").malformed
     clusters = study.prompts("positive").clusters
-    value, low, high = _paired(broken, own, clusters, study.seed)
+    value, low, high = clustered_rise(broken, own, clusters, study.seed)
     before = clustered_share(own, clusters, seed=study.seed)
     return Claim(
         "malformed",
@@ -213,18 +151,6 @@ def smallest_visible(study: Study, evidence: Evidence) -> float | None:
     n = len(set(np.array(study.prompts("positive").clusters)[evidence.changed]))
     reached = [count / n for count in range(1, n + 1) if clopper_pearson(count, n)[0] > ceiling]
     return max(EFFECT, reached[0]) if reached else None
-
-
-def _paired(after: np.ndarray, before: np.ndarray, clusters: list[str], seed: int) -> tuple[float, float, float]:
-    """Mean of paired differences and its interval over clusters: as wide as those of the rises and falls allow."""
-    difference = after.astype(np.int64) - before.astype(np.int64)
-    up, down = (clustered_share(difference == sign, clusters, seed=seed) for sign in (1, -1))
-    if not (difference < 0).any():
-        return up
-    if not (difference > 0).any():
-        return -down[0], -down[2], -down[1]
-    value, low, high = clustered_bootstrap(difference, clusters, seed=seed)
-    return value, float(np.fmin(low, up[1] - down[2])), float(np.fmax(high, up[2] - down[1]))
 
 
 def fewest_clusters() -> int:
@@ -265,7 +191,7 @@ def _sentence(
             claim.sentence for claim in open_ended
         )
     if not by_name["necessity"].shown:
-        what = "base's answers" if evidence.has_base else "refusals"
+        what = "base's answers" if evidence.has_base else study.metric.words.many
         text += (
             " Fewer than 19 random sets of equal size, or too few prompts, can show nothing."
             if visible is None

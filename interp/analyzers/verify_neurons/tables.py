@@ -43,29 +43,31 @@ def build(analyzer: Analyzer, study: Study, evidence: Evidence, findings: Findin
 
 
 def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
-    rows = []
+    rows, words = [], study.metric.words
     own = {group: evidence.get("tuned", group) for group in ("positive", "negative")}
     for item in evidence.judged:
         clusters = study.prompts(item.group).clusters
-        rate, low, high = clustered_share(item.refused, clusters, seed=study.seed)
+        rate, low, high = clustered_share(item.shown, clusters, seed=study.seed)
+        if not study.metric.applies(item.group):
+            rate = low = high = float("nan")
         controls = _controls(evidence, item.condition, item.group)
         kept = own[item.group]
         fell = float(np.exp(item.loss.mean() - kept.loss.mean()))
         rows.append(
-            (item.condition, item.group, len(item.refused), rate, low, high, item.equal_base.mean(),
-             item.equal_tuned.mean(), item.malformed.mean(), item.log_odds.mean(), fell, *controls)
+            (item.condition, item.group, len(item.shown), rate, low, high, item.equal_base.mean(),
+             item.equal_tuned.mean(), item.malformed.mean(), item.number.mean(), fell, *controls)
         )  # fmt: skip
     names = {
         "condition": ("key", "which model answered, under which intervention"),
         "group": ("key", "class of the prompts"),
         "n": ("measure", "prompts"),
-        "refused": ("measure", "share refused"),
+        words.column: ("measure", words.share),
         "low": ("measure", "lower end of its 95 % interval over clusters"),
         "high": ("measure", "upper end of its 95 % interval over clusters"),
         "equal_base": ("measure", "share answered exactly as the base answers"),
         "equal_tuned": ("measure", "share answered exactly as the tuned model answers"),
         "malformed": ("measure", "share empty, unended or repeating"),
-        "log_odds": ("measure", "mean refusal log-odds at the decision, nats"),
+        words.short: ("measure", f"mean {words.number}, {words.unit}; NaN where it has no meaning"),
         "perplexity_ratio": ("measure", "perplexity of the reference answers over the tuned model's"),
         "control": ("measure", "mean effect of the matched random sets"),
         "control_low": ("measure", "their 2.5 % quantile"),
@@ -88,7 +90,7 @@ def _controls(evidence: Evidence, condition: str, group: str) -> tuple[float, fl
 
 
 def _answers(study: Study, evidence: Evidence) -> Table:
-    blocks = []
+    blocks, words = [], study.metric.words
     for item in evidence.judged:
         prompts = study.prompts(item.group)
         changed = evidence.changed if item.group == "positive" else np.zeros(len(prompts), dtype=bool)
@@ -101,13 +103,13 @@ def _answers(study: Study, evidence: Evidence) -> Table:
                 "prompt_id": np.array([prompt.id for prompt in prompts]),
                 "cluster": np.array(prompts.clusters, dtype=object),
                 "changed": changed,
-                "refused": item.refused,
+                words.column: item.shown,
                 "sampled": sampled,
                 "lost": item.lost(kept),
                 "equal_base": item.equal_base,
                 "equal_tuned": item.equal_tuned,
                 "malformed": item.malformed,
-                "log_odds": item.log_odds,
+                words.short: item.number,
                 "loss": item.loss,
             }
         )
@@ -116,14 +118,17 @@ def _answers(study: Study, evidence: Evidence) -> Table:
         "group": ("key", "class of the prompt"),
         "prompt_id": ("key", "position in the prompt file"),
         "cluster": ("key", "prompts that intervals resample together"),
-        "changed": ("flag", "base and tuned model answer this prompt differently (without a base: it is refused)"),
-        "refused": ("flag", "a refusal marker stands in the answer"),
+        "changed": (
+            "flag",
+            "base and tuned model answer this prompt differently (without a base: it shows the behaviour)",
+        ),
+        words.column: ("flag", words.flag),
         "sampled": ("flag", "used for doses and random sets"),
-        "lost": ("flag", "the tuned model refuses and this answer, well-formed, does not"),
+        "lost": ("flag", "the tuned model's answer shows the behaviour, and this one, well-formed, does not"),
         "equal_base": ("flag", "token for token the base's answer"),
         "equal_tuned": ("flag", "token for token the tuned model's answer"),
         "malformed": ("flag", "empty, unended or repeating"),
-        "log_odds": ("measure", "refusal log-odds at the decision", "nats"),
+        words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.unit),
         "loss": ("measure", "negative log-likelihood per token of the reference answer", "nats"),
     }
     return table(

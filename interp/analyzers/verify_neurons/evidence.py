@@ -1,0 +1,37 @@
+"""What the interventions gave, as claims and tables read it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from interp.models.units import NEURON, Unit
+from interp.trials.conditions import Judged
+
+
+@dataclass
+class Evidence:
+    """What the interventions gave, before anything is claimed."""
+
+    judged: list[Judged]
+    changed: np.ndarray
+    rows: list[int]
+    has_base: bool
+    selected: int
+    sets: list = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    dose: dict[str, dict[int, float]] = field(default_factory=dict)
+    random_dose: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    random: dict[str, list[float]] = field(default_factory=dict)
+    harmless: list[float] = field(default_factory=list)
+    depth: int = 0
+    tuned: int | None = None
+    unit: Unit = NEURON
+
+    def get(self, condition: str, group: str) -> Judged | None:
+        """The judgement of one condition and class, or None where it was not run."""
+        return next((item for item in self.judged if (item.condition, item.group) == (condition, group)), None)
+
+    @property
+    def ablation(self) -> str:
+        """The condition that the claims are about."""
+        return "ablate-base" if self.has_base else "ablate-mean"

@@ -1,0 +1,110 @@
+"""What every metric is: a number per prompt, a yes or no per answer, words; and what is asked of any answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.maths.precision import widen
+from interp.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Words:
+    """How to speak of a metric: ``number`` per prompt in ``unit`` (``short`` in names), ``column`` of the yes or no.
+
+    ``verb`` says what the tuned model does, ``many`` names what it can lose, ``share`` and ``flag`` say what the column
+    holds.
+    """
+
+    number: str
+    unit: str
+    short: str
+    column: str
+    verb: str
+    many: str
+    share: str
+    flag: str
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A number per prompt as a function of the logits at the last ``keep`` columns."""
+
+    keep: int
+    of: Callable[[Float[Tensor, "B keep V"]], Float[Tensor, " B"]]
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """What a study measures; see ``Refusal`` and ``Task``."""
+
+    @property
+    def words(self) -> Words:
+        """How to speak of it."""
+        ...
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the number has a gradient to follow."""
+        ...
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What determines its numbers, for provenance."""
+        ...
+
+    def applies(self, group: str) -> bool:
+        """Whether prompts of a class, ``positive`` or ``negative``, have the number."""
+        ...
+
+    def suffix(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids that are read after the prompt before the number can be taken."""
+        ...
+
+    def objective(self, prompts: Sequence[Prompt]) -> Objective:
+        """The number of each of these prompts, from the logits of a batch that holds them in this order."""
+        ...
+
+    def shown(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
+        """Whether each answer shows the behaviour."""
+        ...
+
+    def chance(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray | None:
+        """How often each answer would show it were answers shuffled among prompts; None where that means nothing."""
+        ...
+
+
+def malformed(answer: Sequence[int], stops: Sequence[int], ended_before: bool) -> bool:
+    """Whether an answer is broken: empty, unended where the base's ended, or one 4-gram three times over.
+
+    ``ended_before``: whether the base's answer to the same prompt reached a stop token within the same length.
+    """
+    ended = bool(answer) and answer[-1] in stops
+    body = list(answer[:-1]) if ended else list(answer)
+    if not body or (ended_before and not ended):
+        return True
+    counts: dict[tuple[int, ...], int] = {}
+    for start in range(len(body) - 3):
+        gram = tuple(body[start : start + 4])
+        counts[gram] = counts.get(gram, 0) + 1
+    return max(counts.values(), default=0) >= 3
+
+
+def token_losses(
+    logits: Float[Tensor, "B A V"], targets: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
+) -> Float[Tensor, "B A"]:
+    """Negative log-likelihood of each target token, in nats; 0 where not real. Its mean's exponential is perplexity."""
+    losses = torch.nn.functional.cross_entropy(widen(logits).transpose(1, 2), targets, reduction="none")
+    return losses.masked_fill(~real, 0.0)
+
+
+def fold(text: str) -> str:
+    """Text as it is compared: without regard to case or to the kind of apostrophe."""
+    return text.replace("\u2019", "'").casefold()

@@ -1,0 +1,157 @@
+"""A task: answers that are right or wrong by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.errors import MetricError
+from interp.maths.precision import widen
+from interp.metrics.base import Objective, Words, fold, token_losses
+from interp.prompts import Prompt, Tokenizer, encode_answer
+
+TASK_METRICS = ("logit-diff", "answer-loss", "accuracy")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Right answers to prompts that each have one: ``name`` says which number stands for them, in nats but accuracy.
+
+    ``logit-diff``: logit of the answer's first token minus that of the wrong answer's, after the tokens they share.
+    ``answer-loss``: log-probability of the whole answer, summed over its tokens: the loss with its sign turned, so that
+    more is better. ``accuracy``: 1 where greedy decoding would write the answer's tokens, else 0; it has no gradient.
+    Under each of them an answer is right when its text begins with the answer, without regard to case, at the end of a
+    word. Spelling follows ``interp.prompts.encode_answer``.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    _spelled: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.name not in TASK_METRICS:
+            raise MetricError(f"unknown metric {self.name!r} of a task; use {', '.join(TASK_METRICS)}")
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, prompts: Sequence[Prompt], name: str = "auto") -> Task:
+        """The metric for these prompts; ``auto`` is ``logit-diff`` where there are wrong answers, else ``answer-loss``.
+
+        Raises MetricError where the prompts lack what it needs, or two answers begin alike to their end.
+        """
+        wrong = all(prompt.wrong_answer is not None for prompt in prompts)
+        if missing := [prompt.id for prompt in prompts if prompt.answer is None]:
+            raise MetricError(f"prompt {missing[0]} has no answer; a task's file needs a column answer")
+        task = cls(("logit-diff" if wrong else "answer-loss") if name == "auto" else name, tokenizer)
+        if task.name == "logit-diff":
+            if not wrong:
+                raise MetricError("logit-diff needs a column wrong_answer in the task's file; or use answer-loss")
+            for prompt in prompts:
+                task._parting(prompt)
+        return task
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients of it mean anything."""
+        return self.name != "accuracy"
+
+    @property
+    def words(self) -> Words:
+        """How to speak of it."""
+        number, unit = {
+            "logit-diff": ("logit difference of right and wrong answer", "nats"),
+            "answer-loss": ("log-probability of the answer", "nats"),
+            "accuracy": ("greedy correctness of the answer", "share"),
+        }[self.name]
+        short = {"logit-diff": "logit_diff", "answer-loss": "log_probability", "accuracy": "accuracy"}[self.name]
+        return Words(
+            number, unit, short, "correct", "answers {share} of positive prompts rightly", "right answers",
+            "share right", "the answer begins with the right one",
+        )  # fmt: skip
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What determines its numbers beside the prompts' own answers, for provenance."""
+        return {"name": self.name}
+
+    def applies(self, group: str) -> bool:
+        """Only prompts of the task have right answers."""
+        return group == "positive"
+
+    def suffix(self, prompt: Prompt) -> tuple[int, ...]:
+        """The tokens that right and wrong answer share, or the answer's own before its last."""
+        if self.name == "logit-diff":
+            return self._spell(prompt, prompt.answer)[: self._parting(prompt)]
+        return self._spell(prompt, prompt.answer)[:-1]
+
+    def objective(self, prompts: Sequence[Prompt]) -> Objective:
+        """The number of each of these prompts, which are followed by their ``suffix`` and padded on the left."""
+        answers = [self._spell(prompt, prompt.answer) for prompt in prompts]
+        if self.name == "logit-diff":
+            at = [self._parting(prompt) for prompt in prompts]
+            wrong = [self._spell(prompt, prompt.wrong_answer) for prompt in prompts]
+            pairs = torch.tensor([[a[i], w[i]] for a, w, i in zip(answers, wrong, at, strict=True)])
+            return Objective(1, lambda logits: _difference(logits, pairs))
+        longest = max(map(len, answers))
+        ids = torch.zeros((len(answers), longest), dtype=torch.int64)
+        real = torch.zeros(ids.shape, dtype=torch.bool)
+        for row, answer in enumerate(answers):
+            ids[row, longest - len(answer) :] = torch.tensor(answer)
+            real[row, longest - len(answer) :] = True
+        number = _all_greedy if self.name == "accuracy" else _log_probability
+        return Objective(longest, lambda logits: number(logits, ids, real))
+
+    def shown(self, prompts: Sequence[Prompt], answers: Sequence[str], group: str) -> np.ndarray:
+        """Whether each answer to a positive prompt is right; negative prompts have no right answers."""
+        if group != "positive":
+            return np.zeros(len(answers), dtype=bool)
+        return np.array([_begins(text, prompt.answer) for prompt, text in zip(prompts, answers, strict=True)], bool)
+
+    def chance(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
+        """Share of the other prompts to which each answer would be right."""
+        hits = np.array([[_begins(text, prompt.answer) for prompt in prompts] for text in answers], dtype=np.float64)
+        return (hits.sum(1) - hits.diagonal()) / max(len(prompts) - 1, 1)
+
+    def _spell(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
+        key = (prompt.text, answer)
+        if key not in self._spelled:
+            self._spelled[key] = encode_answer(self.tokenizer, prompt.text, answer)
+        return self._spelled[key]
+
+    def _parting(self, prompt: Prompt) -> int:
+        """Where the right and the wrong answer's tokens first differ."""
+        right, wrong = self._spell(prompt, prompt.answer), self._spell(prompt, prompt.wrong_answer)
+        for index, (one, other) in enumerate(zip(right, wrong, strict=False)):
+            if one != other:
+                return index
+        raise MetricError(
+            f"prompt {prompt.id}: the tokens of {prompt.answer!r} and {prompt.wrong_answer!r} do not part before one "
+            "ends; use --metric answer-loss"
+        )
+
+
+def _difference(logits: Float[Tensor, "B keep V"], pairs: Int[Tensor, "B 2"]) -> Float[Tensor, " B"]:
+    right, wrong = widen(logits[:, -1]).gather(1, pairs.to(logits.device)).unbind(1)
+    return right - wrong
+
+
+def _log_probability(
+    logits: Float[Tensor, "B A V"], ids: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
+) -> Float[Tensor, " B"]:
+    return -token_losses(logits, ids.to(logits.device), real.to(logits.device)).sum(1)
+
+
+def _all_greedy(
+    logits: Float[Tensor, "B A V"], ids: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
+) -> Float[Tensor, " B"]:
+    found = (logits.argmax(-1) == ids.to(logits.device)) | ~real.to(logits.device)
+    return found.all(1).to(torch.float32)
+
+
+def _begins(text: str, answer: str) -> bool:
+    text, answer = fold(text).strip(), fold(answer).strip()
+    return text.startswith(answer) and not (answer[-1:].isalnum() and text[len(answer) : len(answer) + 1].isalnum())
