@@ -79,6 +79,20 @@ class Blend:
 
 
 @dataclass(frozen=True)
+class Project:
+    """Take a share of a site's component along a direction of length 1 away: ``x - share * (x . r) r``."""
+
+    site: Site
+    direction: Float[Tensor, " W"]
+    share: float = 1.0
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The value with less (at share 1, nothing) along the direction."""
+        direction = self.direction.to(value)
+        return value - self.share * (value @ direction)[..., None] * direction
+
+
+@dataclass(frozen=True)
 class Add:
     """Add given values to a site."""
 
@@ -128,19 +142,21 @@ def graft(
 class Intervention:
     """A named change of a model's neurons, or of the channels of another kind of ``unit``.
 
-    ``kind``: ``zero`` and ``mean`` are fixed; ``donor`` takes contributions of ``donor`` at every position and step,
-    which reads the same text as the receiver, or (``twin``) the twin prompt followed by the same answer. The two texts
-    end together; where a shorter twin has no token, the receiver keeps its own activation.
+    ``kind``: ``zero`` and ``mean`` are fixed, ``edits`` are those given in ``fixed``; ``donor`` takes contributions of
+    ``donor`` at every position and step, which reads the same text as the receiver, or (``twin``) the twin prompt
+    followed by the same answer. The two texts end together; where a shorter twin has no token, the receiver keeps its
+    own activation.
     """
 
     name: str
     units: Units
-    kind: Literal["zero", "mean", "donor"] = "zero"
+    kind: Literal["zero", "mean", "donor", "edits"] = "zero"
     means: Mapping[int, Float[Tensor, " N"]] = field(default_factory=dict)
     donor: Model | None = None
     twin: bool = False
     write_weights: Mapping[int, Float[Tensor, "D N"]] = field(default_factory=dict)
     unit: Unit = NEURON
+    fixed: Sequence[Edit] = ()
 
     @property
     def reads(self) -> Sequence[Site]:
@@ -154,6 +170,8 @@ class Intervention:
 
         ``real``: which of these cells are tokens of the donor's text; None when it reads the receiver's own.
         """
+        if self.kind == "edits":
+            return list(self.fixed)
         if self.kind == "zero":
             return [Ablate(self.unit.site(layer), index) for layer, index in self.units.items()]
         if self.kind == "mean":

@@ -34,11 +34,18 @@ class Analyzer:
         """
         inherited = getattr(self, "parent", None) is not None
         own = [field for field in fields(self) if not (inherited and field.metadata.get("from_parent"))]
-        return {field.name: getattr(self, field.name) for field in own if field.name != "parent"}
+        return {field.name: _said(getattr(self, field.name)) for field in own if field.name != "parent"}
 
     def __call__(self, study: Study) -> Table:
         """Examine the study."""
         raise TypeError(f"{type(self).__name__} must define __call__")
+
+
+def _said(value: Any) -> Any:
+    """An option as provenance keeps it: an analyzer within another by name, version and options."""
+    if not isinstance(value, Analyzer):
+        return value
+    return {"name": value.name, "version": value.version, "options": value.options, "parent": value.parent}
 
 
 def _backing_off(examine: Callable[[Any, Study], Table]) -> Callable[[Any, Study], Table]:

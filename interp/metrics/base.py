@@ -97,6 +97,16 @@ def malformed(answer: Sequence[int], stops: Sequence[int], ended_before: bool) -
     return max(counts.values(), default=0) >= 3
 
 
+def token_divergences(
+    logits: Float[Tensor, "B A V"], others: Float[Tensor, "B A V"], real: Bool[Tensor, "B A"]
+) -> Float[Tensor, "B A"]:
+    """Kullback-Leibler divergence of the next-token distributions, KL(first || second), in nats; 0 where not real."""
+    first, second = widen(logits).log_softmax(-1), widen(others).log_softmax(-1)
+    found = torch.nn.functional.kl_div(second, first, log_target=True, reduction="none").sum(-1)
+    # rounding can leave next to nothing below zero
+    return found.clamp(min=0).masked_fill(~real, 0.0)
+
+
 def token_losses(
     logits: Float[Tensor, "B A V"], targets: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
 ) -> Float[Tensor, "B A"]:

@@ -17,20 +17,20 @@ from interp.errors import PromptError
 from interp.prompts.sets import Prompt, PromptSet
 
 
-def read_prompts(path: str | Path, column: str = "prompt", name: str = "") -> PromptSet:
+def read_prompts(path: str | Path, column: str = "prompt", name: str = "", template: str | None = None) -> PromptSet:
     """Read a prompt file; raises PromptError for anything that is not a list of prompts.
 
-    ``name`` distinguishes clusters of files whose rows name none.
+    ``name`` distinguishes clusters of files whose rows name none; ``template`` is a column that names templates.
     """
-    return _read(Path(path), column, name, task=False)
+    return _read(Path(path), column, name, template, task=False)
 
 
-def read_task(path: str | Path, column: str = "prompt", name: str = "") -> PromptSet:
+def read_task(path: str | Path, column: str = "prompt", name: str = "", template: str | None = None) -> PromptSet:
     """Read a task file: prompts that all have an ``answer``, and all or none a ``wrong_answer``; else PromptError."""
-    return _read(Path(path), column, name, task=True)
+    return _read(Path(path), column, name, template, task=True)
 
 
-def _read(path: Path, column: str, name: str, task: bool) -> PromptSet:
+def _read(path: Path, column: str, name: str, template: str | None, task: bool) -> PromptSet:
     if not path.exists():
         raise PromptError(f"no prompt file at {path}; check the path")
     readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
@@ -55,7 +55,12 @@ def _read(path: Path, column: str, name: str, task: bool) -> PromptSet:
             raise PromptError(f"{path}, row {index}: {text[:40]!r} holds half a surrogate pair; write it as UTF-8 text")
         twin, cluster = (None if row.get(key) in (None, "") else str(row[key]) for key in ("twin", "cluster"))
         answers = _answers(path, index, row) if task else (None, None)
-        prompts.append(Prompt(index, text, cluster or twin or f"{name or path.stem}:{index}", twin, *answers))
+        form = None
+        if template is not None:
+            if template not in row:
+                raise PromptError(f"{path}, row {index} has no column {template!r} to name its template")
+            form = None if row[template] in (None, "") else str(row[template])
+        prompts.append(Prompt(index, text, cluster or twin or f"{name or path.stem}:{index}", twin, *answers, form))
     if not prompts:
         raise PromptError(f"{path} holds no prompts; write one per line or row")
     without = [prompt.id for prompt in prompts if prompt.wrong_answer is None]

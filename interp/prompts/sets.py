@@ -17,7 +17,8 @@ _TRIES = 64
 class Prompt:
     """One prompt: its place in the file (from 0), text, cluster, and the twin's name where there is one.
 
-    Prompts of a task have an ``answer`` and, where the file gives one, a ``wrong_answer``.
+    Prompts of a task have an ``answer`` and, where the file gives one, a ``wrong_answer``; ``template`` names the form
+    that a prompt's words were put into.
     """
 
     id: int
@@ -26,6 +27,7 @@ class Prompt:
     twin: str | None = None
     answer: str | None = None
     wrong_answer: str | None = None
+    template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ class PromptSet:
 
     @cached_property
     def digest(self) -> str:
-        """Content fingerprint: texts, ids, clusters, twins and answers, not the file's name."""
+        """Content fingerprint: texts, ids, clusters, twins, answers and templates, not the file's name."""
         rows = [[prompt.id, prompt.text, prompt.cluster, prompt.twin] for prompt in self.prompts]
         for row, prompt in zip(rows, self.prompts, strict=True):
             row += [] if prompt.answer is None else [prompt.answer, prompt.wrong_answer]
+            row += [] if prompt.template is None else [{"template": prompt.template}]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

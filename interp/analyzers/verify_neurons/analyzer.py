@@ -25,6 +25,7 @@ from interp.trials.conditions import (
     judge,
 )
 from interp.trials.dose import Doses, grid, refine
+from interp.trials.located import ranking_of
 
 Ranking = tuple[tuple[int, int], ...]
 
@@ -55,15 +56,7 @@ class VerifyNeurons(Analyzer):
     @classmethod
     def of(cls, located: Table, **options) -> "VerifyNeurons":
         """The verifying analyzer for a locating run's table."""
-        order = np.argsort(located["rank"], kind="stable")
-        unit = located.summary["unit"]
-        ranking = tuple(zip(located["layer"][order].tolist(), located[unit][order].tolist(), strict=True))
-        chosen = int(located["selected"].sum())
-        # eligibility can leave out neurons among the first: the located set is what was selected, in rank order
-        flags = located["selected"][order]
-        ranking = tuple(pair for pair, flag in zip(ranking, flags, strict=True) if flag) + tuple(
-            pair for pair, flag in zip(ranking, flags, strict=True) if not flag
-        )
+        ranking, chosen, unit = ranking_of(located), int(located["selected"].sum()), located.summary["unit"]
         return cls(parent=located.provenance.key, ranking=ranking, selected=chosen, unit=unit, **options)
 
     def __call__(self, study: Study) -> Table:

@@ -1,0 +1,152 @@
+"""``Coalitions``: does a sum of scores foretell what a random half of all units does?
+
+Half of the units, drawn at random, get their base contributions inside the tuned model, and the metric is measured
+exactly; the sum of their scores is what the method said would be lost. Single units mislead where a behaviour
+saturates or is shared; halves ask of a ranking what it is worth in company. Each half is drawn with its complement.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from scipy.stats import linregress, spearmanr
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.claims import Claim
+from interp.errors import OptionError
+from interp.maths.bootstrap import clustered_bootstrap
+from interp.maths.statistics import permutation_p
+from interp.study import Study
+from interp.table import Table, table
+from interp.trials.conditions import Donors
+from interp.trials.located import scores_of, unit_of
+from interp.trials.numbers import Numbers
+
+AGREEMENT, ALPHA = 0.5, 0.05
+
+
+@dataclass(frozen=True)
+class Coalitions(Analyzer):
+    """Exact effect of ``draws`` random halves (and their complements) beside the sum of their ``located`` scores.
+
+    ``prompts`` positive prompts are used, ``permutations`` reorderings of the scores within layers are the null. Needs
+    a base. Returns a table of kind ``coalitions``, one row per half.
+    """
+
+    name: ClassVar[str] = "coalitions"
+    version: ClassVar[int] = 1
+
+    located: Table | None = field(default=None, metadata={"from_parent": True})
+    parent: str | None = None
+    draws: int = 32
+    prompts: int = 48
+    permutations: int = 200
+
+    @classmethod
+    def of(cls, located: Table, **options) -> "Coalitions":
+        """The analyzer for a locating run's table."""
+        return cls(located=located, parent=located.provenance.key, **options)
+
+    def __call__(self, study: Study) -> Table:
+        """Draw halves, predict, measure."""
+        study.pair.require_base("patching coalitions")
+        if self.located is None or self.draws < 4:
+            raise OptionError(f"{self.draws} coalitions of {self.located and 'a run'} say nothing; use at least 4")
+        scores, unit = scores_of(self.located), unit_of(self.located)
+        donors = Donors.read(study, unit)
+        rows = range(len(study.contrast.positive))
+        rows = sorted(np.random.default_rng(study.seed).permutation(rows)[: self.prompts].tolist())
+        numbers = Numbers(study, donors, rows)
+        generator = np.random.default_rng(study.seed)
+        inside = np.zeros((2 * self.draws, scores.size), dtype=bool)
+        for draw in range(self.draws):
+            chosen = generator.permutation(scores.size)[: scores.size // 2]
+            inside[2 * draw, chosen] = True
+            inside[2 * draw + 1] = ~inside[2 * draw]
+        whole = numbers.of([]).mean()
+        exact = np.array([
+            whole - numbers.of([divmod(int(index), scores.shape[1]) for index in np.flatnonzero(half)]).mean()
+            for half in study.progress(list(inside), "coalitions")
+        ])  # fmt: skip
+        predicted = inside @ scores.ravel()
+        null = np.array([_agree(inside @ _shuffled(scores, generator), exact) for _ in range(self.permutations)])
+        made = _claim(study, predicted, exact, null)
+        slope = linregress(predicted, exact).slope if predicted.std() else float("nan")
+        return table(
+            self.name,
+            {
+                "coalition": (np.arange(len(exact)), "key", "number of the half"),
+                "draw": (np.arange(len(exact)) // 2, "key", "a half and its complement share one"),
+                "size": (inside.sum(1), "measure", "units given their base contributions"),
+                "predicted": (predicted, "measure", "sum of their scores"),
+                "exact": (exact, "measure", f"fall of the {study.metric.words.number}", study.metric.words.unit),
+                "predicted_standard": (_standard(predicted), "measure", "predicted, in standard deviations"),
+                "product": (_standard(predicted) * _standard(exact), "measure", "of both in standard deviations"),
+            },
+            provenance=study.provenance(self),
+            summary={
+                "sentence": made.sentence,
+                "shown": made.shown,
+                "pearson": made.value,
+                "spearman": _spearman(predicted, exact),
+                "slope": float(slope),
+                "method": self.located.summary["method"],
+                "positive": len(study.contrast.positive),
+                "negative": len(study.contrast.negative),
+            },
+            tables={
+                "permuted": table("coalitions-permuted", {
+                    "draw": (np.arange(len(null)), "key", "number of the reordering"),
+                    "pearson": (null, "measure", "agreement of scores reordered within layers"),
+                }),
+                "claims": claims.to_table([made]),
+            },
+        )  # fmt: skip
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    return (values - values.mean()) / values.std() if values.std() else np.zeros_like(values)
+
+
+def _agree(predicted: np.ndarray, exact: np.ndarray) -> float:
+    return float((_standard(predicted) * _standard(exact)).mean())
+
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> float:
+    return float(spearmanr(one, other).statistic) if one.std() and other.std() else float("nan")
+
+
+def _shuffled(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    return generator.permuted(scores, axis=1).ravel()
+
+
+def _claim(study: Study, predicted: np.ndarray, exact: np.ndarray, null: np.ndarray) -> Claim:
+    value = _agree(predicted, exact)
+    pairs = np.arange(len(exact)) // 2
+    low, high = _interval(predicted, exact, pairs, study.seed)
+    p, ceiling = permutation_p(value, null), float(np.quantile(null, 0.975))
+    shown = bool(value >= AGREEMENT and p <= ALPHA and low > max(0.0, ceiling))
+    return Claim(
+        "coalitions",
+        f"Sums of scores {'foretell' if shown else 'do not foretell well enough'} what random halves of all units do: "
+        f"correlation {value:.2f} over {len(exact)} halves (scores reordered within layers: {null.mean():.2f}, at most "
+        f"{ceiling:.2f}).",
+        value, low, high, f"{len(null)} reorderings of the scores within layers", null.mean(),
+        float(np.quantile(null, 0.025)), ceiling, p, AGREEMENT, "at least", shown,
+        {"table": "", "statistic": "mean", "column": "product", "cluster": "draw",
+         "p": {"null": {"table": "permuted", "column": "pearson", "where": {}},
+               "observed": {"table": "", "statistic": "mean", "column": "product"}}},
+    )  # fmt: skip
+
+
+def _interval(predicted: np.ndarray, exact: np.ndarray, pairs: np.ndarray, seed: int) -> tuple[float, float]:
+    """Of Pearson's correlation, over draws; a half and its complement are one."""
+    rows = np.arange(len(exact), dtype=np.float64)
+
+    def agreement(drawn: np.ndarray) -> float:
+        index = drawn.astype(int)
+        return _agree(predicted[index], exact[index])
+
+    _, low, high = clustered_bootstrap(rows, pairs, statistic=agreement, draws=1000, seed=seed)
+    return low, high

@@ -1,0 +1,233 @@
+"""``Dissociation``: do two sets carry two behaviours, each its own and not the other's?
+
+Each behaviour's set is given its base contributions inside the tuned model, and both behaviours are looked at: a double
+dissociation (Teuber 1955) is shown where each set returns the base's answers to its own prompts and leaves the tuned
+model's on the other's. Random sets of equal size stand beside all four cells.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.claims import Claim
+from interp.controls import matched_sets
+from interp.errors import OptionError
+from interp.maths.statistics import clustered_share, permutation_p
+from interp.study import Study
+from interp.table import Table, table
+from interp.trials.conditions import Donors, Judged, contribution_norms, judge
+from interp.trials.dose import Doses
+from interp.trials.located import jaccard, selected_of, unit_of
+
+OWN, OTHER, ALPHA = 0.5, 0.1, 0.05
+NAMES = ("first", "second")
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Dissociation(Analyzer):
+    """Two located sets on two behaviours: the study's (``first``), and that of ``other``, a study of the same pair.
+
+    ``controls`` matched random sets of each set's size are measured on ``control_prompts`` prompts of each behaviour.
+    Needs a base. Returns a table of kind ``dissociation``, one row per set and behaviour.
+    """
+
+    name: ClassVar[str] = "dissociation"
+    version: ClassVar[int] = 1
+
+    first: Table | None = field(default=None, metadata={"from_parent": True})
+    second: Table | None = None
+    other: Study | None = None
+    parent: str | None = None
+    controls: int = 200
+    control_prompts: int = 48
+
+    @classmethod
+    def of(cls, first: Table, second: Table, other: Study, **options) -> "Dissociation":
+        """The analyzer for two locating runs' tables and the second behaviour's study."""
+        return cls(first=first, second=second, other=other, parent=first.provenance.key, **options)
+
+    @property
+    def options(self) -> dict:
+        """As of any analyzer, the second run by its key and the second study by what determines it."""
+        other = self.other and {"prompts": self.other.contrast.digest, "metric": self.other.metric.identity}
+        second = self.second and self.second.provenance.key
+        return {
+            "controls": self.controls, "control_prompts": self.control_prompts, "second": second, "other": other,
+        }  # fmt: skip
+
+    def __call__(self, study: Study) -> Table:
+        """Measure all four cells, and the random sets beside them."""
+        if self.first is None or self.second is None or self.other is None:
+            raise OptionError("a dissociation needs two locating runs and a study of the second behaviour")
+        if self.other.pair is not study.pair:
+            raise OptionError("the two behaviours are of different pairs; study both in one pair")
+        study.pair.require_base("a dissociation")
+        studies = dict(zip(NAMES, (study, self.other), strict=True))
+        sets = {name: selected_of(run) for name, run in zip(NAMES, (self.first, self.second), strict=True)}
+        donors = Donors.read(study, unit_of(self.first))
+        own, cells, changed = {}, {}, {}
+        for behaviour, asked in studies.items():
+            for role in ("base", "tuned"):
+                own[role, behaviour] = judge(asked, role, "positive", donors.condition(role, []))
+            changed[behaviour] = ~own["tuned", behaviour].equal_base
+            for name, chosen in sets.items():
+                if chosen:
+                    receiver = Donors(asked, donors.means, donors.write, donors.unit).condition("ablate-base", chosen)
+                    cells[name, behaviour] = judge(asked, f"ablate-{name}", "positive", receiver)
+        random = self._random(studies, sets, donors, changed)
+        answers = _answers(studies, own, cells, changed)
+        made = _claims(studies, sets, cells, changed, random) if len(cells) == 4 else []
+        shown = bool(made) and all(claim.shown for claim in made)
+        start = "Double dissociation shown: " if shown else "No double dissociation was shown. "
+        return table(
+            self.name,
+            _rows(sets, cells, own, changed, random),
+            provenance=study.provenance(self),
+            summary={
+                "sentence": (start + " ".join(claim.sentence for claim in made)) if made else
+                "No double dissociation was shown: a set is empty, or a behaviour is alike in both models.",
+                "shown": shown,
+                "jaccard": jaccard(*sets.values()),
+                "positive": len(study.contrast.positive),
+                "negative": len(study.contrast.negative),
+            },
+            tables={"answers": answers, "random": random, "claims": claims.to_table(made)},
+        )  # fmt: skip
+
+    def _random(self, studies: dict[str, Study], sets: dict, donors: Donors, changed: dict) -> Table:
+        """What matched random sets do in all four cells."""
+        rows = []
+        for behaviour, asked in studies.items():
+            drawn = np.random.default_rng(asked.seed).permutation(np.flatnonzero(changed[behaviour]))
+            some = sorted(int(row) for row in drawn[: self.control_prompts])
+            if not some:
+                continue
+            mine = Donors(asked, donors.means, donors.write, donors.unit)
+            doses, norms = Doses(asked, mine, "necessity", some), contribution_norms(asked, mine)
+            for name, chosen in sets.items():
+                null = matched_sets(chosen, norms, self.controls, asked.seed) if chosen else []
+                null = [draw for draw in null if len(draw) == len(chosen)]
+                for number, draw in enumerate(asked.progress(null, f"random for {name}, {behaviour} behaviour")):
+                    rows.append((name, behaviour, number, doses.effect(draw)))
+        columns = list(zip(*rows, strict=True)) if rows else [[]] * 4
+        return table(
+            "dissociation-random",
+            {
+                "set": (list(columns[0]), "key", "which set the random ones are matched to"),
+                "behaviour": (list(columns[1]), "key", "whose prompts"),
+                "draw": (np.array(columns[2], np.int64), "key", "number of the random set"),
+                "effect": (np.array(columns[3], np.float64), "measure", "share of answers that became the base's"),
+            },
+        )
+
+
+def _rows(sets: dict, cells: dict, own: dict, changed: dict, random: Table) -> dict[str, tuple]:
+    found: dict[str, list] = {name: [] for name in _COLUMNS}
+    for (name, behaviour), judged in cells.items():
+        rows = changed[behaviour]
+        null = random["effect"][(random["set"] == name) & (random["behaviour"] == behaviour)]
+        values = (
+            name, behaviour, len(sets[name]), int(rows.sum()),
+            judged.equal_base[rows].mean() if rows.any() else NAN,
+            judged.equal_tuned[rows].mean() if rows.any() else NAN,
+            judged.shown.mean(), own["tuned", behaviour].shown.mean(), own["base", behaviour].shown.mean(),
+            judged.malformed.mean(), null.mean() if len(null) else NAN,
+            *(np.quantile(null, [0.025, 0.975]) if len(null) else (NAN, NAN)),
+        )  # fmt: skip
+        for column, value in zip(found, values, strict=True):
+            found[column].append(value)
+    types = {"key": object, "measure": np.float64}
+    return {
+        name: (np.array(found[name], np.int64 if name in ("k", "prompts") else types[described[0]]), *described)
+        for name, described in _COLUMNS.items()
+    }
+
+
+_COLUMNS = {
+    "set": ("key", "whose located set is at its base contributions"),
+    "behaviour": ("key", "whose prompts are answered"),
+    "k": ("measure", "units in the set"),
+    "prompts": ("measure", "prompts that base and tuned model answer differently"),
+    "equal_base": ("measure", "share of these answered as the base answers"),
+    "equal_tuned": ("measure", "share of these still answered as the tuned model answers"),
+    "shown": ("measure", "share of all prompts whose answer shows the behaviour"),
+    "shown_tuned": ("measure", "the same of the tuned model"),
+    "shown_base": ("measure", "the same of the base"),
+    "malformed": ("measure", "share of answers that are broken"),
+    "control": ("measure", "share answered as the base answers under matched random sets, mean"),
+    "control_low": ("measure", "their 2.5 % quantile"),
+    "control_high": ("measure", "their 97.5 % quantile"),
+}
+
+
+def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -> Table:
+    blocks: list[tuple[str, str, Judged]] = [
+        *((role, behaviour, judged) for (role, behaviour), judged in own.items()),
+        *((name, behaviour, judged) for (name, behaviour), judged in cells.items()),
+    ]
+    sizes = [len(judged.shown) for _, _, judged in blocks]
+    prompts = [prompt for _, behaviour, _ in blocks for prompt in studies[behaviour].prompts("positive")]
+
+    def joined(field_of) -> np.ndarray:
+        return np.concatenate([field_of(behaviour, judged) for _, behaviour, judged in blocks])
+
+    return table(
+        "dissociation-answers",
+        {
+            "set": (
+                np.repeat(np.array([b[0] for b in blocks], object), sizes),
+                "key",
+                "base, tuned, or the set ablated",
+            ),
+            "behaviour": (np.repeat(np.array([b[1] for b in blocks], object), sizes), "key", "whose prompt"),
+            "prompt_id": (np.array([prompt.id for prompt in prompts]), "key", "position in the prompt file"),
+            "cluster": ([prompt.cluster for prompt in prompts], "key", "prompts that are resampled together"),
+            "changed": (joined(lambda behaviour, _: changed[behaviour]), "flag", "base and tuned answer differently"),
+            "shown": (joined(lambda _, judged: judged.shown), "flag", "the answer shows the behaviour"),
+            "equal_base": (joined(lambda _, judged: judged.equal_base), "flag", "the base's answer, token for token"),
+            "equal_tuned": (joined(lambda _, judged: judged.equal_tuned), "flag", "the tuned model's, token for token"),
+        },
+    )
+
+
+def _claims(studies: dict, sets: dict, cells: dict, changed: dict, random: Table) -> list[Claim]:
+    made = []
+    for name in NAMES:
+        other = next(b for b in NAMES if b != name)
+        null = random["effect"][(random["set"] == name) & (random["behaviour"] == name)]
+        made.append(_cell(studies, sets, cells, changed, null, name, name, own=True))
+        null = random["effect"][(random["set"] == name) & (random["behaviour"] == other)]
+        made.append(_cell(studies, sets, cells, changed, null, name, other, own=False))
+    return made
+
+
+def _cell(studies, sets, cells, changed, null, name: str, behaviour: str, own: bool) -> Claim:
+    rows = changed[behaviour]
+    values = cells[name, behaviour].equal_base[rows] if own else ~cells[name, behaviour].equal_tuned[rows]
+    clusters = np.array(studies[behaviour].prompts("positive").clusters)[rows]
+    value, low, high = clustered_share(values, clusters, seed=studies[behaviour].seed) if rows.any() else (NAN,) * 3
+    center, floor, ceiling = (
+        (null.mean(), *(float(x) for x in np.quantile(null, [0.025, 0.975]))) if len(null) else (NAN, NAN, NAN)
+    )
+    where = {"set": name, "behaviour": behaviour, "changed": True}
+    common = {"table": "answers", "statistic": "mean", "cluster": "cluster", "where": where}
+    if own:
+        p = permutation_p(value, null) if len(null) else NAN
+        return Claim(
+            f"{name}-own",
+            f"The {name} set ({len(sets[name])} units) returns {value:.1%} of the base's answers to its own behaviour "
+            f"({len(null)} matched random sets: at most {max(null, default=NAN):.1%}).",
+            value, low, high, f"{len(null)} matched random sets", center, floor, ceiling, p, OWN, "at least",
+            bool(value >= OWN and p <= ALPHA and low > ceiling), common | {"column": "equal_base"},
+        )  # fmt: skip
+    return Claim(
+        f"{name}-other",
+        f"It changes {value:.1%} of the tuned answers to the other (at most {high:.1%}).",
+        value, low, high, f"{len(null)} matched random sets, answers that became the base's", center, floor, ceiling,
+        NAN, OTHER, "at most", bool(value <= OTHER and high < 0.5),
+        common | {"column": "changed", "minus": {"column": "equal_tuned"}},
+    )  # fmt: skip

@@ -1,0 +1,213 @@
+"""``Redundancy``: would others carry the behaviour if the located set did not?
+
+Locate, give the located their base contributions for good, locate again among the others, and so on (the iterated
+ablation of McGrath et al. 2023, arXiv 2307.15771, on sets). A behaviour is redundant when it outlives the ablation of
+the located set and falls only with those found after it. Half of the clusters locate, the other half measure.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
+
+import numpy as np
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.claims import Claim
+from interp.controls import matched_sets
+from interp.errors import OptionError
+from interp.maths.statistics import clustered_rise, permutation_p
+from interp.study import Study
+from interp.table import Table, table
+from interp.trials.ablated import Ablated
+from interp.trials.conditions import Donors, contribution_norms
+from interp.trials.dose import Doses
+from interp.trials.located import Pair, ranking_of, scores_of, unit_of
+from interp.trials.numbers import Numbers
+
+EFFECT, ALPHA = 0.25, 0.05
+
+
+@dataclass(frozen=True)
+class Redundancy(Analyzer):
+    """Locate ``rounds`` times, each time with everything located before at its base contributions.
+
+    ``locate``: the locating analyzer; every round takes as many units as its first selected. Each round's set is
+    measured alone and together with those before it, beside ``controls`` sets of the located and random ones matched to
+    the rest, on ``control_prompts`` prompts of the half that did not locate. Needs a base. Returns a table of kind
+    ``redundancy``, one row per round.
+    """
+
+    name: ClassVar[str] = "redundancy"
+    version: ClassVar[int] = 1
+
+    locate: Analyzer
+    parent: str | None = None
+    rounds: int = 3
+    controls: int = 20
+    control_prompts: int = 48
+
+    def __call__(self, study: Study) -> Table:
+        """Locate, ablate, locate again."""
+        study.pair.require_base("locating again after ablation")
+        if self.rounds < 2:
+            raise OptionError(f"{self.rounds} round locates nothing again; use at least 2")
+        halves = study.contrast.split(study.seed)
+        locating, measuring = (study.on(half) for half in halves)
+        first = self.locate(locating)
+        size, unit, original = int(first["selected"].sum()), unit_of(first), ranking_of(first)
+        donors = Donors.read(measuring, unit)
+        sets = [list(original[:size])] if size else []
+        scores = [scores_of(first)]
+        for _ in range(1, self.rounds if size else 1):
+            taken = [pair for part in sets for pair in part]
+            again = self.locate_again(locating, donors, taken)
+            order = [pair for pair in ranking_of(again) if pair not in set(taken)]
+            found = scores_of(again)
+            sets.append(sorted(order, key=lambda pair, found=found: -found[pair])[:size])
+            scores.append(found)
+        rows, null, hits = self._measure(measuring, donors, sets, scores, original)
+        made = [_claim(measuring, rows, null, hits, size)] if len(rows) > 1 else []
+        sentence = made[0].sentence if made else "Nothing was located, or both models answer every prompt alike."
+        return table(
+            self.name,
+            {name: (np.array([row[name] for row in rows], dtype), *described)
+             for name, (dtype, *described) in _COLUMNS.items()},
+            provenance=study.provenance(self),
+            summary={
+                "sentence": sentence,
+                "shown": bool(made and made[0].shown),
+                "rounds": len(sets),
+                "k": size,
+                "positive": len(study.contrast.positive),
+                "negative": len(study.contrast.negative),
+            },
+            tables={
+                "units": _units(sets, scores, unit.name),
+                "random": table("redundancy-random", {
+                    "round": (np.array([r for r, _, _ in null], np.int64), "key", "round that the set is matched to"),
+                    "draw": (np.array([d for _, d, _ in null], np.int64), "key", "number of the random set"),
+                    "effect": (np.array([e for _, _, e in null], np.float64), "measure",
+                               "share of prompts given the base's answer"),
+                }),
+                "answers": hits,
+                "claims": claims.to_table(made),
+            },
+        )  # fmt: skip
+
+    def locate_again(self, study: Study, donors: Donors, taken: list[Pair]) -> Table:
+        """The locating analyzer on the tuned model with these units at their base contributions."""
+        intervention = donors.condition("ablate-base", taken).intervention
+        names = {field.name for field in fields(self.locate)}
+        # what a score says of an ablated unit means nothing: as many more are asked for as may be such
+        asked = replace(self.locate, top="100%") if "top" in names else self.locate
+        return asked(replace(study, engine=Ablated(study.engine, study.pair.tuned, intervention), _kept={}))
+
+    def _measure(self, study: Study, donors: Donors, sets: list, scores: list, original: tuple[Pair, ...]):
+        """Per round what its set does alone and with those before; the random sets; hits per prompt."""
+        base, tuned = study.answers("base", "positive"), study.answers("tuned", "positive")
+        differ = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
+        rows_at = sorted(np.random.default_rng(study.seed).permutation(differ)[: self.control_prompts].tolist())
+        rows, null, hits = [], [], {}
+        if not sets or not rows_at:
+            return rows, null, _hits(study, rows_at, hits)
+        doses, numbers = Doses(study, donors, "necessity", rows_at), Numbers(study, donors, rows_at)
+        norms = contribution_norms(study, donors)
+        everything = [(layer, index) for layer in range(norms.shape[0]) for index in range(norms.shape[1])]
+        whole, bottom = numbers.of([]).mean(), numbers.of(everything).mean()
+        taken: list[Pair] = []
+        for turn, found in enumerate(study.progress(sets, "redundancy"), 1):
+            left = (numbers.of(taken).mean() - bottom) / (whole - bottom) if whole != bottom else float("nan")
+            taken = [*taken, *found]
+            hits[turn] = (doses.hits(found), doses.hits(taken))
+            # the located stay; what was found after them is replaced, in round 1 the located themselves
+            kept, rest = (sets[0], taken[len(sets[0]) :]) if turn > 1 else ([], found)
+            draws = matched_sets(rest, norms, self.controls, study.seed + turn, exclude=kept)
+            effects = [doses.effect([*kept, *draw]) for draw in draws if len(draw) == len(rest)]
+            null += [(turn, draw, effect) for draw, effect in enumerate(effects)]
+            foreseen = set(original[: turn * len(found)])
+            rows.append(
+                {
+                    "round": turn,
+                    "k": len(found),
+                    "left": left,
+                    "alone": float(hits[turn][0].mean()),
+                    "together": float(hits[turn][1].mean()),
+                    "random": float(np.mean(effects)) if effects else float("nan"),
+                    "random_high": float(np.quantile(effects, 0.975)) if effects else float("nan"),
+                    "foreseen": len(foreseen & set(found)) / len(found),
+                    "score": float(sum(scores[turn - 1][pair] for pair in found)),
+                    "score_before": float(sum(scores[0][pair] for pair in found)),
+                }
+            )
+        return rows, null, _hits(study, rows_at, hits)
+
+
+_COLUMNS = {
+    "round": (np.int64, "key", "1 is the located set; each next one is located after ablation of all before it"),
+    "k": (np.int64, "measure", "units in the round's set"),
+    "left": (np.float64, "measure", "part of the metric's rise through these units that is left when the round begins"),
+    "alone": (np.float64, "measure", "share of prompts given the base's answer by this set alone"),
+    "together": (np.float64, "measure", "the same by this set and all before it"),
+    "random": (np.float64, "measure", "the same with random sets in place of all but the first, mean (round 1: of it)"),
+    "random_high": (np.float64, "measure", "their 97.5 % quantile"),
+    "foreseen": (np.float64, "measure", "share of the set that stood as high in the first round's ranking"),
+    "score": (np.float64, "measure", "sum of the set's scores in its own round"),
+    "score_before": (np.float64, "measure", "sum of the set's scores in the first round"),
+}
+
+
+def _hits(study: Study, rows: list[int], hits: dict[int, tuple[np.ndarray, np.ndarray]]) -> Table:
+    prompts, clusters = study.prompts("positive").prompts, study.prompts("positive").clusters
+    alone, together = (np.array([hit for found in hits.values() for hit in found[which]], bool) for which in (0, 1))
+    return table(
+        "redundancy-answers",
+        {
+            "round": (np.repeat(np.array(list(hits), np.int64), len(rows)), "key", "whose set"),
+            "prompt_id": (np.array([prompts[row].id for _ in hits for row in rows], np.int64), "key", "in the file"),
+            "cluster": ([clusters[row] for _ in hits for row in rows], "key", "prompts that are resampled together"),
+            "alone": (alone, "flag", "given the base's answer, token for token, by the round's set alone"),
+            "together": (together, "flag", "the same by it and all before it"),
+        },
+    )
+
+
+def _units(sets: list[list[Pair]], scores: list[np.ndarray], unit: str) -> Table:
+    rows = [(turn, *pair, scores[turn - 1][pair], scores[0][pair]) for turn, f in enumerate(sets, 1) for pair in f]
+    columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
+    return table(
+        "redundancy-units",
+        {
+            "round": (np.array(columns[0], np.int64), "key", "round that located it"),
+            "layer": (np.array(columns[1], np.int64), "key", "block"),
+            unit: (np.array(columns[2], np.int64), "key", f"{unit} of the block"),
+            "score": (np.array(columns[3], np.float64), "measure", "score in its round"),
+            "score_before": (np.array(columns[4], np.float64), "measure", "score in the first round"),
+        },
+    )
+
+
+def _claim(study: Study, rows: list[dict], null: list, hits: Table, size: int) -> Claim:
+    last, nan = len(rows), float("nan")
+    first, final = (hits["round"] == turn for turn in (1, last))
+    after, before = hits["together"][final], hits["together"][first]
+    value, low, high = clustered_rise(after, before, hits["cluster"][final], seed=study.seed)
+    drawn = np.array([effect for turn, _, effect in null if turn == last]) - before.mean()
+    p = permutation_p(value, drawn) if len(drawn) else nan
+    center, floor, ceiling = (
+        (drawn.mean(), *(float(x) for x in np.quantile(drawn, [0.025, 0.975]))) if len(drawn) else (nan, nan, nan)
+    )
+    shown = bool(value >= EFFECT and p <= ALPHA and low > max(0.0, ceiling))
+    verdict = "Redundant" if shown else "Redundancy was not shown"
+    return Claim(
+        "redundant",
+        f"{verdict}: the first {size} units alone return {before.mean():.1%} of the base's answers, with the "
+        f"{sum(row['k'] for row in rows[1:])} located after their ablation {after.mean():.1%} ({value:+.1%}; with "
+        f"random ones instead at most {max(drawn, default=nan):+.1%}); {rows[1]['left']:.0%} of the rise was left to "
+        "locate.",
+        value, low, high, f"{len(drawn)} times the first set with matched random ones", center, floor, ceiling, p,
+        EFFECT, "at least", shown,
+        {"table": "answers", "statistic": "mean", "column": "together", "cluster": "cluster", "where": {"round": last},
+         "minus": {"where": {"round": 1}},
+         "p": {"null": {"table": "random", "column": "effect", "where": {"round": last}},
+               "observed": {"table": "answers", "statistic": "mean", "column": "together", "where": {"round": last}}}},
+    )  # fmt: skip

@@ -1,0 +1,297 @@
+"""``RefusalDirection``: one direction of the residual stream as the baseline that a located set has to beat.
+
+The difference of mean streams between the classes is taken away wherever a block reads or writes the stream (Arditi et
+al. 2024, arXiv 2406.11717). Candidates are the tuned model's streams before every block of the first 80 % and at every
+token of the template after the prompt; the one chosen lowers the metric most among those with KL at most 0.1 on
+negative prompts that bring it to 0 or above when added to them. Taking away a share of it, and ablating the first k
+located units, are then compared at equal KL on the tuned model's answers to negative prompts: what each costs for what
+it does. Half of the clusters choose, the other half measure.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.capture import capture, make_batch
+from interp.claims import Claim
+from interp.edit import Add, Intervention, Project
+from interp.errors import OptionError
+from interp.maths.host import to_host
+from interp.maths.statistics import clustered_rise, clustered_share
+from interp.models.model import Model
+from interp.prompts import DECISION
+from interp.sites import Site
+from interp.study import Study
+from interp.table import Table, table
+from interp.trials.conditions import Donors, Receiver, judge
+from interp.trials.divergence import divergence
+from interp.trials.dose import grid
+from interp.trials.located import ranking_of, unit_of
+
+KL, DEPTH = 0.1, 0.8
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class RefusalDirection(Analyzer):
+    """Effect against KL of taking away ``shares`` of the direction, and of the first units of a ``located`` ranking.
+
+    ``prompts`` of each class choose the direction and as many measure. Units go to their base contributions, without a
+    base to their means. Needs a metric that both classes have. Returns a table of kind ``refusal-direction``, one row
+    per intervention.
+    """
+
+    name: ClassVar[str] = "refusal-direction"
+    version: ClassVar[int] = 1
+
+    located: Table | None = field(default=None, metadata={"from_parent": True})
+    parent: str | None = None
+    shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    prompts: int = 48
+
+    @classmethod
+    def of(cls, located: Table, **options) -> "RefusalDirection":
+        """The analyzer for a locating run's table."""
+        return cls(located=located, parent=located.provenance.key, **options)
+
+    def __call__(self, study: Study) -> Table:
+        """Choose the direction on one half; measure both kinds of intervention on the other."""
+        if self.located is None:
+            raise OptionError("a baseline needs a locating run to stand beside")
+        if not study.metric.applies("negative"):
+            raise OptionError("the direction is of a behaviour that both classes can show; a task has no such")
+        choosing, measuring = (study.on(half.limit(self.prompts)) for half in study.contrast.split(study.seed))
+        candidates = _candidates(choosing)
+        best = _chosen(choosing, candidates)
+        unit, ranking = unit_of(self.located), ranking_of(self.located)
+        size = int(self.located["selected"].sum())
+        donors = Donors.read(measuring, unit)
+        condition = "ablate-base" if study.pair.base is not None else "ablate-mean"
+        steps = sorted({*grid(max(size, 1)), size} - {0})
+        arms = [("direction", share, _ablation(study.pair.tuned, best.direction, share)) for share in self.shares]
+        arms += [("units", k, donors.condition(condition, ranking[:k]).intervention) for k in steps]
+        own = judge(measuring, "tuned", "positive", Receiver("tuned"))
+        rows = [_row(measuring, own, *arm) for arm in study.progress(arms, "direction and units")]
+        answers = _answers(measuring, own, rows)
+        made = [_claim(measuring, own, rows, size, column) for column in _SAID if size and own.shown.any()]
+        made = made if study.pair.base is not None else made[:1]
+        met = "" if best.met else " No candidate met the criteria of KL and of addition: the least bad one was taken."
+        told = (
+            f"The direction before block {best.layer}, {-best.position} tokens before the end, taken away: "
+            f"{rows[len(self.shares) - 1]['lost'].mean():.1%} of what the tuned model showed is lost at a KL of "
+            f"{rows[len(self.shares) - 1]['kl'].mean():.2g} nats per token."
+        )
+        return table(
+            self.name,
+            _columns(rows),
+            provenance=study.provenance(self),
+            summary={
+                "sentence": f"{told}{met} " + (" ".join(c.sentence for c in made) or "No unit stands beside it."),
+                "shown": bool(made) and all(claim.shown for claim in made),
+                "layer": best.layer,
+                "position": best.position,
+                "met": best.met,
+                "positive": len(study.contrast.positive),
+                "negative": len(study.contrast.negative),
+            },
+            tables={
+                "candidates": _told(candidates),
+                "answers": answers,
+                "claims": claims.to_table(made),
+            },
+            arrays={"direction": to_host(best.direction.double())},
+        )
+
+
+@dataclass
+class _Candidate:
+    """A direction, where it was read (block; columns from the end), and what ablating and adding it does."""
+
+    layer: int
+    position: int
+    direction: Float[Tensor, " D"]
+    size: float
+    number: float = NAN
+    kl: float = NAN
+    added: float = NAN
+
+    @property
+    def met(self) -> bool:
+        """Whether it may be chosen."""
+        return self.kl <= KL and self.added >= 0 and np.isfinite(self.number)
+
+
+def _candidates(study: Study) -> list[_Candidate]:
+    """Differences of mean streams before each block, at each template token after the prompt."""
+    model = study.pair.tuned
+    layers = range(max(1, int(DEPTH * model.anatomy.n_layers)))
+    sites = [Site(layer, "hook_resid_pre") for layer in layers]
+    width = min(_tail(coded.roles) for group in ("positive", "negative") for coded in study.encoded(group))
+    means = {}
+    for group in ("positive", "negative"):
+        total = torch.zeros(len(sites), width, model.anatomy.width, dtype=torch.float64, device=model.device)
+        rows = study.groups(group, model, 4 * len(sites) * model.anatomy.width)
+        for seen in capture(study.engine, {"tuned": model}, study.encoded(group), rows, sites, pad_id=study.pad_id):
+            for layer, site in enumerate(sites):
+                total[layer] += seen.values["tuned", site][:, -width:].double().sum(0)
+        means[group] = total / len(study.prompts(group))
+    found = []
+    for layer in layers:
+        for column in range(width):
+            difference = means["positive"][layer, column] - means["negative"][layer, column]
+            size = float(difference.norm())
+            if size:
+                found.append(_Candidate(layer, column - width, (difference / size).float(), size))
+    return found
+
+
+def _tail(roles: tuple[int, ...]) -> int:
+    """How many tokens at the end are of the template after the prompt (at least the last)."""
+    count = 0
+    for role in reversed(roles):
+        if role != DECISION:
+            break
+        count += 1
+    return max(count, 1)
+
+
+def _ablation(model: Model, direction: Float[Tensor, " D"], share: float = 1.0) -> Intervention:
+    """Take a share of the direction away wherever a block reads or writes the stream."""
+    hooks = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
+    sites = [Site(layer, hook) for layer in range(model.anatomy.n_layers) for hook in hooks]
+    return Intervention(f"direction {share:g}", {}, "edits", fixed=[Project(site, direction, share) for site in sites])
+
+
+def _chosen(study: Study, candidates: list[_Candidate]) -> _Candidate:
+    """The candidate that lowers the metric most among those that meet the criteria, else among all."""
+    if not candidates:
+        raise OptionError("the classes have the same mean stream everywhere: there is no direction between them")
+    model, negative = study.pair.tuned, range(len(study.prompts("negative")))
+    for candidate in study.progress(candidates, "candidate directions"):
+        ablation = _ablation(model, candidate.direction)
+        candidate.number = float(_numbers(study, "positive", ablation).mean())
+        candidate.kl = float(divergence(study, ablation, negative).mean())
+        site = Site(candidate.layer, "hook_resid_pre")
+        added = Intervention("added", {}, "edits", fixed=[Add(site, candidate.size * candidate.direction)])
+        candidate.added = float(_numbers(study, "negative", added).mean())
+    allowed = [candidate for candidate in candidates if candidate.met] or candidates
+    return min(allowed, key=lambda candidate: (candidate.number, candidate.layer, candidate.position))
+
+
+def _numbers(study: Study, group: str, intervention: Intervention) -> np.ndarray:
+    """The metric's number of every prompt of a class in the tuned model under fixed edits."""
+    model, posed = study.pair.tuned, study.posed(group)
+    found = np.zeros(len(posed))
+    for rows in study.batches(posed, model):
+        batch, _ = make_batch(posed, rows, study.pad_id, model.device)
+        aim = study.objective(group, rows)
+        run = study.engine.run(model, batch, edits=intervention.bind({}), keep=aim.keep)
+        found[rows] = to_host(aim.of(run.logits))
+    return found
+
+
+def _row(study: Study, own, kind: str, dose: float, intervention: Intervention) -> dict:
+    """What one intervention does: per positive prompt what is lost, per negative prompt the KL."""
+    judged = judge(study, kind, "positive", Receiver("tuned", intervention))
+    kl = divergence(study, intervention, range(len(study.prompts("negative"))))
+    kept = own.shown
+    return {
+        "kind": kind,
+        "dose": float(dose),
+        "kl": kl,
+        "lost": judged.lost(own)[kept] if kept.any() else np.zeros(0, bool),
+        "equal_base": judged.equal_base[kept],
+        "malformed": judged.malformed,
+        "number": judged.number,
+    }
+
+
+def _columns(rows: list[dict]) -> dict[str, tuple]:
+    def means(name: str) -> np.ndarray:
+        return np.array([row[name].mean() if row[name].size else NAN for row in rows])
+
+    return {
+        "kind": ([row["kind"] for row in rows], "key", "direction taken away, or units ablated"),
+        "dose": (np.array([row["dose"] for row in rows]), "measure", "share of the direction, or number of units"),
+        "kl": (means("kl"), "measure", "mean KL per token of the tuned answers to negative prompts", "nats"),
+        "lost": (means("lost"), "measure", "share of what the tuned model showed that is lost, well-formed"),
+        "equal_base": (
+            means("equal_base"),
+            "measure",
+            "share of what the tuned model showed that is answered as the base answers",
+        ),
+        "malformed": (means("malformed"), "measure", "share of answers to positive prompts that are broken"),
+        "number": (means("number"), "measure", "mean of the metric on positive prompts"),
+    }
+
+
+def _answers(study: Study, own, rows: list[dict]) -> Table:
+    kept = np.flatnonzero(own.shown)
+    prompts = [study.prompts("positive").prompts[row] for row in kept]
+    return table(
+        "refusal-direction-answers",
+        {
+            "kind": ([row["kind"] for row in rows for _ in kept], "key", "direction or units"),
+            "dose": (np.repeat(np.array([row["dose"] for row in rows]), len(kept)), "measure", "share, or units"),
+            "prompt_id": (np.array([p.id for _ in rows for p in prompts], np.int64), "key", "in the prompt file"),
+            "cluster": ([p.cluster for _ in rows for p in prompts], "key", "prompts that are resampled together"),
+            "lost": (np.concatenate([row["lost"] for row in rows]), "flag", "shown by the tuned model, not here"),
+            "equal_base": (
+                np.concatenate([row["equal_base"] for row in rows]),
+                "flag",
+                "the base's answer to the token",
+            ),
+        },
+    )
+
+
+def _told(candidates: list[_Candidate]) -> Table:
+    found = {
+        "layer": ("key", "block before which the stream was read"),
+        "position": ("key", "token, counted from the end: -1 is the last"),
+        "size": ("measure", "length of the difference of means"),
+        "number": ("measure", "mean metric on positive prompts with the direction ablated"),
+        "kl": ("measure", "mean KL per token on negative prompts with it ablated, nats"),
+        "added": ("measure", "mean metric on negative prompts with it added"),
+        "met": ("flag", "within the criteria"),
+    }
+    return table(
+        "refusal-direction-candidates",
+        {name: (np.array([getattr(c, name) for c in candidates]), *described) for name, described in found.items()},
+    )
+
+
+_SAID = {
+    "lost": "lose {0:.1%} of what the tuned model showed",
+    "equal_base": "return the base's answer to {0:.1%} of it",
+}
+
+
+def _claim(study: Study, own, rows: list[dict], size: int, column: str) -> Claim:
+    """At a KL no larger than that of the located set: does it do more than the direction?"""
+    units = next(row for row in rows if row["kind"] == "units" and row["dose"] == size)
+    most = units["kl"].mean()
+    within = [row for row in rows if row["kind"] == "direction" and row["kl"].mean() <= most]
+    best = max(within, key=lambda row: row[column].mean()) if within else None
+    mine = units[column].astype(np.float64)
+    other = np.zeros(len(mine)) if best is None else best[column].astype(np.float64)
+    share = 0.0 if best is None else best["dose"]
+    clusters = np.array(study.prompts("positive").clusters)[own.shown]
+    value, low, high = clustered_share(units[column], clusters, seed=study.seed)
+    beside = clustered_share(other.astype(bool), clusters, seed=study.seed)
+    _, least, _ = clustered_rise(mine.astype(bool), other.astype(bool), clusters, seed=study.seed)
+    return Claim(
+        f"beats-direction-{column.replace('_', '-')}",
+        f"At a KL of at most {most:.2g} nats per token, {size} units {_SAID[column].format(value)}, the direction "
+        f"{beside[0]:.1%} (of {share:.0%} of it).",
+        value, low, high, f"the direction at equal or smaller KL ({share:.0%} of it)", *beside, NAN, beside[0],
+        "at least", bool(least > 0),
+        {"table": "answers", "statistic": "mean", "column": column, "cluster": "cluster",
+         "where": {"kind": "units", "dose": float(size)}},
+    )  # fmt: skip

@@ -1,0 +1,261 @@
+"""``Stability``: is the same set located again on other prompts?
+
+The locating analyzer runs on pairs of disjoint halves of the clusters and, where prompts name templates, on each
+template alone. Sets are compared by the Jaccard index, beside that of random sets with the same counts in every layer;
+what a template's own set does is measured on the prompts of the others.
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import ClassVar
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.claims import Claim
+from interp.controls import matched_sets
+from interp.errors import OptionError
+from interp.maths.statistics import permutation_p
+from interp.prompts import Contrast, PromptSet
+from interp.study import Study
+from interp.table import Table, table
+from interp.trials.conditions import Donors, contribution_norms
+from interp.trials.dose import Doses
+from interp.trials.located import chance_jaccards, jaccard, scores_of, selected_of, unit_of
+
+AGREEMENT, EFFECT, ALPHA = 1 / 3, 0.5, 0.05  # two sets of one size that share half of their members: Jaccard 1/3
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Stability(Analyzer):
+    """Locate again on ``resamples`` pairs of halves, and on each template of the prompts that has ``least`` of them.
+
+    ``locate``: the locating analyzer; ``draws``: random pairs of sets behind every chance. ``control_prompts`` prompts
+    of other templates measure what a template's set does, beside ``controls`` matched random sets (with a base only).
+    Returns a table of kind ``stability``, one row per comparison of two sets.
+    """
+
+    name: ClassVar[str] = "stability"
+    version: ClassVar[int] = 1
+
+    locate: Analyzer
+    parent: str | None = None
+    resamples: int = 5
+    draws: int = 200
+    least: int = 8
+    controls: int = 20
+    control_prompts: int = 48
+
+    def __call__(self, study: Study) -> Table:
+        """Compare halves with halves, and templates with templates."""
+        if self.resamples < 1:
+            raise OptionError(f"{self.resamples} resamples compare nothing; use at least 1")
+        found: dict[str, list[tuple[str, Table]]] = {"halves": [], "templates": []}
+        for turn in study.progress(range(self.resamples), "locating on halves"):
+            for name, half in zip("ab", study.contrast.split(study.seed + 1 + turn), strict=True):
+                found["halves"].append((f"{turn + 1}{name}", self.locate(study.on(half))))
+        for name, part in study.progress(list(self._templates(study).items()), "locating on templates"):
+            found["templates"].append((name, self.locate(study.on(part))))
+        pairs = {
+            "halves": [(2 * turn, 2 * turn + 1) for turn in range(self.resamples)],
+            "templates": list(combinations(range(len(found["templates"])), 2)),
+        }
+        rows, chances = [], {}
+        for basis, compared in pairs.items():
+            drawn = []
+            for one, other in compared:
+                row, chance = self._compare(study, basis, found[basis][one], found[basis][other])
+                rows.append(row)
+                drawn.append(chance)
+            if drawn:
+                chances[basis] = np.mean(drawn, axis=0)
+        elsewhere = self._elsewhere(study, found["templates"])
+        made = [_agreement(basis, rows, chance) for basis, chance in chances.items()]
+        if elsewhere is not None and len(elsewhere):
+            made.append(_everywhere(elsewhere))
+        parts = {"units": _units(found["halves"]), "claims": claims.to_table(made), "chance": _chance(chances)}
+        if elsewhere is not None:
+            parts["elsewhere"] = elsewhere
+        halves = np.array([row["jaccard"] for row in rows if row["basis"] == "halves"])
+        return table(
+            self.name,
+            {name: ([row[name] for row in rows], *described) for name, described in _COLUMNS.items()},
+            provenance=study.provenance(self),
+            summary={
+                "sentence": " ".join(claim.sentence for claim in made),
+                "shown": all(claim.shown for claim in made),
+                "jaccard": float(halves.mean()),
+                "resamples": self.resamples,
+                "templates": [name for name, _ in found["templates"]],
+                "positive": len(study.contrast.positive),
+                "negative": len(study.contrast.negative),
+            },
+            tables=parts,
+        )
+
+    def _templates(self, study: Study) -> dict[str, Contrast]:
+        """The contrast of each template; empty unless two of them have enough prompts of both classes."""
+        parts = (study.contrast.positive, study.contrast.negative)
+        names = sorted({prompt.template for prompt in parts[0] if prompt.template is not None})
+        found = {}
+        for name in names:
+            kept = [PromptSet(tuple(p for p in part if p.template == name), part.source) for part in parts]
+            if min(map(len, kept)) >= self.least:
+                found[name] = Contrast(*kept)
+        return found if len(found) > 1 else {}
+
+    def _compare(self, study: Study, basis: str, one: tuple[str, Table], other: tuple[str, Table]):
+        sets = [selected_of(located) for _, located in (one, other)]
+        scores = [scores_of(located) for _, located in (one, other)]
+        width = scores[0].shape[1]
+        chance = chance_jaccards(*sets, width, self.draws, study.seed)
+        either = sorted({*sets[0], *sets[1]})
+        among = [np.array([score[pair] for pair in either]) for score in scores]
+        row = {
+            "basis": basis,
+            "first": one[0],
+            "second": other[0],
+            "n_first": len(sets[0]),
+            "n_second": len(sets[1]),
+            "jaccard": jaccard(*sets),
+            "chance": float(chance.mean()),
+            "chance_high": float(np.quantile(chance, 0.975)),
+            "spearman": _spearman(scores[0].ravel(), scores[1].ravel()),
+            "spearman_selected": _spearman(*among),
+        }
+        return row, chance
+
+    def _elsewhere(self, study: Study, found: list[tuple[str, Table]]) -> Table | None:
+        """What each template's set does on the prompts of the other templates, beside random sets."""
+        if not found or study.pair.base is None:
+            return None
+        unit = unit_of(found[0][1])
+        donors = Donors.read(study, unit)
+        norms = contribution_norms(study, donors)
+        base, tuned = study.answers("base", "positive"), study.answers("tuned", "positive")
+        prompts = study.prompts("positive").prompts
+        rows = []
+        for name, located in study.progress(found, "sets on other templates"):
+            chosen = selected_of(located)
+            others = [
+                row for row, prompt in enumerate(prompts)
+                if prompt.template not in (name, None) and base[row] != tuned[row]
+            ]  # fmt: skip
+            others = sorted(np.random.default_rng(study.seed).permutation(others)[: self.control_prompts].tolist())
+            if not chosen or not others:
+                continue
+            doses = Doses(study, donors, "necessity", others)
+            null = [
+                doses.effect(draw) for draw in matched_sets(chosen, norms, self.controls, study.seed)
+                if len(draw) == len(chosen)
+            ]  # fmt: skip
+            rows += [(name, 0, len(chosen), len(others), doses.effect(chosen))]
+            rows += [(name, draw, len(chosen), len(others), effect) for draw, effect in enumerate(null, 1)]
+        columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
+        return table(
+            "stability-elsewhere",
+            {
+                "template": (list(columns[0]), "key", "template that the set was located on"),
+                "draw": (np.array(columns[1], np.int64), "key", "0 for the located set, else number of the random set"),
+                "k": (np.array(columns[2], np.int64), "measure", "units in the set"),
+                "prompts": (np.array(columns[3], np.int64), "measure", "prompts of the other templates"),
+                "effect": (np.array(columns[4], np.float64), "measure", "share of them given the base's answer"),
+            },
+        )
+
+
+_COLUMNS = {
+    "basis": ("key", "what the two sets were located on: halves of the clusters, or templates"),
+    "first": ("key", "the one half (pair and side) or template"),
+    "second": ("key", "the other"),
+    "n_first": ("measure", "units selected on the first"),
+    "n_second": ("measure", "units selected on the second"),
+    "jaccard": ("measure", "shared over all units of the two sets"),
+    "chance": ("measure", "the same of random sets with the same counts in every layer, mean"),
+    "chance_high": ("measure", "their 97.5 % quantile"),
+    "spearman": ("measure", "rank correlation of the two scores over all units"),
+    "spearman_selected": ("measure", "rank correlation over units selected on either; NaN of fewer than three"),
+}
+
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> float:
+    if len(one) < 3 or not one.std() or not other.std():
+        return NAN
+    return float(spearmanr(one, other).statistic)
+
+
+def _agreement(basis: str, rows: list[dict], chance: np.ndarray) -> Claim:
+    values = np.array([row["jaccard"] for row in rows if row["basis"] == basis])
+    what = "disjoint halves of the prompts" if basis == "halves" else "one template each"
+    p = permutation_p(values.mean(), chance)
+    ceiling = float(np.quantile(chance, 0.975))
+    return Claim(
+        basis,
+        f"Sets located on {what} have a mean Jaccard index of {values.mean():.2f} ({values.min():.2f} to "
+        f"{values.max():.2f} over {len(values)} comparisons; random sets {chance.mean():.2f}, at most {ceiling:.2f}).",
+        values.mean(), values.min(), values.max(),
+        f"{len(chance)} random pairs of sets with the same counts in every layer",
+        chance.mean(), float(np.quantile(chance, 0.025)), ceiling, p, AGREEMENT, "at least",
+        values.mean() >= AGREEMENT and p <= ALPHA,
+        {"table": "", "statistic": "mean", "column": "jaccard", "where": {"basis": basis},
+         "p": {"null": {"table": "chance", "column": "jaccard", "where": {"basis": basis}},
+               "observed": {"table": "", "statistic": "mean", "column": "jaccard", "where": {"basis": basis}}}},
+    )  # fmt: skip
+
+
+def _everywhere(elsewhere: Table) -> Claim:
+    located = elsewhere["draw"] == 0
+    effects, null = elsewhere["effect"][located], elsewhere["effect"][~located]
+    weakest = elsewhere["template"][located][int(effects.argmin())]
+    ceiling = float(np.quantile(null, 0.975)) if len(null) else NAN
+    # every template's set against the random sets of its own
+    p = max(
+        permutation_p(
+            elsewhere["effect"][located & (elsewhere["template"] == name)][0],
+            elsewhere["effect"][~located & (elsewhere["template"] == name)],
+        )
+        for name in np.unique(elsewhere["template"])
+    ) if len(null) else NAN  # fmt: skip
+    return Claim(
+        "elsewhere",
+        f"Located on one template, a set returns {effects.min():.1%} (of {weakest}) to {effects.max():.1%} of the "
+        f"base's answers to the prompts of the others (random sets at most {null.max(initial=0):.1%}).",
+        effects.min(), effects.min(), effects.max(), "matched random sets of each template", null.mean() if len(null)
+        else NAN, float(np.quantile(null, 0.025)) if len(null) else NAN, ceiling, p, EFFECT, "at least",
+        bool(effects.min() >= EFFECT and p <= ALPHA),
+        {"table": "elsewhere", "statistic": "minimum", "column": "effect", "where": {"draw": 0}},
+    )  # fmt: skip
+
+
+def _units(found: list[tuple[str, Table]]) -> Table:
+    """How often each unit was selected on a half, the most often first."""
+    counts: dict[tuple[int, int], int] = {}
+    for _, located in found:
+        for pair in selected_of(located):
+            counts[pair] = counts.get(pair, 0) + 1
+    order = sorted(counts, key=lambda pair: (-counts[pair], pair))
+    unit = unit_of(found[0][1]).name
+    return table(
+        "stability-units",
+        {
+            "layer": (np.array([pair[0] for pair in order], np.int64), "key", "block"),
+            unit: (np.array([pair[1] for pair in order], np.int64), "key", f"{unit} of the block"),
+            "selected": (np.array([counts[p] for p in order], np.int64), "measure", "halves on which it was selected"),
+            "halves": (np.full(len(order), len(found), np.int64), "measure", "halves there were"),
+        },
+    )
+
+
+def _chance(chances: dict[str, np.ndarray]) -> Table:
+    rows = [(basis, draw, value) for basis, values in chances.items() for draw, value in enumerate(values)]
+    return table(
+        "stability-chance",
+        {
+            "basis": ([row[0] for row in rows], "key", "halves or templates"),
+            "draw": (np.array([row[1] for row in rows], np.int64), "key", "number of the draw"),
+            "jaccard": (np.array([row[2] for row in rows]), "measure", "mean Jaccard index of random sets"),
+        },
+    )

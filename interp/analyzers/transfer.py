@@ -1,0 +1,263 @@
+"""``Transfer``: is what was located in one tune what does it in a further one?
+
+A set of indices means the same in two models only where their neurons are the same: a neuron's write weights in the
+source are compared with those of the same index in the target, beside a shuffle within layers, and the set is not used
+where they do not stand out (after NeuroStrike's transfer to descendants, arXiv 2509.11864, whose protocol is
+unverified: the check is ours). Two things are then measured on the target's prompts: what the source's set does there,
+beside matched random sets, and how far the target's own locating agrees with it, beside random sets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.claims import Claim
+from interp.controls import matched_sets
+from interp.errors import OptionError, PairError
+from interp.maths.host import to_host
+from interp.maths.statistics import clustered_share, permutation_p
+from interp.models.model import Model
+from interp.models.pair import Pair
+from interp.prompts import Prompt
+from interp.study import Study
+from interp.table import Table, table
+from interp.trials.conditions import Donors, contribution_norms
+from interp.trials.dose import Doses
+from interp.trials.located import chance_jaccards, jaccard, scores_of, selected_of, unit_of
+
+SAME, EFFECT, AGREEMENT, ALPHA = 0.5, 0.5, 1 / 3, 0.05
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Transfer(Analyzer):
+    """Reuse a ``located`` set of a ``source`` pair in the study's pair, and compare with the set ``recomputed`` there.
+
+    ``recomputed`` is the table of a locating run on the study's pair (its key is an option); None compares nothing.
+    Raises PairError where the two tuned models are not of one shape. Where their neurons do not correspond the set is
+    not reused, and the table says so. Returns a table of kind ``transfer``, one row per unit.
+    """
+
+    name: ClassVar[str] = "transfer"
+    version: ClassVar[int] = 1
+
+    located: Table | None = field(default=None, metadata={"from_parent": True})
+    source: Pair | None = field(default=None, metadata={"from_parent": True})
+    parent: str | None = None
+    recomputed: Table | None = None
+    controls: int = 200
+    control_prompts: int = 48
+    permutations: int = 200
+
+    @classmethod
+    def of(cls, located: Table, source: Pair, **options) -> "Transfer":
+        """The analyzer for a locating run's table and the pair it was made of."""
+        return cls(located=located, source=source, parent=located.provenance.key, **options)
+
+    @property
+    def options(self) -> dict:
+        """As of any analyzer, the recomputed run by its key."""
+        return {
+            "controls": self.controls,
+            "control_prompts": self.control_prompts,
+            "permutations": self.permutations,
+            "recomputed": None if self.recomputed is None else self.recomputed.provenance.key,
+        }
+
+    def __call__(self, study: Study) -> Table:
+        """Compare weights, reuse the set, compare with what is located anew."""
+        if self.located is None or self.source is None:
+            raise OptionError("a transfer needs a locating run and the pair it was made of")
+        unit, target = unit_of(self.located), study.pair.tuned
+        _require_one_shape(self.source.tuned, target)
+        donors = Donors.read(study, unit)
+        cosines, shuffled = self._correspondence(study, donors)
+        made = [_same_units(cosines, shuffled, unit.plural)]
+        same, chosen = made[0].shown, selected_of(self.located)
+        answers, null = _answers([], np.zeros(0)), np.zeros(0)
+        if same and chosen and study.pair.base is not None:
+            answers, null = self._reuse(study, donors, chosen)
+            if len(answers):
+                made.append(_reused(study, answers, null, len(chosen), unit.name))
+        chance, theirs = np.zeros(0), []
+        if self.recomputed is not None:
+            claim, chance = self._agreement(study, cosines.shape[1])
+            made.append(claim)
+            theirs = selected_of(self.recomputed)
+        score, own = scores_of(self.located), None if self.recomputed is None else scores_of(self.recomputed)
+        layer, index = (part.ravel() for part in np.indices(score.shape))
+        columns = {
+            "layer": (layer, "key", "block"),
+            unit.name: (index, "key", f"one of the block's {unit.plural}"),
+            "cosine": (cosines.ravel(), "measure", "cosine of its write weights in source and target"),
+            "score": (score.ravel(), "measure", "score in the source"),
+            "selected": (_marked(score.shape, chosen), "flag", "selected in the source"),
+        }
+        if own is not None:
+            columns["score_recomputed"] = (own.ravel(), "measure", "score in the target")
+            columns["selected_recomputed"] = (_marked(score.shape, theirs), "flag", "selected in the target")
+        refused = "" if same else f" The {unit.plural} do not correspond: the set was not reused."
+        return table(
+            self.name,
+            columns,
+            provenance=study.provenance(self),
+            summary={
+                "sentence": " ".join(claim.sentence for claim in made) + refused,
+                "shown": all(claim.shown for claim in made),
+                "reused": bool(len(answers)),
+                "mean_cosine": float(cosines.mean()),
+                "positive": len(study.contrast.positive),
+                "negative": len(study.contrast.negative),
+            },
+            tables={
+                "shuffled": _draws(
+                    "transfer-shuffled", "cosine", shuffled, "mean cosine with units shuffled in layers"
+                ),
+                "random": _draws("transfer-random", "effect", null, "share given the base's answer by a random set"),
+                "chance": _draws("transfer-chance", "jaccard", chance, "Jaccard index of random sets"),
+                "sets": _sets(chosen, theirs, unit.name),
+                "answers": answers,
+                "claims": claims.to_table(made),
+            },
+        )
+
+    def _correspondence(self, study: Study, donors: Donors) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine of every unit's write weights in source and target ``[L, U]``, and mean cosines when shuffled."""
+        unit, anatomy = donors.unit, study.pair.tuned.anatomy
+        generator, rows, shuffled = np.random.default_rng(study.seed), [], np.zeros(self.permutations)
+        for layer in range(anatomy.n_layers):
+            one, other = (
+                _directions(write, unit.width(anatomy))
+                for write in (unit.write_weights(self.source.tuned, layer), donors.write["tuned"][layer])
+            )
+            rows.append((one * other).sum(1))
+            # the mean over a random matching is that of all pairs, and its spread is drawn
+            for draw in range(self.permutations):
+                shuffled[draw] += (one * other[generator.permutation(len(other))]).sum() / len(other)
+        return np.stack(rows), shuffled / anatomy.n_layers
+
+    def _reuse(self, study: Study, donors: Donors, chosen: list) -> tuple[Table, np.ndarray]:
+        """Whether each prompt got the base's answer by the source's set; the same share of random sets."""
+        base, tuned = study.answers("base", "positive"), study.answers("tuned", "positive")
+        differ = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
+        rows = sorted(np.random.default_rng(study.seed).permutation(differ)[: self.control_prompts].tolist())
+        if not rows:
+            return _answers([], np.zeros(0)), np.zeros(0)
+        doses, norms = Doses(study, donors, "necessity", rows), contribution_norms(study, donors)
+        draws = [d for d in matched_sets(chosen, norms, self.controls, study.seed) if len(d) == len(chosen)]
+        null = np.array([doses.effect(draw) for draw in study.progress(draws, "transfer, random sets")])
+        prompts = study.prompts("positive").prompts
+        return _answers([prompts[row] for row in rows], doses.hits(chosen)), null
+
+    def _agreement(self, study: Study, width: int) -> tuple[Claim, np.ndarray]:
+        """How far the target's own set is the source's, beside random sets."""
+        mine, theirs = selected_of(self.located), selected_of(self.recomputed)
+        scores = [scores_of(located).ravel() for located in (self.located, self.recomputed)]
+        value, chance = jaccard(mine, theirs), chance_jaccards(mine, theirs, width, self.permutations, study.seed)
+        correlation = float(spearmanr(*scores).statistic) if scores[0].std() and scores[1].std() else NAN
+        p, ceiling = permutation_p(value, chance), float(np.quantile(chance, 0.975))
+        made = Claim(
+            "recomputed",
+            f"Located anew in the target, {len(theirs)} units share {len(set(mine) & set(theirs))} with the source's "
+            f"{len(mine)}: Jaccard index {value:.2f} (random sets {chance.mean():.2f}, at most {ceiling:.2f}); rank "
+            f"correlation of all scores {correlation:.2f}.",
+            value, NAN, NAN, f"{len(chance)} random pairs of sets with the same counts in every layer", chance.mean(),
+            float(np.quantile(chance, 0.025)), ceiling, p, AGREEMENT, "at least",
+            bool(value >= AGREEMENT and p <= ALPHA),
+            {"table": "sets", "statistic": "mean", "column": "shared",
+             "p": {"null": {"table": "chance", "column": "jaccard", "where": {}},
+                   "observed": {"table": "sets", "statistic": "mean", "column": "shared"}}} if mine or theirs else {},
+        )  # fmt: skip
+        return made, chance
+
+
+def _require_one_shape(source: Model, target: Model) -> None:
+    shapes = [(m.anatomy.n_layers, m.anatomy.width, m.anatomy.n_neurons, m.anatomy.n_heads) for m in (source, target)]
+    if shapes[0] != shapes[1]:
+        raise PairError(
+            f"{source.name} and {target.name} have blocks, width, neurons and heads {shapes[0]} and {shapes[1]}: "
+            "indices mean nothing across them; give a tune of the same model"
+        )
+
+
+def _directions(write: torch.Tensor, width: int) -> np.ndarray:
+    """Every unit's write weights as one vector of length 1 (of zeros where it writes nothing): ``[U, D * width]``."""
+    columns = to_host(write.double().unflatten(1, (-1, width)).permute(1, 0, 2).flatten(1))
+    norms = np.linalg.norm(columns, axis=1, keepdims=True)
+    return np.divide(columns, norms, out=np.zeros_like(columns), where=norms > 0)
+
+
+def _same_units(cosines: np.ndarray, shuffled: np.ndarray, plural: str) -> Claim:
+    value, ceiling = float(cosines.mean()), float(np.quantile(shuffled, 0.975))
+    return Claim(
+        "correspondence",
+        f"The {plural} of equal index write in like directions in source and target: mean cosine {value:.2f} (shuffled "
+        f"within layers at most {shuffled.max():.2f}).",
+        value, float(np.quantile(cosines, 0.025)), float(np.quantile(cosines, 0.975)),
+        f"{len(shuffled)} shuffles within layers", shuffled.mean(), float(np.quantile(shuffled, 0.025)), ceiling,
+        permutation_p(value, shuffled), SAME, "at least", bool(value >= SAME and value > ceiling),
+        {"table": "", "statistic": "mean", "column": "cosine",
+         "p": {"null": {"table": "shuffled", "column": "cosine", "where": {}},
+               "observed": {"table": "", "statistic": "mean", "column": "cosine"}}},
+    )  # fmt: skip
+
+
+def _reused(study: Study, answers: Table, null: np.ndarray, size: int, unit: str) -> Claim:
+    value, low, high = clustered_share(answers["equal_base"], answers["cluster"], seed=study.seed)
+    center, floor, ceiling, p = NAN, NAN, NAN, NAN
+    if len(null):
+        center, (floor, ceiling) = float(null.mean()), (float(x) for x in np.quantile(null, [0.025, 0.975]))
+        p = permutation_p(value, null)
+    return Claim(
+        "reused",
+        f"Given their base contributions in the target, the source's {size} {unit}s return {value:.1%} of the base's "
+        f"answers ({len(null)} matched random sets: at most {max(null, default=NAN):.1%}).",
+        value, low, high, f"{len(null)} matched random sets", center, floor, ceiling, p, EFFECT, "at least",
+        bool(value >= EFFECT and p <= ALPHA and low > ceiling),
+        {"table": "answers", "statistic": "mean", "column": "equal_base", "cluster": "cluster",
+         "p": {"null": {"table": "random", "column": "effect", "where": {}},
+               "observed": {"table": "answers", "statistic": "mean", "column": "equal_base"}}},
+    )  # fmt: skip
+
+
+def _answers(prompts: Sequence[Prompt], hits: np.ndarray) -> Table:
+    return table(
+        "transfer-answers",
+        {
+            "prompt_id": (np.array([prompt.id for prompt in prompts], np.int64), "key", "position in the prompt file"),
+            "cluster": ([prompt.cluster for prompt in prompts], "key", "prompts that are resampled together"),
+            "equal_base": (np.array(hits, bool), "flag", "given the base's answer by the source's set"),
+        },
+    )
+
+
+def _draws(kind: str, column: str, values: np.ndarray, meaning: str) -> Table:
+    return table(
+        kind, {"draw": (np.arange(len(values)), "key", "number of the draw"), column: (values, "measure", meaning)}
+    )
+
+
+def _marked(shape: tuple[int, ...], chosen: list) -> np.ndarray:
+    found = np.zeros(shape, dtype=bool)
+    for pair in chosen:
+        found[pair] = True
+    return found.ravel()
+
+
+def _sets(mine: list, theirs: list, unit: str) -> Table:
+    """The units of either set."""
+    either = sorted({*mine, *theirs})
+    return table(
+        "transfer-sets",
+        {
+            "layer": (np.array([pair[0] for pair in either], np.int64), "key", "block"),
+            unit: (np.array([pair[1] for pair in either], np.int64), "key", f"{unit} of the block"),
+            "shared": (np.array([pair in set(mine) & set(theirs) for pair in either], bool), "flag", "in both sets"),
+        },
+    )
