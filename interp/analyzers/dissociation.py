@@ -226,7 +226,7 @@ def _cell(studies, sets, cells, changed, null, name: str, behaviour: str, own: b
         )  # fmt: skip
     return Claim(
         f"{name}-other",
-        f"It changes {value:.1%} of the tuned answers to the other (at most {high:.1%}).",
+        f"The {name} set changes {value:.1%} of the tuned answers to the other behaviour (at most {high:.1%}).",
         value, low, high, f"{len(null)} matched random sets, answers that became the base's", center, floor, ceiling,
         NAN, OTHER, "at most", bool(value <= OTHER and high < 0.5),
         common | {"column": "changed", "minus": {"column": "equal_tuned"}},

@@ -8,7 +8,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -70,16 +70,27 @@ def takes(options: type[Common]) -> Callable:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "common"]
         types = get_type_hints(options, include_extras=True)
         flags = [
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=types[f.name])
+            inspect.Parameter(
+                f.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if f.default is MISSING else f.default,
+                annotation=types[f.name],
+            )
             for f in fields(options)
         ]
 
+        # what a command examines comes before how, and both before what all commands share
+        first = set(vars(options).get("__annotations__", {})) if options not in (Common, Running) else set()
+        named = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        others = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        leading, trailing = ([f for f in flags if (f.name in first) is wanted] for wanted in (True, False))
+
         @wraps(command)
         def run(**given):
-            common = options(**{f.name: given.pop(f.name) for f in fields(options)})
+            common = options(**{f.name: given.pop(f.name) for f in fields(options) if f.name in given})
             return command(**given, common=common)
 
-        run.__signature__ = inspect.Signature(own + flags)
+        run.__signature__ = inspect.Signature(named + leading + others + trailing)
         return run
 
     return decorate

@@ -34,9 +34,16 @@ class Request:
 
     @classmethod
     def of(cls, command: str, given: Mapping[str, Any]) -> "Request":
-        """The request of a command's arguments by name: none can be forgotten, and every path is a file it reads."""
+        """The request of a command's arguments by name: none can be forgotten, and every path is a file it reads.
+
+        ``source`` and ``source_base`` are models too, where a command has them.
+        """
         given = dict(given)
-        common, models = given.pop("common"), {role: given.pop(role) for role in ("tuned", "base")}
+        common = given.pop("common")
+        shared = {field.name for field in fields(Common)}
+        given |= {field.name: getattr(common, field.name) for field in fields(common) if field.name not in shared}
+        models = {role: given.pop(role) for role in ("tuned", "base")}
+        models |= {role: given.pop(role) for role in ("source", "source_base") if role in given}
         files = {name: value for name, value in given.items() if isinstance(value, Path)}
         options = {name: value for name, value in given.items() if name not in files}
         return cls(command, models, files, options, common)
@@ -62,12 +69,11 @@ class Request:
         """The record whose digest is the fingerprint; None where it cannot be told."""
         if self.common.remote:
             return None
-        own = {field.name for field in fields(self.common)} - {field.name for field in fields(Common)}
         try:
             return plain(
                 {
                     "command": self.command,
-                    "options": {**self.options, **{name: getattr(self.common, name) for name in sorted(own)}},
+                    "options": {name: self.options[name] for name in sorted(self.options)},
                     "files": {name: path and [path.name, sha256_of(path)] for name, path in self.files.items()},
                     "models": {role: [name, _contents(self.models, role)] for role, name in self.models.items()},
                     "software": software(),
@@ -81,8 +87,8 @@ class Request:
 def _contents(models: Mapping[str, str | None], role: str) -> Mapping[str, str] | None:
     """Digests of a model's files; an adapter names its base where no other was given."""
     name = models[role]
-    if name is None and role == "base":
-        name = find(models["tuned"], ask_hub=False).base_name
+    if name is None and role.endswith("base"):
+        name = find(models["tuned" if role == "base" else "source"], ask_hub=False).base_name
     return None if name is None else file_digests(find(name, ask_hub=False))
 
 

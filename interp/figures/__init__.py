@@ -12,17 +12,29 @@ from plotly.graph_objects import Figure
 
 from interp.errors import OptionError
 from interp.figures.claims import claims_figure
+from interp.figures.coalitions import coalitions_figure
 from interp.figures.conditions import conditions_figure
+from interp.figures.dissociation import dissociation_figure
 from interp.figures.dose import dose_figure
 from interp.figures.random_sets import random_sets_figure
+from interp.figures.redundancy import redundancy_figure
+from interp.figures.refusal_direction import refusal_direction_figure
 from interp.figures.scores import scores_figure
+from interp.figures.stability import stability_figure
+from interp.figures.transfer import transfer_figure
 from interp.table import Table
 
 FIGURES: dict[str, Callable[[Table], Figure]] = {
     "claims": claims_figure,
+    "coalitions": coalitions_figure,
+    "dissociation": dissociation_figure,
     "dose": dose_figure,
     "locate-neurons": scores_figure,
     "random-sets": random_sets_figure,
+    "redundancy": redundancy_figure,
+    "refusal-direction": refusal_direction_figure,
+    "stability": stability_figure,
+    "transfer": transfer_figure,
     "verify-neurons": conditions_figure,
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from interp.claims import to_table
 from interp.errors import StoreError
 from interp.figures import FIGURES, plot
 from interp.report import sections
@@ -22,11 +23,17 @@ from interp.report.text import escaped, json_text, script_hash
 from interp.table import Table
 
 HEADINGS = {
+    "transfer": "Does it do the same in a further tune?",
+    "dissociation": "Does each set carry its own behaviour only?",
     "dose": "How many it takes",
     "verify-neurons": "What each intervention does",
     "random-sets": "What random sets do",
     "locate-neurons": "Where the scores are",
     "neuron-tokens": "What the best ones read",
+    "stability": "Is the same set found on other prompts?",
+    "redundancy": "What is found when it is out of the way?",
+    "coalitions": "Do the scores foretell what halves of all units do?",
+    "refusal-direction": "Does it do more than one direction?",
 }
 
 
@@ -67,8 +74,8 @@ def page(tables: Sequence[Table], title: str) -> str:
     )
     body = [f"<header><h1>{escaped(title)}</h1>{_pair(runs)}{sentences}</header>"]
     if found:
-        drawn = [_figure(run.tables["claims"]) for run in runs if len(run.tables.get("claims", ()))]
-        body.append(_section("What was claimed, and what was shown", sections.claims_table(found) + "\n".join(drawn)))
+        drawn = _figure(to_table(found))
+        body.append(_section("What was claimed, and what was shown", sections.claims_table(found) + drawn))
     body += _parts(runs)
     body.append(_section("What this does not show", sections.limits(runs, found)))
     body.append(_section("What was compared", facts(runs)))

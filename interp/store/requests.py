@@ -36,6 +36,11 @@ class Kept:
         return self.manifest.key
 
     @property
+    def kind(self) -> str:
+        """What kind of table it holds."""
+        return self.manifest.kind
+
+    @property
     def rows(self) -> int:
         """Number of rows of the run's own table."""
         return self.manifest.rows

@@ -31,6 +31,11 @@ class Fetched:
     aside: Path | None = None
 
     @property
+    def kind(self) -> str:
+        """What kind of table it holds."""
+        return self.table.kind
+
+    @property
     def rows(self) -> int:
         """Number of rows of the run's own table."""
         return len(self.table)

@@ -1,0 +1,122 @@
+"""What commands that examine a behaviour are asked: which pair, which prompts, which metric. Read and checked here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli.common import Running
+from interp.errors import OptionError
+
+if TYPE_CHECKING:
+    from interp.models.pair import Pair
+    from interp.prompts import Contrast
+    from interp.study import Study
+
+METRICS = ("auto", "logit-diff", "answer-loss", "accuracy")
+_FILE = {"metavar": "FILE"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking(Running):
+    """The options of every command that examines a behaviour of a pair; the fields are the flags."""
+
+    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")] = None
+    positive: Annotated[Path | None, typer.Option("--positive", **_FILE, help="Prompts that show the behaviour.")] = (
+        None
+    )
+    task: Annotated[
+        Path | None,
+        typer.Option("--task", **_FILE, help="Instead of --positive: prompts with answers (wrong ones too)."),
+    ] = None
+    negative: Annotated[Path, typer.Option("--negative", **_FILE, help="Prompts that do not.")]
+    metric: Annotated[
+        str, typer.Option("--metric", metavar="NAME", help="Of a task: logit-diff, answer-loss or accuracy.")
+    ] = "auto"
+    verify_positive: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify-positive", **_FILE, help="As --positive or --task, to verify on.  [default: a held-out half]"
+        ),
+    ] = None
+    verify_negative: Annotated[
+        Path | None,
+        typer.Option("--verify-negative", **_FILE, help="As --negative, to verify on.  [default: a held-out half]"),
+    ] = None
+    column: Annotated[str, typer.Option("--column", metavar="NAME", help="Column of the prompt files.")] = "prompt"
+    template_column: Annotated[
+        str | None, typer.Option("--template-column", metavar="NAME", help="Column that names prompts' templates.")
+    ] = None
+    markers: Annotated[Path | None, typer.Option("--markers", **_FILE, help="Refusal markers, one a line.")] = None
+    max_prompts: Annotated[
+        int | None, typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts per class.")
+    ] = None
+
+    def check(self) -> None:
+        """Raise OptionError for options that contradict each other; nothing is read."""
+        if (self.verify_positive is None) != (self.verify_negative is None):
+            raise OptionError("only one of --verify-positive and --verify-negative was given; give both or neither")
+        if (self.positive is None) == (self.task is None):
+            raise OptionError("give either --positive FILE or --task FILE: the prompts whose behaviour is located")
+        if self.task is None and self.metric != "auto":
+            raise OptionError(f"--metric {self.metric} is of a task; give --task FILE, or leave it out for refusals")
+        if self.metric not in METRICS:
+            raise OptionError(f"unknown --metric {self.metric!r}; use {', '.join(METRICS)}")
+        if self.task is not None and self.markers is not None:
+            raise OptionError("--markers are of refusals and --task has answers; give one of them")
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the metric has a gradient."""
+        return self.metric != "accuracy"
+
+    def positives(self, path: Path, name: str):
+        """A file of positive prompts: of a task, with answers."""
+        from interp.prompts import read_prompts, read_task
+
+        return (read_prompts if self.task is None else read_task)(path, self.column, name, self.template_column)
+
+    def contrast(self, positive: Path, negative: Path, name: str) -> "Contrast":
+        """Two prompt files as a contrast; ``name`` tells their clusters from those of other files."""
+        from interp.prompts import Contrast, read_prompts
+
+        other = read_prompts(negative, self.column, f"{name}-", self.template_column)
+        return Contrast(self.positives(positive, f"{name}+"), other)
+
+    def contrasts(self, verify: bool) -> tuple["Contrast", "Contrast | None"]:
+        """What to locate on and, where asked, what to verify on: two more files, else a held-out half."""
+        located_on = self.contrast(self.positive or self.task, self.negative, "locate")
+        if self.verify_positive is not None:
+            verified_on = self.contrast(self.verify_positive, self.verify_negative, "verify")
+            located_on.require_disjoint(verified_on)
+            return located_on, verified_on
+        return located_on.split(self.seed) if verify else (located_on, None)
+
+    def read_markers(self) -> Sequence[str]:
+        """The refusal markers of ``--markers``, or the default ones."""
+        from interp.metrics import REFUSAL_MARKERS, read_markers
+
+        return REFUSAL_MARKERS if self.markers is None else read_markers(self.markers)
+
+    def measured(self, tokenizer: Any, spoken: Sequence[str], *contrasts: "Contrast | None"):
+        """The metric: refusal by markers, or the task whose answers these contrasts hold."""
+        from interp.metrics import Refusal, Task
+
+        if self.task is None:
+            return Refusal.of(tokenizer, spoken)
+        return Task.of(tokenizer, [p for part in contrasts if part is not None for p in part.positive], self.metric)
+
+    def study(self, pair: "Pair", contrast: "Contrast", metric: Any) -> "Study":
+        """A study of a pair on at most ``--max-prompts`` prompts of each class."""
+        from interp.engines import engine_named
+        from interp.study import Study
+
+        engine = engine_named(self.engine, self.remote)
+        prompts = contrast.limit(self.max_prompts)
+        return Study(pair, prompts, metric, self.seed, self.batches(), engine=engine, quiet=self.quiet)
+
+    def of_task(self, task: Path | None, positive: Path | None, metric: str) -> "Asking":
+        """The same question of another behaviour."""
+        return replace(self, task=task, positive=positive, metric=metric, markers=self.markers if positive else None)

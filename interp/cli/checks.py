@@ -1,0 +1,61 @@
+"""``--checks``: what else is asked of a located set, by name, each a run of its own beside the verification."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import OptionError
+
+if TYPE_CHECKING:
+    from interp.study import Study
+    from interp.table import Table
+
+CHECKS = {
+    "stability": "is the same set located on other prompts",
+    "redundancy": "what is located when the set is out of the way",
+    "coalitions": "do the scores foretell what random halves of all units do",
+    "direction": "does the set do more than one direction of the stream at equal KL",
+}
+NEEDS_BASE = ("redundancy", "coalitions")
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """``none``, ``all`` or names with commas between; raises OptionError for others."""
+    if text in ("none", "all"):
+        return tuple(CHECKS) if text == "all" else ()
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if unknown := [name for name in names if name not in CHECKS]:
+        raise OptionError(f"unknown --checks {unknown[0]!r}; use all, none or some of {','.join(CHECKS)}")
+    return names
+
+
+def applicable(names: tuple[str, ...], asked_all: bool, has_base: bool, is_task: bool) -> tuple[str, ...]:
+    """The checks that can be made; one asked for by name that cannot raises OptionError."""
+    barred = {name: "a base to return to; add --base MODEL" for name in NEEDS_BASE if not has_base}
+    if is_task:
+        barred["direction"] = "a behaviour that both classes can show; a task has none"
+    for name in names:
+        if name in barred and not asked_all:
+            raise OptionError(f"--checks {name} needs {barred[name]}")
+    return tuple(name for name in names if name not in barred)
+
+
+def analyzers(names: tuple[str, ...], locate: Any, located: "Table") -> Mapping[str, Any]:
+    """The analyzer of each check, for a locating analyzer and its run."""
+    from interp.analyzers.coalitions import Coalitions
+    from interp.analyzers.redundancy import Redundancy
+    from interp.analyzers.refusal_direction import RefusalDirection
+    from interp.analyzers.stability import Stability
+
+    key = located.provenance.key
+    made = {
+        "stability": lambda: Stability(locate=locate, parent=key),
+        "redundancy": lambda: Redundancy(locate=locate, parent=key),
+        "coalitions": lambda: Coalitions.of(located),
+        "direction": lambda: RefusalDirection.of(located),
+    }
+    return {name: made[name]() for name in names}
+
+
+def studied(name: str, locating: "Study", verifying: "Study | None") -> "Study":
+    """On which prompts a check runs: those that locate again on the locating ones, the others held out."""
+    return locating if name in ("stability", "redundancy") or verifying is None else verifying

@@ -1,0 +1,87 @@
+"""``interp dissociate``: do two behaviours of one tune run through different sets?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.asking import METRICS, Asking
+from interp.cli.common import takes
+from interp.cli.repeat import Request
+from interp.cli.results import page_again, tell, write
+from interp.errors import OptionError
+
+
+@takes(Asking)
+def command(
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")],
+    *,
+    other_task: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The second behaviour: prompts with answers.")
+    ] = None,
+    other_positive: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instead: prompts that the second behaviour refuses.")
+    ] = None,
+    other_metric: Annotated[str, typer.Option(metavar="NAME", help="As --metric, of --other-task.")] = "auto",
+    method: Annotated[str, typer.Option(metavar="NAME", help="As of locate-neurons.")] = "auto",
+    top: Annotated[str, typer.Option(metavar="N|P%|zX|smallest", help="How large the sets are.")] = "smallest",
+    unit: Annotated[str, typer.Option(metavar="NAME", help="What is scored: neuron or head.")] = "neuron",
+    controls: Annotated[int, typer.Option(metavar="N", min=1, help="Matched random sets of each size.")] = 40,
+    control_prompts: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts for random sets.")] = 48,
+    common: Asking,
+) -> str:
+    """Locate two behaviours in one tune, ablate each set, and look at both: a double dissociation, or none.
+
+    Half of the clusters of each behaviour locate and half measure. Large sets hold units that neither behaviour needs;
+    the default takes the smallest set that returns the base's answers.
+
+    Example: interp dissociate ./tuned --base ./base --positive yes.txt --negative no.txt --other-task task.csv
+    """
+    request = Request.of("dissociate", {**locals()})
+    common.check()
+    if (other_task is None) == (other_positive is None):
+        raise OptionError("give either --other-task FILE or --other-positive FILE: the second behaviour")
+    if other_metric != "auto" and other_task is None:
+        raise OptionError(f"--other-metric {other_metric} is of a task; give --other-task FILE")
+    if other_metric not in METRICS:
+        raise OptionError(f"unknown --other-metric {other_metric!r}; use {', '.join(METRICS)}")
+    if common.verify_positive is not None:
+        raise OptionError("--verify-positive is not of this command; half of each behaviour's clusters measure")
+    if (kept := request.recall()) is not None:
+        return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
+    from interp.analyzers.dissociation import Dissociation
+    from interp.analyzers.locate_neurons import LocateNeurons
+    from interp.models.pair import Pair
+    from interp.models.sources import find
+    from interp.store import Store
+
+    common.batches()
+    second = common.of_task(other_task, other_positive, other_metric)
+    spoken = common.read_markers()
+    halves = [asked.contrasts(verify=True) for asked in (common, second)]
+    if shared := {*halves[0][0].positive.texts, *halves[0][1].positive.texts} & {
+        *halves[1][0].positive.texts, *halves[1][1].positive.texts
+    }:  # fmt: skip
+        raise OptionError(f"both behaviours have the prompt {min(shared)[:40]!r}; give two that share none")
+    locate = LocateNeurons(method=method, top=top, unit=unit)
+    has_base = common.base is not None or find(tuned).base_name is not None
+    if not has_base:
+        raise OptionError("a dissociation needs a base model to return to; add --base MODEL")
+    for asked in (common, second):
+        locate.check(has_base, differentiable=asked.differentiable)
+    described = request.describe()
+    common.status(f"loading {tuned}")
+    pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
+    studies = []
+    for asked, (locating, measuring) in zip((common, second), halves, strict=True):
+        metric = asked.measured(pair.tokenizer, spoken, locating, measuring)
+        studies.append((asked.study(pair, locating, metric), asked.study(pair, measuring, metric)))
+    store = Store(common.store)
+    first, other = (store.fetch(locate, locating) for locating, _ in studies)
+    check = Dissociation.of(first.table, other.table, studies[1][1], controls=controls, control_prompts=control_prompts)
+    measured = store.fetch(check, studies[0][1])
+    return write(common, request, described, [measured, first, other], [], _title(tuned))
+
+
+def _title(tuned: str) -> str:
+    return f"One set for each behaviour? {tuned}"

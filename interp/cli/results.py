@@ -1,0 +1,73 @@
+"""How commands that keep runs end: what they print, and the page beside the first run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from interp.cli.common import Common
+from interp.cli.repeat import Request
+from interp.provenance import JSON, sha256_of
+from interp.store.requests import Remembered
+
+PAGE = "page.html"
+
+
+def write(
+    common: Common, request: Request, described: JSON, runs: Sequence[Any], notes: Sequence[str], title: str
+) -> str:
+    """Remark on what was damaged, write the page, remember the request, print; returns the first run's key."""
+    for item in runs:
+        if item.aside:
+            common.remark(f"note: run {item.key} was damaged; it was made again, what was there is in {item.aside}")
+    page = _page(runs[0].path, [item.table for item in runs], title)
+    request.remember(described, [item.key for item in runs], notes, page)
+    return tell(common, runs, page)
+
+
+def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
+    """Print the first run's result, and beside it what the others say of it; returns the first's key."""
+    first, summary = runs[0], dict(runs[0].summary)
+    for other in runs[1:]:
+        if _kind(other) == "verify-neurons" and "shown" not in runs[0].summary:
+            summary |= {"shown": other.summary["shown"], "verified_by": other.key, "verification": other.summary}
+        else:
+            summary.setdefault("checks", {})[_kind(other)] = {"run": other.key, "summary": other.summary}
+    record = {"run": first.key, "path": str(first.path), "cached": first.cached, "rows": first.rows}
+    common.result(record | {"summary": summary, "page": str(page)}, _text(runs, page))
+    return first.key
+
+
+def page_again(root: Path, kept: Remembered, title: str) -> Path:
+    """The page of a recalled request: what stands there if it is that page, else made again from the tables."""
+    page = kept.runs[0].path / PAGE
+    if page.is_file() and sha256_of(page) == kept.page:
+        return page
+    from interp.store import Store
+
+    store = Store(root)
+    return _page(page.parent, [store.get(run.key) for run in kept.runs], title)
+
+
+def _kind(run: Any) -> str:
+    return run.kind
+
+
+def _page(directory: Path, tables: Sequence[Any], title: str) -> Path:
+    from interp.report.page import write_page
+
+    return write_page(directory / PAGE, tables, title)
+
+
+_SAID: Mapping[str, tuple[str, str]] = {
+    "locate-neurons": ("located:", "table:"),
+    "verify-neurons": ("verified:", "checks:"),
+}
+
+
+def _text(runs: Sequence[Any], page: Path) -> str:
+    names = [_SAID.get(_kind(run), (f"{_kind(run)}:", f"{_kind(run)}:")) for run in runs]
+    width = max(9, *(len(name) for pair in names for name in pair))
+    lines = [f"{said:{width}} {run.summary['sentence']}" for (said, _), run in zip(names, runs, strict=True)]
+    for (_, table), run in zip(names, runs, strict=True):
+        lines.append(f"{table:{width}} {run.path / 'table.parquet'}" + ("  (kept from before)" if run.cached else ""))
+    return "\n".join([*lines, f"{'page:':{width}} {page}"])

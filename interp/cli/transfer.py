@@ -1,0 +1,82 @@
+"""``interp transfer``: is a set located in one tune what does it in a further one?"""
+
+from typing import Annotated
+
+import typer
+
+from interp.cli.asking import Asking
+from interp.cli.common import takes
+from interp.cli.repeat import Request
+from interp.cli.results import page_again, tell, write
+from interp.errors import OptionError
+
+
+@takes(Asking)
+def command(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Key of a locate-neurons run in the store.")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="A further tune of the same model.")],
+    *,
+    source: Annotated[
+        str | None, typer.Option(metavar="TUNED", help="Where the run's tuned model is.  [default: as the run says]")
+    ] = None,
+    source_base: Annotated[
+        str | None, typer.Option(metavar="BASE", help="Where the run's base is.  [default: as the run says]")
+    ] = None,
+    controls: Annotated[int, typer.Option(metavar="N", min=1, help="Matched random sets.")] = 40,
+    control_prompts: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts that measure the set.")] = 48,
+    common: Asking,
+) -> str:
+    """Reuse the set of a stored run in a further tune, and compare it with what is located there anew.
+
+    The set is reused only where units of equal index write in like directions in both models. Half of the clusters
+    locate anew, with the run's own method, and half measure, unless two more files do.
+
+    Example: interp transfer 1facf37b ./further --base ./base --positive harmful.txt --negative harmless.txt
+    """
+    given = {**locals()}
+    common.check()
+    from interp.store import Store
+
+    store = Store(common.store)
+    located = store.get(run)
+    if located.kind != "locate-neurons":
+        raise OptionError(f"run {run} is of kind {located.kind}; give the key of a locate-neurons run (interp ls)")
+    made = located.provenance
+    source, source_base = source or made.context["tuned"], source_base or (made.context.get("base") or None)
+    request = Request.of("transfer", given | {"run": made.key, "source": source, "source_base": source_base})
+    if (kept := request.recall()) is not None:
+        for note in kept.notes:
+            common.remark(note)
+        return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
+    from interp.analyzers.locate_neurons import LocateNeurons
+    from interp.analyzers.transfer import Transfer
+    from interp.models.pair import Pair
+
+    common.batches()
+    spoken = common.read_markers()
+    located_on, verified_on = common.contrasts(verify=True)
+    options = {name: value for name, value in made.options.items() if name != "excluded"}
+    locate = LocateNeurons(**options)
+    described = request.describe()
+    common.status(f"loading {source}")
+    origin = Pair.load(source, source_base, device=common.device, dtype=common.dtype)
+    for role in ("base", "tuned", "adapter"):
+        if (before := made.inputs.get(role)) != origin.digests.get(role) and before is not None:
+            raise OptionError(f"{source} is not what run {run} was made of: its {role} changed; give --source MODEL")
+    common.status(f"loading {tuned}")
+    pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
+    study = common.study(pair, located_on, common.measured(pair.tokenizer, spoken, located_on, verified_on))
+    notes = []
+    if made.inputs["prompts"] != study.contrast.digest:
+        notes.append(
+            f"note: run {run} located on other prompts than are located on here; see that none of them measure"
+        )
+        common.remark(notes[0])
+    again = store.fetch(locate, study)
+    transfer = Transfer.of(located, origin, recomputed=again.table, controls=controls, control_prompts=control_prompts)
+    measured = store.fetch(transfer, study.on(verified_on.limit(common.max_prompts)))
+    return write(common, request, described, [measured, again], notes, _title(tuned))
+
+
+def _title(tuned: str) -> str:
+    return f"Does it transfer? {tuned}"

@@ -1,0 +1,56 @@
+"""Two sets on two behaviours."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.figures.style import BLUE, GREY, INK, ORANGE, finish, safe
+from interp.table import Table
+
+
+def dissociation_figure(table: Table) -> go.Figure:
+    """Bars for both sets per behaviour: answers that became the base's; diamonds: matched random sets."""
+    figure = go.Figure()
+    behaviours = list(dict.fromkeys(table["behaviour"].tolist()))
+    for number, (name, colour) in enumerate(zip(dict.fromkeys(table["set"].tolist()), (BLUE, ORANGE), strict=False)):
+        rows = [
+            int(np.flatnonzero((table["set"] == name) & (table["behaviour"] == behaviour))[0])
+            for behaviour in behaviours
+        ]
+        x = np.arange(len(rows)) + 0.38 * (number - 0.5)
+        figure.add_trace(
+            go.Bar(
+                x=x,
+                y=table["equal_base"][rows],
+                width=0.34,
+                name=f"{safe(name)} set ablated",
+                marker={"color": colour, "opacity": 0.85},
+                customdata=np.stack([table["k"][rows], table["equal_tuned"][rows], table["prompts"][rows]], 1),
+                hovertemplate="%{customdata[0]} units: %{y:.1%} become the base's answer, %{customdata[1]:.1%} stay "
+                "(%{customdata[2]} prompts)<extra>%{fullData.name}</extra>",
+            )
+        )
+        control, low, high = (table[column][rows] for column in ("control", "control_low", "control_high"))
+        bars = {"array": np.nan_to_num(high - control), "arrayminus": np.nan_to_num(control - low)}
+        figure.add_trace(
+            go.Scatter(
+                x=x,
+                y=control,
+                mode="markers",
+                name="random sets",
+                showlegend=number == 0,
+                marker={"symbol": "diamond", "size": 9, "color": "#ffffff", "line": {"color": INK, "width": 1.5}},
+                error_y={"type": "data", "symmetric": False, "color": GREY, **bars},
+                hovertemplate="random sets: %{y:.1%}<extra></extra>",
+            )
+        )
+    caption = (
+        "For each behaviour, the share of prompts whose answer becomes the base's when one set, then the other, is "
+        "given its base contributions. A double dissociation: each set moves its own behaviour and leaves the other."
+    )
+    finish(figure, "Two sets, two behaviours", caption, height=400, barmode="overlay")
+    ticks = [f"{safe(behaviour)} behaviour" for behaviour in behaviours]
+    figure.update_xaxes(tickvals=list(range(len(behaviours))), ticktext=ticks, showgrid=False)
+    figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%", title_text="share given the base's answer")
+    return figure
