@@ -74,8 +74,10 @@ class RefusalDirection(Analyzer):
         donors = Donors.read(measuring, unit)
         condition = "ablate-base" if study.pair.base is not None else "ablate-mean"
         steps = sorted({*grid(max(size, 1)), size} - {0})
-        arms = [("direction", share, _ablation(study.pair.tuned, best.direction, share)) for share in self.shares]
-        arms += [("units", k, donors.condition(condition, ranking[:k]).intervention) for k in steps]
+        arms = [
+            ("direction", float(share), _ablation(study.pair.tuned, best.direction, share)) for share in self.shares
+        ]
+        arms += [("units", float(k), donors.condition(condition, ranking[:k]).intervention) for k in steps]
         own = judge(measuring, "tuned", "positive", Receiver("tuned"))
         rows = [_row(measuring, own, *arm) for arm in study.progress(arms, "direction and units")]
         answers = _answers(measuring, own, rows)
