@@ -43,15 +43,6 @@ class Backoff:
         return possible
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether this error says that a device or the host has no memory left."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    # the CPU's allocator and Apple's have no class of their own
-    said = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in said)
-
-
 @dataclass(frozen=True)
 class Captured:
     """One batch: rows of the encoded prompts, their tokens and roles, and values by model role and site."""

@@ -99,7 +99,7 @@ class AdapterNotLanded(PairError):
 
 
 class OutOfMemory(InterpError):
-    """A memory that does not hold the pass of one prompt."""
+    """A memory that does not hold the model, or the pass of one prompt."""
 
 
 class RemoteFailure(InterpError):

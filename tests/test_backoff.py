@@ -8,9 +8,10 @@ import torch
 
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.capture import ran_out_of_memory
 from interp.engines import TorchEngine
 from interp.errors import OutOfMemory
+from interp.maths.memory import ran_out_of_memory
+from interp.models.pair import Pair
 from tests import tiny
 
 ERRORS = {
@@ -124,3 +125,15 @@ def test_cut_batches_hold_every_prompt_once(planted, halvings):
     if halvings == 3:
         with pytest.raises(OutOfMemory):
             study.back_off("full")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("no memory")])
+def test_a_model_that_memory_does_not_hold_is_one_clear_line(tmp_path, monkeypatch, error):
+    tiny.save(tiny.llama(), tmp_path / "model")
+
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
+    with pytest.raises(OutOfMemory, match=r"cpu has no memory for .*model.*use --dtype bfloat16"):
+        Pair.load(str(tmp_path / "model"), device="cpu")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, ClassVar
 
-from interp.capture import ran_out_of_memory
+from interp.maths.memory import ran_out_of_memory
 from interp.study import Study
 from interp.table import Table
 

@@ -13,12 +13,27 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from interp.errors import MissingWeights, ModelError, NonFiniteWeights, OptionError, TruncatedWeights, UnsupportedModel
+from interp.errors import (
+    MissingWeights,
+    ModelError,
+    NonFiniteWeights,
+    OptionError,
+    OutOfMemory,
+    TruncatedWeights,
+    UnsupportedModel,
+)  # fmt: skip
 from interp.maths.host import to_host
+from interp.maths.memory import ran_out_of_memory
 from interp.models.anatomy import PROVEN
 from interp.models.offload import spread, tensors
 from interp.models.sources import Source, read_json
@@ -89,6 +104,19 @@ def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[s
             f"proven: {', '.join(PROVEN)}"
         )
     try:
+        return _read(source, settings, config)
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"{settings.device} has no memory for {source.name} ({line(error)}); use --dtype bfloat16, --device spread "
+            "or another --device"
+        ) from error
+
+
+def _read(source: Source, settings: Settings, config: PretrainedConfig) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model itself, whole, finite and on its device."""
+    try:
         with quiet():
             loaded, report = AutoModelForCausalLM.from_pretrained(
                 source.directory,
@@ -115,6 +143,8 @@ def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[s
             f"{source.name} cannot be loaded as a causal language model ({line(error)}); proven: {', '.join(PROVEN)}"
         ) from error
     except Exception as error:  # whatever a model's own code raises is about this model
+        if ran_out_of_memory(error):
+            raise
         raise ModelError(
             f"{source.name} cannot be loaded as a causal language model ({line(error)}); check the checkpoint"
         ) from error
