@@ -13,13 +13,8 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
@@ -114,7 +109,7 @@ def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[s
         ) from error
 
 
-def _read(source: Source, settings: Settings, config: PretrainedConfig) -> tuple[PreTrainedModel, tuple[str, ...]]:
+def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The model itself, whole, finite and on its device."""
     try:
         with quiet():
@@ -223,7 +218,7 @@ def require_finite(name: str, loaded: nn.Module) -> None:
             raise NonFiniteWeights(f"{name}: {key} holds NaN or infinity; the checkpoint is damaged or diverged")
 
 
-def tokenizer(directories: Sequence[Path], settings: Settings) -> PreTrainedTokenizerBase:
+def tokenizer(directories: Sequence[Path], settings: Settings) -> Tokenizer:
     """The tokenizer of the first directory that has one; a padding token is chosen where none is named."""
     for directory in directories:
         if not has_tokenizer(directory):
@@ -266,7 +261,7 @@ def memory_digest(loaded: PreTrainedModel, named: Callable[[str], str | None] = 
     return hashlib.sha256((json.dumps([config, found], sort_keys=True, default=str) + more).encode()).hexdigest()
 
 
-def tokenizer_digests(found: PreTrainedTokenizerBase) -> dict[str, str]:
+def tokenizer_digests(found: Tokenizer) -> dict[str, str]:
     """Digests of the vocabulary (with its merges, where the tokenizer is a fast one) and of the chat template."""
     backend = getattr(found, "backend_tokenizer", None)
     text = json.dumps(found.get_vocab(), sort_keys=True)
