@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engines import Edit
+from interp.maths.precision import widen
 from interp.models.model import Model
 from interp.models.units import NEURON, Unit
 from interp.sites import Site
@@ -88,8 +89,10 @@ class Project:
 
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The value with less (at share 1, nothing) along the direction."""
-        direction = self.direction.to(value)
-        return value - self.share * (value @ direction)[..., None] * direction
+        # half precision would leave a part in two hundred of it
+        wide = widen(value)
+        direction = self.direction.to(wide)
+        return (wide - self.share * (wide @ direction)[..., None] * direction).to(value.dtype)
 
 
 @dataclass(frozen=True)

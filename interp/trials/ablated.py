@@ -13,10 +13,13 @@ from interp.sites import Site
 class Ablated:
     """Runs ``model`` with the intervention, before whatever edits it is asked for; other models as they are.
 
-    Only whole texts can be read so: a donor keeps no cache. Raises OptionError where a cache is asked for.
+    Only whole texts can be read so: a donor keeps no cache. Raises OptionError where a cache is asked for, and for an
+    intervention from twin prompts, which an engine does not know.
     """
 
     def __init__(self, engine: Engine, model: Model, intervention: Intervention) -> None:
+        if intervention.twin:
+            raise OptionError(f"{intervention.name} reads twin prompts, and an engine is given none; use another donor")
         self._engine, self._model, self._intervention = engine, model, intervention
         self.name = engine.name
 
