@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from scipy.stats import linregress, spearmanr
+import torch
+from scipy.stats import linregress
 
 from interp import claims
 from interp.analyzers.base import Analyzer
@@ -20,8 +21,9 @@ from interp.maths.statistics import permutation_p
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors
-from interp.trials.located import scores_of, unit_of
+from interp.trials.located import scores_of, spearman, unit_of
 from interp.trials.numbers import Numbers
+from interp.trials.rows import some
 
 AGREEMENT, ALPHA = 0.5, 0.05
 
@@ -51,12 +53,15 @@ class Coalitions(Analyzer):
     def __call__(self, study: Study) -> Table:
         """Draw halves, predict, measure."""
         study.pair.require_base("patching coalitions")
-        if self.located is None or self.draws < 4:
-            raise OptionError(f"{self.draws} coalitions of {self.located and 'a run'} say nothing; use at least 4")
+        if self.located is None:
+            raise OptionError("coalitions need a locating run whose scores they add up")
+        if self.draws < 4 or self.permutations < 1:
+            raise OptionError(
+                f"{self.draws} draws beside {self.permutations} permutations say nothing; use at least 4 beside 1"
+            )
         scores, unit = scores_of(self.located), unit_of(self.located)
         donors = Donors.read(study, unit)
-        rows = range(len(study.contrast.positive))
-        rows = sorted(np.random.default_rng(study.seed).permutation(rows)[: self.prompts].tolist())
+        rows = some(range(len(study.contrast.positive)), self.prompts, study.seed)
         numbers = Numbers(study, donors, rows)
         generator = np.random.default_rng(study.seed)
         inside = np.zeros((2 * self.draws, scores.size), dtype=bool)
@@ -65,14 +70,17 @@ class Coalitions(Analyzer):
             inside[2 * draw, chosen] = True
             inside[2 * draw + 1] = ~inside[2 * draw]
         whole = numbers.of([]).mean()
+        noise = 16 * float(torch.finfo(study.pair.tuned.dtype).eps) * max(1.0, abs(whole))
         exact = np.array([
             whole - numbers.of([divmod(int(index), scores.shape[1]) for index in np.flatnonzero(half)]).mean()
             for half in study.progress(list(inside), "coalitions")
         ])  # fmt: skip
+        # correlated with anything, rounding error would look like an effect
+        exact[np.abs(exact) <= noise] = 0.0
         predicted = inside @ scores.ravel()
         null = np.array([_agree(inside @ _shuffled(scores, generator), exact) for _ in range(self.permutations)])
         made = _claim(study, predicted, exact, null)
-        slope = linregress(predicted, exact).slope if predicted.std() else float("nan")
+        slope = linregress(predicted, exact).slope if np.ptp(predicted) else float("nan")
         return table(
             self.name,
             {
@@ -89,7 +97,7 @@ class Coalitions(Analyzer):
                 "sentence": made.sentence,
                 "shown": made.shown,
                 "pearson": made.value,
-                "spearman": _spearman(predicted, exact),
+                "spearman": spearman(predicted, exact),
                 "slope": float(slope),
                 "method": self.located.summary["method"],
                 "positive": len(study.contrast.positive),
@@ -106,15 +114,12 @@ class Coalitions(Analyzer):
 
 
 def _standard(values: np.ndarray) -> np.ndarray:
-    return (values - values.mean()) / values.std() if values.std() else np.zeros_like(values)
+    # the spread of equal values need not be zero to the last bit
+    return (values - values.mean()) / values.std() if np.ptp(values) else np.zeros_like(values)
 
 
 def _agree(predicted: np.ndarray, exact: np.ndarray) -> float:
     return float((_standard(predicted) * _standard(exact)).mean())
-
-
-def _spearman(one: np.ndarray, other: np.ndarray) -> float:
-    return float(spearmanr(one, other).statistic) if one.std() and other.std() else float("nan")
 
 
 def _shuffled(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -131,7 +136,7 @@ def _claim(study: Study, predicted: np.ndarray, exact: np.ndarray, null: np.ndar
         "coalitions",
         f"Sums of scores {'foretell' if shown else 'do not foretell well enough'} what random halves of all units do: "
         f"correlation {value:.2f} over {len(exact)} halves (scores reordered within layers: {null.mean():.2f}, at most "
-        f"{ceiling:.2f}).",
+        f"{null.max():.2f}).",
         value, low, high, f"{len(null)} reorderings of the scores within layers", null.mean(),
         float(np.quantile(null, 0.025)), ceiling, p, AGREEMENT, "at least", shown,
         {"table": "", "statistic": "mean", "column": "product", "cluster": "draw",

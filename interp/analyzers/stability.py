@@ -10,7 +10,6 @@ from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from interp import claims
 from interp.analyzers.base import Analyzer
@@ -23,7 +22,8 @@ from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors, contribution_norms
 from interp.trials.dose import Doses
-from interp.trials.located import chance_jaccards, jaccard, scores_of, selected_of, unit_of
+from interp.trials.located import chance_jaccards, jaccard, scores_of, selected_of, spearman, unit_of
+from interp.trials.rows import changed, some
 
 AGREEMENT, EFFECT, ALPHA = 1 / 3, 0.5, 0.05  # two sets of one size that share half of their members: Jaccard 1/3
 NAN = float("nan")
@@ -51,8 +51,10 @@ class Stability(Analyzer):
 
     def __call__(self, study: Study) -> Table:
         """Compare halves with halves, and templates with templates."""
-        if self.resamples < 1:
-            raise OptionError(f"{self.resamples} resamples compare nothing; use at least 1")
+        if self.resamples < 1 or self.draws < 1:
+            raise OptionError(
+                f"{self.resamples} resamples, {self.draws} draws: nothing to compare; use at least 1 of each"
+            )
         found: dict[str, list[tuple[str, Table]]] = {"halves": [], "templates": []}
         for turn in study.progress(range(self.resamples), "locating on halves"):
             for name, half in zip("ab", study.contrast.split(study.seed + 1 + turn), strict=True):
@@ -123,8 +125,8 @@ class Stability(Analyzer):
             "jaccard": jaccard(*sets),
             "chance": float(chance.mean()),
             "chance_high": float(np.quantile(chance, 0.975)),
-            "spearman": _spearman(scores[0].ravel(), scores[1].ravel()),
-            "spearman_selected": _spearman(*among),
+            "spearman": spearman(scores[0].ravel(), scores[1].ravel()),
+            "spearman_selected": spearman(*among),
         }
         return row, chance
 
@@ -135,17 +137,18 @@ class Stability(Analyzer):
         unit = unit_of(found[0][1])
         donors = Donors.read(study, unit)
         norms = contribution_norms(study, donors)
-        base, tuned = study.answers("base", "positive"), study.answers("tuned", "positive")
+        differ = changed(study)
         prompts = study.prompts("positive").prompts
         rows = []
         for name, located in study.progress(found, "sets on other templates"):
             chosen = selected_of(located)
-            others = [
-                row for row, prompt in enumerate(prompts)
-                if prompt.template not in (name, None) and base[row] != tuned[row]
-            ]  # fmt: skip
-            others = sorted(np.random.default_rng(study.seed).permutation(others)[: self.control_prompts].tolist())
-            if not chosen or not others:
+            others = [row for row in differ if prompts[row].template not in (name, None)]
+            others = some(others, self.control_prompts, study.seed)
+            if not others:
+                continue
+            if not chosen:
+                # a template on which nothing is located must not drop out of the weakest of them
+                rows.append((name, 0, 0, len(others), 0.0))
                 continue
             doses = Doses(study, donors, "necessity", others)
             null = [
@@ -181,12 +184,6 @@ _COLUMNS = {
 }
 
 
-def _spearman(one: np.ndarray, other: np.ndarray) -> float:
-    if len(one) < 3 or not one.std() or not other.std():
-        return NAN
-    return float(spearmanr(one, other).statistic)
-
-
 def _agreement(basis: str, rows: list[dict], chance: np.ndarray) -> Claim:
     values = np.array([row["jaccard"] for row in rows if row["basis"] == basis])
     what = "disjoint halves of the prompts" if basis == "halves" else "one template each"
@@ -195,7 +192,8 @@ def _agreement(basis: str, rows: list[dict], chance: np.ndarray) -> Claim:
     return Claim(
         basis,
         f"Sets located on {what} have a mean Jaccard index of {values.mean():.2f} ({values.min():.2f} to "
-        f"{values.max():.2f} over {len(values)} comparisons; random sets {chance.mean():.2f}, at most {ceiling:.2f}).",
+        f"{values.max():.2f} over {len(values)} comparisons; random sets {chance.mean():.2f}, at most "
+        f"{chance.max():.2f}).",
         values.mean(), values.min(), values.max(),
         f"{len(chance)} random pairs of sets with the same counts in every layer",
         chance.mean(), float(np.quantile(chance, 0.025)), ceiling, p, AGREEMENT, "at least",
@@ -211,14 +209,14 @@ def _everywhere(elsewhere: Table) -> Claim:
     effects, null = elsewhere["effect"][located], elsewhere["effect"][~located]
     weakest = elsewhere["template"][located][int(effects.argmin())]
     ceiling = float(np.quantile(null, 0.975)) if len(null) else NAN
-    # every template's set against the random sets of its own
-    p = max(
+    # every template's set against the random sets of its own; NaN, not the others' p, where one has none
+    p = np.max([
         permutation_p(
             elsewhere["effect"][located & (elsewhere["template"] == name)][0],
             elsewhere["effect"][~located & (elsewhere["template"] == name)],
         )
         for name in np.unique(elsewhere["template"])
-    ) if len(null) else NAN  # fmt: skip
+    ])  # fmt: skip
     return Claim(
         "elsewhere",
         f"Located on one template, a set returns {effects.min():.1%} (of {weakest}) to {effects.max():.1%} of the "

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from interp.models.units import Unit, unit_named
 from interp.table import Table
@@ -39,6 +40,13 @@ def jaccard(first: Iterable[Pair], second: Iterable[Pair]) -> float:
     """Shared members over members of either; 0 where both are empty."""
     first, second = set(first), set(second)
     return len(first & second) / len(first | second) if first | second else 0.0
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """Rank correlation; NaN of fewer than three values, and where either does not vary."""
+    if len(one) < 3 or not np.ptp(one) or not np.ptp(other):
+        return float("nan")
+    return float(spearmanr(one, other).statistic)
 
 
 def chance_jaccards(first: Sequence[Pair], second: Sequence[Pair], width: int, draws: int, seed: int) -> np.ndarray:
