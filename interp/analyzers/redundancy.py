@@ -23,6 +23,7 @@ from interp.trials.conditions import Donors, contribution_norms
 from interp.trials.dose import Doses
 from interp.trials.located import Pair, ranking_of, scores_of, unit_of
 from interp.trials.numbers import Numbers
+from interp.trials.rows import changed, some
 
 EFFECT, ALPHA = 0.25, 0.05
 
@@ -61,10 +62,9 @@ class Redundancy(Analyzer):
         for _ in range(1, self.rounds if size else 1):
             taken = [pair for part in sets for pair in part]
             again = self.locate_again(locating, donors, taken)
-            order = [pair for pair in ranking_of(again) if pair not in set(taken)]
-            found = scores_of(again)
-            sets.append(sorted(order, key=lambda pair, found=found: -found[pair])[:size])
-            scores.append(found)
+            # what may be selected comes first, whatever the scores of what may not
+            sets.append([pair for pair in ranking_of(again) if pair not in set(taken)][:size])
+            scores.append(scores_of(again))
         rows, null, hits = self._measure(measuring, donors, sets, scores, original)
         made = [_claim(measuring, rows, null, hits, size)] if len(rows) > 1 else []
         sentence = made[0].sentence if made else "Nothing was located, or both models answer every prompt alike."
@@ -104,9 +104,7 @@ class Redundancy(Analyzer):
 
     def _measure(self, study: Study, donors: Donors, sets: list, scores: list, original: tuple[Pair, ...]):
         """Per round what its set does alone and with those before; the random sets; hits per prompt."""
-        base, tuned = study.answers("base", "positive"), study.answers("tuned", "positive")
-        differ = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
-        rows_at = sorted(np.random.default_rng(study.seed).permutation(differ)[: self.control_prompts].tolist())
+        rows_at = some(changed(study), self.control_prompts, study.seed)
         rows, null, hits = [], [], {}
         if not sets or not rows_at:
             return rows, null, _hits(study, rows_at, hits)
@@ -191,8 +189,9 @@ def _claim(study: Study, rows: list[dict], null: list, hits: Table, size: int) -
     first, final = (hits["round"] == turn for turn in (1, last))
     after, before = hits["together"][final], hits["together"][first]
     value, low, high = clustered_rise(after, before, hits["cluster"][final], seed=study.seed)
-    drawn = np.array([effect for turn, _, effect in null if turn == last]) - before.mean()
-    p = permutation_p(value, drawn) if len(drawn) else nan
+    effects = np.array([effect for turn, _, effect in null if turn == last])
+    # of the shares themselves: differences of equal shares can differ in their last bit
+    drawn, p = effects - before.mean(), permutation_p(after.mean(), effects)
     center, floor, ceiling = (
         (drawn.mean(), *(float(x) for x in np.quantile(drawn, [0.025, 0.975]))) if len(drawn) else (nan, nan, nan)
     )
