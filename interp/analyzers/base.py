@@ -42,7 +42,9 @@ class Analyzer:
 
 
 def _said(value: Any) -> Any:
-    """An option as provenance keeps it: an analyzer within another by name, version and options."""
+    """An option as provenance keeps it: an analyzer within another by name, version and options, a run by its key."""
+    if isinstance(value, Table):
+        return value.provenance and value.provenance.key
     if not isinstance(value, Analyzer):
         return value
     return {"name": value.name, "version": value.version, "options": value.options, "parent": value.parent}

@@ -21,6 +21,7 @@ from interp.table import Table, table
 from interp.trials.conditions import Donors, Judged, contribution_norms, judge
 from interp.trials.dose import Doses
 from interp.trials.located import jaccard, selected_of, unit_of
+from interp.trials.rows import some
 
 OWN, OTHER, ALPHA = 0.5, 0.1, 0.05
 NAMES = ("first", "second")
@@ -52,12 +53,14 @@ class Dissociation(Analyzer):
 
     @property
     def options(self) -> dict:
-        """As of any analyzer, the second run by its key and the second study by what determines it."""
-        other = self.other and {"prompts": self.other.contrast.digest, "metric": self.other.metric.identity}
-        second = self.second and self.second.provenance.key
-        return {
-            "controls": self.controls, "control_prompts": self.control_prompts, "second": second, "other": other,
-        }  # fmt: skip
+        """As of any analyzer, the second study by what determines it."""
+        other = self.other and {
+            "prompts": self.other.contrast.digest,
+            "metric": self.other.metric.identity,
+            "seed": self.other.seed,
+            "max_new_tokens": self.other.max_new_tokens,
+        }
+        return super().options | {"other": other}
 
     def __call__(self, study: Study) -> Table:
         """Measure all four cells, and the random sets beside them."""
@@ -66,9 +69,12 @@ class Dissociation(Analyzer):
         if self.other.pair is not study.pair:
             raise OptionError("the two behaviours are of different pairs; study both in one pair")
         study.pair.require_base("a dissociation")
+        unit, second = unit_of(self.first), unit_of(self.second)
+        if unit is not second:
+            raise OptionError(f"sets of {unit.plural} and of {second.plural} cannot be told apart; locate one kind")
         studies = dict(zip(NAMES, (study, self.other), strict=True))
         sets = {name: selected_of(run) for name, run in zip(NAMES, (self.first, self.second), strict=True)}
-        donors = Donors.read(study, unit_of(self.first))
+        donors = Donors.read(study, unit)
         own, cells, changed = {}, {}, {}
         for behaviour, asked in studies.items():
             for role in ("base", "tuned"):
@@ -80,7 +86,8 @@ class Dissociation(Analyzer):
                     cells[name, behaviour] = judge(asked, f"ablate-{name}", "positive", receiver)
         random = self._random(studies, sets, donors, changed)
         answers = _answers(studies, own, cells, changed)
-        made = _claims(studies, sets, cells, changed, random) if len(cells) == 4 else []
+        told = len(cells) == 4 and all(rows.any() for rows in changed.values())
+        made = _claims(studies, sets, cells, changed, random) if told else []
         shown = bool(made) and all(claim.shown for claim in made)
         start = "Double dissociation shown: " if shown else "No double dissociation was shown. "
         return table(
@@ -102,12 +109,11 @@ class Dissociation(Analyzer):
         """What matched random sets do in all four cells."""
         rows = []
         for behaviour, asked in studies.items():
-            drawn = np.random.default_rng(asked.seed).permutation(np.flatnonzero(changed[behaviour]))
-            some = sorted(int(row) for row in drawn[: self.control_prompts])
-            if not some:
+            rows_at = some(np.flatnonzero(changed[behaviour]), self.control_prompts, asked.seed)
+            if not rows_at:
                 continue
             mine = Donors(asked, donors.means, donors.write, donors.unit)
-            doses, norms = Doses(asked, mine, "necessity", some), contribution_norms(asked, mine)
+            doses, norms = Doses(asked, mine, "necessity", rows_at), contribution_norms(asked, mine)
             for name, chosen in sets.items():
                 null = matched_sets(chosen, norms, self.controls, asked.seed) if chosen else []
                 null = [draw for draw in null if len(draw) == len(chosen)]
@@ -209,7 +215,7 @@ def _cell(studies, sets, cells, changed, null, name: str, behaviour: str, own: b
     rows = changed[behaviour]
     values = cells[name, behaviour].equal_base[rows] if own else ~cells[name, behaviour].equal_tuned[rows]
     clusters = np.array(studies[behaviour].prompts("positive").clusters)[rows]
-    value, low, high = clustered_share(values, clusters, seed=studies[behaviour].seed) if rows.any() else (NAN,) * 3
+    value, low, high = clustered_share(values, clusters, seed=studies[behaviour].seed)
     center, floor, ceiling = (
         (null.mean(), *(float(x) for x in np.quantile(null, [0.025, 0.975]))) if len(null) else (NAN, NAN, NAN)
     )
