@@ -2,9 +2,9 @@
 
 A set of indices means the same in two models only where their neurons are the same: a neuron's write weights in the
 source are compared with those of the same index in the target, beside a shuffle within layers, and the set is not used
-where they do not stand out (after NeuroStrike's transfer to descendants, arXiv 2509.11864, whose protocol is
-unverified: the check is ours). Two things are then measured on the target's prompts: what the source's set does there,
-beside matched random sets, and how far the target's own locating agrees with it, beside random sets.
+where in some layer they do not stand out (after NeuroStrike's transfer to descendants, arXiv 2509.11864, whose
+protocol is unverified: the check is ours). Two things are then measured on the target's prompts: what the source's set
+does there, beside matched random sets, and how far the target's own locating agrees with it, beside random sets.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 
 from interp import claims
 from interp.analyzers.base import Analyzer
@@ -29,7 +28,8 @@ from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors, contribution_norms
 from interp.trials.dose import Doses
-from interp.trials.located import chance_jaccards, jaccard, scores_of, selected_of, unit_of
+from interp.trials.located import chance_jaccards, jaccard, scores_of, selected_of, spearman, unit_of
+from interp.trials.rows import changed, some
 
 SAME, EFFECT, AGREEMENT, ALPHA = 0.5, 0.5, 1 / 3, 0.05
 NAN = float("nan")
@@ -62,19 +62,19 @@ class Transfer(Analyzer):
 
     @property
     def options(self) -> dict:
-        """As of any analyzer, the recomputed run by its key."""
-        return {
-            "controls": self.controls,
-            "control_prompts": self.control_prompts,
-            "permutations": self.permutations,
-            "recomputed": None if self.recomputed is None else self.recomputed.provenance.key,
-        }
+        """As of any analyzer, a source given by hand by the digests of what was loaded."""
+        said = super().options
+        return said | ({"source": self.source and dict(self.source.digests)} if "source" in said else {})
 
     def __call__(self, study: Study) -> Table:
         """Compare weights, reuse the set, compare with what is located anew."""
         if self.located is None or self.source is None:
             raise OptionError("a transfer needs a locating run and the pair it was made of")
         unit, target = unit_of(self.located), study.pair.tuned
+        if self.recomputed is not None and unit_of(self.recomputed) is not unit:
+            raise OptionError(f"{unit.plural} are not {unit_of(self.recomputed).plural}; locate one kind in both pairs")
+        if self.permutations < 1:
+            raise OptionError(f"{self.permutations} shuffles are no chance to stand beside; use at least 1")
         _require_one_shape(self.source.tuned, target)
         donors = Donors.read(study, unit)
         cosines, shuffled = self._correspondence(study, donors)
@@ -87,9 +87,10 @@ class Transfer(Analyzer):
                 made.append(_reused(study, answers, null, len(chosen), unit.name))
         chance, theirs = np.zeros(0), []
         if self.recomputed is not None:
-            claim, chance = self._agreement(study, cosines.shape[1])
-            made.append(claim)
             theirs = selected_of(self.recomputed)
+            if chosen or theirs:
+                claim, chance = self._agreement(study, cosines.shape[1])
+                made.append(claim)
         score, own = scores_of(self.located), None if self.recomputed is None else scores_of(self.recomputed)
         layer, index = (part.ravel() for part in np.indices(score.shape))
         columns = {
@@ -102,51 +103,54 @@ class Transfer(Analyzer):
         if own is not None:
             columns["score_recomputed"] = (own.ravel(), "measure", "score in the target")
             columns["selected_recomputed"] = (_marked(score.shape, theirs), "flag", "selected in the target")
-        refused = "" if same else f" The {unit.plural} do not correspond: the set was not reused."
+        left = "" if len(answers) else " The set was not reused: it needs units, a base and answers that differ."
+        if not same:
+            left = f" The {unit.plural} do not correspond: the set was not reused."
         return table(
             self.name,
             columns,
             provenance=study.provenance(self),
             summary={
-                "sentence": " ".join(claim.sentence for claim in made) + refused,
-                "shown": all(claim.shown for claim in made),
+                "sentence": " ".join(claim.sentence for claim in made) + left,
+                # that neurons correspond shows nothing of the set
+                "shown": bool(len(answers)) and all(claim.shown for claim in made),
                 "reused": bool(len(answers)),
                 "mean_cosine": float(cosines.mean()),
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
             tables={
-                "shuffled": _draws(
-                    "transfer-shuffled", "cosine", shuffled, "mean cosine with units shuffled in layers"
-                ),
+                "layers": table("transfer-layers", {
+                    "layer": (np.arange(len(cosines)), "key", "block"),
+                    "cosine": (cosines.mean(1), "measure", "mean cosine of its units"),
+                }),
+                "shuffled": _draws("transfer-shuffled", "cosine", shuffled, "as the lowest of a layer, units shuffled"),
                 "random": _draws("transfer-random", "effect", null, "share given the base's answer by a random set"),
                 "chance": _draws("transfer-chance", "jaccard", chance, "Jaccard index of random sets"),
                 "sets": _sets(chosen, theirs, unit.name),
                 "answers": answers,
                 "claims": claims.to_table(made),
             },
-        )
+        )  # fmt: skip
 
     def _correspondence(self, study: Study, donors: Donors) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine of every unit's write weights in source and target ``[L, U]``, and mean cosines when shuffled."""
+        """Cosine of every unit's write weights in source and target ``[L, U]``; the lowest layer's mean if shuffled."""
         unit, anatomy = donors.unit, study.pair.tuned.anatomy
-        generator, rows, shuffled = np.random.default_rng(study.seed), [], np.zeros(self.permutations)
+        generator, rows, shuffled = np.random.default_rng(study.seed), [], np.full(self.permutations, np.inf)
         for layer in range(anatomy.n_layers):
             one, other = (
                 _directions(write, unit.width(anatomy))
                 for write in (unit.write_weights(self.source.tuned, layer), donors.write["tuned"][layer])
             )
             rows.append((one * other).sum(1))
-            # the mean over a random matching is that of all pairs, and its spread is drawn
             for draw in range(self.permutations):
-                shuffled[draw] += (one * other[generator.permutation(len(other))]).sum() / len(other)
-        return np.stack(rows), shuffled / anatomy.n_layers
+                mean = (one * other[generator.permutation(len(other))]).sum() / len(other)
+                shuffled[draw] = min(shuffled[draw], mean)
+        return np.stack(rows), shuffled
 
     def _reuse(self, study: Study, donors: Donors, chosen: list) -> tuple[Table, np.ndarray]:
         """Whether each prompt got the base's answer by the source's set; the same share of random sets."""
-        base, tuned = study.answers("base", "positive"), study.answers("tuned", "positive")
-        differ = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
-        rows = sorted(np.random.default_rng(study.seed).permutation(differ)[: self.control_prompts].tolist())
+        rows = some(changed(study), self.control_prompts, study.seed)
         if not rows:
             return _answers([], np.zeros(0)), np.zeros(0)
         doses, norms = Doses(study, donors, "necessity", rows), contribution_norms(study, donors)
@@ -160,29 +164,30 @@ class Transfer(Analyzer):
         mine, theirs = selected_of(self.located), selected_of(self.recomputed)
         scores = [scores_of(located).ravel() for located in (self.located, self.recomputed)]
         value, chance = jaccard(mine, theirs), chance_jaccards(mine, theirs, width, self.permutations, study.seed)
-        correlation = float(spearmanr(*scores).statistic) if scores[0].std() and scores[1].std() else NAN
+        correlation = spearman(*scores)
         p, ceiling = permutation_p(value, chance), float(np.quantile(chance, 0.975))
         made = Claim(
             "recomputed",
             f"Located anew in the target, {len(theirs)} units share {len(set(mine) & set(theirs))} with the source's "
-            f"{len(mine)}: Jaccard index {value:.2f} (random sets {chance.mean():.2f}, at most {ceiling:.2f}); rank "
-            f"correlation of all scores {correlation:.2f}.",
+            f"{len(mine)}: Jaccard index {value:.2f} (random sets {chance.mean():.2f}, at most {chance.max():.2f}); "
+            f"rank correlation of all scores {correlation:.2f}.",
             value, NAN, NAN, f"{len(chance)} random pairs of sets with the same counts in every layer", chance.mean(),
             float(np.quantile(chance, 0.025)), ceiling, p, AGREEMENT, "at least",
             bool(value >= AGREEMENT and p <= ALPHA),
             {"table": "sets", "statistic": "mean", "column": "shared",
              "p": {"null": {"table": "chance", "column": "jaccard", "where": {}},
-                   "observed": {"table": "sets", "statistic": "mean", "column": "shared"}}} if mine or theirs else {},
+                   "observed": {"table": "sets", "statistic": "mean", "column": "shared"}}},
         )  # fmt: skip
         return made, chance
 
 
 def _require_one_shape(source: Model, target: Model) -> None:
-    shapes = [(m.anatomy.n_layers, m.anatomy.width, m.anatomy.n_neurons, m.anatomy.n_heads) for m in (source, target)]
+    names = ("n_layers", "width", "n_neurons", "n_heads", "head_width")
+    shapes = [tuple(getattr(model.anatomy, name) for name in names) for model in (source, target)]
     if shapes[0] != shapes[1]:
         raise PairError(
-            f"{source.name} and {target.name} have blocks, width, neurons and heads {shapes[0]} and {shapes[1]}: "
-            "indices mean nothing across them; give a tune of the same model"
+            f"{source.name} and {target.name} have blocks, width, neurons, heads, head width {shapes[0]} and "
+            f"{shapes[1]}: indices mean nothing across them; give a tune of the same model"
         )
 
 
@@ -194,17 +199,21 @@ def _directions(write: torch.Tensor, width: int) -> np.ndarray:
 
 
 def _same_units(cosines: np.ndarray, shuffled: np.ndarray, plural: str) -> Claim:
-    value, ceiling = float(cosines.mean()), float(np.quantile(shuffled, 0.975))
+    # in the layer where they are least alike: the mean of all would hide one that was permuted
+    means, ceiling = cosines.mean(1), float(np.quantile(shuffled, 0.975))
+    value = float(means.min())
+    shown = value >= SAME and value > ceiling
     return Claim(
         "correspondence",
-        f"The {plural} of equal index write in like directions in source and target: mean cosine {value:.2f} (shuffled "
-        f"within layers at most {shuffled.max():.2f}).",
-        value, float(np.quantile(cosines, 0.025)), float(np.quantile(cosines, 0.975)),
+        f"The {plural} of equal index {'write' if shown else 'do not write'} in like directions in source and target: "
+        f"mean cosine {value:.2f} in layer {means.argmin()}, the lowest (shuffled within layers at most "
+        f"{shuffled.max():.2f}).",
+        value, value, means.max(),
         f"{len(shuffled)} shuffles within layers", shuffled.mean(), float(np.quantile(shuffled, 0.025)), ceiling,
-        permutation_p(value, shuffled), SAME, "at least", bool(value >= SAME and value > ceiling),
-        {"table": "", "statistic": "mean", "column": "cosine",
+        permutation_p(value, shuffled), SAME, "at least", shown,
+        {"table": "layers", "statistic": "minimum", "column": "cosine",
          "p": {"null": {"table": "shuffled", "column": "cosine", "where": {}},
-               "observed": {"table": "", "statistic": "mean", "column": "cosine"}}},
+               "observed": {"table": "layers", "statistic": "minimum", "column": "cosine"}}},
     )  # fmt: skip
 
 
