@@ -5,7 +5,8 @@ al. 2024, arXiv 2406.11717). Candidates are the tuned model's streams before eve
 token of the template after the prompt; the one chosen lowers the metric most among those with KL at most 0.1 on
 negative prompts that bring it to 0 or above when added to them. Taking away a share of it, and ablating the first k
 located units, are then compared at equal KL on the tuned model's answers to negative prompts: what each costs for what
-it does. Half of the clusters choose, the other half measure.
+it does. A share is taken once, where something is written: what the stream holds of the direction is then less by that
+share at every depth. Half of the clusters choose, the other half measure.
 """
 
 from dataclasses import dataclass, field
@@ -66,6 +67,8 @@ class RefusalDirection(Analyzer):
             raise OptionError("a baseline needs a locating run to stand beside")
         if not study.metric.applies("negative"):
             raise OptionError("the direction is of a behaviour that both classes can show; a task has no such")
+        if not self.shares or not all(0 < share <= 1 for share in self.shares):
+            raise OptionError(f"shares {self.shares} of a direction cannot be taken away; use some above 0, at most 1")
         choosing, measuring = (study.on(half.limit(self.prompts)) for half in study.contrast.split(study.seed))
         candidates = _candidates(choosing)
         best = _chosen(choosing, candidates)
@@ -83,11 +86,14 @@ class RefusalDirection(Analyzer):
         answers = _answers(measuring, own, rows)
         made = [_claim(measuring, own, rows, size, column) for column in _SAID if size and own.shown.any()]
         made = made if study.pair.base is not None else made[:1]
-        met = "" if best.met else " No candidate met the criteria of KL and of addition: the least bad one was taken."
+        met = "" if best.met else " No candidate met the criteria: the one that lowers the metric most was taken."
+        most = max(rows[: len(self.shares)], key=lambda row: row["dose"])
+        lost = "the tuned model showed nothing that could be lost"
+        if own.shown.any():
+            lost = f"{most['lost'].mean():.1%} of what the tuned model showed is lost"
         told = (
-            f"The direction before block {best.layer}, {-best.position} tokens before the end, taken away: "
-            f"{rows[len(self.shares) - 1]['lost'].mean():.1%} of what the tuned model showed is lost at a KL of "
-            f"{rows[len(self.shares) - 1]['kl'].mean():.2g} nats per token."
+            f"The direction before block {best.layer} at token {best.position}, {most['dose']:.0%} of it taken away: "
+            f"{lost}, at a KL of {most['kl'].mean():.2g} nats per token."
         )
         return table(
             self.name,
@@ -147,9 +153,9 @@ def _candidates(study: Study) -> list[_Candidate]:
     for layer in layers:
         for column in range(width):
             difference = means["positive"][layer, column] - means["negative"][layer, column]
-            size = float(difference.norm())
+            size = float(to_host(difference.norm()))
             if size:
-                found.append(_Candidate(layer, column - width, (difference / size).float(), size))
+                found.append(_Candidate(layer, column - width, difference / size, size))
     return found
 
 
@@ -164,9 +170,10 @@ def _tail(roles: tuple[int, ...]) -> int:
 
 
 def _ablation(model: Model, direction: Float[Tensor, " D"], share: float = 1.0) -> Intervention:
-    """Take a share of the direction away wherever a block reads or writes the stream."""
-    hooks = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
-    sites = [Site(layer, hook) for layer in range(model.anatomy.n_layers) for hook in hooks]
+    """Take a share of the direction out of the embedding and of all that blocks write."""
+    # not of what every block reads too: a share of it would be taken again and again
+    layers, hooks = range(model.anatomy.n_layers), ("hook_attn_out", "hook_mlp_out")
+    sites = [Site(0, "hook_resid_pre"), *(Site(layer, hook) for layer in layers for hook in hooks)]
     return Intervention(f"direction {share:g}", {}, "edits", fixed=[Project(site, direction, share) for site in sites])
 
 
@@ -223,11 +230,7 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
         "dose": (np.array([row["dose"] for row in rows]), "measure", "share of the direction, or number of units"),
         "kl": (means("kl"), "measure", "mean KL per token of the tuned answers to negative prompts", "nats"),
         "lost": (means("lost"), "measure", "share of what the tuned model showed that is lost, well-formed"),
-        "equal_base": (
-            means("equal_base"),
-            "measure",
-            "share of what the tuned model showed that is answered as the base answers",
-        ),
+        "equal_base": (means("equal_base"), "measure", "share of the same prompts answered as the base answers"),
         "malformed": (means("malformed"), "measure", "share of answers to positive prompts that are broken"),
         "number": (means("number"), "measure", "mean of the metric on positive prompts"),
     }
@@ -244,11 +247,7 @@ def _answers(study: Study, own, rows: list[dict]) -> Table:
             "prompt_id": (np.array([p.id for _ in rows for p in prompts], np.int64), "key", "in the prompt file"),
             "cluster": ([p.cluster for _ in rows for p in prompts], "key", "prompts that are resampled together"),
             "lost": (np.concatenate([row["lost"] for row in rows]), "flag", "shown by the tuned model, not here"),
-            "equal_base": (
-                np.concatenate([row["equal_base"] for row in rows]),
-                "flag",
-                "the base's answer to the token",
-            ),
+            "equal_base": (np.concatenate([row["equal_base"] for row in rows]), "flag", "the base's, token for token"),
         },
     )
 
@@ -271,7 +270,7 @@ def _told(candidates: list[_Candidate]) -> Table:
 
 _SAID = {
     "lost": "lose {0:.1%} of what the tuned model showed",
-    "equal_base": "return the base's answer to {0:.1%} of it",
+    "equal_base": "return the base's answer to {0:.1%} of the prompts where it showed it",
 }
 
 
