@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from interp import claims
+from interp.analyzers.coalitions import Coalitions
+from interp.analyzers.dissociation import Dissociation
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
+from interp.analyzers.redundancy import Redundancy
+from interp.analyzers.refusal_direction import RefusalDirection
+from interp.analyzers.stability import Stability
+from interp.analyzers.transfer import Transfer
 from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.errors import ClaimError
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, PromptSet
@@ -20,14 +28,69 @@ from tests import tiny
 SMALL = {"controls": 3, "dose_draws": 1, "depth": 3, "control_prompts": 3}
 
 
-def locate(method, unit):
+def locate(study, method, unit):
     return LocateNeurons(method=method, top="4", steps=3, unit=unit)
 
 
-def verify(_, unit):
+def verify(study, _, unit):
     ranking = ((1, 30), (1, 17), (1, 5), (0, 1), (2, 2)) if unit == "neuron" else ((1, 3), (0, 1), (2, 2), (0, 0))
     return VerifyNeurons(ranking=ranking, selected=3, unit=unit, **SMALL)
 
+
+def located(method, unit="neuron"):
+    """A locating run, or for a study of an identical pair, in which nothing is located, what it says of another."""
+    return LocateNeurons(method=method, top="4", steps=3, unit=unit)
+
+
+def elsewhere(unit):
+    """A locating run of another pair of the same shape."""
+    key = ("elsewhere", unit)
+    if key not in KEPT:
+        base, tuned = tiny.planted(tiny.llama(seed=7, tie_word_embeddings=False), pairs=6)
+        study = tiny.study(tiny.exact(tuned), tiny.exact(base), 6, template=False, max_new_tokens=2)
+        KEPT[key] = study.pair, located("change", unit)(study)
+    return KEPT[key]
+
+
+KEPT = {}
+
+
+def other(study):
+    """A study of the same pair on other prompts."""
+    parts = (study.contrast.positive, study.contrast.negative)
+    turned = [
+        PromptSet(tuple(dataclasses.replace(p, text=f"please , {p.text}") for p in part), part.source) for part in parts
+    ]
+    return study.on(Contrast(*turned))
+
+
+def stability(study, _, unit):
+    return Stability(locate=located("change", unit), resamples=2, draws=20, controls=2, control_prompts=3)
+
+
+def redundancy(study, _, unit):
+    return Redundancy(locate=located("change", unit), rounds=2, controls=2, control_prompts=3)
+
+
+def coalitions(study, _, unit):
+    return Coalitions.of(elsewhere(unit)[1], draws=4, prompts=4, permutations=9)
+
+
+def transfer(study, _, unit):
+    source, run = elsewhere(unit)
+    return Transfer.of(run, source, recomputed=run, controls=2, control_prompts=3, permutations=9)
+
+
+def dissociation(study, _, unit):
+    run = elsewhere(unit)[1]
+    return Dissociation.of(run, run, other(study), controls=2, control_prompts=3)
+
+
+def refusal_direction(study, _, unit):
+    return RefusalDirection.of(elsewhere(unit)[1], shares=(0.5, 1.0), prompts=3)
+
+
+FURTHER = (stability, redundancy, coalitions, transfer, dissociation, refusal_direction)
 
 # Every analyzer, with every method and unit it has; a new one is added here and nowhere else.
 ANALYZERS = {
@@ -35,6 +98,8 @@ ANALYZERS = {
     **{f"locate-neurons {name} head": (locate, name, "head") for name in METHODS if "head" in METHODS[name].units},
     "verify-neurons": (verify, "", "neuron"),
     "verify-neurons head": (verify, "", "head"),
+    **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in FURTHER},
+    **{f"{make.__name__.replace('_', '-')} head": (make, "", "head") for make in FURTHER},
 }
 # Heads go the ways of neurons: one method stands for all of them but in the slow tests.
 ALWAYS = {"locate-neurons integrated head", "verify-neurons head"}
@@ -49,13 +114,13 @@ def marked(names):
 
 EACH = pytest.mark.parametrize("name", marked(ANALYZERS))
 LOCATING = [name for name in ANALYZERS if name.startswith("locate")]
-BASED = [name for name in ANALYZERS if name.startswith("verify") or METHODS[ANALYZERS[name][1]].needs_base]
+BASED = [name for name in ANALYZERS if name not in LOCATING or METHODS[ANALYZERS[name][1]].needs_base]
 COUNTS = {"neuron": 48, "head": 4}
 
 
-def analyzer(name):
+def analyzer(name, study):
     make, *arguments = ANALYZERS[name]
-    return make(*arguments)
+    return make(study, *arguments)
 
 
 @pytest.fixture(scope="module", params=["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
@@ -87,7 +152,7 @@ def tables(modules):
 
     def table(name):
         if name not in kept:
-            kept[name] = analyzer(name)(study)
+            kept[name] = analyzer(name, study)(study)
         return kept[name]
 
     return table
@@ -113,6 +178,21 @@ def test_the_summary_is_json_and_says_it_in_a_sentence(tables, name):
     assert summary["sentence"].endswith(".")
     assert "\n" not in summary["sentence"]
     assert summary["positive"] == summary["negative"] == 6
+
+
+@pytest.mark.parametrize("name", marked([name for name in ANALYZERS if name not in LOCATING]))
+def test_every_claim_can_be_measured_again_and_no_other_number_can(tables, name):
+    table = tables(name)
+    made = claims.from_table(table.tables["claims"])
+    assert made
+    for claim in made:
+        claims.check(claim, table)
+        assert claim.sentence.endswith(".")
+        assert claim.value >= claim.threshold or claim.direction == "at most" or not claim.shown
+        moved = claim.value + (0.01 if claim.value < 1 else -0.01)
+        for wrong in ({"value": moved}, {"p": claim.p + 0.01}) if "p" in claim.recipe else ({"value": moved},):
+            with pytest.raises(ClaimError):
+                claims.check(dataclasses.replace(claim, **wrong), table)
 
 
 @pytest.mark.parametrize("name", marked(LOCATING))
@@ -156,7 +236,8 @@ def whole(one, two, tolerance, parts=None):
 
 @EACH
 def test_twice_is_the_same_bit_for_bit(tables, modules, name):
-    again = analyzer(name)(fresh(tuple(copy.deepcopy(module) for module in modules)))
+    study = fresh(tuple(copy.deepcopy(module) for module in modules))
+    again = analyzer(name, study)(study)
     assert again.equals(tables(name))
     assert again.provenance.key == tables(name).provenance.key
     assert again.summary == tables(name).summary
@@ -173,10 +254,11 @@ def test_neither_batch_size_nor_padding_count(tables, modules, name):
     """The last bits depend on the shapes of batches; nothing else does."""
     study = fresh(modules, batch_size=2)
     fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(study) if field.name != "_kept"}
-    other = analyzer(name)(Padded(**fields))
+    padded = Padded(**fields)
+    found = analyzer(name, padded)(padded)
     # contrast divides by a spread that can be next to nothing
-    whole(tables(name), other, 1e-5 if "contrast" in name else 1e-8)
-    assert study.provenance(analyzer(name)).key == tables(name).provenance.key
+    whole(tables(name), found, 1e-5 if "contrast" in name else 1e-8)
+    assert study.provenance(analyzer(name, study)).key == tables(name).provenance.key
 
 
 @pytest.mark.parametrize("name", marked(LOCATING))
@@ -184,9 +266,9 @@ def test_the_order_of_prompts_does_not_count(tables, modules, name):
     """Means over prompts: their order changes rounding only (ids and places follow the prompts)."""
     study = fresh(modules)
     turned = [PromptSet(part.prompts[::-1], part.source) for part in (study.contrast.positive, study.contrast.negative)]
-    other = analyzer(name)(study.on(Contrast(*turned)))
-    same(tables(name), other, 1e-5 if "contrast" in name else 1e-8)
-    assert other.provenance.key != tables(name).provenance.key
+    found = analyzer(name, study)(study.on(Contrast(*turned)))
+    same(tables(name), found, 1e-5 if "contrast" in name else 1e-8)
+    assert found.provenance.key != tables(name).provenance.key
 
 
 @pytest.mark.parametrize("name", marked([name for name in LOCATING if "contrast" not in name]))
@@ -195,20 +277,29 @@ def test_float32_tells_the_same(tables, modules, name):
     base, tuned = (copy.deepcopy(module) for module in modules)
     for module in (base, tuned):
         module.float()
-    other = analyzer(name)(fresh((base, tuned)))
+    study = fresh((base, tuned))
     exact = tables(name)["score"]
-    np.testing.assert_allclose(other["score"], exact, rtol=2e-2, atol=1e-4 * np.abs(exact).max())
+    np.testing.assert_allclose(analyzer(name, study)(study)["score"], exact, rtol=2e-2, atol=1e-4 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize("name", marked(BASED))
 def test_an_identical_pair_is_silent(modules, name):
     base, _ = modules
-    table = analyzer(name)(fresh((base, copy.deepcopy(base))))
+    study = fresh((base, copy.deepcopy(base)))
+    table = analyzer(name, study)(study)
     if name.startswith("locate"):
         assert not table["score"].any()
         assert not table["selected"].any()
         return
     assert table.summary["shown"] is False
+    assert table.summary["sentence"].endswith(".")
+    for claim in claims.from_table(table.tables["claims"]):
+        claims.check(claim, table)
+        assert not claim.shown or claim.name == "correspondence"
+    if name.startswith("coalitions"):
+        assert not table["exact"].any()
+    if not name.startswith("verify"):
+        return
     # zero, mean and the twin are other values than a head's own, in an identical pair too
     alike = np.isin(table["condition"], ["base", "tuned", "ablate-base", "patch-tuned"])
     assert (table["equal_base"][alike] == 1.0).all()
@@ -227,6 +318,7 @@ def key(study, made):
 
 def test_the_key_follows_every_option(modules):
     study = fresh(modules)
+    (source, run), another = elsewhere("neuron"), located("weight")(study)
     # the value of every option that is not the default's
     others = {
         LocateNeurons(): {
@@ -235,6 +327,21 @@ def test_the_key_follows_every_option(modules):
         VerifyNeurons(parent="0" * 20): {
             "controls": 19, "dose_draws": 3, "control_prompts": 7, "depth": 9, "reach": 0.9, "parent": "1" * 20,
         },
+        Stability(LocateNeurons()): {
+            "locate": LocateNeurons(top="7"), "resamples": 6, "draws": 19, "least": 9, "controls": 19,
+            "control_prompts": 7, "parent": "1" * 20,
+        },
+        Redundancy(LocateNeurons()): {
+            "locate": LocateNeurons(top="7"), "rounds": 4, "controls": 19, "control_prompts": 7, "parent": "1" * 20,
+        },
+        Coalitions.of(run): {"draws": 5, "prompts": 7, "permutations": 19, "parent": "1" * 20},
+        Transfer.of(run, source): {
+            "recomputed": run, "controls": 19, "control_prompts": 7, "permutations": 19, "parent": "1" * 20,
+        },
+        Dissociation.of(run, run, study): {
+            "second": another, "other": other(study), "controls": 19, "control_prompts": 7, "parent": "1" * 20,
+        },
+        RefusalDirection.of(run): {"shares": (1.0,), "prompts": 7, "parent": "1" * 20},
     }  # fmt: skip
     for made, changes in others.items():
         named = {field.name for field in dataclasses.fields(made) if not field.metadata.get("from_parent")}
@@ -243,6 +350,23 @@ def test_the_key_follows_every_option(modules):
             key(study, dataclasses.replace(made, **{name: value})) for name, value in changes.items()
         ]
         assert len(set(keys)) == len(keys)
+
+
+def test_the_key_follows_what_was_given_by_hand(modules):
+    """Without a parent's key, what it would have determined counts."""
+    study = fresh(modules)
+    (source, run), another = elsewhere("neuron"), located("weight")(study)
+    given = [
+        Coalitions(located=run), Coalitions(located=another), RefusalDirection(located=run),
+        RefusalDirection(located=another), Transfer(located=run, source=source),
+        Transfer(located=another, source=source),
+        Transfer(located=run, source=study.pair), Dissociation(first=run, second=run, other=study),
+        Dissociation(first=another, second=run, other=study),
+        *(Dissociation(first=run, second=run, other=dataclasses.replace(study, **changed))
+          for changed in ({"seed": 1}, {"max_new_tokens": 3}, {"metric": Refusal.of(tiny.tokenizer(), ["cannot"])})),
+    ]  # fmt: skip
+    keys = [key(study, made) for made in given]
+    assert len(set(keys)) == len(keys)
 
 
 def test_the_key_follows_what_is_studied(modules):
@@ -279,7 +403,7 @@ def test_the_key_does_not_follow_what_makes_no_difference(modules):
             *(PromptSet(part.prompts, "elsewhere.txt") for part in (study.contrast.positive, study.contrast.negative))
         )
     )
-    for made in (LocateNeurons(), verify("", "neuron")):
+    for made in (LocateNeurons(), verify(study, "", "neuron")):
         assert key(named, made) == key(renamed, made) == key(study, made)
 
 

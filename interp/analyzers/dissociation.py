@@ -109,7 +109,7 @@ class Dissociation(Analyzer):
         """What matched random sets do in all four cells."""
         rows = []
         for behaviour, asked in studies.items():
-            rows_at = some(np.flatnonzero(changed[behaviour]), self.control_prompts, asked.seed)
+            rows_at = some(np.flatnonzero(changed[behaviour]).tolist(), self.control_prompts, asked.seed)
             if not rows_at:
                 continue
             mine = Donors(asked, donors.means, donors.write, donors.unit)

@@ -212,7 +212,7 @@ def _row(study: Study, own, kind: str, dose: float, intervention: Intervention) 
     kept = own.shown
     return {
         "kind": kind,
-        "dose": float(dose),
+        "dose": dose,
         "kl": kl,
         "lost": judged.lost(own)[kept] if kept.any() else np.zeros(0, bool),
         "equal_base": judged.equal_base[kept],

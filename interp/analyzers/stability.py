@@ -197,7 +197,7 @@ def _agreement(basis: str, rows: list[dict], chance: np.ndarray) -> Claim:
         values.mean(), values.min(), values.max(),
         f"{len(chance)} random pairs of sets with the same counts in every layer",
         chance.mean(), float(np.quantile(chance, 0.025)), ceiling, p, AGREEMENT, "at least",
-        values.mean() >= AGREEMENT and p <= ALPHA,
+        bool(values.mean() >= AGREEMENT and p <= ALPHA),
         {"table": "", "statistic": "mean", "column": "jaccard", "where": {"basis": basis},
          "p": {"null": {"table": "chance", "column": "jaccard", "where": {"basis": basis}},
                "observed": {"table": "", "statistic": "mean", "column": "jaccard", "where": {"basis": basis}}}},
