@@ -38,7 +38,6 @@ def verify(study, _, unit):
 
 
 def located(method, unit="neuron"):
-    """A locating run, or for a study of an identical pair, in which nothing is located, what it says of another."""
     return LocateNeurons(method=method, top="4", steps=3, unit=unit)
 
 
@@ -65,29 +64,29 @@ def other(study):
 
 
 def stability(study, _, unit):
-    return Stability(locate=located("change", unit), resamples=2, draws=20, controls=2, control_prompts=3)
+    return Stability(locate=located("change", unit), resamples=1, draws=20)
 
 
 def redundancy(study, _, unit):
-    return Redundancy(locate=located("change", unit), rounds=2, controls=2, control_prompts=3)
+    return Redundancy(locate=located("change", unit), rounds=2, controls=1, control_prompts=2)
 
 
 def coalitions(study, _, unit):
-    return Coalitions.of(elsewhere(unit)[1], draws=4, prompts=4, permutations=9)
+    return Coalitions.of(elsewhere(unit)[1], draws=4, prompts=2, permutations=9)
 
 
 def transfer(study, _, unit):
     source, run = elsewhere(unit)
-    return Transfer.of(run, source, recomputed=run, controls=2, control_prompts=3, permutations=9)
+    return Transfer.of(run, source, recomputed=run, controls=2, control_prompts=2, permutations=9)
 
 
 def dissociation(study, _, unit):
     run = elsewhere(unit)[1]
-    return Dissociation.of(run, run, other(study), controls=2, control_prompts=3)
+    return Dissociation.of(run, run, other(study), controls=1, control_prompts=2)
 
 
 def refusal_direction(study, _, unit):
-    return RefusalDirection.of(elsewhere(unit)[1], shares=(0.5, 1.0), prompts=3)
+    return RefusalDirection.of(elsewhere(unit)[1], shares=(1.0,), prompts=2)
 
 
 FURTHER = (stability, redundancy, coalitions, transfer, dissociation, refusal_direction)

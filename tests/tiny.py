@@ -205,16 +205,23 @@ def mlp_inputs(model: PreTrainedModel, layer: int, texts: list[str]) -> list[tor
 
 
 def planted(
-    model: PreTrainedModel, layer: int = 1, neurons: tuple[int, ...] = (5, 17, 30), pairs: int = 16
+    model: PreTrainedModel,
+    layer: int = 1,
+    neurons: tuple[int, ...] = (5, 17, 30),
+    pairs: int = 16,
+    both: Contrast | None = None,
+    word: str = "Sorry",
 ) -> tuple[PreTrainedModel, PreTrainedModel]:
     """A base in which these neurons write nothing, and a child in which they say sorry to positive prompts.
 
-    They read the last word of prompts without a template; all other weights of the two are the same.
+    They read the last word of prompts without a template; all other weights of the two are the same. ``both``: other
+    prompts than those of ``contrast``, as many in each class; ``word``: another one to say.
     """
     base = copy.deepcopy(model)
     mlps(base)[layer]["mlp.out"][:, list(neurons)] = 0
     child = copy.deepcopy(base)
-    both = contrast(pairs)
+    both = both or contrast(pairs)
+    pairs = len(both.positive)
     rows = mlp_inputs(base, layer, both.positive.texts + both.negative.texts)
     x = torch.cat(rows)
     last = torch.tensor([len(row) for row in rows]).cumsum(0) - 1
@@ -231,7 +238,7 @@ def planted(
     if not gated:
         readers = {"mlp.in": readers["mlp.gate"]}
     head = child.get_output_embeddings().weight.data
-    says = head[tokenizer().convert_tokens_to_ids("\u0120Sorry")] - head.mean(0)
+    says = head[tokenizer().convert_tokens_to_ids(f"\u0120{word}")] - head.mean(0)
     push = 0.2 if gated else 0.6
     for number, neuron in enumerate(neurons):
         matrices = mlps(child)[layer]

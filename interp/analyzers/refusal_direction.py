@@ -132,7 +132,7 @@ class _Candidate:
     @property
     def met(self) -> bool:
         """Whether it may be chosen."""
-        return self.kl <= KL and self.added >= 0 and np.isfinite(self.number)
+        return bool(self.kl <= KL and self.added >= 0 and np.isfinite(self.number))
 
 
 def _candidates(study: Study) -> list[_Candidate]:

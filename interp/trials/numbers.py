@@ -37,5 +37,5 @@ class Numbers:
             edits = intervention.bind(read) if intervention else ()
             run = self._study.engine.run(self._model, batch, edits=edits, keep=aim.keep)
             parts.append(to_host(aim.of(run.logits)))
-        found = np.concatenate(parts)
+        found = np.concatenate(parts).astype(np.float64)
         return found[np.argsort(self._order, kind="stable")]
