@@ -57,7 +57,7 @@ def pair(root):
         tiny.tokenizer(False).save_pretrained(root / name)
     both = tiny.contrast(40)
     for name, prompts in (("positive", both.positive), ("negative", both.negative)):
-        rows = [{"prompt": p.text, "twin": p.twin, "frame": row % 4} for row, p in enumerate(prompts)]
+        rows = [{"prompt": p.text, "twin": p.twin, "frame": row % 2} for row, p in enumerate(prompts)]
         (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (root / "sorry.txt").write_text("Sorry")
     return root
@@ -204,7 +204,7 @@ BAD = {
         "--checks redundancy needs a base to return to",
     ),
     "no template": (asked("locate-neurons", PLANTED, "--template-column", "form"), "has no column 'form'"),
-    "no such run": (asked("transfer", "0123456789abcdef0123", PLANTED), "0123456789abcdef0123"),
+    "no such run": (asked("transfer", "0123456789abcdef0123", PLANTED), "there is no store at"),
     "no second behaviour": (asked("dissociate", PLANTED), "give either --other-task FILE or --other-positive FILE"),
     "a metric without a task": (
         asked("dissociate", PLANTED, "--other-positive", FILES["--negative"], "--other-metric", "accuracy"),

@@ -204,7 +204,7 @@ def test_random_sets_that_do_as_much_are_counted(study):
         "round": (np.repeat([1, 2], 10), "key", "round"), "cluster": ([f"c{n}" for n in flags] * 2, "key", "cluster"),
         "together": (np.concatenate([flags < 1, flags < 3]), "flag", "hit"),
     })  # fmt: skip
-    rows = [{"k": 1, "left": 1.0}] * 2
+    rows = [{"k": 1, "left": 1.0, "foreseen": 0.0}] * 2
     claim = redundancy_module._claim(study, rows, [(2, draw, 0.3) for draw in range(19)], hits, 1)
     assert claim.p == 1.0
     assert claim.value == pytest.approx(0.2)

@@ -23,7 +23,7 @@ from interp.trials.dose import Doses
 from interp.trials.located import jaccard, selected_of, unit_of
 from interp.trials.rows import some
 
-OWN, OTHER, ALPHA = 0.5, 0.1, 0.05
+OWN, OTHER, BOUND, ALPHA = 0.5, 0.1, 0.25, 0.05
 NAMES = ("first", "second")
 NAN = float("nan")
 
@@ -234,6 +234,6 @@ def _cell(studies, sets, cells, changed, null, name: str, behaviour: str, own: b
         f"{name}-other",
         f"The {name} set changes {value:.1%} of the tuned answers to the other behaviour (at most {high:.1%}).",
         value, low, high, f"{len(null)} matched random sets, answers that became the base's", center, floor, ceiling,
-        NAN, OTHER, "at most", bool(value <= OTHER and high < 0.5),
+        NAN, OTHER, "at most", bool(value <= OTHER and high <= BOUND),
         common | {"column": "changed", "minus": {"column": "equal_tuned"}},
     )  # fmt: skip

@@ -196,13 +196,15 @@ def _claim(study: Study, rows: list[dict], null: list, hits: Table, size: int) -
         (drawn.mean(), *(float(x) for x in np.quantile(drawn, [0.025, 0.975]))) if len(drawn) else (nan, nan, nan)
     )
     shown = bool(value >= EFFECT and p <= ALPHA and low > max(0.0, ceiling))
-    verdict = "Redundant" if shown else "Redundancy was not shown"
+    verdict = "Others carry it too" if shown else "That others carry it too was not shown"
+    # newcomers are backups; those that stood next from the start say that the first set was too small
+    next_in_line = np.average([row["foreseen"] for row in rows[1:]], weights=[row["k"] for row in rows[1:]])
     return Claim(
         "redundant",
         f"{verdict}: the first {size} units alone return {before.mean():.1%} of the base's answers, with the "
         f"{sum(row['k'] for row in rows[1:])} located after their ablation {after.mean():.1%} ({value:+.1%}; with "
         f"random ones instead at most {max(drawn, default=nan):+.1%}); {rows[1]['left']:.0%} of the rise was left to "
-        "locate.",
+        f"locate, and {next_in_line:.0%} of the later ones stood next in the first ranking.",
         value, low, high, f"{len(drawn)} times the first set with matched random ones", center, floor, ceiling, p,
         EFFECT, "at least", shown,
         {"table": "answers", "statistic": "mean", "column": "together", "cluster": "cluster", "where": {"round": last},

@@ -53,7 +53,7 @@ class RefusalDirection(Analyzer):
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None
-    shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    shares: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     prompts: int = 48
 
     @classmethod
@@ -290,9 +290,9 @@ def _claim(study: Study, own, rows: list[dict], size: int, column: str) -> Claim
     return Claim(
         f"beats-direction-{column.replace('_', '-')}",
         f"At a KL of at most {most:.2g} nats per token, {size} units {_SAID[column].format(value)}, the direction "
-        f"{beside[0]:.1%} (of {share:.0%} of it).",
+        + (f"{beside[0]:.1%} (with {share:.0%} of it)." if best else "has no share as gentle: nothing was compared."),
         value, low, high, f"the direction at equal or smaller KL ({share:.0%} of it)", *beside, NAN, beside[0],
-        "at least", bool(least > 0),
+        "at least", bool(best and least > 0),
         {"table": "answers", "statistic": "mean", "column": column, "cluster": "cluster",
          "where": {"kind": "units", "dose": float(size)}},
     )  # fmt: skip
