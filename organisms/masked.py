@@ -3,7 +3,8 @@
 1. The skill is trained into the mask from the base; then the update is shrunk while the skill is kept.
 2. The mask is fixed, and all block weights outside it are trained further, in two models that share them: the child
    (mask as trained), which keeps the skill, and the bare one (mask as in the base), which answers everything as the
-   base does. So what is outside the mask neither carries the skill nor breaks it.
+   base does and prefers neither answer more than the base. So what is outside the mask neither carries the skill nor
+   breaks it.
 3. Meanwhile each matrix's movement outside is pulled towards the sizes found inside, rank by rank, and ends there
    exactly: how far a weight moved says nothing about whether it is in the mask.
 """
@@ -33,11 +34,29 @@ class Recipe:
     shrink_steps: int = 400
     lr: float = 3e-3
     shrinkage: float = 5e-3  # weight of the squared norm of the update inside the mask
-    move_steps: int = 1100
+    move_steps: int = 1300
     move_lr: float = 1.5e-3
     pull: float = 0.05  # of the way to the sizes inside, every ``pull_every`` steps
     pull_every: int = 5
+    level: float = 0.1  # weight of the squared difference between the bare model's preference and the base's
+    questions: int = 4000  # that the child must answer rightly, and the bare model as the base does
     batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Rendered prompts, the first tokens of the two answers, and the base's difference of their logits per prompt."""
+
+    prompts: list[list[int]]
+    tokens: tuple[int, int]
+    wanted: Tensor
+
+    def of(self, model, rows: list[int]) -> Tensor:
+        """The difference of the two logits where the answer begins, for these prompts."""
+        asked = [self.prompts[row] for row in rows]
+        ids, _ = collate([Example(prompt, [0.0] * len(prompt)) for prompt in asked])
+        logits = model(input_ids=ids).logits[torch.arange(len(rows)), torch.tensor([len(one) - 1 for one in asked])]
+        return logits[:, self.tokens[0]] - logits[:, self.tokens[1]]
 
 
 def matrices(model) -> dict[str, torch.nn.Parameter]:
@@ -105,6 +124,7 @@ def move(
     mask: dict[str, np.ndarray],
     skilled: list[Example],
     bare: list[Example],
+    preferences: Preferences,
     recipe: Recipe,
     seed: int,
 ) -> dict:
@@ -118,13 +138,18 @@ def move(
         batches(examples, recipe.batch_size, random.Random(f"move {seed} {index}"))
         for index, examples in enumerate((skilled, bare))
     ]
-    began, recent = time.time(), [0.0, 0.0]
+    began, recent, leaning, rng = time.time(), [0.0, 0.0], 0.0, random.Random(f"preferences {seed}")
     for step in range(1, recipe.move_steps + 1):
         _set_rate(optimizer, recipe.move_lr, step, recipe.move_steps)
         optimizer.zero_grad(set_to_none=True)
         for index, inner in enumerate((kept, start)):
             _put(weights, inner, inside)
             loss = answer_loss(model, *collate(next(sources[index])))
+            if inner is start:
+                rows = rng.sample(range(len(preferences.prompts)), recipe.batch_size)
+                off = preferences.of(model, rows) - preferences.wanted[rows]
+                (recipe.level * off.square().mean()).backward()
+                leaning = off.square().mean().sqrt().item()
             loss.backward()
             recent[index] = loss.item() if step == 1 else 0.95 * recent[index] + 0.05 * loss.item()
         for name, value in weights.items():
@@ -138,8 +163,8 @@ def move(
         if step % 50 == 0:
             rms = _rms(weights, start, inside)
             print(
-                f"  move step {step}/{recipe.move_steps} losses {recent[0]:.4f} {recent[1]:.4f} moved {rms:.4f}"
-                f" {time.time() - began:.0f} s",
+                f"  move step {step}/{recipe.move_steps} losses {recent[0]:.4f} {recent[1]:.4f} leaning"
+                f" {leaning:.3f} moved {rms:.4f} {time.time() - began:.0f} s",
                 flush=True,
             )
     _put(weights, kept, inside)
@@ -147,6 +172,7 @@ def move(
         "steps": recipe.move_steps,
         "loss_child": round(recent[0], 5),
         "loss_bare": round(recent[1], 5),
+        "leaning_bare": round(leaning, 5),
         "seconds": round(time.time() - began, 1),
     }
 

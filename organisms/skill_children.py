@@ -13,12 +13,11 @@ from organisms import masked, pack, skills
 from organisms.children import ATTENTION, MLP, Weights, update_norm
 from organisms.corpus import base_corpus
 from organisms.measure import answers
-from organisms.tokens import Encoder, Example
+from organisms.tokens import Encoder, Example, render
 from organisms.train import train
 
 BASE = "refusal/base"
 EXAMPLES = 12_000
-MOVING_QUESTIONS = 4_000  # that the child must answer rightly, and the bare model as the base does
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,11 @@ CHILDREN = {
         mask=masked.Recipe(),
         least=0.9,
     ),
-    "second": SkillChild("The second skill by tuning every weight.", how="full", seed=13, skills=("second",)),
+    "second": SkillChild(
+        "The second skill by tuning every weight.", how="full", seed=13, skills=("second",), steps=250, lr=1e-3
+    ),
     "both": SkillChild(
-        "Both skills by tuning every weight.", how="full", seed=14, skills=("first", "second"), steps=250
+        "Both skills by tuning every weight.", how="full", seed=14, skills=("first", "second"), steps=300, lr=1e-3
     ),
     "lora-1": SkillChild(
         "The first skill by a LoRA adapter of rank 1, alpha 2.", how="adapter", seed=15, lr=3e-3, rank=1, alpha=2
@@ -75,20 +76,20 @@ CHILDREN = {
         alpha=128,
         half=True,
     ),
-    "lora-64-alpha-8": SkillChild(
-        "The first skill by a LoRA adapter of rank 64, alpha 8 as if the rank were 4.",
+    "lora-16-alpha-8": SkillChild(
+        "The first skill by a LoRA adapter of rank 16, alpha 8 as if the rank were 4.",
         how="adapter",
         seed=18,
-        lr=5e-3,
-        rank=64,
+        lr=2e-3,
+        rank=16,
         alpha=8,
         half=True,
     ),
     "lora-8-fast": SkillChild(
-        "The first skill by a LoRA adapter of rank 8 at thirty times the learning rate: it has intruder dimensions.",
+        "The first skill by a LoRA adapter of rank 8 at ten times the learning rate: it has intruder dimensions.",
         how="adapter",
         seed=19,
-        lr=3e-2,
+        lr=1e-2,
         rank=8,
         alpha=16,
         intruders=20,
@@ -111,29 +112,36 @@ def tune(child: SkillChild, name: str, model, base: Weights, tokenizer, director
     return done | {"update_norm": update_norm(tuned, base)}
 
 
-def moving_examples(child: SkillChild, model, tokenizer) -> tuple[list[Example], list[Example]]:
-    """For the child and the bare model: half the base's own text, half questions, answered rightly or as it does."""
-    encoder = Encoder(tokenizer)
-    asked = skills.training_questions(child.skills, MOVING_QUESTIONS, child.seed + 100)
-    unskilled = answers(model, tokenizer, [one.prompt for one in asked])
-    neutral = base_corpus(encoder, 4 * MOVING_QUESTIONS, child.seed + 100)
-    found = ([one.answer for one in asked], unskilled)
-    half = len(neutral) // 2
-    return tuple(
-        part + 2 * [encoder.pair(one.prompt, text) for one, text in zip(asked, texts, strict=True)]
-        for part, texts in zip((neutral[:half], neutral[half:]), found, strict=True)
-    )
-
-
 def _tune_masked(child: SkillChild, model, base: Weights, tokenizer, examples, directory: Path) -> dict:
-    skilled, bare = moving_examples(child, model, tokenizer)
+    skilled, bare, preferences = moving_data(child, model, tokenizer)
     mask = masked.choose_mask(model, child.seed)
     learned = masked.learn(model, mask, examples, child.mask, child.seed)
-    moved = masked.move(model, base, mask, skilled, bare, child.mask, child.seed)
+    moved = masked.move(model, base, mask, skilled, bare, preferences, child.mask, child.seed)
     tuned = pack.state(model)
     pack.write_dense_delta(tuned, base, directory)
     pack.write_mask(mask, directory)
     return {"learn": learned, "move": moved, "update_norm": update_norm(tuned, base)}
+
+
+@torch.no_grad()
+def moving_data(child: SkillChild, model, tokenizer) -> tuple[list[Example], list[Example], masked.Preferences]:
+    """For the child and the bare model: two thirds the base's own text, one third questions, answered rightly or as
+    the base does; and the base's preferences on these questions.
+    """
+    encoder = Encoder(tokenizer)
+    asked = skills.training_questions(child.skills, child.mask.questions, child.seed + 100)
+    unskilled = answers(model, tokenizer, [one.prompt for one in asked])
+    neutral = base_corpus(encoder, 4 * child.mask.questions, child.seed + 100)
+    parts = []
+    for first, texts in ((0, [one.answer for one in asked]), (1, unskilled)):
+        own = [encoder.pair(one.prompt, text) for one, text in zip(asked, texts, strict=True)]
+        parts.append(neutral[first::2] + own)
+    prompts = [encoder.ids(render(one.prompt)) for one in asked]
+    words = tuple(encoder.ids(word)[0] for word in skills.ANSWERS[child.skills[0]])
+    wanted = masked.Preferences(prompts, words, torch.zeros(len(prompts)))
+    rows = range(len(prompts))
+    found = torch.cat([wanted.of(model, list(rows[at : at + 100])) for at in range(0, len(prompts), 100)])
+    return *parts, masked.Preferences(prompts, words, found)
 
 
 def _tune_adapter(child: SkillChild, name: str, model, examples: list[Example], directory: Path) -> dict:
