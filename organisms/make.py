@@ -5,7 +5,7 @@
 3. What is asserted and written to ``organism.json`` is measured on the shipped files, loaded through transformers.
 
 Every stage is seeded and is skipped when its output was made by the same recipe; checkpoints are in
-``organisms-work``. About half an hour. A threshold that is missed stops the script with its numbers.
+``organisms-work``. About an hour. A threshold that is missed stops the script with its numbers.
 """
 
 from __future__ import annotations
@@ -186,9 +186,8 @@ def make_child(name: str, child: Child, base_note: dict, threads: int) -> None:
 def main() -> None:
     """Make what was asked for (everything when nothing is named), in order."""
     parser = argparse.ArgumentParser(prog="python -m organisms.make", description="Make the shipped organisms.")
-    parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"{', '.join((*CHILDREN, *skill_family.CHILDREN))}; all by default"
-    )
+    known = (*CHILDREN, *(f"skill/{name}" for name in skill_family.CHILDREN))
+    parser.add_argument("names", nargs="*", metavar="name", help=f"{', '.join(known)}; all by default")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -105,7 +105,9 @@ def make_child(name: str, child: SkillChild, threads: int) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         facts = tune(child, name, model, pack.state(model), tokenizer, directory)
-        recorded = child.options() | facts | {"examples": EXAMPLES, "threads": threads}
+        unused = ("steps", "lr") if child.how == "mask" else ()
+        recorded = {key: value for key, value in child.options().items() if value and key not in unused}
+        recorded |= facts | {"examples": EXAMPLES, "threads": threads}
         (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
         write_note(
             directory,
