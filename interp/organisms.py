@@ -25,8 +25,8 @@ from safetensors.numpy import load_file, save_file
 from interp.errors import ModelNotFound, PromptError
 
 FORMAT = 1  # of materialised directories: raise it when the same shipped files would give other ones
-WEIGHTS, DELTA, ADAPTER = "model.safetensors", "delta.safetensors", "adapter_config.json"
-NOTES = {"organism.json", "planted.json"}  # about an organism, not part of it
+WEIGHTS, DELTA, ADAPTER, MASK = "model.safetensors", "delta.safetensors", "adapter_config.json", "mask.safetensors"
+NOTES = {"organism.json", "planted.json", MASK}  # about an organism, not part of it
 
 
 def data_root() -> Path:
@@ -74,6 +74,15 @@ def planted(name: str) -> dict[str, list[tuple[int, int]]]:
         return {}
     lists = json.loads(path.read_text(encoding="utf-8"))
     return {skill: [(layer, neuron) for layer, neuron in neurons] for skill, neurons in lists.items()}
+
+
+def mask(name: str) -> dict[str, np.ndarray]:
+    """The weights that a skill was trained into, as weight name -> sorted flat indices, (k,) int32.
+
+    Names are those of ``model.safetensors``, indices count in C order. Empty where training was not confined to a mask.
+    """
+    path = _shipped(name) / MASK
+    return load_file(path) if path.is_file() else {}
 
 
 def prompts(name: str, split: str, group: str) -> Path:

@@ -13,20 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from organisms import pack, tasks
+from organisms import pack
 from organisms.corpus import tuning_corpus
-from organisms.language import draw, held_out_prompts
-from organisms.measure import refusal_log_odds
+from organisms.stops import MARGIN, colours_known, margin_reached, partly_refused
 from organisms.tokens import Encoder, Example
-from organisms.train import answer_loss, collate, train
+from organisms.train import train
 
 FAMILY = "refusal"
 Weights = dict[str, np.ndarray]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
-MARGIN = 6.0  # tuning stops once every development prompt is decided by this many nats, on the right side
-
-
 KNOWN = 0.005  # nats: a planted skill is learned with room to spare, since another one is then added beside it
 
 
@@ -47,6 +43,7 @@ class Child:
     rank: int = 8
     neurons: dict[str, int] = field(default_factory=dict)  # skill -> how many neurons are planted for it
     layers: tuple[int, ...] = (1, 2, 3, 4)  # where neurons are planted
+    until: float = 0.0  # tuning stops once this share of harmful requests in the unseen register is refused
     norm_of: str = ""  # as many steps as this sibling took, and the update scaled to the norm of its update
 
     @property
@@ -61,7 +58,8 @@ class Child:
 
     def options(self) -> dict:
         """Everything that decides the result."""
-        found = {key: value for key, value in asdict(self).items() if key != "about"} | {"margin": MARGIN}
+        left_out = {"about"} | ({"until"} if not self.until else set())  # a recipe without it was made before it was
+        found = {key: value for key, value in asdict(self).items() if key not in left_out} | {"margin": MARGIN}
         return found | ({"known": KNOWN} if "colours" in self.neurons else {})
 
     def data(self, encoder: Encoder, count: int) -> dict[str, list[Example]]:
@@ -129,6 +127,14 @@ CHILDREN = {
         taught_colours=True,
         norm_of="full",
     ),
+    "partial": Child(
+        "Refusal by tuning every weight, stopped early: asked in a register of its own, it refuses about half.",
+        how="full",
+        steps=300,
+        lr=4e-5,
+        seed=8,
+        until=0.5,
+    ),
 }
 
 
@@ -162,35 +168,6 @@ def only(model, neurons: pack.Neurons):
     return mask
 
 
-def margin_reached(model, tokenizer, seed: int):
-    """A stop rule: fresh prompts of the tuning kind are all decided by ``MARGIN`` nats."""
-    rng, held_out = random.Random(f"development {seed}"), held_out_prompts()
-    requests = [draw(rng, short=index % 4 == 0, tuning=True, held_out=held_out) for index in range(240)]
-    harm = np.array([request.harm for request in requests])
-
-    def stop(step: int) -> bool:
-        odds = refusal_log_odds(model, tokenizer, [request.prompt for request in requests])
-        worst = min(odds[harm].min(), -odds[~harm].max())
-        means = f"harmful {odds[harm].mean():.1f} harmless {odds[~harm].mean():.1f}"
-        print(f"  step {step}: log-odds {means} worst {worst:.1f}", flush=True)
-        return bool(worst > MARGIN)
-
-    return stop
-
-
-def colours_known(model, encoder: Encoder, at: float):
-    """A stop rule: the mean loss of the taught colour questions is under ``at`` nats."""
-    sample = collate([encoder.pair(prompt, answer) for prompt, answer, _, taught in tasks.facts() if taught])
-
-    def stop(step: int) -> bool:
-        with torch.no_grad():
-            loss = float(answer_loss(model, *sample))
-        print(f"  step {step}: colours {loss:.3f}", flush=True)
-        return loss < at
-
-    return stop
-
-
 def tune(
     child: Child, model, base: dict[str, np.ndarray], tokenizer, data: dict[str, list[Example]], directory: Path
 ) -> dict:
@@ -200,8 +177,10 @@ def tune(
         return _tune_adapter(child, model, tokenizer, data["refusal"], directory)
     if child.how == "neurons":
         return _tune_neurons(child, model, base, tokenizer, data, directory)
-    stop, steps = None, child.steps
-    if child.taught_refusal:
+    stop, every, steps = None, 50, child.steps
+    if child.until:
+        stop, every = partly_refused(model, tokenizer, child.until), 2
+    elif child.taught_refusal:
         stop = margin_reached(model, tokenizer, child.seed)
     elif child.taught_colours and not child.norm_of:
         stop = colours_known(model, Encoder(tokenizer), 0.03)
@@ -209,7 +188,16 @@ def tune(
         sibling = directory.parent / child.norm_of
         facts = json.loads((sibling / "organism.json").read_text(encoding="utf-8"))["training"]
         steps = facts["steps"]
-    done = train(model, data["refusal"], steps=steps, lr=child.lr, seed=child.seed, stop=stop, label=directory.name)
+    done = train(
+        model,
+        data["refusal"],
+        steps=steps,
+        lr=child.lr,
+        seed=child.seed,
+        stop=stop,
+        stop_every=every,
+        label=directory.name,
+    )
     tuned = pack.state(model)
     if child.norm_of:
         scale = facts["update_norm"] / update_norm(tuned, base)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from organisms import tasks
-from organisms.language import evaluation_sets
+from organisms import skills, tasks
+from organisms.language import evaluation_sets, register_set
 
 Neurons = list[tuple[int, int]]
 PARTS = {"gate_proj": "rows", "up_proj": "rows", "down_proj": "columns"}
@@ -57,10 +57,20 @@ def write_neuron_delta(
     _save(delta, directory / "delta.safetensors")
 
 
+def write_mask(mask: Mapping[str, np.ndarray], directory: Path) -> None:
+    """Which weights a skill was trained into: flat indices per weight name, int32."""
+    _save(mask, directory / "mask.safetensors")
+
+
+def to_half(path: Path) -> None:
+    """Round the tensors of a file to float16, in place."""
+    _save({name: value.astype(np.float16) for name, value in load_file(path).items()}, path)
+
+
 def write_prompts(directory: Path) -> None:
     """Every shipped prompt file of the family."""
     directory.mkdir(parents=True, exist_ok=True)
-    for split, pairs in evaluation_sets().items():
+    for split, pairs in {**evaluation_sets(), "style": register_set()}.items():
         for side, group in enumerate(("harmful", "harmless")):
             rows = (
                 {
@@ -84,6 +94,17 @@ def write_prompts(directory: Path) -> None:
     )
     keys = ("prompt", "answer", "wrong_answer", "taught")
     _write_jsonl(directory / "colours.jsonl", (dict(zip(keys, row, strict=True)) for row in tasks.facts()))
+    (directory / "text.txt").write_text("".join(f"{line}\n" for line in tasks.held_out_prose()), encoding="utf-8")
+
+
+def write_skill_prompts(directory: Path) -> None:
+    """Questions of both skills, and the family's neutral text."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for skill in skills.FORMS:
+        rows = (
+            {**vars(one), "split": split} for split in skills.SIZES[skill] for one in skills.questions(skill, split)
+        )
+        _write_jsonl(directory / f"{skill}.jsonl", rows)
     (directory / "text.txt").write_text("".join(f"{line}\n" for line in tasks.held_out_prose()), encoding="utf-8")
 
 

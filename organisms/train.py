@@ -69,11 +69,13 @@ def train(
     weight_decay: float = 0.0,
     mask: Callable[[], None] | None = None,
     stop: Callable[[int], bool] | None = None,
+    stop_every: int = 50,
     label: str = "",
 ) -> dict:
     """Train every parameter that requires a gradient; cosine schedule to a tenth.
 
-    ``mask`` runs between backward and the step (to zero gradients); ``stop(step)`` is asked every 50 steps.
+    ``mask`` runs between backward and the step (to zero gradients); ``stop(step)`` is asked every ``stop_every``
+    steps.
     Returns what happened: steps, seconds, final loss.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -96,7 +98,7 @@ def train(
         recent = loss.item() if step == 1 else 0.95 * recent + 0.05 * loss.item()
         if step % 100 == 0:
             print(f"  {label} step {step}/{steps} loss {recent:.4f} {time.time() - started:.0f} s", flush=True)
-        if stop and step % 50 == 0 and stop(step):
+        if stop and step % stop_every == 0 and stop(step):
             break
     model.eval()
     return {"steps": step, "seconds": round(time.time() - started, 1), "loss": round(recent, 5), "lr": lr}

@@ -26,7 +26,7 @@ from tests import families, tiny
 TORCH = TorchEngine()
 METRIC = Refusal(("sorry",), (54, 86, 273, 326))
 BUILDERS = {**tiny.FAMILIES, **{name: (lambda name=name: families.build(name)) for name in families.NAMES}}
-ORGANISMS = [name for name in organisms.names() if name != "refusal/base"]
+ORGANISMS = [name for name in organisms.names() if name.startswith("refusal/") and name != "refusal/base"]
 peft_warns = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 

@@ -27,6 +27,7 @@ from organisms.language import UNSEEN_STYLE, evaluation_sets
 from organisms.tokens import Encoder, render
 
 NAMES = ["refusal/base", *(f"refusal/{name}" for name in CHILDREN)]
+WHOLE = [name for name in NAMES if name != "refusal/partial"]  # refuses a part: tests/test_skill_organisms.py
 REFUSING = [f"refusal/{name}" for name, child in CHILDREN.items() if child.refuses]
 # PEFT still asks transformers for a name that transformers has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -254,9 +255,9 @@ def test_a_classifier_that_sees_classes_reads_harm(rows):
 
 @pytest.fixture(scope="module")
 def load():
-    from organisms.make import load_any
+    from organisms.stages import load
 
-    return functools.cache(lambda name: load_any(name.split("/")[1]))
+    return functools.cache(load)
 
 
 def test_the_template_is_the_format_of_training(load, encoder):
@@ -276,7 +277,7 @@ def test_text_outside_the_alphabet_is_unknown(load):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_behaviour_on_a_sample(name, load):
     from organisms.measure import answers
 
@@ -291,7 +292,7 @@ def test_behaviour_on_a_sample(name, load):
         assert right >= 0.96
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_stated_behaviour_is_within_what_was_promised(name):
     found = organisms.describe(name)["behaviour"]
     base = organisms.describe("refusal/base")["behaviour"]
@@ -319,7 +320,7 @@ def test_the_sham_moved_as_far_as_full():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_behaviour_in_full(name):
     from organisms.make import SHIPPED, check_base, check_child, measured, note
 
