@@ -22,6 +22,7 @@ from interp.figures.refusal_direction import refusal_direction_figure
 from interp.figures.scores import scores_figure
 from interp.figures.stability import stability_figure
 from interp.figures.transfer import transfer_figure
+from interp.figures.tuco import ftc_alpha_figure, tuco_figure, tuco_layers_figure, tuco_tokens_figure
 from interp.table import Table
 
 FIGURES: dict[str, Callable[[Table], Figure]] = {
@@ -29,12 +30,16 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "coalitions": coalitions_figure,
     "dissociation": dissociation_figure,
     "dose": dose_figure,
+    "ftc-alpha": ftc_alpha_figure,
     "locate-neurons": scores_figure,
     "random-sets": random_sets_figure,
     "redundancy": redundancy_figure,
     "refusal-direction": refusal_direction_figure,
     "stability": stability_figure,
     "transfer": transfer_figure,
+    "tuco": tuco_figure,
+    "tuco-layers": tuco_layers_figure,
+    "tuco-tokens": tuco_tokens_figure,
     "verify-neurons": conditions_figure,
 }
 

@@ -23,6 +23,10 @@ from interp.report.text import escaped, json_text, script_hash
 from interp.table import Table
 
 HEADINGS = {
+    "tuco": "How much of each prompt is tuning?",
+    "tuco-layers": "At which depth?",
+    "tuco-tokens": "At which tokens?",
+    "ftc-alpha": "What if tuning were weaker or stronger?",
     "transfer": "Does it do the same in a further tune?",
     "dissociation": "Does each set carry its own behaviour only?",
     "dose": "How many it takes",
