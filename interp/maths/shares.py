@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def size(value: Float[Tensor, "B P D"], order: float = 1) -> Float[Tensor, " B"]:
+def size(value: Float[Tensor, "B P D"], order: int = 1) -> Float[Tensor, " B"]:
     """Norm over positions and width of every prompt's values: the sum of magnitudes for order 1, Euclidean for 2."""
     return torch.linalg.vector_norm(value, ord=order, dim=(1, 2))
 
@@ -23,7 +23,7 @@ class Running:
     position by itself.
     """
 
-    def __init__(self, order: float = 1, keep: Float[Tensor, "B P D"] | None = None) -> None:
+    def __init__(self, order: int = 1, keep: Float[Tensor, "B P D"] | None = None) -> None:
         """``keep`` multiplies every value: 0 at padding and at dimensions that are left out."""
         self.order, self.keep = order, keep
         self.base: Tensor | None = None

@@ -31,9 +31,9 @@ class Tuco(Analyzer):
     ``granularity``: ``block`` is the paper's; ``sublayer`` gives the base's MLP what it reads after the tuned
     attention, with the same total in another split. ``positions``: the ``last`` token, or ``all`` tokens as one vector.
     ``path``: ``fast`` takes the base's output projections and MLPs of the last token alone, ``full`` of all, ``auto``
-    the fast one where it can be. ``order`` of the norm is 1 or 2; dimensions in ``drop`` are left out of it. ``output`` false
-    leaves out ``output_co`` and with it a pass of the base on its own stream. With two classes, the AUC of positive
-    above negative prompts, over all pairs and over those whose numbers of tokens differ by at most ``caliper``.
+    the fast one where it can. ``order`` of the norm is 1 or 2; dimensions in ``drop`` are left out of it. ``output``
+    false leaves out ``output_co`` and with it a pass of the base on its own stream. With two classes, the AUC of
+    positive above negative prompts, over all pairs and over those whose lengths differ by at most ``caliper`` tokens.
 
     Returns a table of kind ``tuco``, one row per prompt, with ``layers`` (sizes and betas after every block), ``floor``
     (the same pair of models taken twice, by arithmetic of another shape) and, for ``all`` positions, ``tokens``.

@@ -97,7 +97,7 @@ def split(study: Study, asked: Tuco, other: Model, stream: Stream) -> tuple[Runn
 def kept(asked: Tuco, stream: Stream, whole: bool = False) -> Float[Tensor, "B P D"]:
     """1 where a value counts, 0 at padding and (unless ``whole``) at dimensions that are dropped."""
     values = stream.cut(stream.before[0])
-    keep = stream.cut(stream.batch.real[..., None]).double().expand(values.shape)
+    keep = stream.cut(stream.batch.real[..., None].double()).expand(values.shape)
     if not asked.drop or whole:
         return keep
     return keep.index_fill(-1, torch.tensor(asked.drop, device=keep.device), 0.0)
