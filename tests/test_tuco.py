@@ -35,6 +35,8 @@ from tests import families, tiny
 
 ENGINE = TorchEngine()
 FIVE = ("llama", "qwen3", "gemma2", "gpt2", "neox")
+# One plain, one with norms after its parts; the others are slow tests where only padding or arithmetic could differ.
+TWO = [pytest.param(name, marks=[] if name in ("llama", "gemma2") else pytest.mark.slow) for name in FIVE]
 WAYS = [(granularity, path) for granularity in ("block", "sublayer") for path in ("full", "fast")]
 
 
@@ -202,7 +204,11 @@ def test_it_equals_the_plain_computation(name):
             assert table["output_co"][row] == pytest.approx(output, abs=1e-5)
 
 
-CHILDREN = [name for name in organisms.names() if organisms.base_of(name)]
+CHILDREN = [
+    pytest.param(name, marks=[] if name in ("refusal/full", "refusal/lora") else pytest.mark.slow)
+    for name in organisms.names()
+    if organisms.base_of(name)
+]
 
 
 @pytest.mark.parametrize("name", CHILDREN)
@@ -220,7 +226,7 @@ def test_it_equals_the_plain_computation_on_organisms(name):
 # --------------------------------------------------------------------------------------------- exactness and paths
 
 
-@pytest.mark.parametrize("name", [*FIVE, pytest.param("gemma3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*TWO, pytest.param("gemma3", marks=pytest.mark.slow)])
 def test_an_identical_pair_is_silent(name):
     base = build(name)
     pair = Pair.from_modules(copy.deepcopy(base), base, tiny.tokenizer())
@@ -246,7 +252,7 @@ def test_a_base_that_adds_nothing_leaves_all_to_tuning():
     assert (table["pre_co"] == 0).all()
 
 
-@pytest.mark.parametrize("name", [*FIVE, pytest.param("mixtral", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*TWO, pytest.param("mixtral", marks=pytest.mark.slow)])
 def test_neither_path_nor_padding_nor_batches_count(name):
     pair = pair_of(name)
     exact = Tuco(path="full")(study_of(pair, batch_size=1))
@@ -308,7 +314,7 @@ def test_an_adapter_switched_is_the_pair_of_two_models(tmp_path):
     base = tiny.llama()
     wrapped = tiny.lora("llama", base, tmp_path / "lora", fill=0.05)
     shares = []
-    for strength in (1.0, 0.1, 0.01, 0.001):
+    for strength in (1.0, 0.01, 0.001):
         tuned = copy.deepcopy(wrapped)
         for module in tuned.modules():
             if hasattr(module, "scaling") and isinstance(module.scaling, dict):
@@ -318,7 +324,7 @@ def test_an_adapter_switched_is_the_pair_of_two_models(tmp_path):
         apart = Tuco(path="full")(study_of(Pair.from_modules(merged, base, tiny.tokenizer())))
         np.testing.assert_allclose(switched["tuco"], apart["tuco"], rtol=2e-3 if strength < 0.01 else 1e-4)
         shares.append(switched["tuco"].mean() / strength)
-    assert shares[3] == pytest.approx(shares[2], rel=0.02)
+    assert shares[2] == pytest.approx(shares[1], rel=0.02)
 
 
 def test_nnsight_gives_the_same():
@@ -456,7 +462,7 @@ def test_whole_weights_are_put_back_when_a_pass_fails():
 
 def test_strengths_bring_a_planted_behaviour():
     study = tiny.planted_study("llama")
-    table = FtcAlpha(alphas=(0, 0.5), new_tokens=1)(study)
+    table = FtcAlpha(alphas=(0.0, 0.5), new_tokens=1)(study)
     positive = (table["group"] == "positive") & (table["way"] == "blocks")
     assert table["alpha"][positive].tolist() == [0, 0.5, 1]
     assert table["refused"][positive][[0, 2]].tolist() == [0, 1]
@@ -661,6 +667,7 @@ def test_without_a_base_the_command_says_so_before_loading(run, only_line, saved
     assert "TuCo needs a base model" in only_line(err)
 
 
+@pytest.mark.slow
 def test_organisms_say_what_their_names_promise():
     """A sham changed less than a tune, and attention's tune is in the blocks too."""
     prompts = [read_prompts(organisms.prompts("refusal", "verify", group)) for group in ("harmful", "harmless")]

@@ -1,4 +1,4 @@
-"""``FtcAlpha``: the tuned part of every block at other strengths (TuCo, arXiv 2506.23423, section 3.3 and 5).
+"""``FtcAlpha``: the tuned part of every block at other strengths (FTC_alpha of TuCo, arXiv 2506.23423).
 
 Every block adds ``f_base(x) + alpha (f_tuned(x) - f_base(x))`` on the stream that is so scaled, at all tokens. Beside
 it, as a control, the whole update at that strength: weights ``W_base + alpha (W_tuned - W_base)``, which also scales
@@ -162,7 +162,7 @@ def _write(study: Study, group: str, new_tokens: int) -> list[list[int]]:
 def _held(study: Study) -> set[str]:
     """Clusters that judge a strength; the others choose it."""
     names = sorted(set(study.prompts("positive").clusters))
-    return set(np.random.default_rng(study.seed).permutation(names)[: len(names) // 2].tolist())
+    return set(map(str, np.random.default_rng(study.seed).permutation(names)[: len(names) // 2]))
 
 
 def _columns(study: Study, rows: Sequence[dict], held: set[str], asked: FtcAlpha) -> dict[str, tuple]:
@@ -243,7 +243,7 @@ def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> Claim:
 
 def _chosen(study: Study, prompts: Table, way: str) -> tuple[float, float, float, float]:
     mine = (prompts["way"] == way) & (prompts["group"] == "positive")
-    alphas = sorted(set(prompts["alpha"].tolist()), key=lambda alpha: (abs(alpha - 1), alpha))
+    alphas = sorted(set(map(float, prompts["alpha"])), key=lambda alpha: (abs(alpha - 1), alpha))
 
     def numbers(alpha: float, held: bool) -> np.ndarray:
         return prompts["number"][mine & (prompts["alpha"] == alpha) & (prompts["held"] == held)]

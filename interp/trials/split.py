@@ -1,6 +1,6 @@
 """What the base's blocks would add to the tuned model's stream, and what the tuned model's add beyond that.
 
-With ``f(x, l)`` the update of block l, on the tuned stream ``x_l`` (TuCo, arXiv 2506.23423, section 4)::
+With ``f(x, l)`` the update of block l, on the tuned stream ``x_l`` (TuCo, arXiv 2506.23423)::
 
     PTC_l = f_base(x_l, l)        FTC_l = f_tuned(x_l, l) - f_base(x_l, l)        x_{l+1} = x_l + PTC_l + FTC_l
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.analyzers.tuco.compared import compared
+from interp.analyzers.tuco.compared import rows_and_claims
 from interp.analyzers.tuco.passes import Measured, measure, noise
 from interp.errors import OptionError, UnsupportedModel
 from interp.models.invisible import remarks
@@ -87,7 +87,7 @@ class Tuco(Analyzer):
         notes = remarks(study.pair)
         found = [measure(study, self, group) for group in study.classes]
         floor = noise(study, self)
-        columns, made, permuted = compared(study, self, found, float(np.max(floor["tuco"])))
+        columns, made, permuted = rows_and_claims(study, self, found, float(np.max(floor["tuco"])))
         tables = {"layers": _layers(found), "floor": floor}
         if self.positions == "all":
             tables["tokens"] = _tokens(found)

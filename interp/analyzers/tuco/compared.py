@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.analyzers.tuco.passes import Measured
+from interp.analyzers.tuco.passes import Asked, Measured
 from interp.claims import Claim
 from interp.maths.auc import clustered_auc, wins
 from interp.maths.statistics import clustered_bootstrap, permutation_p, roc_auc
 from interp.study import Study
 from interp.table import Table, table
 
-if TYPE_CHECKING:
-    from interp.analyzers.tuco import Tuco
-
 NAN = float("nan")
 ALPHA = 0.05
 
 
-def compared(
-    study: Study, asked: Tuco, found: Sequence[Measured], floor: float
+def rows_and_claims(
+    study: Study, asked: Asked, found: Sequence[Measured], floor: float
 ) -> tuple[dict[str, tuple], list[Claim], Table | None]:
     """Columns by prompt, claims, and (of two classes) the AUC under shuffled labels."""
     prompts = [prompt for part in found for prompt in part.prompts]
@@ -107,7 +103,7 @@ def _separates(study: Study, positive: Measured, negative: Measured, null: np.nd
     )  # fmt: skip
 
 
-def _at_equal_length(study: Study, positive: Measured, negative: Measured, near: np.ndarray, asked: Tuco) -> Claim:
+def _at_equal_length(study: Study, positive: Measured, negative: Measured, near: np.ndarray, asked: Asked) -> Claim:
     value, low, high = _auc(study, positive, negative, "tuco", near)
     length = _auc(study, positive, negative, "lengths", near)
     most = f"{asked.caliper} token{'s' * (asked.caliper != 1)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,11 +21,28 @@ from interp.study import Study
 from interp.table import Table, table
 from interp.trials.split import Stream, against, own_end
 
-if TYPE_CHECKING:
-    from interp.analyzers.tuco import Tuco
-
 _BY_BLOCK = ("betas", "base_sizes", "tuned_sizes", "cosines", "errors")
 _SHIFT = 5  # columns of padding that give the arithmetic another shape
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """The options that passes and claims follow; see ``interp.analyzers.tuco.Tuco``."""
+
+    granularity: str
+    positions: str
+    order: int
+    drop: tuple[int, ...]
+    output: bool
+    caliper: int
+    permutations: int
+    floor_prompts: int
+    map_prompts: int
+
+    @property
+    def way(self) -> str:
+        """The path that is taken: fast or full."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,7 @@ class Measured:
     tokens: dict[int, tuple[list[str], np.ndarray]]
 
 
-def measure(study: Study, asked: Tuco, group: str) -> Measured:
+def measure(study: Study, asked: Asked, group: str) -> Measured:
     """Split the stream of every prompt of a class."""
     base, tuned, encoded = study.pair.require_base("TuCo"), study.pair.tuned, study.encoded(group)
     n_layers, count = tuned.anatomy.n_layers, len(encoded)
@@ -76,7 +93,7 @@ def measure(study: Study, asked: Tuco, group: str) -> Measured:
     return Measured(group, prompts, lengths, tuco, output_co, **numbers, tokens=dict(sorted(tokens.items())))
 
 
-def split(study: Study, asked: Tuco, other: Model, stream: Stream) -> tuple[Running, list[Float[Tensor, " B"]]]:
+def split(study: Study, asked: Asked, other: Model, stream: Stream) -> tuple[Running, list[Float[Tensor, " B"]]]:
     """The sums of one batch against ``other``'s blocks, and how far embedding and sums miss the stream after each."""
     keep = kept(asked, stream).to(other.device)
     real = kept(asked, stream, whole=True).to(other.device)
@@ -94,7 +111,7 @@ def split(study: Study, asked: Tuco, other: Model, stream: Stream) -> tuple[Runn
     return running, errors
 
 
-def kept(asked: Tuco, stream: Stream, whole: bool = False) -> Float[Tensor, "B P D"]:
+def kept(asked: Asked, stream: Stream, whole: bool = False) -> Float[Tensor, "B P D"]:
     """1 where a value counts, 0 at padding and (unless ``whole``) at dimensions that are dropped."""
     values = stream.cut(stream.before[0])
     keep = stream.cut(stream.batch.real[..., None].double()).expand(values.shape)
@@ -103,7 +120,7 @@ def kept(asked: Tuco, stream: Stream, whole: bool = False) -> Float[Tensor, "B P
     return keep.index_fill(-1, torch.tensor(asked.drop, device=keep.device), 0.0)
 
 
-def noise(study: Study, asked: Tuco) -> Table:
+def noise(study: Study, asked: Asked) -> Table:
     """TuCo of the tuned model and itself on some prompts of each class, taken again behind more padding."""
     tuned, rows, groups, values = study.pair.tuned, [], [], []
     for group in study.classes:
