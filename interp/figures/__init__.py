@@ -13,6 +13,12 @@ from plotly.graph_objects import Figure
 from interp.errors import OptionError
 from interp.figures.claims import claims_figure
 from interp.figures.coalitions import coalitions_figure
+from interp.figures.compare import (
+    compare_figure,
+    compare_layers_figure,
+    compare_tokens_figure,
+    compare_weights_figure,
+)
 from interp.figures.conditions import conditions_figure
 from interp.figures.dissociation import dissociation_figure
 from interp.figures.dose import dose_figure
@@ -28,6 +34,10 @@ from interp.table import Table
 FIGURES: dict[str, Callable[[Table], Figure]] = {
     "claims": claims_figure,
     "coalitions": coalitions_figure,
+    "compare": compare_figure,
+    "compare-layers": compare_layers_figure,
+    "compare-tokens": compare_tokens_figure,
+    "compare-weights": compare_weights_figure,
     "dissociation": dissociation_figure,
     "dose": dose_figure,
     "ftc-alpha": ftc_alpha_figure,
