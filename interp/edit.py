@@ -7,7 +7,7 @@ on the harmless twin of a prompt).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -105,6 +105,37 @@ class Add:
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The value with the values added."""
         return value + self.values.to(value)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Hand a site's value to a function as the pass goes by, before any later edit; the value itself goes on.
+
+    What is watched need not be kept until the pass ends. The function runs where the pass runs: not remotely.
+    """
+
+    site: Site
+    see: Callable[[Tensor], None]
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The same value."""
+        self.see(value)
+        return value
+
+
+@dataclass(frozen=True)
+class Last:
+    """Let only the last column go on, so that what reads the site works on one position of every prompt.
+
+    What is added to a stream of all positions is then right in its last column only: a pass under this edit is for
+    streams that are replaced at the next block.
+    """
+
+    site: Site
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B one W"]:
+        """The last column."""
+        return value[:, -1:].contiguous()
 
 
 def by_layer(pairs: Iterable[tuple[int, int]], device: torch.device | str = "cpu") -> dict[int, Int[Tensor, " K"]]:

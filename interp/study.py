@@ -1,4 +1,4 @@
-"""A study: what is under examination. A pair, two classes of prompts, a metric, and how passes are run."""
+"""A study: what is under examination. A pair, prompts of one or two classes, a metric, and how passes are run."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,12 +10,12 @@ from tqdm import tqdm
 from interp.capture import Backoff, batches, require_parts
 from interp.edit import Intervention
 from interp.engines import Engine, TorchEngine
-from interp.errors import OutOfMemory, PromptError
+from interp.errors import OptionError, OutOfMemory, PromptError
 from interp.generate import Text, generate
 from interp.metrics import Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair
-from interp.prompts import Contrast, Encoded, PromptSet, encode
+from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode
 from interp.provenance import Provenance, environment, plain
 
 Item = TypeVar("Item")
@@ -38,14 +38,16 @@ class HasOptions(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A pair of models, prompts of two classes, a metric and a seed; analyzers take it and give a Table.
+    """A pair of models, prompts, a metric and a seed; analyzers take it and give a Table.
 
-    ``batch_size`` None bounds batches by tokens. Answers and encodings are computed once and kept with the study.
+    Prompts are of two classes, or of one for analyzers that contrast nothing; ``metric`` None is for those that measure
+    no behaviour. ``batch_size`` None bounds batches by tokens. Answers and encodings are computed once and kept with
+    the study.
     """
 
     pair: Pair
-    contrast: Contrast
-    metric: Metric
+    contrast: Contrast | OneClass
+    metric: Metric | None
     seed: int = 0
     batch_size: int | None = None
     max_new_tokens: int = 48
@@ -54,7 +56,18 @@ class Study:
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
     _backoff: Backoff = field(default_factory=Backoff, repr=False)
 
-    def on(self, contrast: Contrast) -> "Study":
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that there are prompts of: ``positive``, and ``negative`` in a contrast."""
+        return self.contrast.classes
+
+    def require_metric(self, what: str) -> Metric:
+        """The metric, or OptionError naming what needs it."""
+        if self.metric is None:
+            raise OptionError(f"{what} needs a metric and the study has none")
+        return self.metric
+
+    def on(self, contrast: Contrast | OneClass) -> "Study":
         """The same study on other prompts."""
         return replace(self, contrast=contrast, _kept={})
 
@@ -110,6 +123,8 @@ class Study:
     def text(self, group: str, rows: Sequence[int]) -> Text:
         """Prompts of some rows and, for the positive class, of their twins (and the other way round)."""
         encoded = self.encoded(group)
+        if len(self.classes) == 1:
+            return Text([encoded[row].ids for row in rows], None, self.pad_id, self.stop_ids)
         other = self.encoded("negative" if group == "positive" else "positive")
         twins = self.twins(group)
         return Text(
@@ -183,7 +198,7 @@ class Study:
         inputs = {
             **self.pair.digests,
             "prompts": self.contrast.digest,
-            "metric": self.metric.identity,
+            "metric": None if self.metric is None else self.metric.identity,
             "seed": self.seed,
             "dtype": str(tuned.dtype).removeprefix("torch."),
             "attention": tuned.module.config._attn_implementation or "",
@@ -193,10 +208,8 @@ class Study:
         }
         context = {
             **self.pair.identity,
-            "positive": self.contrast.positive.source,
-            "negative": self.contrast.negative.source,
-            "n_positive": len(self.contrast.positive),
-            "n_negative": len(self.contrast.negative),
+            **{group: self.prompts(group).source for group in self.classes},
+            **{f"n_{group}": len(self.prompts(group)) for group in self.classes},
             "architecture": tuned.anatomy.architecture,
             "device": str(tuned.device),
             "batch_size": self.batch_size or "auto",

@@ -23,6 +23,8 @@ COMMANDS = {
     "locate-neurons": "find the neurons that carry a tuned behaviour, and verify them",
     "transfer": "is a set located in one tune what does it in a further one",
     "dissociate": "do two behaviours of one tune run through different sets",
+    "compare": "a first look at a pair: what it says otherwise, where streams part, which weights moved",
+    "tuco": "how much of what a model's blocks add is due to tuning, prompt by prompt",
     "ls": "list the stored runs",
     "show": "show one stored run: what it was made from, what it found",
     "sql": "query the stored tables",

@@ -36,14 +36,14 @@ class Request:
     def of(cls, command: str, given: Mapping[str, Any]) -> "Request":
         """The request of a command's arguments by name: none can be forgotten, and every path is a file it reads.
 
-        ``source`` and ``source_base`` are models too, where a command has them.
+        ``source``, ``source_base`` and ``sham`` are models too, where a command has them.
         """
         given = dict(given)
         common = given.pop("common")
         shared = {field.name for field in fields(Common)}
         given |= {field.name: getattr(common, field.name) for field in fields(common) if field.name not in shared}
         models = {role: given.pop(role) for role in ("tuned", "base")}
-        models |= {role: given.pop(role) for role in ("source", "source_base") if role in given}
+        models |= {role: given.pop(role) for role in ("source", "source_base", "sham") if role in given}
         files = {name: value for name, value in given.items() if isinstance(value, Path)}
         options = {name: value for name, value in given.items() if name not in files}
         return cls(command, models, files, options, common)

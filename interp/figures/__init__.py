@@ -13,6 +13,12 @@ from plotly.graph_objects import Figure
 from interp.errors import OptionError
 from interp.figures.claims import claims_figure
 from interp.figures.coalitions import coalitions_figure
+from interp.figures.compare import (
+    compare_figure,
+    compare_layers_figure,
+    compare_tokens_figure,
+    compare_weights_figure,
+)
 from interp.figures.conditions import conditions_figure
 from interp.figures.dissociation import dissociation_figure
 from interp.figures.dose import dose_figure
@@ -22,19 +28,28 @@ from interp.figures.refusal_direction import refusal_direction_figure
 from interp.figures.scores import scores_figure
 from interp.figures.stability import stability_figure
 from interp.figures.transfer import transfer_figure
+from interp.figures.tuco import ftc_alpha_figure, tuco_figure, tuco_layers_figure, tuco_tokens_figure
 from interp.table import Table
 
 FIGURES: dict[str, Callable[[Table], Figure]] = {
     "claims": claims_figure,
     "coalitions": coalitions_figure,
+    "compare": compare_figure,
+    "compare-layers": compare_layers_figure,
+    "compare-tokens": compare_tokens_figure,
+    "compare-weights": compare_weights_figure,
     "dissociation": dissociation_figure,
     "dose": dose_figure,
+    "ftc-alpha": ftc_alpha_figure,
     "locate-neurons": scores_figure,
     "random-sets": random_sets_figure,
     "redundancy": redundancy_figure,
     "refusal-direction": refusal_direction_figure,
     "stability": stability_figure,
     "transfer": transfer_figure,
+    "tuco": tuco_figure,
+    "tuco-layers": tuco_layers_figure,
+    "tuco-tokens": tuco_tokens_figure,
     "verify-neurons": conditions_figure,
 }
 

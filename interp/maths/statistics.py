@@ -22,6 +22,7 @@ __all__ = [
     "clustered_bootstrap",
     "clustered_rise",
     "clustered_share",
+    "exact_interval",
     "paired_difference",
     "paired_difference_of_moments",
     "permutation_p",
@@ -39,7 +40,7 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float,
     """Exact two-sided binomial interval (Clopper and Pearson, 1934) of a share; (0, 1) when ``n`` is 0."""
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes out of {n} is not a share: expected 0 <= successes <= n")
-    return _exact_interval(successes, n, level) if n else (0.0, 1.0)
+    return exact_interval(successes, n, level) if n else (0.0, 1.0)
 
 
 def clustered_share(
@@ -53,11 +54,11 @@ def clustered_share(
     """
     estimate, low, high = clustered_bootstrap(successes, clusters, draws=draws, seed=seed, level=level)
     n = np.unique(np.asarray(clusters)).size
-    exact = _exact_interval(estimate * n, n, level)
+    exact = exact_interval(estimate * n, n, level)
     return estimate, float(np.fmin(low, exact[0])), float(np.fmax(high, exact[1]))
 
 
-def _exact_interval(successes: SupportsFloat, n: int, level: float) -> tuple[float, float]:
+def exact_interval(successes: SupportsFloat, n: int, level: float) -> tuple[float, float]:
     """Clopper and Pearson's interval, continued to numbers of successes that are not whole."""
     tail = (1 - level) / 2
     low = 0.0 if successes <= 0 else float(special.betaincinv(successes, n - successes + 1, tail))

@@ -74,6 +74,36 @@ class PromptSet:
 
 
 @dataclass(frozen=True)
+class OneClass:
+    """Prompts of one class, called ``positive``, for analyzers that contrast nothing."""
+
+    positive: PromptSet
+
+    def __post_init__(self) -> None:
+        if not len(self.positive):
+            raise PromptError(f"there are no prompts ({self.positive.source}); give at least one")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return ("positive",)
+
+    @property
+    def negative(self) -> PromptSet:
+        """Always PromptError: there is no other class."""
+        raise PromptError(f"one class of prompts was given ({self.positive.source}) and two are needed; give both")
+
+    @property
+    def digest(self) -> str:
+        """Content fingerprint, never that of a contrast."""
+        return hashlib.sha256(f"one class {self.positive.digest}".encode()).hexdigest()
+
+    def limit(self, count: int | None) -> "OneClass":
+        """At most ``count`` prompts, in file order, from as many clusters as can be."""
+        return self if count is None else OneClass(self.positive.spread(count))
+
+
+@dataclass(frozen=True)
 class Contrast:
     """Two classes of prompts: ``positive`` should show the behaviour, ``negative`` should not."""
 
@@ -89,6 +119,11 @@ class Contrast:
                 f"both classes hold the same prompts ({self.positive.source}, {self.negative.source}); "
                 "give two different files"
             )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return ("positive", "negative")
 
     @property
     def digest(self) -> str:

@@ -23,6 +23,14 @@ from interp.report.text import escaped, json_text, script_hash
 from interp.table import Table
 
 HEADINGS = {
+    "compare": "How far does it say something else?",
+    "compare-layers": "Where do the streams part?",
+    "compare-weights": "Which weights moved?",
+    "compare-tokens": "After which tokens?",
+    "tuco": "How much of each prompt is tuning?",
+    "tuco-layers": "At which depth?",
+    "tuco-tokens": "At which tokens?",
+    "ftc-alpha": "What if tuning were weaker or stronger?",
     "transfer": "Does it do the same in a further tune?",
     "dissociation": "Does each set carry its own behaviour only?",
     "dose": "How many it takes",

@@ -1,0 +1,114 @@
+"""TuCo: ``python -m benchmarks.tuco [--write]``. What splitting the tuned stream costs, and what organisms give.
+
+Cost: the random models of ``benchmarks.speed``, 8 prompts of 64 tokens, one thread; CPU seconds, each ratio taken
+within its round, the median over rounds with a bootstrap interval. Values: every organism on shipped verify prompts.
+"""
+
+import argparse
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from benchmarks.page import machine, markdown, write_section
+from benchmarks.speed import FAMILIES, PROMPTS, TOKENS, bare, encoded, measure
+from interp import organisms
+from interp.analyzers.ftc_alpha import FtcAlpha
+from interp.analyzers.tuco import Tuco
+from interp.claims import from_table
+from interp.engines import Batch, TorchEngine
+from interp.engines.lockstep import lockstep
+from interp.maths.bootstrap import clustered_bootstrap
+from interp.metrics import Refusal
+from interp.models.model import Model
+from interp.models.pair import Pair
+from interp.prompts import Contrast, read_prompts
+from interp.study import Study
+from interp.trials.split import Stream, against, own_end
+
+ROUNDS, LIMIT = 9, 96
+
+
+def costs(name: str) -> list[dict]:
+    """Ratios to a forward pass of one family."""
+    module = FAMILIES[name]().eval()
+    engine, tuned, base = TorchEngine(), Model.wrap("tuned", module), Model.wrap("base", copy.deepcopy(module))
+    with torch.no_grad():
+        for parameter in base.module.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    batch = Batch.pad([item.ids for item in encoded(PROMPTS, TOKENS, module.config.vocab_size)], 0)
+    kept = Stream.read(engine, tuned, batch)
+
+    def split(path: str, output: bool = False) -> None:
+        stream = Stream.read(engine, tuned, batch)
+        against(engine, base, stream, lambda *_: None, path=path)
+        if output:
+            own_end(engine, base, stream)
+
+    def scaled() -> None:
+        with lockstep(tuned, base, [0.5] * tuned.anatomy.n_layers):
+            engine.run(tuned, batch, keep=1)
+
+    rows: dict[str, Callable[[], object]] = {
+        "forward, all logits": lambda: bare(module, batch, None),
+        "forward, last token's logits": lambda: bare(module, batch, 1),
+        "the base's part alone, fast": lambda: against(engine, base, kept, lambda *_: None, path="fast"),
+        "TuCo, fast path": lambda: split("fast"),
+        "TuCo, full path": lambda: split("full"),
+        "TuCo and OutputCo, fast path": lambda: split("fast", True),
+        "one pass at another strength": scaled,
+    }
+    seconds, found = measure(rows, ROUNDS), []
+    for what in list(rows)[2:]:
+        row = {"model": name, "what": what}
+        for of in list(rows)[:2]:
+            ratios = seconds[what] / seconds[of]
+            value, low, high = clustered_bootstrap(ratios, np.arange(len(ratios)), statistic=np.median)
+            row[f"of a {of}"] = f"{value:.2f} [{low:.2f}, {high:.2f}]"
+        found.append(row)
+    return found
+
+
+def values() -> list[dict]:
+    """TuCo, its floor, AUC and AUC at equal length of every organism, and where the refusal comes in."""
+    contrast = Contrast(*(read_prompts(organisms.prompts("refusal", "verify", g)) for g in ("harmful", "harmless")))
+    contrast, rows = contrast.limit(LIMIT), []
+    for name in organisms.names():
+        if organisms.base_of(name) is None:
+            continue
+        pair = Pair.load(f"organism:{name}", "organism:refusal/base")
+        table = Tuco()(Study(pair, contrast, None))
+        claims = {claim.name: claim for claim in from_table(table.tables["claims"])}
+        groups = [table["tuco"][table["group"] == group].mean() for group in ("positive", "negative")]
+        scaling = FtcAlpha((0.0, 0.25, 0.5, 0.75, 1.0, 1.25), 24)(
+            Study(pair, contrast.limit(32), Refusal.of(pair.tokenizer))
+        )
+        positive = (scaling["group"] == "positive") & (scaling["way"] == "blocks")
+        refused = " ".join(f"{share:.0%}" for share in scaling["refused"][positive])
+        rows.append({
+            "organism": name, "TuCo harmful": f"{groups[0]:.3f}", "TuCo harmless": f"{groups[1]:.3f}",
+            "OutputCo": f"{table['output_co'].mean():.3f}", "rounding": f"{table.summary['noise_floor']:.0e}",
+            **{heading: f"{claims[key].value:.2f} [{claims[key].low:.2f}, {claims[key].high:.2f}]"
+               for heading, key in (("AUC", "separates"), ("AUC at equal length", "separates-at-equal-length"))},
+            "harmful refused at strength 0, 1/4, 1/2, 3/4, 1, 5/4": refused,
+        })  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Measure all; with ``--write`` into docs/benchmarks.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    parts = {"Values": values(), "Cost": [row for name in FAMILIES for row in costs(name)]}
+    text = "\n\n".join(f"### {title}\n\n{markdown(rows, list(rows[0]))}" for title, rows in parts.items())
+    print(text)
+    if options.write:
+        write_section("tuco", f"`python -m benchmarks.tuco --write`. {machine()}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""``Compare``: the first look at a pair. What the tuned model says otherwise, where its stream parts from the base's,
+what both would say from every depth, and which weights moved; beside a sham tune where one is given.
+
+1. Both models read every prompt: divergence and another first token, token by token.
+2. Streams side by side at every depth: cosine, ratio of lengths, linear CKA; and both logit lenses at the last token.
+3. Every tensor of both: norm of its change, beside its own norm.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.analyzers.compare.found import claims_of, depth_table, prompt_columns, token_table, weight_table
+from interp.analyzers.compare.passes import read, rounding, stream_sites
+from interp.errors import OptionError, PairError, UnsupportedModel
+from interp.models.changes import tensor_changes
+from interp.models.pair import Pair
+from interp.study import Study
+from interp.table import Table, table
+
+
+@dataclass(frozen=True)
+class Compare(Analyzer):
+    """Both models of a pair over the study's prompts; needs a base.
+
+    ``sham``: a pair of the same base and a tune that learned nothing of interest (the same training on harmless data),
+    which is read and weighed in the same way. ``cka_tokens`` streams are kept for CKA; ``token_rows`` rows of the table
+    of tokens. Returns a table of kind ``compare``, one row per prompt, with ``layers`` (depths, with intervals),
+    ``drift`` (prompt by depth), ``tokens`` and ``weights``.
+    """
+
+    name: ClassVar[str] = "compare"
+    version: ClassVar[int] = 1
+
+    sham: Pair | None = field(default=None, compare=False)
+    cka_tokens: int = 512
+    token_rows: int = 20_000
+    floor_prompts: int = 8
+    parent: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As of any analyzer, the sham by the digest of its weights."""
+        sham = None if self.sham is None else self.sham.digests["tuned"]
+        return {
+            "sham": sham,
+            "cka_tokens": self.cka_tokens,
+            "token_rows": self.token_rows,
+            "floor_prompts": self.floor_prompts,
+        }
+
+    def require(self, study: Study) -> None:
+        """Raise OptionError, PairError or UnsupportedModel for a study that cannot be compared so."""
+        study.pair.require_base("a comparison")
+        if self.cka_tokens < 4:
+            raise OptionError(f"CKA of {self.cka_tokens} tokens says nothing; take at least 4")
+        anatomy = study.pair.tuned.anatomy
+        if missing := [site.hook for site in stream_sites(study.pair.tuned) if site.hook not in anatomy.targets]:
+            raise UnsupportedModel(f"{anatomy.architecture} has no exact place for {missing[0]}")
+        if self.sham is not None and self.sham.digests.get("base") != study.pair.digests.get("base"):
+            raise PairError(
+                f"the sham {self.sham.tuned.name} was given with another base than {study.pair.tuned.name}; "
+                "a sham is tuned from the same one"
+            )
+
+    def __call__(self, study: Study) -> Table:
+        """Read both models, and the sham."""
+        self.require(study)
+        base, tuned = study.pair.require_base("a comparison"), study.pair.tuned
+        found = [read(study, self, base, tuned, group, "compare") for group in study.classes]
+        sham = None
+        if self.sham is not None:
+            own = self.sham.require_base("a comparison")
+            sham = [read(study, self, own, self.sham.tuned, group, "sham") for group in study.classes]
+        floor = rounding(study, self)
+        depths, layers = depth_table(study, found, sham)
+        weights = weight_table(*(list(tensor_changes(pair)) for pair in (study.pair, self.sham) if pair is not None))
+        columns = prompt_columns(found, sham)
+        made = claims_of(study, columns, depths, floor)
+        return table(
+            self.name,
+            columns,
+            provenance=study.provenance(self),
+            summary={
+                "sentence": " ".join([*(claim.sentence for claim in made), _moved(weights)]),
+                "shown": all(claim.shown for claim in made),
+                "kl": float(columns["kl"][0].mean()),
+                "flips": float(columns["flips"][0].mean()),
+                "noise_floor": floor,
+                "sham": "" if self.sham is None else self.sham.tuned.name,
+                "limits": _limits(study, self.sham),
+                **{group: len(study.prompts(group)) for group in study.classes},
+            },
+            tables={
+                "layers": layers,
+                "drift": depths,
+                "tokens": token_table(study, found, self.token_rows),
+                "weights": weights,
+                "claims": claims.to_table(made),
+            },
+        )
+
+
+def _moved(weights: Table) -> str:
+    changed = weights["change"] > 0
+    if not changed.any():
+        return f"None of {len(weights)} tensors changed."
+    most = int(np.argmax(weights["relative"]))
+    where = f"block {weights['layer'][most]} {weights['part'][most]}" if weights["layer"][most] >= 0 else (
+        weights["part"][most]
+    )  # fmt: skip
+    return (
+        f"{int(changed.sum())} of {len(weights)} tensors changed, the most beside its size {where} "
+        f"({weights['relative'][most]:.2g} of its norm)."
+    )
+
+
+def _limits(study: Study, sham: Pair | None) -> Sequence[str]:
+    found = ["Divergence says that the models speak otherwise, not that this is what tuning was for."]
+    if sham is None:
+        found.append("How much any tuning of this size moves the model: no sham was given to compare with.")
+    if study.pair.base is not None and study.pair.base.module is study.pair.tuned.module:
+        found.append("Tensors without an exact place in the blocks are not weighed where an adapter is switched.")
+    return found

@@ -1,0 +1,208 @@
+"""Tables of a comparison, and what is claimed of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from interp.analyzers.compare.passes import DEPTHS, Read
+from interp.claims import Claim
+from interp.maths.alignment import clustered_cka, debiased_cka
+from interp.maths.statistics import clustered_bootstrap
+from interp.models.changes import Change
+from interp.study import Study
+from interp.table import Table, table
+
+NAN = float("nan")
+MEANINGS = {
+    "cosine": "of both models' streams, mean over tokens",
+    "norm_ratio": "length of the tuned model's stream over the base's, mean over tokens",
+    "lens_kl": "KL of the logit lenses at the last token, tuned || base",
+    "lens_flip": "the lenses' first tokens differ, at the last token",
+    "base_to_end": "KL of what the base says in the end || its lens here",
+    "tuned_to_end": "KL of what the tuned model says in the end || its lens here",
+}
+
+
+def prompt_columns(found: Sequence[Read], sham: Sequence[Read] | None) -> dict[str, tuple]:
+    """One row per prompt: divergence and flips, the mean over tokens and at the last."""
+    prompts = [prompt for part in found for prompt in part.prompts]
+
+    def last(parts: Sequence[Read], name: str) -> np.ndarray:
+        return np.array([float(each[name][-1]) for part in parts for each in part.tokens])
+
+    columns = {
+        "group": ([part.group for part in found for _ in part.prompts], "key", "class of the prompt"),
+        "prompt_id": (np.array([p.id for p in prompts]), "key", "position in the prompt file, from 0"),
+        "cluster": ([p.cluster for p in prompts], "key", "prompts that are resampled together"),
+        "tokens": ([len(ids) for part in found for ids in part.ids], "measure", "tokens of the prompt"),
+        "kl": (np.concatenate([part.kl for part in found]), "measure", "KL of the next token, tuned || base, mean over "
+               "tokens", "nats"),
+        "kl_last": (last(found, "kl"), "measure", "the same at the last token", "nats"),
+        "flips": (np.concatenate([part.flips for part in found]), "measure", "share of tokens with another first next "
+                  "token"),
+        "flip_last": (last(found, "flip"), "measure", "1 where it is another at the last token"),
+    }  # fmt: skip
+    if sham is not None:
+        columns["sham_kl"] = (np.concatenate([p.kl for p in sham]), "measure", "kl of the sham, sham || base", "nats")
+        columns["sham_flips"] = (np.concatenate([p.flips for p in sham]), "measure", "flips of the sham")
+    return columns
+
+
+def depth_table(study: Study, found: Sequence[Read], sham: Sequence[Read] | None) -> tuple[Table, Table]:
+    """Prompt by depth, and depth by depth with intervals over clusters."""
+    n_depths = found[0].depths["cosine"].shape[1]
+    prompts = [(part.group, prompt) for part in found for prompt in part.prompts]
+    numbers = {name: np.concatenate([part.depths[name] for part in found]) for name in DEPTHS}
+    theirs = None if sham is None else {name: np.concatenate([part.depths[name] for part in sham]) for name in DEPTHS}
+    columns = {
+        "group": ([group for group, _ in prompts for _ in range(n_depths)], "key", "class of the prompt"),
+        "prompt_id": (np.repeat([p.id for _, p in prompts], n_depths), "key", "position in the prompt file, from 0"),
+        "cluster": ([p.cluster for _, p in prompts for _ in range(n_depths)], "key", "prompts resampled together"),
+        "depth": (np.tile(np.arange(n_depths), len(prompts)), "key", "blocks that the stream has passed"),
+        **{name: (numbers[name].ravel(), "measure", MEANINGS[name]) for name in DEPTHS},
+        "drift": (1 - numbers["cosine"].ravel(), "measure", "one minus the cosine"),
+    }
+    if theirs is not None:
+        columns["sham_drift"] = (1 - theirs["cosine"].ravel(), "measure", "the same of the sham")
+    clusters = [prompt.cluster for _, prompt in prompts]
+    layers: dict[str, tuple] = {"depth": (np.arange(n_depths), "key", "blocks that the stream has passed")}
+    for name in DEPTHS:
+        triples = [clustered_bootstrap(column, clusters, draws=500, seed=study.seed) for column in numbers[name].T]
+        for end, place in (("", 0), ("_low", 1), ("_high", 2)):
+            said = {"": "", "_low": "lower end of: ", "_high": "upper end of: "}[end] + MEANINGS[name]
+            layers[name + end] = (np.array([each[place] for each in triples]), "measure", said)
+        if theirs is not None:
+            layers[f"sham_{name}"] = (theirs[name].mean(0), "measure", f"of the sham: {MEANINGS[name]}")
+    layers |= _aligned(study, found, "")
+    if sham is not None:
+        layers |= _aligned(study, sham, "sham_")
+    return table("compare-drift", columns), table("compare-layers", layers)
+
+
+def _aligned(study: Study, found: Sequence[Read], prefix: str) -> dict[str, tuple]:
+    clusters = [part.prompts[row].cluster for part in found for row in part.rows]
+    base, other = (np.concatenate([part.sample[side] for part in found]) for side in (0, 1))
+    depths = range(base.shape[1])
+    triples = np.array([clustered_cka(base[:, d], other[:, d], clusters, seed=study.seed) for d in depths])
+    said = f"{'of the sham: ' if prefix else ''}linear CKA of the streams over {len(base)} tokens"
+    found = {
+        f"{prefix}cka": (triples[:, 0], "measure", said),
+        f"{prefix}cka_low": (triples[:, 1], "measure", f"lower end of: {said}"),
+        f"{prefix}cka_high": (triples[:, 2], "measure", f"upper end of: {said}"),
+    }
+    fair = np.array([debiased_cka(base[:, d], other[:, d]) for d in depths])
+    return found | {f"{prefix}cka_debiased": (fair, "measure", f"{said}, without bias from few rows")}
+
+
+def token_table(study: Study, found: Sequence[Read], most: int) -> Table:
+    """One row per token of the first prompts, classes in turn."""
+    decode, rows = study.pair.tokenizer.decode, []
+    turns = max(len(part.prompts) for part in found)
+    for row, part in ((row, part) for row in range(turns) for part in found if row < len(part.prompts)):
+        if len(rows) + len(part.ids[row]) > most and rows:
+            break
+        numbers = part.tokens[row]
+        for position, token in enumerate(part.ids[row]):
+            follow = [decode([int(numbers[name][position])]) for name in ("base_next", "tuned_next")]
+            kl, flip = float(numbers["kl"][position]), bool(numbers["flip"][position])
+            rows.append((part.group, part.prompts[row].id, position, decode([token]), kl, flip, *follow))
+    about = {
+        "group": ("key", "class of the prompt"), "prompt_id": ("key", "position in the prompt file, from 0"),
+        "position": ("key", "token of the prompt, from 0"), "token": ("text", "the token"),
+        "kl": ("measure", "KL of the next token, tuned || base", "nats"),
+        "flip": ("flag", "another token comes first"), "base_next": ("text", "first next token in the base"),
+        "tuned_next": ("text", "first next token in the tuned model"),
+    }  # fmt: skip
+    values = zip(*rows, strict=True)
+    return table("compare-tokens", {n: (list(v), *said) for (n, said), v in zip(about.items(), values, strict=True)})
+
+
+def weight_table(own: Sequence[Change], sham: Sequence[Change] = ()) -> Table:
+    """One row per tensor, beside the sham's change of it."""
+    columns = {
+        "layer": ([each.layer for each in own], "key", "block, -1 outside of blocks"),
+        "part": ([each.part for each in own], "key", "matrix, or name of the tensor"),
+        "size": ([each.size for each in own], "measure", "numbers in it"),
+        "norm": ([each.norm for each in own], "measure", "its Euclidean norm in the base"),
+        "change": ([each.change for each in own], "measure", "Euclidean norm of its change"),
+        "relative": ([_relative(each) for each in own], "measure", "change over norm; 0 where nothing changed"),
+        "share": ([each.share for each in own], "measure", "share of its numbers that changed"),
+    }
+    if sham:
+        theirs = {(each.layer, each.part): _relative(each) for each in sham}
+        beside = [theirs.get((each.layer, each.part), NAN) for each in own]
+        columns["sham_relative"] = (beside, "measure", "of the sham: change over norm; NaN where it has no such tensor")
+    return table("compare-weights", columns)
+
+
+def _relative(each: Change) -> float:
+    return each.change / each.norm if each.norm else float(each.change > 0)
+
+
+def claims_of(study: Study, columns: Mapping[str, tuple], depths: Table, floor: float) -> list[Claim]:
+    """Beyond rounding, beyond the sham, and (of two classes) more on one than on the other."""
+    kl, clusters = columns["kl"][0], columns["cluster"][0]
+    value, low, high = clustered_bootstrap(kl, clusters, seed=study.seed)
+    recipe = {"table": "", "statistic": "mean", "column": "kl", "cluster": "cluster"}
+    flips = float(columns["flips"][0].mean())
+    made = [Claim(
+        "speaks-otherwise",
+        f"The tuned model's next tokens diverge from the base's by {value:.3g} nats a token [{low:.3g}, {high:.3g}] "
+        f"(rounding alone: at most {floor:.1g}); after {flips:.1%} of the tokens another one comes first.",
+        value, low, high, "the tuned model and itself, by arithmetic of another shape", floor, NAN, NAN, NAN, floor,
+        "at least", bool(value > floor and not low <= floor), recipe,
+    )]  # fmt: skip
+    last = int(depths["depth"].max())
+    end = depths["depth"] == last
+    drifted = depths["drift"][end]
+    gap = clustered_bootstrap(drifted, clusters, seed=study.seed)
+    where = {"table": "drift", "statistic": "mean", "column": "drift", "where": {"depth": last}, "cluster": "cluster"}
+    if "sham_kl" not in columns:
+        made.append(Claim(
+            "stream-drifts",
+            f"After the last block the streams' cosine is {1 - gap[0]:.3g} on average.",
+            *gap, "none: no sham was given", NAN, NAN, NAN, NAN, 0.0, "at least", bool(gap[1] > 1e-6), where,
+        ))  # fmt: skip
+    else:
+        theirs = columns["sham_kl"][0]
+        beyond = clustered_bootstrap(kl, clusters, minus=theirs, seed=study.seed)
+        control = clustered_bootstrap(theirs, clusters, seed=study.seed)
+        made.append(Claim(
+            "beyond-sham",
+            f"That is {beyond[0]:.3g} nats more [{beyond[1]:.3g}, {beyond[2]:.3g}] than of a sham ({control[0]:.3g}).",
+            *beyond, "the sham tune on the same prompts", *control, NAN, 0.0, "at least", bool(beyond[1] > 0),
+            recipe | {"minus": {"column": "sham_kl"}},
+        ))  # fmt: skip
+        other = depths["sham_drift"][end]
+        more, control = (
+            clustered_bootstrap(drifted, clusters, minus=other, seed=study.seed),
+            clustered_bootstrap(other, clusters, seed=study.seed),
+        )
+        made.append(Claim(
+            "drifts-beyond-sham",
+            f"After the last block the streams' cosine is {1 - gap[0]:.3g} on average (sham {1 - control[0]:.3g}).",
+            *more, "the sham tune on the same prompts", *control, NAN, 0.0, "at least", bool(more[1] > 0),
+            where | {"minus": {"column": "sham_drift"}},
+        ))  # fmt: skip
+    if len(study.classes) == 2:
+        made.append(_classes(study, columns, recipe))
+    return made
+
+
+def _classes(study: Study, columns: Mapping[str, tuple], recipe: Mapping) -> Claim:
+    mine = np.array([group == "positive" for group in columns["group"][0]])
+    tied = np.array(study.contrast.tied_clusters(), dtype=object)
+    kl = columns["kl"][0]
+    value, low, high = clustered_bootstrap(
+        kl[mine], tied[mine], minus=kl[~mine], minus_clusters=tied[~mine], seed=study.seed
+    )
+    lengths = np.array(columns["tokens"][0], np.float64)
+    return Claim(
+        "more-on-positive",
+        f"On positive prompts they diverge by {value:.3g} nats a token more [{low:.3g}, {high:.3g}] than on negative "
+        f"ones (mean length {lengths[mine].mean():.1f} and {lengths[~mine].mean():.1f} tokens).",
+        value, low, high, "negative prompts", kl[~mine].mean(), NAN, NAN, NAN, 0.0, "at least", bool(low > 0),
+        {**recipe, "where": {"group": "positive"}, "minus": {"where": {"group": "negative"}}},
+    )  # fmt: skip

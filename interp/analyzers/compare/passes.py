@@ -1,0 +1,171 @@
+"""Two models over the same prompts: what they say next, where streams part, and what each would say from there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.capture import make_batch
+from interp.edit import Replace
+from interp.engines import Batch, Engine
+from interp.maths.host import to_host
+from interp.metrics import token_divergences
+from interp.models.model import Model
+from interp.prompts import Prompt
+from interp.sites import Site
+from interp.study import Study
+
+DEPTHS = ("cosine", "norm_ratio", "lens_kl", "lens_flip", "base_to_end", "tuned_to_end")
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """The options that passes follow; see ``interp.analyzers.compare.Compare``."""
+
+    cka_tokens: int
+    floor_prompts: int
+
+
+@dataclass(frozen=True)
+class Read:
+    """Numbers of one class against the base, prompts in file order.
+
+    ``tokens`` per prompt: ``kl`` and ``flip`` of every token, and both models' next token ids. ``depths``: arrays
+    ``[prompts, L + 1]``, one column for the stream before every block and after the last. ``sample``: streams of some
+    tokens ``[rows, L + 1, D]`` of (base, other), with the row of the prompt that each is of.
+    """
+
+    group: str
+    prompts: Sequence[Prompt]
+    ids: Sequence[Sequence[int]]
+    tokens: Sequence[dict[str, np.ndarray]]
+    depths: dict[str, np.ndarray]
+    sample: tuple[np.ndarray, np.ndarray]
+    rows: np.ndarray
+
+    @property
+    def kl(self) -> np.ndarray:
+        """Mean over a prompt's tokens, nats."""
+        return np.array([found["kl"].mean() for found in self.tokens])
+
+    @property
+    def flips(self) -> np.ndarray:
+        """Share of a prompt's tokens after which another one comes first."""
+        return np.array([found["flip"].mean() for found in self.tokens])
+
+
+def stream_sites(model: Model) -> list[Site]:
+    """The stream before every block, and after the last."""
+    layers = range(model.anatomy.n_layers)
+    return [*(Site(layer, "hook_resid_pre") for layer in layers), Site(layers[-1], "hook_resid_post")]
+
+
+def read(study: Study, asked: Asked, base: Model, other: Model, group: str, what: str) -> Read:
+    """Both models over every prompt of a class."""
+    encoded, sites = study.encoded(group), stream_sites(other)
+    count = len(encoded)
+    depths = {name: np.full((count, len(sites)), np.nan) for name in DEPTHS}
+    tokens: list[dict[str, np.ndarray]] = [{} for _ in encoded]
+    picked = _picked(study, asked, group)
+    kept: tuple[list, list] = [], []
+    owners: list[int] = []
+    held = 8 * other.anatomy.vocabulary + 8 * other.anatomy.width * len(sites)
+    for rows in study.progress(study.groups(group, other, held), f"{what}, {group}"):
+        batch, _ = make_batch(encoded, rows, study.pad_id, other.device)
+        runs = [study.engine.run(model, _on(batch, model), reads=sites, keep=None) for model in (base, other)]
+        streams = [torch.stack([run.values[site].to(other.device) for site in sites]) for run in runs]
+        mine, theirs = runs[1].logits, runs[0].logits.to(other.device)
+        kl, first = token_divergences(mine, theirs, batch.mask), [part.argmax(-1) for part in (theirs, mine)]
+        numbers = [to_host(value) for value in (kl, first[0] != first[1], *first)]
+        lens = lenses(study.engine, (base, other), [stream[:, :, -1].transpose(0, 1) for stream in streams])
+        for name, values in (*drift(*streams, batch.mask).items(), *_lens_numbers(*lens).items()):
+            depths[name][rows] = to_host(values)
+        for place, row in enumerate(rows):
+            length = len(encoded[row].ids)
+            names = ("kl", "flip", "base_next", "tuned_next")
+            tokens[row] = {name: value[place, -length:] for name, value in zip(names, numbers, strict=True)}
+            columns = torch.tensor(picked[row], dtype=torch.int64) - length
+            owners += [row] * len(columns)
+            for part, stream in zip(kept, streams, strict=True):
+                part.append(to_host(stream[:, place, columns].transpose(0, 1).float()))
+    sample = tuple(np.concatenate(part) for part in kept)
+    prompts = study.prompts(group).prompts
+    return Read(group, prompts, [coded.ids for coded in encoded], tokens, depths, sample, np.array(owners))
+
+
+def drift(
+    base: Float[Tensor, "S B T D"], other: Float[Tensor, "S B T D"], real: Bool[Tensor, "B T"]
+) -> dict[str, Float[Tensor, "B S"]]:
+    """Cosine, and length of the other's stream over the base's, each the mean over a prompt's tokens."""
+    base, other = base.double(), other.double()
+    lengths = [torch.linalg.vector_norm(part, dim=-1).clamp(min=1e-300) for part in (base, other)]
+    cosine = (base * other).sum(-1) / (lengths[0] * lengths[1])
+    return {
+        name: (value.where(real, 0.0).sum(-1) / real.sum(1)).T
+        for name, value in (("cosine", cosine.clamp(-1, 1)), ("norm_ratio", lengths[1] / lengths[0]))
+    }
+
+
+def lenses(
+    engine: Engine, models: Sequence[Model], streams: Sequence[Float[Tensor, "B S D"]]
+) -> list[Float[Tensor, "B S V"]]:
+    """Logit lens of every stream (nostalgebraist 2020): each model's own final norm and head, on streams of any depth.
+
+    One short pass: the streams of a prompt stand as positions where the last block's output would be, and what comes
+    after it works on every position by itself.
+    """
+    found = []
+    for model, stream in zip(models, streams, strict=True):
+        shape = stream.shape[:2]
+        nothing = Batch(torch.zeros(shape, dtype=torch.int64, device=model.device),
+                        torch.ones(shape, dtype=torch.bool, device=model.device))  # fmt: skip
+        end = Replace(Site(model.anatomy.n_layers - 1, "hook_resid_post"), stream)
+        found.append(engine.run(model, nothing, edits=[end], keep=None).logits.to(stream.device))
+    return found
+
+
+def _lens_numbers(base: Float[Tensor, "B S V"], other: Float[Tensor, "B S V"]) -> dict[str, Float[Tensor, "B S"]]:
+    real = torch.ones(base.shape[:2], dtype=torch.bool, device=base.device)
+    return {
+        "lens_kl": token_divergences(other, base, real),
+        "lens_flip": (other.argmax(-1) != base.argmax(-1)).float(),
+        "base_to_end": token_divergences(base[:, -1:].expand_as(base), base, real),
+        "tuned_to_end": token_divergences(other[:, -1:].expand_as(other), other, real),
+    }
+
+
+def rounding(study: Study, asked: Asked) -> float:
+    """Largest mean KL of a prompt between the tuned model and itself behind more padding."""
+    model, largest = study.pair.tuned, 0.0
+    for group in study.classes:
+        encoded = study.encoded(group)[: asked.floor_prompts]
+        for rows in study.batches(encoded, model, 8 * model.anatomy.vocabulary):
+            batch = make_batch(encoded, rows, study.pad_id, model.device)[0]
+            ids = [encoded[row].ids for row in rows]
+            wider = Batch.pad(ids, study.pad_id, device=model.device, length=batch.ids.shape[1] + 5)
+            one, other = (study.engine.run(model, each, keep=None).logits for each in (batch, wider))
+            kl = token_divergences(one, other[:, 5:], batch.mask).sum(1) / batch.mask.sum(1)
+            largest = max(largest, float(to_host(kl).max()))
+    return largest
+
+
+def _picked(study: Study, asked: Asked, group: str) -> list[list[int]]:
+    """Tokens whose streams are kept for CKA: the last of every prompt, and others drawn at random."""
+    encoded, generator = study.encoded(group), np.random.default_rng(study.seed)
+    each = max(1, asked.cka_tokens // sum(len(study.encoded(name)) for name in study.classes))
+    found = []
+    for coded in encoded:
+        last = len(coded.ids) - 1
+        found.append(sorted({last, *map(int, generator.permutation(last)[: each - 1])}))
+    keep = set(map(int, generator.permutation(len(encoded))[: asked.cka_tokens // len(study.classes)]))
+    return [tokens if row in keep else [] for row, tokens in enumerate(found)]
+
+
+def _on(batch: Batch, model: Model) -> Batch:
+    return batch if batch.ids.device == model.device else Batch(batch.ids.to(model.device), batch.mask.to(model.device))

@@ -1,0 +1,255 @@
+"""``FtcAlpha``: the tuned part of every block at other strengths (FTC_alpha of TuCo, arXiv 2506.23423).
+
+Every block adds ``f_base(x) + alpha (f_tuned(x) - f_base(x))`` on the stream that is so scaled, at all tokens. Beside
+it, as a control, the whole update at that strength: weights ``W_base + alpha (W_tuned - W_base)``, which also scales
+embeddings, final norm and head. A strength is chosen on half of the clusters and judged on the other half.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.capture import make_batch
+from interp.claims import Claim
+from interp.engines import TorchEngine
+from interp.engines.lockstep import lockstep
+from interp.errors import OptionError, UnsupportedModel
+from interp.generate import generate
+from interp.maths.host import to_host
+from interp.maths.statistics import clustered_bootstrap
+from interp.metrics import malformed, token_divergences
+from interp.models.interpolate import interpolated, require_interpolable
+from interp.models.invisible import changed_settings, remarks
+from interp.study import Study
+from interp.table import Table, table
+
+GRID = (0.0, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25)
+BLOCKS, WEIGHTS = "blocks", "weights"
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class FtcAlpha(Analyzer):
+    """The study's metric, and what becomes of the next token, at every strength in ``alphas``; needs a base.
+
+    1 is always among them. ``new_tokens`` above 0 also writes greedy answers of at most that length and scores them;
+    their text is kept where ``keep_text`` asks for it. A strength costs a pass of both models' blocks, for every token
+    that is written too. Returns a table of kind ``ftc-alpha``, one row per way, strength and class; ``prompts`` has one
+    per prompt.
+    """
+
+    name: ClassVar[str] = "ftc-alpha"
+    version: ClassVar[int] = 1
+
+    alphas: tuple[float, ...] = GRID
+    new_tokens: int = 0
+    keep_text: bool = False
+    parent: str | None = None
+
+    def check(self) -> None:
+        """Raise OptionError for strengths that are no numbers."""
+        if not self.alphas or not all(np.isfinite(self.alphas)):
+            raise OptionError(f"strengths {self.alphas} must be numbers, at least one")
+        if self.new_tokens < 0:
+            raise OptionError(f"{self.new_tokens} is no number of tokens to write")
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The strengths with 1 among them, ascending."""
+        return tuple(sorted({1.0, *map(float, self.alphas)}))
+
+    def __call__(self, study: Study) -> Table:
+        """Scale, measure, choose on one half and judge on the other."""
+        self.check()
+        self.require(study)
+        ways, limits = [BLOCKS], list(remarks(study.pair))
+        try:
+            require_interpolable(study.pair)
+            ways.append(WEIGHTS)
+        except UnsupportedModel as error:
+            limits.append(f"No control by whole weights: {error}")
+        rows = [row for group in study.classes for row in self._rows(study, group, ways)]
+        held = _held(study)
+        columns = _columns(study, rows, held, self)
+        prompts = table("ftc-alpha-prompts", columns)
+        made = [_gain(study, prompts, ways)]
+        return table(
+            self.name,
+            _means(study, prompts, self.new_tokens),
+            provenance=study.provenance(self),
+            summary={
+                "sentence": " ".join(claim.sentence for claim in made),
+                "shown": all(claim.shown for claim in made),
+                "limits": limits,
+                **{group: len(study.prompts(group)) for group in study.classes},
+            },
+            tables={"prompts": prompts, "claims": claims.to_table(made)},
+        )
+
+    def require(self, study: Study) -> None:
+        """Raise OptionError or UnsupportedModel for a study whose blocks cannot be scaled exactly."""
+        study.pair.require_base("scaling what tuning added")
+        study.require_metric("scaling what tuning added")
+        if not isinstance(study.engine, TorchEngine):
+            raise OptionError(f"blocks are scaled by the torch engine; leave out --engine {study.engine.name}")
+        if different := changed_settings(study.pair):
+            raise UnsupportedModel(
+                f"{study.pair.tuned.name} and its base differ in {', '.join(different)}: their blocks cannot share one "
+                "pass; split the update without --alpha"
+            )
+
+    def _rows(self, study: Study, group: str, ways: Sequence[str]) -> Iterator[dict]:
+        plain = _read(study, group)
+        written = _write(study, group, self.new_tokens)
+        for way in ways:
+            for alpha in study.progress(self.grid, f"{way}, {group}"):
+                with opened(study, way, alpha):
+                    number, logits = _read(study, group)
+                    answers = written if alpha == 1 else _write(study, group, self.new_tokens)
+                real = torch.ones(len(logits), 1, dtype=torch.bool, device=logits.device)
+                moved = to_host(token_divergences(plain[1][:, None], logits[:, None], real)[:, 0])
+                flips = to_host(logits.argmax(-1) != plain[1].argmax(-1))
+                for row, prompt in enumerate(study.prompts(group)):
+                    found = {"way": way, "alpha": alpha, "group": group, "prompt": prompt, "number": number[row]}
+                    found |= {"kl": moved[row], "flip": bool(flips[row])}
+                    if self.new_tokens:
+                        found |= {"answer": answers[row], "tuned": written[row]}
+                    yield found
+
+
+def opened(study: Study, way: str, alpha: float) -> AbstractContextManager:
+    """The tuned model so scaled, while open."""
+    if way == WEIGHTS:
+        return interpolated(study.pair, alpha)
+    tuned = study.pair.tuned
+    return lockstep(tuned, study.pair.require_base("scaling"), [alpha] * tuned.anatomy.n_layers)
+
+
+def _read(study: Study, group: str) -> tuple[np.ndarray, Tensor]:
+    """The metric's number of every prompt (NaN where it has none), and the logits on which it is decided."""
+    model, posed = study.pair.tuned, study.posed(group)
+    number, logits = np.full(len(posed), NAN), [torch.zeros(0)] * len(posed)
+    for rows in study.batches(posed, model):
+        batch, _ = make_batch(posed, rows, study.pad_id, model.device)
+        applies = study.require_metric("scaling").applies(group)
+        aim = study.objective(group, rows) if applies else None
+        run = study.engine.run(model, batch, keep=aim.keep if aim else 1)
+        if aim:
+            number[rows] = to_host(aim.of(run.logits))
+        for row, last in zip(rows, run.logits[:, -1], strict=True):
+            logits[row] = last
+    return number, torch.stack(logits)
+
+
+def _write(study: Study, group: str, new_tokens: int) -> list[list[int]]:
+    if not new_tokens:
+        return []
+    model = study.pair.tuned
+    found: list[list[int]] = [[] for _ in study.encoded(group)]
+    for rows in study.groups(group, model):
+        for row, answer in zip(rows, generate(study.engine, model, study.text(group, rows), new_tokens), strict=True):
+            found[row] = answer
+    return found
+
+
+def _held(study: Study) -> set[str]:
+    """Clusters that judge a strength; the others choose it."""
+    names = sorted(set(study.prompts("positive").clusters))
+    return set(map(str, np.random.default_rng(study.seed).permutation(names)[: len(names) // 2]))
+
+
+def _columns(study: Study, rows: Sequence[dict], held: set[str], asked: FtcAlpha) -> dict[str, tuple]:
+    words = study.require_metric("scaling").words
+    columns = {
+        "way": ([row["way"] for row in rows], "key", "what is scaled: each block's update, or all weights"),
+        "alpha": ([row["alpha"] for row in rows], "measure", "strength: 0 is the base's, 1 the tuned model's"),
+        "group": ([row["group"] for row in rows], "key", "class of the prompt"),
+        "prompt_id": ([row["prompt"].id for row in rows], "key", "position in the prompt file, from 0"),
+        "cluster": ([row["prompt"].cluster for row in rows], "key", "prompts that are resampled together"),
+        "held": ([row["prompt"].cluster in held for row in rows], "flag", "judges a strength, did not choose it"),
+        "number": (np.array([row["number"] for row in rows]), "measure", words.number, words.unit),
+        "kl": (np.array([row["kl"] for row in rows]), "measure", "next token, tuned model as it is || scaled", "nats"),
+        "flip": ([row["flip"] for row in rows], "flag", "another next token comes first than in the tuned model"),
+    }
+    if not asked.new_tokens:
+        return columns
+    stops = study.stop_ids
+    texts = [study.decode(row["answer"]) for row in rows]
+    shown = [
+        bool(study.require_metric("scaling").shown([row["prompt"]], [text], row["group"])[0])
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    broken = [malformed(row["answer"], stops, bool(row["tuned"]) and row["tuned"][-1] in stops) for row in rows]
+    columns |= {
+        words.column: (shown, "flag", words.flag),
+        "equal_tuned": ([row["answer"] == row["tuned"] for row in rows], "flag", "the tuned model's answer"),
+        "malformed": (broken, "flag", "empty, unended where the tuned model's ended, or repeating itself"),
+    }
+    return columns | ({"text": (texts, "text", "what was written")} if asked.keep_text else {})
+
+
+def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
+    words = study.require_metric("scaling").words
+    keys = list(dict.fromkeys(zip(prompts["way"], prompts["alpha"], prompts["group"], strict=True)))
+    masks = [(prompts["way"] == w) & (prompts["alpha"] == a) & (prompts["group"] == g) for w, a, g in keys]
+
+    def each(column: str, statistic: Callable = np.mean) -> np.ndarray:
+        return np.array([float(statistic(prompts[column][mask])) for mask in masks])
+
+    intervals = [clustered_bootstrap(prompts["number"][mask], prompts["cluster"][mask], draws=1000) for mask in masks]
+    columns = {
+        "way": ([key[0] for key in keys], "key", "what is scaled: each block's update, or all weights"),
+        "alpha": ([key[1] for key in keys], "measure", "strength: 0 is the base's, 1 the tuned model's"),
+        "group": ([key[2] for key in keys], "key", "class of the prompts"),
+        "n": ([int(mask.sum()) for mask in masks], "measure", "prompts"),
+        "number": (each("number"), "measure", f"mean {words.number}", words.unit),
+        "low": ([part[1] for part in intervals], "measure", "lower end of its 95 % interval over clusters"),
+        "high": ([part[2] for part in intervals], "measure", "upper end of its 95 % interval over clusters"),
+        "kl": (each("kl"), "measure", "mean KL of the next token, tuned model as it is || scaled", "nats"),
+        "flips": (each("flip"), "measure", "share of prompts with another next token"),
+    }
+    if new_tokens:
+        columns[words.column] = (each(words.column), "measure", words.share)
+        columns["equal_tuned"] = (each("equal_tuned"), "measure", "share of the tuned model's answers")
+        columns["malformed"] = (each("malformed"), "measure", "share malformed")
+    return columns
+
+
+def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> Claim:
+    """What the strength chosen on one half of the clusters does on the other, beside the whole update's."""
+    found = {way: _chosen(study, prompts, way) for way in ways}
+    alpha, value, low, high = found[BLOCKS]
+    control = found.get(WEIGHTS, (NAN, NAN, NAN, NAN))
+    words = study.require_metric("scaling").words
+    where = {"way": BLOCKS, "group": "positive", "held": True}
+    beside = f" (whole weights, at their own choice of {control[0]:g}: {control[1]:+.3g})" if WEIGHTS in ways else ""
+    return Claim(
+        "alpha-gain",
+        f"What tuning added to every block at strength {alpha:g}, chosen on half of the clusters, raises the mean "
+        f"{words.number} of the other half by {value:.3g} {words.unit} [{low:.3g}, {high:.3g}]{beside}.",
+        value, low, high, "the whole update, weights interpolated, at its own choice", *control[1:], NAN, 0.0,
+        "at least", bool(alpha != 1 and low > 0),
+        {"table": "prompts", "statistic": "mean", "column": "number", "where": where | {"alpha": alpha},
+         "cluster": "cluster", "minus": {"where": where | {"alpha": 1.0}}} if not np.isnan(value) else {},
+    )  # fmt: skip
+
+
+def _chosen(study: Study, prompts: Table, way: str) -> tuple[float, float, float, float]:
+    mine = (prompts["way"] == way) & (prompts["group"] == "positive")
+    alphas = sorted(set(map(float, prompts["alpha"])), key=lambda alpha: (abs(alpha - 1), alpha))
+
+    def numbers(alpha: float, held: bool) -> np.ndarray:
+        return prompts["number"][mine & (prompts["alpha"] == alpha) & (prompts["held"] == held)]
+
+    if not numbers(1.0, True).size or not numbers(1.0, False).size:
+        return 1.0, NAN, NAN, NAN
+    best = max(alphas, key=lambda alpha: numbers(alpha, False).mean())
+    clusters = prompts["cluster"][mine & (prompts["alpha"] == 1.0) & prompts["held"]]
+    return best, *clustered_bootstrap(numbers(best, True), clusters, minus=numbers(1.0, True), seed=study.seed)

@@ -1,0 +1,142 @@
+"""Passes over a class of prompts: shares by prompt, by block, by token, and how far rounding alone would bring them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.capture import make_batch
+from interp.engines import Batch
+from interp.maths.host import to_host
+from interp.maths.shares import Running, share, size
+from interp.models.model import Model
+from interp.prompts import Prompt
+from interp.study import Study
+from interp.table import Table, table
+from interp.trials.split import Stream, against, own_end
+
+_BY_BLOCK = ("betas", "base_sizes", "tuned_sizes", "cosines", "errors")
+_SHIFT = 5  # columns of padding that give the arithmetic another shape
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """The options that passes and claims follow; see ``interp.analyzers.tuco.Tuco``."""
+
+    granularity: str
+    positions: str
+    order: int
+    drop: tuple[int, ...]
+    output: bool
+    caliper: int
+    permutations: int
+    floor_prompts: int
+    map_prompts: int
+
+    @property
+    def way(self) -> str:
+        """The path that is taken: fast or full."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Numbers of one class, prompts in file order; by block ``[prompts, L]``, by token ``row -> (words, [L, T])``."""
+
+    group: str
+    prompts: Sequence[Prompt]
+    lengths: np.ndarray
+    tuco: np.ndarray
+    output_co: np.ndarray
+    betas: np.ndarray
+    base_sizes: np.ndarray
+    tuned_sizes: np.ndarray
+    cosines: np.ndarray
+    errors: np.ndarray
+    tokens: dict[int, tuple[list[str], np.ndarray]]
+
+
+def measure(study: Study, asked: Asked, group: str) -> Measured:
+    """Split the stream of every prompt of a class."""
+    base, tuned, encoded = study.pair.require_base("TuCo"), study.pair.tuned, study.encoded(group)
+    n_layers, count = tuned.anatomy.n_layers, len(encoded)
+    numbers = {name: np.zeros((count, n_layers)) for name in _BY_BLOCK}
+    output_co, tokens = np.full(count, np.nan), {}
+    held = 4 * tuned.anatomy.width * (n_layers + 1) * (1 if asked.positions == "last" else 5)
+    for rows in study.progress(study.groups(group, tuned, held), f"tuco, {group}"):
+        batch, _ = make_batch(encoded, rows, study.pad_id, tuned.device)
+        stream = Stream.read(study.engine, tuned, batch, asked.positions)
+        running, errors = split(study, asked, base, stream)
+        for name, values in numbers.items():
+            found = errors if name == "errors" else getattr(running, name)
+            values[rows] = np.stack([to_host(value) for value in found], 1)
+        if asked.output:
+            own = own_end(study.engine, base, stream)
+            end, keep = stream.cut(stream.before[-1]).to(own), kept(asked, stream).to(own)
+            gap, theirs = (size(value * keep, asked.order) for value in (end - own, own))
+            output_co[rows] = to_host(share(gap, theirs))
+        if asked.positions == "all":
+            shares = np.stack([to_host(value) for value in running.tokens], 1)
+            for row, mine in zip(rows, shares, strict=True):
+                if row < asked.map_prompts:
+                    words = [study.pair.tokenizer.decode([token]) for token in encoded[row].ids]
+                    tokens[row] = words, mine[:, -len(words) :]
+    lengths = np.array([len(coded.ids) for coded in encoded])
+    prompts = study.prompts(group).prompts
+    tuco = numbers["betas"][:, -1]
+    return Measured(group, prompts, lengths, tuco, output_co, **numbers, tokens=dict(sorted(tokens.items())))
+
+
+def split(study: Study, asked: Asked, other: Model, stream: Stream) -> tuple[Running, list[Float[Tensor, " B"]]]:
+    """The sums of one batch against ``other``'s blocks, and how far embedding and sums miss the stream after each."""
+    keep = kept(asked, stream).to(other.device)
+    real = kept(asked, stream, whole=True).to(other.device)
+    running, errors = Running(asked.order, keep), []
+    total: list[Tensor] = [stream.cut(stream.before[0]).double().to(other.device)]
+
+    def see(layer: int, ptc: Tensor, ftc: Tensor) -> None:
+        running.add(ptc, ftc)
+        total[0] = total[0] + ptc + ftc
+        after = stream.cut(stream.before[layer + 1]).double().to(total[0].device)
+        missed, whole = size((total[0] - after) * real), size(after * real)
+        errors.append(missed / whole.clamp(min=torch.finfo(whole.dtype).tiny))
+
+    against(study.engine, other, stream, see, asked.granularity, asked.way)
+    return running, errors
+
+
+def kept(asked: Asked, stream: Stream, whole: bool = False) -> Float[Tensor, "B P D"]:
+    """1 where a value counts, 0 at padding and (unless ``whole``) at dimensions that are dropped."""
+    values = stream.cut(stream.before[0])
+    keep = stream.cut(stream.batch.real[..., None].double()).expand(values.shape)
+    if not asked.drop or whole:
+        return keep
+    return keep.index_fill(-1, torch.tensor(asked.drop, device=keep.device), 0.0)
+
+
+def noise(study: Study, asked: Asked) -> Table:
+    """TuCo of the tuned model and itself on some prompts of each class, taken again behind more padding."""
+    tuned, rows, groups, values = study.pair.tuned, [], [], []
+    for group in study.classes:
+        encoded = study.encoded(group)[: asked.floor_prompts]
+        for part in study.batches(encoded, tuned):
+            batch: Batch = make_batch(encoded, part, study.pad_id, tuned.device)[0]
+            stream = Stream.read(study.engine, tuned, batch, asked.positions)
+            running, _ = split(study, asked, tuned, stream.shifted(_SHIFT, study.pad_id))
+            rows += [study.prompts(group).prompts[row].id for row in part]
+            groups += [group] * len(part)
+            values.append(to_host(running.betas[-1]))
+    return table(
+        "tuco-floor",
+        {
+            "group": (groups, "key", "class of the prompt"),
+            "prompt_id": (np.array(rows, np.int64), "key", "position in the prompt file, from 0"),
+            "tuco": (np.concatenate(values), "measure", "share that rounding alone gives"),
+        },
+    )

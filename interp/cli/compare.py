@@ -1,0 +1,58 @@
+"""``interp compare``: a first look at a pair."""
+
+from typing import Annotated
+
+import typer
+
+from interp.cli.common import takes
+from interp.cli.reading import Reading
+from interp.cli.repeat import Request
+from interp.cli.results import page_again, tell, write
+
+
+@takes(Reading)
+def command(
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")],
+    *,
+    sham: Annotated[
+        str | None, typer.Option(metavar="TUNED", help="A tune of the same base that learned nothing of interest.")
+    ] = None,
+    cka_tokens: Annotated[int, typer.Option(metavar="N", min=4, help="Tokens whose streams are aligned.")] = 512,
+    common: Reading,
+) -> str:
+    """Say what the tuned model says otherwise, where its stream parts from the base's, and which weights moved.
+
+    Divergence and another first token after every token; cosine, length and linear CKA of the streams by depth; the
+    logit lens of both; the change of every tensor. With --sham all of it stands beside another tune.
+
+    Example: interp compare ./tuned --base ./base --prompts prompts.txt --sham ./sham
+    """
+    request = Request.of("compare", {**locals()})
+    common.check()
+    if (kept := request.recall()) is not None:
+        for note in kept.notes:
+            common.remark(note)
+        return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
+    from interp.analyzers.compare import Compare
+    from interp.models.pair import Pair
+    from interp.store import Store
+
+    prompts = common.read()
+    described = request.describe()
+    store = Store(common.store)
+    pair = common.load(tuned, "a comparison")
+    other = None
+    if sham is not None:
+        common.status(f"loading {sham}")
+        other = Pair.load(sham, pair.require_base("a sham").name, device=common.device, dtype=common.dtype)
+    study, look = common.study(pair, prompts), Compare(other, cka_tokens)
+    look.require(study)
+    run = store.fetch(look, study)
+    notes = [f"note: {line}" for line in pair.notes]
+    for note in notes:
+        common.remark(note)
+    return write(common, request, described, [run], notes, _title(tuned))
+
+
+def _title(tuned: str) -> str:
+    return f"A first look at {tuned}"

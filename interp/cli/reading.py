@@ -1,0 +1,79 @@
+"""What commands that look at a pair on prompts are asked: which pair, one file of prompts or two classes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli.common import Running
+from interp.errors import OptionError
+
+if TYPE_CHECKING:
+    from interp.models.pair import Pair
+    from interp.prompts import Contrast, OneClass, PromptSet
+    from interp.study import Study
+
+_FILE = {"metavar": "FILE"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(Running):
+    """The options of commands that look at a pair on prompts; the fields are the flags."""
+
+    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")] = None
+    prompts: Annotated[Path | None, typer.Option("--prompts", **_FILE, help="Prompts that both models read.")] = None
+    positive: Annotated[
+        Path | None, typer.Option("--positive", **_FILE, help="Instead: prompts of one class, compared with ...")
+    ] = None
+    negative: Annotated[Path | None, typer.Option("--negative", **_FILE, help="... prompts of another.")] = None
+    column: Annotated[str, typer.Option("--column", metavar="NAME", help="Column of the prompt files.")] = "prompt"
+    max_prompts: Annotated[
+        int | None, typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts per class.")
+    ] = None
+
+    def check(self) -> None:
+        """Raise OptionError for options that contradict each other; nothing is read."""
+        if (self.positive is None) != (self.negative is None):
+            raise OptionError("only one of --positive and --negative was given; give both, or --prompts FILE alone")
+        if (self.prompts is None) == (self.positive is None):
+            raise OptionError("give either --prompts FILE, or --positive FILE and --negative FILE")
+        self.batches()
+
+    def read(self, reader: "Callable[..., PromptSet] | None" = None) -> "Contrast | OneClass":
+        """The prompts, of one class or of two; ``reader`` takes the (first) file, ``read_prompts`` by default."""
+        from interp.prompts import Contrast, OneClass, read_prompts
+
+        first = reader or read_prompts
+        if self.prompts is not None:
+            found = OneClass(first(self.prompts, self.column))
+        else:
+            found = Contrast(first(self.positive, self.column, "+"), read_prompts(self.negative, self.column, "-"))
+        return found.limit(self.max_prompts)
+
+    def load(self, tuned: str, what: str) -> "Pair":
+        """The pair; OptionError naming ``what`` needs a base where there is none, before any weight is read."""
+        from interp.models.pair import Pair
+        from interp.models.sources import find
+
+        if self.base is None and find(tuned).base_name is None:
+            raise OptionError(f"{what} needs a base model and none was given; add --base MODEL")
+        self.status(f"loading {tuned}")
+        return Pair.load(tuned, self.base, device=self.device, dtype=self.dtype)
+
+    def study(self, pair: "Pair", prompts: "Contrast | OneClass", metric: Any = None) -> "Study":
+        """A study of a pair on these prompts."""
+        from interp.engines import engine_named
+        from interp.study import Study
+
+        engine = engine_named(self.engine, self.remote)
+        return Study(pair, prompts, metric, self.seed, self.batches(), engine=engine, quiet=self.quiet)
+
+
+def numbers(text: str, kind: type, flag: str) -> tuple:
+    """Numbers with commas between; raises OptionError naming the flag."""
+    try:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise OptionError(f"{flag} {text!r} is no list of numbers; write them with commas between") from error

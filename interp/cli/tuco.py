@@ -1,0 +1,92 @@
+"""``interp tuco``: how much of what a model's blocks add to the stream is due to tuning, prompt by prompt."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.common import takes
+from interp.cli.reading import Reading, numbers
+from interp.cli.repeat import Request
+from interp.cli.results import page_again, tell, write
+from interp.errors import OptionError
+
+METRICS = ("refusal", "logit-diff", "answer-loss", "accuracy")
+
+
+@takes(Reading)
+def command(
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")],
+    *,
+    granularity: Annotated[str, typer.Option(metavar="NAME", help="Unit of the split: block or sublayer.")] = "block",
+    positions: Annotated[str, typer.Option(metavar="NAME", help="last (token of the prompt) or all.")] = "last",
+    path: Annotated[str, typer.Option(metavar="NAME", help="fast, full, or auto: fast where it can be.")] = "auto",
+    norm: Annotated[int, typer.Option(metavar="1|2", help="L1 as in the paper, or Euclidean.")] = 1,
+    drop_dims: Annotated[str, typer.Option(metavar="D,D,...", help="Stream dimensions left out of norms.")] = "",
+    output_co: Annotated[bool, typer.Option(help="Also OutputCo: one more pass of the base.")] = True,
+    caliper: Annotated[int, typer.Option(metavar="N", min=0, help="Tokens that prompts of equal length differ.")] = 1,
+    alpha: Annotated[
+        str, typer.Option(metavar="A,A,...", help="Also scale what tuning added to every block by these.")
+    ] = "",
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="Of --alpha: refusal, or of answers: logit-diff, answer-loss, accuracy.")
+    ] = "refusal",
+    markers: Annotated[Path | None, typer.Option(metavar="FILE", help="Refusal markers, one a line.")] = None,
+    generations: Annotated[int, typer.Option(metavar="N", min=0, help="With --alpha: write N tokens, score.")] = 0,
+    keep_answers: Annotated[bool, typer.Option("--keep-answers", help="Keep the text of what was written.")] = False,
+    common: Reading,
+) -> str:
+    """Split what the tuned model's blocks add into what the base's would have added there, and what tuning adds.
+
+    TuCo (arXiv 2506.23423) is the tuned share at the last prompt token. With two classes of prompts it says how well
+    TuCo tells them apart, over all and at equal length. With --alpha it also scales the tuned part.
+
+    Example: interp tuco ./tuned --base ./base --prompts prompts.txt --alpha 0,0.5,1,1.25
+    """
+    request = Request.of("tuco", {**locals()})
+    common.check()
+    if not alpha and (generations or markers is not None or metric != "refusal"):
+        raise OptionError("--metric, --markers and --generations are of --alpha; give strengths with it")
+    if metric not in METRICS:
+        raise OptionError(f"unknown --metric {metric!r}; use {', '.join(METRICS)}")
+    if metric != "refusal" and markers is not None:
+        raise OptionError(f"--markers are of refusals and --metric {metric} is of answers; give one of them")
+    if keep_answers and not generations:
+        raise OptionError("--keep-answers keeps what --generations writes; give a number of tokens with it")
+    if (kept := request.recall()) is not None:
+        for note in kept.notes:
+            common.remark(note)
+        return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
+    from interp.analyzers.ftc_alpha import FtcAlpha
+    from interp.analyzers.tuco import Tuco
+    from interp.metrics import REFUSAL_MARKERS, Refusal, Task, read_markers
+    from interp.prompts import read_task
+    from interp.store import Store
+
+    drop = numbers(drop_dims, int, "--drop-dims")
+    split = Tuco(granularity, positions, path, norm, drop, output_co, caliper)
+    split.check()
+    scaling = FtcAlpha(numbers(alpha, float, "--alpha"), generations, keep_answers) if alpha else None
+    if scaling is not None:
+        scaling.check()
+    prompts = common.read(None if metric == "refusal" else read_task)
+    spoken = REFUSAL_MARKERS if markers is None else read_markers(markers)
+    described = request.describe()
+    store = Store(common.store)
+    pair = common.load(tuned, "TuCo")
+    studies = [(split, common.study(pair, prompts))]
+    if scaling is not None:
+        of = Refusal.of(pair.tokenizer, spoken) if metric == "refusal" else Task.of(
+            pair.tokenizer, prompts.positive.prompts, metric
+        )  # fmt: skip
+        studies.append((scaling, common.study(pair, prompts, of)))
+        scaling.require(studies[-1][1])
+    runs = [store.fetch(analyzer, study) for analyzer, study in studies]
+    notes = [f"note: {line}" for line in dict.fromkeys([*pair.notes, *(x for r in runs for x in r.summary["limits"])])]
+    for note in notes:
+        common.remark(note)
+    return write(common, request, described, runs, notes, _title(tuned))
+
+
+def _title(tuned: str) -> str:
+    return f"How much of it is tuning? {tuned}"

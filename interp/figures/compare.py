@@ -1,0 +1,142 @@
+"""A first look: divergence by prompt and token, streams and lenses by depth, change by tensor."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from interp.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, faint, finish, safe
+from interp.table import Table
+
+LIMIT = 2000
+COLOURS = (BLUE, ORANGE)
+
+
+def compare_figure(table: Table) -> go.Figure:
+    """One dot per prompt: its number of tokens across, its divergence up; the sham's in grey."""
+    figure = go.Figure()
+    groups = list(dict.fromkeys(table["group"].tolist()))
+    columns = [("kl", "", None)] + ([("sham_kl", ", sham", GREY)] if "sham_kl" in table.data else [])
+    left_out = 0
+    for group, own in zip(groups, COLOURS, strict=False):
+        rows = np.flatnonzero(table["group"] == group)
+        left_out += max(0, len(rows) - LIMIT)
+        rows = rows[:LIMIT]
+        for column, suffix, colour in columns:
+            figure.add_trace(
+                go.Scatter(
+                    x=table["tokens"][rows],
+                    y=table[column][rows],
+                    mode="markers",
+                    name=safe(f"{group} prompts{suffix}"),
+                    marker={"color": colour or own, "size": 7, "opacity": 0.6, "symbol": "x" if suffix else "circle"},
+                    customdata=table["prompt_id"][rows],
+                    hovertemplate="prompt %{customdata}: %{y:.3g} nats a token<extra>%{fullData.name}</extra>",
+                )
+            )
+    caption = (
+        "Each dot is a prompt: across, its number of tokens; up, how far the tuned model's next tokens diverge from "
+        "the base's, mean over its tokens."
+    )
+    title = "Divergence of every prompt" + (f": {left_out:,} prompts not drawn" if left_out else "")
+    finish(figure, title, caption, height=400)
+    figure.update_xaxes(title_text="tokens of the prompt")
+    figure.update_yaxes(title_text="KL, nats a token", rangemode="tozero")
+    return figure
+
+
+def compare_layers_figure(table: Table) -> go.Figure:
+    """Cosine and CKA, ratio of lengths, and divergence of the lenses, by depth; the sham's dashed."""
+    figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.06)
+    lines = (
+        ("cosine", "cosine", BLUE, 1), ("cka", "linear CKA", GREEN, 1),
+        ("norm_ratio", "length over the base's", PURPLE, 2), ("lens_kl", "lenses, tuned || base", ORANGE, 3),
+    )  # fmt: skip
+    for column, name, colour, row in lines:
+        x = table["depth"]
+        band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, "x": x}
+        figure.add_trace(go.Scatter(y=table[f"{column}_high"], **band), row=row, col=1)
+        fill = {"fill": "tonexty", "fillcolor": faint(colour, 0.2)}
+        figure.add_trace(go.Scatter(y=table[f"{column}_low"], **fill, **band), row=row, col=1)
+        shared = {
+            "mode": "lines+markers",
+            "hovertemplate": "depth %{x}: %{y:.3g}<extra>%{fullData.name}</extra>",
+            "x": x,
+        }
+        figure.add_trace(go.Scatter(y=table[column], name=name, line={"color": colour}, **shared), row=row, col=1)
+        if f"sham_{column}" in table.data:
+            dashed = {"color": colour, "dash": "dot"}
+            figure.add_trace(
+                go.Scatter(y=table[f"sham_{column}"], name=f"{name}, sham", line=dashed, **shared), row=row, col=1
+            )
+    caption = (
+        "By the number of blocks that the stream has passed. Top: how alike directions are (1 is the same). Middle: "
+        "lengths. Bottom: how far what the models would say from there diverges, each by its own final norm and head. "
+        "Bands are 95 % intervals over clusters of prompts; dotted lines a sham tune."
+    )
+    finish(figure, "Streams of base and tuned model by depth", caption, height=640)
+    for row, text in enumerate(("alike", "ratio", "KL, nats"), 1):
+        figure.update_yaxes(title_text=text, row=row, col=1)
+    figure.update_xaxes(title_text="blocks passed", row=3, col=1)
+    return figure
+
+
+def compare_weights_figure(table: Table) -> go.Figure:
+    """Matrices of the blocks as a map of relative change; what is outside of them is in the table."""
+    inside = table["layer"] >= 0
+    parts = list(dict.fromkeys(table["part"][inside].tolist()))
+    n_layers = int(table["layer"].max(initial=-1)) + 1
+    values = np.full((max(n_layers, 1), max(len(parts), 1)), np.nan)
+    for row in np.flatnonzero(inside):
+        values[table["layer"][row], parts.index(table["part"][row])] = table["relative"][row]
+    figure = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=[safe(part) for part in parts],
+            colorscale="Blues",
+            zmin=0,
+            hovertemplate="block %{y}, %{x}: %{z:.3g} of its norm<extra></extra>",
+        )
+    )
+    caption = (
+        f"Norm of each tensor's change over its norm in the base. {int((~inside).sum())} tensors outside of the blocks "
+        "are in the table."
+    )
+    finish(figure, "Change of weights by block", caption, height=200 + 26 * n_layers)
+    figure.update_yaxes(title_text="block", dtick=1 if n_layers <= 24 else None)
+    return figure
+
+
+def compare_tokens_figure(table: Table) -> go.Figure:
+    """Divergence after every token of the first prompt of each class; filled where another token comes first."""
+    keys = list(dict.fromkeys(zip(table["group"].tolist(), table["prompt_id"].tolist(), strict=True)))
+    first = [next(key for key in keys if key[0] == group) for group in dict.fromkeys(key[0] for key in keys)]
+    titles = [safe(f"{group} prompt {number}") for group, number in first]
+    figure = make_subplots(rows=len(first), cols=1, subplot_titles=titles, vertical_spacing=0.3)
+    for place, (group, number) in enumerate(first, 1):
+        rows = np.flatnonzero((table["group"] == group) & (table["prompt_id"] == number))
+        words = [safe(repr(token)[1:-1]) for token in table["token"][rows]]
+        follow = [[safe(repr(table[name][row])) for name in ("base_next", "tuned_next")] for row in rows]
+        figure.add_trace(
+            go.Bar(
+                x=table["position"][rows],
+                y=table["kl"][rows],
+                showlegend=False,
+                marker={"color": [ORANGE if flip else BLUE for flip in table["flip"][rows]]},
+                customdata=np.array(follow, dtype=object),
+                hovertemplate="%{y:.3g} nats; base: %{customdata[0]}, tuned: %{customdata[1]}<extra></extra>",
+            ),
+            row=place,
+            col=1,
+        )
+        ticks = {"tickvals": table["position"][rows], "ticktext": words, "tickangle": -60}
+        figure.update_xaxes(**ticks, row=place, col=1)
+        figure.update_yaxes(title_text="KL, nats", row=place, col=1)
+    caption = (
+        f"Divergence of the next token after each token of the first prompt of each class (the table holds {len(keys)} "
+        "prompts); orange where the tuned model puts another token first."
+    )
+    finish(figure, "Divergence token by token", caption, height=150 + 220 * len(first))
+    figure.update_layout(margin={"t": 90})
+    return figure

@@ -1,0 +1,146 @@
+"""TuCo by class, after every block and token by token; and what becomes of a metric at other strengths."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from interp.figures.style import BLUE, GREY, ORANGE, faint, finish, safe
+from interp.table import Table
+
+LIMIT = 2000
+COLOURS = (BLUE, ORANGE)
+
+
+def tuco_figure(table: Table) -> go.Figure:
+    """One dot per prompt: its number of tokens across, its TuCo up, by class."""
+    figure = go.Figure()
+    groups = list(dict.fromkeys(table["group"].tolist()))
+    left_out = 0
+    for group, colour in zip(groups, COLOURS, strict=False):
+        rows = np.flatnonzero(table["group"] == group)
+        left_out += max(0, len(rows) - LIMIT)
+        rows = rows[:LIMIT]
+        figure.add_trace(
+            go.Scatter(
+                x=table["tokens"][rows],
+                y=table["tuco"][rows],
+                mode="markers",
+                name=safe(f"{group} prompts"),
+                marker={"color": colour, "size": 7, "opacity": 0.65},
+                customdata=np.stack([table["prompt_id"][rows], table["output_co"][rows]], 1),
+                hovertemplate="prompt %{customdata[0]}: TuCo %{y:.3f}, OutputCo %{customdata[1]:.3f}, %{x} tokens"
+                "<extra>%{fullData.name}</extra>",
+            )
+        )
+    caption = (
+        "Each dot is a prompt: across, its number of tokens; up, the share of tuning in what all blocks added. TuCo "
+        "moves with length, so classes are compared at equal length."
+    )
+    title = "TuCo of every prompt" + (f": {left_out:,} prompts not drawn" if left_out else "")
+    finish(figure, title, caption, height=420)
+    figure.update_xaxes(title_text="tokens of the prompt")
+    figure.update_yaxes(title_text="TuCo")
+    return figure
+
+
+def tuco_layers_figure(table: Table) -> go.Figure:
+    """Mean beta after every block by class, with the middle half of the prompts."""
+    figure = go.Figure()
+    groups, layers = list(dict.fromkeys(table["group"].tolist())), np.unique(table["layer"])
+    for group, colour in zip(groups, COLOURS, strict=False):
+        mine = table["group"] == group
+        each = [table["beta"][mine & (table["layer"] == layer)] for layer in layers]
+        low, high = (np.array([np.quantile(part, q) for part in each]) for q in (0.25, 0.75))
+        band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+        figure.add_trace(go.Scatter(x=layers, y=high, **band))
+        figure.add_trace(go.Scatter(x=layers, y=low, fill="tonexty", fillcolor=faint(colour, 0.18), **band))
+        figure.add_trace(
+            go.Scatter(
+                x=layers,
+                y=[part.mean() for part in each],
+                mode="lines+markers",
+                name=safe(f"{group} prompts"),
+                line={"color": colour},
+                hovertemplate="up to block %{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
+            )
+        )
+    caption = (
+        "Share of tuning in what all blocks up to and with this one added, mean over prompts; the band holds the "
+        "middle half of them."
+    )
+    finish(figure, "Share of tuning by depth", caption, height=380)
+    figure.update_xaxes(title_text="block")
+    figure.update_yaxes(title_text="beta", rangemode="tozero")
+    return figure
+
+
+def tuco_tokens_figure(table: Table) -> go.Figure:
+    """The first prompt of every class as a map: tokens across, blocks up, the share of tuning as colour."""
+    keys = list(dict.fromkeys(zip(table["group"].tolist(), table["prompt_id"].tolist(), strict=True)))
+    first = [next(key for key in keys if key[0] == group) for group in dict.fromkeys(key[0] for key in keys)]
+    names = [safe(f"{group} prompt {number}") for group, number in first]
+    figure = make_subplots(rows=len(first), cols=1, subplot_titles=names, vertical_spacing=0.28)
+    for place, (group, number) in enumerate(first, 1):
+        rows = (table["group"] == group) & (table["prompt_id"] == number)
+        layers, positions = table["layer"][rows], table["position"][rows]
+        values = np.zeros((layers.max() + 1, positions.max() + 1))
+        values[layers, positions] = table["beta"][rows]
+        words = [safe(repr(token)[1:-1]) for token in table["token"][rows][layers == 0]]
+        figure.add_trace(
+            go.Heatmap(
+                z=values,
+                zmin=0,
+                zmax=float(table["beta"].max()) or 1.0,
+                colorscale="Blues",
+                showscale=place == 1,
+                hovertemplate="token %{x}, up to block %{y}: %{z:.3f}<extra></extra>",
+            ),
+            row=place,
+            col=1,
+        )
+        figure.update_xaxes(tickvals=list(range(len(words))), ticktext=words, tickangle=-60, row=place, col=1)
+        figure.update_yaxes(title_text="block", row=place, col=1)
+    caption = (
+        f"Share of tuning in what the blocks up to and with each row added at each token, of the first prompt of each "
+        f"class (the table holds {len(keys)} prompts)."
+    )
+    finish(figure, "Share of tuning, token by block", caption, height=160 + 230 * len(first))
+    figure.update_layout(margin={"t": 90})
+    return figure
+
+
+def ftc_alpha_figure(table: Table) -> go.Figure:
+    """The metric at every strength, by class: blocks scaled in full lines, whole weights dashed."""
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.65, 0.35])
+    for group, colour in zip(dict.fromkeys(table["group"].tolist()), COLOURS, strict=False):
+        for way, dash in (("blocks", "solid"), ("weights", "dot")):
+            rows = (table["group"] == group) & (table["way"] == way)
+            if not rows.any():
+                continue
+            value = table["number"][rows]
+            bars = {"array": np.nan_to_num(table["high"][rows] - value), "color": faint(colour, 0.6)}
+            bars["arrayminus"] = np.nan_to_num(value - table["low"][rows])
+            line = {"color": colour, "dash": dash}
+            shared = {"x": table["alpha"][rows], "mode": "lines+markers", "line": line, "name": safe(f"{group}, {way}")}
+            hover = "strength %{x}: %{y:.3g}<extra>%{fullData.name}</extra>"
+            error = {"type": "data", "symmetric": False, **bars}
+            figure.add_trace(go.Scatter(y=value, error_y=error, hovertemplate=hover, **shared), row=1, col=1)
+            flips = go.Scatter(y=table["flips"][rows], showlegend=False, hovertemplate=hover, **shared)
+            figure.add_trace(flips, row=2, col=1)
+    caption = (
+        "Above, the metric with what tuning adds to every block at this strength (full lines), and with the whole "
+        "change of weights at it (dotted): 0 is the base's, 1 the tuned model. Below, the share of prompts whose next "
+        "token is another than the tuned model's."
+    )
+    finish(figure, "At other strengths of tuning", caption, height=520)
+    for axis in ("xaxis", "xaxis2"):
+        figure.layout.shapes += (
+            go.layout.Shape(type="line", xref=axis.replace("axis", ""), yref="paper", x0=1, x1=1, y0=0, y1=1,
+                            line={"color": GREY, "width": 1, "dash": "dash"}),
+        )  # fmt: skip
+    figure.update_yaxes(title_text=safe(table.column("number").meaning), row=1, col=1)
+    figure.update_yaxes(title_text="other token", range=[-0.03, 1.05], tickformat=".0%", row=2, col=1)
+    figure.update_xaxes(title_text="strength", row=2, col=1)
+    return figure

@@ -1,0 +1,79 @@
+"""Linear centred kernel alignment of two representations of the same rows (Kornblith et al. 2019), numpy only."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from interp.maths.bootstrap import Interval
+
+
+def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
+    """Linear CKA of two arrays [n, D] and [n, E], in [0, 1]; NaN where one of them does not vary.
+
+    Biased towards 1 where rows are few beside dimensions; ``debiased_cka`` is not.
+    """
+    return float(_alignments(_gram(first), _gram(second), np.ones((1, len(first))))[0])
+
+
+def debiased_cka(first: np.ndarray, second: np.ndarray) -> float:
+    """The same with unbiased estimates of all three terms (Song et al. 2012); needs four rows, NaN for fewer."""
+    n = len(first)
+    if n < 4:
+        return float("nan")
+    grams = [_gram(first), _gram(second)]
+    for gram in grams:
+        np.fill_diagonal(gram, 0.0)
+
+    def term(one: np.ndarray, other: np.ndarray) -> float:
+        sums = one.sum(0) @ other.sum(0)
+        whole = one.sum() * other.sum() / ((n - 1) * (n - 2))
+        return float((one * other).sum() + whole - 2 * sums / (n - 2))
+
+    size = term(grams[0], grams[0]) * term(grams[1], grams[1])
+    return term(*grams) / float(np.sqrt(size)) if size > 0 else float("nan")
+
+
+def clustered_cka(
+    first: np.ndarray, second: np.ndarray, clusters: ArrayLike, draws: int = 100, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """``linear_cka`` and its percentile interval over whole clusters of rows; a NaN interval with fewer than two."""
+    grams, (names, code) = (_gram(first), _gram(second)), np.unique(np.asarray(clusters), return_inverse=True)
+    estimate = float(_alignments(*grams, np.ones((1, len(code))))[0])
+    if len(names) < 2:
+        return estimate, float("nan"), float("nan")
+    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    drawn = _alignments(*grams, weights[:, code].astype(np.float64))
+    if np.isnan(drawn).all():
+        return estimate, float("nan"), float("nan")
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return estimate, float(low), float(high)
+
+
+def _gram(rows: np.ndarray) -> np.ndarray:
+    rows = np.asarray(rows, np.float64)
+    rows = rows - rows.mean(0)
+    return rows @ rows.T
+
+
+def _alignments(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Of two Gram matrices [n, n], the rows counted as each of ``weights`` [draws, n] says.
+
+    Centring by weighted means is written out, so that all draws are a few matrix products.
+    """
+    total = weights.sum(1)
+
+    def inner(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        sums = weights @ one, weights @ other
+        pairs = ((weights @ (one * other)) * weights).sum(1)
+        means = (weights * sums[0] * sums[1]).sum(1) / total
+        whole = (weights * sums[0]).sum(1) * (weights * sums[1]).sum(1) / total**2
+        return pairs - 2 * means + whole
+
+    size = inner(first, first) * inner(second, second)
+    # what rounding leaves of rows that do not vary is no variance
+    least = (1e-12 * np.linalg.norm(first) * np.linalg.norm(second)) ** 2
+    found = np.full(len(weights), np.nan)
+    varies = size > least
+    found[varies] = inner(first, second)[varies] / np.sqrt(size[varies])
+    return found

@@ -1,0 +1,79 @@
+"""The whole update at another strength: weights ``W_base + alpha (W_tuned - W_base)``, in memory, exactly undone."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from interp.errors import UnsupportedModel
+from interp.maths.precision import widen
+from interp.models.anatomy import is_packed
+from interp.models.model import Model
+from interp.models.pair import Pair
+
+
+@contextmanager
+def interpolated(pair: Pair, alpha: float) -> Iterator[Model]:
+    """The tuned model with every weight at ``alpha`` of its change; its own tensors are put back when closed.
+
+    Holds one more copy of the tuned weights (of a LoRA pair, none). Raises UnsupportedModel, see
+    ``require_interpolable``.
+    """
+    require_interpolable(pair)
+    tuned, base = pair.tuned, pair.require_base("interpolation")
+    with ExitStack() as stack:
+        if base.module is tuned.module:
+            _scale_adapters(stack, tuned, alpha)
+        elif alpha != 1:
+            theirs = dict(base.module.named_parameters())
+            for name, own in tuned.module.named_parameters():
+                _put(stack, own, _between(theirs[name], own, alpha))
+        yield tuned
+
+
+def require_interpolable(pair: Pair) -> None:
+    """Raise UnsupportedModel for packed codes, weights kept elsewhere, and adapters not linear in their strength."""
+    tuned = pair.tuned
+    for layer in tuned.module.modules():
+        if is_packed(layer) or any(value.is_meta for value in layer.parameters(recurse=False)):
+            raise UnsupportedModel(
+                f"{tuned.name} is quantised or kept elsewhere: its weights cannot be interpolated here"
+            )
+        if isinstance(layer, BaseTunerLayer) and not (isinstance(layer, LoraLayer) and not layer.lora_variant):
+            raise UnsupportedModel(
+                f"{tuned.name} is a {type(layer).__name__} adapter, whose change is not linear in its strength"
+            )
+
+
+def _scale_adapters(stack: ExitStack, tuned: Model, alpha: float) -> None:
+    for layer in tuned.module.modules():
+        if isinstance(layer, AuxiliaryTrainingWrapper):
+            plain = dict(layer.original_module.named_parameters())
+            for kept in layer.modules_to_save.values():
+                for name, own in kept.named_parameters():
+                    _put(stack, own, _between(plain[name], own, alpha))
+        elif isinstance(layer, LoraLayer):
+            stack.callback(layer.scaling.update, dict(layer.scaling))
+            layer.scaling.update({name: alpha * factor for name, factor in layer.scaling.items()})
+
+
+def _between(base: Tensor, tuned: Tensor, alpha: float) -> Tensor:
+    base = base.to(tuned.device)
+    if alpha in (0, 1):
+        return base.detach() if alpha == 0 else tuned.detach()
+    plain = widen(base.detach())
+    return (plain + alpha * (widen(tuned.detach()) - plain)).to(tuned.dtype)
+
+
+def _put(stack: ExitStack, parameter: nn.Parameter, value: torch.Tensor) -> None:
+    kept = parameter.data
+    parameter.data = value
+
+    def back() -> None:
+        parameter.data = kept
+
+    stack.callback(back)

@@ -1,0 +1,74 @@
+"""What tuning changed that no comparison of blocks can see: embeddings, final norm, head, and settings."""
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from transformers import PretrainedConfig
+
+from interp.models.model import Model
+from interp.models.offload import tensors
+from interp.models.pair import Pair
+
+# What a configuration says of how a block computes, beside sizes.
+_SETTINGS = (
+    "rope_parameters", "rope_theta", "rope_scaling", "partial_rotary_factor", "max_position_embeddings",
+    "sliding_window", "layer_types", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
+    "hidden_act", "activation_function", "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps",
+    "use_parallel_residual", "scale_attn_by_inverse_layer_idx", "attention_multiplier", "residual_multiplier",
+)  # fmt: skip
+
+
+def changed_settings(pair: Pair) -> tuple[str, ...]:
+    """Names of settings of attention, positions and norms in which the two configurations differ."""
+    base = pair.require_base("settings")
+    if base.module is pair.tuned.module:
+        return ()
+    left, right = (model.module.config.get_text_config() for model in (base, pair.tuned))
+    return tuple(name for name in _SETTINGS if _setting(left, name) != _setting(right, name))
+
+
+def _setting(config: PretrainedConfig, name: str) -> object:
+    return getattr(config, name, None)
+
+
+def changed_outside_blocks(pair: Pair) -> tuple[str, ...]:
+    """Names of tensors outside the blocks that tuning changed."""
+    base, tuned = pair.require_base("tensors outside the blocks"), pair.tuned
+    blocks = f"{tuned.anatomy.blocks_path}."
+    if base.module is tuned.module:
+        kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+        named = tuned.module.named_modules()
+        return tuple(name for name, part in named if isinstance(part, kinds) and not name.startswith(blocks))
+    theirs = {name: value for name, value in tensors(tuned.module) if not name.startswith(blocks)}
+    changed = []
+    for name, value in tensors(base.module):
+        if name in theirs and not torch.equal(value.to(theirs[name]), theirs[name]):
+            changed.append(name)
+    return tuple(changed)
+
+
+def remarks(pair: Pair) -> tuple[str, ...]:
+    """What a reader of numbers about blocks must be told of this pair, one line each."""
+    found = []
+    if outside := changed_outside_blocks(pair):
+        found.append(
+            f"tuning also changed {len(outside)} tensors outside the blocks ({', '.join(outside[:4])}), which a split "
+            "of block updates does not see"
+        )
+    if settings := changed_settings(pair):
+        found.append(
+            f"base and tuned model differ in {', '.join(settings)}: each runs with its own, and what that changes "
+            "counts as tuned"
+        )
+    if not pair.tuned.anatomy.n_neurons:
+        found.append(
+            "the blocks hold experts or an unknown MLP: on the tuned stream the base's router may choose other "
+            "experts, and that counts as tuned too"
+        )
+    return tuple(found)
+
+
+def blocks_of(model: Model) -> list[torch.nn.Module]:
+    """The blocks, in order."""
+    path = model.anatomy.blocks_path
+    return [model.module.get_submodule(f"{path}.{layer}") for layer in range(model.anatomy.n_layers)]

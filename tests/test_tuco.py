@@ -1,0 +1,681 @@
+"""TuCo: every invariant of its definition, a plain computation in float64 beside it, and the command."""
+
+import copy
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from sklearn.metrics import roc_auc_score
+
+from interp import claims, organisms
+from interp.analyzers.ftc_alpha import FtcAlpha
+from interp.analyzers.tuco import Tuco
+from interp.edit import Watch
+from interp.engines import Batch, TorchEngine, engine_named
+from interp.engines.lockstep import lockstep
+from interp.errors import OptionError, UnsupportedModel
+from interp.figures import plot
+from interp.generate import Text, generate
+from interp.maths.auc import clustered_auc
+from interp.maths.shares import Running, share, size
+from interp.metrics import Refusal
+from interp.models.interpolate import interpolated
+from interp.models.invisible import blocks_of
+from interp.models.model import Model
+from interp.models.pair import Pair
+from interp.prompts import Contrast, OneClass, PromptSet, encode, read_prompts
+from interp.sites import Site
+from interp.store import Store
+from interp.study import Study
+from interp.trials.split import Stream, against
+from tests import families, tiny
+
+ENGINE = TorchEngine()
+FIVE = ("llama", "qwen3", "gemma2", "gpt2", "neox")
+# One plain, one with norms after its parts; the others are slow tests where only padding or arithmetic could differ.
+TWO = [pytest.param(name, marks=[] if name in ("llama", "gemma2") else pytest.mark.slow) for name in FIVE]
+WAYS = [(granularity, path) for granularity in ("block", "sublayer") for path in ("full", "fast")]
+
+
+def build(name, seed=0, **changes):
+    return tiny.FAMILIES[name](seed, **changes) if name in tiny.FAMILIES else families.build(name, seed, **changes)
+
+
+def pair_of(name, size=0.02):
+    base = build(name)
+    return Pair.from_modules(tiny.perturbed(base, size), base, tiny.tokenizer())
+
+
+def study_of(pair, count=5, **options):
+    prompts = tiny.contrast(count).positive
+    return Study(pair, OneClass(prompts), None, **options)
+
+
+def batch_of(pair, side="left"):
+    return Batch.pad([encode(pair.tokenizer, text).ids for text in tiny.PROMPTS], 0, side)
+
+
+def plain(pair, ids):
+    """TuCo of one prompt as its definition says it: every block called by itself, in float64, through torch alone."""
+    taken = {}
+    models = {}
+    for role in ("base", "tuned"):
+        with pair[role].active() as module:
+            models[role] = Model.wrap(role, copy.deepcopy(module).double())
+            calls = []
+            handles = [
+                block.register_forward_hook(
+                    lambda _, args, kwargs, out, calls=calls: calls.append(
+                        (args, kwargs, out[0] if isinstance(out, tuple) else out)
+                    ),
+                    with_kwargs=True,
+                )
+                for block in blocks_of(models[role])
+            ]
+            with torch.no_grad():
+                models[role].module(input_ids=torch.tensor([ids]), use_cache=False)
+            for handle in handles:
+                handle.remove()
+            taken[role] = calls
+    base = tuned = 0
+    for block, (args, kwargs, _), (read, also, after) in zip(
+        blocks_of(models["base"]), taken["base"], taken["tuned"], strict=True
+    ):
+        x = read[0] if read else also["hidden_states"]
+        with torch.no_grad():
+            out = block(x, *args[1:], **{k: v for k, v in kwargs.items() if k != "hidden_states"})
+        update = (out[0] if isinstance(out, tuple) else out) - x
+        base, tuned = base + update[0, -1], tuned + (after - x - update)[0, -1]
+    ends = [taken[role][-1][2][0, -1] for role in ("tuned", "base")]
+    tuco = tuned.abs().sum() / (tuned.abs().sum() + base.abs().sum())
+    gap = (ends[0] - ends[1]).abs().sum()
+    return float(tuco), float(gap / (gap + ends[1].abs().sum()))
+
+
+def split(pair, batch, positions="last", granularity="block", path="full", engine=ENGINE):
+    """Updates of every block ``[L, B, P, D]``, and the tuned stream."""
+    stream, found = Stream.read(engine, pair.tuned, batch, positions), []
+    against(engine, pair.base, stream, lambda _, *parts: found.append(torch.stack(parts)), granularity, path)
+    return stream, *torch.stack(found).unbind(1)
+
+
+# ------------------------------------------------------------------------------------------------ the definition
+
+
+def test_the_toy_cases_of_the_paper():
+    """FTC (h, -h/2, 0, 0), PTC (0, 0, h, -h/2): shares 1, 1, 1/3, 1/2; and f_PT (h, x), f_FT (2h, 0): 1/4."""
+    h, none = torch.rand(2, 1, 8).double() + 0.1, torch.zeros(2, 1, 8).double()
+    running = Running()
+    for base, tuned in ((none, h), (none, -h / 2), (h, none), (-h / 2, none)):
+        running.add(base, tuned)
+    np.testing.assert_allclose(torch.stack(running.betas)[:, 0], [1, 1, 1 / 3, 1 / 2], rtol=1e-12)
+    running = Running()
+    for base, tuned in ((h, 2 * h), (2 * h, none)):  # on the tuned stream, from x_0 = 0: x_1 = 2h
+        running.add(base, tuned - base)
+    assert running.betas[-1].tolist() == pytest.approx([1 / 4] * 2)
+    assert share(*[torch.zeros(3)] * 2).tolist() == [0, 0, 0]
+
+
+def test_shares_follow_the_norm():
+    """Ratios: no matter how large both are, nor in which order coordinates stand; a turn changes L1 and leaves L2."""
+    generator = torch.Generator().manual_seed(0)
+    base, tuned = torch.randn(2, 4, 1, 16, generator=generator, dtype=torch.float64)
+    turn = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64)).Q
+    order = torch.randperm(16, generator=generator)
+
+    def tuco(change, p):
+        return share(size(change(tuned), p), size(change(base), p))
+
+    for p in (1, 2):
+        same = tuco(lambda value: value, p)
+        torch.testing.assert_close(tuco(lambda value: 7 * value, p), same)
+        torch.testing.assert_close(tuco(lambda value: value[..., order], p), same)
+    torch.testing.assert_close(tuco(lambda value: value @ turn, 2), tuco(lambda value: value, 2))
+    assert (tuco(lambda value: value @ turn, 1) - tuco(lambda value: value, 1)).abs().max() > 1e-3
+
+
+def test_the_bound_of_the_paper_with_the_last_block_in_it():
+    """|x_L^FT - x_L^PT| <= (1+B)^L max |FTCbar_l| <= L M (1+B)^L beta/(1-beta), over l = 1..L, on tanh nets."""
+    generator = torch.Generator().manual_seed(0)
+    blocks, width = 3, 6
+    for number in range(200):
+        first = 0.3 * torch.randn(blocks, width, width, generator=generator, dtype=torch.float64)
+        second = first.clone()
+        if number:  # the first: only the last block changed, where beta over l < L would be 0
+            second += 0.1 * torch.randn(first.shape, generator=generator, dtype=torch.float64)
+        else:
+            second[-1] += 0.5
+        x = y = torch.randn(width, generator=generator, dtype=torch.float64)
+        running = Running()
+        for base, tuned in zip(first, second, strict=True):
+            ptc, update = torch.tanh(base @ x), torch.tanh(tuned @ x)
+            running.add(ptc[None, None], (update - ptc)[None, None])
+            x, y = x + update, y + torch.tanh(base @ y)
+            largest = (
+                size(running.tuned).max()
+                if not number or len(running.betas) == 1
+                else max(largest, size(running.tuned).max())
+            )
+        lipschitz = float(torch.stack([first, second]).abs().sum(2).max())
+        beta = float(torch.stack(running.betas).max())
+        assert beta > 0
+        gap = float((x - y).abs().sum())
+        assert gap <= (1 + lipschitz) ** blocks * float(largest) + 1e-12
+        assert gap <= blocks * width * (1 + lipschitz) ** blocks * beta / (1 - beta) + 1e-12
+
+
+@pytest.mark.parametrize("name", [*FIVE, pytest.param("olmo2", marks=pytest.mark.slow), "mixtral"])
+def test_both_parts_and_the_embedding_make_the_stream(name):
+    """At every layer and token, both branches measured by themselves; block and sublayer have one total."""
+    pair = pair_of(name)
+    batch, totals = batch_of(pair), []
+    for granularity in ("block", "sublayer"):
+        stream, base, tuned = split(pair, batch, "all", granularity)
+        for layer in range(len(base)):
+            made = stream.before[0].double() + (base + tuned)[: layer + 1].sum(0)
+            after = stream.before[layer + 1].double()
+            error = ((made - after).abs().amax(-1) / after.abs().amax(-1))[batch.mask]
+            assert error.max() < 1e-5, (layer, error.max())
+        totals.append((base + tuned).sum(0))
+    torch.testing.assert_close(*totals)
+
+
+def test_the_split_is_exact_in_float64():
+    base = tiny.exact(tiny.llama())
+    pair = Pair.from_modules(tiny.exact(tiny.perturbed(base)), base, tiny.tokenizer())
+    stream, ptc, ftc = split(pair, batch_of(pair), "all")
+    made = stream.before[0] + (ptc + ftc).cumsum(0)
+    after = torch.stack(stream.before[1:])
+    assert float((made - after)[:, batch_of(pair).mask].abs().max() / after.abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_it_equals_the_plain_computation(name):
+    pair = pair_of(name)
+    study = study_of(pair, 3)
+    found = [Tuco(path=path)(study) for path in ("fast", "full")]
+    for row, coded in enumerate(study.encoded("positive")):
+        tuco, output = plain(pair, coded.ids)
+        for table in found:
+            assert table["tuco"][row] == pytest.approx(tuco, abs=1e-5)
+            assert table["output_co"][row] == pytest.approx(output, abs=1e-5)
+
+
+CHILDREN = [
+    pytest.param(name, marks=[] if name in ("refusal/full", "refusal/lora") else pytest.mark.slow)
+    for name in organisms.names()
+    if organisms.base_of(name)
+]
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+def test_it_equals_the_plain_computation_on_organisms(name):
+    pair = Pair.load(f"organism:{name}", "organism:refusal/base")
+    prompts = read_prompts(organisms.prompts("refusal", "verify", "harmful")).spread(2)
+    study = Study(pair, OneClass(prompts), None)
+    table = Tuco()(study)
+    for row, coded in enumerate(study.encoded("positive")):
+        tuco, output = plain(pair, coded.ids)
+        assert table["tuco"][row] == pytest.approx(tuco, abs=1e-5)
+        assert table["output_co"][row] == pytest.approx(output, abs=1e-5)
+
+
+# --------------------------------------------------------------------------------------------- exactness and paths
+
+
+@pytest.mark.parametrize("name", [*TWO, pytest.param("gemma3", marks=pytest.mark.slow)])
+def test_an_identical_pair_is_silent(name):
+    base = build(name)
+    pair = Pair.from_modules(copy.deepcopy(base), base, tiny.tokenizer())
+    for granularity, path in WAYS:
+        table = Tuco(granularity=granularity, path=path)(study_of(pair))
+        largest = max(table["tuco"].max(), table["beta"].max())
+        assert largest == 0 if path == "full" else largest <= 1e-6
+        assert not table["output_co"].any()
+        assert not claims.from_table(table.tables["claims"])[0].shown
+    everywhere = Tuco(positions="all")(study_of(pair))
+    assert not everywhere["tuco"].any()
+    assert not everywhere.tables["tokens"]["beta"].any()
+
+
+def test_a_base_that_adds_nothing_leaves_all_to_tuning():
+    base = tiny.llama()
+    tuned = copy.deepcopy(base)
+    for block in base.model.layers:
+        block.self_attn.o_proj.weight.data.zero_()
+        block.mlp.down_proj.weight.data.zero_()
+    table = Tuco()(study_of(Pair.from_modules(tuned, base, tiny.tokenizer())))
+    assert (table["tuco"] == 1).all()
+    assert (table["pre_co"] == 0).all()
+
+
+@pytest.mark.parametrize("name", [*TWO, pytest.param("mixtral", marks=pytest.mark.slow)])
+def test_neither_path_nor_padding_nor_batches_count(name):
+    pair = pair_of(name)
+    exact = Tuco(path="full")(study_of(pair, batch_size=1))
+    assert ((exact["tuco"] > 0) & (exact["tuco"] < 1)).all()
+    np.testing.assert_allclose(exact["tuco"] + exact["pre_co"], 1, rtol=1e-15)
+    for path, batch_size in (("full", None), ("fast", None), ("fast", 1), ("fast", 2)):
+        other = Tuco(path=path)(study_of(pair, batch_size=batch_size))
+        for column in ("tuco", "output_co", "beta"):
+            np.testing.assert_allclose(other[column], exact[column], rtol=2e-6, err_msg=column)
+
+
+def test_padding_on_either_side_is_no_token():
+    pair = pair_of("llama")
+    left, right = (split(pair, batch_of(pair, side), "all")[1:] for side in ("left", "right"))
+    for one, other in zip(left, right, strict=True):
+        torch.testing.assert_close(
+            one[:, batch_of(pair).mask], other[:, batch_of(pair, "right").mask], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_the_fast_path_takes_one_column():
+    """The base's MLPs work on the last token of every prompt alone, and its output projections too."""
+    pair, seen = pair_of("llama"), []
+    hooks = [
+        module.register_forward_hook(lambda _, __, out: seen.append(out.shape[1]))
+        for block in blocks_of(pair.base)
+        for module in (block.self_attn.o_proj, block.mlp.down_proj)
+    ]
+    split(pair, batch_of(pair), path="fast")
+    assert seen == [1] * 6
+    for hook in hooks:
+        hook.remove()
+
+
+def test_all_tokens_and_the_last_agree_where_they_meet():
+    pair = pair_of("gpt2")
+    one, every = Tuco(map_prompts=99)(study_of(pair)), Tuco(positions="all", map_prompts=99)(study_of(pair))
+    tokens = every.tables["tokens"]
+    for row, length in enumerate(one["tokens"]):
+        mine = (tokens["prompt_id"] == row) & (tokens["position"] == length - 1) & (tokens["layer"] == 2)
+        assert tokens["beta"][mine].item() == pytest.approx(one["tuco"][row], rel=1e-5)
+    assert len(tokens) == 3 * one["tokens"].sum()
+
+
+def test_norms_and_dropped_dimensions():
+    pair = pair_of("llama")
+    batch = Batch.pad([coded.ids for coded in study_of(pair).encoded("positive")], 0)
+    _, ptc, ftc = split(pair, batch)
+    kept = [d for d in range(32) if d not in (3, 9)]
+    for order in (1, 2):
+        found = Tuco(order=order, drop=(3, 9), output=False)(study_of(pair))
+        base, tuned = (part.sum(0)[:, 0, kept].norm(p=order, dim=-1) for part in (ptc, ftc))
+        np.testing.assert_allclose(found["tuco"], tuned / (base + tuned), rtol=1e-5)
+        assert np.isnan(found["output_co"]).all()
+
+
+def test_an_adapter_switched_is_the_pair_of_two_models(tmp_path):
+    """And to a smaller and smaller adapter belongs a TuCo that falls in proportion."""
+    base = tiny.llama()
+    wrapped = tiny.lora("llama", base, tmp_path / "lora", fill=0.05)
+    shares = []
+    for strength in (1.0, 0.01, 0.001):
+        tuned = copy.deepcopy(wrapped)
+        for module in tuned.modules():
+            if hasattr(module, "scaling") and isinstance(module.scaling, dict):
+                module.scaling.update({name: strength * value for name, value in module.scaling.items()})
+        merged = copy.deepcopy(tuned).merge_and_unload()
+        switched = Tuco(path="full")(study_of(Pair.from_modules(tuned, None, tiny.tokenizer())))
+        apart = Tuco(path="full")(study_of(Pair.from_modules(merged, base, tiny.tokenizer())))
+        np.testing.assert_allclose(switched["tuco"], apart["tuco"], rtol=2e-3 if strength < 0.01 else 1e-4)
+        shares.append(switched["tuco"].mean() / strength)
+    assert shares[2] == pytest.approx(shares[1], rel=0.02)
+
+
+def test_nnsight_gives_the_same():
+    pair = pair_of("gpt2")
+    engine = engine_named("nnsight")
+    for granularity, path in WAYS:
+        one, other = (
+            split(pair, batch_of(pair), granularity=granularity, path=path, engine=e)[1:] for e in (ENGINE, engine)
+        )
+        for mine, theirs in zip(one, other, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+
+
+def test_what_is_outside_the_blocks_is_said():
+    base = tiny.llama()
+    for part in ("embed_tokens", "norm"):
+        tuned = copy.deepcopy(base)
+        getattr(tuned.model, part).weight.data += 0.1 * torch.randn_like(getattr(tuned.model, part).weight)
+        table = Tuco(path="full")(study_of(Pair.from_modules(tuned, base, tiny.tokenizer())))
+        assert not table["tuco"].any()
+        assert part in table.summary["limits"][0]
+    head = copy.deepcopy(base)
+    head.lm_head.weight.data += 0.1
+    assert "lm_head" in Tuco()(study_of(Pair.from_modules(head, base, tiny.tokenizer()))).summary["limits"][0]
+
+
+def test_other_settings_are_said_and_bar_scaling():
+    base, tuned = tiny.llama(), tiny.llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    pair = Pair.from_modules(tuned, base, tiny.tokenizer())
+    table = Tuco()(study_of(pair))
+    assert "rope_parameters" in table.summary["limits"][0]
+    assert (table["tuco"] > 0).all()  # the weights are the same, the positions are told otherwise
+    study = Study(pair, OneClass(tiny.contrast(3).positive), tiny.metric())
+    with pytest.raises(UnsupportedModel, match="rope_parameters"):
+        FtcAlpha()(study)
+    assert "experts" in Tuco()(study_of(pair_of("mixtral"), 2)).summary["limits"][-1]
+
+
+# ----------------------------------------------------------------------------------------------------- scaling
+
+
+def scaled(pair, alpha, batch=None, reads=()):
+    alpha = [alpha] * pair.tuned.anatomy.n_layers if isinstance(alpha, (int, float)) else alpha
+    with lockstep(pair.tuned, pair.base, alpha):
+        return ENGINE.run(pair.tuned, batch or batch_of(pair), reads=reads)
+
+
+@pytest.mark.parametrize("name", [*FIVE, pytest.param("gemma3", marks=pytest.mark.slow)])
+def test_strength_one_is_the_tuned_model_and_zero_the_base_blocks(name):
+    pair = pair_of(name)
+    before = ENGINE.run(pair.tuned, batch_of(pair)).logits
+    assert torch.equal(scaled(pair, 1.0).logits, before)
+    mixed = copy.deepcopy(pair.tuned.module)
+    theirs = dict(pair.base.module.named_parameters())
+    for key, value in mixed.named_parameters():
+        if key.startswith(pair.tuned.anatomy.blocks_path):
+            value.data.copy_(theirs[key])
+    blocks = ENGINE.run(Model.wrap("blocks", mixed), batch_of(pair)).logits
+    assert torch.equal(scaled(pair, 0.0).logits, blocks)
+    # continuous, and undone
+    steps = [(scaled(pair, 1 - e).logits - before).abs().max() for e in (1e-2, 1e-3)]
+    assert steps[1] < 0.3 * steps[0]
+    assert torch.equal(ENGINE.run(pair.tuned, batch_of(pair)).logits, before)
+
+
+def test_strength_zero_is_the_base_where_only_blocks_differ():
+    pair = pair_of("llama")
+    for name, value in pair.base.module.named_parameters():
+        if not name.startswith(pair.tuned.anatomy.blocks_path):
+            value.data.copy_(dict(pair.tuned.module.named_parameters())[name])
+    assert torch.equal(scaled(pair, 0.0).logits, ENGINE.run(pair.base, batch_of(pair)).logits)
+
+
+def test_a_strength_of_one_block_changes_nothing_before_it():
+    pair = pair_of("gemma2")
+    sites = [Site(layer, "hook_resid_post") for layer in range(3)]
+    before = ENGINE.run(pair.tuned, batch_of(pair), reads=sites).values
+    after = scaled(pair, [1.0, 0.4, 1.0], reads=sites).values
+    assert torch.equal(before[sites[0]], after[sites[0]])
+    assert not torch.equal(before[sites[1]], after[sites[1]])
+    # the formula, on the live stream
+    _, ptc, ftc = split(pair, batch_of(pair), "all")
+    made = before[sites[0]].double() + ptc[1] + 0.4 * ftc[1]
+    torch.testing.assert_close(after[sites[1]].double(), made, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", pytest.param("mistral", marks=pytest.mark.slow), "neox"])
+def test_writing_with_a_cache_is_reading_anew(name):
+    pair = pair_of(name, 0.05)
+    ids = [encode(pair.tokenizer, text).ids for text in tiny.PROMPTS]
+    with lockstep(pair.tuned, pair.base, [0.5] * 3):
+        written = generate(ENGINE, pair.tuned, Text(ids, None, 0, (-1,)), 6)
+        for prompt, answer in zip(ids, written, strict=True):
+            for step, token in enumerate(answer):
+                logits = ENGINE.run(pair.tuned, Batch.pad([[*prompt, *answer[:step]]], 0)).logits[0, -1]
+                assert logits[token] >= logits.max() - 1e-4
+    tuned = generate(ENGINE, pair.tuned, Text(ids, None, 0, (-1,)), 6)
+    assert written != tuned
+
+
+def test_a_switched_adapter_is_scaled_as_two_models_are(tmp_path):
+    base = tiny.llama()
+    wrapped = tiny.lora("llama", base, tmp_path / "lora")
+    merged = copy.deepcopy(wrapped).merge_and_unload()
+    assert isinstance(wrapped, PeftModel)
+    switched = Pair.from_modules(wrapped, None, tiny.tokenizer())
+    apart = Pair.from_modules(merged, base, tiny.tokenizer())
+    for alpha in (0.0, 0.5, 1.0, 1.5):
+        torch.testing.assert_close(scaled(switched, alpha).logits, scaled(apart, alpha).logits, rtol=1e-3, atol=1e-4)
+        logits = []
+        for pair in (switched, apart):
+            before = ENGINE.run(pair.tuned, batch_of(pair)).logits
+            with interpolated(pair, alpha) as model:
+                logits.append(ENGINE.run(model, batch_of(pair)).logits)
+            assert torch.equal(ENGINE.run(pair.tuned, batch_of(pair)).logits, before)
+        torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-4)
+    assert torch.equal(scaled(switched, 0.0).logits, ENGINE.run(switched.base, batch_of(switched)).logits)
+
+
+def test_whole_weights_are_put_back_when_a_pass_fails():
+    pair = pair_of("llama")
+    before = {name: value.clone() for name, value in pair.tuned.module.named_parameters()}
+
+    def failing():
+        with interpolated(pair, 0.3) as model:
+            assert not torch.equal(model.module.lm_head.weight, before["lm_head.weight"])
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        failing()
+    assert all(torch.equal(value, before[name]) for name, value in pair.tuned.module.named_parameters())
+    with interpolated(pair, 0.0) as model:
+        assert torch.equal(ENGINE.run(model, batch_of(pair)).logits, ENGINE.run(pair.base, batch_of(pair)).logits)
+
+
+def test_strengths_bring_a_planted_behaviour():
+    study = tiny.planted_study("llama")
+    table = FtcAlpha(alphas=(0.0, 0.5), new_tokens=1)(study)
+    positive = (table["group"] == "positive") & (table["way"] == "blocks")
+    assert table["alpha"][positive].tolist() == [0, 0.5, 1]
+    assert table["refused"][positive][[0, 2]].tolist() == [0, 1]
+    assert table["equal_tuned"][positive][2] == 1
+    exact = table["alpha"] == 1
+    assert not table["kl"][exact].any()
+    assert not table["flips"][exact].any()
+    # only one block's neurons were planted: whole weights do the same
+    weights = (table["group"] == "positive") & (table["way"] == "weights")
+    assert table["refused"][weights][[0, 2]].tolist() == [0, 1]
+    claim = claims.from_table(table.tables["claims"])[0]
+    claims.check(claim, table)
+    assert not claim.shown  # nothing among the strengths beats the tuned model
+    assert "text" not in table.tables["prompts"].data
+    assert "text" in FtcAlpha((1.0,), 1, keep_text=True)(study).tables["prompts"].data
+    assert json.loads(plot(table).to_json())["data"]
+
+
+# ------------------------------------------------------------------------------------------------ two classes
+
+
+def test_auc_is_that_of_others_and_can_be_kept_to_pairs():
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(0.5, 1, 40).round(1), generator.normal(0, 1, 50).round(1)
+    value, low, high = clustered_auc(one, other, np.arange(40), np.arange(50) + 40)
+    assert value == pytest.approx(roc_auc_score([1] * 40 + [0] * 50, np.r_[one, other]))
+    assert low < value < high
+    # of two classes that differ in length alone, nothing is left at equal length
+    lengths = generator.integers(5, 30, 200), generator.integers(15, 40, 200)
+    values = [length + generator.normal(0, 0.3, 200) for length in lengths]
+    near = np.abs(lengths[0][:, None] - lengths[1]) == 0
+    free, kept = (clustered_auc(*values, range(200), range(200, 400), within) for within in (None, near))
+    assert free[2] < 0.3
+    assert kept[1] < 0.5 < kept[2]
+    assert clustered_auc([1.0], [0.0], ["a"], ["b"])[0] == 1
+    low = clustered_auc(np.ones(10), np.zeros(10), range(10), range(10, 20))[1]
+    assert low == pytest.approx(0.6915, abs=1e-3)  # ten of ten is not certainty
+    assert np.isnan(clustered_auc([1.0], [0.0], ["a"], ["b"], np.zeros((1, 1)))).all()
+
+
+def test_two_classes_have_an_auc_beside_their_length():
+    pair = pair_of("llama")
+    both = tiny.contrast(16)
+    study = Study(pair, both, None)
+    table = Tuco()(study)
+    found = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
+    labels = table["group"] == "positive"
+    assert found["separates"].value == pytest.approx(roc_auc_score(labels, table["tuco"]))
+    for claim in found.values():
+        claims.check(claim, table)
+    turned = Tuco()(study.on(Contrast(both.negative, both.positive)))
+    other = {claim.name: claim for claim in claims.from_table(turned.tables["claims"])}
+    assert other["separates"].value == pytest.approx(1 - found["separates"].value)
+    apart = PromptSet(both.positive.prompts[:1], "one"), PromptSet(tiny.contrast(33).negative.prompts[32:], "long")
+    alone = Tuco(caliper=0)(study.on(Contrast(*apart)))
+    claim = claims.from_table(alone.tables["claims"])[-1]
+    assert not claim.shown
+    assert not claim.recipe
+    assert "cannot be told apart" in claim.sentence
+
+
+def test_one_class_is_a_study():
+    pair, both = pair_of("llama"), tiny.contrast(4)
+    one = Study(pair, OneClass(both.positive), None)
+    assert one.classes == ("positive",)
+    assert one.provenance(Tuco()).key != Study(pair, both, None).provenance(Tuco()).key
+    assert one.provenance(Tuco()).key != Study(pair, OneClass(both.negative), None).provenance(Tuco()).key
+    assert "negative" not in one.provenance(Tuco()).context
+    with pytest.raises(Exception, match="one class of prompts was given"):
+        one.encoded("negative")
+    with pytest.raises(OptionError, match="needs a metric"):
+        FtcAlpha()(one)
+    with pytest.raises(OptionError, match="add --base"):
+        Tuco()(Study(Pair.from_modules(pair.tuned.module, None, tiny.tokenizer()), both, None))
+
+
+def test_the_key_follows_every_option():
+    study, names = study_of(pair_of("llama")), {"granularity": "sublayer", "positions": "all", "path": "full",
+        "order": 2, "drop": (1,), "output": False, "caliper": 2, "permutations": 9, "floor_prompts": 1,
+        "map_prompts": 2, "parent": "1" * 20}  # fmt: skip
+    made = [Tuco(), *(Tuco(**{name: value}) for name, value in names.items())]
+    assert len({study.provenance(each).key for each in made}) == len(made)
+    assert set(names) == set(Tuco.__dataclass_fields__) - {"name", "version"}
+
+
+def test_the_table_is_whole():
+    study = study_of(pair_of("llama"))
+    table = Tuco(positions="all")(study)
+    assert table["prompt_id"].tolist() == [0, 1, 2, 3, 4]
+    layers = table.tables["layers"]
+    assert len(layers) == 15
+    assert layers["error"].max() < 1e-6
+    np.testing.assert_allclose(layers["beta"][layers["layer"] == 2], table["tuco"])
+    assert 0 < table.summary["noise_floor"] < 1e-6
+    assert table.summary["sentence"].endswith(".")
+    for part in (table, layers, table.tables["tokens"]):
+        figure = plot(part)
+        assert figure.layout.meta["caption"].endswith(".")
+        assert json.loads(figure.to_json())["data"]
+    again = Tuco(positions="all")(study_of(study.pair))
+    assert again.equals(table)
+    with pytest.raises(OptionError, match="there is no dimension 32"):
+        Tuco(drop=(32,))(study)
+
+
+def test_a_watched_value_goes_on_as_it_is():
+    pair, seen = pair_of("llama"), []
+    before = ENGINE.run(pair.tuned, batch_of(pair)).logits
+    watch = Watch(Site(1, "hook_mlp_out"), lambda value: seen.append(value.shape))
+    assert torch.equal(ENGINE.run(pair.tuned, batch_of(pair), edits=[watch]).logits, before)
+    assert len(seen) == 1
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tuco")
+    base, tuned = tiny.planted(tiny.llama(7), pairs=8)
+    for name, model in (("base", base), ("tuned", tuned)):
+        tiny.save(model, root / name, with_tokenizer=False)
+        tiny.tokenizer(False).save_pretrained(root / name)
+    both = tiny.contrast(8)
+    for name, prompts in (("positive", both.positive), ("negative", both.negative)):
+        (root / f"{name}.txt").write_text("\n".join(prompts.texts), encoding="utf-8")
+    rows = [{"prompt": p.text, "answer": "Sorry", "wrong_answer": "paint"} for p in both.positive]
+    (root / "task.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (root / "sorry.txt").write_text("Sorry")
+    return root
+
+
+def asked(root, *options, tuned="tuned"):
+    return ["tuco", root / tuned, "--base", root / "base", "--store", root / "runs", *options]
+
+
+def test_the_command_keeps_a_run_and_answers_again(run, saved):
+    two = ("--positive", saved / "positive.txt", "--negative", saved / "negative.txt")
+    command = asked(saved, *two, "--alpha", "0,1.5", "--markers", saved / "sorry.txt", "--quiet", "--json")
+    code, out, err = run(*command)
+    assert (code, err) == (0, "")
+    record = json.loads(out)
+    assert record["rows"] == 16
+    table = Store(saved / "runs").get(record["run"])
+    assert {"prompt_id", "tuco", "pre_co", "output_co"} <= set(table.data)
+    assert "layers" in table.tables
+    scaling = Store(saved / "runs").get(record["summary"]["checks"]["ftc-alpha"]["run"])
+    for each in (table, scaling):
+        for claim in claims.from_table(each.tables["claims"]):
+            if claim.recipe:
+                claims.check(claim, each)
+    page = (Store(saved / "runs").path(record["run"]) / "page.html").read_text(encoding="utf-8")
+    assert "How much of each prompt is tuning?" in page
+    assert "What if tuning were weaker or stronger?" in page
+    code, again, _ = run(*command)
+    assert json.loads(again) == record | {"cached": True}
+
+
+def test_the_command_takes_one_file_and_answers_of_a_task(run, saved):
+    code, out, err = run(
+        *asked(saved, "--prompts", saved / "task.jsonl", "--alpha", "0", "--metric", "logit-diff", "--positions", "all",
+               "--granularity", "sublayer", "--norm", "2", "--no-output-co", "--quiet")
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "TuCo, mean of 8 prompts" in out
+    assert "logit difference" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "give either --prompts"),
+        (("--positive", "positive.txt"), "only one of --positive and --negative"),
+        (("--prompts", "positive.txt", "--positive", "positive.txt", "--negative", "negative.txt"), "give either"),
+        (("--prompts", "none.txt"), "no prompt file"),
+        (("--prompts", "positive.txt", "--granularity", "neuron"), "unknown granularity 'neuron'"),
+        (("--prompts", "positive.txt", "--positions", "all", "--path", "fast"), "the fast path is of the last token"),
+        (("--prompts", "positive.txt", "--norm", "3"), "unknown order 3"),
+        (("--prompts", "positive.txt", "--drop-dims", "a"), "no list of numbers"),
+        (("--prompts", "positive.txt", "--drop-dims", "-1"), "counted from 0"),
+        (("--prompts", "positive.txt", "--drop-dims", "99"), "no dimension 99"),
+        (("--prompts", "positive.txt", "--alpha", "0,x"), "no list of numbers"),
+        (("--prompts", "positive.txt", "--alpha", "nan"), "must be numbers"),
+        (("--prompts", "positive.txt", "--generations", "3"), "are of --alpha"),
+        (("--prompts", "positive.txt", "--alpha", "0", "--metric", "taste"), "unknown --metric"),
+        (("--prompts", "positive.txt", "--alpha", "0", "--metric", "accuracy"), "has no column answer"),
+        (("--prompts", "positive.txt", "--alpha", "0", "--keep-answers"), "--keep-answers keeps"),
+        (("--prompts", "positive.txt", "--alpha", "0", "--engine", "nnsight"), "leave out --engine nnsight"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, saved, tmp_path, options, said):
+    files = [saved / part if str(part).endswith(".txt") else part for part in options]
+    code, out, err = run("tuco", saved / "tuned", "--base", saved / "base", "--store", tmp_path / "runs", *files)
+    assert (code, out) == (2, "")
+    assert said in only_line(err)
+    assert not list(tmp_path.glob("runs/runs/*"))
+
+
+def test_without_a_base_the_command_says_so_before_loading(run, only_line, saved, tmp_path):
+    code, _, err = run("tuco", saved / "tuned", "--prompts", saved / "positive.txt", "--store", tmp_path / "runs")
+    assert code == 2
+    assert "TuCo needs a base model" in only_line(err)
+
+
+@pytest.mark.slow
+def test_organisms_say_what_their_names_promise():
+    """A sham changed less than a tune, and attention's tune is in the blocks too."""
+    prompts = [read_prompts(organisms.prompts("refusal", "verify", group)) for group in ("harmful", "harmless")]
+    found = {}
+    for name in ("planted", "sham"):
+        pair = Pair.load(f"organism:refusal/{name}", "organism:refusal/base")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found[name] = Tuco()(Study(pair, Contrast(*prompts).limit(24), None))
+    assert found["planted"].summary["tuco"] > found["planted"].summary["noise_floor"]
+    assert Refusal  # the metric is not needed
