@@ -77,16 +77,15 @@ class Settings:
         return cls(where, _DTYPES[dtype], attention, trust_remote_code, spread)
 
 
-def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[str, ...]]:
-    """A causal language model from a directory, and remarks on it; raises a ModelError for whatever is wrong."""
-    require_readable(source)
+def configuration(source: Source, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The configuration of a causal language model; raises UnsupportedModel for anything else."""
     stated = read_json(source.directory / "config.json")
     if "_class_name" in stated and "model_type" not in stated:
         raise UnsupportedModel(
             f"{source.name} is a {stated['_class_name']} of diffusers, not a causal language model; give one"
         )
     try:
-        config = AutoConfig.from_pretrained(source.directory, trust_remote_code=settings.trust_remote_code)
+        config = AutoConfig.from_pretrained(source.directory, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers validates configurations with errors of many classes
         raise UnsupportedModel(
             f"{source.name}: transformers {transformers.__version__} does not accept its config.json ({line(error)}); "
@@ -98,6 +97,13 @@ def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[s
             f"{source.name} is of type {config.model_type}, which has no causal language model; "
             f"proven: {', '.join(PROVEN)}"
         )
+    return config
+
+
+def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """A causal language model from a directory, and remarks on it; raises a ModelError for whatever is wrong."""
+    require_readable(source)
+    config = configuration(source, settings.trust_remote_code)
     try:
         return _read(source, settings, config)
     except (MemoryError, RuntimeError) as error:
@@ -147,6 +153,16 @@ def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple
     _require_numbers(source, loaded)
     require_finite(source.name, loaded)
     return (loaded if spread(loaded) else loaded.to(settings.device)).eval().requires_grad_(False), notes
+
+
+def skeleton(source: Source, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A model without weights: modules and shapes alone, on torch's meta device; raises UnsupportedModel."""
+    config = configuration(source, trust_remote_code)
+    try:
+        with torch.device("meta"), quiet():
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # a model's own code, or a library that it wants
+        raise UnsupportedModel(f"{source.name} cannot be laid out without weights ({line(error)})") from error
 
 
 def _require_whole(source: Source, loaded: PreTrainedModel, report: Mapping[str, Any]) -> tuple[str, ...]:
