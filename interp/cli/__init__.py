@@ -23,6 +23,7 @@ COMMANDS = {
     "locate-neurons": "find the neurons that carry a tuned behaviour, and verify them",
     "transfer": "is a set located in one tune what does it in a further one",
     "dissociate": "do two behaviours of one tune run through different sets",
+    "intruders": "which singular vectors of a tune's matrices the base does not have",
     "ls": "list the stored runs",
     "show": "show one stored run: what it was made from, what it found",
     "sql": "query the stored tables",

@@ -23,6 +23,9 @@ from interp.report.text import escaped, json_text, script_hash
 from interp.table import Table
 
 HEADINGS = {
+    "intruder-scaling": "What scaling the intruders does",
+    "intruders": "Which singular vectors the base does not have",
+    "intruders-image": "Where they stand among the base's",
     "transfer": "Does it do the same in a further tune?",
     "dissociation": "Does each set carry its own behaviour only?",
     "dose": "How many it takes",
