@@ -47,7 +47,7 @@ def rescaled(model: Model, directions: Sequence[Direction], scale: float) -> Ite
             if place.path not in saved:
                 saved[place.path] = module.weight, module.weight.data.clone()
             matrix = matrix_of(module).data
-            rows = place.cut(torch.arange(matrix.shape[0], device=matrix.device)[:, None])[:, 0]
+            rows = place.cut(torch.arange(matrix.shape[0], dtype=torch.float64)[:, None])[:, 0].long().to(matrix.device)
             change = (scale - 1) * direction.sigma * torch.outer(direction.left, direction.right)
             matrix[rows] = (widen(matrix[rows]) + change.to(matrix.device)).to(matrix.dtype)
         yield

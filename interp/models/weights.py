@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ OUTSIDE = -1
 """The layer of what belongs to no block: the embedding and the head."""
 
 
+@runtime_checkable
 class Kept(Protocol):
     """Where arrays computed from a base alone are kept between children."""
 
