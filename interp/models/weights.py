@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from interp.errors import OptionError, OutOfMemory, PairError, WidthMismatch
-from interp.models import load, preflight, sources
+from interp.models import layout, load, preflight, sources
 from interp.models.anatomy import Anatomy, Place, read_anatomy
 from interp.models.checkpoint import Checkpoint
 from interp.models.low_rank import Factors, LowRank
@@ -126,7 +126,7 @@ class WeightPair:
         if root.adapter is not None:
             raise OptionError(f"the base {named} is itself an adapter; give the model that was tuned")
         own = Checkpoint.open(root)
-        skeleton = load.skeleton(root, trust_remote_code)
+        skeleton = layout.skeleton(root, trust_remote_code)
         notes: list[str] = []
         other: Checkpoint | LowRank
         if source.adapter is None:
