@@ -1,4 +1,7 @@
-"""What every analyzer is: a frozen dataclass of options, called with a study, giving a Table."""
+"""What every analyzer is: a frozen dataclass of options, called with a study, giving a Table.
+
+Where only weights are looked at, a ``WeightPair`` is the study.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -6,8 +9,11 @@ from functools import wraps
 from typing import Any, ClassVar
 
 from interp.maths.memory import ran_out_of_memory
+from interp.models.weights import WeightPair
 from interp.study import Study
 from interp.table import Table
+
+Examined = Study | WeightPair
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Analyzer:
         own = [field for field in fields(self) if not (inherited and field.metadata.get("from_parent"))]
         return {field.name: _said(getattr(self, field.name)) for field in own if field.name != "parent"}
 
-    def __call__(self, study: Study) -> Table:
+    def __call__(self, study: Examined) -> Table:
         """Examine the study."""
         raise TypeError(f"{type(self).__name__} must define __call__")
 
@@ -50,9 +56,9 @@ def _said(value: Any) -> Any:
     return {"name": value.name, "version": value.version, "options": value.options, "parent": value.parent}
 
 
-def _backing_off(examine: Callable[[Any, Study], Table]) -> Callable[[Any, Study], Table]:
+def _backing_off(examine: Callable[[Any, Examined], Table]) -> Callable[[Any, Examined], Table]:
     @wraps(examine)
-    def call(self: Analyzer, study: Study) -> Table:
+    def call(self: Analyzer, study: Examined) -> Table:
         # from the start: what a batch had added to running sums before it failed would count twice
         while True:
             try:

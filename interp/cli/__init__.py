@@ -25,6 +25,7 @@ COMMANDS = {
     "dissociate": "do two behaviours of one tune run through different sets",
     "compare": "a first look at a pair: what it says otherwise, where streams part, which weights moved",
     "tuco": "how much of what a model's blocks add is due to tuning, prompt by prompt",
+    "intruders": "which singular vectors of a tune's matrices the base does not have",
     "ls": "list the stored runs",
     "show": "show one stored run: what it was made from, what it found",
     "sql": "query the stored tables",

@@ -22,6 +22,8 @@ from interp.figures.compare import (
 from interp.figures.conditions import conditions_figure
 from interp.figures.dissociation import dissociation_figure
 from interp.figures.dose import dose_figure
+from interp.figures.intruder_scaling import intruder_scaling_figure
+from interp.figures.intruders import intruders_figure, intruders_image_figure
 from interp.figures.random_sets import random_sets_figure
 from interp.figures.redundancy import redundancy_figure
 from interp.figures.refusal_direction import refusal_direction_figure
@@ -41,6 +43,9 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "dissociation": dissociation_figure,
     "dose": dose_figure,
     "ftc-alpha": ftc_alpha_figure,
+    "intruder-scaling": intruder_scaling_figure,
+    "intruders": intruders_figure,
+    "intruders-image": intruders_image_figure,
     "locate-neurons": scores_figure,
     "random-sets": random_sets_figure,
     "redundancy": redundancy_figure,

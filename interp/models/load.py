@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,8 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
 
 from interp.errors import (
     MissingWeights,
@@ -30,6 +26,7 @@ from interp.errors import (
 from interp.maths.host import to_host
 from interp.maths.memory import ran_out_of_memory
 from interp.models.anatomy import PROVEN
+from interp.models.layout import configuration, line, quiet
 from interp.models.offload import spread, tensors
 from interp.models.sources import Source, read_json
 from interp.provenance import directory_digest
@@ -80,24 +77,7 @@ class Settings:
 def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """A causal language model from a directory, and remarks on it; raises a ModelError for whatever is wrong."""
     require_readable(source)
-    stated = read_json(source.directory / "config.json")
-    if "_class_name" in stated and "model_type" not in stated:
-        raise UnsupportedModel(
-            f"{source.name} is a {stated['_class_name']} of diffusers, not a causal language model; give one"
-        )
-    try:
-        config = AutoConfig.from_pretrained(source.directory, trust_remote_code=settings.trust_remote_code)
-    except Exception as error:  # transformers validates configurations with errors of many classes
-        raise UnsupportedModel(
-            f"{source.name}: transformers {transformers.__version__} does not accept its config.json ({line(error)}); "
-            "check the file, or use a transformers that knows this model"
-        ) from error
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "auto_map" not in stated:
-        # asked for it, transformers would import every family there is to list them
-        raise UnsupportedModel(
-            f"{source.name} is of type {config.model_type}, which has no causal language model; "
-            f"proven: {', '.join(PROVEN)}"
-        )
+    config = configuration(source, settings.trust_remote_code)
     try:
         return _read(source, settings, config)
     except (MemoryError, RuntimeError) as error:
@@ -274,24 +254,3 @@ def tokenizer_digests(found: Tokenizer) -> dict[str, str]:
         "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
         "template": hashlib.sha256(template.encode()).hexdigest(),
     }
-
-
-def line(error: Exception) -> str:
-    """What an error of a library says, as part of one line."""
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars, reports and warnings of the libraries: what matters in them is refused by name instead."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -22,10 +22,14 @@ _WIDTHS = ("hidden_size", "n_embd", "intermediate_size", "n_inner", "num_attenti
 _DEPTHS = ("num_hidden_layers", "n_layer")
 
 
-def require_same_shape(base: Source, tuned: Source) -> None:
-    """Compare configurations before weights are read; raises Depth-, Width- or VocabularyMismatch."""
+def require_same_shape(base: Source, tuned: Source, vocabulary: bool = True) -> None:
+    """Compare configurations before weights are read; raises Depth-, Width- or VocabularyMismatch.
+
+    ``vocabulary`` False leaves the vocabulary out: blocks can be compared without it.
+    """
     left, right = read_json(base.directory / "config.json"), read_json(tuned.directory / "config.json")
-    for names, error in ((_DEPTHS, DepthMismatch), (_WIDTHS, WidthMismatch), (("vocab_size",), VocabularyMismatch)):
+    words = ("vocab_size",) if vocabulary else ()
+    for names, error in ((_DEPTHS, DepthMismatch), (_WIDTHS, WidthMismatch), (words, VocabularyMismatch)):
         for name in names:
             # what only one of them states has a default, which shows in the weights
             if None not in (left.get(name), right.get(name)) and left[name] != right[name]:

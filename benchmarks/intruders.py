@@ -1,0 +1,225 @@
+"""Intruder dimensions: accuracy, speed and memory. ``python -m benchmarks.intruders [--write]``.
+
+Cosines and counts beside a float64 decomposition; the time of a first and of a second child beside two full
+decompositions by ``torch.linalg.svd`` in float32, matrices of GPT-2 small's shapes; peak memory of the command on a
+pair of 2 GB in shards.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.page import machine, markdown, write_section
+from interp.maths import subspaces
+from interp.maths.subspaces import Basis
+from interp.store.bases import Bases
+
+# (rows, columns) and how many of a block's matrices have this shape: q, k, v, o; in; out
+SHAPES = {(768, 768): 4, (3072, 768): 1, (768, 3072): 1}
+TOP_K, EPS, SEPARATED = 10, 0.5, 1e-3
+WIDTH, INNER, LAYERS, VOCABULARY = 2048, 5504, 4, 8192
+
+
+def matrices(shape: tuple[int, int], spectrum: str, update: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A base with a flat (Gaussian) or a slowly falling spectrum, and its child by a low-rank or a dense update."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = shape
+    base = torch.randn(rows, columns, generator=generator) / columns**0.5
+    if spectrum == "slow":
+        left, values, right = torch.linalg.svd(base.double(), full_matrices=False)
+        values = 10 / torch.arange(1, len(values) + 1).double().sqrt() + 0.3
+        base = ((left * values) @ right).float()
+    strongest = torch.linalg.matrix_norm(base, 2)
+    if update == "rank 8":
+        change = torch.randn(rows, 8, generator=generator) @ torch.randn(8, columns, generator=generator)
+        change = 1.2 * strongest * change / torch.linalg.matrix_norm(change, 2)
+    else:
+        change = 0.02 * base.norm() * torch.randn(rows, columns, generator=generator) / (rows * columns) ** 0.5
+    return base, base + change
+
+
+def accuracy() -> list[dict]:
+    """Largest error of a cosine among separated vectors, and counts, by numpy in float64."""
+    rows = []
+    for spectrum in ("flat", "slow"):
+        for update in ("rank 8", "dense"):
+            errors, counts, theirs, left, seen = [], 0, 0, 0, 0
+            for shape in SHAPES:
+                base, tuned = matrices(shape, spectrum, update, 0)
+                _, compared = subspaces.intruders(base, tuned, TOP_K, EPS)
+                exact = [np.linalg.svd(m.double().numpy(), full_matrices=False) for m in (tuned, base)]
+                cosines = np.abs(exact[0][0][:, :TOP_K].T @ exact[1][0])
+                best = cosines.max(1)
+                apart = _lonely(exact[0][1], range(TOP_K)) & _lonely(exact[1][1], cosines.argmax(1))
+                clear = np.abs(best - EPS) > 1e-4
+                errors += list(np.abs(compared.cosine.numpy() - best)[apart])
+                counts += int(compared.intruder.numpy()[clear & apart].sum())
+                theirs += int((best < EPS)[clear & apart].sum())
+                left, seen = left + int((~apart).sum()), seen + TOP_K
+            rows.append({"spectrum": spectrum, "update": update, "vectors": f"{seen - left} of {seen} separated",
+                         "largest error of a cosine": f"{max(errors, default=float('nan')):.1e}",
+                         "intruders": counts, "by float64": theirs})  # fmt: skip
+    return rows
+
+
+def _lonely(values: np.ndarray, at) -> np.ndarray:
+    """Whether a singular value is apart from all others by ``SEPARATED`` of the largest."""
+    return np.array([np.abs(np.delete(values, i) - values[i]).min() > SEPARATED * values[0] for i in at])
+
+
+def full(base: torch.Tensor, tuned: torch.Tensor) -> None:
+    """What is done without this: two decompositions and all cosines."""
+    one, other = (torch.linalg.svd(matrix, full_matrices=False)[0] for matrix in (base, tuned))
+    (other[:, :TOP_K].T @ one).abs().max(1)
+
+
+def first(base: torch.Tensor, tuned: torch.Tensor, kept: Bases) -> None:
+    """A first child: all of the base's vectors, kept."""
+    basis = subspaces.left_basis(base)
+    kept.keep("base", {"vectors": basis.vectors.numpy(), "values": basis.values.numpy()})
+    _compare(basis, tuned)
+
+
+def second(tuned: torch.Tensor, kept: Bases) -> None:
+    """A second child: the base's vectors recalled from disk."""
+    found = kept.recall("base")
+    _compare(Basis(torch.from_numpy(found["vectors"]), torch.from_numpy(found["values"])), tuned)
+
+
+def _compare(basis: Basis, tuned: torch.Tensor) -> None:
+    found = subspaces.leading(tuned, TOP_K, basis.vectors[:, :TOP_K])
+    subspaces.compare(basis, found.left, found.values)
+
+
+def one_random(base: torch.Tensor, tuned: torch.Tensor, basis: Basis) -> None:
+    """One random update with the singular values of a dense one."""
+    generator = torch.Generator().manual_seed(0)
+    update = subspaces.turned(subspaces.turned(tuned - base, generator).T, generator).T
+    found = subspaces.leading(base + update, TOP_K, basis.vectors[:, :TOP_K], 1e-5)
+    subspaces.compare(basis, found.left, found.values)
+
+
+def seconds(work, *given) -> float:
+    """Wall-clock seconds of a call."""
+    start = time.perf_counter()
+    work(*given)
+    return time.perf_counter() - start
+
+
+def speed(rounds: int) -> list[dict]:
+    """Medians of interleaved rounds, by shape and for a whole block."""
+    rows = []
+    for spectrum in ("flat", "slow"):
+        total = dict.fromkeys(("two svd", "first", "second", "rank", "random"), 0.0)
+        for shape, count in SHAPES.items():
+            base, tuned = matrices(shape, spectrum, "rank 8", 1)
+            basis, taken = subspaces.left_basis(base), {name: [] for name in total}
+            with tempfile.TemporaryDirectory() as folder:
+                kept = Bases(folder)
+                for _ in range(rounds):
+                    taken["two svd"].append(seconds(full, base, tuned))
+                    taken["first"].append(seconds(first, base, tuned, kept))
+                    taken["second"].append(seconds(second, tuned, kept))
+                    taken["rank"].append(seconds(subspaces.singular_values, tuned - base))
+                    taken["random"].append(seconds(one_random, base, tuned, basis))
+            middle = {name: float(np.median(values)) for name, values in taken.items()}
+            total = {name: total[name] + count * middle[name] for name in total}
+            rows.append(_row(spectrum, f"{shape[0]} x {shape[1]}", middle))
+        rows.append(_row(spectrum, "a block", total))
+    return rows
+
+
+def _row(spectrum: str, what: str, took: dict[str, float]) -> dict:
+    whole = took["two svd"]
+    return {"spectrum": spectrum, "matrix": what, "two full svd, s": f"{whole:.3f}",
+            "first child": f"{took['first']:.3f} ({whole / took['first']:.1f} times faster)",
+            "second child": f"{took['second']:.3f} ({whole / took['second']:.1f} times faster)",
+            "effective rank, dense": f"{took['rank']:.3f}",
+            "a random update, dense": f"{took['random']:.3f}"}  # fmt: skip
+
+
+def write_pair(root: Path) -> None:
+    """Two Llama checkpoints of random weights in shards of one block each; the child differs in its first block."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=16,
+                         vocab_size=VOCABULARY, architectures=["LlamaForCausalLM"])  # fmt: skip
+    sizes = {"self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (WIDTH, WIDTH), "self_attn.v_proj": (WIDTH, WIDTH),
+             "self_attn.o_proj": (WIDTH, WIDTH), "mlp.gate_proj": (INNER, WIDTH), "mlp.up_proj": (INNER, WIDTH),
+             "mlp.down_proj": (WIDTH, INNER)}  # fmt: skip
+    for name in ("base", "child"):
+        generator, where = torch.Generator().manual_seed(0), {}
+        (root / name).mkdir()
+        config.save_pretrained(root / name)
+        for layer in range(LAYERS + 1):
+            prefix, held = f"model.layers.{layer}.", {}
+            for part, size in sizes.items() if layer < LAYERS else ():
+                held[f"{prefix}{part}.weight"] = torch.randn(size, generator=generator) / size[1] ** 0.5
+            if layer == LAYERS:
+                held = {key: torch.randn(VOCABULARY, WIDTH, generator=generator) * 0.02
+                        for key in ("model.embed_tokens.weight", "lm_head.weight")}  # fmt: skip
+            if name == "child" and layer == 0:
+                held = {key: value + 0.001 * torch.randn(value.shape) for key, value in held.items()}
+            file = f"model-{layer + 1:05}-of-{LAYERS + 1:05}.safetensors"
+            save_file(held, root / name / file, {"format": "pt"})
+            where |= dict.fromkeys(held, file)
+        index = {"metadata": {}, "weight_map": where}
+        (root / name / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def memory() -> str:
+    """Peak resident memory of the command on that pair, and its size on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_pair(root)
+        size = sum(file.stat().st_size for file in root.glob("*/*.safetensors"))
+        words = [
+            "interp",
+            "intruders",
+            str(root / "child"),
+            "--base",
+            str(root / "base"),
+            "--store",
+            str(root / "runs"),
+        ]
+        program = (
+            "import resource, sys; from interp.cli import main; code = main(sys.argv[1:]);"
+            "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+        )
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True,
+                              env=os.environ | {"INTERP_CACHE": folder})  # fmt: skip
+        took = time.perf_counter() - start
+    peak = int(done.stderr.split("peak")[1].split()[0]) * 1024
+    return (
+        f"Peak memory of `interp intruders` on a pair of {size / 1e9:.2f} GB (Llama, {LAYERS} blocks of width {WIDTH}, "
+        f"float32, {2 * (LAYERS + 1)} shards; seven matrices changed, 20 random updates of each): {peak / 1e6:.0f} MB, "
+        f"{took:.0f} s."
+    )
+
+
+def main() -> None:
+    """Measure all; with ``--write`` into docs/benchmarks.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    parts = [markdown(rows, list(rows[0])) for rows in (accuracy(), speed(options.rounds))]
+    print("\n\n".join(parts), flush=True)
+    parts.append(memory())
+    print(parts[-1])
+    if options.write:
+        write_section("intruders", f"`python -m benchmarks.intruders --write`. {machine()}\n\n" + "\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()

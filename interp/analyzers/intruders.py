@@ -1,0 +1,268 @@
+"""``Intruders``: leading singular vectors of a tuned matrix that no vector of the base's resembles.
+
+Shuttleworth, Andreas, Torralba, Sharma (arXiv 2410.21228): of every matrix the ``top_k`` left singular vectors of the
+tuned weight are compared with *all* of the base's; one whose largest absolute cosine stays below ``eps`` is an
+intruder. Beside it: the same against the base's vectors of like singular value together, since within a cluster of
+equal values vectors are arbitrary; and random updates with the singular values of the real one, since a large enough
+update of any direction makes intruders.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.claims import Claim
+from interp.errors import OptionError
+from interp.maths import subspaces
+from interp.maths.host import to_host
+from interp.maths.statistics import permutation_p
+from interp.maths.subspaces import Basis
+from interp.models.weights import Both, Matrix, WeightPair
+from interp.table import Table, table
+
+SMALL, ALPHA, FEWEST_DRAWS, SHOWN_OF_BASE = 64, 0.05, 20, 40
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Intruders(Analyzer):
+    """Intruders among the ``top_k`` singular vectors of every matrix of a ``WeightPair``, on one ``side``.
+
+    ``gap``: base singular values within this share of a vector's own count as like. ``draws`` random updates per
+    matrix, 20 or more, or 0 for none, in which case nothing is claimed. Returns a table of kind ``intruders``, one row
+    per singular vector.
+    """
+
+    name: ClassVar[str] = "intruders"
+    version: ClassVar[int] = 1
+
+    top_k: int = 10
+    eps: float = 0.5
+    side: str = "left"
+    gap: float = 0.05
+    draws: int = 20
+    parent: str | None = None
+
+    def __call__(self, study: WeightPair) -> Table:
+        """Stream all pairs of matrices, count, compare with random updates."""
+        self.require()
+        found = study.each(lambda index, matrix: _examine(self, study, index, matrix), "matrices")
+        rows, matrices, null = (_joined([one[name] for one in found]) for name in ("vectors", "matrix", "null"))
+        counted = ~matrices["small"] if not matrices["small"].all() else np.ones(len(found), bool)
+        apart = null["apart"].reshape(len(found), self.draws)[counted].sum(0)
+        made = self._claim(rows, matrices, apart)
+        worst = max(found, key=lambda one: (one["matrix"]["apart"][0], -one["matrix"]["min_cosine"][0]))
+        return table(
+            self.name,
+            _described(rows),
+            provenance=study.provenance(self),
+            summary={
+                "sentence": made.sentence,
+                "shown": made.shown,
+                "matrices": len(found),
+                "changed": int(matrices["changed"].sum()),
+                "small": int(matrices["small"].sum()),
+                "vectors": len(rows["sigma"]),
+                "intruders": int(rows["is_intruder"].sum()),
+                "apart": int(rows["apart"].sum()),
+                "share": float(rows["is_intruder"].mean()),
+                "min_cosine": float(rows["max_cosine"].min()),
+                "mean_effective_rank": float(matrices["effective_rank"].mean()),
+                "mean_relative_norm": float(matrices["relative_norm"].mean()),
+                "limits": [f"{note[:1].upper()}{note[1:]}." for note in study.notes],
+            },
+            tables={
+                "matrices": table("intruders-matrices", _described(matrices)),
+                "null": table("intruders-null", _described(null)),
+                "totals": table("intruders-totals", _described({"draw": np.arange(self.draws), "apart_total": apart})),
+                "image": table("intruders-image", _described(worst["image"])),
+                "claims": claims.to_table([made]),
+            },
+        )
+
+    def require(self) -> None:
+        """Raise OptionError for options that mean nothing."""
+        if self.top_k < 1:
+            raise OptionError(f"{self.top_k} singular vectors are none; use --top-k 1 or more")
+        if not 0 < self.eps <= 1 or not 0 <= self.gap < 1:
+            raise OptionError(f"eps {self.eps} and gap {self.gap}: a cosine lies in (0, 1], a relative gap in [0, 1)")
+        if self.side not in ("left", "right"):
+            raise OptionError(f"side {self.side!r} is no side of a matrix; use left or right")
+        if self.draws and self.draws < FEWEST_DRAWS:
+            raise OptionError(f"{self.draws} random updates cannot give p of {ALPHA}; use {FEWEST_DRAWS} or more, or 0")
+
+    def _claim(self, rows: dict, matrices: dict, null: np.ndarray) -> Claim:
+        where = {} if matrices["small"].all() else {"small": [False]}
+        counted = np.ones(len(rows["apart"]), bool) if not where else ~rows["small"]
+        value = int(rows["apart"][counted].sum())
+        p = permutation_p(value, null)
+        center, low, high = (float(null.mean()), *np.quantile(null, [0.025, 0.975])) if len(null) else (NAN, NAN, NAN)
+        shown = bool(value >= 1 and p <= ALPHA and where)
+        beside = "No random updates were drawn, so nothing is claimed."
+        if len(null):
+            beside = (
+                f"Random updates of equal rank, norm and singular values give {center:.1f} ({low:.0f} to {high:.0f}), "
+                f"p = {p:.3f}: {'more than these do' if p <= ALPHA else 'not more than these do'}."
+            )
+        if not where:
+            beside += f" All matrices are of size {SMALL} or less, where random vectors come near eps: not claimed."
+        recipe = {"table": "", "statistic": "sum", "column": "apart", "where": where}
+        drawn = {"null": {"table": "totals", "column": "apart_total", "where": {}}, "observed": recipe}
+        return Claim(
+            "intruders",
+            f"{int(rows['is_intruder'].sum())} of {len(rows['apart'])} leading {self.side} singular vectors in "
+            f"{len(matrices['rows'])} matrices are intruders (no |cosine| with a base vector reaches {self.eps:g}), "
+            f"{value} of them also against the base's vectors of like singular value together. {beside}",
+            value, NAN, NAN, f"{len(null)} random updates of equal rank, norm and singular values in every matrix",
+            center, low, high, p, 1, "at least", shown, recipe | ({"p": drawn} if len(null) else {}),
+        )  # fmt: skip
+
+
+def _examine(options: Intruders, study: WeightPair, index: int, matrix: Matrix) -> dict[str, dict[str, np.ndarray]]:
+    """One matrix: columns of its vectors, of itself, of its random updates, and its cosines for the image."""
+    both = study.read(matrix)
+    if options.side == "right":
+        swapped = None if both.factors is None else (both.factors[1].T, both.factors[0].T)
+        both = Both(both.base.T, both.tuned.T, swapped)
+    count = min(options.top_k, *both.base.shape)
+    basis = None
+    if both.changed:
+        basis = _basis(study, matrix, both, options.side)
+        found = subspaces.leading(both.tuned, count, basis.vectors[:, :count])
+        compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
+    else:
+        found, compared = subspaces.leading(both.base, count), subspaces.unchanged(count)
+    null = [_drawn(options, both, basis, study.seed, index, draw) for draw in range(options.draws)]
+    least = np.array([one[2] for one in null])
+    cosine, apart = to_host(compared.cosine).astype(np.float64), to_host(compared.apart)
+    p = np.array([permutation_p(value, least, "less") for value in cosine])
+    small = min(both.base.shape) <= SMALL
+    spectrum = _spectrum(both)
+    norm, size = float(spectrum.square().sum().sqrt()), float(torch.linalg.vector_norm(both.base.double()))
+    named = {"layer": matrix.layer, "part": matrix.part}
+    intruder = to_host(compared.intruder)
+    return {
+        "vectors": _columns(
+            count, named, rank=np.arange(1, count + 1), sigma=to_host(found.values), max_cosine=cosine,
+            is_intruder=intruder, nearest=to_host(compared.nearest) + 1,
+            subspace_cosine=to_host(compared.subspace).astype(np.float64), apart=apart, p=p,
+            beyond_null=apart & (p <= ALPHA), small=np.full(count, small),
+        ),
+        "matrix": _columns(
+            1, named, tensor=[matrix.tensor], rows=[both.base.shape[0]], columns=[both.base.shape[1]], k=[count],
+            changed=[both.changed], intruders=[int(intruder.sum())],
+            apart=[int(apart.sum())], min_cosine=[float(cosine.min())],
+            effective_rank=[subspaces.effective_rank(spectrum)], norm=[norm],
+            relative_norm=[norm / size if size else NAN], small=[small],
+            matrix_p=[permutation_p(int(apart.sum()), [one[1] for one in null])],
+        ),
+        "null": _columns(
+            len(null), named, draw=np.arange(len(null)), intruders=np.array([one[0] for one in null], np.int64),
+            apart=np.array([one[1] for one in null], np.int64), min_cosine=least,
+        ),
+        "image": _image(basis, found.left, named),
+    }  # fmt: skip
+
+
+def _basis(study: WeightPair, matrix: Matrix, both: Both, side: str) -> Basis:
+    def compute() -> dict[str, np.ndarray]:
+        made = subspaces.left_basis(both.base)
+        return {"vectors": to_host(made.vectors), "values": to_host(made.values)}
+
+    kept = study.of_base(matrix, f"singular-basis-1 {side}", compute)
+    return Basis(torch.from_numpy(kept["vectors"]), torch.from_numpy(kept["values"]))
+
+
+def _spectrum(both: Both) -> Tensor:
+    if not both.changed:
+        return torch.zeros(1, dtype=torch.float64)
+    if both.factors is not None:
+        return subspaces.product_values(*both.factors)
+    return subspaces.singular_values(both.tuned - both.base)
+
+
+def _drawn(
+    options: Intruders, both: Both, basis: Basis | None, seed: int, index: int, draw: int
+) -> tuple[int, int, float]:
+    """Intruders, those apart, and the least cosine after a random update with the real one's singular values."""
+    if basis is None:
+        return 0, 0, 1.0
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + index) * 10_007 + draw)
+    if both.factors is not None:
+        left, right = both.factors
+        update = subspaces.turned(left, generator) @ subspaces.turned(right.T, generator).T
+    else:
+        update = subspaces.turned(both.tuned - both.base, generator)
+        update = subspaces.turned(update.T, generator).T
+    count = min(options.top_k, *both.base.shape)
+    # a looser tolerance than the real one's: a count needs no fourth digit
+    found = subspaces.leading(both.base + update, count, basis.vectors[:, :count], 1e-5, draw)
+    compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
+    return int(compared.intruder.sum()), int(compared.apart.sum()), float(compared.cosine.min())
+
+
+def _image(basis: Basis | None, left: Tensor, named: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Cosines of the leading vectors with the base's first ones, as the paper draws them."""
+    count = left.shape[1]
+    if basis is None:
+        cosines = np.eye(count)
+    else:
+        cosines = to_host((left.to(basis.vectors).T @ basis.vectors[:, :SHOWN_OF_BASE]).abs()).astype(np.float64)
+    mine, theirs = (part.ravel() for part in np.indices(cosines.shape))
+    return _columns(cosines.size, named, rank=mine + 1, base_rank=theirs + 1, cosine=cosines.ravel())
+
+
+def _columns(count: int, named: dict[str, Any], **columns: Any) -> dict[str, np.ndarray]:
+    same = {
+        name: np.full(count, value, dtype=object if isinstance(value, str) else None) for name, value in named.items()
+    }
+    return same | {name: np.asarray(values) for name, values in columns.items()}
+
+
+def _joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+_MEANINGS = {
+    "layer": ("key", "block, -1 outside blocks"),
+    "part": ("key", "which matrix of the block"),
+    "rank": ("key", "place of the singular vector, from 1, largest singular value first"),
+    "base_rank": ("key", "place of the base's singular vector, from 1"),
+    "draw": ("key", "number of the random update"),
+    "tensor": ("text", "the tensor that holds it"),
+    "rows": ("measure", "rows of the matrix on the side compared"),
+    "columns": ("measure", "columns"),
+    "k": ("measure", "singular vectors looked at"),
+    "sigma": ("measure", "singular value in the tuned matrix"),
+    "max_cosine": ("measure", "largest absolute cosine with any singular vector of the base"),
+    "cosine": ("measure", "absolute cosine of the two"),
+    "is_intruder": ("flag", "max_cosine below eps, as published"),
+    "nearest": ("measure", "place of the base vector that it is most like, from 1"),
+    "subspace_cosine": ("measure", "length of its part among the base's vectors of like singular value"),
+    "p": ("measure", "share of random updates whose least cosine is as small, with the draw itself"),
+    "beyond_null": ("flag", "an intruder by both measures, and p at most 0.05 within its matrix"),
+    "small": ("flag", "smaller side of 64 or less, where random vectors come near eps"),
+    "changed": ("flag", "tuned and base differ in any number"),
+    "intruders": ("measure", "vectors below eps"),
+    "min_cosine": ("measure", "smallest of the largest cosines"),
+    "effective_rank": ("measure", "of the update: exponential of the entropy of its singular values"),
+    "norm": ("measure", "Frobenius norm of the update"),
+    "relative_norm": ("measure", "the same over the base's norm"),
+    "matrix_p": ("measure", "share of random updates with as many intruders apart, with the real one"),
+    "apart_total": ("measure", "intruders apart over all matrices that count"),
+}
+_APART = {
+    True: ("flag", "an intruder also against the base's vectors of like singular value together"),
+    False: ("measure", "vectors that are intruders by both measures"),
+}
+
+
+def _described(columns: dict[str, np.ndarray]) -> dict[str, tuple]:
+    told = _MEANINGS | ({"apart": _APART[columns["apart"].dtype == bool]} if "apart" in columns else {})
+    return {name: (values, *told[name]) for name, values in columns.items()}

@@ -1,0 +1,48 @@
+"""What scaling intruders does to the task and to plain text, beside two controls."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.figures.style import BLUE, GREY, ORANGE, finish, safe
+from interp.table import Table
+
+_KINDS = {
+    "intruder": ("intruders", BLUE, "solid"),
+    "neighbour": ("vectors beside them", GREY, "dot"),
+    "update": ("the whole update", ORANGE, "dash"),
+}
+
+
+def intruder_scaling_figure(table: Table) -> go.Figure:
+    """Task against forgetting along the scales, one line for each thing that is scaled."""
+    figure = go.Figure()
+    for kind, (name, colour, dash) in _KINDS.items():
+        rows = np.flatnonzero(table["kind"] == kind)
+        rows = rows[np.argsort(table["scale"][rows], kind="stable")]
+        if len(rows):
+            figure.add_trace(
+                go.Scatter(
+                    x=table["forgetting"][rows],
+                    y=table["metric"][rows],
+                    mode="lines+markers+text",
+                    name=name,
+                    line={"color": colour, "dash": dash},
+                    text=[f"{scale:g}" for scale in table["scale"][rows]],
+                    textposition="top center",
+                    textfont={"size": 10, "color": colour},
+                    customdata=table["scale"][rows],
+                    hovertemplate="scaled by %{customdata:g}: %{y:.3g}, forgetting %{x:.3g}"
+                    "<extra>%{fullData.name}</extra>",
+                )
+            )
+    caption = (
+        "Across: loss on plain text above the base's, in nats per token. Up: the task. Numbers are factors on singular "
+        "values; at 1 all lines meet in the tuned model. Up and to the left is better. Where the line of the whole "
+        "update lies as high, intruders are no better a handle than the size of the update."
+    )
+    finish(figure, "Task and forgetting as intruders are scaled", caption, height=440)
+    figure.update_xaxes(title_text="forgetting, nats per token")
+    figure.update_yaxes(title_text=safe(table.column("metric").meaning))
+    return figure

@@ -1,0 +1,82 @@
+"""Intruders by layer and kind of matrix, and the cosines of singular vectors as an image."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.figures.style import BLUE, GREY, ORANGE, finish, safe
+from interp.table import Table
+
+
+def intruders_figure(table: Table) -> go.Figure:
+    """Largest cosine of every leading singular vector, by layer; intruders stand out in colour."""
+    parts = list(dict.fromkeys(table["part"]))
+    place = np.array([parts.index(part) for part in table["part"]])
+    width = 0.7 / max(len(parts), 1)
+    x = table["layer"] + (place - (len(parts) - 1) / 2) * width
+    x = x + (table["rank"] / (table["rank"].max() + 1) - 0.5) * width * 0.8
+    figure = go.Figure()
+    apart, published = table["apart"], table["is_intruder"] & ~table["apart"]
+    groups = (
+        (f"no intruder ({int((~table['is_intruder']).sum()):,})", ~table["is_intruder"], GREY),
+        (f"intruder by one vector only ({int(published.sum()):,})", published, BLUE),
+        (f"intruder, also by subspace ({int(apart.sum()):,})", apart, ORANGE),
+    )
+    for name, mask, colour in groups:
+        rows = np.flatnonzero(mask)
+        if len(rows):
+            labels = [
+                f"layer {table['layer'][row]}, {safe(table['part'][row])}, vector {table['rank'][row]}" for row in rows
+            ]
+            figure.add_trace(
+                go.Scatter(
+                    x=x[rows],
+                    y=table["max_cosine"][rows],
+                    mode="markers",
+                    name=name,
+                    marker={"color": colour, "size": 4 if colour == GREY else 8, "opacity": 0.75},
+                    text=labels,
+                    customdata=np.stack([table["sigma"][rows], table["p"][rows]], 1),
+                    hovertemplate="%{text}<br>cosine %{y:.3f}, singular value %{customdata[0]:.3g}, "
+                    "p %{customdata[1]:.2g}<extra></extra>",
+                )
+            )
+    caption = (
+        "Each dot is one leading singular vector of the tuned matrix: how like the base's most similar one it is. "
+        f"Within a layer, from left to right: {', '.join(parts)}. Whether random updates of equal singular values "
+        "would do the same is in the claim and in the column p."
+    )
+    finish(figure, f"Leading singular vectors of {len(set(zip(x.round(), place, strict=True))):,} matrices beside the "
+           "base's", caption, height=440)  # fmt: skip
+    figure.update_xaxes(title_text="layer", dtick=max(1, round((table["layer"].max() + 1) / 16)))
+    figure.update_yaxes(title_text="largest |cosine| with any base vector", range=[-0.02, 1.04])
+    return figure
+
+
+def intruders_image_figure(table: Table) -> go.Figure:
+    """Cosines of one matrix's leading singular vectors with the base's, as the paper draws them."""
+    rows, columns = int(table["rank"].max()), int(table["base_rank"].max())
+    cosines = np.zeros((rows, columns))
+    cosines[table["rank"] - 1, table["base_rank"] - 1] = table["cosine"]
+    figure = go.Figure(
+        go.Heatmap(
+            z=cosines,
+            x=np.arange(1, columns + 1),
+            y=np.arange(1, rows + 1),
+            zmin=0,
+            zmax=1,
+            colorscale=[[0, "#ffffff"], [1, BLUE]],
+            colorbar={"title": {"text": "|cosine|"}},
+            hovertemplate="tuned vector %{y}, base vector %{x}: %{z:.3f}<extra></extra>",
+        )
+    )
+    name = f"layer {table['layer'][0]}, {table['part'][0]}"
+    caption = (
+        "The matrix with the most intruders. Down: singular vectors of the tuned matrix, across: the base's, both from "
+        f"the largest value. A row without a dark field is a vector that none of the base's first {columns} resembles."
+    )
+    finish(figure, f"Cosines of singular vectors, {name}", caption, height=180 + 24 * rows)
+    figure.update_xaxes(title_text="singular vector of the base", showgrid=False)
+    figure.update_yaxes(title_text="of the tuned matrix", autorange="reversed", showgrid=False, dtick=1)
+    return figure

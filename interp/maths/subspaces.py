@@ -1,0 +1,236 @@
+"""Singular vectors of one matrix beside all of another's: bases, leading vectors, cosines, random updates.
+
+Squared matrices are formed in float64: their eigenvectors are singular vectors at half the price of a full
+decomposition, and float64 leaves singular values exact down to 1e-8 of the largest. Leading vectors come from block
+Krylov subspaces (Musco and Musco, arXiv 1504.05477), accepted only by their residuals.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+_OVERSAMPLED, _DEEPEST, _SQUARED, _IN_DOUBLE, _CHUNK = 6, 24, 1024, 1 << 23, 1 << 22
+
+
+@dataclass(frozen=True)
+class Basis:
+    """All left singular vectors of a matrix, as columns in float32, and its singular values, largest first.
+
+    A tall matrix has as many vectors as columns; those of no singular value are zero, since none is more right than
+    another.
+    """
+
+    vectors: Float[Tensor, "m p"]
+    values: Float[Tensor, " p"]
+
+
+@dataclass(frozen=True)
+class Leading:
+    """The first singular triplets of a matrix, in float64, largest first."""
+
+    left: Float[Tensor, "m k"]
+    values: Float[Tensor, " k"]
+    right: Float[Tensor, "n k"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of each leading vector: ``cosine``, the largest with any base vector, ``nearest`` (its number, from 0), and
+    ``subspace``, the length of its part among the base vectors of like singular value.
+
+    ``intruder`` is the published definition (arXiv 2410.21228), ``apart`` asks for both numbers to be below ``eps``.
+    """
+
+    cosine: Float[Tensor, " k"]
+    nearest: Int[Tensor, " k"]
+    subspace: Float[Tensor, " k"]
+    intruder: Bool[Tensor, " k"]
+    apart: Bool[Tensor, " k"]
+
+
+def gram(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m m"]:
+    """``matrix @ matrix.T`` in float64, without a float64 copy of the whole."""
+    rows, columns = matrix.shape
+    total = torch.zeros(rows, rows, dtype=torch.float64, device=matrix.device)
+    step = max(1, _CHUNK // max(rows, 1))
+    for start in range(0, columns, step):
+        part = matrix[:, start : start + step].double()
+        total.addmm_(part, part.T)
+    return total
+
+
+def left_basis(matrix: Float[Tensor, "m n"]) -> Basis:
+    """All left singular vectors and values of a matrix, by the eigenvectors of its smaller square in float64."""
+    rows, columns = matrix.shape
+    small = matrix if rows <= columns else matrix.T
+    squares, vectors = torch.linalg.eigh(gram(small))
+    values, vectors = squares.clamp(min=0).sqrt().flip(0), vectors.flip(1)
+    if rows <= columns:
+        return Basis(vectors.float(), values)
+    inverse = torch.where(values > 1e-7 * values[:1], 1 / values, 0)
+    scaled, step = vectors * inverse, max(1, _CHUNK // max(columns, 1))
+    parts = [(matrix[start : start + step].double() @ scaled).float() for start in range(0, rows, step)]
+    return Basis(torch.cat(parts), values)
+
+
+def singular_values(matrix: Float[Tensor, "m n"]) -> Float[Tensor, " p"]:
+    """Singular values, largest first, in float64; below 1e-8 of the largest they are rounding."""
+    small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    return torch.linalg.eigvalsh(gram(small)).clamp(min=0).sqrt().flip(0)
+
+
+def product_values(left: Float[Tensor, "m r"], right: Float[Tensor, "r n"]) -> Float[Tensor, " q"]:
+    """Singular values of ``left @ right`` from its factors: QR of each, and a decomposition of r by r."""
+    one, other = torch.linalg.qr(left.double()).R, torch.linalg.qr(right.double().T).R
+    return torch.linalg.svdvals(one @ other.T)
+
+
+def effective_rank(values: Float[Tensor, " p"]) -> float:
+    """Exponential of the entropy of normalised singular values (Roy and Vetterli, 2007); 0 where all are zero."""
+    total = float(values.sum())
+    if not total > 0:
+        return 0.0
+    share = values / total
+    return math.exp(-float(torch.xlogy(share, share).sum()))
+
+
+def leading(
+    matrix: Float[Tensor, "m n"],
+    count: int,
+    near: Float[Tensor, "m b"] | None = None,
+    tolerance: float = 1e-7,
+    seed: int = 0,
+) -> Leading:
+    """The first ``count`` singular triplets.
+
+    ``near`` are left vectors to start from, beside random ones. ``tolerance`` bounds residuals relative to the largest
+    squared singular value; a vector is then off by at most that over the relative gap of squares. Where the subspace
+    would grow too large, all vectors are computed instead.
+    """
+    rows, columns = matrix.shape
+    count = min(count, rows, columns)
+    flipped = rows > columns
+    wide = matrix.T if flipped else matrix
+    squared = gram(wide) if wide.shape[0] <= _SQUARED else None
+    # above this size float32 products leave residuals of 1e-7, and a float64 copy would double the memory
+    work = wide.double() if squared is None and wide.numel() <= _IN_DOUBLE else wide
+    if near is not None and flipped:
+        near = matrix.T @ near.to(matrix)
+
+    def times(vectors: Tensor) -> Tensor:
+        if squared is not None:
+            return squared @ vectors
+        return (work @ (work.T @ vectors.to(work))).double()
+
+    found = _krylov(times, wide.shape[0], count, near, tolerance, seed)
+    if found is None:
+        squares, vectors = torch.linalg.eigh(gram(wide) if squared is None else squared)
+        found = vectors.flip(1)[:, :count], squares.clamp(min=0).flip(0)[:count].sqrt()
+    left, values = found
+    other = (work.T @ left.to(work)).double() * torch.where(values > 0, 1 / values, 0)
+    return Leading(other, values, left) if flipped else Leading(left, values, other)
+
+
+def _krylov(
+    times: Callable[[Tensor], Tensor],
+    size: int,
+    count: int,
+    near: Float[Tensor, "m b"] | None,
+    tolerance: float,
+    seed: int,
+) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"]] | None:
+    """Ritz vectors of a squared matrix from block Lanczos with full orthogonalisation; None where it gives up."""
+    block = count + _OVERSAMPLED
+    if 4 * block > size:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(size, block, generator=generator, dtype=torch.float64)
+    if near is not None:
+        # with a little of everything: an exact start would end the recurrence before it saw another direction
+        known = near[:, :count].double()
+        known = known / known.norm(dim=0).clamp(min=1e-30)
+        start = start.to(known)
+        start[:, : known.shape[1]] = known + 1e-3 * start[:, : known.shape[1]] / math.sqrt(size)
+    newest = torch.linalg.qr(start).Q
+    basis, images = newest, newest[:, :0]
+    for step in range(1, _DEEPEST + 1):
+        rest = times(newest)
+        images = torch.cat([images, rest], 1)
+        for _ in range(2):
+            rest = rest - basis @ (basis.T @ rest)
+        newest, border = torch.linalg.qr(rest)
+        ended = bool(border.diagonal().abs().min() <= 1e-12 * border.diagonal().abs().max().clamp(min=1e-300))
+        full = 2 * (basis.shape[1] + block) > size or step == _DEEPEST
+        if step % 3 == 0 or ended or full:
+            squares, inner = torch.linalg.eigh(basis.T @ images)
+            squares, inner = squares.flip(0)[:count].clamp(min=0), inner.flip(1)[:, :count]
+            residual = (border @ inner[-block:]).norm(dim=0).max()
+            if residual <= tolerance * squares[0]:
+                return basis @ inner, squares.sqrt()
+        if ended or full:
+            return None
+        basis = torch.cat([basis, newest], 1)
+    return None
+
+
+def compare(
+    basis: Basis, left: Float[Tensor, "m k"], values: Float[Tensor, " k"], eps: float = 0.5, gap: float = 0.05
+) -> Comparison:
+    """Each of ``left``'s columns beside all vectors of the base: absolute cosines, since a sign means nothing.
+
+    ``gap`` is how far, relative to ``values``, a base singular value may lie to count as alike: within a cluster of
+    equal ones any rotation of the vectors is as right as another.
+    """
+    cosines = (left.to(basis.vectors).T @ basis.vectors).abs()
+    largest = cosines.max(1)
+    alike = (basis.values[None] - values[:, None]).abs() <= gap * values[:, None]
+    subspace = cosines.square().masked_fill(~alike.to(cosines.device), 0).sum(1).sqrt().clamp(max=1)
+    cosine = largest.values.clamp(max=1)
+    return Comparison(cosine, largest.indices, subspace, cosine < eps, (cosine < eps) & (subspace < eps))
+
+
+def turned(matrix: Float[Tensor, "m n"], generator: torch.Generator) -> Float[Tensor, "m n"]:
+    """The matrix with its left singular vectors turned at random: orthogonal, so all singular values stay.
+
+    Random signs and Hartley transforms, twice each, in place of a Haar rotation that would cost a QR.
+    """
+    rows, columns = matrix.shape
+    signs = [torch.randint(0, 2, (rows, 1), generator=generator).to(matrix) * 2 - 1 for _ in range(3)]
+    step = max(1, _CHUNK // max(rows, 1))
+    parts = []
+    for start in range(0, columns, step):
+        part = matrix[:, start : start + step] * signs[0]
+        for sign in signs[1:]:
+            image = torch.fft.fft(part, dim=0, norm="ortho")
+            part = (image.real - image.imag) * sign
+        parts.append(part)
+    return torch.cat(parts, 1)
+
+
+def intruders(
+    base: Float[Tensor, "m n"], tuned: Float[Tensor, "m n"], k: int = 10, eps: float = 0.5, side: str = "left"
+) -> tuple[Leading, Comparison]:
+    """The ``k`` leading vectors of the tuned matrix beside all of the base's (Shuttleworth et al., arXiv 2410.21228).
+
+    ``side`` is ``left`` or ``right``; matrices are ``(out, in)``. Equal matrices have the same vectors by definition.
+    """
+    if side == "right":
+        base, tuned = base.T, tuned.T
+    basis = left_basis(base)
+    if torch.equal(base, tuned):
+        count = min(k, *base.shape)
+        vectors, values = basis.vectors[:, :count].double(), basis.values[:count]
+        found = Leading(vectors, values, (base.T @ vectors.to(base)).double() / values.clamp(min=1e-300))
+        return found, unchanged(count)
+    found = leading(tuned, k, basis.vectors[:, :k])
+    return found, compare(basis, found.left, found.values, eps)
+
+
+def unchanged(count: int) -> Comparison:
+    """What comparing a matrix with itself gives, whatever its spectrum."""
+    one, no = torch.ones(count), torch.zeros(count, dtype=torch.bool)
+    return Comparison(one, torch.arange(count), one, no, no)

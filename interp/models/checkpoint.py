@@ -1,0 +1,68 @@
+"""Tensors of a checkpoint by name, read from its safetensors files one at a time; no model is built."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from interp.errors import MissingWeights, NonFiniteWeights, UnsupportedModel
+from interp.models.load import require_readable
+from interp.models.sources import Source
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where each tensor of a model directory lies: name -> (file, shape, dtype as safetensors writes it)."""
+
+    name: str
+    places: dict[str, tuple[Path, tuple[int, ...], str]]
+
+    @classmethod
+    def open(cls, source: Source) -> "Checkpoint":
+        """Read all headers; raises TruncatedWeights or MissingWeights for files that are not whole."""
+        require_readable(source)
+        places = {}
+        for path in sorted(source.directory.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 (it is no mapping)
+                    part = file.get_slice(key)
+                    places[key] = (path, tuple(part.get_shape()), part.get_dtype())
+        return cls(source.name, places)
+
+    def find(self, name: str, prefix: str) -> str:
+        """The tensor's name here, where the body of the model may have been saved with or without ``prefix``."""
+        if self.has(name, prefix):
+            return next(one for one in _spellings(name, prefix) if one in self.places)
+        raise MissingWeights(f"{self.name} lacks {name}; check that the checkpoint is complete")
+
+    def has(self, name: str, prefix: str) -> bool:
+        """Whether there is such a tensor."""
+        return any(one in self.places for one in _spellings(name, prefix))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self.places[name][1]
+
+    def read(self, name: str) -> Tensor:
+        """One tensor in at least float32, copied, so that its file need not stay mapped.
+
+        Raises UnsupportedModel for codes of a quantisation, NonFiniteWeights for NaN or infinity.
+        """
+        path, _, dtype = self.places[name]
+        if dtype not in _FLOATS:
+            raise UnsupportedModel(f"{self.name} holds {name} as {dtype}; give the model as it was before quantisation")
+        with safe_open(path, framework="pt") as file:
+            stored = file.get_tensor(name)
+            value = stored.to(torch.float64 if dtype == "F64" else torch.float32, copy=True)
+            del stored
+        if not torch.isfinite(value).all():
+            raise NonFiniteWeights(f"{self.name}: {name} holds NaN or infinity; the checkpoint is damaged or diverged")
+        return value
+
+
+def _spellings(name: str, prefix: str) -> tuple[str, ...]:
+    return name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"

@@ -1,0 +1,118 @@
+"""What a LoRA adapter adds to each matrix, from its files alone: plain, rank-stabilised and weight-decomposed.
+
+An adapter of another kind, or one that changes more than matrices, is refused by name. Every tensor of the file must
+belong to a module of the base, as where a model is loaded.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from peft.utils.other import get_pattern_key
+from torch import Tensor
+
+from interp.errors import AdapterNotLanded, UnsupportedModel, WrongBase
+from interp.models.anatomy import Place
+from interp.models.checkpoint import Checkpoint
+from interp.models.sources import Source
+
+Factors = tuple[Float[Tensor, "out r"], Float[Tensor, "r in"]]
+
+_PARTS = re.compile(r"base_model\.model\.(.+?)\.(lora_A|lora_B|lora_magnitude_vector|lora_embedding_[AB])(\.weight)?")
+_SAVED = re.compile(r"base_model\.model\.(.+?)(\.base_layer)?\.weight")
+_BIAS = re.compile(r"base_model\.model\..+\.bias")
+# these starts leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ ...) take something out of it
+_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+_OTHERS = (
+    "alora_invocation_tokens", "arrow_config", "layer_replication", "megatron_config", "target_parameters",
+    "use_qalora", "use_bdlora", "trainable_token_indices",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """An adapter's tensors by module of the base and kind; ``saved`` are whole matrices that it brings along."""
+
+    checkpoint: Checkpoint
+    config: dict[str, Any]
+    parts: dict[str, dict[str, str]] = field(default_factory=dict)
+    saved: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, source: Source, modules: Collection[str]) -> "LowRank":
+        """Sort the adapter's tensors; raises UnsupportedModel or AdapterNotLanded.
+
+        ``modules`` are the dotted paths of all modules of the base.
+        """
+        config = dict(source.adapter or {})
+        kind, start = config.get("peft_type"), config.get("init_lora_weights", True)
+        if kind != "LORA":
+            raise UnsupportedModel(f"{source.name} is a {kind} adapter; LoRA is handled, merge others into their base")
+        if start not in _STARTS:
+            raise UnsupportedModel(
+                f"{source.name} was started with init_lora_weights={start!r}, which changes the base itself; merge it, "
+                "save the whole model, and give that"
+            )
+        if used := [name for name in _OTHERS if config.get(name)]:
+            raise UnsupportedModel(f"{source.name} uses {used[0]}, which is not handled; merge it and give the result")
+        found = cls(Checkpoint.open(source), config)
+        for key in found.checkpoint.places:
+            if match := _PARTS.fullmatch(key):
+                found.parts.setdefault(match[1], {})[match[2]] = key
+            elif match := _SAVED.fullmatch(key):
+                found.saved[match[1]] = key
+            elif not _BIAS.fullmatch(key):
+                raise UnsupportedModel(f"{source.name} holds {key}, which is no part of LoRA; merge it and give that")
+        lost = sorted(path for path in (*found.parts, *found.saved) if path not in modules)
+        if lost:
+            raise AdapterNotLanded(
+                f"{source.name}: tensors of {len(lost)} modules match none of this base, first {lost[0]}; "
+                "give the base it was made for"
+            )
+        for path, kinds in found.parts.items():
+            if not ({"lora_A", "lora_B"} <= set(kinds) or {"lora_embedding_A", "lora_embedding_B"} <= set(kinds)):
+                raise AdapterNotLanded(f"{source.name} holds only {sorted(kinds)} for {path}; copy it again")
+        return found
+
+    @property
+    def touched(self) -> set[str]:
+        """Modules whose matrix it changes."""
+        return {*self.parts, *self.saved}
+
+    def scaling(self, path: str, rank: int) -> float:
+        """What the product of the factors is multiplied by."""
+        patterns = self.config.get("alpha_pattern") or {}
+        alpha = patterns.get(get_pattern_key(patterns.keys(), path), self.config.get("lora_alpha", 8))
+        return alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
+
+    def apply(
+        self, path: str, place: Place, whole: Float[Tensor, "rows in"], transposed: bool
+    ) -> tuple[Float[Tensor, "out in"], Factors | None]:
+        """The tuned matrix of a place, and the factors of its update where it is their product.
+
+        ``whole`` is what the module of the base holds, as ``(out, in)``. Raises WrongBase where shapes disagree.
+        """
+        if path in self.saved:
+            matrix = self.checkpoint.read(self.saved[path])
+            matrix = matrix.T if transposed else matrix
+            self._require(path, tuple(matrix.shape), tuple(whole.shape))
+            return place.cut(matrix), None
+        kinds = self.parts[path]
+        left, right = (self.checkpoint.read(kinds[name]) for name in ("lora_B", "lora_A"))
+        self._require(path, (left.shape[0], right.shape[1]), tuple(whole.shape))
+        left = left * self.scaling(path, right.shape[0])
+        if "lora_magnitude_vector" in kinds:
+            merged = whole + left @ right
+            size = self.checkpoint.read(kinds["lora_magnitude_vector"]).reshape(-1, 1)
+            return place.cut(merged * (size / merged.norm(dim=1, keepdim=True))), None
+        mine = place.cut(left)
+        return place.cut(whole) + mine @ right, (mine, right)
+
+    def _require(self, path: str, seen: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+        if seen != wanted:
+            raise WrongBase(
+                f"{self.checkpoint.name} changes {path} as a matrix of {seen}, the base's is {wanted}; "
+                "give the base it was made for"
+            )

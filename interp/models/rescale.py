@@ -1,0 +1,127 @@
+"""Singular directions, and whole updates, scaled inside a model in memory; every bit is put back afterwards.
+
+In weights and not on activations: queries, keys and values have no sites of their own, and gate and up projection share
+their input. Under an adapter the base's matrix is edited, so that the sum of both is scaled.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from interp.errors import UnsupportedModel
+from interp.maths.precision import widen
+from interp.models.anatomy import is_packed, matrix_of
+from interp.models.model import Model
+from interp.models.pair import Pair
+from interp.sites import Weight
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A singular triplet of a matrix: ``sigma * left @ right.T`` is part of it."""
+
+    weight: Weight
+    left: Float[Tensor, " out"]
+    sigma: float
+    right: Float[Tensor, " in"]
+
+
+@contextmanager
+def rescaled(model: Model, directions: Sequence[Direction], scale: float) -> Iterator[None]:
+    """The model with each direction's singular value multiplied: ``W + (scale - 1) sigma left right.T``.
+
+    At 1 nothing is touched. Raises UnsupportedModel for matrices that are packed or kept elsewhere, or under DoRA,
+    whose norm is of the whole matrix.
+    """
+    saved: dict[str, tuple[nn.Parameter, Tensor]] = {}
+    try:
+        for direction in directions if scale != 1 else ():
+            place = model.anatomy.place(direction.weight)
+            module = _held(model, place.path)
+            if place.path not in saved:
+                saved[place.path] = module.weight, module.weight.data.clone()
+            matrix = matrix_of(module).data
+            rows = place.cut(torch.arange(matrix.shape[0], dtype=torch.float64)[:, None])[:, 0].long().to(matrix.device)
+            change = (scale - 1) * direction.sigma * torch.outer(direction.left, direction.right)
+            matrix[rows] = (widen(matrix[rows]) + change.to(matrix.device)).to(matrix.dtype)
+        yield
+    finally:
+        for parameter, before in saved.values():
+            parameter.data.copy_(before)
+
+
+def _held(model: Model, path: str) -> nn.Module:
+    module = model.module.get_submodule(path)
+    if isinstance(module, AuxiliaryTrainingWrapper):
+        module = module.modules_to_save[module.active_adapters[0]] if model.adapter_on else module.original_module
+    if isinstance(module, BaseTunerLayer):
+        if model.adapter_on and _decomposed(module):
+            raise UnsupportedModel(f"{model.name} is a DoRA adapter, whose matrices cannot be edited; merge it")
+        module = module.get_base_layer()
+    if is_packed(module) or module.weight.is_meta:
+        raise UnsupportedModel(f"{path} of {model.name} is quantised or kept elsewhere; load it whole to edit it")
+    return module
+
+
+def _decomposed(layer: BaseTunerLayer) -> bool:
+    return bool(getattr(layer, "lora_magnitude_vector", None))
+
+
+@contextmanager
+def update_scaled(pair: Pair, scale: float) -> Iterator[None]:
+    """The tuned model with its whole update scaled, ``base + scale (tuned - base)`` for every parameter.
+
+    At 1 nothing is touched. Raises UnsupportedModel where that cannot be done exactly (an adapter that is no LoRA).
+    """
+    if scale == 1:
+        yield
+        return
+    base, tuned = pair.require_base("scaling the update"), pair.tuned
+    change = _scale_adapter if base.module is tuned.module else _interpolate
+    undo: list = []
+    try:
+        change(base, tuned, scale, undo)
+        yield
+    finally:
+        for put_back in reversed(undo):
+            put_back()
+
+
+@torch.no_grad()
+def _interpolate(base: Model, tuned: Model, scale: float, undo: list) -> None:
+    theirs = dict(base.module.named_parameters())
+    for name, parameter in tuned.module.named_parameters():
+        if parameter.is_meta or name not in theirs or not parameter.is_floating_point():
+            raise UnsupportedModel(f"{name} of {tuned.name} cannot be moved between base and tuned model in memory")
+        _replace(parameter, _between(theirs[name].data.to(parameter.device), parameter.data, scale), undo)
+
+
+@torch.no_grad()
+def _scale_adapter(base: Model, tuned: Model, scale: float, undo: list) -> None:
+    for module in tuned.module.modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            own = dict(module.modules_to_save[module.active_adapters[0]].named_parameters())
+            for name, before in module.original_module.named_parameters():
+                _replace(own[name], _between(before.data, own[name].data, scale), undo)
+        elif isinstance(module, BaseTunerLayer):
+            if _decomposed(module) or not isinstance(getattr(module, "scaling", None), dict):
+                raise UnsupportedModel(f"{tuned.name} is no plain LoRA: its update cannot be scaled as a whole")
+            before = dict(module.scaling)
+            undo.append(lambda module=module, before=before: module.scaling.update(before))
+            module.scaling.update({name: scale * value for name, value in before.items()})
+
+
+def _between(base: Tensor, tuned: Tensor, scale: float) -> Tensor:
+    return (widen(base) + scale * (widen(tuned) - widen(base))).to(tuned.dtype)
+
+
+def _replace(parameter: nn.Parameter, value: Tensor, undo: list) -> None:
+    before = parameter.data
+    undo.append(lambda: setattr(parameter, "data", before))
+    parameter.data = value

@@ -1,0 +1,61 @@
+"""Singular vectors of base matrices, kept beside the runs so that another child of the same base need not pay again.
+
+One safetensors file per matrix, ``<store>/bases/<name>.safetensors``, whose name says what it was computed from. A file
+that cannot be read, or does not hold what its own record says, is as if it were not there.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from interp.store import transaction
+
+
+class Bases:
+    """Arrays by name under ``root/bases``; made on first use."""
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        self.root = Path(root).absolute() / "bases"
+
+    def recall(self, name: str) -> dict[str, np.ndarray] | None:
+        """The arrays kept under ``name``, or None."""
+        try:
+            with safe_open(self.root / f"{name}.safetensors", framework="numpy") as file:
+                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+                whole = (file.metadata() or {}).get("crc32") == _checksum(arrays)
+        except (OSError, SafetensorError, ValueError):
+            return None
+        return arrays if whole else None
+
+    def keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write arrays under ``name``, whole or not at all; ``StoreError`` where that cannot be done."""
+        arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        draft = self.root / f".{name}.{secrets.token_hex(6)}"
+        with transaction.refusing("write", self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                save_file(arrays, draft, {"crc32": _checksum(arrays)})
+                os.replace(draft, self.root / f"{name}.safetensors")
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
+            finally:
+                with suppress(OSError):
+                    draft.unlink()
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    # against damage, not against malice: a cryptographic digest takes longer than the comparison that it guards
+    found = 0
+    for key in sorted(arrays):
+        found = zlib.crc32(f"{key} {arrays[key].shape} {arrays[key].dtype}".encode(), found)
+        found = zlib.crc32(memoryview(np.ascontiguousarray(arrays[key])).cast("B"), found)
+    return f"{found:08x}"
