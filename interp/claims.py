@@ -82,6 +82,13 @@ class Claim:
         return self.value >= self.threshold if self.direction == "at least" else self.value <= self.threshold
 
 
+def not_shown(claims: Iterable[Claim], draws: int | None = None) -> str:
+    """What a summary's sentence ends with where claims do not hold: which, and whether too few draws forbade it."""
+    names = [claim.name for claim in claims if not claim.shown]
+    few = f" ({draws} random sets can show nothing; 19 at least are needed)" if draws is not None and draws < 19 else ""
+    return f" Not shown: {', '.join(names)}{few}." if names else ""
+
+
 def to_table(claims: Iterable[Claim]) -> Table:
     """Table of kind "claims", one row each, the recipe as JSON text."""
     columns = [Column(name, role, meaning) for name, (role, meaning) in DESCRIPTIONS.items()]

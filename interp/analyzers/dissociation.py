@@ -89,14 +89,16 @@ class Dissociation(Analyzer):
         told = len(cells) == 4 and all(rows.any() for rows in changed.values())
         made = _claims(studies, sets, cells, changed, random) if told else []
         shown = bool(made) and all(claim.shown for claim in made)
-        start = "Double dissociation shown: " if shown else "No double dissociation was shown. "
+        told = "No double dissociation was shown: a set is empty, or a behaviour is alike in both models."
+        if made:
+            start = "Double dissociation shown: " if shown else "No double dissociation was shown. "
+            told = start + " ".join(claim.sentence for claim in made) + claims.not_shown(made, self.controls)
         return table(
             self.name,
             _rows(sets, cells, own, changed, random),
             provenance=study.provenance(self),
             summary={
-                "sentence": (start + " ".join(claim.sentence for claim in made)) if made else
-                "No double dissociation was shown: a set is empty, or a behaviour is alike in both models.",
+                "sentence": told,
                 "shown": shown,
                 "jaccard": jaccard(*sets.values()),
                 "positive": len(study.contrast.positive),

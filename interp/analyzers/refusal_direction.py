@@ -279,7 +279,7 @@ def _claim(study: Study, own, rows: list[dict], size: int, column: str) -> Claim
     units = next(row for row in rows if row["kind"] == "units" and row["dose"] == size)
     most = units["kl"].mean()
     within = [row for row in rows if row["kind"] == "direction" and row["kl"].mean() <= most]
-    best = max(within, key=lambda row: row[column].mean()) if within else None
+    best = max(within, key=lambda row: (row[column].mean(), row["dose"])) if within else None
     mine = units[column].astype(np.float64)
     other = np.zeros(len(mine)) if best is None else best[column].astype(np.float64)
     share = 0.0 if best is None else best["dose"]

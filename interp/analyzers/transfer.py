@@ -112,7 +112,7 @@ class Transfer(Analyzer):
             columns,
             provenance=study.provenance(self),
             summary={
-                "sentence": " ".join(claim.sentence for claim in made) + left,
+                "sentence": " ".join(claim.sentence for claim in made) + left + claims.not_shown(made, self.controls),
                 # that neurons correspond shows nothing of the set
                 "shown": bool(len(answers)) and all(claim.shown for claim in made),
                 "reused": bool(len(answers)),

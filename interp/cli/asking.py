@@ -51,7 +51,7 @@ class Asking(Running):
     ] = None
     markers: Annotated[Path | None, typer.Option("--markers", **_FILE, help="Refusal markers, one a line.")] = None
     max_prompts: Annotated[
-        int | None, typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts per class.")
+        int | None, typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts per class, in each half.")
     ] = None
 
     def check(self) -> None:

@@ -30,8 +30,11 @@ def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
     for other in runs[1:]:
         if _kind(other) == "verify-neurons" and "shown" not in runs[0].summary:
             summary |= {"shown": other.summary["shown"], "verified_by": other.key, "verification": other.summary}
-        else:
+        elif _kind(first) == "locate-neurons":
             summary.setdefault("checks", {})[_kind(other)] = {"run": other.key, "summary": other.summary}
+        else:  # several can be of one kind
+            told = {"run": other.key, "kind": _kind(other), "summary": other.summary}
+            summary["runs"] = [*summary.get("runs", []), told]
     record = {"run": first.key, "path": str(first.path), "cached": first.cached, "rows": first.rows}
     common.result(record | {"summary": summary, "page": str(page)}, _text(runs, page))
     return first.key

@@ -63,21 +63,38 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool) 
         prompts.append(Prompt(index, text, cluster or twin or f"{name or path.stem}:{index}", twin, *answers, form))
     if not prompts:
         raise PromptError(f"{path} holds no prompts; write one per line or row")
+    if task:
+        _require_one_answer(path, prompts)
     without = [prompt.id for prompt in prompts if prompt.wrong_answer is None]
     if task and 0 < len(without) < len(prompts):
         raise PromptError(f"{path}, row {without[0]} has no wrong_answer, other rows have; give it to all or none")
     return PromptSet(tuple(prompts), path.name)
 
 
+def _require_one_answer(path: Path, prompts: list[Prompt]) -> None:
+    seen: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first = seen.setdefault(prompt.text, prompt)
+        if first.answer != prompt.answer:
+            raise PromptError(
+                f"{path}, row {prompt.id}: the prompt of row {first.id} again, with the answer {prompt.answer!r} and "
+                f"not {first.answer!r}; a task has one right answer"
+            )
+
+
 def _answers(path: Path, index: int, row: dict[str, Any]) -> tuple[str, str | None]:
+    if path.suffix == ".txt":
+        raise PromptError(f"{path} has no columns, and a task needs answers; use .jsonl, .csv or .parquet")
     if "answer" not in row:
         raise PromptError(f"{path}, row {index} has no column answer; a task says what is right for every prompt")
     right, wrong = row["answer"], None if row.get("wrong_answer") == "" else row.get("wrong_answer")
     for name, value in (("answer", right), ("wrong_answer", wrong)):
         if (name == "answer" or value is not None) and (not isinstance(value, str) or not value.strip()):
             raise PromptError(f"{path}, row {index}: {name} is {value!r}; a task needs text for every prompt's {name}")
-    if wrong is not None and wrong.strip() == right.strip():
-        raise PromptError(f"{path}, row {index}: answer and wrong_answer are both {right!r}; they must differ")
+    if wrong is not None and wrong.strip().casefold() == right.strip().casefold():
+        raise PromptError(
+            f"{path}, row {index}: answer and wrong_answer are both {right!r} but for case and spaces; they must differ"
+        )
     return right, wrong
 
 
@@ -108,9 +125,12 @@ def _read_jsonl(path: Path, column: str) -> list[dict[str, Any]]:
 def _read_csv(path: Path, column: str) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            return [{key: value for key, value in row.items() if key is not None} for row in csv.DictReader(file)]
+            rows = list(csv.DictReader(file))
         except csv.Error as error:
             raise PromptError(f"{path} is not readable CSV ({error}); quote its fields") from error
+    if longer := [number for number, row in enumerate(rows) if None in row]:
+        raise PromptError(f"{path}, row {longer[0]} has more fields than the header; quote fields that hold commas")
+    return rows
 
 
 def _read_parquet(path: Path, column: str) -> list[dict[str, Any]]:
