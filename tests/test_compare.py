@@ -47,7 +47,7 @@ def logits_of(module, ids):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in ("llama", "gpt2") else pytest.mark.slow) for name in FIVE]
+    "name", [pytest.param(name, marks=[] if name == "llama" else pytest.mark.slow) for name in FIVE]
 )
 def test_tokens_and_streams_are_those_of_plain_passes(name):
     pair = pair_of(name)
@@ -74,7 +74,13 @@ def test_tokens_and_streams_are_those_of_plain_passes(name):
             assert found[1] == pytest.approx((x.norm(dim=-1) / y.norm(dim=-1)).mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", [*FIVE, "gemma3", "mixtral"])
+LENSED = ("gpt2", "gemma2")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in LENSED else pytest.mark.slow) for n in (*FIVE, "gemma3", "mixtral")],
+)
 def test_the_lens_at_the_end_is_the_model(name):
     """Final norm, head and soft caps of whatever family, reached without naming them."""
     pair = pair_of(name)
@@ -119,7 +125,7 @@ def test_cka_is_that_of_its_definition():
     assert np.isnan(debiased_cka(x[:3], y[:3]))
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "neox"])
+@pytest.mark.parametrize("name", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "neox"))])
 def test_changes_are_of_the_tensors_that_were_changed(name):
     base = build(name)
     tuned = copy.deepcopy(base)

@@ -35,8 +35,13 @@ from tests import families, tiny
 
 ENGINE = TorchEngine()
 FIVE = ("llama", "qwen3", "gemma2", "gpt2", "neox")
-# One plain, one with norms after its parts; the others are slow tests where only padding or arithmetic could differ.
-TWO = [pytest.param(name, marks=[] if name in ("llama", "gemma2") else pytest.mark.slow) for name in FIVE]
+
+
+def some(*always):
+    """All five families, those that are not named in the slow tests."""
+    return [pytest.param(name, marks=[] if name in always else pytest.mark.slow) for name in FIVE]
+
+
 WAYS = [(granularity, path) for granularity in ("block", "sublayer") for path in ("full", "fast")]
 
 
@@ -141,7 +146,7 @@ def test_the_bound_of_the_paper_with_the_last_block_in_it():
     """|x_L^FT - x_L^PT| <= (1+B)^L max |FTCbar_l| <= L M (1+B)^L beta/(1-beta), over l = 1..L, on tanh nets."""
     generator = torch.Generator().manual_seed(0)
     blocks, width = 3, 6
-    for number in range(200):
+    for number in range(60):
         first = 0.3 * torch.randn(blocks, width, width, generator=generator, dtype=torch.float64)
         second = first.clone()
         if number:  # the first: only the last block changed, where beta over l < L would be 0
@@ -167,7 +172,9 @@ def test_the_bound_of_the_paper_with_the_last_block_in_it():
         assert gap <= blocks * width * (1 + lipschitz) ** blocks * beta / (1 - beta) + 1e-12
 
 
-@pytest.mark.parametrize("name", [*FIVE, pytest.param("olmo2", marks=pytest.mark.slow), "mixtral"])
+@pytest.mark.parametrize(
+    "name", [*some("gemma2", "neox"), *(pytest.param(name, marks=pytest.mark.slow) for name in ("olmo2", "mixtral"))]
+)
 def test_both_parts_and_the_embedding_make_the_stream(name):
     """At every layer and token, both branches measured by themselves; block and sublayer have one total."""
     pair = pair_of(name)
@@ -195,7 +202,7 @@ def test_the_split_is_exact_in_float64():
 @pytest.mark.parametrize("name", FIVE)
 def test_it_equals_the_plain_computation(name):
     pair = pair_of(name)
-    study = study_of(pair, 3)
+    study = study_of(pair, 2)
     found = [Tuco(path=path)(study) for path in ("fast", "full")]
     for row, coded in enumerate(study.encoded("positive")):
         tuco, output = plain(pair, coded.ids)
@@ -205,7 +212,7 @@ def test_it_equals_the_plain_computation(name):
 
 
 CHILDREN = [
-    pytest.param(name, marks=[] if name in ("refusal/full", "refusal/lora") else pytest.mark.slow)
+    pytest.param(name, marks=[] if name == "refusal/lora" else pytest.mark.slow)
     for name in organisms.names()
     if organisms.base_of(name)
 ]
@@ -226,7 +233,7 @@ def test_it_equals_the_plain_computation_on_organisms(name):
 # --------------------------------------------------------------------------------------------- exactness and paths
 
 
-@pytest.mark.parametrize("name", [*TWO, pytest.param("gemma3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*some("gemma2"), pytest.param("gemma3", marks=pytest.mark.slow)])
 def test_an_identical_pair_is_silent(name):
     base = build(name)
     pair = Pair.from_modules(copy.deepcopy(base), base, tiny.tokenizer())
@@ -252,13 +259,13 @@ def test_a_base_that_adds_nothing_leaves_all_to_tuning():
     assert (table["pre_co"] == 0).all()
 
 
-@pytest.mark.parametrize("name", [*TWO, pytest.param("mixtral", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*some("llama"), pytest.param("mixtral", marks=pytest.mark.slow)])
 def test_neither_path_nor_padding_nor_batches_count(name):
     pair = pair_of(name)
     exact = Tuco(path="full")(study_of(pair, batch_size=1))
     assert ((exact["tuco"] > 0) & (exact["tuco"] < 1)).all()
     np.testing.assert_allclose(exact["tuco"] + exact["pre_co"], 1, rtol=1e-15)
-    for path, batch_size in (("full", None), ("fast", None), ("fast", 1), ("fast", 2)):
+    for path, batch_size in (("full", None), ("fast", None), ("fast", 2)):
         other = Tuco(path=path)(study_of(pair, batch_size=batch_size))
         for column in ("tuco", "output_co", "beta"):
             np.testing.assert_allclose(other[column], exact[column], rtol=2e-6, err_msg=column)
@@ -309,12 +316,21 @@ def test_norms_and_dropped_dimensions():
         assert np.isnan(found["output_co"]).all()
 
 
+@pytest.mark.slow
+def test_an_adapter_switched_is_the_pair_at_every_strength(tmp_path):
+    _adapter_switched(tmp_path, (1.0, 0.01, 0.001))
+
+
 def test_an_adapter_switched_is_the_pair_of_two_models(tmp_path):
-    """And to a smaller and smaller adapter belongs a TuCo that falls in proportion."""
+    _adapter_switched(tmp_path, (1.0,))
+
+
+def _adapter_switched(tmp_path, strengths):
+    """To a smaller and smaller adapter belongs a TuCo that falls in proportion."""
     base = tiny.llama()
     wrapped = tiny.lora("llama", base, tmp_path / "lora", fill=0.05)
     shares = []
-    for strength in (1.0, 0.01, 0.001):
+    for strength in strengths:
         tuned = copy.deepcopy(wrapped)
         for module in tuned.modules():
             if hasattr(module, "scaling") and isinstance(module.scaling, dict):
@@ -324,7 +340,7 @@ def test_an_adapter_switched_is_the_pair_of_two_models(tmp_path):
         apart = Tuco(path="full")(study_of(Pair.from_modules(merged, base, tiny.tokenizer())))
         np.testing.assert_allclose(switched["tuco"], apart["tuco"], rtol=2e-3 if strength < 0.01 else 1e-4)
         shares.append(switched["tuco"].mean() / strength)
-    assert shares[2] == pytest.approx(shares[1], rel=0.02)
+    assert len(shares) == 1 or shares[2] == pytest.approx(shares[1], rel=0.02)
 
 
 def test_nnsight_gives_the_same():
@@ -372,7 +388,7 @@ def scaled(pair, alpha, batch=None, reads=()):
         return ENGINE.run(pair.tuned, batch or batch_of(pair), reads=reads)
 
 
-@pytest.mark.parametrize("name", [*FIVE, pytest.param("gemma3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*some("gpt2", "gemma2"), pytest.param("gemma3", marks=pytest.mark.slow)])
 def test_strength_one_is_the_tuned_model_and_zero_the_base_blocks(name):
     pair = pair_of(name)
     before = ENGINE.run(pair.tuned, batch_of(pair)).logits
@@ -411,7 +427,7 @@ def test_a_strength_of_one_block_changes_nothing_before_it():
     torch.testing.assert_close(after[sites[1]].double(), made, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", pytest.param("mistral", marks=pytest.mark.slow), "neox"])
+@pytest.mark.parametrize("name", [*some("gpt2"), pytest.param("mistral", marks=pytest.mark.slow)])
 def test_writing_with_a_cache_is_reading_anew(name):
     pair = pair_of(name, 0.05)
     ids = [encode(pair.tokenizer, text).ids for text in tiny.PROMPTS]
