@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_OVERSAMPLED, _DEEPEST, _SQUARED, _IN_DOUBLE, _CHUNK = 6, 24, 1024, 1 << 23, 1 << 22
+_OVERSAMPLED, _DEEPEST, _SQUARED, _ROUGH, _CHUNK = 6, 40, 1024, 1e-6, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,15 @@ def gram(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m m"]:
     for start in range(0, columns, step):
         part = matrix[:, start : start + step].double()
         total.addmm_(part, part.T)
+    return total
+
+
+def _twice(matrix: Float[Tensor, "m n"], vectors: Float[Tensor, "m b"]) -> Float[Tensor, "m b"]:
+    """``matrix @ matrix.T @ vectors`` in float64, without a float64 copy of the whole."""
+    total, step = torch.zeros_like(vectors), max(1, _CHUNK // max(matrix.shape[0], 1))
+    for start in range(0, matrix.shape[1], step):
+        part = matrix[:, start : start + step].double()
+        total.addmm_(part, part.T @ vectors)
     return total
 
 
@@ -116,22 +125,22 @@ def leading(
     flipped = rows > columns
     wide = matrix.T if flipped else matrix
     squared = gram(wide) if wide.shape[0] <= _SQUARED else None
-    # above this size float32 products leave residuals of 1e-7, and a float64 copy would double the memory
-    work = wide.double() if squared is None and wide.numel() <= _IN_DOUBLE else wide
     if near is not None and flipped:
         near = matrix.T @ near.to(matrix)
 
     def times(vectors: Tensor) -> Tensor:
         if squared is not None:
             return squared @ vectors
-        return (work @ (work.T @ vectors.to(work))).double()
+        if tolerance >= _ROUGH:
+            return (wide @ (wide.T @ vectors.to(wide))).double()
+        return _twice(wide, vectors)
 
     found = _krylov(times, wide.shape[0], count, near, tolerance, seed)
     if found is None:
         squares, vectors = torch.linalg.eigh(gram(wide) if squared is None else squared)
         found = vectors.flip(1)[:, :count], squares.clamp(min=0).flip(0)[:count].sqrt()
     left, values = found
-    other = (work.T @ left.to(work)).double() * torch.where(values > 0, 1 / values, 0)
+    other = (wide.T @ left.to(wide)).double() * torch.where(values > 0, 1 / values, 0)
     return Leading(other, values, left) if flipped else Leading(left, values, other)
 
 
