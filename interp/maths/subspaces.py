@@ -80,10 +80,12 @@ def left_basis(matrix: Float[Tensor, "m n"]) -> Basis:
     values, vectors = squares.clamp(min=0).sqrt().flip(0), vectors.flip(1)
     if rows <= columns:
         return Basis(vectors.float(), values)
-    inverse = torch.where(values > 1e-7 * values[:1], 1 / values, 0)
-    scaled, step = vectors * inverse, max(1, _CHUNK // max(columns, 1))
-    parts = [(matrix[start : start + step].double() @ scaled).float() for start in range(0, rows, step)]
-    return Basis(torch.cat(parts), values)
+    vectors *= torch.where(values > 1e-7 * values[:1], 1 / values, 0)
+    # filled in place: parts and their concatenation would be two copies
+    left, step = torch.empty(rows, columns, device=matrix.device), max(1, _CHUNK // max(columns, 1))
+    for start in range(0, rows, step):
+        left[start : start + step] = matrix[start : start + step].double() @ vectors
+    return Basis(left, values)
 
 
 def singular_values(matrix: Float[Tensor, "m n"]) -> Float[Tensor, " p"]:
@@ -210,14 +212,14 @@ def turned(matrix: Float[Tensor, "m n"], generator: torch.Generator) -> Float[Te
     rows, columns = matrix.shape
     signs = [torch.randint(0, 2, (rows, 1), generator=generator).to(matrix) * 2 - 1 for _ in range(3)]
     step = max(1, _CHUNK // max(rows, 1))
-    parts = []
+    result = torch.empty_like(matrix, memory_format=torch.contiguous_format)
     for start in range(0, columns, step):
         part = matrix[:, start : start + step] * signs[0]
         for sign in signs[1:]:
             image = torch.fft.fft(part, dim=0, norm="ortho")
             part = (image.real - image.imag) * sign
-        parts.append(part)
-    return torch.cat(parts, 1)
+        result[:, start : start + step] = part
+    return result
 
 
 def intruders(
