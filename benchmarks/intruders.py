@@ -26,7 +26,7 @@ from interp.store.bases import Bases
 # (rows, columns) and how many of a block's matrices have this shape: q, k, v, o; in; out
 SHAPES = {(768, 768): 4, (3072, 768): 1, (768, 3072): 1}
 TOP_K, EPS, SEPARATED = 10, 0.5, 1e-3
-WIDTH, INNER, LAYERS, VOCABULARY = 2048, 5504, 4, 8192
+WIDTH, INNER, LAYERS, VOCABULARY, CHANGED = 2048, 5504, 1, 49152, "mlp.gate_proj"
 
 
 def matrices(shape: tuple[int, int], spectrum: str, update: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,8 +147,12 @@ def _row(spectrum: str, what: str, took: dict[str, float]) -> dict:
             "a random update, dense": f"{took['random']:.3f}"}  # fmt: skip
 
 
+def _table(rows: list[dict]) -> str:
+    return markdown(rows, list(rows[0]))
+
+
 def write_pair(root: Path) -> None:
-    """Two Llama checkpoints of random weights in shards of one block each; the child differs in its first block."""
+    """Two Llama checkpoints of random weights in shards; the child differs in one matrix, and half is vocabulary."""
     from transformers import LlamaConfig
 
     config = LlamaConfig(hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=16,
@@ -168,7 +172,7 @@ def write_pair(root: Path) -> None:
                 held = {key: torch.randn(VOCABULARY, WIDTH, generator=generator) * 0.02
                         for key in ("model.embed_tokens.weight", "lm_head.weight")}  # fmt: skip
             if name == "child" and layer == 0:
-                held = {key: value + 0.001 * torch.randn(value.shape) for key, value in held.items()}
+                held[f"{prefix}{CHANGED}.weight"] += 0.001 * torch.randn(sizes[CHANGED], generator=generator)
             file = f"model-{layer + 1:05}-of-{LAYERS + 1:05}.safetensors"
             save_file(held, root / name / file, {"format": "pt"})
             where |= dict.fromkeys(held, file)
@@ -183,7 +187,6 @@ def memory() -> str:
         write_pair(root)
         size = sum(file.stat().st_size for file in root.glob("*/*.safetensors"))
         words = [
-            "interp",
             "intruders",
             str(root / "child"),
             "--base",
@@ -201,9 +204,9 @@ def memory() -> str:
         took = time.perf_counter() - start
     peak = int(done.stderr.split("peak")[1].split()[0]) * 1024
     return (
-        f"Peak memory of `interp intruders` on a pair of {size / 1e9:.2f} GB (Llama, {LAYERS} blocks of width {WIDTH}, "
-        f"float32, {2 * (LAYERS + 1)} shards; seven matrices changed, 20 random updates of each): {peak / 1e6:.0f} MB, "
-        f"{took:.0f} s."
+        f"Peak memory of `interp intruders` on a pair of {size / 1e9:.2f} GB (Llama, one block of width {WIDTH} and a "
+        f"vocabulary of {VOCABULARY}, which is not analysed; float32, {2 * (LAYERS + 1)} shards; seven matrices, of "
+        f"which one of {INNER} x {WIDTH} changed, with 20 random updates): {peak / 1e6:.0f} MB, {took:.0f} s."
     )
 
 
@@ -211,14 +214,21 @@ def main() -> None:
     """Measure all; with ``--write`` into docs/benchmarks.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser.add_argument("--only", choices=("accuracy", "speed", "memory"), help="one part")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    parts = [markdown(rows, list(rows[0])) for rows in (accuracy(), speed(options.rounds))]
-    print("\n\n".join(parts), flush=True)
-    parts.append(memory())
-    print(parts[-1])
-    if options.write:
-        write_section("intruders", f"`python -m benchmarks.intruders --write`. {machine()}\n\n" + "\n\n".join(parts))
+    work = {
+        "accuracy": lambda: _table(accuracy()),
+        "speed": lambda: _table(speed(options.rounds)),
+        "memory": memory,
+    }
+    for name, measure in work.items():
+        if options.only in (None, name):
+            text = measure()
+            print(text, flush=True)
+            if options.write:
+                command = f"`python -m benchmarks.intruders --only {name} --write`"
+                write_section(f"intruders-{name}", f"{command}. {machine()}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,11 @@ IDS = torch.tensor([[2, 40, 41, 42, 1, 3]])
 SIZE, PUSH = 96, 1.76
 
 
+def slow(name):
+    """What goes the way of another case: in the slow tests only."""
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 def wide(seed=0, **changes):
     """One block, wide enough that random vectors stay well below eps."""
     sizes = dict(hidden_size=SIZE, intermediate_size=SIZE, num_hidden_layers=1, num_attention_heads=4,
@@ -80,7 +85,7 @@ def pair(root):
 
 def examine(tuned, base=None, root=None, analyzer=None, **options):
     kept = None if root is None else Bases(root)
-    return (analyzer or Intruders())(WeightPair.load(str(tuned), base and str(base), kept=kept, **options))
+    return (analyzer or Intruders(draws=0))(WeightPair.load(str(tuned), base and str(base), kept=kept, **options))
 
 
 def same(one, other, tolerance=1e-5):
@@ -115,7 +120,7 @@ def test_a_random_update_of_its_size_is_not_claimed(root, pair):
     child = copy.deepcopy(base)
     strong = 40 * torch.outer(turn(5)[:, 0], turn(6)[:, 0]).float()
     child.model.layers[0].self_attn.o_proj.weight.data += strong
-    found = examine(tiny.save(child, root / "strong"), tiny.save(base, root / "wide"))
+    found = examine(tiny.save(child, root / "strong"), tiny.save(base, root / "wide"), analyzer=Intruders())
     assert found["apart"].sum() == 1
     (claim,) = from_table(found.tables["claims"])
     assert not claim.shown
@@ -129,7 +134,7 @@ def test_a_random_update_of_its_size_is_not_claimed(root, pair):
 
 def test_nothing_in_nothing_out(pair):
     base, _, _ = pair
-    found = examine(base, base)
+    found = examine(base, base, analyzer=Intruders())
     assert (found["max_cosine"] == 1).all()
     assert not found["is_intruder"].any()
     assert not found.tables["null"]["intruders"].any()
@@ -150,7 +155,7 @@ def test_small_matrices_are_flagged_and_not_claimed(tmp_path):
     base = tiny.save(tiny.llama(), tmp_path / "base")
     child = tiny.llama()
     child.model.layers[1].self_attn.o_proj.weight.data += 30 * torch.eye(32)[0][:, None] @ torch.ones(1, 32)
-    found = examine(tiny.save(child, tmp_path / "child"), base, analyzer=Intruders(eps=0.9))
+    found = examine(tiny.save(child, tmp_path / "child"), base, analyzer=Intruders(eps=0.9, draws=20))
     assert found["small"].all()
     assert not found.summary["shown"]
     assert "size 64 or less" in found.summary["sentence"]
@@ -161,7 +166,7 @@ def noisy(model, size=0.02):
     return tiny.perturbed(model, size)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "neox", "gemma3", "mixtral"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", slow("neox"), slow("gemma3"), slow("mixtral")])
 def test_matrices_are_those_that_the_model_applies(tmp_path, family):
     """Fused ones split, transposed ones turned; numpy on the loaded model's own matrices agrees."""
     base = tiny.FAMILIES[family]() if family in tiny.FAMILIES else families.build(family)
@@ -224,8 +229,8 @@ ADAPTERS = {
 }
 
 
-@pytest.mark.parametrize("kind", ADAPTERS)
-@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
+@pytest.mark.parametrize("kind", [kind if kind in ("rslora", "dora") else slow(kind) for kind in ADAPTERS])
+@pytest.mark.parametrize("family", [slow("llama"), "gpt2", "phi3"])
 def test_adapters_give_the_matrices_that_peft_merges(tmp_path, family, kind):
     model = tiny.FAMILIES[family]() if family in tiny.FAMILIES else families.build(family)
     base = tiny.save(model, tmp_path / "base")
@@ -298,18 +303,18 @@ def test_the_second_child_does_not_decompose_the_base_again(pair, tmp_path, monk
     examine(child, base, tmp_path)
     called = []
     monkeypatch.setattr(subspaces, "left_basis", lambda matrix: called.append(matrix.shape))
-    examine(child, base, tmp_path, analyzer=Intruders(top_k=4))
+    examine(child, base, tmp_path, analyzer=Intruders(top_k=4, draws=0))
     assert not called
 
 
 def test_store_keeps_and_finds_it(pair, tmp_path):
     base, child, _ = pair
     store, weights = Store(tmp_path), WeightPair.load(str(child), str(base))
-    first = store.fetch(Intruders(), weights)
-    again = store.fetch(Intruders(), weights)
+    first = store.fetch(Intruders(draws=0), weights)
+    again = store.fetch(Intruders(draws=0), weights)
     assert (first.cached, again.cached) == (False, True)
     assert first.table.equals(again.table)
-    assert store.fetch(Intruders(eps=0.4), weights).key != first.key
+    assert store.fetch(Intruders(eps=0.4, draws=0), weights).key != first.key
     found = store.sql("select part, count(*) as n from intruders where apart group by part")
     assert set(found["part"]) == {"mlp.out"}
 
@@ -341,8 +346,8 @@ def held(tmp_path, kind):
     return Pair.from_modules(noisy(base), base, tiny.tokenizer())
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "phi3", "lora"])
-@pytest.mark.parametrize("part", ["attn.k", "attn.v", "mlp.in", "mlp.out"])
+@pytest.mark.parametrize("kind", [slow("llama"), "gpt2", slow("phi3"), "lora"])
+@pytest.mark.parametrize("part", [slow("attn.k"), "attn.v", slow("mlp.in"), "mlp.out"])
 def test_scaling_a_direction_is_the_rank_one_edit_and_is_undone_bit_for_bit(tmp_path, kind, part):
     pair = held(tmp_path, kind)
     model = pair.tuned
@@ -367,7 +372,7 @@ def test_scaling_a_direction_is_the_rank_one_edit_and_is_undone_bit_for_bit(tmp_
     assert torch.equal(logits(pair.base), base)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "lora"])
+@pytest.mark.parametrize("kind", ["llama", slow("gpt2"), "lora"])
 def test_the_whole_update_scaled_to_nothing_is_the_base(tmp_path, kind):
     pair = held(tmp_path, kind)
     plain, base = logits(pair.tuned), logits(pair.base)

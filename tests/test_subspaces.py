@@ -65,7 +65,7 @@ def test_cosines_and_values_are_those_of_a_float64_decomposition(shape, k, seed)
     assert (compared.intruder.numpy() == (cosine < 0.5))[clear & separated].all()
 
 
-@pytest.mark.parametrize("shape", [(300, 260), (260, 300), (1100, 1030)])
+@pytest.mark.parametrize("shape", [(300, 260), (260, 300), pytest.param((1100, 1030), marks=pytest.mark.slow)])
 def test_leading_vectors_are_singular_triplets(shape):
     """Also of a flat spectrum, and of one beyond the size up to which the square is formed."""
     generator = torch.Generator().manual_seed(3)

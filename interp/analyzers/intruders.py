@@ -23,6 +23,7 @@ from interp.maths import subspaces
 from interp.maths.host import to_host
 from interp.maths.statistics import permutation_p
 from interp.maths.subspaces import Basis
+from interp.models.low_rank import Factors
 from interp.models.weights import Both, Matrix, WeightPair
 from interp.table import Table, table
 
@@ -138,13 +139,15 @@ def _examine(options: Intruders, study: WeightPair, index: int, matrix: Matrix) 
         compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
     else:
         found, compared = subspaces.leading(both.base, count), subspaces.unchanged(count)
-    null = [_drawn(options, both, basis, study.seed, index, draw) for draw in range(options.draws)]
+    spectrum, size = _spectrum(both), float(torch.linalg.vector_norm(both.base.double()))
+    changed, base = both.changed, both.base
+    change = both.factors or (both.tuned - both.base if changed else None)
+    del both  # the tuned matrix is not needed beside its random stand-ins
+    null = [_drawn(options, base, change, basis, (study.seed, index, draw)) for draw in range(options.draws)]
     least = np.array([one[2] for one in null])
     cosine, apart = to_host(compared.cosine).astype(np.float64), to_host(compared.apart)
     p = np.array([permutation_p(value, least, "less") for value in cosine])
-    small = min(both.base.shape) <= SMALL
-    spectrum = _spectrum(both)
-    norm, size = float(spectrum.square().sum().sqrt()), float(torch.linalg.vector_norm(both.base.double()))
+    small, norm = min(base.shape) <= SMALL, float(spectrum.square().sum().sqrt())
     named = {"layer": matrix.layer, "part": matrix.part}
     intruder = to_host(compared.intruder)
     return {
@@ -155,8 +158,8 @@ def _examine(options: Intruders, study: WeightPair, index: int, matrix: Matrix) 
             beyond_null=apart & (p <= ALPHA), small=np.full(count, small),
         ),
         "matrix": _columns(
-            1, named, tensor=[matrix.tensor], rows=[both.base.shape[0]], columns=[both.base.shape[1]], k=[count],
-            changed=[both.changed], intruders=[int(intruder.sum())],
+            1, named, tensor=[matrix.tensor], rows=[base.shape[0]], columns=[base.shape[1]], k=[count],
+            changed=[changed], intruders=[int(intruder.sum())],
             apart=[int(apart.sum())], min_cosine=[float(cosine.min())],
             effective_rank=[subspaces.effective_rank(spectrum)], norm=[norm],
             relative_norm=[norm / size if size else NAN], small=[small],
@@ -188,21 +191,23 @@ def _spectrum(both: Both) -> Tensor:
 
 
 def _drawn(
-    options: Intruders, both: Both, basis: Basis | None, seed: int, index: int, draw: int
+    options: Intruders, base: Tensor, change: Tensor | Factors | None, basis: Basis | None, seeds: tuple[int, int, int]
 ) -> tuple[int, int, float]:
     """Intruders, those apart, and the least cosine after a random update with the real one's singular values."""
     if basis is None:
         return 0, 0, 1.0
+    seed, index, draw = seeds
     generator = torch.Generator().manual_seed((seed * 1_000_003 + index) * 10_007 + draw)
-    if both.factors is not None:
-        left, right = both.factors
+    if isinstance(change, tuple):
+        left, right = change
         update = subspaces.turned(left, generator) @ subspaces.turned(right.T, generator).T
     else:
-        update = subspaces.turned(both.tuned - both.base, generator)
+        update = subspaces.turned(change, generator)
         update = subspaces.turned(update.T, generator).T
-    count = min(options.top_k, *both.base.shape)
+    update += base
+    count = min(options.top_k, *base.shape)
     # a looser tolerance than the real one's: a count needs no fourth digit
-    found = subspaces.leading(both.base + update, count, basis.vectors[:, :count], 1e-5, draw)
+    found = subspaces.leading(update, count, basis.vectors[:, :count], 1e-5, draw)
     compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
     return int(compared.intruder.sum()), int(compared.apart.sum()), float(compared.cosine.min())
 

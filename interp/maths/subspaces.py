@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_OVERSAMPLED, _DEEPEST, _SQUARED, _IN_DOUBLE, _CHUNK = 6, 24, 1024, 1 << 23, 1 << 22
+_OVERSAMPLED, _DEEPEST, _SQUARED, _ROUGH, _CHUNK = 6, 40, 1024, 1e-6, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,15 @@ def gram(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m m"]:
     return total
 
 
+def _twice(matrix: Float[Tensor, "m n"], vectors: Float[Tensor, "m b"]) -> Float[Tensor, "m b"]:
+    """``matrix @ matrix.T @ vectors`` in float64, without a float64 copy of the whole."""
+    total, step = torch.zeros_like(vectors), max(1, _CHUNK // max(matrix.shape[0], 1))
+    for start in range(0, matrix.shape[1], step):
+        part = matrix[:, start : start + step].double()
+        total.addmm_(part, part.T @ vectors)
+    return total
+
+
 def left_basis(matrix: Float[Tensor, "m n"]) -> Basis:
     """All left singular vectors and values of a matrix, by the eigenvectors of its smaller square in float64."""
     rows, columns = matrix.shape
@@ -71,10 +80,12 @@ def left_basis(matrix: Float[Tensor, "m n"]) -> Basis:
     values, vectors = squares.clamp(min=0).sqrt().flip(0), vectors.flip(1)
     if rows <= columns:
         return Basis(vectors.float(), values)
-    inverse = torch.where(values > 1e-7 * values[:1], 1 / values, 0)
-    scaled, step = vectors * inverse, max(1, _CHUNK // max(columns, 1))
-    parts = [(matrix[start : start + step].double() @ scaled).float() for start in range(0, rows, step)]
-    return Basis(torch.cat(parts), values)
+    vectors *= torch.where(values > 1e-7 * values[:1], 1 / values, 0)
+    # filled in place: parts and their concatenation would be two copies
+    left, step = torch.empty(rows, columns, device=matrix.device), max(1, _CHUNK // max(columns, 1))
+    for start in range(0, rows, step):
+        left[start : start + step] = matrix[start : start + step].double() @ vectors
+    return Basis(left, values)
 
 
 def singular_values(matrix: Float[Tensor, "m n"]) -> Float[Tensor, " p"]:
@@ -116,22 +127,22 @@ def leading(
     flipped = rows > columns
     wide = matrix.T if flipped else matrix
     squared = gram(wide) if wide.shape[0] <= _SQUARED else None
-    # above this size float32 products leave residuals of 1e-7, and a float64 copy would double the memory
-    work = wide.double() if squared is None and wide.numel() <= _IN_DOUBLE else wide
     if near is not None and flipped:
         near = matrix.T @ near.to(matrix)
 
     def times(vectors: Tensor) -> Tensor:
         if squared is not None:
             return squared @ vectors
-        return (work @ (work.T @ vectors.to(work))).double()
+        if tolerance >= _ROUGH:
+            return (wide @ (wide.T @ vectors.to(wide))).double()
+        return _twice(wide, vectors)
 
     found = _krylov(times, wide.shape[0], count, near, tolerance, seed)
     if found is None:
         squares, vectors = torch.linalg.eigh(gram(wide) if squared is None else squared)
         found = vectors.flip(1)[:, :count], squares.clamp(min=0).flip(0)[:count].sqrt()
     left, values = found
-    other = (work.T @ left.to(work)).double() * torch.where(values > 0, 1 / values, 0)
+    other = (wide.T @ left.to(wide)).double() * torch.where(values > 0, 1 / values, 0)
     return Leading(other, values, left) if flipped else Leading(left, values, other)
 
 
@@ -201,14 +212,14 @@ def turned(matrix: Float[Tensor, "m n"], generator: torch.Generator) -> Float[Te
     rows, columns = matrix.shape
     signs = [torch.randint(0, 2, (rows, 1), generator=generator).to(matrix) * 2 - 1 for _ in range(3)]
     step = max(1, _CHUNK // max(rows, 1))
-    parts = []
+    result = torch.empty_like(matrix, memory_format=torch.contiguous_format)
     for start in range(0, columns, step):
         part = matrix[:, start : start + step] * signs[0]
         for sign in signs[1:]:
             image = torch.fft.fft(part, dim=0, norm="ortho")
             part = (image.real - image.imag) * sign
-        parts.append(part)
-    return torch.cat(parts, 1)
+        result[:, start : start + step] = part
+    return result
 
 
 def intruders(
