@@ -10,12 +10,15 @@ import torch
 
 from interp import claims
 from interp.analyzers.coalitions import Coalitions
+from interp.analyzers.compare import Compare
 from interp.analyzers.dissociation import Dissociation
+from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.redundancy import Redundancy
 from interp.analyzers.refusal_direction import RefusalDirection
 from interp.analyzers.stability import Stability
 from interp.analyzers.transfer import Transfer
+from interp.analyzers.tuco import Tuco
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.errors import ClaimError
 from interp.metrics import Refusal
@@ -89,6 +92,18 @@ def refusal_direction(study, _, unit):
     return RefusalDirection.of(elsewhere(unit)[1], shares=(1.0,), prompts=2)
 
 
+def tuco(study, _, unit):
+    return Tuco(path="full")
+
+
+def ftc_alpha(study, _, unit):
+    return FtcAlpha(alphas=(0.0, 1.0))
+
+
+def compare(study, _, unit):
+    return Compare(cka_tokens=32, floor_prompts=2)
+
+
 FURTHER = (stability, redundancy, coalitions, transfer, dissociation, refusal_direction)
 
 # Every analyzer, with every method and unit it has; a new one is added here and nowhere else.
@@ -99,7 +114,10 @@ ANALYZERS = {
     "verify-neurons head": (verify, "", "head"),
     **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in FURTHER},
     **{f"{make.__name__.replace('_', '-')} head": (make, "", "head") for make in FURTHER},
+    **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in (tuco, ftc_alpha, compare)},
 }
+# These read checkpoints on disk, not prompts, or take what was found there: tests/test_intruders.py.
+OF_WEIGHTS = {"intruders", "intruder_scaling"}
 # Heads go the ways of neurons: one method stands for all of them but in the slow tests.
 ALWAYS = {"locate-neurons integrated head", "verify-neurons head"}
 
@@ -256,7 +274,9 @@ def test_neither_batch_size_nor_padding_count(tables, modules, name):
     padded = Padded(**fields)
     found = analyzer(name, padded)(padded)
     # contrast divides by a spread that can be next to nothing
-    whole(tables(name), found, 1e-5 if "contrast" in name else 1e-8)
+    # TuCo states its rounding floor, which is of the batches' shapes
+    parts = {"layers"} if name == "tuco" else None
+    whole(tables(name), found, 1e-5 if "contrast" in name else 1e-8, parts)
     assert study.provenance(analyzer(name, study)).key == tables(name).provenance.key
 
 
@@ -420,5 +440,5 @@ def test_every_analyzer_is_in_this_contract():
 
     import interp.analyzers
 
-    found = {name for _, name, _ in pkgutil.iter_modules(interp.analyzers.__path__)} - {"base"}
+    found = {name for _, name, _ in pkgutil.iter_modules(interp.analyzers.__path__)} - {"base"} - OF_WEIGHTS
     assert found == {name.split()[0].replace("-", "_") for name in ANALYZERS}
