@@ -664,7 +664,10 @@ def test_the_command_takes_one_file_and_answers_of_a_task(run, saved):
         (("--prompts", "positive.txt", "--alpha", "nan"), "must be numbers"),
         (("--prompts", "positive.txt", "--generations", "3"), "are of --alpha"),
         (("--prompts", "positive.txt", "--alpha", "0", "--metric", "taste"), "unknown --metric"),
-        (("--prompts", "positive.txt", "--alpha", "0", "--metric", "accuracy"), "has no column answer"),
+        (
+            ("--prompts", "positive.txt", "--alpha", "0", "--metric", "accuracy"),
+            "has no columns, and a task needs answers",
+        ),
         (("--prompts", "positive.txt", "--alpha", "0", "--keep-answers"), "--keep-answers keeps"),
         (("--prompts", "positive.txt", "--alpha", "0", "--engine", "nnsight"), "leave out --engine nnsight"),
     ],

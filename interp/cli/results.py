@@ -30,7 +30,7 @@ def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
     for other in runs[1:]:
         if _kind(other) == "verify-neurons" and "shown" not in runs[0].summary:
             summary |= {"shown": other.summary["shown"], "verified_by": other.key, "verification": other.summary}
-        elif _kind(first) == "locate-neurons":
+        elif [_kind(run) for run in runs].count(_kind(other)) == 1:
             summary.setdefault("checks", {})[_kind(other)] = {"run": other.key, "summary": other.summary}
         else:  # several can be of one kind
             told = {"run": other.key, "kind": _kind(other), "summary": other.summary}
