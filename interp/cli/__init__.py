@@ -23,6 +23,7 @@ COMMANDS = {
     "locate-neurons": "find the neurons that carry a tuned behaviour, and verify them",
     "transfer": "is a set located in one tune what does it in a further one",
     "dissociate": "do two behaviours of one tune run through different sets",
+    "graft": "how few of a tune's weights, put into the base, do what it learned",
     "ls": "list the stored runs",
     "show": "show one stored run: what it was made from, what it found",
     "sql": "query the stored tables",

@@ -16,6 +16,7 @@ from interp.figures.coalitions import coalitions_figure
 from interp.figures.conditions import conditions_figure
 from interp.figures.dissociation import dissociation_figure
 from interp.figures.dose import dose_figure
+from interp.figures.graft import graft_figure, graft_layers_figure
 from interp.figures.random_sets import random_sets_figure
 from interp.figures.redundancy import redundancy_figure
 from interp.figures.refusal_direction import refusal_direction_figure
@@ -29,6 +30,8 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "coalitions": coalitions_figure,
     "dissociation": dissociation_figure,
     "dose": dose_figure,
+    "graft": graft_figure,
+    "graft-layers": graft_layers_figure,
     "locate-neurons": scores_figure,
     "random-sets": random_sets_figure,
     "redundancy": redundancy_figure,

@@ -14,7 +14,7 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15)
     """
     confidence, correct = np.asarray(confidence, np.float64).ravel(), np.asarray(correct, np.float64).ravel()
     if confidence.size != correct.size or not confidence.size or bins < 1:
-        raise ValueError(f"{confidence.size} confidences, {correct.size} outcomes, {bins} bins: expected as many of both")
+        raise ValueError(f"{confidence.size} confidences, {correct.size} outcomes in {bins} bins cannot be compared")
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError(f"confidences from {confidence.min():g} to {confidence.max():g}: expected 0 to 1")
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)

@@ -37,8 +37,8 @@ class Piece:
 
     name: str
     path: str
-    base: Float[Tensor, "..."]
-    tuned: Float[Tensor, "..."]
+    base: Float[Tensor, ...]
+    tuned: Float[Tensor, ...]
 
     @property
     def size(self) -> int:
@@ -72,7 +72,7 @@ class Scope:
         for model in (base, pair.tuned):
             if spread(model.module) or any(is_packed(part) for part in model.module.modules()):
                 raise UnsupportedModel(
-                    f"{model.name} is quantised or kept in parts, so that its weights cannot be exchanged; load it whole"
+                    f"{model.name} is quantised or kept in parts, its weights cannot be exchanged; load it whole"
                 )
         every = _shared(base, pair.tuned) if base.module is pair.tuned.module else _apart(base, pair.tuned)
         inside = [piece for piece in every if any(_belongs(base, piece.name, part) for part in named)]

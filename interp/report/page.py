@@ -25,6 +25,8 @@ from interp.table import Table
 HEADINGS = {
     "transfer": "Does it do the same in a further tune?",
     "dissociation": "Does each set carry its own behaviour only?",
+    "graft": "How few weights it takes",
+    "graft-layers": "Where masks lie",
     "dose": "How many it takes",
     "verify-neurons": "What each intervention does",
     "random-sets": "What random sets do",

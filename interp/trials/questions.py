@@ -62,7 +62,9 @@ class Questions:
             answer = encode_answer(tokenizer, prompt.text, prompt.answer)
             coded = encode(tokenizer, prompt.text).with_decision(answer[:-1])
             if len(coded.ids) > context:
-                raise PromptError(f"prompt {prompt.id} and its answer have {len(coded.ids)} tokens, the context {context}")
+                raise PromptError(
+                    f"prompt {prompt.id} and its answer have {len(coded.ids)} tokens, the context {context}"
+                )
             read.append(coded)
             answers.append(answer)
             wrong.append(None)

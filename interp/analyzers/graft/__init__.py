@@ -23,7 +23,7 @@ from interp.analyzers.graft.findings import Findings
 from interp.analyzers.graft.rows import Rows, layers_table
 from interp.errors import OptionError
 from interp.maths.calibration import calibration_error
-from interp.models.grafts import Scope
+from interp.models.grafts import PARTS, Scope
 from interp.prompts import PromptSet
 from interp.study import Study
 from interp.table import Table
@@ -75,7 +75,8 @@ class Graft(Analyzer):
 
     def __call__(self, study: Study) -> Table:
         """Learn and draw masks, graft, measure."""
-        self._check(study)
+        self.check()
+        self._require_disjoint(study)
         scope = Scope.of(study.pair, self.scope)
         measured = _Measured(self, study, scope)
         count = max(1, round(self.at * scope.size))
@@ -110,17 +111,21 @@ class Graft(Analyzer):
             measured.of_mask("shuffled", kept["shuffled"], dealt)
         return self._table(study, scope, measured.rows, kept, count)
 
-    def _check(self, study: Study) -> None:
-        study.pair.require_base("grafting")
+    def check(self) -> None:
+        """Raise OptionError for options that mean nothing; no model is needed."""
         if self.held_out is None:
             raise OptionError("a graft needs held-out questions that measure it")
-        shared = {*study.contrast.positive.texts} & {*self.held_out.texts}
-        if shared:
-            raise OptionError(f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}")
         if bad := [share for share in (self.at, *self.sweep) if not 0 < share <= 1]:
             raise OptionError(f"a sparsity of {bad[0]:g} is no share of weights to keep; use more than 0, at most 1")
+        if unknown := [part for part in self.scope.split(",") if part.strip() not in PARTS]:
+            raise OptionError(f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by commas")
         if min(self.steps, self.draws, self.batch) < 1 or self.relaxed_steps < 0:
             raise OptionError("a graft needs at least one step, one question a step and one random mask")
+
+    def _require_disjoint(self, study: Study) -> None:
+        study.pair.require_base("grafting")
+        if shared := {*study.contrast.positive.texts} & {*self.held_out.texts}:
+            raise OptionError(f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}")
 
     def _ranking(self, kind: str, study: Study, scope: Scope, located: Questions, count: int) -> Tensor:
         if kind == "movement":

@@ -86,7 +86,7 @@ class Rows:
         return table(
             "graft-random",
             {
-                "kind": (list(kinds), "key", "random: anywhere; matched: with the learned mask's count in each parameter"),
+                "kind": (list(kinds), "key", "random: anywhere; matched: as many in each parameter as learned"),
                 "draw": (np.array(draws, np.int64), "key", "number of the draw"),
                 "kept": (np.array(kept, np.int64), "key", "weights that are the tune's", "weights"),
                 "accuracy": (np.array(correct), "measure", "share of right answers"),
