@@ -7,7 +7,8 @@ relaxed graft on the locating questions: ``dL/dS = sigma'(S) * movement * dL/dth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from interp.engines.base import arguments
 from interp.maths.precision import widen
 from interp.models.grafts import Scope
 from interp.study import Study
-from interp.trials.questions import Questions
+from interp.trials.questions import Questions, run_logits
 
 Ranking = Float[Tensor, " P"]
 _BIAS = 10.0
@@ -78,30 +79,26 @@ def learned(
     rate: float,
     pull: float,
     batch: int,
-    report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Ranking:
-    """Scores by Adam, from ``m = 1/2`` everywhere: loss of ``batch`` questions plus ``pull`` per ``count`` weights kept.
+    """Scores by Adam, from ``m = 1/2`` everywhere: loss of ``batch`` questions plus ``pull`` per ``count`` weights.
 
     The second term (the L1 norm of the mask, in units of the size asked for) grows from nothing over the first half of
     ``steps``. Adam's steps have about the size ``rate`` whatever the size of a gradient, so that scores move although
     each weight matters little; the paper's descent needs a rate of 1e7 instead.
     """
-    device = scope.model.device
-    scores = torch.zeros(scope.size, device=device)
-    mean, square = torch.zeros_like(scores), torch.zeros_like(scores)
     moved, generator = scope.moved, torch.Generator().manual_seed(study.seed)
+    scores, mean, square = (torch.zeros_like(moved) for _ in range(3))
     for step in study.progress(range(steps), "learning a mask"):
         # as many questions a step as memory holds, never more than asked
         rows = torch.randperm(len(questions), generator=generator)[: study.at_a_time(batch)].tolist()
         mask = scores.sigmoid()
-        slope, loss = _slope(study, scope, questions, rows, _relaxed(scope, mask))
+        slope = _slope(study, scope, questions, rows, _relaxed(scope, mask))
         slope = slope * moved / len(rows) + min(1.0, 2 * step / steps) * pull / count
         slope *= mask * (1 - mask)
         mean.lerp_(slope, 0.1)
         square.lerp_(slope.square_(), 0.001)
         size = (square / (1 - 0.999 ** (step + 1))).sqrt_().add_(torch.finfo(square.dtype).tiny)
         scores -= rate * mean / (1 - 0.9 ** (step + 1)) / size
-        report(step, loss / len(rows))
     return scores
 
 
@@ -112,21 +109,21 @@ def relaxed(study: Study, scope: Scope, questions: Questions, count: int, *, ste
     the steps the one with most right answers (then the least loss) on the locating questions counts. Here its relaxed
     mask is ranked, so that ``count`` weights are kept; the code rounds it, and keeps some other number.
     """
-    first = top(movement(scope), count).to(torch.float32)
+    moved = scope.moved
+    first = top(moved.abs(), count).to(moved.dtype)
     flip = 1 - 2 * first
     generator = torch.Generator().manual_seed(study.seed)
-    scores = torch.rand(scope.size, generator=generator).to(first.device)
+    scores = torch.rand(scope.size, generator=generator).to(first)
     best, found = None, first
     groups = study.batches(questions.read, scope.model)
     for _ in study.progress(range(steps), "descending as the paper does"):
         mask = first + flip * (scores - _BIAS).sigmoid()
-        slope = _mean_slope(study, scope, questions, _relaxed(scope, mask)) * scope.moved
+        slope = _mean_slope(study, scope, questions, _relaxed(scope, mask)) * moved
         part = (scores - _BIAS).sigmoid()
         scores -= rate * flip * slope * part * (1 - part)
         mask = first + flip * (scores - _BIAS).sigmoid()
         with scope.grafted(top(mask, count)) as model:
-            seen = questions.graded(groups, lambda batch, keep: study.engine.run(model, batch, keep=keep).logits,
-                                    model.device)  # fmt: skip
+            seen = questions.graded(groups, run_logits(study.engine, model), model.device)
         quality = (float(seen.correct.mean()), -float(seen.loss.mean()))
         if best is None or quality > best:
             best, found = quality, mask
@@ -142,16 +139,12 @@ def _relaxed(scope: Scope, mask: Float[Tensor, " P"]) -> list[Tensor]:
 
 
 def _mean_slope(study: Study, scope: Scope, questions: Questions, at: Sequence[Tensor]) -> Ranking:
-    total = torch.zeros(scope.size, device=scope.model.device)
-    for rows in study.batches(questions.read, scope.model):
-        total += _slope(study, scope, questions, rows, at)[0]
-    return total / len(questions)
+    parts = (_slope(study, scope, questions, rows, at) for rows in study.batches(questions.read, scope.model))
+    return functools.reduce(torch.Tensor.add_, parts) / len(questions)
 
 
-def _slope(
-    study: Study, scope: Scope, questions: Questions, rows: Sequence[int], at: Sequence[Tensor]
-) -> tuple[Ranking, float]:
-    """Gradient of the summed loss of some questions with respect to the scope's weights, with these values, and it."""
+def _slope(study: Study, scope: Scope, questions: Questions, rows: Sequence[int], at: Sequence[Tensor]) -> Ranking:
+    """Gradient of the summed loss of some questions with respect to the scope's weights, with these values."""
     leaves = [tensor.detach().requires_grad_() for tensor in at]
     given = {piece.path: leaf for piece, leaf in zip(scope.pieces, leaves, strict=True)}
     with scope.model.active() as module, torch.enable_grad():
@@ -162,4 +155,4 @@ def _slope(
         loss = questions.loss(rows, logits, scope.model.device).sum()
         slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
     flat = [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes, strict=True)]
-    return torch.cat([widen(slope).flatten() for slope in flat]), float(loss.detach())
+    return torch.cat([widen(slope).flatten() for slope in flat])
