@@ -20,7 +20,7 @@ class Findings:
 
     def __init__(self, rows: Rows, count: int, size: int, seed: int) -> None:
         self.rows, self.count, self.size, self.seed = rows, count, size, seed
-        self.clusters = rows.questions.clusters
+        self.clusters = np.array(rows.questions.clusters)
         self.base = rows.seen["base", 0].correct
         self.tuned = rows.seen["tuned", size].correct
         drawn = [kept for kind, _, _, kept in rows.draws if kind == "matched"]
