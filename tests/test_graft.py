@@ -277,7 +277,7 @@ def test_planted_weights_are_found_and_random_ones_do_nothing():
     assert shares["matched"] <= 0.2
     where = {name: array for name, array in table.arrays.items() if name.startswith("learned/")}
     assert sum(map(len, where.values())) == table.summary["kept"]
-    hits = sum(int(moved[name.split("/")[1]].flatten()[array].sum()) for name, array in where.items())
+    hits = sum(int(moved[name.split("/")[1]].flatten()[np.array(array)].sum()) for name, array in where.items())
     planted_weights = sum(int(mask.sum()) for mask in moved.values())
     chance = table.summary["kept"] * planted_weights / table.summary["weights"]
     assert hits > 10 * chance

@@ -117,7 +117,7 @@ class Scope:
             if len(where) and name not in place:
                 raise OptionError(f"{name} has grafted weights and is not in the scope {', '.join(self.parts)}")
             if len(where):
-                flat[torch.from_numpy(np.asarray(where, np.int64)).to(flat.device) + place[name]] = True
+                flat[torch.from_numpy(np.array(where, np.int64)).to(flat.device) + place[name]] = True
         return flat
 
     def shuffled(self, seed: int) -> Scope:

@@ -116,13 +116,13 @@ class Findings:
         )  # fmt: skip
 
     def _random(self) -> Claim:
-        value = float(self.null.mean())
+        value, low, high = clustered_bootstrap(self.null, np.arange(len(self.null)), seed=self.seed)
         return Claim(
             "random-fails",
             f"Random masks of as many weights, with the learned mask's count in every parameter, keep {value:.1%} of "
             f"the gain on average (of {len(self.null)} the best {self.null.max():.1%}).",
-            value, self.null.min(), self.null.max(), "the range over draws; there is no null", NAN, NAN, NAN, NAN,
-            CHANCE, "at most", bool(self.better and self.null.max() <= CHANCE),
+            value, low, high, "none; the interval is over draws", NAN, NAN, NAN, NAN,
+            CHANCE, "at most", bool(self.better and high <= CHANCE),
             {"table": "random", "statistic": "mean", "column": "kept_gain", "where": {"kind": "matched"}},
         )  # fmt: skip
 
