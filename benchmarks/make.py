@@ -4,5 +4,5 @@ import subprocess
 import sys
 
 if __name__ == "__main__":
-    for name in ("methods", "variants", "checks", "silence", "speed", "startup", "cached"):
+    for name in ("methods", "variants", "checks", "graft", "silence", "speed", "startup", "cached"):
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--write"], check=True)
