@@ -21,7 +21,8 @@ from interp.store import Store
 from interp.study import Study
 from interp.table import Table
 
-KINDS = ("learned", "relaxed", "movement", "first-order", "random", "matched", "shuffled", "removed", "base", "tuned")
+KINDS = ("learned", "relaxed", "movement", "first-order", "random", "matched", "shuffled", "removed", "scope",
+         "base", "tuned")  # fmt: skip
 COLUMNS = ["organism", "mask", "weights", "share", "right", "exact", "gain kept", "agreement", "calibration 15 / 10",
            "other task", "perplexity"]  # fmt: skip
 
@@ -43,7 +44,7 @@ def lines(name: str, table: Table) -> list[dict]:
         found.setdefault((row["kind"], row["kept"]), {})[row["metric"]] = row["value"]
     rows = []
     for (kind, kept), values in sorted(found.items(), key=lambda item: (KINDS.index(item[0][0]), item[0][1])):
-        whole = kind in ("base", "tuned")
+        whole = kind in ("base", "tuned", "scope")
         rows.append(
             {
                 "organism": name,
@@ -71,8 +72,8 @@ def found_again(table: Table) -> list[str]:
         shared = sum(len(np.intersect1d(where, true.get(name, []))) for name, where in own.items())
         of = overlap(shared, members, sum(map(len, own.values())), size)
         said.append(
-            f"* `{kind}` holds {shared:,} of the {members:,} weights that the skill was trained into ({of.of_first:.1%}; "
-            f"by chance {of.expected:.0f}, as many or more with p = {of.above:.1g}; Jaccard {of.jaccard:.4f})."
+            f"* `{kind}` holds {shared:,} of the {members:,} weights that the skill was trained into "
+            f"({of.of_first:.1%}; by chance {of.expected:.0f}, as many or more with p = {of.above:.1g}; Jaccard {of.jaccard:.4f})."
         )
     return said
 

@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from interp.engines import Batch
 from interp.engines.base import arguments
+from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.models.grafts import Scope
 from interp.study import Study
@@ -90,7 +91,8 @@ def learned(
     scores, mean, square = (torch.zeros_like(moved) for _ in range(3))
     for step in study.progress(range(steps), "learning a mask"):
         # as many questions a step as memory holds, never more than asked
-        rows = torch.randperm(len(questions), generator=generator)[: study.at_a_time(batch)].tolist()
+        drawn = torch.randperm(len(questions), generator=generator)[: study.at_a_time(batch)]
+        rows = to_host(drawn).tolist()
         mask = scores.sigmoid()
         slope = _slope(study, scope, questions, rows, _relaxed(scope, mask))
         slope = slope * moved / len(rows) + min(1.0, 2 * step / steps) * pull / count
