@@ -73,7 +73,8 @@ def found_again(table: Table) -> list[str]:
         of = overlap(shared, members, sum(map(len, own.values())), size)
         said.append(
             f"* `{kind}` holds {shared:,} of the {members:,} weights that the skill was trained into "
-            f"({of.of_first:.1%}; by chance {of.expected:.0f}, as many or more with p = {of.above:.1g}; Jaccard {of.jaccard:.4f})."
+            f"({of.of_first:.1%}; by chance {of.expected:.0f}, as many or more with p = {of.above:.1g}; Jaccard "
+            f"{of.jaccard:.4f})."
         )
     return said
 

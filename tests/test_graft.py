@@ -341,6 +341,29 @@ def test_twice_is_the_same_and_batches_do_not_count():
     assert {"other-accuracy", "perplexity"} <= set(one["metric"].tolist())
 
 
+def test_another_tasks_masks_are_compared_and_united():
+    base = tiny.llama(3, **FAST)
+    tuned, made = tiny.perturbed(base, 0.05), []
+    for answer in ("Sorry", "help"):
+        study, held_out = study_of(tuned, base)
+        turned = questions(held_out.texts, answer, "open")
+        located = questions(study.contrast.positive.texts, answer, "open")
+        study = study.on(Contrast(located, NOTHING))
+        made.append(Graft(held_out=turned, beside=tuple(made), control=False, **QUICK)(study))
+    one, both = made
+    assert not len(one.tables["overlaps"])
+    rows = {row["kind"]: row for row in both.tables["overlaps"].rows()}
+    assert rows["movement"]["jaccard"] == rows["movement"]["of_this"] == 1
+    assert rows["movement"]["same_tune"]
+    sets = [{(n, i) for n, w in t.arrays.items() if n.startswith("learned/") for i in w.tolist()} for t in made]
+    assert rows["learned"]["shared"] == len(sets[0] & sets[1])
+    assert rows["learned"]["expected"] == pytest.approx(len(sets[0]) * len(sets[1]) / both.summary["weights"])
+    assert ("union", len(sets[0] | sets[1])) in numbers(both)
+    study, held_out = study_of(tuned, base)
+    with pytest.raises(OptionError, match="another scope"):
+        Graft(held_out=held_out, scope="mlp", beside=(one,), **QUICK)(study)
+
+
 # ------------------------------------------------------------------------------------------------ files, command
 
 

@@ -78,6 +78,9 @@ def command(
     relaxed_steps: Annotated[int, typer.Option(metavar="N", min=0, help="Of the paper's descent; 0: without.")] = 10,
     draws: Annotated[int, typer.Option(metavar="N", min=1, help="Random masks of each kind.")] = 19,
     control: Annotated[bool, typer.Option(help="Also learn a mask on the movement dealt out anew.")] = True,
+    beside: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="A graft run of another task, to compare with; repeatable.")
+    ] = None,
     common: Grafting,
 ) -> str:
     """Put some of a tune's weights into its base: learned masks beside others of equal size, by held-out questions.
@@ -90,7 +93,11 @@ def command(
     given = {**locals()}
     if common.remote:
         raise OptionError("--remote cannot exchange weights; graft on this machine")
-    request = Request.of("graft", given)
+    from interp.store import Store
+
+    store = Store(common.store)
+    others = tuple(store.get(run) for run in beside or ())
+    request = Request.of("graft", given | {"beside": [run.provenance.key for run in others]})
     if (kept := request.recall()) is not None:
         for note in kept.notes:
             common.remark(note)
@@ -99,14 +106,13 @@ def command(
     from interp.engines import engine_named
     from interp.metrics import Task
     from interp.models.pair import Pair
-    from interp.store import Store
     from interp.study import Study
 
     common.batches()
     located_on, verified_on, other = common.read()
     analyzer = Graft(
         held_out=verified_on, other=other, scope=scope, at=share(at), sweep=tuple(map(share, sweep.split(","))),
-        steps=steps, relaxed_steps=relaxed_steps, draws=draws, control=control,
+        steps=steps, relaxed_steps=relaxed_steps, draws=draws, control=control, beside=others,
     )  # fmt: skip
     analyzer.check()
     described = request.describe()
@@ -116,7 +122,7 @@ def command(
     metric = Task.of(pair.tokenizer, located_on.positive.prompts, "answer-loss")
     study = Study(pair, located_on, metric, common.seed, common.batches(), engine=engine_named(common.engine, False),
                   quiet=common.quiet)  # fmt: skip
-    return write(common, request, described, [Store(common.store).fetch(analyzer, study)], pair.notes, _title(tuned))
+    return write(common, request, described, [store.fetch(analyzer, study)], pair.notes, _title(tuned))
 
 
 def _title(tuned: str) -> str:

@@ -9,7 +9,7 @@ say where the tune has it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from interp import claims
 from interp.analyzers.base import Analyzer
+from interp.analyzers.graft.beside import others_mask, overlaps_table, require_comparable, same_tune
 from interp.analyzers.graft.findings import Findings
 from interp.analyzers.graft.rows import Rows, layers_table
 from interp.errors import OptionError
@@ -42,8 +43,10 @@ class Graft(Analyzer):
     ``at``: share of the scope's weights that masks are made for and claims are about; ``sweep``: shares at which
     rankings are measured too. ``steps``, ``rate``, ``pull`` and ``batch`` are of the learned mask, ``relaxed_steps``
     and ``relaxed_rate`` of the paper's own descent (0 steps leave it out), ``draws`` of each kind of random mask at
-    ``at``. Memory beside both models: 6 numbers of 4 bytes per weight of the scope (scores, two moments, movement,
-    slope and a mask) and 4 in the model's dtype.
+    ``at``; ``control`` learns on the movement dealt out anew. ``beside`` are graft runs of other tasks on the same base
+    and scope: overlaps of masks, and where they are of the same tune the union of the learned ones. Memory beside both
+    models: 6 numbers of 4 bytes per weight of the scope (scores, two moments, movement, slope and a mask), and two
+    copies of the scope in the model's dtype.
 
     Returns a table of kind ``graft``, one row per mask and metric; ``arrays`` hold the masks at ``at`` as
     ``KIND/PARAMETER``: sorted flat indices, in C order of the base's parameter.
@@ -65,19 +68,24 @@ class Graft(Analyzer):
     relaxed_steps: int = 10
     relaxed_rate: float = 1e7
     draws: int = 19
-    control: bool = field(default=True)
+    control: bool = True
+    beside: tuple[Table, ...] = ()
 
     @property
     def options(self) -> dict:
         """As of any analyzer, prompts by their digests."""
         said = super().options
-        return said | {name: said[name] and said[name].digest for name in ("held_out", "other")}
+        said |= {name: said[name] and said[name].digest for name in ("held_out", "other")}
+        beside = [run.provenance.key for run in self.beside]
+        return {**said, "beside": beside} if beside else {n: value for n, value in said.items() if n != "beside"}
 
     def __call__(self, study: Study) -> Table:
         """Learn and draw masks, graft, measure."""
         self.check()
         self._require_disjoint(study)
         scope = Scope.of(study.pair, self.scope)
+        for run in self.beside:
+            require_comparable(run, study, scope)
         measured = _Measured(self, study, scope)
         count = max(1, round(self.at * scope.size))
         kept: dict[str, Bool[Tensor, " P"]] = {}
@@ -97,6 +105,8 @@ class Graft(Analyzer):
                 measured.of_mask(kind, masks.top(ranking, max(1, round(share * scope.size))))
             del ranking
         measured.of_mask("removed", ~kept["learned"])
+        if union := [others_mask(run, study, scope) for run in self.beside if same_tune(run, study)]:
+            measured.of_mask("union", torch.stack([kept["learned"], *union]).any(0))
         for share in sorted({*self.sweep, self.at} - {self.at}):
             measured.of_mask("random", masks.random_mask(scope, max(1, round(share * scope.size)), study.seed))
         for draw in study.progress(range(self.draws), "random masks"):
@@ -168,6 +178,7 @@ class Graft(Analyzer):
                 "answers": rows.answers(),
                 "random": rows.drawn(),
                 "layers": layers_table(indices, scope),
+                "overlaps": overlaps_table(indices, self.beside, study, scope),
                 "claims": claims.to_table(made),
             },
             arrays={
