@@ -23,18 +23,21 @@ from interp.table import Table
 
 KINDS = ("learned", "relaxed", "movement", "first-order", "random", "matched", "shuffled", "removed", "scope",
          "base", "tuned")  # fmt: skip
+OPTIONS = {"full at 10 %": {"at": 0.1, "sweep": (), "relaxed_steps": 0}}
 COLUMNS = ["organism", "mask", "weights", "share", "right", "exact", "gain kept", "agreement", "calibration 15 / 10",
            "other task", "perplexity"]  # fmt: skip
 
 
-def grafted(name: str, store: Store) -> Table:
+def grafted(name: str, store: Store, **options) -> Table:
     """The run that ``interp graft`` makes by default, with another task and text."""
     pair = Pair.load(f"organism:skill/{name}", "organism:refusal/base")
     located, held_out = read_task(organisms.prompts("skill", "task", "first"), name="locate").halves()
     other = read_task(organisms.prompts("skill", "task", "second"), name="other").halves()[1]
     text = read_prompts(organisms.prompts("skill", "text", "text"), name="text")
     metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
-    return store.once(Graft(held_out=held_out, other=other), Study(pair, Contrast(located, text), metric, quiet=False))
+    return store.once(
+        Graft(held_out=held_out, other=other, **options), Study(pair, Contrast(located, text), metric, quiet=False)
+    )
 
 
 def lines(name: str, table: Table) -> list[dict]:
@@ -84,12 +87,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
     parser.add_argument("--store", help="keep runs there")
-    parser.add_argument("--organisms", nargs="+", default=["masked", "full"])
+    parser.add_argument("--organisms", nargs="+", default=["masked", "full", "full at 10 %"])
     options = parser.parse_args()
     rows, said = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.organisms:
-            table = grafted(name, Store(options.store or scratch))
+            table = grafted(name.split()[0], Store(options.store or scratch), **OPTIONS.get(name, {}))
             rows += lines(name, table)
             for claim in claims.from_table(table.tables["claims"]):
                 verdict = "shown" if claim.shown else "not shown"

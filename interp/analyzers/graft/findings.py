@@ -128,15 +128,18 @@ class Findings:
 
     def _localised(self) -> Claim:
         value, low, high, recipe = self._difference("shuffled")
-        other = self.kept_gain("shuffled")
+        own, other = self.kept_gain("learned"), self.kept_gain("shuffled")
         shown = bool(self.better and low > 0)
+        if shown:
+            meaning = "that the learned mask works is owed to where each weight went"
+        elif other >= CHANCE:
+            meaning = "choosing weights is itself a way to learn this task, and does not say where the tune has it"
+        else:
+            meaning = f"too little lies between it and the learned mask ({own:.1%}) to tell"
         said = (
-            f"A mask learned in the same way on the tune's movement dealt out anew within every parameter keeps "
-            f"{other:.1%} of the gain: "
-            + ("that the learned mask works is owed to where each weight went." if shown else
-               "choosing weights is itself a way to learn this task, so that the learned mask does not say where the "
-               "tune has it.")
-        )  # fmt: skip
+            "A mask learned in the same way on the tune's movement dealt out anew within every parameter keeps "
+            f"{other:.1%} of the gain: {meaning}."
+        )
         return Claim(
             "localised", said, value, low, high, "a mask learned on the movement dealt out anew", 0.0, NAN, NAN, NAN,
             0.0, "at least", shown, recipe,
