@@ -476,7 +476,9 @@ def test_learned_masks_keep_the_skill_at_the_true_size_where_the_movement_mislea
     assert table.summary["kept"] == 8610
     assert made["keeps"].shown
     assert made["beats-movement"].low > 0
-    assert made["random-fails"].shown
+    drawn = table.tables["random"]
+    # with the learned mask's counts in every parameter, choices between two answers can lean further
+    assert drawn["kept_gain"][drawn["kind"] == "random"].mean() <= 0.2
     assert not made["localised"].shown
     for claim in made.values():
         claims.check(claim, table)

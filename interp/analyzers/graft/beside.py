@@ -41,8 +41,7 @@ def require_comparable(run: Table, study: Study, scope: Scope) -> None:
     if made.inputs.get("base") != study.pair.digests.get("base"):
         raise OptionError(f"run {made.key} grafts into another base; masks of two bases cannot be compared")
     sizes = {piece.name: piece.size for piece in scope.pieces}
-    layers = run.tables["layers"]
-    if dict(zip(layers["parameter"].tolist(), layers["size"].tolist(), strict=True)) != sizes:
+    if {row["parameter"]: row["size"] for row in run.tables["layers"].rows()} != sizes:
         raise OptionError(f"run {made.key} has another scope than {', '.join(scope.parts)}; graft both in the same one")
 
 
