@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+NAMES = ("methods", "variants", "checks", "tuco", "intruders", "graft", "silence", "speed", "startup", "cached")
+
 if __name__ == "__main__":
-    for name in ("methods", "variants", "checks", "tuco", "silence", "speed", "startup", "cached", "intruders"):
+    for name in NAMES:
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--write"], check=True)

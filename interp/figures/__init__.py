@@ -22,6 +22,7 @@ from interp.figures.compare import (
 from interp.figures.conditions import conditions_figure
 from interp.figures.dissociation import dissociation_figure
 from interp.figures.dose import dose_figure
+from interp.figures.graft import graft_figure, graft_layers_figure
 from interp.figures.intruder_scaling import intruder_scaling_figure
 from interp.figures.intruders import intruders_figure, intruders_image_figure
 from interp.figures.random_sets import random_sets_figure
@@ -43,6 +44,8 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "dissociation": dissociation_figure,
     "dose": dose_figure,
     "ftc-alpha": ftc_alpha_figure,
+    "graft": graft_figure,
+    "graft-layers": graft_layers_figure,
     "intruder-scaling": intruder_scaling_figure,
     "intruders": intruders_figure,
     "intruders-image": intruders_image_figure,

@@ -105,7 +105,7 @@ class Model:
         place = self.anatomy.place(weight)
         module = self.module.get_submodule(place.path)
         with self.active(), brought(module):
-            return place.cut(widen(_effective(module, self.dtype, self.adapter_on is not False)))
+            return place.cut(widen(effective_weight(module, self.dtype, self.adapter_on is not False)))
 
     @torch.no_grad()
     def write_weights(self, layer: int) -> Float[Tensor, "D N"]:
@@ -113,14 +113,14 @@ class Model:
         return self.weight(Weight(layer, "mlp.out"))
 
 
-def _effective(module: nn.Module, dtype: torch.dtype, on: bool) -> Float[Tensor, "out in"]:
+def effective_weight(module: nn.Module, dtype: torch.dtype, on: bool) -> Float[Tensor, "out in"]:
     """A linear module's matrix with its adapter: the base's, plus what applying the adapter to units adds to it.
 
     Right for every kind of adapter, and exactly the base's where the adapter adds nothing.
     """
     if isinstance(module, AuxiliaryTrainingWrapper):
         kept = module.modules_to_save[module.active_adapters[0]] if on else module.original_module
-        return _effective(kept, dtype, on)
+        return effective_weight(kept, dtype, on)
     if not isinstance(module, BaseTunerLayer):
         return _own(module, dtype)
     inner = module.get_base_layer()

@@ -2,7 +2,8 @@
 
 A file is ``.txt`` (a prompt a line), ``.jsonl``, ``.csv`` or ``.parquet`` with a column ``prompt``. Optional columns:
 ``cluster`` (prompts that must not be parted: intervals resample whole clusters), ``twin`` (the same value in both
-classes names a harmful prompt and its harmless twin). A task file has a column ``answer`` and perhaps ``wrong_answer``.
+classes names a harmful prompt and its harmless twin), ``split`` (``locate`` or ``verify``, see ``PromptSet.halves``). A
+task file has a column ``answer`` and perhaps ``wrong_answer``.
 """
 
 import csv
@@ -60,7 +61,10 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool) 
             if template not in row:
                 raise PromptError(f"{path}, row {index} has no column {template!r} to name its template")
             form = None if row[template] in (None, "") else str(row[template])
-        prompts.append(Prompt(index, text, cluster or twin or f"{name or path.stem}:{index}", twin, *answers, form))
+        split = None if row.get("split") in (None, "") else str(row["split"])
+        prompts.append(
+            Prompt(index, text, cluster or twin or f"{name or path.stem}:{index}", twin, *answers, form, split)
+        )
     if not prompts:
         raise PromptError(f"{path} holds no prompts; write one per line or row")
     if task:

@@ -18,7 +18,7 @@ class Prompt:
     """One prompt: its place in the file (from 0), text, cluster, and the twin's name where there is one.
 
     Prompts of a task have an ``answer`` and, where the file gives one, a ``wrong_answer``; ``template`` names the form
-    that a prompt's words were put into.
+    that a prompt's words were put into. ``split`` is what a file says it is kept for: ``locate`` or ``verify``.
     """
 
     id: int
@@ -28,6 +28,7 @@ class Prompt:
     answer: str | None = None
     wrong_answer: str | None = None
     template: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class PromptSet:
         """The prompts' clusters, in order."""
         return [prompt.cluster for prompt in self.prompts]
 
+    def halves(self) -> "tuple[PromptSet, PromptSet] | None":
+        """The prompts kept to locate on and to verify on, where the file says which are which; else None."""
+        parts = [tuple(prompt for prompt in self.prompts if prompt.split == name) for name in ("locate", "verify")]
+        return (PromptSet(parts[0], self.source), PromptSet(parts[1], self.source)) if all(parts) else None
+
     def spread(self, count: int) -> "PromptSet":
         """At most ``count`` prompts, the first of every cluster before the second of any."""
         seen: Counter[str] = Counter()
@@ -71,6 +77,10 @@ class PromptSet:
             row += [] if prompt.answer is None else [prompt.answer, prompt.wrong_answer]
             row += [] if prompt.template is None else [{"template": prompt.template}]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+NOTHING = PromptSet((), "")
+"""The negative class of a task that is not contrasted with anything."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +115,14 @@ class OneClass:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two classes of prompts: ``positive`` should show the behaviour, ``negative`` should not."""
+    """Two classes of prompts: ``positive`` should show the behaviour, ``negative`` should not, or is ``NOTHING``."""
 
     positive: PromptSet
     negative: PromptSet
 
     def __post_init__(self) -> None:
         for name, prompts in (("positive", self.positive), ("negative", self.negative)):
-            if not len(prompts):
+            if not len(prompts) and not (name == "negative" and prompts == NOTHING):
                 raise PromptError(f"the {name} class has no prompts ({prompts.source}); give at least one")
         if sorted(self.positive.texts) == sorted(self.negative.texts):
             raise PromptError(
@@ -172,7 +182,7 @@ class Contrast:
     @property
     def n_clusters(self) -> int:
         """Clusters of the class that has fewer."""
-        return min(len(set(part.clusters)) for part in (self.positive, self.negative))
+        return min(len(set(part.clusters)) for part in (self.positive, self.negative) if len(part))
 
     def limit(self, count: int | None) -> "Contrast":
         """At most ``count`` prompts of each class, in file order, from as many clusters as can be.
@@ -245,5 +255,5 @@ def _halve(names: list[str], *sizes: Counter[str]) -> set[str]:
 
 
 def _count(contrast: Contrast, clusters: set[str]) -> int:
-    parts = (contrast.positive, contrast.negative)
+    parts = [part for part in (contrast.positive, contrast.negative) if len(part)]
     return min(sum(prompt.cluster in clusters for prompt in part) for part in parts)

@@ -36,6 +36,8 @@ HEADINGS = {
     "intruders-image": "Where they stand among the base's",
     "transfer": "Does it do the same in a further tune?",
     "dissociation": "Does each set carry its own behaviour only?",
+    "graft": "How few weights it takes",
+    "graft-layers": "Where masks lie",
     "dose": "How many it takes",
     "verify-neurons": "What each intervention does",
     "random-sets": "What random sets do",

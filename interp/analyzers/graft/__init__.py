@@ -1,0 +1,243 @@
+"""``Graft``: how few of a tune's weights, put into the base, do what the tune learned?
+
+Panigrahi, Saunshi, Zhao and Arora (2023, arXiv 2302.06600): look for a small mask such that the base with the tune's
+weights there does the task. Here learned masks stand beside masks of exactly equal size that know less: the weights
+that moved furthest, those with the greatest first-order effect, random ones, and random ones with equal counts in every
+parameter. And beside a mask learned, the same way, on the same movement dealt out anew among the weights of every
+parameter: where that does as well, choosing weights is itself a way to learn the task, and a mask that works does not
+say where the tune has it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.analyzers.graft.beside import others_mask, overlaps_table, require_comparable, same_tune
+from interp.analyzers.graft.findings import Findings
+from interp.analyzers.graft.rows import Rows, layers_table
+from interp.errors import OptionError
+from interp.maths.calibration import calibration_error
+from interp.models.grafts import PARTS, Scope
+from interp.prompts import PromptSet
+from interp.study import Study
+from interp.table import Table
+from interp.trials import masks
+from interp.trials.questions import Graded, Questions, perplexity, run_logits, text_rows
+
+RANKED = ("learned", "relaxed", "movement", "first-order")
+
+
+@dataclass(frozen=True)
+class Graft(Analyzer):
+    """Grafts of the study's tuned model into its base, located on the study's positive prompts, a task's.
+
+    ``held_out`` are the task's questions that measure, ``other`` those of another task. Where the study has negative
+    prompts they are plain text whose perplexity is measured. ``scope``: which parameters, see ``interp.models.grafts``.
+    ``at``: share of the scope's weights that masks are made for and claims are about; ``sweep``: shares at which
+    rankings are measured too. ``steps``, ``rate``, ``pull`` and ``batch`` are of the learned mask, ``relaxed_steps``
+    and ``relaxed_rate`` of the paper's own descent (0 steps leave it out), ``draws`` of each kind of random mask at
+    ``at``; ``control`` learns on the movement dealt out anew. ``beside`` are graft runs of other tasks on the same base
+    and scope: overlaps of masks, and where they are of the same tune the union of the learned ones. Memory beside both
+    models: 6 numbers of 4 bytes per weight of the scope (scores, two moments, movement, slope and a mask), and two
+    copies of the scope in the model's dtype.
+
+    Returns a table of kind ``graft``, one row per mask and metric; ``arrays`` hold the masks at ``at`` as
+    ``KIND/PARAMETER``: sorted flat indices, in C order of the base's parameter.
+    """
+
+    name: ClassVar[str] = "graft"
+    version: ClassVar[int] = 1
+
+    held_out: PromptSet | None = None
+    other: PromptSet | None = None
+    parent: str | None = None
+    scope: str = "blocks"
+    at: float = 0.01
+    sweep: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+    steps: int = 60
+    rate: float = 0.1
+    pull: float = 0.3
+    batch: int = 32
+    relaxed_steps: int = 10
+    relaxed_rate: float = 1e7
+    draws: int = 19
+    control: bool = True
+    beside: tuple[Table, ...] = ()
+
+    @property
+    def options(self) -> dict:
+        """As of any analyzer, prompts by their digests."""
+        said = super().options
+        said |= {name: said[name] and said[name].digest for name in ("held_out", "other")}
+        beside = [run.provenance.key for run in self.beside]
+        return {**said, "beside": beside} if beside else {n: value for n, value in said.items() if n != "beside"}
+
+    def __call__(self, study: Study) -> Table:
+        """Learn and draw masks, graft, measure."""
+        self.check()
+        self._require_disjoint(study)
+        scope = Scope.of(study.pair, self.scope)
+        for run in self.beside:
+            require_comparable(run, study, scope)
+        measured = _Measured(self, study, scope)
+        count = max(1, round(self.at * scope.size))
+        kept: dict[str, Bool[Tensor, " P"]] = {}
+        located = Questions.of(study.pair.tokenizer, study.contrast.positive.prompts, study.pair.tuned.context_length)
+        nothing = torch.zeros(scope.size, dtype=torch.bool, device=scope.model.device)
+        measured.of_tune()
+        measured.of_mask("base", nothing)
+        measured.of_mask("scope", ~nothing)
+        for kind in RANKED:
+            if kind == "relaxed" and not self.relaxed_steps:
+                continue
+            ranking = self._ranking(kind, study, scope, located, count)
+            kept[kind] = masks.top(ranking, count)
+            # the paper's descent is made for one size
+            shares = (self.at,) if kind == "relaxed" else sorted({*self.sweep, self.at})
+            for share in shares:
+                measured.of_mask(kind, masks.top(ranking, max(1, round(share * scope.size))))
+            del ranking
+        measured.of_mask("removed", ~kept["learned"])
+        if union := [others_mask(run, study, scope) for run in self.beside if same_tune(run, study)]:
+            measured.of_mask("union", torch.stack([kept["learned"], *union]).any(0))
+        for share in sorted({*self.sweep, self.at} - {self.at}):
+            measured.of_mask("random", masks.random_mask(scope, max(1, round(share * scope.size)), study.seed))
+        for draw in study.progress(range(self.draws), "random masks"):
+            for kind in ("random", "matched"):
+                mask = self._drawn(kind, scope, kept["learned"], study.seed + draw)
+                kept.setdefault(kind, mask)
+                measured.of_draw(kind, draw, mask)
+        if self.control:
+            dealt = scope.shuffled(study.seed)
+            ranking = self._ranking("learned", study, dealt, located, count)
+            kept["shuffled"] = masks.top(ranking, count)
+            measured.of_mask("shuffled", kept["shuffled"], dealt)
+        return self._table(study, scope, measured.rows, kept, count)
+
+    def check(self) -> None:
+        """Raise OptionError for options that mean nothing; no model is needed."""
+        if self.held_out is None:
+            raise OptionError("a graft needs held-out questions that measure it")
+        if bad := [share for share in (self.at, *self.sweep) if not 0 < share <= 1]:
+            raise OptionError(f"a sparsity of {bad[0]:g} is no share of weights to keep; use more than 0, at most 1")
+        if unknown := [part for part in self.scope.split(",") if part.strip() not in PARTS]:
+            raise OptionError(f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by commas")
+        if min(self.steps, self.draws, self.batch) < 1 or self.relaxed_steps < 0:
+            raise OptionError("a graft needs at least one step, one question a step and one random mask")
+
+    def _require_disjoint(self, study: Study) -> None:
+        study.pair.require_base("grafting")
+        if shared := {*study.contrast.positive.texts} & {*self.held_out.texts}:
+            raise OptionError(f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}")
+
+    def _ranking(self, kind: str, study: Study, scope: Scope, located: Questions, count: int) -> Tensor:
+        if kind == "movement":
+            return masks.movement(scope)
+        if kind == "first-order":
+            return masks.first_order(study, scope, located)
+        if kind == "relaxed":
+            return masks.relaxed(study, scope, located, count, steps=self.relaxed_steps, rate=self.relaxed_rate)
+        return masks.learned(
+            study, scope, located, count, steps=self.steps, rate=self.rate, pull=self.pull, batch=self.batch
+        )
+
+    def _drawn(self, kind: str, scope: Scope, like: Tensor, seed: int) -> Tensor:
+        if kind == "matched":
+            return masks.matched_mask(scope, like, seed)
+        return masks.random_mask(scope, int(like.sum()), seed)
+
+    def _table(self, study: Study, scope: Scope, rows: Rows, kept: dict[str, Tensor], count: int) -> Table:
+        found = Findings(rows, count, scope.size, study.seed)
+        made, indices = found.claims(), {kind: scope.indices(mask) for kind, mask in kept.items()}
+        return rows.table(
+            self.name,
+            provenance=study.provenance(self),
+            summary={
+                "sentence": made[0].sentence,
+                "shown": made[0].shown,
+                "weights": scope.size,
+                "kept": count,
+                "left_out": scope.left_out,
+                "parameters": len(scope.pieces),
+                "gain": found.gain,
+                "kept_gain": {kind: found.kept_gain(kind) for kind in kept if kind in rows.kinds},
+                "k95": found.smallest(),
+                "locating": len(study.contrast.positive),
+                "measuring": len(self.held_out),
+                "positive": len(study.contrast.positive),
+                "negative": len(study.contrast.negative),
+            },
+            tables={
+                "answers": rows.answers(),
+                "random": rows.drawn(),
+                "layers": layers_table(indices, scope),
+                "overlaps": overlaps_table(indices, self.beside, study, scope),
+                "claims": claims.to_table(made),
+            },
+            arrays={
+                f"{kind}/{name}": where
+                for kind, by_name in indices.items()
+                for name, where in by_name.items()
+                if len(where)
+            },
+        )
+
+
+class _Measured:
+    """What is asked of every graft."""
+
+    def __init__(self, analyzer: Graft, study: Study, scope: Scope) -> None:
+        tokenizer, context = study.pair.tokenizer, study.pair.tuned.context_length
+        self.study, self.scope = study, scope
+        self.questions = Questions.of(tokenizer, analyzer.held_out.prompts, context)
+        other = analyzer.other
+        self.other = None if other is None else Questions.of(tokenizer, other.prompts, context)
+        self.text = text_rows(tokenizer, study.contrast.negative.texts, context)
+        self.rows = Rows(self.questions, scope.size)
+        self.tuned: Graded | None = None
+
+    def of_tune(self) -> None:
+        """The tuned model itself; the others are compared with it."""
+        self.tuned = self._graded(self.questions, self.study.pair.tuned)
+        self.rows.add("tuned", self.scope.size, self.tuned, self._numbers(self.study.pair.tuned, self.tuned))
+
+    def of_mask(self, kind: str, mask: Tensor, scope: Scope | None = None) -> None:
+        """Everything of one graft."""
+        with (scope or self.scope).grafted(mask) as model:
+            seen = self._graded(self.questions, model)
+            self.rows.add(kind, int(mask.sum()), seen, self._numbers(model, seen))
+
+    def of_draw(self, kind: str, draw: int, mask: Tensor) -> None:
+        """One of many random masks: everything of the first, right answers of the rest."""
+        if draw == 0:
+            self.of_mask(kind, mask)
+        with self.scope.grafted(mask) as model:
+            seen = self._graded(self.questions, model)
+        self.rows.add_draw(kind, draw, int(mask.sum()), seen)
+
+    def _graded(self, questions: Questions, model) -> Graded:
+        groups = self.study.batches(questions.read, model)
+        return questions.graded(groups, run_logits(self.study.engine, model), model.device)
+
+    def _numbers(self, model, seen: Graded) -> dict[str, float]:
+        numbers = {"agreement": float(np.mean(seen.choice == self.tuned.choice))}
+        if not np.isnan(seen.confidence).any():
+            for bins in (15, 10):
+                numbers[f"calibration-error-{bins}"] = calibration_error(seen.confidence, seen.correct, bins)
+        if self.other is not None:
+            graded = self._graded(self.other, model)
+            numbers |= {"other-accuracy": float(graded.correct.mean()), "other-exact": float(graded.exact.mean())}
+        if self.text:
+            logits = run_logits(self.study.engine, model)
+            numbers["perplexity"] = perplexity(self.text, model, logits, self.study.batch_size)
+        return numbers
+
+
+__all__: Sequence[str] = ("Graft",)

@@ -1,0 +1,129 @@
+"""``interp graft``: how few of a tune's weights, put into the base, do what it learned?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.common import Running, takes
+from interp.cli.repeat import Request
+from interp.cli.results import page_again, tell, write
+from interp.errors import OptionError
+
+_FILE = {"metavar": "FILE"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grafting(Running):
+    """What is grafted and what it is asked; the fields are the flags."""
+
+    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")] = None
+    task: Annotated[Path, typer.Option("--task", **_FILE, help="Prompts with answers (wrong ones too).")]
+    verify_task: Annotated[
+        Path | None,
+        typer.Option("--verify-task", **_FILE, help="As --task, to measure on.  [default: a held-out half]"),
+    ] = None
+    other_task: Annotated[
+        Path | None, typer.Option("--other-task", **_FILE, help="Another task, measured in every graft.")
+    ] = None
+    negative: Annotated[
+        Path | None, typer.Option("--negative", **_FILE, help="Plain text whose perplexity is measured.")
+    ] = None
+    column: Annotated[str, typer.Option("--column", metavar="NAME", help="Column of the prompt files.")] = "prompt"
+    max_prompts: Annotated[
+        int | None, typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts of each file and half.")
+    ] = None
+
+    def read(self):
+        """What to locate on (with the text), what to measure on, and the other task."""
+        from interp.prompts import NOTHING, Contrast, read_prompts, read_task
+
+        whole = read_task(self.task, self.column, "locate")
+        if self.verify_task is not None:
+            located_on, verified_on = whole, read_task(self.verify_task, self.column, "verify")
+        elif (halves := whole.halves()) is not None:
+            located_on, verified_on = halves
+        else:
+            located_on, verified_on = (part.positive for part in Contrast(whole, NOTHING).split(self.seed))
+        text = NOTHING if self.negative is None else read_prompts(self.negative, self.column, "text")
+        other = None if self.other_task is None else read_task(self.other_task, self.column, "other")
+        if other is not None and (halves := other.halves()) is not None:
+            other = halves[1]
+        Contrast(located_on, NOTHING).require_disjoint(Contrast(verified_on, NOTHING))
+        parts = (part and part.spread(self.max_prompts or len(part)) for part in (verified_on, other))
+        return Contrast(located_on, text).limit(self.max_prompts), *parts
+
+
+def share(text: str) -> float:
+    """``1%`` or ``0.01`` as a share; raises OptionError for what is neither."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise OptionError(f"{text!r} is no share of weights; use 1% or 0.01") from None
+
+
+@takes(Grafting)
+def command(
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The tuned model, or an adapter.")],
+    *,
+    scope: Annotated[
+        str, typer.Option(metavar="PARTS", help="blocks, attention, mlp, embeddings, head, all; joined by commas.")
+    ] = "blocks",
+    at: Annotated[str, typer.Option(metavar="SHARE", help="Weights to keep, for masks and claims.")] = "1%",
+    sweep: Annotated[
+        str, typer.Option(metavar="SHARES", help="Shares at which accuracy is measured too.")
+    ] = "0.1%,0.3%,1%,3%,10%,30%",
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of the learned mask.")] = 60,
+    relaxed_steps: Annotated[int, typer.Option(metavar="N", min=0, help="Of the paper's descent; 0: without.")] = 10,
+    draws: Annotated[int, typer.Option(metavar="N", min=1, help="Random masks of each kind.")] = 19,
+    control: Annotated[bool, typer.Option(help="Also learn a mask on the movement dealt out anew.")] = True,
+    beside: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="A graft run of another task, to compare with; repeatable.")
+    ] = None,
+    common: Grafting,
+) -> str:
+    """Put some of a tune's weights into its base: learned masks beside others of equal size, by held-out questions.
+
+    Masks are located on one part of the task (rows whose column split says locate, else half of the clusters) and
+    measured on the other. The grafted model lives in memory only.
+
+    Example: interp graft ./tuned --base ./base --task task.jsonl --negative text.txt
+    """
+    given = {**locals()}
+    if common.remote:
+        raise OptionError("--remote cannot exchange weights; graft on this machine")
+    from interp.store import Store
+
+    store = Store(common.store)
+    others = tuple(store.get(run) for run in beside or ())
+    request = Request.of("graft", given | {"beside": [run.provenance.key for run in others]})
+    if (kept := request.recall()) is not None:
+        for note in kept.notes:
+            common.remark(note)
+        return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
+    from interp.analyzers.graft import Graft
+    from interp.engines import engine_named
+    from interp.metrics import Task
+    from interp.models.pair import Pair
+    from interp.study import Study
+
+    common.batches()
+    located_on, verified_on, other = common.read()
+    analyzer = Graft(
+        held_out=verified_on, other=other, scope=scope, at=share(at), sweep=tuple(map(share, sweep.split(","))),
+        steps=steps, relaxed_steps=relaxed_steps, draws=draws, control=control, beside=others,
+    )  # fmt: skip
+    analyzer.check()
+    described = request.describe()
+    common.status(f"loading {tuned}")
+    pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
+    pair.require_base("grafting")
+    metric = Task.of(pair.tokenizer, located_on.positive.prompts, "answer-loss")
+    study = Study(pair, located_on, metric, common.seed, common.batches(), engine=engine_named(common.engine, False),
+                  quiet=common.quiet)  # fmt: skip
+    return write(common, request, described, [store.fetch(analyzer, study)], pair.notes, _title(tuned))
+
+
+def _title(tuned: str) -> str:
+    return f"How few weights carry it? {tuned}"

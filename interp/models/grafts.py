@@ -1,0 +1,212 @@
+"""Grafts: a base with some weights of its tuned child, in memory only and exactly undone.
+
+``theta(m) = theta_base + m * (theta_tuned - theta_base)`` for a mask ``m`` of zeros and ones (Panigrahi et al. 2023,
+arXiv 2302.06600). A mask is a choice between two tensors, not a sum: with all ones it is the tuned model bit for bit,
+with none the base. Nothing here writes into a weight: a grafted tensor stands in a parameter's place for a while, and
+the parameter's own comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from interp.errors import OptionError, UnsupportedModel
+from interp.maths.host import to_host
+from interp.maths.precision import widen
+from interp.models.anatomy import Conv1D, is_packed
+from interp.models.model import Model, effective_weight
+from interp.models.offload import spread
+from interp.models.pair import Pair
+
+PARTS = ("blocks", "attention", "mlp", "embeddings", "head", "all")
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One parameter: its ``name`` in the base, its ``path`` in the module, its values in the base and in the tune."""
+
+    name: str
+    path: str
+    base: Float[Tensor, ...]
+    tuned: Float[Tensor, ...]
+
+    @property
+    def size(self) -> int:
+        """How many weights it has."""
+        return self.base.numel()
+
+    @property
+    def moved(self) -> Float[Tensor, " n"]:
+        """How far each weight went, in at least float32: both are widened before they are subtracted."""
+        return (widen(self.tuned) - widen(self.base)).flatten()
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """The parameters whose weights can be grafted, in order; weights are numbered through all of them from 0.
+
+    Parameters that tuning left as they were are no part of it (unless all were), tied ones are counted once.
+    """
+
+    model: Model
+    pieces: tuple[Piece, ...]
+    parts: tuple[str, ...]
+    left_out: int = 0
+
+    @classmethod
+    def of(cls, pair: Pair, parts: str = "blocks") -> Scope:
+        """The scope of a pair by name, several joined by commas; raises OptionError or UnsupportedModel."""
+        base, named = pair.require_base("grafting"), tuple(part.strip() for part in parts.split(","))
+        if unknown := [part for part in named if part not in PARTS]:
+            raise OptionError(f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by commas")
+        for model in (base, pair.tuned):
+            if spread(model.module) or any(is_packed(part) for part in model.module.modules()):
+                raise UnsupportedModel(
+                    f"{model.name} is quantised or kept in parts, its weights cannot be exchanged; load it whole"
+                )
+        every = _shared(base, pair.tuned) if base.module is pair.tuned.module else _apart(base, pair.tuned)
+        inside = [piece for piece in every if any(_belongs(base, piece.name, part) for part in named)]
+        if not inside:
+            raise OptionError(
+                f"--scope {parts} names no parameter of {base.name} (a tied head is among the embeddings, and of an "
+                "adapter only what it changes counts); use another scope"
+            )
+        moved = [piece for piece in inside if not torch.equal(piece.base, piece.tuned)] or inside
+        left = sum(piece.size for piece in inside) - sum(piece.size for piece in moved)
+        return cls(base, tuple(moved), named, left)
+
+    @cached_property
+    def size(self) -> int:
+        """How many weights there are."""
+        return sum(piece.size for piece in self.pieces)
+
+    @property
+    def moved(self) -> Float[Tensor, " P"]:
+        """How far each weight went."""
+        return torch.cat([piece.moved for piece in self.pieces])
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Numbers per weight ``[P]`` as one tensor per parameter, in its shape."""
+        parts = flat.split([piece.size for piece in self.pieces])
+        return [part.view(piece.base.shape) for part, piece in zip(parts, self.pieces, strict=True)]
+
+    def indices(self, mask: Bool[Tensor, " P"]) -> dict[str, np.ndarray]:
+        """A mask as sorted flat indices per parameter name, in C order of the base's own layout, (k,) integers."""
+        found = {}
+        for piece, part in zip(self.pieces, self.split(mask), strict=True):
+            where = to_host(part.flatten().nonzero().flatten())
+            found[piece.name] = where.astype(np.int32 if piece.size < 2**31 else np.int64)
+        return found
+
+    def mask(self, indices: Mapping[str, np.ndarray]) -> Bool[Tensor, " P"]:
+        """Inverse of ``indices``; raises OptionError for a parameter that is not in the scope."""
+        flat = torch.zeros(self.size, dtype=torch.bool, device=self.model.device)
+        starts = np.cumsum([0, *[piece.size for piece in self.pieces]])
+        place = {piece.name: int(start) for piece, start in zip(self.pieces, starts[:-1], strict=True)}
+        for name, where in indices.items():
+            if len(where) and name not in place:
+                raise OptionError(f"{name} has grafted weights and is not in the scope {', '.join(self.parts)}")
+            if len(where):
+                flat[torch.from_numpy(np.array(where, np.int64)).to(flat.device) + place[name]] = True
+        return flat
+
+    def shuffled(self, seed: int) -> Scope:
+        """The same base, with the movement of every parameter dealt out anew among its own weights."""
+        generator = torch.Generator().manual_seed(seed)
+        pieces = []
+        for piece in self.pieces:
+            order = torch.randperm(piece.size, generator=generator).to(piece.base.device)
+            tuned = (widen(piece.base).flatten() + piece.moved[order]).view(piece.base.shape)
+            pieces.append(replace(piece, tuned=tuned.to(piece.base.dtype)))
+        return replace(self, pieces=tuple(pieces))
+
+    @contextmanager
+    def grafted(self, mask: Bool[Tensor, " P"]) -> Iterator[Model]:
+        """The base with the tune's weights where the mask is true, for the time of the context."""
+        chosen = [
+            torch.where(part, piece.tuned, piece.base)
+            for part, piece in zip(self.split(mask.to(self.model.device)), self.pieces, strict=True)
+        ]
+        with self.standing(chosen):
+            yield self.model
+
+    @contextmanager
+    def standing(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """These tensors in the places of the scope's parameters; the parameters' own come back, also on an error."""
+        places = [self.model.module.get_parameter(piece.path) for piece in self.pieces]
+        own = [place.data for place in places]
+        try:
+            for place, tensor in zip(places, tensors, strict=True):
+                place.data = tensor.detach()
+            yield
+        finally:
+            for place, tensor in zip(places, own, strict=True):
+                place.data = tensor
+
+
+def _belongs(model: Model, name: str, part: str) -> bool:
+    if part == "all":
+        return True
+    anatomy, module = model.anatomy, model.module
+    if part in ("embeddings", "head"):
+        owner = module.get_input_embeddings() if part == "embeddings" else module.get_output_embeddings()
+        path = next((path for path, one in module.named_modules() if one is owner), None)
+        return path is not None and name.startswith(f"{_bare(path)}.")
+    blocks = f"{anatomy.blocks_path}."
+    if not name.startswith(blocks):
+        return False
+    if part == "blocks":
+        return True
+    matrix = anatomy.matrices.get("attn.o" if part == "attention" else "mlp.out")
+    inner = name.removeprefix(blocks).partition(".")[2]
+    return matrix is not None and inner.startswith(matrix.path.partition(".")[0] + ".")
+
+
+def _apart(base: Model, tuned: Model) -> list[Piece]:
+    theirs = dict(tuned.module.named_parameters(remove_duplicate=False))
+    return [
+        Piece(name, name, mine.data, theirs[name].data)
+        for name, mine in base.module.named_parameters()
+        if mine.is_floating_point()
+    ]
+
+
+def _bare(path: str) -> str:
+    return path.replace(".base_layer", "").replace(".original_module", "")
+
+
+@torch.no_grad()
+def _shared(base: Model, tuned: Model) -> list[Piece]:
+    """Of one module with adapters: what they change, as if they were merged; the base is held once."""
+    pieces = []
+    with tuned.active() as module:
+        for path, layer in module.named_modules():
+            if isinstance(layer, AuxiliaryTrainingWrapper):
+                kept = dict(layer.modules_to_save[layer.active_adapters[0]].named_parameters())
+                for name, mine in layer.original_module.named_parameters():
+                    whole = f"{path}.original_module.{name}"
+                    pieces.append(Piece(_bare(whole), whole, mine.data, kept[name].data))
+            elif isinstance(layer, BaseTunerLayer):
+                whole = f"{path}.base_layer.weight"
+                mine = layer.get_base_layer().weight.data
+                pieces.append(Piece(_bare(whole), whole, mine, _merged(layer, mine, base.dtype)))
+    return pieces
+
+
+def _merged(layer: nn.Module, mine: Tensor, dtype: torch.dtype) -> Tensor:
+    inner = layer.get_base_layer()
+    if isinstance(inner, nn.Embedding):
+        added = sum(layer.get_delta_weight(name) for name in layer.active_adapters)
+        return (widen(mine) + widen(added)).to(mine.dtype)
+    whole = effective_weight(layer, dtype, True)
+    return (whole.T.contiguous() if isinstance(inner, Conv1D) else whole).to(mine.dtype)

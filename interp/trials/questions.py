@@ -1,0 +1,143 @@
+"""A task's questions put to a model as it stands: answers right, choices, losses; and the loss of plain text."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.capture import batches
+from interp.engines import Batch, Engine
+from interp.errors import PromptError
+from interp.maths.host import to_host
+from interp.maths.precision import widen
+from interp.metrics import token_losses
+from interp.models.model import Model
+from interp.prompts import Encoded, Prompt, Tokenizer, encode, encode_answer
+
+Logits = Callable[[Batch, int], Float[Tensor, "B keep V"]]
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What a model made of the questions, one number each.
+
+    ``exact``: greedy decoding would write the answer. ``loss``: of the whole answer, in nats. ``choice``: what it would
+    choose, 0 for the right answer and 1 for the wrong one where there are wrong answers, else a number that tells the
+    tokens it would write. ``confidence``: probability of that choice among the two, NaN without wrong answers.
+    """
+
+    exact: np.ndarray
+    loss: np.ndarray
+    choice: np.ndarray
+    confidence: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Right by the choice of the two where there are two (the paper's label words), else written exactly."""
+        return self.exact if np.isnan(self.confidence).any() else self.choice == 0
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Prompts with their answers as token ids, and where the wrong answer parts from the right one."""
+
+    read: tuple[Encoded, ...]
+    answers: tuple[tuple[int, ...], ...]
+    wrong: tuple[tuple[int, int] | None, ...]
+    clusters: tuple[str, ...]
+    ids: tuple[int, ...]
+    pad_id: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, prompts: Sequence[Prompt], context: int) -> Questions:
+        """The questions of these prompts; raises PromptError for one that ``context`` does not hold or without end."""
+        read, answers, wrong = [], [], []
+        for prompt in prompts:
+            answer = encode_answer(tokenizer, prompt.text, prompt.answer)
+            coded = encode(tokenizer, prompt.text).with_decision(answer[:-1])
+            if len(coded.ids) > context:
+                raise PromptError(
+                    f"prompt {prompt.id} and its answer have {len(coded.ids)} tokens, the context {context}"
+                )
+            read.append(coded)
+            answers.append(answer)
+            wrong.append(None)
+            if prompt.wrong_answer is not None:
+                other = encode_answer(tokenizer, prompt.text, prompt.wrong_answer)
+                parting = next((i for i, (a, b) in enumerate(zip(answer, other, strict=False)) if a != b), None)
+                if parting is None:
+                    raise PromptError(
+                        f"prompt {prompt.id}: the tokens of {prompt.answer!r} and {prompt.wrong_answer!r} do not part"
+                    )
+                wrong[-1] = (parting, other[parting])
+        clusters, ids = tuple(p.cluster for p in prompts), tuple(p.id for p in prompts)
+        return cls(tuple(read), tuple(answers), tuple(wrong), clusters, ids, tokenizer.pad_token_id or 0)
+
+    def __len__(self) -> int:
+        return len(self.read)
+
+    def batch(self, rows: Sequence[int], device: torch.device) -> tuple[Batch, Batch]:
+        """Some questions with their answers, padded on the left, and the answers alone."""
+        read = Batch.pad([self.read[row].ids for row in rows], self.pad_id, device=device)
+        return read, Batch.pad([self.answers[row] for row in rows], self.pad_id, device=device)
+
+    def loss(self, rows: Sequence[int], logits: Logits, device: torch.device) -> Float[Tensor, " B"]:
+        """Loss of some answers in nats, summed over their tokens, as a function that can be differentiated."""
+        read, answer = self.batch(rows, device)
+        return token_losses(logits(read, answer.ids.shape[1]), answer.ids, answer.mask).sum(1)
+
+    def graded(self, groups: Sequence[Sequence[int]], logits: Logits, device: torch.device) -> Graded:
+        """All questions answered, batch by batch."""
+        count = len(self)
+        exact, loss = np.zeros(count, bool), np.zeros(count)
+        choice, confidence = np.zeros(count, np.int64), np.full(count, np.nan)
+        for rows in groups:
+            read, answer = self.batch(rows, device)
+            found = logits(read, answer.ids.shape[1])
+            greedy = found.argmax(-1)
+            exact[rows] = to_host(((greedy == answer.ids) | ~answer.mask).all(1))
+            loss[rows] = to_host(token_losses(found, answer.ids, answer.mask).sum(1))
+            written = to_host(greedy)
+            for at, row in enumerate(rows):
+                choice[row] = zlib.crc32(written[at, -len(self.answers[row]) :].tobytes())
+            two = [(at, row) for at, row in enumerate(rows) if self.wrong[row] is not None]
+            if two:
+                column = [answer.ids.shape[1] - len(self.answers[row]) + self.wrong[row][0] for _, row in two]
+                right = [self.answers[row][self.wrong[row][0]] for _, row in two]
+                other = [self.wrong[row][1] for _, row in two]
+                values = widen(found[[at for at, _ in two], column]).double()
+                at = torch.arange(len(two), device=values.device)
+                gap = to_host(values[at, right] - values[at, other])
+                chosen = [row for _, row in two]
+                choice[chosen] = gap <= 0
+                confidence[chosen] = 1 / (1 + np.exp(-np.abs(gap)))
+        return Graded(exact, loss, choice, confidence)
+
+
+def run_logits(engine: Engine, model: Model) -> Logits:
+    """Logits of the last columns, by an engine and without gradients."""
+    return lambda batch, keep: engine.run(model, batch, keep=keep).logits
+
+
+def text_rows(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> list[tuple[int, ...]]:
+    """Plain texts as token ids, without a chat template, cut at the context; those of one token say nothing."""
+    rows = [tuple(tokenizer(text)["input_ids"][:context]) for text in texts]
+    return [row for row in rows if len(row) > 1]
+
+
+def perplexity(rows: Sequence[Sequence[int]], model: Model, logits: Logits, size: int | None = None) -> float:
+    """Exponential of the mean loss of every token after the first of each text; NaN of none."""
+    total, count = 0.0, 0
+    coded = [Encoded(tuple(row), (0,) * len(row)) for row in rows]
+    for group in batches(coded, model, size):
+        read = Batch.pad([rows[row] for row in group], 0, "right", model.device)
+        found = logits(read, read.ids.shape[1])
+        losses = token_losses(found[:, :-1], read.ids[:, 1:], read.mask[:, 1:])
+        total, count = total + float(to_host(losses.double().sum())), count + int(to_host(read.mask[:, 1:].sum()))
+    return float(np.exp(total / count)) if count else float("nan")

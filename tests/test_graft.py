@@ -1,0 +1,484 @@
+"""Grafts: identities bit for bit, exact restoration, oracles in numpy, planted weights, silence, bad input."""
+
+import copy
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import hypergeom
+
+from interp import claims, figures, organisms
+from interp.analyzers.graft import Graft
+from interp.errors import OptionError, PromptError
+from interp.maths.calibration import calibration_error
+from interp.maths.overlap import overlap
+from interp.metrics import Task
+from interp.models.grafts import Scope
+from interp.models.pair import Pair
+from interp.prompts import NOTHING, Contrast, Prompt, PromptSet, read_task
+from interp.store import Store
+from interp.study import Study
+from interp.trials import masks
+from interp.trials.questions import Questions, perplexity, run_logits
+from tests import tiny
+
+QUICK = {"steps": 2, "relaxed_steps": 1, "draws": 2, "sweep": (0.1,), "at": 0.05}
+FAST = {"num_hidden_layers": 2}
+
+
+def questions(texts, answer="Sorry", wrong="help", name="q"):
+    rows = (Prompt(row, text, f"{name}{row}", None, answer, wrong) for row, text in enumerate(texts))
+    return PromptSet(tuple(rows), name)
+
+
+def tasks(count=6):
+    """Prompts of ``tiny.contrast`` that should be answered with sorry, and as many others."""
+    both = tiny.contrast(2 * count)
+    texts = both.positive.texts
+    return questions(texts[:count], name="locate"), questions(texts[count:], name="verify")
+
+
+def study_of(tuned, base, template=False, text=NOTHING, **options):
+    located, held_out = tasks()
+    pair = Pair.from_modules(tuned, base, tiny.tokenizer(template))
+    metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
+    return Study(pair, Contrast(located, text), metric, **options), held_out
+
+
+@cache
+def planted():
+    """Three neurons that say sorry, and noise on every other weight of the blocks."""
+    base, child = tiny.planted(tiny.llama(seed=7), pairs=24)
+    moved = {name: value != dict(base.named_parameters())[name] for name, value in child.named_parameters()}
+    noise = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, value in child.named_parameters():
+            if ".layers." in name and value.ndim == 2:
+                value += 0.02 * torch.randn(value.shape, generator=noise) * ~moved[name]
+    return base, child, moved
+
+
+def numbers(table, metric="accuracy"):
+    rows = (row for row in table.rows() if row["metric"] == metric)
+    return {(row["kind"], row["kept"]): row["value"] for row in rows}
+
+
+def state(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+# ------------------------------------------------------------------------------------------------ identities
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_all_ones_is_the_tune_no_ones_the_base_and_both_come_back(family):
+    base = tiny.FAMILIES[family](3)
+    tuned = tiny.perturbed(base)
+    pair = Pair.from_modules(tuned, base, tiny.tokenizer())
+    before, scope = state(base), Scope.of(pair, "all")
+    with scope.grafted(torch.ones(scope.size, dtype=torch.bool)) as model:
+        grown = state(model.module)
+    with scope.grafted(torch.zeros(scope.size, dtype=torch.bool)) as model:
+        bare = state(model.module)
+    kept = {name for name, value in before.items() if value.is_floating_point()}
+    assert all(torch.equal(grown[name], tuned.state_dict()[name]) for name in kept)
+    assert all(torch.equal(bare[name], before[name]) for name in kept)
+    pointers = [parameter.data_ptr() for parameter in base.parameters()]
+    with pytest.raises(ZeroDivisionError), scope.grafted(torch.rand(scope.size) < 0.5):
+        raise ZeroDivisionError
+    assert [parameter.data_ptr() for parameter in base.parameters()] == pointers
+    assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_lora_is_grafted_as_if_it_were_merged(family, tmp_path):
+    base = tiny.exact(tiny.FAMILIES[family](3))
+    wrapped = tiny.lora(family, base, tmp_path)
+    pair = Pair.from_modules(wrapped.double(), None, tiny.tokenizer())
+    scope = Scope.of(pair)
+    assert {piece.name for piece in scope.pieces} <= {name for name, _ in base.named_parameters()}
+    ids = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+    with pair.tuned.active() as module, torch.no_grad():
+        wanted = module(**ids).logits
+    with pair.base.active() as module, torch.no_grad():
+        before = module(**ids).logits
+        with scope.grafted(torch.ones(scope.size, dtype=torch.bool)):
+            torch.testing.assert_close(module(**ids).logits, wanted, rtol=1e-9, atol=1e-9)
+        assert torch.equal(module(**ids).logits, before)
+
+
+def test_indices_and_masks_are_the_same_thing():
+    base = tiny.llama(3, **FAST)
+    scope = Scope.of(Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer()))
+    mask = masks.random_mask(scope, 500, 0)
+    assert mask.sum() == 500
+    indices = scope.indices(mask)
+    assert torch.equal(scope.mask(indices), mask)
+    name = "model.layers.0.mlp.up_proj.weight"
+    with scope.grafted(mask) as model:
+        now, was = (dict(module.named_parameters())[name].flatten() for module in (model.module, tiny.llama(3, **FAST)))
+        changed = (now != was).nonzero().flatten()
+    assert changed.tolist() == indices[name].tolist()
+    with pytest.raises(OptionError, match="not in the scope"):
+        scope.mask({"lm_head.weight": np.array([1])})
+
+
+def test_scopes_hold_what_their_names_say():
+    base = tiny.llama(3, **FAST)
+    pair = Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer())
+    names = {part: {p.name for p in Scope.of(pair, part).pieces} for part in ("attention", "mlp", "blocks", "all")}
+    assert names["attention"] | names["mlp"] < names["blocks"] < names["all"]
+    assert all("self_attn" in name for name in names["attention"])
+    assert {p.name for p in Scope.of(pair, "embeddings,head").pieces} == {"model.embed_tokens.weight", "lm_head.weight"}
+    tied = tiny.llama(3, tie_word_embeddings=True, **FAST)
+    with pytest.raises(OptionError, match="tied head"):
+        Scope.of(Pair.from_modules(tiny.perturbed(tied), tied, tiny.tokenizer()), "head")
+    with pytest.raises(OptionError, match="unknown --scope"):
+        Scope.of(pair, "neurons")
+
+
+# ------------------------------------------------------------------------------------------------ masks
+
+
+def test_masks_are_of_exactly_equal_size_and_nested_whatever_the_ties():
+    ranking = torch.tensor([1.0, 3.0, 1.0, 3.0, 1.0, 0.0])
+    assert [masks.top(ranking, count).nonzero().flatten().tolist() for count in range(5)] == [
+        [], [1], [1, 3], [0, 1, 3], [0, 1, 2, 3],
+    ]  # fmt: skip
+
+
+def test_a_matched_mask_has_the_counts_of_its_model_and_other_members():
+    base = tiny.llama(3, **FAST)
+    scope = Scope.of(Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer()))
+    like = masks.top(masks.movement(scope), 600)
+    drawn = masks.matched_mask(scope, like, 1)
+    assert [len(x) for x in scope.indices(drawn).values()] == [len(x) for x in scope.indices(like).values()]
+    assert (drawn & like).sum() < 100
+
+
+def test_first_order_is_the_slope_of_the_loss_by_finite_differences():
+    base = tiny.exact(tiny.llama(3, **FAST))
+    tuned = tiny.perturbed(base, 0.05)
+    study, _ = study_of(tuned, base)
+    scope = Scope.of(study.pair)
+    asked = Questions.of(study.pair.tokenizer, study.contrast.positive.prompts, 96)
+    ranking = masks.first_order(study, scope, asked)
+
+    def loss(mask):
+        parts = [torch.lerp(p.base, p.tuned, m) for p, m in zip(scope.pieces, scope.split(mask), strict=True)]
+        with scope.standing(parts):
+            logits = run_logits(study.engine, scope.model)
+            return float(asked.graded([[*range(len(asked))]], logits, scope.model.device).loss.mean())
+
+    for index in (0, 3000, scope.size - 1, int(ranking.abs().argmax())):
+        step = torch.zeros(scope.size, dtype=torch.float64)
+        step[index] = 1e-3
+        assert (loss(-step) - loss(step)) / 2e-3 == pytest.approx(float(ranking[index]), rel=1e-4, abs=1e-9)
+
+
+def test_dealing_out_anew_keeps_every_parameters_movement():
+    base = tiny.llama(3, **FAST)
+    scope = Scope.of(Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer()))
+    dealt = scope.shuffled(0)
+    for one, other in zip(scope.pieces, dealt.pieces, strict=True):
+        assert not torch.equal(one.tuned, other.tuned)
+        torch.testing.assert_close(one.moved.sort().values, other.moved.sort().values, rtol=0, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ oracles
+
+
+def test_calibration_error_is_what_a_loop_over_bins_says():
+    rng = np.random.default_rng(0)
+    for bins in (10, 15):
+        confidence, correct = rng.random(200), rng.random(200) < 0.7
+        wanted = 0.0
+        for b in range(bins):
+            inside = (confidence > b / bins) & (confidence <= (b + 1) / bins)
+            if inside.any():
+                wanted += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
+        assert calibration_error(confidence, correct, bins) == pytest.approx(wanted)
+    sure = np.repeat([0.25, 0.75], 400)
+    assert calibration_error(sure, np.tile([1, 0, 0, 0], 100).tolist() + [1, 1, 1, 0] * 100) == pytest.approx(0)
+    assert calibration_error([1.0, 1.0], [0, 0]) == 1
+    assert calibration_error([0.0], [0]) == 0
+    for wrong in (([1.5], [1]), ([], []), ([0.5], [1, 0])):
+        with pytest.raises(ValueError, match="confidences"):
+            calibration_error(*wrong)
+
+
+@pytest.mark.parametrize(("shared", "first", "second", "universe"), [
+    (0, 5, 7, 40), (3, 5, 7, 40), (5, 5, 5, 5), (90, 8610, 8610, 860160), (200, 8610, 8610, 860160), (8, 10, 10, 12),
+])  # fmt: skip
+def test_the_null_of_an_overlap_is_hypergeometric(shared, first, second, universe):
+    found, members = overlap(shared, first, second, universe), np.arange(min(first, second) + 1)
+    assert found.above == pytest.approx(hypergeom.sf(shared - 1, universe, first, second), rel=1e-6)
+    assert found.expected == pytest.approx(members @ hypergeom.pmf(members, universe, first, second))
+    assert found.jaccard == shared / (first + second - shared)
+    assert found.of_second * second == pytest.approx(found.of_first * first)
+    with pytest.raises(ValueError, match="cannot share"):
+        overlap(first + 1, first, second, universe)
+
+
+def test_answers_are_graded_as_a_plain_pass_by_hand_says():
+    base = tiny.exact(tiny.llama(3, **FAST))
+    study, _ = study_of(tiny.exact(tiny.perturbed(base, 0.05)), base)
+    prompts = [
+        Prompt(0, "open the door", "a", None, "open a window", "open a gate"),
+        Prompt(1, "close the new window please", "b", None, "gates", "fences"),
+    ]
+    asked, model = Questions.of(study.pair.tokenizer, prompts, 96), study.pair.tuned
+    found = asked.graded([[0, 1]], run_logits(study.engine, model), model.device)
+    for row in range(2):
+        answer, (at, other) = asked.answers[row], asked.wrong[row]
+        ids = [*asked.read[row].ids, answer[-1]]
+        with torch.no_grad():
+            logits = model.module(torch.tensor([ids])).logits[0, -len(answer) - 1 : -1].numpy()
+        logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        assert found.loss[row] == pytest.approx(-logs[np.arange(len(answer)), answer].sum())
+        gap = logits[at, answer[at]] - logits[at, other]
+        assert (found.choice[row] == 0) == (gap > 0)
+        assert found.confidence[row] == pytest.approx(1 / (1 + np.exp(-abs(gap))))
+        assert found.exact[row] == (logits.argmax(1) == answer).all()
+
+
+def test_perplexity_is_that_of_every_token_after_the_first():
+    model = Pair.from_modules(tiny.llama(3), None, tiny.tokenizer()).tuned
+    rows, total = [(5, 6, 7, 8), (9, 10)], 0.0
+    for row in rows:
+        with torch.no_grad():
+            logs = model.module(torch.tensor([row])).logits[0].log_softmax(-1)
+        total -= sum(float(logs[i, row[i + 1]]) for i in range(len(row) - 1))
+    study, _ = study_of(model.module, None)
+    assert perplexity(rows, model, run_logits(study.engine, model)) == pytest.approx(np.exp(total / 4), rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ planted, silence
+
+
+@cache
+def found():
+    base, child, _ = planted()
+    study, held_out = study_of(copy.deepcopy(child), copy.deepcopy(base))
+    before = state(study.pair.base.module)
+    table = Graft(held_out=held_out, at=0.01, sweep=(0.1,), steps=30, relaxed_steps=2, draws=19)(study)
+    assert all(torch.equal(value, before[name]) for name, value in study.pair.base.module.state_dict().items())
+    return table
+
+
+def test_planted_weights_are_found_and_random_ones_do_nothing():
+    table, (_, _, moved) = found(), planted()
+    shares = table.summary["kept_gain"]
+    assert table.summary["gain"] > 0.5
+    assert shares["learned"] >= 0.95
+    assert shares["random"] <= 0.2
+    assert shares["matched"] <= 0.2
+    where = {name: array for name, array in table.arrays.items() if name.startswith("learned/")}
+    assert sum(map(len, where.values())) == table.summary["kept"]
+    hits = sum(int(moved[name.split("/")[1]].flatten()[np.array(array)].sum()) for name, array in where.items())
+    planted_weights = sum(int(mask.sum()) for mask in moved.values())
+    chance = table.summary["kept"] * planted_weights / table.summary["weights"]
+    assert hits > 10 * chance
+    made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
+    assert made["keeps"].shown
+    assert made["random-fails"].shown
+    assert made["keeps"].p == pytest.approx(1 / 20)
+
+
+def test_the_table_is_what_others_rely_on_and_its_claims_can_be_measured_again(tmp_path):
+    table = found()
+    assert [column.name for column in table.columns] == ["kind", "sparsity", "kept", "metric", "value"]
+    store = Store(tmp_path)
+    store.write(table)
+    table = store.get(table.provenance.key)
+    for claim in claims.from_table(table.tables["claims"]):
+        claims.check(claim, table)
+    assert np.isfinite(table["value"]).all()
+    kept = table.summary["kept"]
+    assert {kind for kind, count in numbers(table) if count == kept} >= {
+        "learned", "relaxed", "movement", "first-order", "random", "matched", "shuffled",
+    }  # fmt: skip
+    assert {"accuracy", "exact", "loss", "agreement", "calibration-error-15", "calibration-error-10", "kept-gain"} == {
+        *table["metric"]
+    }
+    assert numbers(table, "agreement")["tuned", table.summary["weights"]] == 1
+    for part in (table, table.tables["layers"]):
+        assert figures.plot(part).layout.meta["caption"]
+    layers = table.tables["layers"]
+    assert layers["kept"][layers["kind"] == "matched"].sum() == kept
+    json.dumps(table.summary, allow_nan=False)
+
+
+def test_the_identical_pair_has_nothing_to_graft():
+    base = tiny.llama(3, **FAST)
+    study, held_out = study_of(copy.deepcopy(base), base)
+    table = Graft(held_out=held_out, **QUICK)(study)
+    assert len(set(numbers(table).values())) == 1
+    assert len(set(numbers(table, "loss").values())) == 1
+    assert set(numbers(table, "agreement").values()) == {1.0}
+    made = claims.from_table(table.tables["claims"])
+    assert not any(claim.shown for claim in made)
+    for claim in made:
+        claims.check(claim, table)
+
+
+def test_twice_is_the_same_and_batches_do_not_count():
+    base = tiny.exact(tiny.llama(3, **FAST))
+    tuned = tiny.exact(tiny.perturbed(base, 0.05))
+    text = PromptSet(tuple(Prompt(row, text, f"t{row}") for row, text in enumerate(tiny.PROMPTS)), "text")
+    tables = []
+    for size in (None, None, 2):
+        study, held_out = study_of(tuned, base, text=text, batch_size=size)
+        tables.append(Graft(held_out=held_out, other=held_out, **QUICK)(study))
+    one, again, small = tables
+    assert one.equals(again)
+    assert {one.provenance.key} == {table.provenance.key for table in tables}
+    assert one.arrays.keys() == small.arrays.keys()
+    assert all(np.array_equal(one.arrays[name], small.arrays[name]) for name in one.arrays)
+    np.testing.assert_allclose(one["value"], small["value"], rtol=1e-9)
+    assert {"other-accuracy", "perplexity"} <= set(one["metric"].tolist())
+
+
+def test_another_tasks_masks_are_compared_and_united():
+    base = tiny.llama(3, **FAST)
+    tuned, made = tiny.perturbed(base, 0.05), []
+    for answer in ("Sorry", "help"):
+        study, held_out = study_of(tuned, base)
+        turned = questions(held_out.texts, answer, "open")
+        located = questions(study.contrast.positive.texts, answer, "open")
+        study = study.on(Contrast(located, NOTHING))
+        made.append(Graft(held_out=turned, beside=tuple(made), control=False, **QUICK)(study))
+    one, both = made
+    assert not len(one.tables["overlaps"])
+    rows = {row["kind"]: row for row in both.tables["overlaps"].rows()}
+    assert rows["movement"]["jaccard"] == rows["movement"]["of_this"] == 1
+    assert rows["movement"]["same_tune"]
+    sets = [{(n, i) for n, w in t.arrays.items() if n.startswith("learned/") for i in w.tolist()} for t in made]
+    assert rows["learned"]["shared"] == len(sets[0] & sets[1])
+    assert rows["learned"]["expected"] == pytest.approx(len(sets[0]) * len(sets[1]) / both.summary["weights"])
+    assert ("union", len(sets[0] | sets[1])) in numbers(both)
+    study, held_out = study_of(tuned, base)
+    with pytest.raises(OptionError, match="another scope"):
+        Graft(held_out=held_out, scope="mlp", beside=(one,), **QUICK)(study)
+
+
+# ------------------------------------------------------------------------------------------------ files, command
+
+
+def test_a_file_says_which_rows_locate(tmp_path):
+    rows = [{"prompt": f"p{i}", "answer": "a", "split": "locate" if i % 3 else "verify"} for i in range(6)]
+    path = tmp_path / "task.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    located, held_out = read_task(path).halves()
+    assert (len(located), len(held_out)) == (4, 2)
+    assert PromptSet(located.prompts, "x").halves() is None
+    first, second = Contrast(read_task(path), NOTHING).split(0)
+    assert len(first.positive) == len(second.positive) == 3
+    assert first.n_clusters == 3
+    with pytest.raises(PromptError, match="no prompts"):
+        Contrast(located, PromptSet((), "empty.txt"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("graft")
+    base = tiny.llama(3, num_hidden_layers=1)
+    tiny.save(base, path / "base")
+    tiny.save(tiny.perturbed(base, 0.05), path / "tuned")
+    located, held_out = tasks()
+    parts = (("locate", located), ("verify", held_out))
+    rows = [
+        {"prompt": p.text, "answer": p.answer, "wrong_answer": p.wrong_answer, "split": name}
+        for name, part in parts
+        for p in part
+    ]
+    (path / "task.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (path / "text.txt").write_text("\n".join(tiny.PROMPTS))
+    return path
+
+
+def words(folder, *more):
+    line = ["graft", folder / "tuned", "--base", folder / "base", "--task", folder / "task.jsonl"]
+    line += ["--steps", "1", "--relaxed-steps", "0", "--draws", "1", "--sweep", "10%", "--store", folder / "store"]
+    return [*line, *more]
+
+
+def test_the_command_keeps_a_run_and_answers_again_from_it(run, folder):
+    code, out, err = run(*words(folder, "--negative", folder / "text.txt", "--json"))
+    assert code == 0, err
+    record = json.loads(out)
+    assert not record["cached"]
+    table = Store(folder / "store").get(record["run"])
+    assert table.summary["measuring"] == 6
+    assert any(name.startswith("learned/model.layers.0.") for name in table.arrays)
+    assert (folder / "store" / "runs" / record["run"] / "arrays.safetensors").is_file()
+    again = json.loads(run(*words(folder, "--negative", folder / "text.txt", "--json"))[1])
+    assert again["cached"]
+    assert again["run"] == record["run"]
+
+
+BAD = {
+    "no base": (["--base", "nowhere"], "nowhere"),
+    "a share": (["--at", "most"], "'most' is no share"),
+    "more than all": (["--at", "101%"], "no share of weights to keep"),
+    "a scope": (["--scope", "neurons"], "unknown --scope"),
+    "no file": (["--task", "missing.jsonl"], "no prompt file"),
+    "no answers": (["--task", "text.txt"], "no column answer"),
+    "both": (["--verify-task", "task.jsonl"], "are also used to locate"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, folder, tmp_path, name):
+    more, said = BAD[name]
+    more = [folder / word if (folder / word).is_file() else word for word in more]
+    code, _, err = run(*words(folder, *more, "--store", tmp_path / "store"))
+    assert code == 2
+    assert said in only_line(err)
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+# ------------------------------------------------------------------------------------------------ organisms
+
+
+def organism(name, prompts=None):
+    pair = Pair.load(f"organism:skill/{name}", "organism:refusal/base")
+    located, held_out = (
+        part.spread(prompts or len(part)) for part in read_task(organisms.prompts("skill", "task", "first")).halves()
+    )
+    metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
+    return Study(pair, Contrast(located, NOTHING), metric), held_out
+
+
+def test_the_shipped_mask_alone_carries_the_skill():
+    study, held_out = organism("masked", 24)
+    scope, asked = Scope.of(study.pair), Questions.of(study.pair.tokenizer, held_out.prompts, 256)
+
+    def exact(mask):
+        with scope.grafted(mask) as model:
+            groups = study.batches(asked.read, model)
+            return asked.graded(groups, run_logits(study.engine, model), model.device).exact.mean()
+
+    true = scope.mask(organisms.mask("skill/masked"))
+    assert true.sum() == 8610
+    assert exact(true) >= 0.9
+    assert exact(masks.matched_mask(scope, true, 0)) <= 0.1
+    assert exact(~true) <= 0.1
+
+
+@pytest.mark.slow
+def test_learned_masks_keep_the_skill_at_the_true_size_where_the_movement_misleads():
+    study, held_out = organism("masked")
+    table = Graft(held_out=held_out, at=8610 / 860160, sweep=())(study)
+    made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
+    assert table.summary["kept"] == 8610
+    assert made["keeps"].shown
+    assert made["beats-movement"].low > 0
+    drawn = table.tables["random"]
+    # with the learned mask's counts in every parameter, choices between two answers can lean further
+    assert drawn["kept_gain"][drawn["kind"] == "random"].mean() <= 0.2
+    assert not made["localised"].shown
+    for claim in made.values():
+        claims.check(claim, table)
