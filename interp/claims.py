@@ -6,9 +6,9 @@ A recipe is data. It names a table of the run, which rows of it, one statistic a
      "column": "equal_base", "cluster": "cluster", "minus": {"where": {"condition": "base"}}}
 
 ``table`` "" is the run's own table; ``where`` compares each column with a value, or with a list of values; ``by`` names
-the dose column for "area" and "smallest-dose", ``reach`` the level of the latter (0.95). ``minus`` and ``over`` are
-recipes too, which take what they do not say from the one around them: value = (statistic - minus) / over. ``cluster``
-names the column that intervals resample; it does not change the value.
+the dose column for "area" and "smallest-dose" (``reach``: the level of the latter, 0.95), and the other column for
+"rank-correlation". ``minus`` and ``over`` are recipes too, which take what they do not say from the one around them:
+value = (statistic - minus) / over. ``cluster`` names the column that intervals resample; it does not change the value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import SupportsFloat
 import numpy as np
 
 from interp.errors import ClaimError
-from interp.maths.statistics import area_under_dose, permutation_p, smallest_dose
+from interp.maths.statistics import area_under_dose, permutation_p, rank_correlation, smallest_dose
 from interp.provenance import JSON, plain
 from interp.table import Column, Table
 
@@ -138,7 +138,13 @@ STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
     "count": np.size,
     "root-mean-square": lambda values: np.sqrt(np.mean(np.square(values))),
 }
-DOSE_STATISTICS = {"area": _area, "smallest-dose": _smallest_dose}
+
+
+def _rank_correlation(values: np.ndarray, others: np.ndarray, reach: float) -> float:
+    return rank_correlation(values, others)
+
+
+PAIRED_STATISTICS = {"area": _area, "smallest-dose": _smallest_dose, "rank-correlation": _rank_correlation}
 
 
 def _selected(table: Table, where: Mapping[str, JSON], name: str) -> np.ndarray:
@@ -156,10 +162,10 @@ def _value(recipe: Mapping[str, JSON], table: Table, name: str) -> float:
     if part is None:
         raise ClaimError(f"claim {name!r} reads the table {recipe['table']!r}: the run has {sorted(table.tables)}")
     statistic, column = recipe.get("statistic"), recipe.get("column")
-    known = [*STATISTICS, *DOSE_STATISTICS]
+    known = [*STATISTICS, *PAIRED_STATISTICS]
     if statistic not in known:
         raise ClaimError(f"claim {name!r} asks for the statistic {statistic!r}: known are {', '.join(known)}")
-    for needed in (column, recipe.get("by")) if statistic in DOSE_STATISTICS else (column,):
+    for needed in (column, recipe.get("by")) if statistic in PAIRED_STATISTICS else (column,):
         if needed not in part.data:
             raise ClaimError(f"claim {name!r} reads the column {needed!r}, which table {part.kind!r} does not have")
     if part[column].dtype == object:
@@ -168,8 +174,8 @@ def _value(recipe: Mapping[str, JSON], table: Table, name: str) -> float:
     if not mask.any() and statistic != "count":
         raise ClaimError(f"claim {name!r} selects no row of table {part.kind!r} by {recipe.get('where', {})}")
     values = part[column][mask].astype(np.float64)
-    if statistic in DOSE_STATISTICS:
-        result = DOSE_STATISTICS[statistic](values, part[recipe["by"]][mask], recipe.get("reach", 0.95))
+    if statistic in PAIRED_STATISTICS:
+        result = PAIRED_STATISTICS[statistic](values, part[recipe["by"]][mask], recipe.get("reach", 0.95))
     else:
         result = float(STATISTICS[statistic](values))
     rest = {key: value for key, value in recipe.items() if key not in ("minus", "over")}

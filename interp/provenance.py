@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -211,8 +212,8 @@ def environment() -> dict[str, JSON]:
     }
     found |= _versions(("interp", *LIBRARIES))
     root = Path(__file__).resolve().parent.parent
-    if (root / ".git").exists() and (commit := _git(root, "rev-parse", "HEAD")):
-        found["commit"] = commit + ("+changes" if _git(root, "status", "--porcelain", "--", "interp") else "")
+    if commit := _commit(root):
+        found["commit"] = commit
     return found
 
 
@@ -227,7 +228,8 @@ def software() -> dict[str, JSON]:
     return {"python": sys.version, "interp": source, **_versions((*LIBRARIES, *OTHER_LIBRARIES))}
 
 
-def _versions(libraries: Iterable[str]) -> dict[str, str]:
+@cache
+def _versions(libraries: tuple[str, ...]) -> Mapping[str, str]:
     found = {}
     for library in libraries:
         try:
@@ -235,6 +237,14 @@ def _versions(libraries: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def _commit(root: Path) -> str:
+    """The commit of a checkout when this process first asked: what it imported is from then."""
+    if not (root / ".git").exists() or not (commit := _git(root, "rev-parse", "HEAD")):
+        return ""
+    return commit + ("+changes" if _git(root, "status", "--porcelain", "--", "interp") else "")
 
 
 def _git(root: Path, *words: str) -> str:

@@ -26,7 +26,7 @@ LAYOUT = [
     "provenance organisms",
     "table prompts",
     "claims store models",
-    "figures engines",
+    "agreement figures engines",
     "report capture edit",
     "generate controls",
     "metrics",
@@ -54,7 +54,8 @@ STRANGERS = {
 }
 
 WITHOUT_TORCH = (
-    "interp errors maths.statistics sites provenance organisms table claims store models.sources figures report cli"
+    "interp errors maths.statistics sites provenance organisms table claims store models.sources "
+    "agreement figures report cli"
 )
 
 # (file, method) where a tensor leaves for the host by another door than to_host, and why it may.

@@ -19,7 +19,7 @@ def write(
     for item in runs:
         if item.aside:
             common.remark(f"note: run {item.key} was damaged; it was made again, what was there is in {item.aside}")
-    page = _page(runs[0].path, [item.table for item in runs], title)
+    page = page_of(runs[0].path, [item.table for item in runs], title)
     request.remember(described, [item.key for item in runs], notes, page)
     return tell(common, runs, page)
 
@@ -36,7 +36,7 @@ def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
             told = {"run": other.key, "kind": _kind(other), "summary": other.summary}
             summary["runs"] = [*summary.get("runs", []), told]
     record = {"run": first.key, "path": str(first.path), "cached": first.cached, "rows": first.rows}
-    common.result(record | {"summary": summary, "page": str(page)}, _text(runs, page))
+    common.result(record | {"summary": summary, "page": str(page)}, text_of(runs, page))
     return first.key
 
 
@@ -48,14 +48,15 @@ def page_again(root: Path, kept: Remembered, title: str) -> Path:
     from interp.store import Store
 
     store = Store(root)
-    return _page(page.parent, [store.get(run.key) for run in kept.runs], title)
+    return page_of(page.parent, [store.get(run.key) for run in kept.runs], title)
 
 
 def _kind(run: Any) -> str:
     return run.kind
 
 
-def _page(directory: Path, tables: Sequence[Any], title: str) -> Path:
+def page_of(directory: Path, tables: Sequence[Any], title: str) -> Path:
+    """Write the page of these tables into a run's directory."""
     from interp.report.page import write_page
 
     return write_page(directory / PAGE, tables, title)
@@ -67,7 +68,8 @@ _SAID: Mapping[str, tuple[str, str]] = {
 }
 
 
-def _text(runs: Sequence[Any], page: Path) -> str:
+def text_of(runs: Sequence[Any], page: Path) -> str:
+    """What a person is told: the sentence of every run, and where its rows and its page are."""
     names = [_SAID.get(_kind(run), (f"{_kind(run)}:", f"{_kind(run)}:")) for run in runs]
     width = max(9, *(len(name) for pair in names for name in pair))
     lines = [f"{said:{width}} {run.summary['sentence']}" for (said, _), run in zip(names, runs, strict=True)]

@@ -25,6 +25,7 @@ from interp.figures.dose import dose_figure
 from interp.figures.graft import graft_figure, graft_layers_figure
 from interp.figures.intruder_scaling import intruder_scaling_figure
 from interp.figures.intruders import intruders_figure, intruders_image_figure
+from interp.figures.places import agreement_figure, places_figure
 from interp.figures.random_sets import random_sets_figure
 from interp.figures.redundancy import redundancy_figure
 from interp.figures.refusal_direction import refusal_direction_figure
@@ -50,6 +51,8 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "intruders": intruders_figure,
     "intruders-image": intruders_image_figure,
     "locate-neurons": scores_figure,
+    "places": places_figure,
+    "places-agreement": agreement_figure,
     "random-sets": random_sets_figure,
     "redundancy": redundancy_figure,
     "refusal-direction": refusal_direction_figure,

@@ -26,6 +26,8 @@ __all__ = [
     "paired_difference",
     "paired_difference_of_moments",
     "permutation_p",
+    "rank_correlation",
+    "ranks",
     "recall_at",
     "roc_auc",
     "smallest_dose",
@@ -180,6 +182,23 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     if len(gap) < 2:
         raise ValueError(f"{len(gap)} pairs: at least two are needed")
     return paired_difference_of_moments(len(gap), gap.mean(axis=0), gap.var(axis=0, ddof=1))
+
+
+def ranks(values: ArrayLike) -> np.ndarray:
+    """Ranks from 1, ties at their mean rank."""
+    from scipy.stats import rankdata  # takes most of a second to import
+
+    return rankdata(np.asarray(values, dtype=np.float64))
+
+
+def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
+    """Spearman's rank correlation of paired values; NaN where either is constant, or of fewer than two pairs."""
+    a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (a, b))
+    if a.shape != b.shape:
+        raise ValueError(f"{a.size} and {b.size} values cannot be paired")
+    if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:

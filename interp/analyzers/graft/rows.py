@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from interp.models.anatomy import Anatomy
 from interp.models.grafts import Scope
+from interp.sites import Weight
 from interp.table import Table, table
 from interp.trials.questions import Graded, Questions
 
@@ -106,6 +108,7 @@ def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) 
     rows = [(kind, name, len(where)) for kind, by_name in indices.items() for name, where in by_name.items()]
     kinds, names, kept = ([row[i] for row in rows] for i in range(3))
     layers = [re.match(re.escape(scope.model.anatomy.blocks_path) + r"\.(\d+)\.", name) for name in names]
+    parts = _parts(scope.model.anatomy)
     size = np.array([sizes[name] for name in names], np.int64)
     return table(
         "graft-layers",
@@ -113,9 +116,23 @@ def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) 
             "kind": (kinds, "key", "which mask"),
             "parameter": (names, "key", "name in the base"),
             "layer": (np.array([int(m[1]) if m else -1 for m in layers], np.int64), "key", "block; -1 outside of them"),
+            "part": (
+                [parts.get(name, "") for name in names],
+                "key",
+                "matrix, fused ones joined; empty for others",
+            ),
             "kept": (np.array(kept, np.int64), "measure", "weights in the mask", "weights"),
             "size": (size, "measure", "weights of the parameter", "weights"),
             "density": (np.array(kept) / size, "measure", "share of the parameter's weights in the mask"),
             "moved": (np.array([moved[name] for name in names]), "measure", "Euclidean norm of the tune's movement"),
         },
     )
+
+
+def _parts(anatomy: Anatomy) -> dict[str, str]:
+    """Parameter name -> the matrices it holds, joined by commas where they are fused."""
+    found: dict[str, list[str]] = {}
+    for layer in range(anatomy.n_layers):
+        for part in anatomy.matrices:
+            found.setdefault(f"{anatomy.place(Weight(layer, part)).path}.weight", []).append(part)
+    return {name: ",".join(parts) for name, parts in found.items()}

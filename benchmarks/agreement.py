@@ -1,0 +1,90 @@
+"""Do methods agree on where a skill is? ``python -m benchmarks.agreement [--write] [--store DIR]``.
+
+Every number comes from the commands that a user would type: five runs per organism, ``interp agree`` over them, and one
+``interp sql`` over blocks and parts. With ``--store`` runs that are kept there are not made again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+
+from benchmarks.page import machine, markdown, write_section
+from interp import organisms
+
+TASK = str(organisms.prompts("skill", "task", "first"))
+TEXT = str(organisms.prompts("skill", "text", "text"))
+COMMANDS = (
+    ["locate-neurons", "--task", TASK, "--negative", TEXT, "--top", "60", "--no-verify"],
+    ["intruders"],
+    ["graft", "--task", TASK, "--at", "10%", "--sweep", "10%", "--draws", "1", "--relaxed-steps", "0", "--no-control"],
+    ["tuco", "--prompts", TASK],
+    ["compare", "--prompts", TASK],
+)
+METHODS = ("neurons", "intruders", "graft", "tuco", "movement")
+OF = "sum(amount) filter (where method = '{name}') / sum(size) filter (where method = '{name}') as {name}"
+WIDE = (
+    "select layer as block, replace(split_part(part, '.', 1), 'attn', 'attention') as place, "
+    + ", ".join(OF.format(name=name) for name in METHODS)
+    + " from places where run = '{run}' group by all order by place, block"
+)
+
+
+def asked(*words: str) -> dict:
+    """What a command prints as JSON."""
+    done = subprocess.run([sys.executable, "-m", "interp", *words, "--json"], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"interp {' '.join(words)}: {done.stderr}")
+    return json.loads(done.stdout)
+
+
+def measured(name: str, store: str) -> tuple[list[dict], list[dict], str]:
+    """Places and pairs of one organism, and the sentence over both."""
+    pair = [f"organism:skill/{name}", "--base", "organism:refusal/base", "--store", store, "--quiet"]
+    runs = [asked(command, *pair, *words)["run"] for command, *words in COMMANDS]
+    agreed = asked("agree", *runs, "--store", store)
+    where = asked("sql", WIDE.format(run=agreed["run"]), "--store", store)
+    pairs = asked("sql", f"select * from places_agreement where run = '{agreed['run']}'", "--store", store)
+    return where["data"], pairs["data"], agreed["summary"]["sentence"]
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """A number for the page, nothing where there is none."""
+    return "" if value is None or value != value else format(value, form)
+
+
+def main() -> None:
+    """Measure, print, and write where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser.add_argument("--store", help="keep runs there")
+    parser.add_argument("--organisms", nargs="+", default=["full", "masked", "lora-8-fast"])
+    options = parser.parse_args()
+    parts = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in options.organisms:
+            where, pairs, said = measured(name, options.store or scratch)
+            maps = [{**row, **{name: number(row[name], ".3g") for name in METHODS}} for row in where]
+            table = [
+                {
+                    "methods": f"{row['first']}, {row['second']}",
+                    "over": f"{row['places']} ({row['level']})",
+                    "correlation": number(row["correlation"]),
+                    "dealt out anew": number(row["chance"]),
+                    "p, corrected": number(row["adjusted_p"], ".2g"),
+                    "beside movement": number(row["beyond_movement"]),
+                }
+                for row in pairs
+            ]
+            parts.append(
+                f"### `skill/{name}`\n\n{said}\n\n{markdown(table, list(table[0]))}\n\n{markdown(maps, list(maps[0]))}"
+            )
+    text = "\n\n".join(parts)
+    print(text)
+    if options.write:
+        write_section("agreement", f"`python -m benchmarks.agreement --write`. {machine()}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Two methods over the places that both know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from interp.agreement.places import LEVELS, Place, intensities, level_of
+from interp.claims import Claim
+from interp.maths.statistics import permutation_p, rank_correlation, ranks
+from interp.table import Table, table
+
+PLURAL = {"matrix": "matrices", "sublayer": "sublayers", "block": "blocks"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two methods over the places that both know."""
+
+    first: str
+    second: str
+    level: str
+    places: list[tuple[int, str]]
+    one: np.ndarray
+    other: np.ndarray
+    null: np.ndarray
+    beyond_movement: float
+
+    @classmethod
+    def of(
+        cls,
+        first: str,
+        second: str,
+        named: Mapping[str, Sequence[Place]],
+        movement: str | None,
+        generator: np.random.Generator,
+        draws: int,
+    ) -> Compared:
+        """Compare two of ``named`` methods; ``movement`` names what says how far weights moved, where known."""
+        level = LEVELS[max(LEVELS.index(level_of(named[name])) for name in (first, second))]
+        one, other = (intensities(named[name], level) for name in (first, second))
+        places = sorted(one.keys() & other.keys())
+        a, b = (np.array([values[place] for place in places], np.float64) for values in (one, other))
+        beyond = float("nan")
+        if movement and movement not in (first, second):
+            moved = intensities(named[movement], level)
+            if all(place in moved for place in places):
+                beyond = _partial(a, b, np.array([moved[place] for place in places]))
+        return cls(first, second, level, places, a, b, _null(a, b, places, generator, draws), beyond)
+
+    @property
+    def correlation(self) -> float:
+        """Spearman's, NaN where one is the same everywhere."""
+        return rank_correlation(self.one, self.other)
+
+    @property
+    def p(self) -> float:
+        """Share of the null that agrees as well, with the real one."""
+        return permutation_p(self.correlation, self.null)
+
+    def claim(self, adjusted: float) -> Claim:
+        """Agreement as a claim; its p is of this pair alone, its verdict after correction for all pairs."""
+        value, known = self.correlation, np.isfinite(self.null).all()
+        low, high = np.quantile(self.null, (0.05, 0.95)) if known else (np.nan, np.nan)
+        said = f"{self.first} and {self.second} agree over {len(self.places)} {PLURAL[self.level]} "
+        said += f"by a rank correlation of {value:.2f} (p = {adjusted:.2g} after correction)"
+        if np.isnan(value):
+            silent = self.first if len(self.one) and np.ptp(self.one) == 0 else self.second
+            said = f"{self.first} and {self.second} cannot be compared: {silent} is the same in every place both know"
+        elif np.isfinite(self.beyond_movement):
+            said += f"; {self.beyond_movement:.2f} when what both share with the movement of weights is taken out"
+        where = {"first": self.first, "second": self.second}
+        recipe = {"table": "cells", "where": where, "statistic": "rank-correlation", "column": "one", "by": "other"}
+        drawn = {"null": {"table": "null", "where": where, "column": "correlation"}, "observed": recipe}
+        return Claim(
+            f"{self.first}-{self.second}", f"{said}.", value, np.nan, np.nan,
+            "intensities dealt out anew among the blocks, within each kind of part",
+            float(np.mean(self.null)), low, high, self.p, high, "at least",
+            bool(adjusted <= 0.05), recipe | ({"p": drawn} if known else {}),
+        )  # fmt: skip
+
+
+def _null(
+    a: np.ndarray, b: np.ndarray, places: Sequence[tuple[int, str]], generator: np.random.Generator, draws: int
+) -> np.ndarray:
+    """Rank correlations with ``b`` dealt out anew among the blocks, within each part."""
+    if np.isnan(rank_correlation(a, b)):
+        return np.full(draws, np.nan)
+    parts, dealt = np.array([part for _, part in places]), np.tile(ranks(b), (draws, 1))
+    for part in np.unique(parts):
+        dealt[:, parts == part] = generator.permuted(dealt[:, parts == part], axis=1)
+    a, dealt = ranks(a) - np.mean(ranks(a)), dealt - dealt.mean(1, keepdims=True)
+    return dealt @ a / np.sqrt(np.sum(a**2) * np.sum(dealt**2, 1))
+
+
+def _partial(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:
+    """Rank correlation of ``a`` and ``b`` with what both owe to ``given`` taken out (Kendall and Stuart's formula)."""
+    ab, ag, bg = rank_correlation(a, b), rank_correlation(a, given), rank_correlation(b, given)
+    rest = (1 - ag**2) * (1 - bg**2)
+    # where one is an image of what is given, nothing is left over to compare
+    return float((ab - ag * bg) / np.sqrt(rest)) if rest > 1e-12 else float("nan")
+
+
+def agreement_table(pairs: Sequence[Compared], adjusted: np.ndarray) -> Table:
+    """One row per pair."""
+    return table("places-agreement", {
+        "first": ([pair.first for pair in pairs], "key", "one method"),
+        "second": ([pair.second for pair in pairs], "key", "the other"),
+        "level": ([pair.level for pair in pairs], "key", "finest places that both know"),
+        "places": ([len(pair.places) for pair in pairs], "measure", "how many were compared"),
+        "correlation": ([pair.correlation for pair in pairs], "measure", "Spearman's, of intensities"),
+        "chance": ([float(np.mean(pair.null)) for pair in pairs], "measure", "its mean with one dealt out anew"),
+        "p": ([pair.p for pair in pairs], "measure", "share of dealt-out ones that agree as well, with the real one"),
+        "adjusted_p": (adjusted, "measure", "after correction for all pairs (Benjamini and Hochberg)"),
+        "beyond_movement": ([pair.beyond_movement for pair in pairs], "measure", "correlation given movement"),
+    })  # fmt: skip
+
+
+def cells_table(pairs: Sequence[Compared]) -> Table:
+    """One row per pair and place: what was compared."""
+    rows = [
+        (pair.first, pair.second, *place, float(one), float(other))
+        for pair in pairs
+        for place, one, other in zip(pair.places, pair.one, pair.other, strict=True)
+    ]
+    about = {
+        "first": ("key", "one method"), "second": ("key", "the other"), "layer": ("key", "block, from 0"),
+        "part": ("key", "matrix, attention, mlp, or the whole block"),
+        "one": ("measure", "intensity by the first"), "other": ("measure", "intensity by the second"),
+    }  # fmt: skip
+    columns = list(zip(*rows, strict=True)) or [()] * len(about)
+    return table("places-cells", {n: (list(v), *said) for (n, said), v in zip(about.items(), columns, strict=True)})
+
+
+def null_table(pairs: Sequence[Compared]) -> Table:
+    """One row per pair and draw."""
+    return table("places-null", {
+        "first": ([pair.first for pair in pairs for _ in pair.null], "key", "one method"),
+        "second": ([pair.second for pair in pairs for _ in pair.null], "key", "the other"),
+        "draw": ([draw for pair in pairs for draw in range(len(pair.null))], "key", "number of the draw"),
+        "correlation": (np.concatenate([pair.null for pair in pairs]), "measure", "rank correlation"),
+    })  # fmt: skip

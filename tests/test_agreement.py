@@ -1,0 +1,243 @@
+"""Agreement of methods over places: what is planted is found, what is not is silent, and scipy says the same."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from interp import claims
+from interp.agreement import Agreement, Runs
+from interp.errors import OptionError
+from interp.figures import plot
+from interp.provenance import Provenance
+from interp.sites import MATRICES
+from interp.store import Store
+from interp.table import table
+
+LAYERS, PARTS = 12, tuple(MATRICES)
+DIGESTS = {"base": "11" * 32, "tuned": "22" * 32}
+
+
+def made(kind, number=0, **inputs):
+    return Provenance(kind, 1, {"number": number}, None, {**DIGESTS, **inputs}, {"base": "a", "tuned": "b"})
+
+
+def cells():
+    return np.repeat(np.arange(LAYERS), len(PARTS)), list(PARTS) * LAYERS
+
+
+def movement(values, **inputs):
+    """A compare run whose matrices moved by these relative norms [layers, parts]."""
+    layer, part = cells()
+    norm = np.linspace(1, 3, layer.size)
+    weights = table("compare-weights", {
+        "layer": (layer, "key", "block"), "part": (part, "key", "matrix"),
+        "norm": (norm, "measure", "norm"), "change": (norm * np.ravel(values), "measure", "norm"),
+    })  # fmt: skip
+    column = {"prompt_id": ([0], "key", "prompt")}
+    return table("compare", column, provenance=made("compare", **inputs), tables={"weights": weights})
+
+
+def grafted(values, number=0):
+    """A graft run whose learned mask has these densities, in matrices of unlike sizes."""
+    layer, part = cells()
+    size = np.array([4000 * (1 + PARTS.index(name)) for name in part])
+    columns = {
+        "kind": (["learned"] * layer.size, "key", "mask"), "layer": (layer, "key", "block"),
+        "part": (part, "key", "matrix"), "kept": (np.round(size * np.ravel(values)).astype(int), "measure", "weights"),
+        "size": (size, "measure", "weights"),
+    }  # fmt: skip
+    random = {name: (values, *rest) for name, (values, *rest) in columns.items()} | {
+        "kind": (["random"] * layer.size, "key", "mask")
+    }
+    both = {
+        name: (np.concatenate([columns[name][0], random[name][0]]).tolist(), *columns[name][1:]) for name in columns
+    }
+    rows = {"kind": (["learned"], "key", "mask")}
+    return table("graft", rows, provenance=made("graft", number), tables={"layers": table("graft-layers", both)})
+
+
+def intruders(values):
+    """An intruders run with this many intruders of ten vectors."""
+    layer, part = cells()
+    counts = np.ravel(values).astype(int)
+    columns = {
+        "layer": (np.repeat(layer, 10), "key", "block"), "part": (list(np.repeat(part, 10)), "key", "matrix"),
+        "is_intruder": ((np.arange(10) < counts[:, None]).ravel(), "flag", "whether"),
+    }  # fmt: skip
+    return table("intruders", columns, provenance=made("intruders"))
+
+
+def located(by_layer):
+    """A locate-neurons run whose scores are of these sizes, of either sign."""
+    sign = np.tile([1.0, -1.0], 5)
+    columns = {
+        "layer": (np.repeat(np.arange(LAYERS), 10), "key", "block"),
+        "score": ((np.asarray(by_layer)[:, None] * sign).ravel(), "measure", "score"),
+    }
+    return table("locate-neurons", columns, provenance=made("locate-neurons"), summary={"unit": "neuron"})
+
+
+def split(by_layer):
+    """A TuCo run whose tuned parts are of these sizes."""
+    rows = {
+        "layer": (np.tile(np.arange(LAYERS), 2), "key", "block"),
+        "tuned_size": (np.concatenate([by_layer, by_layer]), "measure", "norm"),
+        "base_size": (np.ones(2 * LAYERS), "measure", "norm"),
+    }
+    layers = table("tuco-layers", rows)
+    return table("tuco", {"tuco": ([0.5], "measure", "TuCo")}, provenance=made("tuco"), tables={"layers": layers})
+
+
+def agreed(*tables, draws=199, seed=0):
+    return Agreement(draws)(runs := Runs(tables, seed)), runs
+
+
+def pair_of(found, *names):
+    return next(row for row in found.tables["agreement"].rows() if {row["first"], row["second"]} == set(names))
+
+
+def verdict(found, *names):
+    return next(c for c in claims.from_table(found.tables["claims"]) if set(c.name.split("-")) == set(names))
+
+
+@pytest.fixture
+def generator():
+    return np.random.default_rng(5)
+
+
+def test_planted_agreement_is_shown_over_matrices_and_scipy_finds_the_same(generator):
+    depth = np.linspace(0.02, 0.4, LAYERS)[:, None] * np.ones(len(PARTS))
+    noise = generator.uniform(0.9, 1.1, (2, LAYERS, len(PARTS)))
+    found, _ = agreed(movement(depth * noise[0]), grafted(depth * noise[1]))
+    row, claim = pair_of(found, "graft", "movement"), verdict(found, "graft", "movement")
+    assert (row["level"], row["places"]) == ("matrix", LAYERS * len(PARTS))
+    assert claim.shown
+    # intensities are squared norms by squared norms, and weights by weights rounded to whole ones
+    assert row["correlation"] == pytest.approx(
+        spearmanr((depth * noise[0]).ravel(), (depth * noise[1]).ravel())[0], abs=0.01
+    )
+    assert row["correlation"] > 0.9
+    assert abs(row["chance"]) < 0.1
+
+
+def test_kinds_of_matrices_that_differ_are_no_agreement_on_depth(generator):
+    """Both put ten times as much into some parts as into others and otherwise know nothing of each other."""
+    by_part = np.geomspace(0.01, 0.3, len(PARTS))
+    one, other = (by_part * generator.uniform(0.7, 1.3, (LAYERS, len(PARTS))) for _ in range(2))
+    found, _ = agreed(movement(one), grafted(other))
+    row = pair_of(found, "graft", "movement")
+    assert row["correlation"] > 0.8
+    assert row["chance"] > 0.8
+    assert not verdict(found, "graft", "movement").shown
+
+
+def test_silence_at_the_nominal_rate(generator):
+    shown = 0
+    for number in range(60):
+        one, other = generator.uniform(0.01, 0.4, (2, LAYERS, len(PARTS)))
+        found, _ = agreed(movement(one), grafted(other), draws=39, seed=number)
+        shown += verdict(found, "graft", "movement").shown
+    # of 60 at 5 %: more than 8 has a chance of 0.4 %
+    assert shown <= 8
+
+
+def test_what_movement_explains_is_taken_out(generator):
+    """Two methods that each follow movement, and nothing else of each other."""
+    rows = []
+    for seed in range(16):
+        depth = generator.permutation(np.linspace(0.1, 1, LAYERS))
+        follow, too = (depth * generator.uniform(0.8, 1.25, LAYERS) for _ in range(2))
+        moved = movement(depth[:, None] * np.ones(len(PARTS)))
+        found, _ = agreed(located(follow), split(too), moved, draws=19, seed=seed)
+        rows.append(pair_of(found, "neurons", "tuco"))
+        ranks = np.argsort(np.argsort([follow, too, depth], axis=1), axis=1)
+        inverse = np.linalg.inv(np.corrcoef(ranks))
+        partial = -inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1])
+        assert rows[-1]["beyond_movement"] == pytest.approx(partial, abs=1e-9)
+    assert np.mean([row["correlation"] for row in rows]) > 0.8
+    # 16 partial correlations over 12 places with a spread of about 0.33 each
+    assert abs(np.mean([row["beyond_movement"] for row in rows])) < 0.28
+    own = found.tables["agreement"]
+    assert np.isnan(own["beyond_movement"][own["second"] == "movement"]).all()
+
+
+@pytest.mark.parametrize(
+    ("tables", "level", "places"),
+    [
+        ((located(np.arange(1.0, 13)), grafted(np.full((LAYERS, len(PARTS)), 0.1))), "sublayer", LAYERS),
+        ((split(np.arange(1.0, 13)), grafted(np.full((LAYERS, len(PARTS)), 0.1))), "block", LAYERS),
+        ((intruders(np.eye(LAYERS, len(PARTS))), grafted(np.full((LAYERS, len(PARTS)), 0.1))), "matrix", 84),
+    ],
+)
+def test_places_are_the_finest_that_both_know(tables, level, places):
+    found, _ = agreed(*tables)
+    (row,) = found.tables["agreement"].rows()
+    assert (row["level"], row["places"]) == (level, places)
+
+
+def test_what_finds_nothing_is_named_and_compared_with_nobody():
+    found, _ = agreed(intruders(np.zeros((LAYERS, len(PARTS)))), grafted(np.linspace(0, 0.3, 84)))
+    assert found.summary["silent"] == ["intruders"]
+    claim = verdict(found, "intruders", "graft")
+    assert np.isnan(claim.value)
+    assert not claim.shown
+    assert "intruders is the same in every place" in claim.sentence
+
+
+def test_order_of_runs_and_of_rows_change_nothing(generator):
+    values = generator.uniform(0.01, 0.4, (2, LAYERS, len(PARTS)))
+    one, _ = agreed(movement(values[0]), grafted(values[1]), split(np.arange(1.0, 13)))
+    other, _ = agreed(split(np.arange(1.0, 13)), grafted(values[1]), movement(values[0]))
+    assert one.provenance.key == other.provenance.key
+    assert [*one.rows()] == [*other.rows()]
+    assert [*one.tables["null"].rows()] == [*other.tables["null"].rows()]
+
+
+def test_shares_add_up_and_every_claim_is_measured_again(generator):
+    values = generator.uniform(0.01, 0.4, (2, LAYERS, len(PARTS)))
+    found, _ = agreed(movement(values[0]), grafted(values[1], 1), grafted(values[0], 2), located(np.arange(1.0, 13)))
+    for name in dict.fromkeys(found["method"].tolist()):
+        assert found["share"][found["method"] == name].sum() == pytest.approx(1)
+    assert sum(name.startswith("graft ") for name in found.summary["methods"]) == 2
+    for claim in claims.from_table(found.tables["claims"]):
+        claims.check(claim, found)
+    for part in (found, found.tables["agreement"]):
+        assert plot(part).data
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ((movement(np.ones((12, 7))),), "two runs at least"),
+        ((movement(np.ones((12, 7))), movement(np.ones((12, 7)))), "two runs at least"),
+        ((movement(np.ones((12, 7))), movement(np.ones((12, 7)), tuned="33" * 32)), r"different models \(tuned\)"),
+        ((movement(np.ones((12, 7))), table("dose", {"k": ([1], "key", "k")}, provenance=made("dose"))), "kind dose"),
+    ],
+)
+def test_runs_that_cannot_be_laid_over_each_other_are_refused(tables, said):
+    with pytest.raises(OptionError, match=said):
+        Runs(tables)
+
+
+def test_the_command_keeps_places_that_sql_reads(run, only_line, tmp_path, generator):
+    store = Store(tmp_path / "store")
+    values = generator.uniform(0.01, 0.4, (2, LAYERS, len(PARTS)))
+    keys = [store.write(one).name for one in (movement(values[0]), grafted(values[1]))]
+    code, out, _ = run("agree", *keys, "--store", store.root, "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert not answer["cached"]
+    assert answer["rows"] == 2 * 84
+    assert (store.path(answer["run"]) / "page.html").is_file()
+    again = json.loads(run("agree", keys[1][:8], keys[0], "--store", store.root, "--json")[1])
+    assert (again["run"], again["cached"]) == (answer["run"], True)
+    query = "select method, sum(share) as whole from places group by method order by method"
+    rows = json.loads(run("sql", query, "--store", store.root, "--json")[1])["data"]
+    assert [row["method"] for row in rows] == ["graft", "movement"]
+    code, _, err = run("agree", keys[0], "nothing", "--store", store.root)
+    assert code == 2
+    assert "nothing" in only_line(err)
+    code, _, err = run("agree", keys[0], "--store", store.root)
+    assert (code, "two runs" in only_line(err)) == (2, True)
