@@ -114,5 +114,9 @@ class RunNotFound(StoreError):
     """No run with this key."""
 
 
+class DictionaryError(InterpError):
+    """A sparse dictionary's files that are broken, incomplete or of a format that is not known."""
+
+
 class ClaimError(InterpError):
     """A claim that its stored tables do not support."""

@@ -1,0 +1,219 @@
+"""Sparse codes and products that touch the active rows only.
+
+An encoder has to be read whole to know which latents are active; nothing else does. Forward of the decoder and both
+weight gradients are products with a sparse matrix of the codes, whose pattern is sorted once by latent.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Choose = Callable[[Tensor], "Pattern"]
+
+
+class Pattern(NamedTuple):
+    """Which codes are active: ``starts`` [N + 1] of every input's part of ``latents`` [n], rising per input or not."""
+
+    starts: Int[Tensor, " N1"]
+    latents: Int[Tensor, " n"]
+
+    @property
+    def rows(self) -> Int[Tensor, " n"]:
+        """The input of every active code."""
+        counts = self.starts.diff()
+        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+
+    def values(self, dense: Float[Tensor, "N F"]) -> Float[Tensor, " n"]:
+        """What a dense matrix holds there."""
+        return dense[self.rows, self.latents]
+
+
+class Codes(NamedTuple):
+    """Sparse codes of N inputs: a pattern and its values; ``width`` is the number of latents."""
+
+    pattern: Pattern
+    values: Float[Tensor, " n"]
+    width: int
+
+    def dense(self) -> Float[Tensor, "N F"]:
+        """All codes, zeros included."""
+        whole = self.values.new_zeros(len(self.pattern.starts) - 1, self.width)
+        return whole.index_put((self.pattern.rows, self.pattern.latents), self.values)
+
+    @classmethod
+    def of(cls, dense: Float[Tensor, "N F"]) -> Codes:
+        """The codes of a dense matrix that are not zero."""
+        rows, latents = dense.nonzero(as_tuple=True)
+        starts = torch.zeros(len(dense) + 1, dtype=torch.int64, device=dense.device)
+        starts[1:] = torch.bincount(rows, minlength=len(dense)).cumsum(0)
+        return cls(Pattern(starts, latents), dense[rows, latents], dense.shape[1])
+
+    def counts(self) -> Int[Tensor, " F"]:
+        """How often each latent is active."""
+        return torch.bincount(self.pattern.latents[self.values.detach() != 0], minlength=self.width)
+
+
+def top_per_row(pre: Float[Tensor, "N F"], k: int, weight: Float[Tensor, " F"] | None = None) -> Pattern:
+    """The ``k`` largest positive values of every row (times ``weight``): fewer where fewer are positive.
+
+    Ties go to whichever ``torch.topk`` takes, the same on every run of one device.
+    """
+    ranked = pre if weight is None else pre * weight
+    best, latents = ranked.topk(k, dim=1, sorted=False)
+    return _kept(best > 0, latents)
+
+
+def top_per_batch(pre: Float[Tensor, "N F"], k: int, weight: Float[Tensor, " F"] | None = None) -> Pattern:
+    """The ``k * N`` largest positive values of all rows together (times ``weight``)."""
+    ranked = pre if weight is None else pre * weight
+    count, (n, width) = k * len(pre), pre.shape
+    # candidates of every row are enough unless one row gives all of its own
+    deep = min(width, 4 * k + 8)
+    while True:
+        best, latents = ranked.topk(deep, dim=1, sorted=False)
+        wanted = min(count, best.numel())
+        border = best.flatten().kthvalue(best.numel() - wanted + 1).values
+        chosen = best > border
+        if deep == width or not bool(chosen.all(1).any()):
+            break
+        deep = min(width, 2 * deep)
+    ties = (best == border).flatten()
+    left = wanted - int(chosen.sum())
+    chosen = chosen.flatten()
+    chosen[ties.nonzero().flatten()[:left]] = True
+    return _kept(chosen.view(n, deep) & (best > 0), latents)
+
+
+def _kept(kept: Tensor, latents: Tensor) -> Pattern:
+    starts = torch.zeros(len(kept) + 1, dtype=torch.int64, device=kept.device)
+    starts[1:] = kept.sum(1).cumsum(0)
+    return Pattern(starts, latents[kept])
+
+
+def _sparse(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
+
+
+class _ByLatent(NamedTuple):
+    """A pattern sorted by latent: the transposed sparse matrix's own."""
+
+    order: Tensor
+    starts: Tensor
+    rows: Tensor
+
+    @classmethod
+    def of(cls, pattern: Pattern, width: int) -> _ByLatent:
+        order = pattern.latents.argsort(stable=True)
+        starts = torch.zeros(width + 1, dtype=torch.int64, device=order.device)
+        starts[1:] = torch.bincount(pattern.latents, minlength=width).cumsum(0)
+        return cls(order, starts, pattern.rows[order])
+
+    def times(self, values: Tensor, dense: Tensor) -> Tensor:
+        """Transposed codes [F, N] times ``dense`` [N, D]."""
+        width = len(self.starts) - 1
+        return _sparse(self.starts, self.rows, values[self.order], (width, len(dense))) @ dense
+
+
+_AT_ONCE = 2**24
+"""Numbers that are gathered at a time."""
+
+
+def products(pattern: Pattern, left: Float[Tensor, "N D"], right: Float[Tensor, "F D"]) -> Float[Tensor, " n"]:
+    """Inner products of an input's row of ``left`` and a latent's row of ``right``, for every active code."""
+    if left.dtype in (torch.float32, torch.float64):
+        zeros = left.new_zeros(len(pattern.latents))
+        where = _sparse(*pattern, zeros, (len(left), len(right)))
+        # 20 times faster than gathering the rows, for k = 32 of 12,288 on a CPU
+        return torch.sparse.sampled_addmm(where, left, right.T, beta=0.0).values()
+    rows, found = pattern.rows, left.new_empty(len(pattern.latents))
+    step = max(1, _AT_ONCE // left.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        found[part] = (left[rows[part]] * right[pattern.latents[part]]).sum(1)
+    return found
+
+
+class _Autoencode(torch.autograd.Function):
+    """Encode, choose, decode; gradients by active rows only. See ``autoencode``."""
+
+    @staticmethod
+    def forward(ctx, x, w_enc, b_enc, w_dec, b_dec, subtract, choose):
+        inside = x - b_dec if subtract else x
+        pre = torch.addmm(b_enc, inside, w_enc)
+        pattern = choose(pre)
+        values = pattern.values(pre)
+        out = _sparse(*pattern, values, (len(x), len(w_dec))) @ w_dec + b_dec
+        ctx.save_for_backward(inside, w_enc, w_dec, *pattern, values)
+        ctx.subtract = subtract
+        ctx.mark_non_differentiable(*pattern)
+        ctx.set_materialize_grads(False)
+        return out, values, *pattern
+
+    @staticmethod
+    def backward(ctx, slope, value_slope, *_):
+        inside, w_enc, w_dec, starts, latents, values = ctx.saved_tensors
+        pattern = Pattern(starts, latents)
+        by_latent = _ByLatent.of(pattern, len(w_dec))
+        g_dec = g_b_dec = None
+        change = torch.zeros_like(values) if value_slope is None else value_slope
+        if slope is not None:
+            change = change + products(pattern, slope, w_dec)
+            g_dec = by_latent.times(values, slope)
+            g_b_dec = slope.sum(0)
+        g_enc = by_latent.times(change, inside).T
+        g_b_enc = change.new_zeros(len(w_dec)).index_add_(0, latents, change)
+        g_x = None
+        if ctx.needs_input_grad[0]:
+            g_x = _sparse(starts, latents, change, (len(inside), len(w_dec))) @ w_enc.T
+        if ctx.subtract:
+            # rows summed first: one product of a matrix and a vector
+            through = w_enc @ g_b_enc
+            g_b_dec = -through if g_b_dec is None else g_b_dec - through
+        return g_x, g_enc, g_b_enc, g_dec, g_b_dec, None, None
+
+
+def autoencode(
+    x: Float[Tensor, "N D"],
+    w_enc: Float[Tensor, "D F"],
+    b_enc: Float[Tensor, " F"],
+    w_dec: Float[Tensor, "F O"],
+    b_dec: Float[Tensor, " O"],
+    *,
+    subtract: bool,
+    choose: Choose,
+) -> tuple[Float[Tensor, "N O"], Codes]:
+    """``(sum of active codes * rows of w_dec) + b_dec``, and the codes; ``choose`` says which of ``pre`` are active.
+
+    Gradients are those of plain autograd with the choice held, to rounding. ``choose`` must return positive values
+    only.
+    """
+    out, values, starts, latents = _Autoencode.apply(x, w_enc, b_enc, w_dec, b_dec, subtract, choose)
+    return out, Codes(Pattern(starts, latents), values, len(w_dec))
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, w_dec, starts, latents):
+        ctx.save_for_backward(values, w_dec, starts, latents)
+        return _sparse(starts, latents, values, (len(starts) - 1, len(w_dec))) @ w_dec
+
+    @staticmethod
+    def backward(ctx, slope):
+        values, w_dec, starts, latents = ctx.saved_tensors
+        pattern = Pattern(starts, latents)
+        change = products(pattern, slope, w_dec) if ctx.needs_input_grad[0] else None
+        rows = _ByLatent.of(pattern, len(w_dec)).times(values, slope) if ctx.needs_input_grad[1] else None
+        return change, rows, None, None
+
+
+def decode(codes: Codes, w_dec: Float[Tensor, "F O"]) -> Float[Tensor, "N O"]:
+    """Sum of active codes times their rows, gradients by active rows only."""
+    return _Decode.apply(codes.values, w_dec, *codes.pattern)
