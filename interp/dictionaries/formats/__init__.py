@@ -35,7 +35,7 @@ BESIDE = "interp.json"
 
 
 def detect(path: str | os.PathLike) -> str:
-    """The name of the format that a folder (or a weight file) is of; DictionaryError where there is none, or several."""
+    """The format that a folder (or a weight file) is of; DictionaryError where there is none, or several."""
     path = Path(path)
     if not path.exists():
         raise DictionaryError(f"no dictionary at {path}: there is no such file or folder")
@@ -68,9 +68,9 @@ def read(path: str | os.PathLike, *, as_is: bool = False) -> tuple[Dictionary, A
         doubts.append(str(error))
     if doubts and not as_is:
         raise DictionaryError(f"{doubts[0]}; if it is meant to be so, read it as it is (as_is, --as-is)")
-    kept = beside.get("about", {})
-    about = {key: kept.get(key) if value in (None, {}, []) else value for key, value in found.about.items()}
-    about = {**kept, **about} if kept else found.about
+    kept = {key: value for key, value in beside.get("about", {}).items() if value not in (None, {}, [])}
+    better = {key: value for key, value in kept.items() if key in ("model", "site", "target", "layer", "mask")}
+    about = {**kept, **found.about, **better}
     return found.dictionary, {**about, "doubts": doubts} if doubts else about
 
 

@@ -133,6 +133,12 @@ def spread(norms: Tensor) -> str:
     return f"{float(norms.min()):.3g} to {float(norms.max()):.3g}"
 
 
+def coarsest(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The least exact number type of a file."""
+    kinds = [value.dtype for value in tensors.values() if value.is_floating_point()]
+    return max(kinds, key=lambda kind: torch.finfo(kind).eps, default=torch.float32)
+
+
 def is_unit(dictionary: Dictionary, kept_as: torch.dtype = torch.float32) -> bool:
     """Whether every decoder row is of norm 1, as exactly as the type that it was kept in can say."""
     slack = 1e-3 if kept_as in (torch.float32, torch.float64) else 2e-2

@@ -168,7 +168,7 @@ def read_kissane(path: Path) -> Found:
     about = known(
         "kissane-crosscoder", model=said.get("model_name"), site=said.get("hook_point"),
         folded={"decoder_norm": False, "scale": None},
-        notes=("activations of each model were scaled to an average norm of sqrt(d_in) in training, by factors that the "
+        notes=("each model's activations were scaled to an average norm of sqrt(d_in) in training, by factors that the "
                "file does not keep; scale inputs so, unless they were folded",),
         source=said,
     )  # fmt: skip

@@ -13,9 +13,23 @@ from torch import Tensor
 from interp.dictionaries.config import SPARSE, DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.files import assembled
+from interp.dictionaries.folding import fold_decoder_norm
 from interp.dictionaries.formats.base import (
-    Format, Found, by_value, is_unit, known, peek_json, plain, read_json, read_pickle, spread, taken, tensors_of,
-    with_input_bias, write_json,
+    Format,
+    Found,
+    by_value,
+    coarsest,
+    is_unit,
+    known,
+    peek_json,
+    plain,
+    read_json,
+    read_pickle,
+    spread,
+    taken,
+    tensors_of,
+    with_input_bias,
+    write_json,
 )  # fmt: skip
 from interp.errors import DictionaryError, OptionError
 
@@ -62,7 +76,7 @@ def holds(path: Path) -> bool:
 
 
 def read(path: Path) -> Found:
-    """One of the seven classes; OptionError never, DictionaryError with one line for what is broken."""
+    """One of the seven classes; ``encode`` as the class does by default, thresholds where it uses them."""
     config_path, weights = files(path)
     said = read_json(config_path)
     trainer = said["trainer"]
@@ -74,7 +88,7 @@ def read(path: Path) -> Found:
         tensors["threshold"] = torch.tensor(-1.0)
     if by_k and "k" not in tensors and isinstance(trainer.get("k"), int):
         tensors["k"] = torch.tensor(trainer["k"])
-    kept_as = tensors.get("encoder.weight", tensors.get("W_enc", torch.zeros(()))).dtype
+    kept_as = coarsest(tensors)
     found = taken(tensors, kind.names, weights)
     threshold = float(found["threshold"]) if by_k else None
     if by_k:
@@ -84,9 +98,7 @@ def read(path: Path) -> Found:
     sizes = found.pop("group_sizes", torch.zeros(0, dtype=torch.int64))
     k = found.pop("k", None)
     if k is not None and trainer.get("k") not in (None, int(k)):
-        raise DictionaryError(
-            f"{weights}: k is {int(k)}, {config_path.name} says {trainer['k']}; they do not belong together"
-        )
+        raise DictionaryError(f"{weights}: k is {int(k)}, {config_path.name} says {trainer['k']}")
     try:
         config = DictionaryConfig(
             kind.architecture, *_sizes(trainer, found, config_path), k=None if k is None else int(k),
@@ -140,10 +152,10 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
     found = by_value(plain(dictionary, "dictionary-learning"))
     found = with_input_bias(found, kind.input_bias)
     if config.architecture in SPARSE and not is_unit(found):
-        raise OptionError(
-            f"dictionary-learning's {name} has decoder rows of norm 1, these are of {spread(found.decoder_norms)} and "
-            "with unit rows it would choose other codes; use --to saelens or --to interp"
-        )
+        try:
+            found = fold_decoder_norm(found)
+        except OptionError as error:
+            raise OptionError(f"dictionary-learning's {name} has rows of norm 1; {error}; use --to saelens") from error
     by_batch = config.architecture in ("batchtopk", "matryoshka")
     if by_batch and bool(found.threshold.isnan()):
         raise OptionError(

@@ -15,7 +15,19 @@ from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.files import assembled, read_tensors
 from interp.dictionaries.folding import fold_decoder_norm
 from interp.dictionaries.formats.base import (
-    Format, Found, by_value, is_unit, known, peek_json, plain, read_json, spread, tensors_of, wanted, write_json,
+    Format,
+    Found,
+    by_value,
+    coarsest,
+    is_unit,
+    known,
+    peek_json,
+    plain,
+    read_json,
+    spread,
+    tensors_of,
+    wanted,
+    write_json,
 )  # fmt: skip
 from interp.errors import DictionaryError, OptionError
 
@@ -58,7 +70,7 @@ def read(path: Path) -> Found:
     if name not in ARCHITECTURES:
         raise DictionaryError(f"{path}: SAELens's architecture {name!r} is not known; use {', '.join(ARCHITECTURES)}")
     tensors = read_tensors(path / WEIGHTS)
-    kept_as = next(iter(tensors.values())).dtype if tensors else torch.float32
+    kept_as = coarsest(tensors)
     doubts: list[str] = []
     scale = _scale(path, said, doubts)
     config = _config(path, name, said, meta)
@@ -185,7 +197,7 @@ def _doubts(path: Path, dictionary: Dictionary, meta: Mapping, kept_as: torch.dt
         ]
     if config.architecture == "topk" and config.rank_by == "norm" and not checkpoint and not unit:
         return [
-            f"{path}: codes are ranked by decoder norm (rescale_acts_by_decoder_norm), so that a finished file has rows "
+            f"{path}: codes are ranked by decoder norm (rescale_acts_by_decoder_norm), where a finished file has rows "
             f"of norm 1; these are of {spread(norms)}: it is half-folded"
         ]
     details = meta.get("training_architecture_details") or {}

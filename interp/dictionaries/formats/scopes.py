@@ -30,8 +30,8 @@ def holds_gemma(path: Path) -> bool:
 def read_gemma(path: Path) -> Found:
     """A jumprelu autoencoder (Lieberum et al. 2024, arXiv 2408.05147) that does not subtract its decoder's bias.
 
-    Those of embeddings are trained on embeddings times sqrt(D): they are read for embeddings as they are, where a folder
-    of the path is named so. Of Gemma Scope 2 transcoders are read too, those across layers are refused.
+    Those of embeddings are trained on embeddings times sqrt(D): where a folder of the path is named so, they are read
+    for embeddings as they are. Of Gemma Scope 2 transcoders are read too, those across layers are refused.
     """
     folder = path.parent if path.is_file() else path
     weights = path if path.is_file() else next(p for p in (path / PARAMS, path / PARAMS_2) if p.exists())

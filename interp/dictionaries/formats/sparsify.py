@@ -12,8 +12,21 @@ from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.files import assembled, read_tensors
 from interp.dictionaries.formats.base import (
-    Format, Found, by_value, is_unit, known, peek_json, plain, read_json, spread, taken, tensors_of, wanted,
-    with_input_bias, write_json,
+    Format,
+    Found,
+    by_value,
+    coarsest,
+    is_unit,
+    known,
+    peek_json,
+    plain,
+    read_json,
+    spread,
+    taken,
+    tensors_of,
+    wanted,
+    with_input_bias,
+    write_json,
 )  # fmt: skip
 from interp.errors import DictionaryError, OptionError
 
@@ -33,7 +46,7 @@ def read(path: Path) -> Found:
         raise DictionaryError(f"{path}: activation {activation!r} is not read, only topk is")
     d_in, transcode = wanted(said, "d_in", int, path / CONFIG), bool(said.get("transcode"))
     tensors = read_tensors(path / WEIGHTS)
-    kept_as = next(iter(tensors.values())).dtype
+    kept_as = coarsest(tensors)
     names = dict(NAMES)
     if "decoder.weight" in tensors:
         # before 1.0 the decoder was a linear layer
