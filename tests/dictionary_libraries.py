@@ -1,14 +1,15 @@
 """Dictionaries as the original libraries write and read them; run by an environment that has one, never by ours.
 
 ``make LIBRARY OUT`` writes the fixtures of ``tests/data/dictionaries``: small random dictionaries in the library's own
-files, with inputs and the library's own codes and outputs (``expected.safetensors``). ``back LIBRARY FOLDER`` reads every
-folder in FOLDER with the library, runs it on its ``given.safetensors`` and writes ``theirs.safetensors``.
+files, with inputs and the library's own codes and outputs (``expected.safetensors``). ``back LIBRARY FOLDER`` reads
+every folder in FOLDER with the library, runs it on its ``given.safetensors`` and writes ``theirs.safetensors``.
 
 Environments, each of its own, after ``pip install torch==2.13.0``:
 
     saelens              sae-lens==6.54.12 "transformer-lens>=2.16.1,<4"   (Gemma Scope and Llama Scope by its loaders)
     sparsify             eai-sparsify==1.3.3
-    dictionary-learning  dictionary-learning==0.1.0, or it without dependencies, and "nnsight<0.4" einops tqdm datasets zstandard
+    dictionary-learning  dictionary-learning==0.1.0, or it without dependencies, and "nnsight<0.4" einops tqdm
+                         datasets zstandard
     crosscoders          as dictionary-learning, and INTERP_CROSSCODERS, a folder with the ``dictionary_learning`` of
                          science-of-finetuning/crosscoder_learning and, as ``kissane.py``, the crosscoder.py of
                          ckkissane/crosscoder-model-diff-replication (neither has a release)
@@ -49,10 +50,11 @@ def shaken(module, unit=False):
 
 
 def keep(folder, x, codes, output):
-    tensors = {"x": x, "codes": codes, "output": output}
-    save_file(
-        {key: value.detach().float().contiguous() for key, value in tensors.items()}, folder / "expected.safetensors"
-    )
+    save_tensors(folder / "expected.safetensors", x=x, codes=codes, output=output)
+
+
+def save_tensors(path, **tensors):
+    save_file({key: value.detach().float().contiguous() for key, value in tensors.items()}, path)
 
 
 # ---------------------------------------------------------------------- SAELens
@@ -304,9 +306,7 @@ def main(action, library, folder):
         return
     for each in sorted(Path(folder).iterdir()):
         codes, output = here[f"{name}_back"](each, load_file(each / "given.safetensors")["x"])
-        tensors = {"codes": codes, "output": output}
-        tensors = {key: value.detach().float().contiguous() for key, value in tensors.items()}
-        save_file(tensors, each / "theirs.safetensors")
+        save_tensors(each / "theirs.safetensors", codes=codes, output=output)
 
 
 if __name__ == "__main__":

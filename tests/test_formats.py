@@ -1,4 +1,4 @@
-"""Other libraries' dictionaries: read as they compute, written so that they compute alike, broken ones said in a line."""
+"""Other libraries' dictionaries: read as they compute, written so that they compute alike, broken ones in a line."""
 
 import json
 import os
@@ -25,6 +25,7 @@ DATA = Path(__file__).parent / "data" / "dictionaries"
 CASES = sorted(path.parent.relative_to(DATA).as_posix() for path in DATA.rglob("expected.safetensors"))
 FORMATS = {"crosscoders": "crosscoder"}
 D, F, K = 8, 16, 3
+BATCHTOPK = {"dict_class": "BatchTopKSAE"}
 
 
 def close(found, expected):
@@ -71,8 +72,12 @@ def test_what_is_written_does_the_same_or_is_refused_in_a_line(case, to, tmp_pat
     try:
         folder = write(dictionary, tmp_path / "out", to, about)
     except OptionError as error:
-        assert "\n" not in str(error)
-        assert "use --to" in str(error)
+        line = str(error)
+    else:
+        line = None
+    if line is not None:
+        assert "\n" not in line
+        assert "use --to" in line
         assert to != "interp"
         assert not list(tmp_path.iterdir())
         return
@@ -189,9 +194,7 @@ def test_the_original_library_reads_what_we_write(library, tmp_path):
         close(again.encode(x), theirs["codes"])
         worst["output"] = max(worst["output"], float((theirs["output"] - dictionary(x)).detach().abs().max()))
         worst["codes"] = max(worst["codes"], float((theirs["codes"] - again.encode(x)).detach().abs().max()))
-    print(
-        f"{library}: {len(written)} dictionaries, largest difference of outputs {worst['output']:.1e}, codes {worst['codes']:.1e}"
-    )
+    print(library, len(written), "dictionaries, largest differences:", worst)
 
 
 class TestLayoutsGoByNames:
@@ -324,7 +327,7 @@ def test_a_tensor_too_few_or_too_many_is_named(case, tmp_path):
         ("saelens/matching_pursuit", "cfg.json", {"stop_on_duplicate_support": False}, "chosen twice"),
         ("sparsify/layers.3", "cfg.json", {"activation": "groupmax"}, "'groupmax' is not read"),
         ("sparsify/layers.3", "cfg.json", {"k": None}, "k is None"),
-        ("dictionary-learning/BatchTopKSAE", "config.json", {"trainer": {"dict_class": "BatchTopKSAE", "k": 9}}, "k is 3"),
+        ("dictionary-learning/BatchTopKSAE", "config.json", {"trainer": {**BATCHTOPK, "k": 9}}, "k is 3"),
         ("llama-scope/Llama3_1-8B-Base-L3R-8x", "hyperparams.json", {"act_fn": "topk"}, "'topk'"),
         ("kissane-crosscoder/blocks.3.hook_resid_pre", "cfg.json", {"d_in": 9}, "d_in 9"),
     ],
@@ -340,9 +343,9 @@ def test_a_configuration_that_does_not_fit_is_one_line(case, config, more, line,
 def test_what_is_no_dictionary_is_said(tmp_path):
     with pytest.raises(DictionaryError, match="no such file or folder"):
         detect(tmp_path / "none")
-    with pytest.raises(DictionaryError, match="no known format .it has nothing"):
+    with pytest.raises(DictionaryError, match=r"no known format \(it has nothing"):
         detect(tmp_path)
-    with pytest.raises(DictionaryError, match="holds 5 dictionaries .layers.3, layers.3.mlp"):
+    with pytest.raises(DictionaryError, match=r"holds 5 dictionaries \(layers\.3, layers\.3\.mlp"):
         detect(DATA / "sparsify")
     folder = copied("saelens/standard", tmp_path)
     shutil.copy(folder / "sae_weights.safetensors", folder / "sae.safetensors")
@@ -438,7 +441,7 @@ class TestFolds:
         read(folder)
         half = Path(shutil.copytree(folder, tmp_path / "half"))
         changed(folder / file, **{enc: times(1.7), dec: times(1 / 1.7)})
-        with pytest.raises(DictionaryError, match="folded twice|norm 1"):
+        with pytest.raises(DictionaryError, match=r"folded twice|norm 1"):
             read(folder)
         changed(half / file, **{enc: times(1.7)})
         with pytest.raises(DictionaryError, match=r"W_enc 1.7 times as long as recorded; it is half-folded"):
