@@ -395,10 +395,21 @@ class TestFolds:
         changed(folder / "sae_weights.safetensors", W_dec=times(3.0))
         self.refused(folder, "rows of norm 3 to 3: it is half-folded")
 
-    def test_atoms_of_a_pursuit_that_were_scaled(self, tmp_path):
+    @pytest.mark.parametrize("factor", [0.5, 1.6])
+    def test_atoms_of_a_pursuit_that_were_scaled(self, factor, tmp_path):
         folder = copied("saelens/matching_pursuit", tmp_path)
-        changed(folder / "sae_weights.safetensors", W_dec=times(0.5))
-        self.refused(folder, "folded wrongly")
+        changed(folder / "sae_weights.safetensors", W_dec=times(factor))
+        self.refused(folder, r"start at norm 1, these are of .* half-folded")
+
+    def test_rows_that_are_off_by_a_step_of_training_are_no_fold(self, tmp_path):
+        """SAELens normalises a pursuit's atoms at the start only, sparsify rows before a step and not after it."""
+        off = torch.linspace(0.95, 1.1, F)[:, None]
+        folder = copied("saelens/matching_pursuit", tmp_path)
+        changed(folder / "sae_weights.safetensors", W_dec=lambda value: value * off)
+        assert "0.95 to 1.1" in read(folder)[1]["notes"][0]
+        folder = copied("sparsify/layers.3", tmp_path)
+        changed(folder / "sae.safetensors", W_dec=lambda value: value * off)
+        assert not read(folder)[1]["folded"]["decoder_norm"]
 
     def test_a_scale_that_is_neither_folded_nor_kept_or_both(self, tmp_path):
         folder = copied("saelens/standard", tmp_path)

@@ -145,6 +145,14 @@ def is_unit(dictionary: Dictionary, kept_as: torch.dtype = torch.float32) -> boo
     return bool(((dictionary.decoder_norms.sum(1) - 1).abs() < slack).all())
 
 
+def is_far(dictionary: Dictionary) -> bool:
+    """Whether decoder rows that training keeps near norm 1 are of another norm altogether: a fifth off, in the median.
+
+    Libraries that normalise before a step and not after, or at the start only, save rows that are off by steps.
+    """
+    return not 0.8 < float(dictionary.decoder_norms.sum(1).median()) < 1.25
+
+
 # ---------------------------------------------------------------------- what is to be written
 
 

@@ -19,6 +19,7 @@ from interp.dictionaries.formats.base import (
     Found,
     by_value,
     coarsest,
+    is_far,
     is_unit,
     known,
     peek_json,
@@ -83,6 +84,10 @@ def read(path: Path) -> Found:
     if folded:
         # SAELens's codes are those times the norms
         dictionary = fold_decoder_norm(dictionary)
+    drifted = config.architecture == "matching_pursuit" and not is_unit(dictionary, kept_as)
+    atoms = (
+        [f"atoms are of norm {spread(dictionary.decoder_norms)}, which SAELens lets drift from 1"] if drifted else []
+    )
     notes = ["inputs are all heads side by side"] if said.get("reshape_activations") == "hook_z" else []
     trained = meta.get("training_architecture")
     about = known(
@@ -91,7 +96,7 @@ def read(path: Path) -> Found:
         layer=meta.get("hook_layer"),
         folded={"decoder_norm": is_unit(dictionary, kept_as), "scale": config.normalisation != "scale"},
         mask={key: meta[key] for key in _MASK if meta.get(key) is not None},
-        notes=(*notes, *(["decoder norms were folded when it was read"] if folded else [])),
+        notes=(*notes, *atoms, *(["decoder norms were folded when it was read"] if folded else [])),
         source=said,
         **({"trained_as": trained} if trained and trained != name else {}),
     )  # fmt: skip
@@ -191,10 +196,9 @@ def _doubts(path: Path, dictionary: Dictionary, meta: Mapping, kept_as: torch.dt
     """What a whole file of SAELens cannot be; a checkpoint in training is not folded yet, and read as it is."""
     config, norms = dictionary.config, dictionary.decoder_norms.sum(1)
     unit = is_unit(dictionary, kept_as)
-    if config.architecture == "matching_pursuit" and not unit:
-        return [
-            f"{path}: a matching pursuit's atoms are of norm 1, these are of {spread(norms)}: it was folded wrongly"
-        ]
+    if config.architecture == "matching_pursuit" and (is_far(dictionary) or float(norms.max()) ** 2 >= 2):
+        # from a norm of sqrt(2) on a step leaves more than there was
+        return [f"{path}: a matching pursuit's atoms start at norm 1, these are of {spread(norms)}: it is half-folded"]
     if config.architecture == "topk" and config.rank_by == "norm" and not checkpoint and not unit:
         return [
             f"{path}: codes are ranked by decoder norm (rescale_acts_by_decoder_norm), where a finished file has rows "

@@ -16,6 +16,7 @@ from interp.dictionaries.formats.base import (
     Found,
     by_value,
     coarsest,
+    is_far,
     is_unit,
     known,
     peek_json,
@@ -62,8 +63,9 @@ def read(path: Path) -> Found:
     except OptionError as error:
         raise DictionaryError(f"{path / CONFIG}: {error}") from error
     dictionary = assembled(config, taken(tensors, names, path / WEIGHTS), str(path))
-    unit, doubts = is_unit(dictionary, kept_as), []
-    if said.get("normalize_decoder", True) and not transcode and not unit:
+    doubts = []
+    # its trainer normalises rows before a step and saves after it
+    if said.get("normalize_decoder", True) and not transcode and is_far(dictionary):
         doubts.append(
             f"{path}: normalize_decoder says that decoder rows are of norm 1, these are of "
             f"{spread(dictionary.decoder_norms)}: it is half-folded"
@@ -71,7 +73,7 @@ def read(path: Path) -> Found:
     training = peek_json(path.parent / "config.json")
     about = known(
         "sparsify", model=training.get("model"), site=path.name,
-        folded={"decoder_norm": unit, "scale": True},
+        folded={"decoder_norm": is_unit(dictionary, kept_as), "scale": True},
         mask={key: training[key] for key in ("exclude_tokens", "ctx_len") if training.get(key)}, source=said,
     )  # fmt: skip
     return Found(dictionary, about, tuple(doubts))
