@@ -482,6 +482,26 @@ def test_a_threshold_that_was_never_set_is_asked_for(tmp_path):
             write(dictionary, tmp_path / "out", to)
 
 
+def test_older_files_and_single_files_are_read(tmp_path):
+    folder = copied("sparsify/layers.3", tmp_path)
+    tensors = load_file(folder / "sae.safetensors")
+    tensors["decoder.weight"] = tensors.pop("W_dec").T.contiguous()
+    save_file(tensors, folder / "sae.safetensors")
+    cases = {"sparsify/layers.3": folder}
+    folder = copied("saelens/jumprelu", tmp_path)
+    tensors = load_file(folder / "sae_weights.safetensors")
+    tensors["log_threshold"] = tensors.pop("threshold").log()
+    save_file(tensors, folder / "sae_weights.safetensors")
+    cases["saelens/jumprelu"] = folder
+    folder = copied("dictionary-learning/BatchTopKSAE", tmp_path)
+    (folder / "checkpoints").mkdir()
+    cases["dictionary-learning/BatchTopKSAE"] = (folder / "ae.pt").rename(folder / "checkpoints" / "ae_100.pt")
+    cases["gemma-scope/layer_3"] = DATA / "gemma-scope/layer_3/params.npz"
+    for case, path in cases.items():
+        expected = load_file(DATA / case / "expected.safetensors")
+        close(read(path)[0](expected["x"]), expected["output"])
+
+
 def test_codes_per_model_are_refused(tmp_path):
     folder = copied("crosscoders/batchtopk_sae_norm", tmp_path)
     changed(folder / "ae_final.pt", code_normalization_id=lambda value: torch.tensor(5))
