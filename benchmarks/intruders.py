@@ -26,7 +26,8 @@ from interp.store.bases import Bases
 # (rows, columns) and how many of a block's matrices have this shape: q, k, v, o; in; out
 SHAPES = {(768, 768): 4, (3072, 768): 1, (768, 3072): 1}
 TOP_K, EPS, SEPARATED = 10, 0.5, 1e-3
-WIDTH, INNER, LAYERS, VOCABULARY, CHANGED = 2048, 5504, 1, 49152, "mlp.gate_proj"
+# widths of TinyLlama 1.1B; a vocabulary that makes 2 GB of a pair of one block
+WIDTH, INNER, LAYERS, VOCABULARY, CHANGED = 2048, 5632, 1, 49152, "mlp.gate_proj"
 
 
 def matrices(shape: tuple[int, int], spectrum: str, update: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -194,19 +195,23 @@ def memory() -> str:
             "--store",
             str(root / "runs"),
         ]
+        # VmHWM and not ru_maxrss, which a process inherits from the one that started it
         program = (
-            "import resource, sys; from interp.cli import main; code = main(sys.argv[1:]);"
-            "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+            "import sys; from pathlib import Path; from interp.cli import main\n"
+            "def peak(): return Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]\n"
+            "import interp.analyzers.intruders, interp.store; before = peak(); code = main(sys.argv[1:])\n"
+            "print('peak', before, peak(), file=sys.stderr); sys.exit(code)"
         )
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True,
                               env=os.environ | {"INTERP_CACHE": folder})  # fmt: skip
         took = time.perf_counter() - start
-    peak = int(done.stderr.split("peak")[1].split()[0]) * 1024
+    imports, peak = (int(part) * 1024 for part in done.stderr.split("peak")[1].split()[:2])
     return (
         f"Peak memory of `interp intruders` on a pair of {size / 1e9:.2f} GB (Llama, one block of width {WIDTH} and a "
         f"vocabulary of {VOCABULARY}, which is not analysed; float32, {2 * (LAYERS + 1)} shards; seven matrices, of "
-        f"which one of {INNER} x {WIDTH} changed, with 20 random updates): {peak / 1e6:.0f} MB, {took:.0f} s."
+        f"which one of {INNER} x {WIDTH} changed, with 20 random updates): {peak / 1e6:.0f} MB, of which importing the "
+        f"libraries takes {imports / 1e6:.0f} MB; {took:.0f} s."
     )
 
 
