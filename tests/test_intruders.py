@@ -31,7 +31,7 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.rescale import Direction, rescaled, update_scaled
 from interp.models.weights import WeightPair
-from interp.prompts import Contrast, Prompt, PromptSet
+from interp.prompts import Contrast, OneClass, Prompt, PromptSet
 from interp.sites import Weight
 from interp.store import Store
 from interp.store.bases import Bases
@@ -462,6 +462,40 @@ def test_scaling_is_what_editing_the_weight_by_hand_gives(pair, scaled):
     assert found["loss"][row][0] == pytest.approx(np.mean(losses), abs=1e-4)
 
 
+def test_without_a_task_forgetting_and_divergence_are_measured(pair, scaled):
+    base, child, _ = pair
+    located, with_task = scaled
+    study = Study(Pair.load(str(child), str(base)), OneClass(texts().negative), None)
+    found = IntruderScaling.of(located, scales=(0.0, 0.5, 1.0, 2.0))(study)
+    assert "metric" not in found.data
+    for name in ("loss", "forgetting", "kl"):
+        np.testing.assert_allclose(found[name], with_task[name], atol=1e-6)
+    nothing = (found["kind"] == "update") & (found["scale"] == 0)
+    assert found["kl"][nothing][0] == pytest.approx(0, abs=1e-6)
+    assert (found["kl"][~nothing] > 1e-6).all()
+    (claim,) = from_table(found.tables["claims"])
+    assert claim.name == "forgets-less"
+    claims.check(claim, found)
+    assert any("No task was given" in limit for limit in found.summary["limits"])
+    assert json.loads(plot(found).to_json())["data"]
+
+
+def test_divergence_under_an_adapter_is_from_the_base_itself(tmp_path):
+    """Base and adapter share the matrices that are scaled."""
+    model = wide()
+    base = tiny.save(model, tmp_path / "base")
+    wrapped = tiny.lora("llama", model, tmp_path / "adapter", base, fill=0.5)
+    merged = tiny.save(copy.deepcopy(wrapped).merge_and_unload(), tmp_path / "merged")
+    found = []
+    for child in (tmp_path / "adapter", merged):
+        located = examine(child, base, analyzer=Intruders(top_k=4, eps=0.9, draws=0))
+        study = Study(Pair.load(str(child), str(base)), OneClass(texts().negative), None)
+        found.append(IntruderScaling.of(located, scales=(0.0, 1.0))(study))
+    assert "intruder" in found[0]["kind"]
+    for name in ("loss", "kl"):
+        np.testing.assert_allclose(found[0][name], found[1][name], atol=1e-4)
+
+
 def test_batches_do_not_change_what_scaling_gives(pair, scaled):
     base, child, _ = pair
     located, found = scaled
@@ -630,6 +664,11 @@ def test_the_command_scales(run, pair, tmp_path):
     record = json.loads(out)
     assert "intruder-scaling" in record["summary"]["checks"]
     assert "What scaling the intruders does" in Path(record["page"]).read_text(encoding="utf-8")
+    code, out, err = run(
+        *asked(pair, "--store", tmp_path / "runs", "--json", "--quiet", "--draws", "0"),
+        "--scale", "0.5", "--text", tmp_path / "plain.txt",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -639,7 +678,9 @@ def test_the_command_scales(run, pair, tmp_path):
         (["--eps", "0"], "eps 0"),
         (["--side", "up"], "left or right"),
         (["--jobs", "0"], "jobs"),
-        (["--scale", "0,1"], "--task FILE"),
+        (["--scale", "0,1"], "--text FILE"),
+        (["--scale", "0,1", "--task", "x.jsonl"], "--text FILE"),
+        (["--scale", "0,1", "--text", "y.txt", "--metric", "accuracy"], "give --task FILE"),
         (["--task", "x.jsonl"], "--scale"),
         (["--scale", "one", "--task", "x.jsonl", "--text", "y.txt"], "no list of numbers"),
         (["--scale", "-1", "--task", "x.jsonl", "--text", "y.txt"], "0 or more"),
