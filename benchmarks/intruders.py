@@ -160,7 +160,8 @@ def write_pair(
     from transformers import LlamaConfig
 
     config = LlamaConfig(hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
-                         num_attention_heads=width // 64, vocab_size=vocabulary, architectures=["LlamaForCausalLM"])  # fmt: skip
+                         num_attention_heads=width // 64, vocab_size=vocabulary,
+                         architectures=["LlamaForCausalLM"])  # fmt: skip
     sizes = {"self_attn.q_proj": (width, width), "self_attn.k_proj": (width, width), "self_attn.v_proj": (width, width),
              "self_attn.o_proj": (width, width), "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width),
              "mlp.down_proj": (width, inner)}  # fmt: skip
