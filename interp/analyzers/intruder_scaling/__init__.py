@@ -19,8 +19,8 @@ import torch
 
 from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.analyzers.intruder_scaling.measured import measured, of_text
-from interp.analyzers.intruder_scaling.told import HALF, claimed
+from interp.analyzers.intruder_scaling.found import HALF, claimed
+from interp.analyzers.intruder_scaling.passes import measured, of_text
 from interp.errors import OptionError, UnsupportedModel
 from interp.maths import subspaces
 from interp.maths.host import to_host

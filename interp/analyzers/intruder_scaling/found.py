@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from interp.analyzers.intruder_scaling.measured import Measured, of_text
+from interp.analyzers.intruder_scaling.passes import Measured, of_text
 from interp.claims import Claim
 from interp.maths.bootstrap import clustered_bootstrap
 from interp.study import Study
