@@ -28,6 +28,7 @@ from interp.models.weights import Both, Matrix, WeightPair
 from interp.table import Table, table
 
 SMALL, ALPHA, FEWEST_DRAWS, SHOWN_OF_BASE = 64, 0.05, 20, 40
+ROUGH = 1e-5
 NAN = float("nan")
 
 
@@ -132,17 +133,20 @@ def _examine(options: Intruders, study: WeightPair, index: int, matrix: Matrix) 
         swapped = None if both.factors is None else (both.factors[1].T, both.factors[0].T)
         both = Both(both.base.T, both.tuned.T, swapped)
     count = min(options.top_k, *both.base.shape)
-    basis = None
-    if both.changed:
+    basis, changed = None, both.changed
+    if changed:
         basis = _basis(study, matrix, both, options.side)
         found = subspaces.leading(both.tuned, count, basis.vectors[:, :count])
         compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
     else:
-        found, compared = subspaces.leading(both.base, count), subspaces.unchanged(count)
-    spectrum, size = _spectrum(both), float(torch.linalg.vector_norm(both.base.double()))
-    changed, base = both.changed, both.base
-    change = both.factors or (both.tuned - both.base if changed else None)
-    del both  # the tuned matrix is not needed beside its random stand-ins
+        # values alone are told of these, and their error is the square of the vectors'
+        found, compared = subspaces.leading(both.base, count, tolerance=ROUGH), subspaces.unchanged(count)
+    base, change = both.base, both.factors
+    if changed and change is None:
+        change = both.tuned.sub_(base)  # in its place: a copy more is what memory is short of
+    del both
+    # by rows: a norm in float64 of the whole would copy the whole
+    spectrum, size = _spectrum(change), float(torch.linalg.vector_norm(base, dim=1).double().norm())
     null = [_drawn(options, base, change, basis, (study.seed, index, draw)) for draw in range(options.draws)]
     least = np.array([one[2] for one in null])
     cosine, apart = to_host(compared.cosine).astype(np.float64), to_host(compared.apart)
@@ -182,12 +186,10 @@ def _basis(study: WeightPair, matrix: Matrix, both: Both, side: str) -> Basis:
     return Basis(torch.from_numpy(kept["vectors"]), torch.from_numpy(kept["values"]))
 
 
-def _spectrum(both: Both) -> Tensor:
-    if not both.changed:
+def _spectrum(change: Tensor | Factors | None) -> Tensor:
+    if change is None:
         return torch.zeros(1, dtype=torch.float64)
-    if both.factors is not None:
-        return subspaces.product_values(*both.factors)
-    return subspaces.singular_values(both.tuned - both.base)
+    return subspaces.product_values(*change) if isinstance(change, tuple) else subspaces.singular_values(change)
 
 
 def _drawn(
@@ -207,7 +209,7 @@ def _drawn(
     update += base
     count = min(options.top_k, *base.shape)
     # a looser tolerance than the real one's: a count needs no fourth digit
-    found = subspaces.leading(update, count, basis.vectors[:, :count], 1e-5, draw)
+    found = subspaces.leading(update, count, basis.vectors[:, :count], ROUGH, draw)
     compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
     return int(compared.intruder.sum()), int(compared.apart.sum()), float(compared.cosine.min())
 
