@@ -25,7 +25,7 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
 from interp.study import Study
-from interp.trials.split import Stream, against, own_end
+from interp.trials.split import Stream, against, own_ends
 
 ROUNDS, LIMIT = 9, 96
 
@@ -41,10 +41,10 @@ def costs(name: str) -> list[dict]:
     kept = Stream.read(engine, tuned, batch)
 
     def split(path: str, output: bool = False) -> None:
-        stream = Stream.read(engine, tuned, batch)
+        stream = Stream.read(engine, tuned, batch, path=path)
         against(engine, base, stream, lambda *_: None, path=path)
         if output:
-            own_end(engine, base, stream)
+            own_ends(engine, base, stream, path)
 
     def scaled() -> None:
         with lockstep(tuned, base, [0.5] * tuned.anatomy.n_layers):

@@ -102,7 +102,7 @@ def plain(pair, ids):
 
 def split(pair, batch, positions="last", granularity="block", path="full", engine=ENGINE):
     """Updates of every block ``[L, B, P, D]``, and the tuned stream."""
-    stream, found = Stream.read(engine, pair.tuned, batch, positions), []
+    stream, found = Stream.read(engine, pair.tuned, batch, positions, path), []
     against(engine, pair.base, stream, lambda _, *parts: found.append(torch.stack(parts)), granularity, path)
     return stream, *torch.stack(found).unbind(1)
 
