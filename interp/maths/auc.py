@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -81,14 +82,14 @@ def clustered_auc_rise(
 
 
 def shuffled_auc(
-    values: ArrayLike, labels: ArrayLike, strata: ArrayLike, within: float, draws: int, seed: int
+    values: ArrayLike, labels: ArrayLike, strata: ArrayLike, within: SupportsFloat, draws: int, seed: int
 ) -> np.ndarray:
     """AUC [draws] of pairs whose strata differ by at most ``within``, labels shuffled among equal strata.
 
     ``strata`` are numbers, such as lengths: how many positives there are of each stays as it is.
     """
     values, labels, strata = (np.asarray(each) for each in (values, labels, strata))
-    above, near = wins(values, values), np.abs(strata[:, None] - strata) <= within
+    above, near = wins(values, values), np.abs(strata[:, None] - strata) <= float(within)
     members = [np.flatnonzero(strata == each) for each in np.unique(strata)]
     generator, null = np.random.default_rng(seed), np.full(draws, NAN)
     for draw in range(draws):
