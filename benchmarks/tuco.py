@@ -1,7 +1,8 @@
 """TuCo: ``python -m benchmarks.tuco [--write]``. What splitting the tuned stream costs, and what organisms give.
 
 Cost: the random models of ``benchmarks.speed``, 8 prompts of 64 tokens, one thread; CPU seconds, each ratio taken
-within its round, the median over rounds with a bootstrap interval. Values: every organism on shipped verify prompts.
+within its round, the median over rounds with a bootstrap interval. Values: every organism of refusal on shipped verify
+prompts, beside the sham.
 """
 
 import argparse
@@ -71,14 +72,15 @@ def costs(name: str) -> list[dict]:
 
 
 def values() -> list[dict]:
-    """TuCo, its floor, AUC and AUC at equal length of every organism, and where the refusal comes in."""
+    """TuCo, its floor, AUC, AUC at equal length and beside its controls, and where the refusal comes in."""
     contrast = Contrast(*(read_prompts(organisms.prompts("refusal", "verify", g)) for g in ("harmful", "harmless")))
-    contrast, rows = contrast.limit(LIMIT), []
+    contrast, rows, base = contrast.limit(LIMIT), [], "organism:refusal/base"
+    sham = Pair.load("organism:refusal/sham", base, device="cpu")
     for name in organisms.names():
-        if organisms.base_of(name) is None:
+        if organisms.base_of(name) is None or not name.startswith("refusal/"):
             continue
-        pair = Pair.load(f"organism:{name}", "organism:refusal/base")
-        table = Tuco()(Study(pair, contrast, None))
+        pair = Pair.load(f"organism:{name}", base, device="cpu")
+        table = Tuco(sham=sham)(Study(pair, contrast, None))
         claims = {claim.name: claim for claim in from_table(table.tables["claims"])}
         groups = [table["tuco"][table["group"] == group].mean() for group in ("positive", "negative")]
         scaling = FtcAlpha((0.0, 0.25, 0.5, 0.75, 1.0, 1.25), 24)(
@@ -90,7 +92,11 @@ def values() -> list[dict]:
             "organism": name, "TuCo harmful": f"{groups[0]:.3f}", "TuCo harmless": f"{groups[1]:.3f}",
             "OutputCo": f"{table['output_co'].mean():.3f}", "rounding": f"{table.summary['noise_floor']:.0e}",
             **{heading: f"{claims[key].value:.2f} [{claims[key].low:.2f}, {claims[key].high:.2f}]"
-               for heading, key in (("AUC", "separates"), ("AUC at equal length", "separates-at-equal-length"))},
+               for heading, key in (
+                   ("AUC", "separates"), ("AUC at equal length", "separates-at-equal-length"),
+                   ("that less the AUC of the size of the base's own update", "separates-beyond-base"),
+                   ("that less the sham's", "separates-beyond-sham"),
+               )},
             "harmful refused at strength 0, 1/4, 1/2, 3/4, 1, 5/4": refused,
         })  # fmt: skip
     return rows
