@@ -15,7 +15,7 @@ from interp.analyzers.ftc_alpha import BLOCKS, WEIGHTS, FtcAlpha
 from interp.analyzers.tuco import Tuco
 from interp.claims import from_table
 from interp.maths.auc import clustered_auc, shuffled_auc
-from interp.maths.statistics import clustered_bootstrap, permutation_p
+from interp.maths.statistics import clustered_rise, permutation_p
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, OneClass, read_prompts
@@ -75,8 +75,8 @@ def curves() -> tuple[list[dict], list[dict], str]:
         row = {"strength": f"{alpha:g}"}
         at = (prompts["group"] == "positive") & (prompts["alpha"] == alpha)
         masks = [at & (prompts["way"] == way) for way in (BLOCKS, WEIGHTS)]
-        shown = [prompts["refused"][mask].astype(float) for mask in masks]
-        value, low, high = clustered_bootstrap(shown[0], prompts["cluster"][masks[0]], minus=shown[1])
+        shown = [prompts["refused"][mask] for mask in masks]
+        value, low, high = clustered_rise(*shown, prompts["cluster"][masks[0]])
         row |= {"blocks": f"{shown[0].mean():.1%}", "whole weights": f"{shown[1].mean():.1%}"}
         row["difference"] = f"{value:+.1%} [{low:+.1%}, {high:+.1%}]"
         for way, name in ((BLOCKS, "blocks"), (WEIGHTS, "weights")):

@@ -23,7 +23,7 @@ from interp.engines.lockstep import lockstep
 from interp.errors import OptionError, UnsupportedModel
 from interp.generate import generate
 from interp.maths.host import to_host
-from interp.maths.statistics import clustered_bootstrap
+from interp.maths.statistics import clustered_bootstrap, clustered_rise
 from interp.metrics import malformed, token_divergences
 from interp.models.interpolate import interpolated, require_interpolable
 from interp.models.invisible import changed_settings, remarks
@@ -247,12 +247,10 @@ def _beside_weights(study: Study, prompts: Table, alphas: Sequence[float]) -> Cl
     """How much more often the behaviour is shown with blocks scaled than with whole weights, over all strengths."""
     words = study.require_metric("scaling").words
     mine = (prompts["group"] == "positive") & np.isin(prompts["alpha"], alphas)
-    here, there = (
-        prompts[words.column][mine & (prompts["way"] == way)].astype(np.float64) for way in (BLOCKS, WEIGHTS)
-    )
+    here, there = (prompts[words.column][mine & (prompts["way"] == way)] for way in (BLOCKS, WEIGHTS))
     # both ways list the same prompts at the same strengths, in one order
     clusters = prompts["cluster"][mine & (prompts["way"] == BLOCKS)]
-    value, low, high = clustered_bootstrap(here, clusters, minus=there, seed=study.seed)
+    value, low, high = clustered_rise(here, there, clusters, seed=study.seed)
     where = {"group": "positive", "alpha": list(alphas)}
     return Claim(
         "blocks-against-weights",
