@@ -1,8 +1,9 @@
-"""TuCo: ``python -m benchmarks.tuco [--write]``. What splitting the tuned stream costs, and what organisms give.
+"""TuCo: ``python -m benchmarks.tuco [--write] [--work]``. What splitting the tuned stream costs; what organisms give.
 
 Cost: the random models of ``benchmarks.speed``, 8 prompts of 64 tokens, one thread; CPU seconds, each ratio taken
 within its round, the median over rounds with a bootstrap interval. Values: every organism of refusal on shipped verify
-prompts, beside the sham.
+prompts, beside the sham. Work: multiplications and additions of the same passes, counted; the same on every machine,
+and all that ``--work`` asks for.
 """
 
 import argparse
@@ -11,6 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.page import machine, markdown, write_section
 from benchmarks.speed import FAMILIES, PROMPTS, TOKENS, bare, encoded, measure
@@ -31,8 +34,8 @@ from interp.trials.split import Stream, against, own_ends
 ROUNDS, LIMIT = 9, 96
 
 
-def costs(name: str) -> list[dict]:
-    """Ratios to a forward pass of one family."""
+def passes(name: str) -> dict[str, Callable[[], object]]:
+    """What is timed and counted of one family; the first two are forward passes."""
     module = FAMILIES[name]().eval()
     engine, tuned, base = TorchEngine(), Model.wrap("tuned", module), Model.wrap("base", copy.deepcopy(module))
     with torch.no_grad():
@@ -51,7 +54,7 @@ def costs(name: str) -> list[dict]:
         with lockstep(tuned, base, [0.5] * tuned.anatomy.n_layers):
             engine.run(tuned, batch, keep=1)
 
-    rows: dict[str, Callable[[], object]] = {
+    return {
         "forward, all logits": lambda: bare(module, batch, None),
         "forward, last token's logits": lambda: bare(module, batch, 1),
         "the base's part alone, fast": lambda: against(engine, base, kept, lambda *_: None, path="fast"),
@@ -60,6 +63,11 @@ def costs(name: str) -> list[dict]:
         "TuCo and OutputCo, fast path": lambda: split("fast", True),
         "one pass at another strength": scaled,
     }
+
+
+def costs(name: str) -> list[dict]:
+    """Ratios of time to a forward pass of one family."""
+    rows = passes(name)
     seconds, found = measure(rows, ROUNDS), []
     for what in list(rows)[2:]:
         row = {"model": name, "what": what}
@@ -69,6 +77,22 @@ def costs(name: str) -> list[dict]:
             row[f"of a {of}"] = f"{value:.2f} [{low:.2f}, {high:.2f}]"
         found.append(row)
     return found
+
+
+def work(name: str) -> list[dict]:
+    """Ratios of multiplications and additions to a forward pass of one family."""
+    counts = {}
+    for what, run in passes(name).items():
+        # the fused attention kernel of a CPU is not counted; written out it is
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            run()
+        counts[what] = counter.get_total_flops()
+    forwards = list(counts)[:2]
+    return [
+        {"model": name, "what": what, **{f"of a {of}": f"{count / counts[of]:.3f}" for of in forwards}}
+        for what, count in counts.items()
+        if what not in forwards
+    ]
 
 
 def values() -> list[dict]:
@@ -106,9 +130,17 @@ def main() -> None:
     """Measure all; with ``--write`` into docs/benchmarks.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser.add_argument("--work", action="store_true", help="only count multiplications")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    counted = [row for name in FAMILIES for row in work(name)]
+    counted_text = markdown(counted, list(counted[0]))
+    print(counted_text)
+    if options.write:
+        write_section("tuco-work", f"`python -m benchmarks.tuco --write --work`.\n\n{counted_text}")
+    if options.work:
+        return
     parts = {"Values": values(), "Cost": [row for name in FAMILIES for row in costs(name)]}
     text = "\n\n".join(f"### {title}\n\n{markdown(rows, list(rows[0]))}" for title, rows in parts.items())
     print(text)
