@@ -352,12 +352,14 @@ def test_another_tasks_masks_are_compared_and_united():
         made.append(Graft(held_out=turned, beside=tuple(made), control=False, **QUICK)(study))
     one, both = made
     assert not len(one.tables["overlaps"])
-    rows = {row["kind"]: row for row in both.tables["overlaps"].rows()}
-    assert rows["movement"]["jaccard"] == rows["movement"]["of_this"] == 1
-    assert rows["movement"]["same_tune"]
+    rows = {row["kind"]: row for row in both.tables["overlaps"].rows() if row["mask"] == "this"}
+    assert rows["movement"]["jaccard"] == rows["movement"]["share"] == 1
+    assert rows["movement"]["other"] == one.provenance.key
     sets = [{(n, i) for n, w in t.arrays.items() if n.startswith("learned/") for i in w.tolist()} for t in made]
     assert rows["learned"]["shared"] == len(sets[0] & sets[1])
     assert rows["learned"]["expected"] == pytest.approx(len(sets[0]) * len(sets[1]) / both.summary["weights"])
+    assert rows["learned"]["chance"] == pytest.approx(len(sets[1]) / both.summary["weights"])
+    assert figures.plot(both.tables["overlaps"]).layout.meta["caption"]
     assert ("union", len(sets[0] | sets[1])) in numbers(both)
     study, held_out = study_of(tuned, base)
     with pytest.raises(OptionError, match="another scope"):

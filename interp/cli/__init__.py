@@ -27,6 +27,7 @@ COMMANDS = {
     "tuco": "how much of what a model's blocks add is due to tuning, prompt by prompt",
     "intruders": "which singular vectors of a tune's matrices the base does not have",
     "graft": "how few of a tune's weights, put into the base, do what it learned",
+    "stitch": "do the few weights of several tunes, put into one base, do all their tasks",
     "ls": "list the stored runs",
     "show": "show one stored run: what it was made from, what it found",
     "sql": "query the stored tables",

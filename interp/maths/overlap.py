@@ -36,4 +36,3 @@ def overlap(shared: int, first: int, second: int, universe: int) -> Overlap:
     expected = first * second / universe if universe else float("nan")
     above = float(hypergeom.sf(shared - 1, universe, first, second)) if universe else float("nan")
     return Overlap(shared, of_first, of_second, jaccard, expected, above)
-

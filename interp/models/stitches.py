@@ -1,6 +1,6 @@
 """Several tunes of one base side by side, and what is made of them: stitched updates, and averaged ones.
 
-Localize-and-Stitch (He, Hu, Lin, Zhang and Zhao 2024, arXiv 2408.13656): ``theta = theta_base + sum_i w_i * movement_i``
+Localize-and-Stitch (He et al. 2024, arXiv 2408.13656): ``theta = theta_base + sum_i w_i * movement_i``
 with ``w_i = mask_i / sum_j mask_j`` weight by weight, and 0 where no mask claims it. In memory only, as grafts are.
 """
 

@@ -38,6 +38,8 @@ HEADINGS = {
     "dissociation": "Does each set carry its own behaviour only?",
     "graft": "How few weights it takes",
     "graft-layers": "Where masks lie",
+    "stitch": "Do all tasks fit into one model?",
+    "overlaps": "How far masks overlap",
     "dose": "How many it takes",
     "verify-neurons": "What each intervention does",
     "random-sets": "What random sets do",

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -94,7 +93,9 @@ class Stitch(Analyzer):
         if self.held_out is None or not self.others:
             raise OptionError("stitching needs two tunes or more, each with held-out questions of its task")
         if self.runs and len(self.runs) != len(self.others) + 1:
-            raise OptionError(f"{len(self.runs)} graft runs for {len(self.others) + 1} tunes; give one of each, in order")
+            raise OptionError(
+                f"{len(self.runs)} graft runs for {len(self.others) + 1} tunes; give one of each, in order"
+            )
         if self.localise not in LOCALISE:
             raise OptionError(f"unknown way to localise {self.localise!r}; use {' or '.join(LOCALISE)}")
         if self.reg not in masks.REGULARISERS:
@@ -158,7 +159,7 @@ class Stitch(Analyzer):
             self.name,
             provenance=study.provenance(self),
             summary={
-                "sentence": made[0].sentence + claims.not_shown(made, self.draws),
+                "sentence": " ".join(claim.sentence for claim in made) + claims.not_shown(made, self.draws),
                 "shown": all(claim.shown for claim in made if claim.name.startswith("keeps")),
                 "weights": scopes[0].size,
                 "tunes": [tune.pair.tuned.name for tune in tunes],
@@ -176,7 +177,9 @@ class Stitch(Analyzer):
                 "overlaps": overlaps_table({"stitched": indices}, scopes[0].size),
                 "claims": claims.to_table(made),
             },
-            arrays={f"{tune}/{n}": where for tune, parts in indices.items() for n, where in parts.items() if len(where)},
+            arrays={
+                f"{tune}/{n}": where for tune, parts in indices.items() for n, where in parts.items() if len(where)
+            },
         )
 
 

@@ -68,7 +68,9 @@ class Findings:
         )  # fmt: skip
 
     def _beats_average(self) -> Claim:
-        one, other = (np.concatenate([self.correct(kind, task) for task in self.tasks]) for kind in ("stitched", "average"))
+        one, other = (
+            np.concatenate([self.correct(kind, task) for task in self.tasks]) for kind in ("stitched", "average")
+        )
         clusters = np.concatenate([self.rows.clusters(task) for task in self.tasks])
         value, low, high = clustered_rise(one, other, clusters, self.seed)
         return Claim(

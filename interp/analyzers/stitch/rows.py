@@ -81,7 +81,9 @@ class Rows:
     def answers(self) -> Table:
         """What became of each held-out question under each model."""
         parts = [
-            (name, task, one, self.asked[task - 1]) for name, seen in self.seen.items() for task, one in enumerate(seen, 1)
+            (name, task, one, self.asked[task - 1])
+            for name, seen in self.seen.items()
+            for task, one in enumerate(seen, 1)
         ]
         return table(
             "stitch-answers",
