@@ -238,13 +238,15 @@ def test_a_run_is_whole_and_can_be_measured_again(tmp_path):
     for part in (table, table.tables["overlaps"]):
         assert figures.plot(part).layout.meta["caption"]
     rows = {(row["mask"], row["other"]): row for row in table.tables["overlaps"].rows()}
-    assert rows["tune 1", "tune 2"]["shared"] == rows["tune 2", "tune 1"]["shared"] == table.summary["claimed_by_several"]
+    assert (
+        rows["tune 1", "tune 2"]["shared"] == rows["tune 2", "tune 1"]["shared"] == table.summary["claimed_by_several"]
+    )
     json.dumps(table.summary, allow_nan=False)
 
 
 def test_masks_of_everything_make_the_stitch_the_average():
     base, tunes = planted()
-    study, analyzer = stitch_of(base, tunes, at=1.0)
+    study, analyzer = stitch_of(base, tunes, at=1.0, scope="all")
     table = analyzer(study)
     losses = {(r["task"], r["kind"]): r["value"] for r in table.rows() if r["metric"] == "loss"}
     for task in (1, 2):
@@ -344,7 +346,7 @@ BAD = {
     "a way": (["--localise", "guess"], "unknown way to localise 'guess'"),
     "a regulariser": (["--reg", "l2"], "unknown regulariser 'l2'"),
     "a scope": (["--scope", "neurons"], "unknown --scope"),
-    "no run": (["--mask", "1234"], "no run '1234'"),
+    "no run": (["--mask", "1234"], "there is no store"),
     "no base": (["--base", "nowhere"], "nowhere"),
     "no file": (["--negative", "missing.txt"], "no prompt file"),
     "remote": (["--engine", "nnsight", "--remote"], "stitch on this machine"),

@@ -90,10 +90,10 @@ def command(
     common.batches()
     tasks, text = common.read()
     analyzer = Stitch(
-        held_out=tasks[0][1], others=(None,) * (len(tuned) - 1), runs=runs, scope=scope, localise=localise,
+        held_out=tasks[0][1], runs=runs, scope=scope, localise=localise,
         at=share(at), start=share(start), steps=steps, reg=reg, draws=draws,
     )  # fmt: skip
-    analyzer.check()
+    analyzer.check(len(tuned))
     described = request.describe()
     pairs = _load(tuned, common)
     others = tuple(Partner(pair, *task) for pair, task in zip(pairs[1:], tasks[1:], strict=True))

@@ -88,14 +88,13 @@ class Stitch(Analyzer):
             "runs": [run.provenance.key for run in self.runs],
         }
 
-    def check(self) -> None:
-        """Raise OptionError for options that mean nothing; no model is needed."""
-        if self.held_out is None or not self.others:
+    def check(self, tunes: int | None = None) -> None:
+        """Raise OptionError for options that mean nothing; no model is needed where ``tunes`` says how many come."""
+        tunes = len(self.others) + 1 if tunes is None else tunes
+        if self.held_out is None or tunes < 2:
             raise OptionError("stitching needs two tunes or more, each with held-out questions of its task")
-        if self.runs and len(self.runs) != len(self.others) + 1:
-            raise OptionError(
-                f"{len(self.runs)} graft runs for {len(self.others) + 1} tunes; give one of each, in order"
-            )
+        if self.runs and len(self.runs) != tunes:
+            raise OptionError(f"{len(self.runs)} graft runs for {tunes} tunes; give one of each, in order")
         if self.localise not in LOCALISE:
             raise OptionError(f"unknown way to localise {self.localise!r}; use {' or '.join(LOCALISE)}")
         if self.reg not in masks.REGULARISERS:
