@@ -3,7 +3,20 @@
 import subprocess
 import sys
 
-NAMES = ("methods", "variants", "checks", "tuco", "intruders", "graft", "silence", "speed", "startup", "cached")
+NAMES = (
+    "methods",
+    "variants",
+    "checks",
+    "tuco",
+    "intruders",
+    "graft",
+    "stitch",
+    "continual",
+    "silence",
+    "speed",
+    "startup",
+    "cached",
+)
 
 if __name__ == "__main__":
     for name in NAMES:

@@ -213,8 +213,8 @@ def planted():
 def stitch_of(base, tunes, **options):
     located, held_out = tasks()
     pairs = [Pair.from_modules(tune, base, tiny.tokenizer(False)) for tune in tunes]
-    partners = tuple(Partner(pair, questions(located.texts, "help", "Sorry"), questions(held_out.texts, "help", "Sorry"))
-                     for pair in pairs[1:])  # fmt: skip
+    turned = [questions(part.texts, "help", "Sorry") for part in (located, held_out)]
+    partners = tuple(Partner(pair, *turned) for pair in pairs[1:])
     study = Study(pairs[0], Contrast(located, NOTHING), Task.of(pairs[0].tokenizer, located.prompts, "answer-loss"))
     return study, Stitch(held_out=held_out, others=partners, **{"draws": 2, **options})
 
@@ -286,7 +286,7 @@ def test_graft_runs_lend_their_masks_in_order():
 
 @pytest.mark.slow
 def test_two_skills_tuned_apart_are_both_there_in_the_stitched_base():
-    """Weaker than either tune, stronger than the average of both on the skill that averaging harms, and not by chance."""
+    """Weaker than either tune, stronger than their average on the skill that averaging harms, and not by chance."""
     pairs = [Pair.load(f"organism:skill/{name}", "organism:refusal/base") for name in ("full", "second")]
     halves = [read_task(organisms.prompts("skill", "task", name)).halves() for name in ("first", "second")]
     study = Study(pairs[0], Contrast(halves[0][0], NOTHING), Task.of(pairs[0].tokenizer, halves[0][0].prompts))
@@ -361,3 +361,30 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, folder, tmp_pa
     assert code == 2
     assert said in only_line(err)
     assert not (tmp_path / "store" / "runs").exists() or not list((tmp_path / "store" / "runs").iterdir())
+
+
+# ------------------------------------------------------------------------------------------------ continual training
+
+
+def test_frozen_weights_stay_bit_for_bit_and_the_rest_moves():
+    from benchmarks.continual import alike, freeze
+    from organisms.tokens import Example
+    from organisms.train import new_model, train
+
+    model = new_model(64, 0)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    names = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.weight"]
+    mask = {name: np.arange(0, before[name].numel(), 7) for name in names}
+    rng = np.random.default_rng(0)
+    examples = [Example(rng.integers(4, 64, 8).tolist(), [0.0] * 4 + [1.0] * 4) for _ in range(8)]
+    train(model, examples, steps=3, lr=1e-2, seed=0, warmup=1, batch_size=4, mask=freeze(model, mask))
+    for name, value in model.named_parameters():
+        still = (value == before[name]).flatten()
+        frozen = torch.zeros_like(still)
+        frozen[torch.from_numpy(mask.get(name, np.array([], int)))] = True
+        assert still[frozen].all()
+        assert (~still[~frozen]).float().mean() > 0.5, name
+    drawn = alike(mask, model, 1)
+    assert {name: len(where) for name, where in drawn.items()} == {name: len(where) for name, where in mask.items()}
+    assert all(len(np.unique(where)) == len(where) for where in drawn.values())
+    assert not any(np.array_equal(drawn[name], mask[name]) for name in mask)
