@@ -115,8 +115,6 @@ def _load(tuned: Sequence[str], common: Stitching) -> list:
         pair = Pair.load(name, common.base, device=common.device, dtype=common.dtype)
         base = pair.require_base("stitching")
         if pairs and base.module is not pair.tuned.module and pair.digests["base"] == pairs[0].digests["base"]:
-            own = pair.notes
-            pair = replace(pair, base=pairs[0].base, notes=())
-            object.__setattr__(pair, "notes", own)
+            pair = pair.sharing(pairs[0].base)
         pairs.append(pair)
     return pairs
