@@ -193,9 +193,7 @@ class _Measured:
         """Everything of one model, as it stands in a context."""
         with standing or nullcontext():
             self.rows.add(kind, self._all(model))
-            if self.text:
-                logits = run_logits(self.study.engine, model)
-                self.rows.add_text(kind, perplexity(self.text, model, logits, self.study.batch_size))
+            self._read(kind, model)
 
     def of_draw(self, draw: int, model: Model, standing: AbstractContextManager) -> None:
         """Right answers of stitched random masks, and everything of the first."""
@@ -204,6 +202,12 @@ class _Measured:
             self.rows.add_draw(draw, seen)
             if draw == 0:
                 self.rows.add("random", seen)
+                self._read("random", model)
+
+    def _read(self, kind: str, model: Model) -> None:
+        if self.text:
+            logits = run_logits(self.study.engine, model)
+            self.rows.add_text(kind, perplexity(self.text, model, logits, self.study.batch_size))
 
     def _all(self, model: Model) -> Asked:
         logits = run_logits(self.study.engine, model)
