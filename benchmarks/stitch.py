@@ -98,9 +98,10 @@ def main() -> None:
                 verdict, interval = "shown" if claim.shown else "not shown", f"{claim.low:.3f} to {claim.high:.3f}"
                 said.append(f"* {way}, {claim.name} ({claim.value:.3f}, {interval}), {verdict}: {claim.sentence}")
             of = next(row for row in table.tables["overlaps"].rows() if row["mask"] == "tune 1")
+            p = "below 1e-300" if of["p"] == 0 else f"= {of['p']:.1g}"
             said.append(
                 f"* {way}: {of['shared']:,} weights are in both masks ({of['share']:.1%} of the first; by chance "
-                f"{of['chance']:.1%}, as many or more with p = {of['p']:.1g})."
+                f"{of['chance']:.1%}, as many or more with p {p})."
             )
             print(rows[-2], flush=True)
     page = markdown(rows, COLUMNS) + "\n\n" + "\n".join(said)
