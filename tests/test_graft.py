@@ -25,6 +25,7 @@ from interp.trials.questions import Questions, perplexity, run_logits
 from tests import tiny
 
 QUICK = {"steps": 2, "relaxed_steps": 1, "draws": 2, "sweep": (0.1,), "at": 0.05}
+FEW = {**QUICK, "draws": 1, "sweep": ()}
 FAST = {"num_hidden_layers": 2}
 
 
@@ -227,7 +228,8 @@ def test_a_step_of_the_papers_descent_is_autograd_through_its_relaxed_mask():
     (slope,) = torch.autograd.grad(relaxed_loss(scope, asked, mask(scores)), scores)
     assert slope.abs().max() > 0
     with torch.no_grad():
-        torch.testing.assert_close(found, mask(scores - 1e6 * slope), rtol=1e-9, atol=1e-15)
+        torch.testing.assert_close(found, mask(scores - 1e6 * slope), rtol=1e-5, atol=0)
+        assert (found - mask(scores)).abs().max() > 1e-4 * found.max()
 
 
 def test_learned_scores_are_those_of_a_plain_adam():
@@ -241,7 +243,8 @@ def test_learned_scores_are_those_of_a_plain_adam():
         mask = scores.sigmoid()
         (relaxed_loss(scope, asked, mask) + min(1.0, 2 * step / 4) * 0.3 / 300 * mask.sum()).backward()
         adam.step()
-    torch.testing.assert_close(found, scores.detach(), rtol=1e-6, atol=1e-9)
+    # a step has the size of the rate whatever the gradient's, so that rounding shows where that is next to nothing
+    torch.testing.assert_close(found, scores.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_dealing_out_anew_keeps_every_parameters_movement():
@@ -397,7 +400,7 @@ def test_twice_is_the_same_and_batches_do_not_count():
     tables = []
     for size in (None, None, 2):
         study, held_out = study_of(tuned, base, text=text, batch_size=size)
-        tables.append(Graft(held_out=held_out, other=held_out, **QUICK)(study))
+        tables.append(Graft(held_out=held_out, other=held_out, **FEW)(study))
     one, again, small = tables
     assert one.equals(again)
     assert {one.provenance.key} == {table.provenance.key for table in tables}
@@ -415,7 +418,7 @@ def test_another_tasks_masks_are_compared_and_united():
         turned = questions(held_out.texts, answer, "open")
         located = questions(study.contrast.positive.texts, answer, "open")
         study = study.on(Contrast(located, NOTHING))
-        made.append(Graft(held_out=turned, beside=tuple(made), control=False, **QUICK)(study))
+        made.append(Graft(held_out=turned, beside=tuple(made), control=False, **FEW)(study))
     one, both = made
     assert not len(one.tables["overlaps"])
     rows = {row["kind"]: row for row in both.tables["overlaps"].rows() if row["mask"] == "this"}

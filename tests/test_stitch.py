@@ -335,9 +335,6 @@ def test_the_command_keeps_a_run_and_answers_again_from_it(run, folder):
     assert "perplexity" in table["metric"]
     again = json.loads(run(*words(folder, "--negative", folder / "text.txt", "--json"))[1])
     assert (again["cached"], again["run"]) == (True, record["run"])
-    (folder / "two.jsonl").write_text((folder / "one.jsonl").read_text())
-    other = json.loads(run(*words(folder, "--negative", folder / "text.txt", "--json"))[1])
-    assert other["run"] != record["run"]
 
 
 BAD = {
@@ -388,3 +385,19 @@ def test_frozen_weights_stay_bit_for_bit_and_the_rest_moves():
     assert {name: len(where) for name, where in drawn.items()} == {name: len(where) for name, where in mask.items()}
     assert all(len(np.unique(where)) == len(where) for where in drawn.values())
     assert not any(np.array_equal(drawn[name], mask[name]) for name in mask)
+
+
+def test_a_request_follows_every_tune_and_every_task(folder):
+    from interp.cli.repeat import Request
+    from interp.cli.stitch import Stitching
+
+    def described(tunes, tasks):
+        common = Stitching(base=str(folder / "base"), task=[folder / task for task in tasks])
+        return Request.of("stitch", {"tuned": [str(folder / name) for name in tunes], "common": common}).describe()
+
+    whole = described(("one", "two"), ("one.jsonl", "two.jsonl"))
+    assert whole is not None
+    assert whole == described(("one", "two"), ("one.jsonl", "two.jsonl"))
+    for other in ((("one", "one"), ("one.jsonl", "two.jsonl")), (("one", "two"), ("one.jsonl", "one.jsonl")),
+                  (("two", "one"), ("one.jsonl", "two.jsonl")), (("one", "two"), ("two.jsonl", "one.jsonl"))):  # fmt: skip
+        assert described(*other) != whole
