@@ -381,6 +381,16 @@ def test_the_key_follows_every_option(modules):
             "second": another, "other": other(study), "controls": 19, "control_prompts": 7, "parent": "1" * 20,
         },
         RefusalDirection.of(run): {"shares": (1.0,), "prompts": 7, "parent": "1" * 20},
+        Graft(held_out=study.contrast.positive): {
+            "held_out": study.contrast.negative, "other": study.contrast.negative, "scope": "mlp", "at": 0.02,
+            "sweep": (0.1,), "steps": 9, "rate": 0.2, "pull": 0.2, "batch": 9, "relaxed_steps": 9, "relaxed_rate": 1e6,
+            "draws": 9, "control": False, "beside": (run,), "parent": "1" * 20,
+        },
+        Stitch(held_out=study.contrast.positive): {
+            "held_out": study.contrast.negative, "others": stitch(study, "", "neuron").others, "runs": (run,),
+            "scope": "mlp", "localise": "learned", "at": 0.02, "start": 0.02, "steps": 9, "rate": 1e6, "pull": 1.0,
+            "reg": "binarise", "draws": 9, "parent": "1" * 20,
+        },
     }  # fmt: skip
     for made, changes in others.items():
         named = {field.name for field in dataclasses.fields(made) if not field.metadata.get("from_parent")}

@@ -398,6 +398,7 @@ def test_a_request_follows_every_tune_and_every_task(folder):
     whole = described(("one", "two"), ("one.jsonl", "two.jsonl"))
     assert whole is not None
     assert whole == described(("one", "two"), ("one.jsonl", "two.jsonl"))
-    for other in ((("one", "one"), ("one.jsonl", "two.jsonl")), (("one", "two"), ("one.jsonl", "one.jsonl")),
-                  (("two", "one"), ("one.jsonl", "two.jsonl")), (("one", "two"), ("two.jsonl", "one.jsonl"))):  # fmt: skip
+    tasks = ("one.jsonl", "two.jsonl")
+    for other in ((("one", "one"), tasks), (("two", "one"), tasks), (("one", "two"), tasks[:1] * 2),
+                  (("one", "two"), tasks[::-1])):  # fmt: skip
         assert described(*other) != whole
