@@ -292,7 +292,8 @@ def _claim(study: Study, own, rows: list[dict], size: int, column: str) -> Claim
         recipe["minus"] = {"where": {"kind": "direction", "dose": float(share)}}
     return Claim(
         f"beats-direction-{column.replace('_', '-')}",
-        f"At a KL of at most {most:.2g} nats per token, {size} units {_SAID[column].format(mine.mean())}, the direction "
+        f"At a KL of at most {most:.2g} nats per token, {size} units {_SAID[column].format(mine.mean())}, "
+        "the direction "
         + (f"{beside[0]:.1%} (with {share:.0%} of it)." if best else "has no share as gentle: nothing was compared."),
         value, low, high, f"the direction at equal or smaller KL ({share:.0%} of it)", *beside, NAN, 0,
         "at least", bool(best and low > 0), recipe,
