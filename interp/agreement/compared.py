@@ -64,8 +64,10 @@ class Compared:
         """Agreement as a claim; its p is of this pair alone, its verdict after correction for all pairs."""
         value, known = self.correlation, np.isfinite(self.null).all()
         low, high = np.quantile(self.null, (0.05, 0.95)) if known else (np.nan, np.nan)
-        said = f"{self.first} and {self.second} agree over {len(self.places)} {PLURAL[self.level]} "
-        said += f"by a rank correlation of {value:.2f} (p = {adjusted:.2g} after correction)"
+        said = (
+            f"Over {len(self.places)} {PLURAL[self.level]} {self.first} and {self.second} have a rank correlation of "
+        )
+        said += f"{value:.2f} (dealt out anew {np.mean(self.null):.2f}, p = {adjusted:.2g} after correction)"
         if np.isnan(value):
             silent = self.first if len(self.one) and np.ptp(self.one) == 0 else self.second
             said = f"{self.first} and {self.second} cannot be compared: {silent} is the same in every place both know"
