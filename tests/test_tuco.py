@@ -4,6 +4,7 @@ import copy
 import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -719,7 +720,7 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
         for claim in claims.from_table(each.tables["claims"]):
             if claim.recipe:
                 claims.check(claim, each)
-    page = (Store(saved / "runs").path(record["run"]) / "page.html").read_text(encoding="utf-8")
+    page = Path(record["page"]).read_text(encoding="utf-8")
     assert "How much of each prompt is tuning?" in page
     assert "What if tuning were weaker or stronger?" in page
     code, again, _ = run(*command)
