@@ -93,8 +93,8 @@ def _null(
     parts, dealt = np.array([part for _, part in places]), np.tile(ranks(b), (draws, 1))
     for part in np.unique(parts):
         dealt[:, parts == part] = generator.permuted(dealt[:, parts == part], axis=1)
-    a, dealt = ranks(a) - np.mean(ranks(a)), dealt - dealt.mean(1, keepdims=True)
-    return dealt @ a / np.sqrt(np.sum(a**2) * np.sum(dealt**2, 1))
+    # the same function as of what was observed: ties would be broken by rounding otherwise
+    return np.array([rank_correlation(a, row) for row in dealt])
 
 
 def _partial(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:

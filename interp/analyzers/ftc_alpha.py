@@ -87,7 +87,7 @@ class FtcAlpha(Analyzer):
             _means(study, prompts, self.new_tokens),
             provenance=study.provenance(self),
             summary={
-                "sentence": " ".join(claim.sentence for claim in made),
+                "sentence": " ".join(claim.sentence for claim in made) + claims.not_shown(made),
                 "shown": all(claim.shown for claim in made),
                 "limits": limits,
                 **{group: len(study.prompts(group)) for group in study.classes},

@@ -102,6 +102,7 @@ class Intruders(Analyzer):
     def _claim(self, rows: dict, matrices: dict, null: np.ndarray) -> Claim:
         where = {} if matrices["small"].all() else {"small": [False]}
         counted = np.ones(len(rows["apart"]), bool) if not where else ~rows["small"]
+        matrix_counted = np.ones(len(matrices["small"]), bool) if not where else ~matrices["small"]
         value = int(rows["apart"][counted].sum())
         p = permutation_p(value, null)
         center, low, high = (float(null.mean()), *np.quantile(null, [0.025, 0.975])) if len(null) else (NAN, NAN, NAN)
@@ -112,14 +113,20 @@ class Intruders(Analyzer):
                 f"Random updates of equal rank, norm and singular values give {center:.1f} ({low:.0f} to {high:.0f}), "
                 f"p = {p:.3f}: {'more than these do' if p <= ALPHA else 'not more than these do'}."
             )
+        if not matrix_counted.all():
+            small = int((~matrix_counted).sum())
+            beside += (
+                f" {small} more matrices of size {SMALL} or less, where random vectors come near eps, do not count."
+            )
         if not where:
             beside += f" All matrices are of size {SMALL} or less, where random vectors come near eps: not claimed."
         recipe = {"table": "", "statistic": "sum", "column": "apart", "where": where}
         drawn = {"null": {"table": "totals", "column": "apart_total", "where": {}}, "observed": recipe}
         return Claim(
             "intruders",
-            f"{int(rows['is_intruder'].sum())} of {len(rows['apart'])} leading {self.side} singular vectors in "
-            f"{len(matrices['rows'])} matrices are intruders (no |cosine| with a base vector reaches {self.eps:g}), "
+            f"{int(rows['is_intruder'][counted].sum())} of {int(counted.sum())} leading {self.side} singular vectors "
+            f"in {int(matrix_counted.sum())} matrices are intruders (no |cosine| with a base vector reaches "
+            f"{self.eps:g}), "
             f"{value} of them also against the base's vectors of like singular value together. {beside}",
             value, NAN, NAN, f"{len(null)} random updates of equal rank, norm and singular values in every matrix",
             center, low, high, p, 1, "at least", shown, recipe | ({"p": drawn} if len(null) else {}),

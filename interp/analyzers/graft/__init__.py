@@ -160,7 +160,7 @@ class Graft(Analyzer):
             self.name,
             provenance=study.provenance(self),
             summary={
-                "sentence": made[0].sentence,
+                "sentence": made[0].sentence + claims.not_shown(made, self.draws),
                 "shown": made[0].shown,
                 "weights": scope.size,
                 "kept": count,

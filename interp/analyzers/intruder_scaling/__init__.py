@@ -92,7 +92,7 @@ class IntruderScaling(Analyzer):
             },
             provenance=study.provenance(self),
             summary={
-                "sentence": sentence,
+                "sentence": sentence + claims.not_shown(made),
                 "shown": bool(made) and all(claim.shown for claim in made),
                 "edited": len(chosen["intruder"]),
                 "base_loss": float(base_loss.mean()),

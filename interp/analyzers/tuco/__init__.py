@@ -136,7 +136,8 @@ class Tuco(Analyzer):
             columns,
             provenance=given.provenance(self),
             summary={
-                "sentence": " ".join([*([answered.sentence] if answered else []), *(claim.sentence for claim in made)]),
+                "sentence": " ".join([*([answered.sentence] if answered else []), *(claim.sentence for claim in made)])
+                + claims.not_shown(made),
                 "shown": all(claim.shown for claim in made) and (answered is None or len(found) == 2),
                 "sham": "" if self.sham is None else self.sham.tuned.name,
                 "tuco": float(tuco.mean()),
