@@ -93,7 +93,6 @@ def _null(
     parts, dealt = np.array([part for _, part in places]), np.tile(ranks(b), (draws, 1))
     for part in np.unique(parts):
         dealt[:, parts == part] = generator.permuted(dealt[:, parts == part], axis=1)
-    # the same function as of what was observed: ties would be broken by rounding otherwise
     return np.array([rank_correlation(a, row) for row in dealt])
 
 
