@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from interp.store.bases import Bases
 # (rows, columns) and how many of a block's matrices have this shape: q, k, v, o; in; out
 SHAPES = {(768, 768): 4, (3072, 768): 1, (768, 3072): 1}
 TOP_K, EPS, SEPARATED = 10, 0.5, 1e-3
-WIDTH, INNER, LAYERS, VOCABULARY, CHANGED = 2048, 5504, 1, 49152, "mlp.gate_proj"
+# widths of TinyLlama 1.1B; a vocabulary that makes 2 GB of a pair of one block
+WIDTH, INNER, LAYERS, VOCABULARY, CHANGED = 2048, 5632, 1, 49152, "mlp.gate_proj"
 
 
 def matrices(shape: tuple[int, int], spectrum: str, update: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,76 +153,101 @@ def _table(rows: list[dict]) -> str:
     return markdown(rows, list(rows[0]))
 
 
-def write_pair(root: Path) -> None:
-    """Two Llama checkpoints of random weights in shards; the child differs in one matrix, and half is vocabulary."""
+def write_pair(
+    root: Path, width: int, inner: int, vocabulary: int, layers: int, changed: Callable[[str], bool]
+) -> None:
+    """Two Llama checkpoints of random weights in shards; the child differs in matrices of the first block."""
     from transformers import LlamaConfig
 
-    config = LlamaConfig(hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=LAYERS, num_attention_heads=16,
-                         vocab_size=VOCABULARY, architectures=["LlamaForCausalLM"])  # fmt: skip
-    sizes = {"self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (WIDTH, WIDTH), "self_attn.v_proj": (WIDTH, WIDTH),
-             "self_attn.o_proj": (WIDTH, WIDTH), "mlp.gate_proj": (INNER, WIDTH), "mlp.up_proj": (INNER, WIDTH),
-             "mlp.down_proj": (WIDTH, INNER)}  # fmt: skip
+    config = LlamaConfig(hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+                         num_attention_heads=width // 64, vocab_size=vocabulary,
+                         architectures=["LlamaForCausalLM"])  # fmt: skip
+    sizes = {"self_attn.q_proj": (width, width), "self_attn.k_proj": (width, width), "self_attn.v_proj": (width, width),
+             "self_attn.o_proj": (width, width), "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width),
+             "mlp.down_proj": (width, inner)}  # fmt: skip
     for name in ("base", "child"):
         generator, where = torch.Generator().manual_seed(0), {}
         (root / name).mkdir()
         config.save_pretrained(root / name)
-        for layer in range(LAYERS + 1):
+        for layer in range(layers + 1):
             prefix, held = f"model.layers.{layer}.", {}
-            for part, size in sizes.items() if layer < LAYERS else ():
+            for part, size in sizes.items() if layer < layers else ():
                 held[f"{prefix}{part}.weight"] = torch.randn(size, generator=generator) / size[1] ** 0.5
-            if layer == LAYERS:
-                held = {key: torch.randn(VOCABULARY, WIDTH, generator=generator) * 0.02
+            if layer == layers:
+                held = {key: torch.randn(vocabulary, width, generator=generator) * 0.02
                         for key in ("model.embed_tokens.weight", "lm_head.weight")}  # fmt: skip
             if name == "child" and layer == 0:
-                held[f"{prefix}{CHANGED}.weight"] += 0.001 * torch.randn(sizes[CHANGED], generator=generator)
-            file = f"model-{layer + 1:05}-of-{LAYERS + 1:05}.safetensors"
+                for key in filter(changed, held):
+                    held[key] += 0.001 * torch.randn(held[key].shape, generator=generator)
+            file = f"model-{layer + 1:05}-of-{layers + 1:05}.safetensors"
             save_file(held, root / name / file, {"format": "pt"})
             where |= dict.fromkeys(held, file)
         index = {"metadata": {}, "weight_map": where}
         (root / name / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def run(root: Path, jobs: int = 1) -> tuple[int, int, float]:
+    """Peak memory after importing the libraries and at the end, in bytes, and seconds of the command."""
+    words = ["intruders", str(root / "child"), "--base", str(root / "base"), "--jobs", str(jobs)]
+    # VmHWM and not ru_maxrss, which a process inherits from the one that started it
+    program = (
+        "import sys, time; from pathlib import Path; from interp.cli import main\n"
+        "def peak(): return Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]\n"
+        "import interp.analyzers.intruders, interp.models.weights, interp.store; before = peak()\n"
+        "start = time.perf_counter(); code = main(sys.argv[1:]); took = time.perf_counter() - start\n"
+        "print('peak', before, peak(), took, file=sys.stderr); sys.exit(code)"
+    )
+    with tempfile.TemporaryDirectory() as store:
+        done = subprocess.run([sys.executable, "-c", program, *words, "--store", store], capture_output=True, text=True,
+                              check=True, env=os.environ | {"INTERP_CACHE": store})  # fmt: skip
+    imports, peak, took = done.stderr.split("peak")[1].split()[:3]
+    return int(imports) * 1024, int(peak) * 1024, float(took)
+
+
 def memory() -> str:
-    """Peak resident memory of the command on that pair, and its size on disk."""
+    """Peak resident memory of the command on a pair of 2 GB, and its size on disk."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_pair(root)
+        write_pair(root, WIDTH, INNER, VOCABULARY, LAYERS, lambda name: CHANGED in name)
         size = sum(file.stat().st_size for file in root.glob("*/*.safetensors"))
-        words = [
-            "intruders",
-            str(root / "child"),
-            "--base",
-            str(root / "base"),
-            "--store",
-            str(root / "runs"),
-        ]
-        program = (
-            "import resource, sys; from interp.cli import main; code = main(sys.argv[1:]);"
-            "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
-        )
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True,
-                              env=os.environ | {"INTERP_CACHE": folder})  # fmt: skip
-        took = time.perf_counter() - start
-    peak = int(done.stderr.split("peak")[1].split()[0]) * 1024
+        imports, peak, took = run(root)
     return (
         f"Peak memory of `interp intruders` on a pair of {size / 1e9:.2f} GB (Llama, one block of width {WIDTH} and a "
         f"vocabulary of {VOCABULARY}, which is not analysed; float32, {2 * (LAYERS + 1)} shards; seven matrices, of "
-        f"which one of {INNER} x {WIDTH} changed, with 20 random updates): {peak / 1e6:.0f} MB, {took:.0f} s."
+        f"which one of {INNER} x {WIDTH} changed, with 20 random updates): {peak / 1e6:.0f} MB, of which importing the "
+        f"libraries takes {imports / 1e6:.0f} MB; {took:.0f} s."
     )
+
+
+def jobs(rounds: int) -> str:
+    """Seconds and peak memory by ``--jobs``, in turn, on one changed block of GPT-2 small's widths."""
+    taken = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        write_pair(Path(folder), 768, 3072, 1000, 1, lambda name: True)
+        for _ in range(rounds):
+            for count, found in taken.items():
+                found.append(run(Path(folder), count))
+    middle = {count: np.median(np.array(found), axis=0) for count, found in taken.items()}
+    ratio = np.median([one[2] / two[2] for one, two in zip(taken[1], taken[2], strict=True)])
+    return _table([
+        {"--jobs": count, "seconds": f"{found[2]:.1f}", "faster": f"{ratio if count == 2 else 1:.2f} times",
+         "peak memory, MB": f"{found[1] / 1e6:.0f}", "beyond the libraries, MB": f"{(found[1] - found[0]) / 1e6:.0f}"}
+        for count, found in middle.items()
+    ])  # fmt: skip
 
 
 def main() -> None:
     """Measure all; with ``--write`` into docs/benchmarks.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
-    parser.add_argument("--only", choices=("accuracy", "speed", "memory"), help="one part")
+    parser.add_argument("--only", choices=("accuracy", "speed", "memory", "jobs"), help="one part")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     work = {
         "accuracy": lambda: _table(accuracy()),
         "speed": lambda: _table(speed(options.rounds)),
         "memory": memory,
+        "jobs": lambda: jobs(options.rounds),
     }
     for name, measure in work.items():
         if options.only in (None, name):

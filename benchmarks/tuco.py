@@ -1,7 +1,9 @@
-"""TuCo: ``python -m benchmarks.tuco [--write]``. What splitting the tuned stream costs, and what organisms give.
+"""TuCo: ``python -m benchmarks.tuco [--write] [--work]``. What splitting the tuned stream costs; what organisms give.
 
 Cost: the random models of ``benchmarks.speed``, 8 prompts of 64 tokens, one thread; CPU seconds, each ratio taken
-within its round, the median over rounds with a bootstrap interval. Values: every organism on shipped verify prompts.
+within its round, the median over rounds with a bootstrap interval. Values: every organism of refusal on shipped verify
+prompts, beside the sham. Work: multiplications and additions of the same passes, counted; the same on every machine,
+and all that ``--work`` asks for.
 """
 
 import argparse
@@ -10,6 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.page import machine, markdown, write_section
 from benchmarks.speed import FAMILIES, PROMPTS, TOKENS, bare, encoded, measure
@@ -25,13 +29,13 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
 from interp.study import Study
-from interp.trials.split import Stream, against, own_end
+from interp.trials.split import Stream, against, own_ends
 
 ROUNDS, LIMIT = 9, 96
 
 
-def costs(name: str) -> list[dict]:
-    """Ratios to a forward pass of one family."""
+def passes(name: str) -> dict[str, Callable[[], object]]:
+    """What is timed and counted of one family; the first two are forward passes."""
     module = FAMILIES[name]().eval()
     engine, tuned, base = TorchEngine(), Model.wrap("tuned", module), Model.wrap("base", copy.deepcopy(module))
     with torch.no_grad():
@@ -41,16 +45,16 @@ def costs(name: str) -> list[dict]:
     kept = Stream.read(engine, tuned, batch)
 
     def split(path: str, output: bool = False) -> None:
-        stream = Stream.read(engine, tuned, batch)
+        stream = Stream.read(engine, tuned, batch, path=path)
         against(engine, base, stream, lambda *_: None, path=path)
         if output:
-            own_end(engine, base, stream)
+            own_ends(engine, base, stream, path)
 
     def scaled() -> None:
         with lockstep(tuned, base, [0.5] * tuned.anatomy.n_layers):
             engine.run(tuned, batch, keep=1)
 
-    rows: dict[str, Callable[[], object]] = {
+    return {
         "forward, all logits": lambda: bare(module, batch, None),
         "forward, last token's logits": lambda: bare(module, batch, 1),
         "the base's part alone, fast": lambda: against(engine, base, kept, lambda *_: None, path="fast"),
@@ -59,6 +63,11 @@ def costs(name: str) -> list[dict]:
         "TuCo and OutputCo, fast path": lambda: split("fast", True),
         "one pass at another strength": scaled,
     }
+
+
+def costs(name: str) -> list[dict]:
+    """Ratios of time to a forward pass of one family."""
+    rows = passes(name)
     seconds, found = measure(rows, ROUNDS), []
     for what in list(rows)[2:]:
         row = {"model": name, "what": what}
@@ -70,15 +79,32 @@ def costs(name: str) -> list[dict]:
     return found
 
 
+def work(name: str) -> list[dict]:
+    """Ratios of multiplications and additions to a forward pass of one family."""
+    counts = {}
+    for what, run in passes(name).items():
+        # the fused attention kernel of a CPU is not counted; written out it is
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            run()
+        counts[what] = counter.get_total_flops()
+    forwards = list(counts)[:2]
+    return [
+        {"model": name, "what": what, **{f"of a {of}": f"{count / counts[of]:.3f}" for of in forwards}}
+        for what, count in counts.items()
+        if what not in forwards
+    ]
+
+
 def values() -> list[dict]:
-    """TuCo, its floor, AUC and AUC at equal length of every organism, and where the refusal comes in."""
+    """TuCo, its floor, AUC, AUC at equal length and beside its controls, and where the refusal comes in."""
     contrast = Contrast(*(read_prompts(organisms.prompts("refusal", "verify", g)) for g in ("harmful", "harmless")))
-    contrast, rows = contrast.limit(LIMIT), []
+    contrast, rows, base = contrast.limit(LIMIT), [], "organism:refusal/base"
+    sham = Pair.load("organism:refusal/sham", base, device="cpu")
     for name in organisms.names():
-        if organisms.base_of(name) is None:
+        if organisms.base_of(name) is None or not name.startswith("refusal/"):
             continue
-        pair = Pair.load(f"organism:{name}", "organism:refusal/base")
-        table = Tuco()(Study(pair, contrast, None))
+        pair = Pair.load(f"organism:{name}", base, device="cpu")
+        table = Tuco(sham=sham)(Study(pair, contrast, None))
         claims = {claim.name: claim for claim in from_table(table.tables["claims"])}
         groups = [table["tuco"][table["group"] == group].mean() for group in ("positive", "negative")]
         scaling = FtcAlpha((0.0, 0.25, 0.5, 0.75, 1.0, 1.25), 24)(
@@ -90,7 +116,11 @@ def values() -> list[dict]:
             "organism": name, "TuCo harmful": f"{groups[0]:.3f}", "TuCo harmless": f"{groups[1]:.3f}",
             "OutputCo": f"{table['output_co'].mean():.3f}", "rounding": f"{table.summary['noise_floor']:.0e}",
             **{heading: f"{claims[key].value:.2f} [{claims[key].low:.2f}, {claims[key].high:.2f}]"
-               for heading, key in (("AUC", "separates"), ("AUC at equal length", "separates-at-equal-length"))},
+               for heading, key in (
+                   ("AUC", "separates"), ("AUC at equal length", "separates-at-equal-length"),
+                   ("that less the AUC of the size of the base's own update", "separates-beyond-base"),
+                   ("that less the sham's", "separates-beyond-sham"),
+               )},
             "harmful refused at strength 0, 1/4, 1/2, 3/4, 1, 5/4": refused,
         })  # fmt: skip
     return rows
@@ -100,9 +130,17 @@ def main() -> None:
     """Measure all; with ``--write`` into docs/benchmarks.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser.add_argument("--work", action="store_true", help="only count multiplications")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    counted = [row for name in FAMILIES for row in work(name)]
+    counted_text = markdown(counted, list(counted[0]))
+    print(counted_text)
+    if options.write:
+        write_section("tuco-work", f"`python -m benchmarks.tuco --write --work`.\n\n{counted_text}")
+    if options.work:
+        return
     parts = {"Values": values(), "Cost": [row for name in FAMILIES for row in costs(name)]}
     text = "\n\n".join(f"### {title}\n\n{markdown(rows, list(rows[0]))}" for title, rows in parts.items())
     print(text)

@@ -83,10 +83,13 @@ class Claim:
 
 
 def not_shown(claims: Iterable[Claim], draws: int | None = None) -> str:
-    """What a summary's sentence ends with where claims do not hold: which, and whether too few draws forbade it."""
-    names = [claim.name for claim in claims if not claim.shown]
-    few = f" ({draws} random sets can show nothing; 19 at least are needed)" if draws is not None and draws < 19 else ""
-    return f" Not shown: {', '.join(names)}{few}." if names else ""
+    """What a summary's sentence ends with where claims do not hold: which, and for which too few draws forbade it."""
+    failed = [claim for claim in claims if not claim.shown]
+    said = f" Not shown: {', '.join(claim.name for claim in failed)}." if failed else ""
+    drawn = [claim.name for claim in failed if not math.isnan(claim.p)]
+    if drawn and draws is not None and draws < 19:
+        said += f" Of {', '.join(drawn)} {draws} random sets can show nothing; 19 at least are needed."
+    return said
 
 
 def to_table(claims: Iterable[Claim]) -> Table:

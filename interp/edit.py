@@ -128,7 +128,7 @@ class Last:
     """Let only the last column go on, so that what reads the site works on one position of every prompt.
 
     What is added to a stream of all positions is then right in its last column only: a pass under this edit is for
-    streams that are replaced at the next block.
+    streams that are replaced at the next block, or for the last block.
     """
 
     site: Site

@@ -8,8 +8,10 @@ from scipy.stats import spearmanr
 
 from interp import claims
 from interp.agreement import Agreement, Runs
+from interp.agreement.compared import _null
 from interp.errors import OptionError
 from interp.figures import plot
+from interp.maths.statistics import rank_correlation
 from interp.provenance import Provenance
 from interp.sites import MATRICES
 from interp.store import Store
@@ -241,3 +243,17 @@ def test_the_command_keeps_places_that_sql_reads(run, only_line, tmp_path, gener
     assert "nothing" in only_line(err)
     code, _, err = run("agree", keys[0], "--store", store.root)
     assert (code, "two runs" in only_line(err)) == (2, True)
+
+
+def test_ties_with_the_observed_order_count_in_the_null():
+    """Few places: many dealt-out orders agree exactly as well, and none of them may be lost to rounding."""
+    generator = np.random.default_rng(3)
+    for blocks, parts in ((2, 3), (3, 2), (4, 2), (5, 1)):
+        places = [(layer, f"part {part}") for layer in range(blocks) for part in range(parts)]
+        for _ in range(20):
+            a, b = (generator.permutation(len(places)).astype(float) for _ in range(2))
+            null = _null(a, b, places, np.random.default_rng(0), 400)
+            observed = rank_correlation(a, b)
+            tied = np.isclose(null, observed, rtol=0, atol=1e-9)
+            assert np.array_equal(null[tied], np.full(tied.sum(), observed))
+            assert observed == pytest.approx(spearmanr(a, b)[0], abs=1e-12)

@@ -1,6 +1,7 @@
 """``--checks``, ``transfer`` and ``dissociate`` as a user runs them: runs, claims, page, repeats, bad input."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_every_check_is_a_run_with_claims_and_a_figure(run, pair):
     assert shown["templates"]
     # all three are needed: without them there is nothing to fall back on
     assert not shown["redundant"]
-    page = (pair / "runs" / "runs" / record["run"] / "page.html").read_text(encoding="utf-8")
+    page = Path(record["page"]).read_text(encoding="utf-8")
     for heading in ("Is the same set found on other prompts?", "halves of all units do?", "more than one direction?"):
         assert heading in page
     again = result(run, *command)
@@ -139,7 +140,7 @@ def test_all_checks_run_beside_the_verification(run, root):
     assert shown["halves"]
     assert not shown["redundant"]
     assert shown["beats-direction-equal-base"]
-    page = (Store(root).root / "runs" / record["run"] / "page.html").read_text(encoding="utf-8")
+    page = Path(record["page"]).read_text(encoding="utf-8")
     for heading in ("Is the same set found on other prompts?", "halves of all units do?", "more than one direction?"):
         assert heading in page
     again = result(run, *CHECKED, "--store", root)

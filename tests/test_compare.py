@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,7 +276,7 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
     assert record["rows"] == len(table) == len(tiny.PROMPTS)
     for claim in claims.from_table(table.tables["claims"]):
         claims.check(claim, table)
-    page = (Store(saved / "runs").path(record["run"]) / "page.html").read_text(encoding="utf-8")
+    page = Path(record["page"]).read_text(encoding="utf-8")
     for heading in ("Where do the streams part?", "Which weights moved?", "After which tokens?"):
         assert heading in page
     assert json.loads(run(*command)[1]) == record | {"cached": True}

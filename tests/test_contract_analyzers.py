@@ -13,10 +13,12 @@ from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.compare import Compare
 from interp.analyzers.dissociation import Dissociation
 from interp.analyzers.ftc_alpha import FtcAlpha
+from interp.analyzers.graft import Graft
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.redundancy import Redundancy
 from interp.analyzers.refusal_direction import RefusalDirection
 from interp.analyzers.stability import Stability
+from interp.analyzers.stitch import Partner, Stitch
 from interp.analyzers.transfer import Transfer
 from interp.analyzers.tuco import Tuco
 from interp.analyzers.verify_neurons import VerifyNeurons
@@ -104,6 +106,17 @@ def compare(study, _, unit):
     return Compare(cka_tokens=32, floor_prompts=2)
 
 
+def graft(study, _, unit):
+    held_out = other(study).contrast.positive
+    return Graft(held_out=held_out, at=0.05, sweep=(0.1,), steps=2, relaxed_steps=1, draws=2)
+
+
+def stitch(study, _, unit):
+    turned = other(study)
+    partner = Partner(elsewhere(unit)[0], study.contrast.negative, turned.contrast.negative)
+    return Stitch(held_out=turned.contrast.positive, others=(partner,), at=0.05, draws=2)
+
+
 FURTHER = (stability, redundancy, coalitions, transfer, dissociation, refusal_direction)
 
 # Every analyzer, with every method and unit it has; a new one is added here and nowhere else.
@@ -114,7 +127,7 @@ ANALYZERS = {
     "verify-neurons head": (verify, "", "head"),
     **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in FURTHER},
     **{f"{make.__name__.replace('_', '-')} head": (make, "", "head") for make in FURTHER},
-    **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in (tuco, ftc_alpha, compare)},
+    **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in (tuco, ftc_alpha, compare, graft, stitch)},
 }
 # These read checkpoints on disk, not prompts, or take what was found there: tests/test_intruders.py.
 OF_WEIGHTS = {"intruders", "intruder_scaling"}
@@ -159,7 +172,14 @@ def modules(family):
 
 def fresh(modules, **options):
     base, tuned = modules
-    return tiny.study(tuned, base, 6, template=False, **{"max_new_tokens": 2, **options})
+    study = tiny.study(tuned, base, 6, template=False, **{"max_new_tokens": 2, **options})
+    # answers are read by what asks a task's questions
+    parts = (study.contrast.positive, study.contrast.negative)
+    answered = [
+        PromptSet(tuple(dataclasses.replace(p, answer="Sorry", wrong_answer="help") for p in part), part.source)
+        for part in parts
+    ]
+    return study.on(Contrast(*answered))
 
 
 @pytest.fixture(scope="module")
@@ -361,6 +381,16 @@ def test_the_key_follows_every_option(modules):
             "second": another, "other": other(study), "controls": 19, "control_prompts": 7, "parent": "1" * 20,
         },
         RefusalDirection.of(run): {"shares": (1.0,), "prompts": 7, "parent": "1" * 20},
+        Graft(held_out=study.contrast.positive): {
+            "held_out": study.contrast.negative, "other": study.contrast.negative, "scope": "mlp", "at": 0.02,
+            "sweep": (0.1,), "steps": 9, "rate": 0.2, "pull": 0.2, "batch": 9, "relaxed_steps": 9, "relaxed_rate": 1e6,
+            "draws": 9, "control": False, "beside": (run,), "parent": "1" * 20,
+        },
+        Stitch(held_out=study.contrast.positive): {
+            "held_out": study.contrast.negative, "others": stitch(study, "", "neuron").others, "runs": (run,),
+            "scope": "mlp", "localise": "learned", "at": 0.02, "start": 0.02, "steps": 9, "rate": 1e6, "pull": 1.0,
+            "reg": "binarise", "draws": 9, "parent": "1" * 20,
+        },
     }  # fmt: skip
     for made, changes in others.items():
         named = {field.name for field in dataclasses.fields(made) if not field.metadata.get("from_parent")}

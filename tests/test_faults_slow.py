@@ -300,7 +300,7 @@ def test_four_command_lines_on_one_store(tmp_path, reference):
     store = Store(tmp_path / "runs")
     assert {run.key for run in store.runs()} == {record["run"] for record in records}
     assert store.get(records[0]["run"]).equals(reference[1].get(records[0]["run"]))
-    assert all((Path(record["path"]) / "page.html").is_file() for record in records)
+    assert all(Path(record["page"]).is_file() for record in records)
     assert left_behind(tmp_path / "runs") == []
 
 

@@ -25,6 +25,7 @@ from interp.trials.questions import Questions, perplexity, run_logits
 from tests import tiny
 
 QUICK = {"steps": 2, "relaxed_steps": 1, "draws": 2, "sweep": (0.1,), "at": 0.05}
+FEW = {**QUICK, "draws": 1, "sweep": ()}
 FAST = {"num_hidden_layers": 2}
 
 
@@ -109,6 +110,24 @@ def test_a_lora_is_grafted_as_if_it_were_merged(family, tmp_path):
         assert torch.equal(module(**ids).logits, before)
 
 
+def test_a_mask_and_its_complement_add_to_base_and_tune():
+    base = tiny.exact(tiny.llama(3, **FAST))
+    tuned = tiny.exact(tiny.perturbed(base))
+    scope = Scope.of(Pair.from_modules(tuned, base, tiny.tokenizer()))
+    mask, before, whole = masks.random_mask(scope, scope.size // 3, 0), state(base), state(tuned)
+    parts = []
+    for chosen in (mask, ~mask):
+        with scope.grafted(chosen) as model:
+            parts.append(state(model.module))
+    for piece in scope.pieces:
+        one, other = (part[piece.name] for part in parts)
+        assert torch.equal(one + other, before[piece.name] + whole[piece.name])
+    # the head moved and is not among the blocks, so that all of these are not yet the tune
+    with scope.grafted(torch.ones_like(mask)) as model:
+        assert torch.equal(model.module.state_dict()["lm_head.weight"], before["lm_head.weight"])
+        assert not torch.equal(before["lm_head.weight"], whole["lm_head.weight"])
+
+
 def test_indices_and_masks_are_the_same_thing():
     base = tiny.llama(3, **FAST)
     scope = Scope.of(Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer()))
@@ -176,6 +195,56 @@ def test_first_order_is_the_slope_of_the_loss_by_finite_differences():
         step = torch.zeros(scope.size, dtype=torch.float64)
         step[index] = 1e-3
         assert (loss(-step) - loss(step)) / 2e-3 == pytest.approx(float(ranking[index]), rel=1e-4, abs=1e-9)
+
+
+def relaxed_loss(scope, asked, mask):
+    """Mean loss of the relaxed graft, as a function of the mask that autograd follows."""
+    given = {p.path: p.base + m * (p.tuned - p.base) for p, m in zip(scope.pieces, scope.split(mask), strict=True)}
+
+    def logits(batch, keep):
+        words = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        return torch.func.functional_call(scope.model.module, given, kwargs=words).logits[:, -keep:]
+
+    return asked.loss([*range(len(asked))], logits, scope.model.device).sum() / len(asked)
+
+
+def learning():
+    base = tiny.exact(tiny.llama(3, num_hidden_layers=1))
+    study, _ = study_of(tiny.exact(tiny.perturbed(base, 0.05)), base)
+    asked = Questions.of(study.pair.tokenizer, study.contrast.positive.prompts, 96)
+    return study, Scope.of(study.pair), asked
+
+
+def test_a_step_of_the_papers_descent_is_autograd_through_its_relaxed_mask():
+    study, scope, asked = learning()
+    found = masks.relaxed(study, scope, asked, 300, steps=1, rate=1e6)
+    first = masks.top(masks.movement(scope), 300).double()
+    drawn = torch.rand(scope.size, generator=torch.Generator().manual_seed(study.seed))
+    scores = drawn.double().requires_grad_()
+
+    def mask(scores):
+        return first + (1 - 2 * first) * (scores - 10).sigmoid()
+
+    (slope,) = torch.autograd.grad(relaxed_loss(scope, asked, mask(scores)), scores)
+    assert slope.abs().max() > 0
+    with torch.no_grad():
+        torch.testing.assert_close(found, mask(scores - 1e6 * slope), rtol=1e-5, atol=0)
+        assert (found - mask(scores)).abs().max() > 1e-4 * found.max()
+
+
+def test_learned_scores_are_those_of_a_plain_adam():
+    study, scope, asked = learning()
+    options = {"steps": 4, "rate": 0.1, "pull": 0.3}
+    found = masks.learned(study, scope, asked, 300, batch=len(asked), **options)
+    scores = torch.zeros(scope.size, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([scores], lr=0.1, eps=torch.finfo(torch.float64).tiny)
+    for step in range(4):
+        adam.zero_grad()
+        mask = scores.sigmoid()
+        (relaxed_loss(scope, asked, mask) + min(1.0, 2 * step / 4) * 0.3 / 300 * mask.sum()).backward()
+        adam.step()
+    # a step has the size of the rate whatever the gradient's, so that rounding shows where that is next to nothing
+    torch.testing.assert_close(found, scores.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_dealing_out_anew_keeps_every_parameters_movement():
@@ -325,13 +394,13 @@ def test_the_identical_pair_has_nothing_to_graft():
 
 
 def test_twice_is_the_same_and_batches_do_not_count():
-    base = tiny.exact(tiny.llama(3, **FAST))
+    base = tiny.exact(tiny.llama(3, num_hidden_layers=1))
     tuned = tiny.exact(tiny.perturbed(base, 0.05))
     text = PromptSet(tuple(Prompt(row, text, f"t{row}") for row, text in enumerate(tiny.PROMPTS)), "text")
     tables = []
     for size in (None, None, 2):
         study, held_out = study_of(tuned, base, text=text, batch_size=size)
-        tables.append(Graft(held_out=held_out, other=held_out, **QUICK)(study))
+        tables.append(Graft(held_out=held_out, other=held_out, **FEW)(study))
     one, again, small = tables
     assert one.equals(again)
     assert {one.provenance.key} == {table.provenance.key for table in tables}
@@ -349,15 +418,17 @@ def test_another_tasks_masks_are_compared_and_united():
         turned = questions(held_out.texts, answer, "open")
         located = questions(study.contrast.positive.texts, answer, "open")
         study = study.on(Contrast(located, NOTHING))
-        made.append(Graft(held_out=turned, beside=tuple(made), control=False, **QUICK)(study))
+        made.append(Graft(held_out=turned, beside=tuple(made), control=False, **FEW)(study))
     one, both = made
     assert not len(one.tables["overlaps"])
-    rows = {row["kind"]: row for row in both.tables["overlaps"].rows()}
-    assert rows["movement"]["jaccard"] == rows["movement"]["of_this"] == 1
-    assert rows["movement"]["same_tune"]
+    rows = {row["kind"]: row for row in both.tables["overlaps"].rows() if row["mask"] == "this"}
+    assert rows["movement"]["jaccard"] == rows["movement"]["share"] == 1
+    assert rows["movement"]["other"] == one.provenance.key
     sets = [{(n, i) for n, w in t.arrays.items() if n.startswith("learned/") for i in w.tolist()} for t in made]
     assert rows["learned"]["shared"] == len(sets[0] & sets[1])
     assert rows["learned"]["expected"] == pytest.approx(len(sets[0]) * len(sets[1]) / both.summary["weights"])
+    assert rows["learned"]["chance"] == pytest.approx(len(sets[1]) / both.summary["weights"])
+    assert figures.plot(both.tables["overlaps"]).layout.meta["caption"]
     assert ("union", len(sets[0] | sets[1])) in numbers(both)
     study, held_out = study_of(tuned, base)
     with pytest.raises(OptionError, match="another scope"):
@@ -425,7 +496,7 @@ BAD = {
     "more than all": (["--at", "101%"], "no share of weights to keep"),
     "a scope": (["--scope", "neurons"], "unknown --scope"),
     "no file": (["--task", "missing.jsonl"], "no prompt file"),
-    "no answers": (["--task", "text.txt"], "no column answer"),
+    "no answers": (["--task", "text.txt"], "has no columns, and a task needs answers"),
     "both": (["--verify-task", "task.jsonl"], "are also used to locate"),
 }
 

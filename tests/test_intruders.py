@@ -31,7 +31,7 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.rescale import Direction, rescaled, update_scaled
 from interp.models.weights import WeightPair
-from interp.prompts import Contrast, Prompt, PromptSet
+from interp.prompts import Contrast, OneClass, Prompt, PromptSet
 from interp.sites import Weight
 from interp.store import Store
 from interp.store.bases import Bases
@@ -44,7 +44,7 @@ SIZE, PUSH = 96, 1.76
 
 def slow(name):
     """What goes the way of another case: in the slow tests only."""
-    return pytest.param(name, marks=pytest.mark.slow)
+    return pytest.param(*(name if isinstance(name, tuple) else (name,)), marks=pytest.mark.slow)
 
 
 def wide(seed=0, **changes):
@@ -166,7 +166,7 @@ def noisy(model, size=0.02):
     return tiny.perturbed(model, size)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", slow("neox"), slow("gemma3"), slow("mixtral")])
+@pytest.mark.parametrize("family", [slow("llama"), "gpt2", "phi3", slow("neox"), slow("gemma3"), slow("mixtral")])
 def test_matrices_are_those_that_the_model_applies(tmp_path, family):
     """Fused ones split, transposed ones turned; numpy on the loaded model's own matrices agrees."""
     base = tiny.FAMILIES[family]() if family in tiny.FAMILIES else families.build(family)
@@ -229,8 +229,14 @@ ADAPTERS = {
 }
 
 
-@pytest.mark.parametrize("kind", [kind if kind in ("rslora", "dora") else slow(kind) for kind in ADAPTERS])
-@pytest.mark.parametrize("family", [slow("llama"), "gpt2", "phi3"])
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        (family, kind) if (family, kind) in (("gpt2", "rslora"), ("phi3", "dora")) else slow((family, kind))
+        for family in ("llama", "gpt2", "phi3")
+        for kind in ADAPTERS
+    ],
+)
 def test_adapters_give_the_matrices_that_peft_merges(tmp_path, family, kind):
     model = tiny.FAMILIES[family]() if family in tiny.FAMILIES else families.build(family)
     base = tiny.save(model, tmp_path / "base")
@@ -284,10 +290,11 @@ def test_shards_jobs_and_what_is_kept_change_nothing(root, pair, tmp_path):
     pieces = tmp_path / "pieces"
     tiny.save(Model.wrap("child", _loaded(child)).module, pieces, max_shard_size="100KB")
     assert len(list(pieces.glob("*.safetensors"))) > 2
-    same(first, examine(pieces, base, analyzer=two))
+    undrawn = Intruders(top_k=2, draws=0)
+    same(first, examine(pieces, base, analyzer=undrawn))
     # a damaged file is as if it were not there
     kept[0].write_bytes(kept[0].read_bytes()[:-9])
-    same(first, examine(child, base, tmp_path, two))
+    same(first, examine(child, base, tmp_path, undrawn))
 
 
 def _loaded(path):
@@ -346,8 +353,14 @@ def held(tmp_path, kind):
     return Pair.from_modules(noisy(base), base, tiny.tokenizer())
 
 
-@pytest.mark.parametrize("kind", [slow("llama"), "gpt2", slow("phi3"), "lora"])
-@pytest.mark.parametrize("part", [slow("attn.k"), "attn.v", slow("mlp.in"), "mlp.out"])
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        (kind, part) if (kind, part) in (("gpt2", "attn.v"), ("lora", "mlp.out")) else slow((kind, part))
+        for kind in ("llama", "gpt2", "phi3", "lora")
+        for part in ("attn.k", "attn.v", "mlp.in", "mlp.out")
+    ],
+)
 def test_scaling_a_direction_is_the_rank_one_edit_and_is_undone_bit_for_bit(tmp_path, kind, part):
     pair = held(tmp_path, kind)
     model = pair.tuned
@@ -372,7 +385,7 @@ def test_scaling_a_direction_is_the_rank_one_edit_and_is_undone_bit_for_bit(tmp_
     assert torch.equal(logits(pair.base), base)
 
 
-@pytest.mark.parametrize("kind", ["llama", slow("gpt2"), "lora"])
+@pytest.mark.parametrize("kind", [slow("llama"), slow("gpt2"), "lora"])
 def test_the_whole_update_scaled_to_nothing_is_the_base(tmp_path, kind):
     pair = held(tmp_path, kind)
     plain, base = logits(pair.tuned), logits(pair.base)
@@ -460,6 +473,40 @@ def test_scaling_is_what_editing_the_weight_by_hand_gives(pair, scaled):
         losses.append(float(torch.nn.functional.cross_entropy(out, ids[0, 1:])))
     row = (found["kind"] == "intruder") & (found["scale"] == 0.5)
     assert found["loss"][row][0] == pytest.approx(np.mean(losses), abs=1e-4)
+
+
+def test_without_a_task_forgetting_and_divergence_are_measured(pair, scaled):
+    base, child, _ = pair
+    located, with_task = scaled
+    study = Study(Pair.load(str(child), str(base)), OneClass(texts().negative), None)
+    found = IntruderScaling.of(located, scales=(0.0, 0.5, 1.0, 2.0))(study)
+    assert "metric" not in found.data
+    for name in ("loss", "forgetting", "kl"):
+        np.testing.assert_allclose(found[name], with_task[name], atol=1e-6)
+    nothing = (found["kind"] == "update") & (found["scale"] == 0)
+    assert found["kl"][nothing][0] == pytest.approx(0, abs=1e-6)
+    assert (found["kl"][~nothing] > 1e-6).all()
+    (claim,) = from_table(found.tables["claims"])
+    assert claim.name == "forgets-less"
+    claims.check(claim, found)
+    assert any("No task was given" in limit for limit in found.summary["limits"])
+    assert json.loads(plot(found).to_json())["data"]
+
+
+def test_divergence_under_an_adapter_is_from_the_base_itself(tmp_path):
+    """Base and adapter share the matrices that are scaled."""
+    model = wide()
+    base = tiny.save(model, tmp_path / "base")
+    wrapped = tiny.lora("llama", model, tmp_path / "adapter", base, fill=0.5)
+    merged = tiny.save(copy.deepcopy(wrapped).merge_and_unload(), tmp_path / "merged")
+    found = []
+    for child in (tmp_path / "adapter", merged):
+        located = examine(child, base, analyzer=Intruders(top_k=4, eps=0.9, draws=0))
+        study = Study(Pair.load(str(child), str(base)), OneClass(texts().negative), None)
+        found.append(IntruderScaling.of(located, scales=(0.0, 1.0))(study))
+    assert "intruder" in found[0]["kind"]
+    for name in ("loss", "kl"):
+        np.testing.assert_allclose(found[0][name], found[1][name], atol=1e-4)
 
 
 def test_batches_do_not_change_what_scaling_gives(pair, scaled):
@@ -616,7 +663,8 @@ def test_the_command_keeps_a_run_and_is_answered_from_it(run, pair, tmp_path):
     assert "Which singular vectors the base does not have" in Path(one["page"]).read_text(encoding="utf-8")
 
 
-def test_the_command_scales(run, pair, tmp_path):
+@pytest.mark.parametrize("with_task", [True, slow(False)])
+def test_the_command_scales(run, pair, tmp_path, with_task):
     both = texts()
     task = [{"prompt": p.text, "answer": p.answer, "wrong_answer": p.wrong_answer} for p in both.positive]
     (tmp_path / "task.jsonl").write_text("\n".join(map(json.dumps, task)))
@@ -624,7 +672,7 @@ def test_the_command_scales(run, pair, tmp_path):
     code, out, err = run(
         *asked(pair, "--store", tmp_path / "runs", "--json", "--quiet", "--draws", "0"),
         "--scale", "0,0.5", "--which", "all",
-        "--task", tmp_path / "task.jsonl", "--text", tmp_path / "plain.txt",
+        "--text", tmp_path / "plain.txt", *(["--task", tmp_path / "task.jsonl"] if with_task else []),
     )  # fmt: skip
     assert (code, err) == (0, "")
     record = json.loads(out)
@@ -639,7 +687,9 @@ def test_the_command_scales(run, pair, tmp_path):
         (["--eps", "0"], "eps 0"),
         (["--side", "up"], "left or right"),
         (["--jobs", "0"], "jobs"),
-        (["--scale", "0,1"], "--task FILE"),
+        (["--scale", "0,1"], "--text FILE"),
+        (["--scale", "0,1", "--task", "x.jsonl"], "--text FILE"),
+        (["--scale", "0,1", "--text", "y.txt", "--metric", "accuracy"], "give --task FILE"),
         (["--task", "x.jsonl"], "--scale"),
         (["--scale", "one", "--task", "x.jsonl", "--text", "y.txt"], "no list of numbers"),
         (["--scale", "-1", "--task", "x.jsonl", "--text", "y.txt"], "0 or more"),

@@ -124,7 +124,8 @@ def _names(tables: Sequence[Table]) -> list[str]:
 def _sentence(made: Sequence[Claim], named: Mapping[str, Sequence[Place]]) -> str:
     shown = [claim.name for claim in made if claim.shown]
     silent = [name for name, places in named.items() if not any(place.amount for place in places)]
-    said = f"{len(shown)} of {len(made)} pairs of methods agree beyond chance on where tuning put it"
+    compared = sum(not np.isnan(claim.value) for claim in made)
+    said = f"{len(shown)} of {compared} pairs of methods agree beyond chance on where tuning put it"
     said += f": {', '.join(shown)}." if shown else "."
     return said + (f" Found nothing anywhere: {', '.join(silent)}." if silent else "")
 

@@ -64,8 +64,10 @@ class Compared:
         """Agreement as a claim; its p is of this pair alone, its verdict after correction for all pairs."""
         value, known = self.correlation, np.isfinite(self.null).all()
         low, high = np.quantile(self.null, (0.05, 0.95)) if known else (np.nan, np.nan)
-        said = f"{self.first} and {self.second} agree over {len(self.places)} {PLURAL[self.level]} "
-        said += f"by a rank correlation of {value:.2f} (p = {adjusted:.2g} after correction)"
+        said = (
+            f"Over {len(self.places)} {PLURAL[self.level]} {self.first} and {self.second} have a rank correlation of "
+        )
+        said += f"{value:.2f} (dealt out anew {np.mean(self.null):.2f}, p = {adjusted:.2g} after correction)"
         if np.isnan(value):
             silent = self.first if len(self.one) and np.ptp(self.one) == 0 else self.second
             said = f"{self.first} and {self.second} cannot be compared: {silent} is the same in every place both know"
@@ -91,8 +93,7 @@ def _null(
     parts, dealt = np.array([part for _, part in places]), np.tile(ranks(b), (draws, 1))
     for part in np.unique(parts):
         dealt[:, parts == part] = generator.permuted(dealt[:, parts == part], axis=1)
-    a, dealt = ranks(a) - np.mean(ranks(a)), dealt - dealt.mean(1, keepdims=True)
-    return dealt @ a / np.sqrt(np.sum(a**2) * np.sum(dealt**2, 1))
+    return np.array([rank_correlation(a, row) for row in dealt])
 
 
 def _partial(a: np.ndarray, b: np.ndarray, given: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from interp.engines.lockstep import lockstep
 from interp.errors import OptionError, UnsupportedModel
 from interp.generate import generate
 from interp.maths.host import to_host
-from interp.maths.statistics import clustered_bootstrap
+from interp.maths.statistics import clustered_bootstrap, clustered_rise
 from interp.metrics import malformed, token_divergences
 from interp.models.interpolate import interpolated, require_interpolable
 from interp.models.invisible import changed_settings, remarks
@@ -42,11 +42,11 @@ class FtcAlpha(Analyzer):
     1 is always among them. ``new_tokens`` above 0 also writes greedy answers of at most that length and scores them;
     their text is kept where ``keep_text`` asks for it. A strength costs a pass of both models' blocks, for every token
     that is written too. Returns a table of kind ``ftc-alpha``, one row per way, strength and class; ``prompts`` has one
-    per prompt.
+    per prompt. With answers a second claim sets what they show beside whole weights, strength by strength.
     """
 
     name: ClassVar[str] = "ftc-alpha"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     alphas: tuple[float, ...] = GRID
     new_tokens: int = 0
@@ -80,12 +80,14 @@ class FtcAlpha(Analyzer):
         columns = _columns(study, rows, held, self)
         prompts = table("ftc-alpha-prompts", columns)
         made = [_gain(study, prompts, ways)]
+        if self.new_tokens and WEIGHTS in ways and len(self.grid) > 1:
+            made.append(_beside_weights(study, prompts, [alpha for alpha in self.grid if alpha != 1]))
         return table(
             self.name,
             _means(study, prompts, self.new_tokens),
             provenance=study.provenance(self),
             summary={
-                "sentence": " ".join(claim.sentence for claim in made),
+                "sentence": " ".join(claim.sentence for claim in made) + claims.not_shown(made),
                 "shown": all(claim.shown for claim in made),
                 "limits": limits,
                 **{group: len(study.prompts(group)) for group in study.classes},
@@ -238,6 +240,26 @@ def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> Claim:
         "at least", bool(alpha != 1 and low > 0),
         {"table": "prompts", "statistic": "mean", "column": "number", "where": where | {"alpha": alpha},
          "cluster": "cluster", "minus": {"where": where | {"alpha": 1.0}}} if not np.isnan(value) else {},
+    )  # fmt: skip
+
+
+def _beside_weights(study: Study, prompts: Table, alphas: Sequence[float]) -> Claim:
+    """How much more often the behaviour is shown with blocks scaled than with whole weights, over all strengths."""
+    words = study.require_metric("scaling").words
+    mine = (prompts["group"] == "positive") & np.isin(prompts["alpha"], alphas)
+    here, there = (prompts[words.column][mine & (prompts["way"] == way)] for way in (BLOCKS, WEIGHTS))
+    # both ways list the same prompts at the same strengths, in one order
+    clusters = prompts["cluster"][mine & (prompts["way"] == BLOCKS)]
+    value, low, high = clustered_rise(here, there, clusters, seed=study.seed)
+    where = {"group": "positive", "alpha": list(alphas)}
+    return Claim(
+        "blocks-against-weights",
+        f"Over the strengths {', '.join(f'{alpha:g}' for alpha in alphas)} the {words.share} is {here.mean():.1%} with "
+        f"blocks scaled, {value:+.1%} [{low:+.1%}, {high:+.1%}] beside whole weights ({there.mean():.1%}).",
+        value, low, high, "the whole update, weights interpolated, at the same strengths", there.mean(), NAN, NAN, NAN,
+        0.0, "at least", bool(low > 0),
+        {"table": "prompts", "statistic": "mean", "column": words.column, "where": where | {"way": BLOCKS},
+         "cluster": "cluster", "minus": {"where": where | {"way": WEIGHTS}}},
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from interp.models.weights import Both, Matrix, WeightPair
 from interp.table import Table, table
 
 SMALL, ALPHA, FEWEST_DRAWS, SHOWN_OF_BASE = 64, 0.05, 20, 40
+ROUGH = 1e-5
 NAN = float("nan")
 
 
@@ -101,6 +102,7 @@ class Intruders(Analyzer):
     def _claim(self, rows: dict, matrices: dict, null: np.ndarray) -> Claim:
         where = {} if matrices["small"].all() else {"small": [False]}
         counted = np.ones(len(rows["apart"]), bool) if not where else ~rows["small"]
+        matrix_counted = np.ones(len(matrices["small"]), bool) if not where else ~matrices["small"]
         value = int(rows["apart"][counted].sum())
         p = permutation_p(value, null)
         center, low, high = (float(null.mean()), *np.quantile(null, [0.025, 0.975])) if len(null) else (NAN, NAN, NAN)
@@ -111,14 +113,20 @@ class Intruders(Analyzer):
                 f"Random updates of equal rank, norm and singular values give {center:.1f} ({low:.0f} to {high:.0f}), "
                 f"p = {p:.3f}: {'more than these do' if p <= ALPHA else 'not more than these do'}."
             )
+        if not matrix_counted.all():
+            small = int((~matrix_counted).sum())
+            beside += (
+                f" {small} more matrices of size {SMALL} or less, where random vectors come near eps, do not count."
+            )
         if not where:
             beside += f" All matrices are of size {SMALL} or less, where random vectors come near eps: not claimed."
         recipe = {"table": "", "statistic": "sum", "column": "apart", "where": where}
         drawn = {"null": {"table": "totals", "column": "apart_total", "where": {}}, "observed": recipe}
         return Claim(
             "intruders",
-            f"{int(rows['is_intruder'].sum())} of {len(rows['apart'])} leading {self.side} singular vectors in "
-            f"{len(matrices['rows'])} matrices are intruders (no |cosine| with a base vector reaches {self.eps:g}), "
+            f"{int(rows['is_intruder'][counted].sum())} of {int(counted.sum())} leading {self.side} singular vectors "
+            f"in {int(matrix_counted.sum())} matrices are intruders (no |cosine| with a base vector reaches "
+            f"{self.eps:g}), "
             f"{value} of them also against the base's vectors of like singular value together. {beside}",
             value, NAN, NAN, f"{len(null)} random updates of equal rank, norm and singular values in every matrix",
             center, low, high, p, 1, "at least", shown, recipe | ({"p": drawn} if len(null) else {}),
@@ -132,17 +140,20 @@ def _examine(options: Intruders, study: WeightPair, index: int, matrix: Matrix) 
         swapped = None if both.factors is None else (both.factors[1].T, both.factors[0].T)
         both = Both(both.base.T, both.tuned.T, swapped)
     count = min(options.top_k, *both.base.shape)
-    basis = None
-    if both.changed:
+    basis, changed = None, both.changed
+    if changed:
         basis = _basis(study, matrix, both, options.side)
         found = subspaces.leading(both.tuned, count, basis.vectors[:, :count])
         compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
     else:
-        found, compared = subspaces.leading(both.base, count), subspaces.unchanged(count)
-    spectrum, size = _spectrum(both), float(torch.linalg.vector_norm(both.base.double()))
-    changed, base = both.changed, both.base
-    change = both.factors or (both.tuned - both.base if changed else None)
-    del both  # the tuned matrix is not needed beside its random stand-ins
+        # values alone are told of these, and their error is the square of the vectors'
+        found, compared = subspaces.leading(both.base, count, tolerance=ROUGH), subspaces.unchanged(count)
+    base, change = both.base, both.factors
+    if changed and change is None:
+        change = both.tuned.sub_(base)  # in its place: a copy more is what memory is short of
+    del both
+    # by rows: a norm in float64 of the whole would copy the whole
+    spectrum, size = _spectrum(change), float(torch.linalg.vector_norm(base, dim=1).double().norm())
     null = [_drawn(options, base, change, basis, (study.seed, index, draw)) for draw in range(options.draws)]
     least = np.array([one[2] for one in null])
     cosine, apart = to_host(compared.cosine).astype(np.float64), to_host(compared.apart)
@@ -182,12 +193,10 @@ def _basis(study: WeightPair, matrix: Matrix, both: Both, side: str) -> Basis:
     return Basis(torch.from_numpy(kept["vectors"]), torch.from_numpy(kept["values"]))
 
 
-def _spectrum(both: Both) -> Tensor:
-    if not both.changed:
+def _spectrum(change: Tensor | Factors | None) -> Tensor:
+    if change is None:
         return torch.zeros(1, dtype=torch.float64)
-    if both.factors is not None:
-        return subspaces.product_values(*both.factors)
-    return subspaces.singular_values(both.tuned - both.base)
+    return subspaces.product_values(*change) if isinstance(change, tuple) else subspaces.singular_values(change)
 
 
 def _drawn(
@@ -207,7 +216,7 @@ def _drawn(
     update += base
     count = min(options.top_k, *base.shape)
     # a looser tolerance than the real one's: a count needs no fourth digit
-    found = subspaces.leading(update, count, basis.vectors[:, :count], 1e-5, draw)
+    found = subspaces.leading(update, count, basis.vectors[:, :count], ROUGH, draw)
     compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
     return int(compared.intruder.sum()), int(compared.apart.sum()), float(compared.cosine.min())
 

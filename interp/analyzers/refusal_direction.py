@@ -49,7 +49,7 @@ class RefusalDirection(Analyzer):
     """
 
     name: ClassVar[str] = "refusal-direction"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None
@@ -284,15 +284,17 @@ def _claim(study: Study, own, rows: list[dict], size: int, column: str) -> Claim
     other = np.zeros(len(mine)) if best is None else best[column].astype(np.float64)
     share = 0.0 if best is None else best["dose"]
     clusters = np.array(study.prompts("positive").clusters)[own.shown]
-    value, low, high = clustered_share(units[column], clusters, seed=study.seed)
     beside = clustered_share(other.astype(bool), clusters, seed=study.seed)
-    _, least, _ = clustered_rise(mine.astype(bool), other.astype(bool), clusters, seed=study.seed)
+    value, low, high = clustered_rise(mine.astype(bool), other.astype(bool), clusters, seed=study.seed)
+    recipe = {"table": "answers", "statistic": "mean", "column": column, "cluster": "cluster",
+              "where": {"kind": "units", "dose": float(size)}}  # fmt: skip
+    if best is not None:
+        recipe["minus"] = {"where": {"kind": "direction", "dose": float(share)}}
     return Claim(
         f"beats-direction-{column.replace('_', '-')}",
-        f"At a KL of at most {most:.2g} nats per token, {size} units {_SAID[column].format(value)}, the direction "
+        f"At a KL of at most {most:.2g} nats per token, {size} units {_SAID[column].format(mine.mean())}, "
+        "the direction "
         + (f"{beside[0]:.1%} (with {share:.0%} of it)." if best else "has no share as gentle: nothing was compared."),
-        value, low, high, f"the direction at equal or smaller KL ({share:.0%} of it)", *beside, NAN, beside[0],
-        "at least", bool(best and least > 0),
-        {"table": "answers", "statistic": "mean", "column": column, "cluster": "cluster",
-         "where": {"kind": "units", "dose": float(size)}},
+        value, low, high, f"the direction at equal or smaller KL ({share:.0%} of it)", *beside, NAN, 0,
+        "at least", bool(best and low > 0), recipe,
     )  # fmt: skip

@@ -28,6 +28,7 @@ COMMANDS = {
     "intruders": "which singular vectors of a tune's matrices the base does not have",
     "graft": "how few of a tune's weights, put into the base, do what it learned",
     "agree": "do stored runs of one pair put what tuning did into the same places",
+    "stitch": "do the few weights of several tunes, put into one base, do all their tasks",
     "ls": "list the stored runs",
     "show": "show one stored run: what it was made from, what it found",
     "sql": "query the stored tables",

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.common import Common, takes
-from interp.cli.results import page_of, text_of
+from interp.cli.results import page_name, page_of, text_of
 from interp.store import Store
 
 
@@ -31,6 +31,6 @@ def command(
 
     store = Store(common.store)
     found = store.fetch(Agreement(draws), Runs([store.get(key) for key in runs], seed))
-    written = page_of(found.path, [found.table], "Where methods put it")
+    written = page_of(found.path / page_name([found.key]), [found.table], "Where methods put it")
     record = {"run": found.key, "path": str(found.path), "cached": found.cached, "rows": found.rows}
     common.result(record | {"summary": found.summary, "page": str(written)}, text_of([found], written))

@@ -54,6 +54,11 @@ class Asking(Running):
         int | None, typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts per class, in each half.")
     ] = None
 
+    def warn_of_few(self, draws: int) -> None:
+        """Say at once, not after the run, where random sets are too few to show anything at 5 %."""
+        if draws < 19:
+            self.remark(f"note: {draws} random sets can show nothing at 5 %; 19 at least are needed (--controls)")
+
     def check(self) -> None:
         """Raise OptionError for options that contradict each other; nothing is read."""
         if (self.verify_positive is None) != (self.verify_negative is None):

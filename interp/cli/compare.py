@@ -34,17 +34,13 @@ def command(
             common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
     from interp.analyzers.compare import Compare
-    from interp.models.pair import Pair
     from interp.store import Store
 
     prompts = common.read()
     described = request.describe()
     store = Store(common.store)
     pair = common.load(tuned, "a comparison")
-    other = None
-    if sham is not None:
-        common.status(f"loading {sham}")
-        other = Pair.load(sham, pair.require_base("a sham").name, device=common.device, dtype=common.dtype)
+    other = None if sham is None else common.load_beside(sham, pair)
     study, look = common.study(pair, prompts), Compare(other, cka_tokens)
     look.require(study)
     run = store.fetch(look, study)

@@ -56,6 +56,7 @@ def command(
     from interp.store import Store
 
     common.batches()
+    common.warn_of_few(controls)
     second = common.of_task(other_task, other_positive, other_metric)
     spoken = common.read_markers()
     halves = [asked.contrasts(verify=True) for asked in (common, second)]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from interp.cli.common import Running, takes
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, tell, write
 from interp.errors import OptionError
+
+if TYPE_CHECKING:
+    from interp.prompts import PromptSet
 
 _FILE = {"metavar": "FILE"}
 
@@ -42,10 +45,8 @@ class Grafting(Running):
         whole = read_task(self.task, self.column, "locate")
         if self.verify_task is not None:
             located_on, verified_on = whole, read_task(self.verify_task, self.column, "verify")
-        elif (halves := whole.halves()) is not None:
-            located_on, verified_on = halves
         else:
-            located_on, verified_on = (part.positive for part in Contrast(whole, NOTHING).split(self.seed))
+            located_on, verified_on = halved(whole, self.seed)
         text = NOTHING if self.negative is None else read_prompts(self.negative, self.column, "text")
         other = None if self.other_task is None else read_task(self.other_task, self.column, "other")
         if other is not None and (halves := other.halves()) is not None:
@@ -53,6 +54,16 @@ class Grafting(Running):
         Contrast(located_on, NOTHING).require_disjoint(Contrast(verified_on, NOTHING))
         parts = (part and part.spread(self.max_prompts or len(part)) for part in (verified_on, other))
         return Contrast(located_on, text).limit(self.max_prompts), *parts
+
+
+def halved(whole: "PromptSet", seed: int) -> "tuple[PromptSet, PromptSet]":
+    """What of a task locates and what measures: by its column ``split``, else half of the clusters each."""
+    from interp.prompts import NOTHING, Contrast
+
+    if (halves := whole.halves()) is not None:
+        return halves
+    first, second = Contrast(whole, NOTHING).split(seed)
+    return first.positive, second.positive
 
 
 def share(text: str) -> float:

@@ -29,8 +29,10 @@ def command(
         str | None, typer.Option(metavar="X,X,...", help="Scale intruders in memory by these factors (0,0.25,...,2).")
     ] = None,
     which: Annotated[str, typer.Option(metavar="NAME", help="Scale top1 of each matrix, or all.")] = "top1",
-    task: Annotated[Path | None, typer.Option(**_FILE, help="With --scale: prompts with answers.")] = None,
-    text: Annotated[Path | None, typer.Option(**_FILE, help="With --scale: plain text, whose loss is kept.")] = None,
+    task: Annotated[Path | None, typer.Option(**_FILE, help="With --scale, if wanted: prompts with answers.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(**_FILE, help="With --scale: plain text, for loss and divergence.")
+    ] = None,
     metric: Annotated[str, typer.Option(metavar="NAME", help="Of the task: logit-diff, answer-loss, accuracy.")] = (
         "auto"
     ),
@@ -45,7 +47,7 @@ def command(
     Example: interp intruders ./tuned --base ./base --scale 0,0.5,1,2 --task task.jsonl --text plain.txt
     """
     request = Request.of("intruders", {**locals()})
-    factors = _factors(scale, task, text)
+    factors = _factors(scale, task, text, metric)
     if (kept := request.recall()) is not None:
         for note in kept.notes:
             common.remark(note)
@@ -77,23 +79,29 @@ def command(
     return write(common, request, described, runs, [f"note: {note}" for note in weights.notes], _title(tuned))
 
 
-def _factors(scale: str | None, task: Path | None, text: Path | None) -> tuple[float, ...] | None:
+def _factors(scale: str | None, task: Path | None, text: Path | None, metric: str) -> tuple[float, ...] | None:
     if scale is None:
         if task is not None or text is not None:
             raise OptionError("--task and --text measure what --scale does; give --scale 0,0.5,1,1.5 too")
         return None
-    if task is None or text is None:
-        raise OptionError("--scale needs --task FILE (prompts with answers) and --text FILE (plain text)")
+    if text is None:
+        raise OptionError(
+            "--scale needs --text FILE (plain text, for forgetting); --task FILE (prompts with answers) adds the task"
+        )
+    if task is None and metric != "auto":
+        raise OptionError(f"--metric {metric} is of a task; give --task FILE (prompts with answers) too")
     try:
         return tuple(float(part) for part in scale.split(","))
     except ValueError as error:
         raise OptionError(f"--scale {scale!r} is no list of numbers; write 0,0.25,0.5,1,2") from error
 
 
-def _contrast(task: Path, text: Path, limit: int | None):
-    """The task's prompts and the plain text, read before anything is computed."""
-    from interp.prompts import Contrast, read_prompts, read_task
+def _contrast(task: Path | None, text: Path, limit: int | None):
+    """The task's prompts and the plain text, or the text alone, read before anything is computed."""
+    from interp.prompts import Contrast, OneClass, read_prompts, read_task
 
+    if task is None:
+        return OneClass(read_prompts(text, name="text")).limit(limit)
     return Contrast(read_task(task, name="task"), read_prompts(text, name="text")).limit(limit)
 
 
@@ -108,7 +116,7 @@ def _scaling(common, store, located, tuned, base, contrast, metric, factors, whi
         raise OptionError("--scale edits weights in memory, which --remote does not have; leave --remote out")
     common.status(f"loading {tuned}")
     pair = Pair.load(tuned, base, device=common.device, dtype=common.dtype)
-    aim = Task.of(pair.tokenizer, contrast.positive.prompts, metric)
+    aim = None if len(contrast.classes) == 1 else Task.of(pair.tokenizer, contrast.positive.prompts, metric)
     engine = engine_named(common.engine, False)
     study = Study(pair, contrast, aim, common.seed, common.batches(), engine=engine, quiet=common.quiet)
     return store.fetch(IntruderScaling.of(located, which=which, scales=factors), study)

@@ -71,6 +71,8 @@ def command(
     from interp.store import Store
 
     common.batches(), engine_named(common.engine, common.remote)
+    if verify and controls is not None:
+        common.warn_of_few(controls)
     spoken = common.read_markers()
     located_on, verified_on = common.contrasts(verify)
     utility = None

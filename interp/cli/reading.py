@@ -62,6 +62,13 @@ class Reading(Running):
         self.status(f"loading {tuned}")
         return Pair.load(tuned, self.base, device=self.device, dtype=self.dtype)
 
+    def load_beside(self, other: str, pair: "Pair") -> "Pair":
+        """Another tune of the pair's base."""
+        from interp.models.pair import Pair
+
+        self.status(f"loading {other}")
+        return Pair.load(other, pair.require_base("a sham").name, device=self.device, dtype=self.dtype)
+
     def study(self, pair: "Pair", prompts: "Contrast | OneClass", metric: Any = None) -> "Study":
         """A study of a pair on these prompts."""
         from interp.engines import engine_named

@@ -36,14 +36,18 @@ class Request:
     def of(cls, command: str, given: Mapping[str, Any]) -> "Request":
         """The request of a command's arguments by name: none can be forgotten, and every path is a file it reads.
 
-        ``source``, ``source_base`` and ``sham`` are models too, where a command has them.
+        ``source``, ``source_base`` and ``sham`` are models too, where a command has them; ``tuned`` can be several.
         """
         given = dict(given)
         common = given.pop("common")
         shared = {field.name for field in fields(Common)}
         given |= {field.name: getattr(common, field.name) for field in fields(common) if field.name not in shared}
-        models = {role: given.pop(role) for role in ("tuned", "base")}
+        tuned = given.pop("tuned")
+        first, *further = [tuned] if isinstance(tuned, str) else tuned
+        models = {"tuned": first, "base": given.pop("base")} | {f"tuned {at}": m for at, m in enumerate(further, 2)}
         models |= {role: given.pop(role) for role in ("source", "source_base", "sham") if role in given}
+        for name in [name for name, value in given.items() if _are_paths(value)]:
+            given |= {f"{name} {at}": path for at, path in enumerate(given.pop(name), 1)}
         files = {name: value for name, value in given.items() if isinstance(value, Path)}
         options = {name: value for name, value in given.items() if name not in files}
         return cls(command, models, files, options, common)
@@ -82,6 +86,10 @@ class Request:
             )
         except (InterpError, OSError, ValueError):
             return None
+
+
+def _are_paths(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, Path) for one in value)
 
 
 def _contents(models: Mapping[str, str | None], role: str) -> Mapping[str, str] | None:

@@ -9,7 +9,10 @@ from interp.cli.repeat import Request
 from interp.provenance import JSON, sha256_of
 from interp.store.requests import Remembered
 
-PAGE = "page.html"
+
+def page_name(keys: Sequence[str]) -> str:
+    """File name of the page of these runs, beside the first: other runs beside the same first have another page."""
+    return "page.html" if len(keys) == 1 else f"page-{keys[-1][:8]}.html"
 
 
 def write(
@@ -19,7 +22,7 @@ def write(
     for item in runs:
         if item.aside:
             common.remark(f"note: run {item.key} was damaged; it was made again, what was there is in {item.aside}")
-    page = page_of(runs[0].path, [item.table for item in runs], title)
+    page = page_of(runs[0].path / page_name([item.key for item in runs]), [item.table for item in runs], title)
     request.remember(described, [item.key for item in runs], notes, page)
     return tell(common, runs, page)
 
@@ -42,24 +45,24 @@ def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
 
 def page_again(root: Path, kept: Remembered, title: str) -> Path:
     """The page of a recalled request: what stands there if it is that page, else made again from the tables."""
-    page = kept.runs[0].path / PAGE
+    page = kept.runs[0].path / page_name([run.key for run in kept.runs])
     if page.is_file() and sha256_of(page) == kept.page:
         return page
     from interp.store import Store
 
     store = Store(root)
-    return page_of(page.parent, [store.get(run.key) for run in kept.runs], title)
+    return page_of(page, [store.get(run.key) for run in kept.runs], title)
 
 
 def _kind(run: Any) -> str:
     return run.kind
 
 
-def page_of(directory: Path, tables: Sequence[Any], title: str) -> Path:
-    """Write the page of these tables into a run's directory."""
+def page_of(path: Path, tables: Sequence[Any], title: str) -> Path:
+    """Write the page of these tables."""
     from interp.report.page import write_page
 
-    return write_page(directory / PAGE, tables, title)
+    return write_page(path, tables, title)
 
 
 _SAID: Mapping[str, tuple[str, str]] = {

@@ -53,6 +53,7 @@ def command(
     from interp.models.pair import Pair
 
     common.batches()
+    common.warn_of_few(controls)
     spoken = common.read_markers()
     located_on, verified_on = common.contrasts(verify=True)
     options = {name: value for name, value in made.options.items() if name != "excluded"}
@@ -67,11 +68,14 @@ def command(
     pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
     study = common.study(pair, located_on, common.measured(pair.tokenizer, spoken, located_on, verified_on))
     notes = []
+    if made.parent or made.options.get("excluded"):
+        notes.append(f"note: run {run} left out units that utility prompts locate too; what is located anew keeps them")
+        common.remark(notes[-1])
     if made.inputs["prompts"] != study.contrast.digest:
         notes.append(
             f"note: run {run} located on other prompts than are located on here; see that none of them measure"
         )
-        common.remark(notes[0])
+        common.remark(notes[-1])
     again = store.fetch(locate, study)
     transfer = Transfer.of(located, origin, recomputed=again.table, controls=controls, control_prompts=control_prompts)
     measured = store.fetch(transfer, study.on(verified_on.limit(common.max_prompts)))

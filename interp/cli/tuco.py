@@ -1,5 +1,6 @@
 """``interp tuco``: how much of what a model's blocks add to the stream is due to tuning, prompt by prompt."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from interp.cli.repeat import Request
 from interp.cli.results import page_again, tell, write
 from interp.errors import OptionError
 
+ANSWER = 48  # tokens that an answer may have where none are asked
 METRICS = ("refusal", "logit-diff", "answer-loss", "accuracy")
 
 
@@ -24,34 +26,46 @@ def command(
     norm: Annotated[int, typer.Option(metavar="1|2", help="L1 as in the paper, or Euclidean.")] = 1,
     drop_dims: Annotated[str, typer.Option(metavar="D,D,...", help="Stream dimensions left out of norms.")] = "",
     output_co: Annotated[bool, typer.Option(help="Also OutputCo: one more pass of the base.")] = True,
+    by_answer: Annotated[
+        bool, typer.Option("--by-answer", help="Two classes of --prompts: answers that show the metric, and others.")
+    ] = False,
+    sham: Annotated[
+        str | None, typer.Option(metavar="TUNED", help="A tune of the same base that learned nothing of interest.")
+    ] = None,
     caliper: Annotated[int, typer.Option(metavar="N", min=0, help="Tokens that prompts of equal length differ.")] = 1,
     alpha: Annotated[
         str, typer.Option(metavar="A,A,...", help="Also scale what tuning added to every block by these.")
     ] = "",
     metric: Annotated[
-        str, typer.Option(metavar="NAME", help="Of --alpha: refusal, or of answers: logit-diff, answer-loss, accuracy.")
+        str,
+        typer.Option(metavar="NAME", help="Of --alpha and --by-answer: refusal, or logit-diff, answer-loss, accuracy."),
     ] = "refusal",
     markers: Annotated[Path | None, typer.Option(metavar="FILE", help="Refusal markers, one a line.")] = None,
-    generations: Annotated[int, typer.Option(metavar="N", min=0, help="With --alpha: write N tokens, score.")] = 0,
+    generations: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Tokens to write: with --alpha, and --by-answer (48).")
+    ] = 0,
     keep_answers: Annotated[bool, typer.Option("--keep-answers", help="Keep the text of what was written.")] = False,
     common: Reading,
 ) -> str:
     """Split what the tuned model's blocks add into what the base's would have added there, and what tuning adds.
 
     TuCo (arXiv 2506.23423) is the tuned share at the last prompt token. With two classes of prompts it says how well
-    TuCo tells them apart, over all and at equal length. With --alpha it also scales the tuned part.
+    TuCo tells them apart, over all and at equal length; with --by-answer the classes are what the tuned model refused
+    and what it did not. With --sham all of it stands beside another tune. With --alpha it also scales the tuned part.
 
     Example: interp tuco ./tuned --base ./base --prompts prompts.txt --alpha 0,0.5,1,1.25
     """
     request = Request.of("tuco", {**locals()})
     common.check()
-    if not alpha and (generations or markers is not None or metric != "refusal"):
-        raise OptionError("--metric, --markers and --generations are of --alpha; give strengths with it")
+    if not (alpha or by_answer) and (generations or markers is not None or metric != "refusal"):
+        raise OptionError("--metric, --markers and --generations are of --alpha and --by-answer; give one of them")
+    if by_answer and common.prompts is None:
+        raise OptionError("--by-answer makes two classes of one file; give --prompts FILE")
     if metric not in METRICS:
         raise OptionError(f"unknown --metric {metric!r}; use {', '.join(METRICS)}")
     if metric != "refusal" and markers is not None:
         raise OptionError(f"--markers are of refusals and --metric {metric} is of answers; give one of them")
-    if keep_answers and not generations:
+    if keep_answers and not (generations or by_answer):
         raise OptionError("--keep-answers keeps what --generations writes; give a number of tokens with it")
     if (kept := request.recall()) is not None:
         for note in kept.notes:
@@ -64,9 +78,13 @@ def command(
     from interp.store import Store
 
     drop = numbers(drop_dims, int, "--drop-dims")
-    split = Tuco(granularity, positions, path, norm, drop, output_co, caliper)
+    split = Tuco(
+        granularity, positions, path, norm, drop, output_co, caliper,
+        by_answer=by_answer, keep_text=by_answer and keep_answers,
+    )  # fmt: skip
     split.check()
-    scaling = FtcAlpha(numbers(alpha, float, "--alpha"), generations, keep_answers) if alpha else None
+    written = generations or ANSWER * by_answer
+    scaling = FtcAlpha(numbers(alpha, float, "--alpha"), written, keep_answers) if alpha else None
     if scaling is not None:
         scaling.check()
     prompts = common.read(None if metric == "refusal" else read_task)
@@ -74,11 +92,19 @@ def command(
     described = request.describe()
     store = Store(common.store)
     pair = common.load(tuned, "TuCo")
-    studies = [(split, common.study(pair, prompts))]
-    if scaling is not None:
+    of = None
+    if scaling is not None or by_answer:
         of = Refusal.of(pair.tokenizer, spoken) if metric == "refusal" else Task.of(
             pair.tokenizer, prompts.positive.prompts, metric
         )  # fmt: skip
+    if sham is not None:
+        split = replace(split, sham=common.load_beside(sham, pair))
+    asked = common.study(pair, prompts, of if by_answer else None)
+    if by_answer:
+        asked = replace(asked, max_new_tokens=written)
+    split.require(asked)
+    studies = [(split, asked)]
+    if scaling is not None:
         studies.append((scaling, common.study(pair, prompts, of)))
         scaling.require(studies[-1][1])
     runs = [store.fetch(analyzer, study) for analyzer, study in studies]

@@ -25,12 +25,14 @@ from interp.figures.dose import dose_figure
 from interp.figures.graft import graft_figure, graft_layers_figure
 from interp.figures.intruder_scaling import intruder_scaling_figure
 from interp.figures.intruders import intruders_figure, intruders_image_figure
+from interp.figures.overlaps import overlaps_figure
 from interp.figures.places import agreement_figure, places_figure
 from interp.figures.random_sets import random_sets_figure
 from interp.figures.redundancy import redundancy_figure
 from interp.figures.refusal_direction import refusal_direction_figure
 from interp.figures.scores import scores_figure
 from interp.figures.stability import stability_figure
+from interp.figures.stitch import stitch_figure
 from interp.figures.transfer import transfer_figure
 from interp.figures.tuco import ftc_alpha_figure, tuco_figure, tuco_layers_figure, tuco_tokens_figure
 from interp.table import Table
@@ -53,10 +55,12 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "locate-neurons": scores_figure,
     "places": places_figure,
     "places-agreement": agreement_figure,
+    "overlaps": overlaps_figure,
     "random-sets": random_sets_figure,
     "redundancy": redundancy_figure,
     "refusal-direction": refusal_direction_figure,
     "stability": stability_figure,
+    "stitch": stitch_figure,
     "transfer": transfer_figure,
     "tuco": tuco_figure,
     "tuco-layers": tuco_layers_figure,

@@ -55,6 +55,8 @@ def graft_layers_figure(table: Table) -> go.Figure:
     """One line per kind of mask: its share of the weights of each block."""
     figure, inside = go.Figure(), table["layer"] >= 0
     for kind, (name, colour, _) in LOOKS.items():
+        if kind == "matched":  # as many as learned in every parameter: the same line
+            continue
         rows = inside & (table["kind"] == kind)
         layers = np.unique(table["layer"][rows])
         if layers.size:

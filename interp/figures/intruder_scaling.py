@@ -16,8 +16,9 @@ _KINDS = {
 
 
 def intruder_scaling_figure(table: Table) -> go.Figure:
-    """Task against forgetting along the scales, one line for each thing that is scaled."""
+    """Task against forgetting along the scales, one line for each thing that is scaled; divergence without a task."""
     figure = go.Figure()
+    up = "metric" if "metric" in table.data else "kl"
     for kind, (name, colour, dash) in _KINDS.items():
         rows = np.flatnonzero(table["kind"] == kind)
         rows = rows[np.argsort(table["scale"][rows], kind="stable")]
@@ -25,7 +26,7 @@ def intruder_scaling_figure(table: Table) -> go.Figure:
             figure.add_trace(
                 go.Scatter(
                     x=table["forgetting"][rows],
-                    y=table["metric"][rows],
+                    y=table[up][rows],
                     mode="lines+markers+text",
                     name=name,
                     line={"color": colour, "dash": dash},
@@ -37,12 +38,22 @@ def intruder_scaling_figure(table: Table) -> go.Figure:
                     "<extra>%{fullData.name}</extra>",
                 )
             )
-    caption = (
-        "Across: loss on plain text above the base's, in nats per token. Up: the task. Numbers are factors on singular "
-        "values; at 1 all lines meet in the tuned model. Up and to the left is better. Where the line of the whole "
-        "update lies as high, intruders are no better a handle than the size of the update."
+    where = (
+        "Up: the task; up and to the left is better. Where the line of the whole update lies as high, intruders are no "
+        "better a handle than the size of the update."
+        if up == "metric"
+        else "Up: divergence from the base. Without a task nothing says what the child would lose."
     )
-    finish(figure, "Task and forgetting as intruders are scaled", caption, height=440)
+    caption = (
+        f"Across: loss on plain text above the base's, in nats per token. {where} Numbers are factors on singular "
+        "values; at 1 all lines meet in the tuned model."
+    )
+    finish(
+        figure,
+        f"{'Task' if up == 'metric' else 'Divergence'} and forgetting as intruders are scaled",
+        caption,
+        height=440,
+    )
     figure.update_xaxes(title_text="forgetting, nats per token")
-    figure.update_yaxes(title_text=safe(table.column("metric").meaning))
+    figure.update_yaxes(title_text=safe(table.column(up).meaning))
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from scipy import special
+from scipy.stats import hypergeom
 
 
 class Overlap(NamedTuple):
@@ -23,32 +23,16 @@ class Overlap(NamedTuple):
 
 
 def overlap(shared: int, first: int, second: int, universe: int) -> Overlap:
-    """The overlap of sets of ``first`` and ``second`` members that share ``shared``, of ``universe`` members in all."""
+    """The overlap of sets of ``first`` and ``second`` members that share ``shared``, of ``universe`` members in all.
+
+    The asymmetric shares are Panigrahi et al.'s (2023, arXiv 2302.06600). NaN where nothing could have been shared;
+    raises ValueError for sets that cannot exist.
+    """
     if not max(0, first + second - universe) <= shared <= min(first, second) <= max(first, second) <= universe:
         raise ValueError(f"sets of {first} and {second} of {universe} cannot share {shared}")
     union = first + second - shared
     # without members there is nothing that could have been shared
     of_first, of_second, jaccard = (shared / size if size else float("nan") for size in (first, second, union))
     expected = first * second / universe if universe else float("nan")
-    return Overlap(shared, of_first, of_second, jaccard, expected, _at_least(shared, first, second, universe))
-
-
-def _at_least(shared: int, first: int, second: int, universe: int) -> float:
-    """Hypergeometric upper tail, summed from its greatest member down until nothing more is added."""
-    if shared <= max(0, first + second - universe):
-        return 1.0
-
-    def probability(count: int) -> float:
-        def choose(n: int, k: int) -> float:
-            return special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
-
-        log = choose(first, count) + choose(universe - first, second - count) - choose(universe, second)
-        return float(special.exp10(log / 2.302585092994046))
-
-    total, mode = 0.0, (first + 1) * (second + 1) / (universe + 2)
-    for count in range(shared, min(first, second) + 1):
-        part = probability(count)
-        total += part
-        if count > mode and part <= total * 1e-17:
-            break
-    return min(1.0, total)
+    above = float(hypergeom.sf(shared - 1, universe, first, second)) if universe else float("nan")
+    return Overlap(shared, of_first, of_second, jaccard, expected, above)

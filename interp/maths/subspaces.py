@@ -9,9 +9,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import scipy.linalg
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.linalg import blas
 from torch import Tensor
+
+from interp.maths.host import to_host
 
 _OVERSAMPLED, _DEEPEST, _SQUARED, _ROUGH, _CHUNK = 6, 40, 1024, 1e-6, 1 << 20
 
@@ -57,10 +61,19 @@ def gram(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m m"]:
     rows, columns = matrix.shape
     total = torch.zeros(rows, rows, dtype=torch.float64, device=matrix.device)
     step = max(1, _CHUNK // max(rows, 1))
-    for start in range(0, columns, step):
-        part = matrix[:, start : start + step].double()
-        total.addmm_(part, part.T)
-    return total
+    parts = (matrix[:, start : start + step].double() for start in range(0, columns, step))
+    if matrix.device.type != "cpu":
+        for part in parts:
+            total.addmm_(part, part.T)
+        return total
+    found = to_host(total).T
+    for part in parts:
+        # one triangle is half the work; what lies in memory row by row is to BLAS its transpose
+        by_row = part.stride(1) == 1
+        given = to_host(part.T if by_row else part)
+        found = blas.dsyrk(1.0, given, 1.0, found, trans=int(by_row), lower=1, overwrite_c=1)
+    total = torch.from_numpy(found.T)
+    return total.triu_().add_(total.triu(1).T)
 
 
 def _twice(matrix: Float[Tensor, "m n"], vectors: Float[Tensor, "m b"]) -> Float[Tensor, "m b"]:
@@ -77,9 +90,10 @@ def left_basis(matrix: Float[Tensor, "m n"]) -> Basis:
     rows, columns = matrix.shape
     small = matrix if rows <= columns else matrix.T
     squares, vectors = torch.linalg.eigh(gram(small))
-    values, vectors = squares.clamp(min=0).sqrt().flip(0), vectors.flip(1)
+    values = squares.clamp(min=0).sqrt().flip(0)
     if rows <= columns:
-        return Basis(vectors.float(), values)
+        return Basis(vectors.float().flip(1), values)
+    vectors = vectors.flip(1)
     vectors *= torch.where(values > 1e-7 * values[:1], 1 / values, 0)
     # filled in place: parts and their concatenation would be two copies
     left, step = torch.empty(rows, columns, device=matrix.device), max(1, _CHUNK // max(columns, 1))
@@ -118,7 +132,8 @@ def leading(
 ) -> Leading:
     """The first ``count`` singular triplets.
 
-    ``near`` are left vectors to start from, beside random ones. ``tolerance`` bounds residuals relative to the largest
+    Where the smaller side is 1024 or less the start is a decomposition of the square in float32, else the left vectors
+    ``near`` beside random ones, drawn from ``seed``. ``tolerance`` bounds residuals relative to the largest
     squared singular value; a vector is then off by at most that over the relative gap of squares. Where the subspace
     would grow too large, all vectors are computed instead.
     """
@@ -127,7 +142,7 @@ def leading(
     flipped = rows > columns
     wide = matrix.T if flipped else matrix
     squared = gram(wide) if wide.shape[0] <= _SQUARED else None
-    if near is not None and flipped:
+    if near is not None and flipped and squared is None:
         near = matrix.T @ near.to(matrix)
 
     def times(vectors: Tensor) -> Tensor:
@@ -137,55 +152,75 @@ def leading(
             return (wide @ (wide.T @ vectors.to(wide))).double()
         return _twice(wide, vectors)
 
-    found = _krylov(times, wide.shape[0], count, near, tolerance, seed)
+    size, block = wide.shape[0], count + _OVERSAMPLED
+    found = None
+    if 4 * block <= size:
+        if squared is not None:
+            largest = squared.diagonal().max().clamp(min=1e-300)  # float32 has no room for squares of every size
+            start = _strongest((squared / largest).float(), block)[0].double()
+        else:
+            start = _started(size, block, None if near is None else near[:, :count], seed).to(wide.device)
+        found = _krylov(times, size, count, start, tolerance)
     if found is None:
-        squares, vectors = torch.linalg.eigh(gram(wide) if squared is None else squared)
-        found = vectors.flip(1)[:, :count], squares.clamp(min=0).flip(0)[:count].sqrt()
-    left, values = found
+        found = _strongest(gram(wide) if squared is None else squared, count)
+    left, values = found[0], found[1].sqrt()
     other = (wide.T @ left.to(wide)).double() * torch.where(values > 0, 1 / values, 0)
     return Leading(other, values, left) if flipped else Leading(left, values, other)
+
+
+def _started(size: int, block: int, near: Float[Tensor, "m b"] | None, seed: int) -> Float[Tensor, "m _"]:
+    """A block to start from: the vectors ``near``, with a little of everything, and random ones."""
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(size, block, generator=generator, dtype=torch.float64)
+    if near is not None:
+        # an exact start would end the recurrence before it saw another direction
+        known = near.double()
+        known = known / known.norm(dim=0).clamp(min=1e-30)
+        start = start.to(known)
+        start[:, : known.shape[1]] = known + 1e-3 * start[:, : known.shape[1]] / math.sqrt(size)
+    return start
 
 
 def _krylov(
     times: Callable[[Tensor], Tensor],
     size: int,
     count: int,
-    near: Float[Tensor, "m b"] | None,
+    start: Float[Tensor, "m b"],
     tolerance: float,
-    seed: int,
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"]] | None:
-    """Ritz vectors of a squared matrix from block Lanczos with full orthogonalisation; None where it gives up."""
-    block = count + _OVERSAMPLED
-    if 4 * block > size:
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(size, block, generator=generator, dtype=torch.float64)
-    if near is not None:
-        # with a little of everything: an exact start would end the recurrence before it saw another direction
-        known = near[:, :count].double()
-        known = known / known.norm(dim=0).clamp(min=1e-30)
-        start = start.to(known)
-        start[:, : known.shape[1]] = known + 1e-3 * start[:, : known.shape[1]] / math.sqrt(size)
+    """Ritz vectors and values of a squared matrix by block Lanczos, fully orthogonalised; None where it gives up."""
+    block = start.shape[1]
     newest = torch.linalg.qr(start).Q
-    basis, images = newest, newest[:, :0]
+    basis, projected = newest, newest.new_zeros(block, 0)
     for step in range(1, _DEEPEST + 1):
         rest = times(newest)
-        images = torch.cat([images, rest], 1)
-        for _ in range(2):
-            rest = rest - basis @ (basis.T @ rest)
+        # what orthogonalising takes away is the new part of the projected matrix, so nothing is multiplied twice
+        inside = basis.T @ rest
+        rest = rest - basis @ inside
+        again = basis.T @ rest
+        rest, inside = rest - basis @ again, inside + again
+        below = projected.new_zeros(inside.shape[0] - projected.shape[0], projected.shape[1])
+        projected = torch.cat([torch.cat([projected, below]), inside], 1)
         newest, border = torch.linalg.qr(rest)
         ended = bool(border.diagonal().abs().min() <= 1e-12 * border.diagonal().abs().max().clamp(min=1e-300))
         full = 2 * (basis.shape[1] + block) > size or step == _DEEPEST
-        if step % 3 == 0 or ended or full:
-            squares, inner = torch.linalg.eigh(basis.T @ images)
-            squares, inner = squares.flip(0)[:count].clamp(min=0), inner.flip(1)[:, :count]
+        if step in (1, 2) or step % 3 == 0 or ended or full:
+            inner, squares = _strongest(projected, count)
             residual = (border @ inner[-block:]).norm(dim=0).max()
             if residual <= tolerance * squares[0]:
-                return basis @ inner, squares.sqrt()
+                return basis @ inner, squares
         if ended or full:
             return None
         basis = torch.cat([basis, newest], 1)
     return None
+
+
+def _strongest(squared: Float[Tensor, "m m"], count: int) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"]]:
+    """The last ``count`` eigenvectors and eigenvalues of a symmetric matrix, of its upper triangle, largest first."""
+    last = (squared.shape[0] - count, squared.shape[0] - 1)
+    squares, vectors = scipy.linalg.eigh(to_host(squared), lower=False, subset_by_index=last, check_finite=False)
+    squares, vectors = (torch.from_numpy(part[..., ::-1].copy()).to(squared.device) for part in (squares, vectors))
+    return vectors, squares.clamp(min=0)
 
 
 def compare(

@@ -161,7 +161,7 @@ def _belongs(model: Model, name: str, part: str) -> bool:
     if part in ("embeddings", "head"):
         owner = module.get_input_embeddings() if part == "embeddings" else module.get_output_embeddings()
         path = next((path for path, one in module.named_modules() if one is owner), None)
-        return path is not None and name.startswith(f"{_bare(path)}.")
+        return path is not None and name.startswith(f"{bare(path)}.")
     blocks = f"{anatomy.blocks_path}."
     if not name.startswith(blocks):
         return False
@@ -181,7 +181,8 @@ def _apart(base: Model, tuned: Model) -> list[Piece]:
     ]
 
 
-def _bare(path: str) -> str:
+def bare(path: str) -> str:
+    """A parameter's name in the base, of its path in a module that may carry adapters."""
     return path.replace(".base_layer", "").replace(".original_module", "")
 
 
@@ -195,11 +196,11 @@ def _shared(base: Model, tuned: Model) -> list[Piece]:
                 kept = dict(layer.modules_to_save[layer.active_adapters[0]].named_parameters())
                 for name, mine in layer.original_module.named_parameters():
                     whole = f"{path}.original_module.{name}"
-                    pieces.append(Piece(_bare(whole), whole, mine.data, kept[name].data))
+                    pieces.append(Piece(bare(whole), whole, mine.data, kept[name].data))
             elif isinstance(layer, BaseTunerLayer):
                 whole = f"{path}.base_layer.weight"
                 mine = layer.get_base_layer().weight.data
-                pieces.append(Piece(_bare(whole), whole, mine, _merged(layer, mine, base.dtype)))
+                pieces.append(Piece(bare(whole), whole, mine, _merged(layer, mine, base.dtype)))
     return pieces
 
 

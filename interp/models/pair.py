@@ -1,7 +1,7 @@
 """A base and its tuned child, held so that they can be compared: loaded, checked, fingerprinted."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,11 @@ class Pair:
         if self.base is None:
             raise OptionError(f"{what} needs a base model and none was given; add --base MODEL")
         return self.base
+
+    def sharing(self, base: Model) -> "Pair":
+        """The same pair on an equal base that is held already, so that its own can be let go of."""
+        told = {*self.tuned.notes, *self.require_base("sharing").notes}
+        return replace(self, base=base, notes=tuple(note for note in self.notes if note not in told))
 
     @property
     def identity(self) -> dict[str, str]:

@@ -40,6 +40,8 @@ HEADINGS = {
     "graft-layers": "Where masks lie",
     "places": "Where do methods put it?",
     "places-agreement": "Do they agree?",
+    "stitch": "Do all tasks fit into one model?",
+    "overlaps": "How far masks overlap",
     "dose": "How many it takes",
     "verify-neurons": "What each intervention does",
     "random-sets": "What random sets do",

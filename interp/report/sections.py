@@ -15,8 +15,8 @@ NEURONS = 20
 ALWAYS = (
     "Anything about other prompts, other behaviours or other models than those named above.",
     "That these are the only ones: others can carry the same behaviour, and sets can stand in for each other.",
-    "What one of them means. Its most activating tokens say where it is active, not what it causes.",
 )
+ACTIVE = "What one of them means. Its most activating tokens say where it is active, not what it causes."
 UNVERIFIED = (
     "That the selected ones cause the behaviour: scores rank, and nothing was intervened on in this run. "
     "Run it without --no-verify to test them against matched random sets."
@@ -101,4 +101,6 @@ def limits(tables: Sequence[Table], claims: Sequence[Claim]) -> str:
             lines.append(f"Effects on at most {least:.1%} of the answers: they do not stand out from the random sets.")
         lines += [stated] if isinstance(stated, str) else [str(line) for line in stated]
     lines += [VERIFIED if claims else UNVERIFIED, *ALWAYS]
+    if any("neuron-tokens" in table.tables or "tokens" in table.tables for table in tables if "score" in table.data):
+        lines.append(ACTIVE)
     return f"<ul>{''.join(f'<li>{escaped(line)}</li>' for line in dict.fromkeys(lines))}</ul>"

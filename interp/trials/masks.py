@@ -18,14 +18,22 @@ from torch.func import functional_call
 
 from interp.engines import Batch
 from interp.engines.base import arguments
+from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.models.grafts import Scope
 from interp.study import Study
+from interp.table import Table
 from interp.trials.questions import Questions, run_logits
 
 Ranking = Float[Tensor, " P"]
-_BIAS = 10.0
+REGULARISERS = ("l1", "binarise")
+_BIAS, _MARGIN = 10.0, 5.0
+
+
+def masks_of(run: Table, kind: str) -> dict[str, np.ndarray]:
+    """The mask of a kind in a stored graft run: sorted flat indices per parameter."""
+    return {name.split("/", 1)[1]: where for name, where in run.arrays.items() if name.startswith(f"{kind}/")}
 
 
 def top(ranking: Float[Tensor, " P"], count: int) -> Bool[Tensor, " P"]:
@@ -130,6 +138,30 @@ def relaxed(study: Study, scope: Scope, questions: Questions, count: int, *, ste
         if best is None or quality > best:
             best, found = quality, mask
     return found
+
+
+def localised(
+    study: Study, scope: Scope, questions: Questions, start: int, *, steps: int, rate: float, pull: float, reg: str
+) -> Bool[Tensor, " P"]:
+    """The mask that Localize-and-Stitch learns (He et al. 2024, arXiv 2408.13656): ``round(sigmoid(S))``, of any size.
+
+    ``S`` is 5 at the ``start`` weights that moved furthest and -5 elsewhere; plain descent at ``rate`` on the mean loss
+    of all questions. ``reg`` is what ``pull`` does in each step: ``l1`` is the paper's penalty on the size of the mask,
+    ``S -= pull * sigma'(S)``; ``binarise`` is the released code's, ``S += pull * sigma'(S) * sign(S)`` with the sign of
+    0 taken as -1, which drives scores away from 0 and does not shrink a mask. The code sums gradients over batches;
+    here they are means, so that ``rate`` does not depend on how many questions there are.
+    """
+    if reg not in REGULARISERS:
+        raise OptionError(f"unknown regulariser {reg!r}; use {' or '.join(REGULARISERS)}")
+    moved = scope.moved
+    scores = top(moved.abs(), start).to(moved.dtype) * 2 * _MARGIN - _MARGIN
+    for _ in study.progress(range(steps), "localising"):
+        mask = scores.sigmoid()
+        flat = mask * (1 - mask)
+        slope = _mean_slope(study, scope, questions, _relaxed(scope, mask)) * moved
+        away = 1.0 if reg == "l1" else torch.where(scores > 0, -1.0, 1.0).to(scores.dtype)
+        scores -= flat * (rate * slope + pull * away)
+    return scores > 0
 
 
 def _relaxed(scope: Scope, mask: Float[Tensor, " P"]) -> list[Tensor]:

@@ -35,7 +35,8 @@ See = Callable[[int, Tensor, Tensor], None]
 class Stream:
     """One batch of the tuned model: the stream before every block and after the last, and what each block added.
 
-    ``attention`` and ``mlp`` are of all columns, or (``positions`` last) of the last one only.
+    ``attention`` and ``mlp`` are of all columns, or (``positions`` last) of the last one only. After a fast read so is
+    what the stream holds after the last block: its other columns mean nothing.
     """
 
     batch: Batch
@@ -45,13 +46,17 @@ class Stream:
     mlp: tuple[Float[Tensor, "B P D"], ...]
 
     @classmethod
-    def read(cls, engine: Engine, model: Model, batch: Batch, positions: Positions = "last") -> Stream:
-        """One pass of the tuned model, without its head."""
+    def read(
+        cls, engine: Engine, model: Model, batch: Batch, positions: Positions = "last", path: Path = "full"
+    ) -> Stream:
+        """One pass of the tuned model, without its head; ``path`` fast ends its last block on the last column alone."""
         require_here(engine)
+        _require_last(path, positions)
         layers = range(model.anatomy.n_layers)
         sites = [Site(layer, "hook_resid_pre") for layer in layers] + [Site(layers[-1], "hook_resid_post")]
         parts: dict[str, list[Tensor]] = {"hook_attn_out": [], "hook_mlp_out": []}
-        watched = [
+        watched: list[Edit] = _cut(model, layers[-1:]) if path == "fast" else []
+        watched += [
             Watch(Site(layer, hook), partial(_keep, kept, positions))
             for layer in layers
             for hook, kept in parts.items()
@@ -86,9 +91,8 @@ def against(
     ``path`` fast (last column only) takes the output projections and MLPs of one column: equal but for rounding.
     """
     require_here(engine)
-    if path == "fast" and stream.positions != "last":
-        raise OptionError("the fast path is of the last token; take the full one for all positions")
-    layers, targets = range(base.anatomy.n_layers), base.anatomy.targets
+    _require_last(path, stream.positions)
+    layers = range(base.anatomy.n_layers)
     parts: list[Tensor] = []
 
     def arrived(layer: int, value: Tensor) -> None:
@@ -102,8 +106,7 @@ def against(
     for layer in layers:
         edits.append(Replace(Site(layer, "hook_resid_pre"), stream.before[layer]))
         if path == "fast":
-            # families whose MLP has no such place are read whole
-            edits += [Last(Site(layer, hook)) for hook in ("attn.hook_z", "mlp.hook_in") if hook in targets]
+            edits += _cut(base, [layer])
         edits.append(Watch(Site(layer, "hook_attn_out"), partial(arrived, layer)))
         if granularity == "sublayer":
             edits.append(Replace(Site(layer, "hook_attn_out"), stream.attention[layer]))
@@ -111,10 +114,17 @@ def against(
     engine.run(base, stream.batch, edits=edits, keep=0)
 
 
-def own_end(engine: Engine, base: Model, stream: Stream) -> Float[Tensor, "B P D"]:
-    """Where the base's own stream ends, before the final norm, on the same tokens: a pass of the base."""
-    last = Site(base.anatomy.n_layers - 1, "hook_resid_post")
-    return stream.cut(engine.run(base, stream.batch, reads=[last], keep=0).values[last]).double()
+def own_ends(
+    engine: Engine, base: Model, stream: Stream, path: Path = "full"
+) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "B P D"]]:
+    """The base's own stream on the same tokens, before the first block and after the last: a pass of the base."""
+    _require_last(path, stream.positions)
+    last = base.anatomy.n_layers - 1
+    sites = [Site(0, "hook_resid_pre"), Site(last, "hook_resid_post")]
+    edits = _cut(base, [last]) if path == "fast" else []
+    values = engine.run(base, stream.batch, reads=sites, edits=edits, keep=0).values
+    start, end = (stream.cut(values[site]).double() for site in sites)
+    return start, end
 
 
 def sites_needed() -> Sequence[str]:
@@ -126,6 +136,18 @@ def require_here(engine: Engine) -> None:
     """Raise OptionError for an engine that runs elsewhere: what a pass hands out on its way stays there."""
     if getattr(engine, "remote", False):
         raise OptionError("the tuned stream is split while passes run and cannot be sent elsewhere; leave out --remote")
+
+
+def _require_last(path: Path, positions: Positions) -> None:
+    if path == "fast" and positions != "last":
+        raise OptionError("the fast path is of the last token; take the full one for all positions")
+
+
+def _cut(model: Model, layers: Sequence[int]) -> list[Edit]:
+    """Let output projections and MLPs of some blocks work on the last column alone."""
+    # families whose MLP has no such place are read whole
+    hooks = [hook for hook in ("attn.hook_z", "mlp.hook_in") if hook in model.anatomy.targets]
+    return [Last(Site(layer, hook)) for layer in layers for hook in hooks]
 
 
 def _keep(kept: list[Tensor], positions: Positions, value: Tensor) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.analyzers.graft.beside import others_mask, overlaps_table, require_comparable, same_tune
+from interp.analyzers.graft.beside import all_overlaps, others_mask, require_comparable, same_tune
 from interp.analyzers.graft.findings import Findings
 from interp.analyzers.graft.rows import Rows, layers_table
 from interp.errors import OptionError
@@ -53,7 +53,7 @@ class Graft(Analyzer):
     """
 
     name: ClassVar[str] = "graft"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     held_out: PromptSet | None = None
     other: PromptSet | None = None
@@ -160,7 +160,7 @@ class Graft(Analyzer):
             self.name,
             provenance=study.provenance(self),
             summary={
-                "sentence": made[0].sentence,
+                "sentence": made[0].sentence + claims.not_shown(made, self.draws),
                 "shown": made[0].shown,
                 "weights": scope.size,
                 "kept": count,
@@ -178,7 +178,7 @@ class Graft(Analyzer):
                 "answers": rows.answers(),
                 "random": rows.drawn(),
                 "layers": layers_table(indices, scope),
-                "overlaps": overlaps_table(indices, self.beside, study, scope),
+                "overlaps": all_overlaps(indices, self.beside, study, scope),
                 "claims": claims.to_table(made),
             },
             arrays={

@@ -6,17 +6,19 @@
    sums, by sums of magnitudes (L1). The embedding is in neither; what is outside the blocks is not seen.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 import numpy as np
 
 from interp import claims
 from interp.analyzers.base import Analyzer
+from interp.analyzers.tuco.answered import by_answer
 from interp.analyzers.tuco.compared import rows_and_claims
 from interp.analyzers.tuco.passes import Measured, measure, noise
-from interp.errors import OptionError, UnsupportedModel
+from interp.errors import OptionError, PairError, UnsupportedModel
 from interp.models.invisible import remarks
+from interp.models.pair import Pair
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.split import require_here, sites_needed
@@ -35,12 +37,17 @@ class Tuco(Analyzer):
     false leaves out ``output_co`` and with it a pass of the base on its own stream. With two classes, the AUC of
     positive above negative prompts, over all pairs and over those whose lengths differ by at most ``caliper`` tokens.
 
+    ``by_answer`` makes two classes of one: positive are the prompts whose greedy answer, the tuned model's, shows the
+    study's metric, negative the others; ``keep_text`` keeps these answers. ``sham``: a pair of the same base and a tune
+    that learned nothing of interest, whose TuCo stands beside everything.
+
     Returns a table of kind ``tuco``, one row per prompt, with ``layers`` (sizes and betas after every block), ``floor``
-    (the same pair of models taken twice, by arithmetic of another shape) and, for ``all`` positions, ``tokens``.
+    (the same pair of models taken twice, by arithmetic of another shape), for ``all`` positions ``tokens``, and
+    ``answers`` (what was shown, by prompt) where classes are made of answers.
     """
 
     name: ClassVar[str] = "tuco"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     granularity: str = "block"
     positions: str = "last"
@@ -52,7 +59,16 @@ class Tuco(Analyzer):
     permutations: int = 200
     floor_prompts: int = 8
     map_prompts: int = 8
+    by_answer: bool = False
+    keep_text: bool = False
+    sham: Pair | None = field(default=None, compare=False)
     parent: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As of any analyzer, the sham by the digest of its weights."""
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "parent"}
+        return own | {"sham": None if self.sham is None else self.sham.digests["tuned"]}
 
     @property
     def way(self) -> str:
@@ -73,40 +89,63 @@ class Tuco(Analyzer):
         if any(dimension < 0 for dimension in self.drop):
             raise OptionError(f"dimensions to drop are counted from 0, not {min(self.drop)}")
 
-    def __call__(self, study: Study) -> Table:
-        """Split the tuned stream of every prompt."""
+    def require(self, study: Study) -> None:
+        """Raise OptionError, PairError or UnsupportedModel for a study that cannot be split so."""
         self.check()
         study.pair.require_base("TuCo")
         require_here(study.engine)
+        if self.by_answer:
+            study.require_metric("telling prompts apart by what is answered")
+            if len(study.classes) > 1:
+                raise OptionError("classes are made of answers to one class of prompts, and two were given")
+        if self.sham is not None and self.sham.digests.get("base") != study.pair.digests.get("base"):
+            raise PairError(
+                f"the sham {self.sham.tuned.name} was given with another base than {study.pair.tuned.name}; "
+                "a sham is tuned from the same one"
+            )
         anatomy = study.pair.tuned.anatomy
         if missing := [hook for hook in sites_needed() if hook not in anatomy.targets]:
             raise UnsupportedModel(f"{anatomy.architecture} has no exact place for {missing[0]}")
         if self.drop and max(self.drop) >= anatomy.width:
             raise OptionError(f"there is no dimension {max(self.drop)} to drop: the stream has {anatomy.width}")
+
+    def __call__(self, study: Study) -> Table:
+        """Split the tuned stream of every prompt."""
+        self.require(study)
         study.require_parts()
-        notes = remarks(study.pair)
+        notes, given, names, answered = list(remarks(study.pair)), study, ("positive", "negative"), None
+        if self.by_answer:
+            answered = by_answer(study, self.keep_text)
+            study, names = answered.study, answered.names
+        if len(study.classes) == 2 and self.sham is None:
+            notes.append("An AUC says that the classes differ; how far after any tuning, no sham was given to tell.")
         found = [measure(study, self, group) for group in study.classes]
+        sham = None if self.sham is None else [measure(study, self, group, self.sham) for group in study.classes]
         floor = noise(study, self)
-        columns, made, permuted = rows_and_claims(study, self, found, float(np.max(floor["tuco"])))
+        columns, made, permuted = rows_and_claims(study, self, found, sham, float(np.max(floor["tuco"])), names)
         tables = {"layers": _layers(found), "floor": floor}
         if self.positions == "all":
             tables["tokens"] = _tokens(found)
         if permuted is not None:
             tables["permuted"] = permuted
+        if answered is not None:
+            tables["answers"] = answered.answers
         tuco = np.concatenate([part.tuco for part in found])
         return table(
             self.name,
             columns,
-            provenance=study.provenance(self),
+            provenance=given.provenance(self),
             summary={
-                "sentence": " ".join(claim.sentence for claim in made),
-                "shown": all(claim.shown for claim in made),
+                "sentence": " ".join([*([answered.sentence] if answered else []), *(claim.sentence for claim in made)])
+                + claims.not_shown(made),
+                "shown": all(claim.shown for claim in made) and (answered is None or len(found) == 2),
+                "sham": "" if self.sham is None else self.sham.tuned.name,
                 "tuco": float(tuco.mean()),
                 "output_co": float(np.concatenate([part.output_co for part in found]).mean()),
                 "noise_floor": float(np.max(floor["tuco"])),
                 "largest_error": max(float(part.errors.max()) for part in found),
                 "path": self.way,
-                "limits": list(notes),
+                "limits": notes,
                 **{group: len(study.prompts(group)) for group in study.classes},
             },
             tables={**tables, "claims": claims.to_table(made)},

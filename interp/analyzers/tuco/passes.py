@@ -16,10 +16,11 @@ from interp.engines import Batch
 from interp.maths.host import to_host
 from interp.maths.shares import Running, share, size
 from interp.models.model import Model
+from interp.models.pair import Pair
 from interp.prompts import Prompt
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.split import Stream, against, own_end
+from interp.trials.split import Stream, against, own_ends
 
 _BY_BLOCK = ("betas", "base_sizes", "tuned_sizes", "cosines", "errors")
 _SHIFT = 5  # columns of padding that give the arithmetic another shape
@@ -47,13 +48,17 @@ class Asked(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """Numbers of one class, prompts in file order; by block ``[prompts, L]``, by token ``row -> (words, [L, T])``."""
+    """Numbers of one class, prompts in file order; by block ``[prompts, L]``, by token ``row -> (words, [L, T])``.
+
+    ``base_own`` is the norm of what the base's blocks add up to on its own stream: it knows nothing of tuning.
+    """
 
     group: str
     prompts: Sequence[Prompt]
     lengths: np.ndarray
     tuco: np.ndarray
     output_co: np.ndarray
+    base_own: np.ndarray
     betas: np.ndarray
     base_sizes: np.ndarray
     tuned_sizes: np.ndarray
@@ -62,25 +67,27 @@ class Measured:
     tokens: dict[int, tuple[list[str], np.ndarray]]
 
 
-def measure(study: Study, asked: Asked, group: str) -> Measured:
-    """Split the stream of every prompt of a class."""
-    base, tuned, encoded = study.pair.require_base("TuCo"), study.pair.tuned, study.encoded(group)
+def measure(study: Study, asked: Asked, group: str, other: Pair | None = None) -> Measured:
+    """Split the stream of every prompt of a class, in the study's pair or in an ``other`` one, without OutputCo."""
+    pair, encoded = other or study.pair, study.encoded(group)
+    base, tuned = pair.require_base("TuCo"), pair.tuned
     n_layers, count = tuned.anatomy.n_layers, len(encoded)
     numbers = {name: np.zeros((count, n_layers)) for name in _BY_BLOCK}
-    output_co, tokens = np.full(count, np.nan), {}
+    output_co, base_own, tokens = np.full(count, np.nan), np.full(count, np.nan), {}
     held = 4 * tuned.anatomy.width * (n_layers + 1) * (1 if asked.positions == "last" else 5)
     for rows in study.progress(study.groups(group, tuned, held), f"tuco, {group}"):
         batch, _ = make_batch(encoded, rows, study.pad_id, tuned.device)
-        stream = Stream.read(study.engine, tuned, batch, asked.positions)
+        stream = Stream.read(study.engine, tuned, batch, asked.positions, asked.way)
         running, errors = split(study, asked, base, stream)
         for name, values in numbers.items():
             found = errors if name == "errors" else getattr(running, name)
             values[rows] = np.stack([to_host(value) for value in found], 1)
-        if asked.output:
-            own = own_end(study.engine, base, stream)
+        if asked.output and other is None:
+            start, own = own_ends(study.engine, base, stream, asked.way)
             end, keep = stream.cut(stream.before[-1]).to(own), kept(asked, stream).to(own)
             gap, theirs = (size(value * keep, asked.order) for value in (end - own, own))
             output_co[rows] = to_host(share(gap, theirs))
+            base_own[rows] = to_host(size((own - start) * keep, asked.order))
         if asked.positions == "all":
             shares = np.stack([to_host(value) for value in running.tokens], 1)
             for row, mine in zip(rows, shares, strict=True):
@@ -90,7 +97,8 @@ def measure(study: Study, asked: Asked, group: str) -> Measured:
     lengths = np.array([len(coded.ids) for coded in encoded])
     prompts = study.prompts(group).prompts
     tuco = numbers["betas"][:, -1]
-    return Measured(group, prompts, lengths, tuco, output_co, **numbers, tokens=dict(sorted(tokens.items())))
+    numbers |= {"output_co": output_co, "base_own": base_own}
+    return Measured(group, prompts, lengths, tuco, **numbers, tokens=dict(sorted(tokens.items())))
 
 
 def split(study: Study, asked: Asked, other: Model, stream: Stream) -> tuple[Running, list[Float[Tensor, " B"]]]:
@@ -127,7 +135,7 @@ def noise(study: Study, asked: Asked) -> Table:
         encoded = study.encoded(group)[: asked.floor_prompts]
         for part in study.batches(encoded, tuned):
             batch: Batch = make_batch(encoded, part, study.pad_id, tuned.device)[0]
-            stream = Stream.read(study.engine, tuned, batch, asked.positions)
+            stream = Stream.read(study.engine, tuned, batch, asked.positions, asked.way)
             running, _ = split(study, asked, tuned, stream.shifted(_SHIFT, study.pad_id))
             rows += [study.prompts(group).prompts[row].id for row in part]
             groups += [group] * len(part)

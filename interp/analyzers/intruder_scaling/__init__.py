@@ -1,14 +1,17 @@
 """``IntruderScaling``: what intruders do, by scaling their singular values inside the tuned model.
 
 ``W(s) = W + (s - 1) sigma u v^T`` for the strongest intruder of every matrix, or for all (Shuttleworth et al., arXiv
-2410.21228; PEFT scales all). Measured are the task and, on plain text, the loss: forgetting is how far it lies above
-the base's. Two controls at every scale: for each intruder a vector of the same matrix that is none and has the nearest
-singular value; and the whole update scaled, since that traces a trade-off of its own.
+2410.21228; PEFT scales all). Measured are, on plain text, the loss (forgetting is how far it lies above the base's) and
+the divergence from the base, and the task where one is given. Two controls at every scale: for each intruder a vector
+of the same matrix that is none and has the nearest singular value; and the whole update scaled, since that traces a
+trade-off of its own.
 """
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -16,37 +19,33 @@ import torch
 
 from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.capture import make_batch
-from interp.claims import Claim
-from interp.engines import Batch
-from interp.errors import OptionError, PromptError, UnsupportedModel
+from interp.analyzers.intruder_scaling.found import HALF, claimed
+from interp.analyzers.intruder_scaling.passes import measured, of_text
+from interp.errors import OptionError, UnsupportedModel
 from interp.maths import subspaces
-from interp.maths.bootstrap import clustered_bootstrap
 from interp.maths.host import to_host
-from interp.metrics import token_losses
 from interp.models.model import Model
 from interp.models.rescale import Direction, rescaled, update_scaled
-from interp.prompts import Encoded
+from interp.prompts import PromptSet
 from interp.sites import MATRICES, Weight
 from interp.study import Study
 from interp.table import Table, table
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 KINDS = ("intruder", "neighbour", "update")
-HALF, NAN = 0.5, float("nan")
 
 
 @dataclass(frozen=True)
 class IntruderScaling(Analyzer):
     """Scale the intruders of a ``located`` run of ``Intruders`` in the study's tuned model, beside two controls.
 
-    The study's positive prompts measure the task, its negative ones are plain text whose loss is measured; it needs a
-    base. ``which`` is ``top1``, the strongest of every matrix, or ``all``. Returns a table of kind
-    ``intruder-scaling``, one row per kind and scale.
+    The study's positive prompts measure the task, its negative ones are plain text; one class alone, without a metric,
+    is the text. It needs a base. ``which`` is ``top1``, the strongest of every matrix, or ``all``. Returns a table of
+    kind ``intruder-scaling``, one row per kind and scale.
     """
 
     name: ClassVar[str] = "intruder-scaling"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None
@@ -65,46 +64,49 @@ class IntruderScaling(Analyzer):
             raise OptionError("scaling intruders needs a run of interp intruders; give its table")
         scales = self.require()
         chosen, edited, notes = self._chosen(study)
-        texts = _texts(study)
-        base_loss = _losses(study, base, texts)
-        plain = _numbers(study), _losses(study, study.pair.tuned, texts)
-        found = {}
-        settings = [(kind, scale) for kind in _possible(study, chosen, notes) for scale in scales]
-        for kind, scale in study.progress(settings, "scales"):
-            found[kind, scale] = plain
-            if scale != 1:
-                with _scaled(study, chosen, kind, scale):
-                    found[kind, scale] = _numbers(study), _losses(study, study.pair.tuned, texts)
-        made = _claims(study, found, scales) if chosen["intruder"] else []
+        kinds = _possible(study, chosen, notes)
+        found, plain, base_loss = measured(study, base, kinds, scales, partial(_scaled, study, chosen))
+        if study.metric is None:
+            notes.append("no task was given: whether what was tuned is kept was not measured")
+        made = claimed(study, found, scales) if chosen["intruder"] else []
         sentence = " ".join(claim.sentence for claim in made) or (
             "The run found no intruder in a matrix of a block: there was nothing to scale but the update."
         )
         keys = list(found)
-        metrics, losses = (np.array([values[part].mean() for values in found.values()]) for part in (0, 1))
+        losses, kls = (np.array([getattr(one, name).mean() for one in found.values()]) for name in ("loss", "kl"))
+        task, prompts = {}, {}
+        if study.metric is not None:
+            words, means = study.metric.words, np.array([one.metric.mean() for one in found.values()])
+            task = {"metric": (means, "measure", words.number, words.unit)}
+            prompts = {"prompts": _each("prompts", study.prompts("positive"), found, metric="the metric")}
+        counts = {group: len(study.prompts(group)) for group in study.classes}
         return table(
             self.name,
             {
                 "kind": ([k for k, _ in keys], "key", "what is scaled: intruder, neighbour or the whole update"),
                 "scale": (np.array([s for _, s in keys]), "measure", "factor on the singular value; 1 changes nothing"),
-                "metric": (metrics, "measure", study.metric.words.number, study.metric.words.unit),
+                **task,
                 "loss": (losses, "measure", "loss per token of the plain text", "nats"),
                 "forgetting": (losses - base_loss.mean(), "measure", "the same less the base's", "nats"),
+                "kl": (kls, "measure", "KL of the next token of plain text, scaled || base, mean over tokens", "nats"),
             },
             provenance=study.provenance(self),
             summary={
-                "sentence": sentence,
+                "sentence": sentence + claims.not_shown(made),
                 "shown": bool(made) and all(claim.shown for claim in made),
                 "edited": len(chosen["intruder"]),
                 "base_loss": float(base_loss.mean()),
-                "tuned_loss": float(plain[1].mean()),
-                "tuned_metric": float(plain[0].mean()),
-                "positive": len(study.contrast.positive),
-                "negative": len(study.contrast.negative),
+                "tuned_loss": float(plain.loss.mean()),
+                "tuned_kl": float(plain.kl.mean()),
+                "tuned_metric": float(plain.metric.mean()) if task else None,
+                **counts,
                 "limits": [f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(notes)],
             },
             tables={
-                "prompts": _each("intruder-scaling-prompts", "value", study.contrast.positive, found, 0, "the metric"),
-                "texts": _each("intruder-scaling-texts", "loss", study.contrast.negative, found, 1, "loss per token"),
+                **prompts,
+                "texts": _each(
+                    "texts", study.prompts(of_text(study)), found, loss="loss per token", kl="KL from the base"
+                ),
                 "edited": edited,
                 "claims": claims.to_table(made),
             },
@@ -185,7 +187,7 @@ def _scaled(study: Study, chosen: dict[str, list[Direction]], kind: str, scale: 
     """The tuned model so scaled, for as long as the context lasts."""
     if kind == "update":
         return update_scaled(study.pair, scale)
-    return rescaled(study.pair.tuned, chosen[kind], scale)
+    return rescaled(study.pair.tuned, chosen.get(kind, ()), scale)
 
 
 def _possible(study: Study, chosen: dict[str, list[Direction]], notes: list[str]) -> list[str]:
@@ -199,102 +201,22 @@ def _possible(study: Study, chosen: dict[str, list[Direction]], notes: list[str]
         return kinds
 
 
-def _numbers(study: Study) -> np.ndarray:
-    """The metric of every positive prompt in the tuned model as it is now."""
-    posed, model = study.posed("positive"), study.pair.tuned
-    found = np.zeros(len(posed))
-    for rows in study.batches(posed, model):
-        batch, _ = make_batch(posed, rows, study.pad_id, model.device)
-        aim = study.objective("positive", rows)
-        found[rows] = to_host(aim.of(study.engine.run(model, batch, keep=aim.keep).logits))
-    return found
-
-
-def _texts(study: Study) -> list[Encoded]:
-    """The plain texts as tokens, without a template, cut at the context."""
-    coded = []
-    for prompt in study.contrast.negative:
-        ids = study.pair.tokenizer(prompt.text)["input_ids"][: study.pair.tuned.context_length]
-        if len(ids) < 2:
-            raise PromptError(f"text {prompt.id} has {len(ids)} token(s), so nothing to predict; give longer ones")
-        coded.append(Encoded(tuple(ids), (0,) * len(ids)))
-    return coded
-
-
-def _losses(study: Study, model: Model, texts: list[Encoded]) -> np.ndarray:
-    """Mean loss per token of every text, in nats."""
-    found = np.zeros(len(texts))
-    for rows in study.batches(texts, model, 8 * model.anatomy.vocabulary):
-        batch = Batch.pad([texts[row].ids for row in rows], study.pad_id, "right", model.device)
-        logits = study.engine.run(model, batch, keep=None).logits[:, :-1]
-        losses = token_losses(logits, batch.ids[:, 1:], batch.mask[:, 1:])
-        found[rows] = to_host(losses.double().sum(1) / batch.mask[:, 1:].sum(1))
-    return found
-
-
-def _each(kind: str, column: str, prompts, found: dict, part: int, meaning: str) -> Table:
+def _each(kind: str, prompts: PromptSet, found: Mapping, **columns: str) -> Table:
     count, keys = len(prompts), list(found)
     return table(
-        kind,
+        f"intruder-scaling-{kind}",
         {
             "kind": (np.repeat(np.array([k for k, _ in keys], object), count), "key", "what is scaled"),
             "scale": (np.repeat(np.array([s for _, s in keys]), count), "measure", "factor on the singular value"),
             "prompt_id": (np.tile([p.id for p in prompts], len(keys)), "key", "place in the file"),
             "cluster": (np.tile(np.array(prompts.clusters, object), len(keys)), "key", "resampled together"),
-            column: (np.concatenate([values[part] for values in found.values()]), "measure", meaning),
+            **{
+                name: (
+                    np.concatenate([np.zeros(0), *(getattr(one, name) for one in found.values())]),
+                    "measure",
+                    meaning,
+                )
+                for name, meaning in columns.items()
+            },
         },
     )
-
-
-def _claims(study: Study, found: dict, scales: list[float]) -> list[Claim]:
-    at = min((scale for scale in scales if scale != 1), key=lambda scale: (abs(scale - HALF), scale))
-    clusters = study.contrast.negative.clusters
-    mine, plain = found["intruder", at], found["intruder", 1.0]
-    fall, low, high = clustered_bootstrap(mine[1] - plain[1], clusters, seed=study.seed)
-    control = (NAN, NAN, NAN)
-    beside, better = "no vector beside it could be scaled", False
-    if ("neighbour", at) in found:
-        near = found["neighbour", at][1]
-        control = clustered_bootstrap(near - plain[1], clusters, seed=study.seed)
-        better = clustered_bootstrap(mine[1] - near, clusters, seed=study.seed)[2] < 0
-        beside = f"vectors beside them that are none: {control[0]:+.3f}"
-    task = mine[0].mean() - plain[0].mean()
-    words = study.metric.words
-    told = Claim(
-        "forgets-less",
-        f"With intruders scaled by {at:g}, the loss on plain text moves by {fall:+.3f} nats per token ({beside}), and "
-        f"the {words.number} by {task:+.3g} {words.unit}.",
-        fall, low, high, "the nearest vector of the same matrix that is no intruder, scaled alike", *control, NAN, 0,
-        "at most", bool(fall < 0 and high < 0 and better), _difference("intruder", at, "intruder", 1.0),
-    )  # fmt: skip
-    return [told, *_beside_the_update(study, found, at)]
-
-
-def _beside_the_update(study: Study, found: dict, at: float) -> list[Claim]:
-    mine = found["intruder", at]
-    kept = {scale: values[0].mean() for (kind, scale), values in found.items() if kind == "update" and scale <= 1}
-    if len(kept) < 2:
-        return []
-    # the update that keeps at least as much of the task, and the least of those; else the one that keeps most
-    enough = {scale: value for scale, value in kept.items() if value >= mine[0].mean()}
-    scale = min(enough, key=enough.get) if enough else max(kept, key=kept.get)
-    other = found["update", scale]
-    clusters = study.contrast.negative.clusters
-    value, low, high = clustered_bootstrap(mine[1] - other[1], clusters, seed=study.seed)
-    return [
-        Claim(
-            "beats-the-update",
-            f"Beside the whole update scaled by {scale:g}, which keeps the task at {other[0].mean():.3g} (intruders by "
-            f"{at:g}: {mine[0].mean():.3g}), the loss on plain text is {value:+.3f} nats per token.",
-            value, low, high, "the whole update, at the scale that keeps the task as well or barely better", NAN, NAN,
-            NAN, NAN, 0, "at most", bool(value < 0 and high < 0),
-            _difference("intruder", at, "update", scale),
-        )
-    ]  # fmt: skip
-
-
-def _difference(kind: str, at: float, other: str, scale: float) -> dict:
-    return {
-        "table": "texts", "statistic": "mean", "column": "loss", "cluster": "cluster",
-        "where": {"kind": kind, "scale": at}, "minus": {"where": {"kind": other, "scale": scale}},
-    }  # fmt: skip

@@ -1,0 +1,241 @@
+"""``Stitch``: do the few weights of several tunes, put into one base, do all their tasks at once?
+
+Localize-and-Stitch (He, Hu, Lin, Zhang and Zhao 2024, arXiv 2408.13656): a mask per tune, located without data by how
+far weights moved or with the task's questions; the base takes every tune's weights in its own mask, and their mean
+where masks meet. Every task is put to what comes of it, beside the base, each tune, each mask alone, the plain average
+of all tunes, and random masks with equal counts in every parameter stitched alike.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.analyzers.stitch.findings import Findings
+from interp.analyzers.stitch.rows import Asked, Rows
+from interp.errors import OptionError, PairError
+from interp.models.grafts import PARTS, Scope
+from interp.models.model import Model
+from interp.models.pair import Pair
+from interp.models.stitches import aligned, averaged, stitched
+from interp.prompts import PromptSet
+from interp.study import Study
+from interp.table import Table
+from interp.trials import masks
+from interp.trials.overlaps import overlaps_table
+from interp.trials.questions import Questions, perplexity, run_logits, text_rows
+
+LOCALISE = ("movement", "learned")
+
+
+@dataclass(frozen=True, eq=False)
+class Partner:
+    """A further tune of the study's base, the questions of its task that locate, and those that measure."""
+
+    pair: Pair
+    located: PromptSet
+    held_out: PromptSet
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Digests of what it is."""
+        return {**self.pair.digests, "located": self.located.digest, "held_out": self.held_out.digest}
+
+
+@dataclass(frozen=True)
+class Stitch(Analyzer):
+    """Stitch the study's tune (its task: the study's positive prompts, and ``held_out``) and ``others`` into the base.
+
+    ``localise``: ``movement`` takes the share ``at`` of the scope's weights that moved furthest; ``learned`` descends
+    as the paper does, from the share ``start``, for ``steps`` at ``rate`` with ``pull`` and ``reg`` (``l1`` or
+    ``binarise``, see ``interp.trials.masks.localised``). ``runs``, graft runs of these tunes in this order, give their
+    learned masks instead. ``draws`` of random masks. Where the study has negative prompts they are plain text whose
+    perplexity is measured. Memory: all tunes and the base, per weight of the scope a byte per tune, and one stitched
+    copy. Raises OptionError for options that mean nothing and PairError for tunes that cannot be stitched.
+
+    Returns a table of kind ``stitch``, one row per task, model and metric; ``arrays`` hold masks as ``TUNE/PARAMETER``.
+    """
+
+    name: ClassVar[str] = "stitch"
+    version: ClassVar[int] = 1
+
+    held_out: PromptSet | None = None
+    others: tuple[Partner, ...] = ()
+    runs: tuple[Table, ...] = ()
+    parent: str | None = None
+    scope: str = "blocks"
+    localise: str = "movement"
+    at: float = 0.05
+    start: float = 1e-5
+    steps: int = 10
+    rate: float = 1e7
+    pull: float = 10.0
+    reg: str = "l1"
+    draws: int = 19
+
+    @property
+    def options(self) -> dict:
+        """As of any analyzer, prompts and further tunes by their digests."""
+        said = super().options | {"held_out": self.held_out and self.held_out.digest}
+        return said | {
+            "others": [other.identity for other in self.others],
+            "runs": [run.provenance.key for run in self.runs],
+        }
+
+    def check(self, tunes: int | None = None) -> None:
+        """Raise OptionError for options that mean nothing; no model is needed where ``tunes`` says how many come."""
+        tunes = len(self.others) + 1 if tunes is None else tunes
+        if self.held_out is None or tunes < 2:
+            raise OptionError("stitching needs two tunes or more, each with held-out questions of its task")
+        if self.runs and len(self.runs) != tunes:
+            raise OptionError(f"{len(self.runs)} graft runs for {tunes} tunes; give one of each, in order")
+        if self.localise not in LOCALISE:
+            raise OptionError(f"unknown way to localise {self.localise!r}; use {' or '.join(LOCALISE)}")
+        if self.reg not in masks.REGULARISERS:
+            raise OptionError(f"unknown regulariser {self.reg!r}; use {' or '.join(masks.REGULARISERS)}")
+        if bad := [share for share in (self.at, self.start) if not 0 < share <= 1]:
+            raise OptionError(f"a sparsity of {bad[0]:g} is no share of weights to keep; use more than 0, at most 1")
+        if unknown := [part for part in self.scope.split(",") if part.strip() not in PARTS]:
+            raise OptionError(f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by commas")
+        if min(self.steps, self.draws) < 1:
+            raise OptionError("stitching needs at least one step and one random draw")
+
+    def __call__(self, study: Study) -> Table:
+        """Localise, stitch, measure."""
+        self.check()
+        tunes = (Partner(study.pair, study.contrast.positive, self.held_out), *self.others)
+        _require_comparable(tunes)
+        scopes = aligned([tune.pair for tune in tunes], self.scope)
+        for run, tune in zip(self.runs, tunes, strict=False):
+            _require_of(run, tune.pair, scopes[0])
+        tokenizer, context = study.pair.tokenizer, study.pair.tuned.context_length
+        asked = [Questions.of(tokenizer, tune.held_out.prompts, context) for tune in tunes]
+        found = [self._mask(study, at, scope, tune) for at, (scope, tune) in enumerate(zip(scopes, tunes, strict=True))]
+        measured = _Measured(study, asked, text_rows(tokenizer, study.contrast.negative.texts, context))
+        base = scopes[0].model
+        for at, tune in enumerate(tunes, 1):
+            measured.of(f"tune {at}", tune.pair.tuned)
+        measured.of("base", base)
+        for at, (scope, mask) in enumerate(zip(scopes, found, strict=True), 1):
+            measured.of(f"graft {at}", base, scope.grafted(mask))
+        measured.of("stitched", base, scopes[0].standing(stitched(scopes, found)))
+        measured.of("average", base, scopes[0].standing(averaged(scopes)))
+        for draw in study.progress(range(self.draws), "random masks"):
+            drawn = [
+                masks.matched_mask(scope, mask, study.seed + draw * len(scopes) + at)
+                for at, (scope, mask) in enumerate(zip(scopes, found, strict=True))
+            ]
+            measured.of_draw(draw, base, scopes[0].standing(stitched(scopes, drawn)))
+        return self._table(study, tunes, scopes, found, measured.rows)
+
+    def _mask(self, study: Study, at: int, scope: Scope, tune: Partner) -> Bool[Tensor, " P"]:
+        if self.runs:
+            return scope.mask(masks.masks_of(self.runs[at], "learned"))
+        if self.localise == "movement":
+            return masks.top(masks.movement(scope), max(1, round(self.at * scope.size)))
+        context = study.pair.tuned.context_length
+        located = Questions.of(study.pair.tokenizer, tune.located.prompts, context)
+        start = max(1, round(self.start * scope.size))
+        return masks.localised(
+            study, scope, located, start, steps=self.steps, rate=self.rate, pull=self.pull, reg=self.reg
+        )
+
+    def _table(
+        self, study: Study, tunes: Sequence[Partner], scopes: Sequence[Scope], found: Sequence[Tensor], rows: Rows
+    ) -> Table:
+        indices = {f"tune {at}": s.indices(m) for at, (s, m) in enumerate(zip(scopes, found, strict=True), 1)}
+        kept = [int(mask.sum()) for mask in found]
+        met = int((torch.stack(list(found)).sum(0) > 1).sum())
+        shown = Findings(rows, study.seed)
+        made = shown.claims()
+        return rows.table(
+            self.name,
+            provenance=study.provenance(self),
+            summary={
+                "sentence": " ".join(claim.sentence for claim in made) + claims.not_shown(made, self.draws),
+                "shown": all(claim.shown for claim in made if claim.name.startswith("keeps")),
+                "weights": scopes[0].size,
+                "tunes": [tune.pair.tuned.name for tune in tunes],
+                "kept": kept,
+                "claimed_by_several": met,
+                "kept_gain": {kind: shown.gains(kind) for kind in ("stitched", "average")},
+                "measuring": [len(tune.held_out) for tune in tunes],
+                "positive": len(study.contrast.positive),
+                "negative": len(study.contrast.negative),
+            },
+            tables={
+                "answers": rows.answers(),
+                "random": rows.drawn(),
+                "tunes": rows.tunes([tune.pair.tuned.name for tune in tunes], kept, scopes[0].size),
+                "overlaps": overlaps_table({"stitched": indices}, scopes[0].size),
+                "claims": claims.to_table(made),
+            },
+            arrays={
+                f"{tune}/{n}": where for tune, parts in indices.items() for n, where in parts.items() if len(where)
+            },
+        )
+
+
+class _Measured:
+    """Every task put to every model."""
+
+    def __init__(self, study: Study, asked: Sequence[Questions], text: Sequence[tuple[int, ...]]) -> None:
+        self.study, self.asked, self.text = study, asked, text
+        self.rows = Rows(asked)
+
+    def of(self, kind: str, model: Model, standing: AbstractContextManager | None = None) -> None:
+        """Everything of one model, as it stands in a context."""
+        with standing or nullcontext():
+            self.rows.add(kind, self._all(model))
+            self._read(kind, model)
+
+    def of_draw(self, draw: int, model: Model, standing: AbstractContextManager) -> None:
+        """Right answers of stitched random masks, and everything of the first."""
+        with standing:
+            seen = self._all(model)
+            self.rows.add_draw(draw, seen)
+            if draw == 0:
+                self.rows.add("random", seen)
+                self._read("random", model)
+
+    def _read(self, kind: str, model: Model) -> None:
+        if self.text:
+            logits = run_logits(self.study.engine, model)
+            self.rows.add_text(kind, perplexity(self.text, model, logits, self.study.batch_size))
+
+    def _all(self, model: Model) -> Asked:
+        logits = run_logits(self.study.engine, model)
+        return [one.graded(self.study.batches(one.read, model), logits, model.device) for one in self.asked]
+
+
+def _require_comparable(tunes: Sequence[Partner]) -> None:
+    first = tunes[0].pair
+    for tune in tunes[1:]:
+        for part in ("tokenizer", "template"):
+            if tune.pair.digests.get(part) != first.digests.get(part):
+                raise PairError(
+                    f"{tune.pair.tuned.name} and {first.tuned.name} have another {part}; one stitched model needs one"
+                )
+    for tune in tunes:
+        if shared := {*tune.located.texts} & {*tune.held_out.texts}:
+            raise OptionError(f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}")
+
+
+def _require_of(run: Table, pair: Pair, scope: Scope) -> None:
+    made = run.provenance
+    if run.kind != "graft":
+        raise OptionError(f"run {made.key} is of kind {run.kind}; give keys of graft runs (interp ls)")
+    if any(made.inputs.get(role) != pair.digests.get(role) for role in ("base", "tuned", "adapter")):
+        raise OptionError(f"run {made.key} is not of {pair.tuned.name}; give graft runs in the order of the tunes")
+    sizes = {piece.name: piece.size for piece in scope.pieces}
+    if any(sizes.get(row["parameter"]) != row["size"] for row in run.tables["layers"].rows()):
+        raise OptionError(f"run {made.key} has another scope than {', '.join(scope.parts)}; graft both in the same one")
+
+
+__all__: Sequence[str] = ("Partner", "Stitch")

@@ -1,0 +1,50 @@
+"""Two classes made of one: prompts whose answer shows the behaviour, and the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from interp.metrics import malformed
+from interp.prompts import Contrast, OneClass, PromptSet
+from interp.study import Study
+from interp.table import Table, table
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The study on both classes (or on one, where all answers are alike), their names, and what was answered."""
+
+    study: Study
+    names: tuple[str, str]
+    answers: Table
+    sentence: str
+
+
+def by_answer(study: Study, keep_text: bool = False) -> Answered:
+    """Part the study's one class by what the tuned model's greedy answers show; positive are those that show it."""
+    metric, prompts = study.require_metric("telling prompts apart by what is answered"), study.prompts("positive")
+    answers = study.answers("tuned", "positive")
+    texts = [study.decode(answer) for answer in answers]
+    shown = metric.shown(prompts.prompts, texts, "positive")
+    column, source = metric.words.column, prompts.source
+    names = (column, f"not {column}")
+    broken = [malformed(answer, study.stop_ids, ended_before=False) for answer in answers]
+    columns = {
+        "prompt_id": ([prompt.id for prompt in prompts], "key", "position in the prompt file, from 0"),
+        "cluster": (prompts.clusters, "key", "prompts that are resampled together"),
+        column: (shown, "flag", metric.words.flag),
+        "malformed": (broken, "flag", "the tuned model's answer is empty or repeats itself"),
+        **({"text": (texts, "text", "what the tuned model wrote")} if keep_text else {}),
+    }
+    parts = [
+        PromptSet(tuple(prompt for prompt, each in zip(prompts, shown, strict=True) if each == wanted), source)
+        for wanted in (True, False)
+    ]
+    said = (
+        f"Of {len(prompts)} prompts {len(parts[0])} were {names[0]} and {len(parts[1])} were not ({sum(broken)} "
+        "answers are malformed)."
+    )
+    if not all(parts):
+        said += " There are no two classes to compare."
+    contrast = Contrast(*parts) if all(parts) else OneClass(prompts)
+    return Answered(study.on(contrast), names, table("tuco-answers", columns), said)

@@ -1,0 +1,71 @@
+"""Several tunes of one base side by side, and what is made of them: stitched updates, and averaged ones.
+
+Localize-and-Stitch (He et al. 2024, arXiv 2408.13656): ``theta = theta_base + sum_i w_i * movement_i``
+with ``w_i = mask_i / sum_j mask_j`` weight by weight, and 0 where no mask claims it. In memory only, as grafts are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.errors import PairError
+from interp.models.grafts import Piece, Scope, bare
+from interp.models.pair import Pair
+
+
+def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:
+    """One scope per pair, of the same weights in the same order, all standing in the first pair's base.
+
+    A weight belongs to it if any tune moved its parameter; where a tune left a parameter, its piece is the base's own.
+    Raises PairError for tunes of different bases, or of one base at different dtypes.
+    """
+    first = pairs[0].require_base("stitching")
+    for pair in pairs[1:]:
+        base = pair.require_base("stitching")
+        if pair.digests.get("base") != pairs[0].digests.get("base") or base.dtype != first.dtype:
+            raise PairError(
+                f"{pair.tuned.name} and {pairs[0].tuned.name} are not tunes of one base; stitch tunes of the same one"
+            )
+    scopes = [Scope.of(pair, parts) for pair in pairs]
+    theirs = [{piece.name: piece for piece in scope.pieces} for scope in scopes]
+    own = {bare(path): (path, value) for path, value in first.module.named_parameters()}
+    named = [name for name in own if any(name in pieces for pieces in theirs)]
+    left = min(scope.left_out + scope.size for scope in scopes) - sum(own[name][1].numel() for name in named)
+    found = []
+    for scope, pieces in zip(scopes, theirs, strict=True):
+        moved = [pieces[name].tuned if name in pieces else own[name][1].data for name in named]
+        rows = zip(named, moved, strict=True)
+        made = tuple(Piece(name, own[name][0], own[name][1].data, tuned) for name, tuned in rows)
+        found.append(replace(scope, model=first, pieces=made, left_out=max(left, 0)))
+    return tuple(found)
+
+
+def stitched(scopes: Sequence[Scope], masks: Sequence[Bool[Tensor, " P"]]) -> list[Tensor]:
+    """The tensors of the base with every tune's weights in its own mask, and their mean where masks meet.
+
+    Bit for bit the tune's where one mask claims a weight, the base's where none does; means are taken in float64 and
+    rounded once, so that the order of the tunes does not count.
+    """
+    parts = [scope.split(mask.to(scope.model.device)) for scope, mask in zip(scopes, masks, strict=True)]
+    found = []
+    for at, piece in enumerate(scopes[0].pieces):
+        claims = sum(part[at].to(torch.int16) for part in parts)
+        made, total = piece.base, torch.zeros_like(piece.base, dtype=torch.float64)
+        for scope, part in zip(scopes, parts, strict=True):
+            own = scope.pieces[at].tuned
+            made = torch.where(part[at] & (claims == 1), own, made)
+            total += part[at] * (own.double() - piece.base.double())
+        mean = (piece.base.double() + total / claims.clamp(min=1)).to(piece.base.dtype)
+        found.append(torch.where(claims > 1, mean, made))
+    return found
+
+
+def averaged(scopes: Sequence[Scope]) -> list[Tensor]:
+    """The plain mean of all tunes, weight by weight."""
+    everything = torch.ones(scopes[0].size, dtype=torch.bool, device=scopes[0].model.device)
+    return stitched(scopes, [everything] * len(scopes))
