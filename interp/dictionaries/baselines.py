@@ -19,6 +19,9 @@ from interp.dictionaries.dictionary import Dictionary
 from interp.errors import OptionError
 
 
+_OWN = 0xBA5E
+
+
 @dataclass(eq=False)
 class Covariance:
     """Mean and covariance of inputs, streamed in float64 (merged as in Chan et al. 1983)."""
@@ -73,7 +76,8 @@ def random_rows(
     config = DictionaryConfig(
         "matching_pursuit", len(seen.mean), latents, steps=min(max(k, 1), latents), residual_threshold=0.0
     )
-    made = Dictionary(config, seed=seed).to(seen.mean.device, dtype)
+    # not the rows that a dictionary of this seed started from
+    made = Dictionary(config, seed=seed + _OWN).to(seen.mean.device, dtype)
     with torch.no_grad():
         made.b_dec.copy_(seen.mean)
     return made.requires_grad_(False)

@@ -106,15 +106,25 @@ def _bias(width: int, norm: float, generator: torch.Generator) -> Tensor:
 
 
 def flat(
-    features: int = 64, width: int = 32, *, low: float = 0.01, high: float = 0.2, bias: float = 1.0, seed: int = 0
-) -> World:
-    """Independent features, firing with probabilities log-uniform from ``low`` to ``high``."""
+    features: int = 64, width: int = 32, *, low: float = 0.01, high: float = 0.2, bias: float = 1.0,
+    exactly: int | None = None, seed: int = 0,
+) -> World:  # fmt: skip
+    """Independent features, firing with probabilities log-uniform from ``low`` to ``high``.
+
+    ``exactly``: so many fire every time, drawn one after the other with these probabilities as weights.
+    """
     _require(0 < low <= high <= 1, f"probabilities from {low} to {high} are none; use 0 < low <= high <= 1")
+    _require(exactly is None or 1 <= exactly <= features, f"exactly {exactly} of {features} features cannot fire")
     generator = _generator(seed, _WORLD)
     p = torch.exp(torch.empty(features).uniform_(math.log(low), math.log(high), generator=generator))
 
     def fire(count: int, stream: torch.Generator) -> Bool[Tensor, "N G"]:
-        return torch.rand(count, features, generator=stream) < p
+        chance = torch.rand(count, features, generator=stream)
+        if exactly is None:
+            return chance < p
+        # the first of exponential clocks (Efraimidis and Spirakis 2006)
+        first = (-chance.log() / p).topk(exactly, dim=1, largest=False).indices
+        return torch.zeros(count, features, dtype=torch.bool).scatter_(1, first, True)
 
     directions = spread_directions(features, width, generator)
     alone = torch.full((features,), -1)
@@ -201,16 +211,26 @@ def scaled(
 RECIPES: dict[str, Callable[..., World]] = {"flat": flat, "hierarchical": hierarchical, "scaled": scaled}
 
 
-def benchmark_world(name: str, seed: int = 0) -> World:
-    """A recipe at 512 features in width 64, with some seven active at a time; OptionError for an unknown name."""
-    sizes: dict[str, dict] = {
-        "flat": {"features": 512, "width": 64, "low": 1e-3, "high": 0.06},
-        "hierarchical": {"trees": 32, "singles": 128, "width": 64, "active": 0.15, "single": 0.02},
-        "scaled": {},
+def benchmark_world(name: str, seed: int = 0, features: int = 512) -> World:
+    """A recipe at 512 features in width 64, some seven active at a time, or at 128 in width 32, some three or four.
+
+    Raises OptionError for an unknown name or size.
+    """
+    sizes: dict[int, dict[str, dict]] = {
+        512: {
+            "flat": {"features": 512, "width": 64, "low": 1e-3, "high": 0.06},
+            "hierarchical": {"trees": 32, "singles": 128, "width": 64, "active": 0.15, "single": 0.02},
+            "scaled": {},
+        },
+        128: {
+            "flat": {"features": 128, "width": 32, "low": 4e-3, "high": 0.1},
+            "hierarchical": {"trees": 8, "singles": 32, "width": 32, "active": 0.25, "single": 0.03},
+            "scaled": {"features": 128, "width": 32, "roots": 1},
+        },
     }
-    if name not in sizes:
-        raise OptionError(f"unknown recipe {name!r}; use {', '.join(sizes)}")
-    return RECIPES[name](**sizes[name], seed=seed)
+    _require(name in RECIPES, f"unknown recipe {name!r}; use {', '.join(RECIPES)}")
+    _require(features in sizes, f"recipes are set up for {' or '.join(map(str, sizes))} features, not {features}")
+    return RECIPES[name](**sizes[features][name], seed=seed)
 
 
 def _require(right: bool, message: str) -> None:
