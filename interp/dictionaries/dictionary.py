@@ -79,8 +79,9 @@ class Dictionary(nn.Module):
             per = self.scale.to(x.dtype)
             return x * per.repeat_interleave(self.config.d_in), (x.new_zeros(()), self._output_factor(x))
         if kind == "layer-norm":
-            mean, spread = x.mean(1, keepdim=True), x.std(1, keepdim=True) + 1e-5
-            return (x - mean) / spread, (mean, spread)
+            # the small number is not undone, as in the code of Gao et al. and in SAELens
+            mean, spread = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+            return (x - mean) / (spread + 1e-5), (mean, spread)
         size = x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny) / math.sqrt(self.config.d_in)
         return x / size, (x.new_zeros(()), size)
 

@@ -7,7 +7,8 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +29,34 @@ def save(dictionary: Dictionary, folder: str | os.PathLike, about: Mapping[str, 
 
     Raises DictionaryError where something stands there already or numbers are not finite.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise DictionaryError(f"{folder} exists already; give a folder that does not, or remove it")
     require_finite(dictionary, str(folder))
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
-    try:
-        draft.mkdir(parents=True)
+    with appearing(folder) as draft:
         tensors = {name: value.detach().to("cpu").contiguous() for name, value in dictionary.state_dict().items()}
         save_file(tensors, draft / WEIGHTS)
         said = {"format": FORMAT, "dictionary": dictionary.config.to_json(), "about": dict(about or {})}
+        said["norms"] = sizes(dictionary)
         (draft / CONFIG).write_text(json.dumps(said, indent=1) + "\n", "utf-8")
+    return Path(folder)
+
+
+@contextmanager
+def appearing(folder: str | os.PathLike) -> Iterator[Path]:
+    """A folder to write into, which takes its name only when everything in it was written.
+
+    Raises DictionaryError where something has the name already, and for whatever the disk refuses.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise DictionaryError(f"{folder} exists already; give a folder that does not, or remove it")
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
         os.rename(draft, folder)
     except OSError as error:
         raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return folder
 
 
 def load(folder: str | os.PathLike) -> tuple[Dictionary, dict[str, Any]]:
@@ -59,7 +71,9 @@ def load(folder: str | os.PathLike) -> tuple[Dictionary, dict[str, Any]]:
         raise DictionaryError(f"{folder} holds no dictionary: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OptionError) as error:
         raise DictionaryError(f"{folder / CONFIG} cannot be read: {error}") from error
-    return assembled(config, read_tensors(folder / WEIGHTS), str(folder)), said.get("about", {})
+    dictionary = assembled(config, read_tensors(folder / WEIGHTS), str(folder))
+    require_sizes(dictionary, said.get("norms", {}), str(folder))
+    return dictionary, said.get("about", {})
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -99,3 +113,25 @@ def require_finite(dictionary: Dictionary, name: str) -> None:
         if not unset and not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
             raise DictionaryError(f"{name}: {bad} numbers of {key} are not finite; fetch it again, or train it anew")
+
+
+def sizes(dictionary: Dictionary) -> dict[str, float]:
+    """The norm of every parameter, in float64: what a fold changes and a copy does not."""
+    norms = {key: float(value.detach().double().norm()) for key, value in dictionary.state_dict().items()}
+    return {key: norm for key, norm in norms.items() if math.isfinite(norm)}
+
+
+def require_sizes(dictionary: Dictionary, kept: Mapping[str, float], name: str) -> None:
+    """Raise DictionaryError where norms are not those that were kept, and say what was folded since.
+
+    Another number type moves norms by less than a five-hundredth, which is let pass.
+    """
+    now = sizes(dictionary)
+    ratios = {key: now[key] / kept[key] for key in sorted(set(now) & set(kept)) if kept[key]}
+    changed = {key: ratio for key, ratio in ratios.items() if abs(ratio - 1) > 2e-3}
+    if not changed:
+        return
+    both = changed.get("W_enc", 0.0) * changed.get("W_dec", 0.0)
+    how = "a scale was folded twice" if abs(both - 1) < 1e-3 else "it is half-folded, or was altered"
+    told = ", ".join(f"{key} {ratio:.4g} times" for key, ratio in changed.items())
+    raise DictionaryError(f"{name} is not what was saved: {told} as long as recorded; {how}; take the original")

@@ -1,0 +1,43 @@
+"""``interp sae convert``: a dictionary of any known library, written for another."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.common import Common, takes
+
+
+@takes(Common)
+def command(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder (or weight file) of a dictionary.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, which does not exist yet.")],
+    *,
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="interp, saelens, sparsify or dictionary-learning.")
+    ] = "interp",
+    as_is: Annotated[bool, typer.Option("--as-is", help="Read a file that contradicts itself all the same.")] = False,
+    common: Common,
+) -> None:
+    """Convert a sparse dictionary between libraries; what the other cannot express is refused.
+
+    Read: interp, saelens, sparsify, dictionary-learning, crosscoder, kissane-crosscoder, gemma-scope, llama-scope; the
+    format is found by the names of files and keys.
+
+    Example: interp sae convert ./gpt2-res-jb ./ours --to interp
+    """
+    from interp.dictionaries.formats import read, write
+
+    dictionary, about = read(source, as_is=as_is)
+    path = write(dictionary, out, to, about)
+    config = dictionary.config
+    for note in (*about.get("notes", ()), *about.get("doubts", ())):
+        common.remark(f"note: {note}")
+    wide = f"{config.d_in} x {config.width}" + (f", {config.models} models" if config.models > 1 else "")
+    record = {
+        "path": str(path), "from": about["format"], "to": to, "architecture": config.architecture,
+        "d_in": config.d_in, "width": config.width, "models": config.models, "k": config.k,
+        "site": about.get("site"), "model": about.get("model"), "layer": about.get("layer"),
+        "notes": about.get("notes", []), "doubts": about.get("doubts", []),
+    }  # fmt: skip
+    common.result(record, f"{path}: {config.architecture} {wide}, {about['format']} -> {to}")
