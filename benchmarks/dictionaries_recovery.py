@@ -1,11 +1,12 @@
 """Recovery of planted truth by every architecture. ``python -m benchmarks.dictionaries_recovery [--write]``.
 
-Three recipes of 512 features in width 64 (or 128 in 32); dictionaries of as many latents trained on the same draws in the same order,
-judged on draws that nobody trained on, beside principal components and random rows at the same L0, and beside the same
-architecture trained by other libraries where a variable names the Python they are installed in
+Three recipes of 512 features in width 64 (or 128 in 32); dictionaries of as many latents trained on the same draws in
+the same order, judged on draws that nobody trained on, beside principal components and random rows at the same L0, and
+beside the same architecture trained by other libraries where a variable names the Python they are installed in
 (INTERP_SAELENS_PYTHON, INTERP_SPARSIFY_PYTHON, INTERP_DICTIONARY_LEARNING_PYTHON, INTERP_OVERCOMPLETE_PYTHON).
 
-The whole comparison is what stands when no option is given (2M samples, five seeds), hours on two cores; less is what its table says it is.
+The whole comparison is what runs when no option is given (2M samples, five seeds): hours on two cores. Less is what its
+table says it is.
 Results are added to ``--results`` one by one, and what stands there is not computed again.
 """
 
@@ -92,9 +93,12 @@ def peer(library: str, python: str, world: World, data: np.ndarray, architecture
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         np.save(root / "data.npy", data)
-        np.save(root / "held.npy", np.stack([world.draw(HELD_OUT_BATCH, i, held_out=True).x.numpy() for i in range(HELD_OUT)]))
-        asked = {"library": library, "architecture": architecture, "latents": len(world.directions), "l0": l0, "seed": seed,
-                 "lr": settings.lr, "warm": settings.warm, "decay": settings.decay}  # fmt: skip
+        np.save(
+            root / "held.npy",
+            np.stack([world.draw(HELD_OUT_BATCH, i, held_out=True).x.numpy() for i in range(HELD_OUT)]),
+        )
+        asked = {"library": library, "architecture": architecture, "latents": len(world.directions), "l0": l0,
+                 "seed": seed, "lr": settings.lr, "warm": settings.warm, "decay": settings.decay}  # fmt: skip
         (root / "asked.json").write_text(json.dumps(asked))
         program = Path(__file__).with_name("dictionaries_peers.py")
         clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -123,7 +127,9 @@ def run(options: argparse.Namespace) -> None:
             for architecture in options.architectures:
                 sources = ["interp"] if not options.peers_only else []
                 sources += [name for name, python in pythons.items() if python and architecture in PEERS[name][1]]
-                told = {(r["features"], r["recipe"], r["seed"], r["samples"], r["architecture"], r["source"]) for r in rows}
+                told = {
+                    (r["features"], r["recipe"], r["seed"], r["samples"], r["architecture"], r["source"]) for r in rows
+                }
                 mark = (options.features, recipe, seed, options.samples, architecture)
                 todo += [(architecture, source) for source in sources if (*mark, source) not in told]
             if not todo:
@@ -136,8 +142,8 @@ def run(options: argparse.Namespace) -> None:
                         [peer(source, pythons[source], world, data, architecture, l0, settings, seed)])  # fmt: skip
                 with path.open("a") as file:
                     for one in made:
-                        named = {"features": options.features, "recipe": recipe, "seed": seed, "samples": options.samples,
-                                 "architecture": architecture, "true_l0": l0}  # fmt: skip
+                        named = {"features": options.features, "recipe": recipe, "seed": seed,
+                                 "samples": options.samples, "architecture": architecture, "true_l0": l0}  # fmt: skip
                         rows.append(named | one)
                         file.write(json.dumps(rows[-1]) + "\n")
                         told = {key: round(v, 3) for key, v in one.items() if isinstance(v, float)}

@@ -1,8 +1,8 @@
 """A short training loop for synthetic inputs: what ``benchmarks.dictionaries_recovery`` and its tests train with.
 
 Adam with warm-up and a linear decay over the last fifth; decoder rows of length 1, the gradient along them taken away;
-AuxK for latents silent for long; L1 and step penalties steered so that L0 comes out as asked. ``fit`` can be replaced by
-any function of the same arguments.
+AuxK for latents silent for long; L1 and step penalties steered so that L0 comes out as asked. ``fit`` can be
+replaced by any function of the same arguments.
 """
 
 from collections.abc import Callable

@@ -2,10 +2,10 @@
 
 1. A pass over the prompts: reconstruction of every token, the dictionary's L0, the data's mean and covariance.
 2. Principal components and random rows with as many codes (rounded up).
-3. A second pass: baselines' reconstructions, and the model run with each of them, zero and the mean in the site's place.
+3. A second pass: baselines' reconstructions, and the model run with each of them, zero or the mean in the site's place.
 """
 
-from collections.abc import Sequence
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.maths.statistics import clustered_bootstrap
 from interp.prompts import CONTENT, OTHER, Encoded
+from interp.provenance import digest
 from interp.sites import Site
 from interp.study import Study
 from interp.table import Table, table
@@ -57,18 +58,17 @@ class DictionaryEval(Analyzer):
         """The dictionary by its digest, where it stands, and what counts."""
         return {"dictionary": self.digest, "site": self.site, "content_only": self.content_only}
 
-    def require(self, study: Study) -> Site:
-        """The site; OptionError for a dictionary that cannot stand in for it."""
-        config, site = self.dictionary.config, Site.parse(self.site)
+    def require(self) -> Site:
+        """The site; OptionError for a dictionary that cannot stand in for one."""
+        config = self.dictionary.config
         if config.is_transcoder or config.models > 1:
             raise OptionError("this dictionary reads or writes several sites; only autoencoders of one are evaluated")
-        study.pair.tuned.at(site)
-        study.engine.run  # noqa: B018 (an engine without passes is none)
-        return site
+        return Site.parse(self.site)
 
     def __call__(self, study: Study) -> Table:
         """Two passes, scores, claims."""
-        site, model = self.require(study), study.pair.tuned
+        site, model = self.require(), study.pair.tuned
+        model.at(site)
         encoded = [_marked(study, coded) for coded in study.encoded("positive")]
         excluded = (OTHER,) if self.content_only else ()
         parts = {} if self.content_only else {SPECIAL: (OTHER,), "content": (CONTENT,)}
@@ -78,8 +78,8 @@ class DictionaryEval(Analyzer):
         groups = study.batches(encoded, model, held)
         scored = {OWN: Scores(width, dictionary.config.width, parts, model.device)}
         seen = Covariance.empty(width, model.device)
-        passed = capture(study.engine, {"tuned": model}, encoded, groups, [site], pad_id=study.pad_id)
-        for got in study.progress(list(groups), "reading") and passed:
+        each = study.progress(groups, "reading")
+        for got in capture(study.engine, {"tuned": model}, encoded, each, [site], pad_id=study.pad_id):
             value = widen(got.values["tuned", site])
             if value.shape[-1] != width:
                 raise OptionError(f"the dictionary is of width {width} and {site} of {value.shape[-1]}")
@@ -139,6 +139,10 @@ class DictionaryEval(Analyzer):
         shares = _recovered(sums, counts)
         made = _claims(prompts, sums, clusters, k, scored)
         own = scored[OWN].summary()
+        costless = [
+            f"Putting the {over} in the site's place costs no {what} here, so no share of it can be recovered."
+            for (name, what, over), share in shares.items() if name == OWN and not np.isfinite(share)
+        ]  # fmt: skip
         return scores_table(
             scored,
             provenance=study.provenance(self),
@@ -147,10 +151,13 @@ class DictionaryEval(Analyzer):
                 "shown": all(claim.shown for claim in made),
                 "site": self.site,
                 **own,
-                **{f"{name}_explained_variance": scored[name].summary()["explained_variance"] for name in (PCA, RANDOM)},
+                **{
+                    f"{name}_explained_variance": scored[name].summary()["explained_variance"] for name in (PCA, RANDOM)
+                },
                 "baseline_codes": k,
                 **{f"{what}_recovered_{over}": share for (_, what, over), share in shares.items() if _ == OWN},
                 "limits": [
+                    *costless,
                     "Principal components and the mean are fitted on the tokens that they are scored on, which can "
                     "only flatter them.",
                     "Directions that reconstruct need not be those the model uses: there is no truth to compare with "
@@ -165,6 +172,13 @@ class DictionaryEval(Analyzer):
                 "claims": claims.to_table(made),
             },
         )
+
+
+def fingerprint(dictionary: Dictionary) -> str:
+    """Digest of a dictionary's configuration and numbers, whatever format it was read from."""
+    state = {name: to_host(value) for name, value in sorted(dictionary.state_dict().items())}
+    told = {name: [str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()] for name, value in state.items()}
+    return digest({"config": dictionary.config.to_json(), "numbers": told})
 
 
 def _marked(study: Study, coded: Encoded) -> Encoded:
@@ -209,7 +223,7 @@ def _recovered_table(shares: dict[tuple[str, str, str], float]) -> Table:
     })  # fmt: skip
 
 
-def _claims(prompts: dict, sums: dict, clusters: Sequence[str], k: int, scored: dict) -> list[Claim]:
+def _claims(prompts: dict, sums: dict, clusters: np.ndarray, k: int, scored: dict) -> list[Claim]:
     def interval(statistic):
         # rows are drawn by number, since a ratio needs two columns of each
         return clustered_bootstrap(np.arange(len(clusters)), clusters, lambda rows: statistic(rows.astype(int)), DRAWS)
@@ -217,8 +231,16 @@ def _claims(prompts: dict, sums: dict, clusters: Sequence[str], k: int, scored: 
     def explained(name):
         return lambda rows: 1 - prompts[name][rows].sum() / prompts["deviation"][rows].sum()
 
+    def saved(index, name):
+        def share(rows):
+            lost, clean, mean = (sums[condition][index][rows].sum() for condition in (name, CLEAN, MEAN))
+            return recovered(lost, clean, mean)
+
+        return share
+
     own, made = interval(explained(OWN)), []
-    recipe = {"table": "", "statistic": "mean", "column": "explained_variance", "where": {"dictionary": OWN, "part": ALL}}
+    where = {"dictionary": OWN, "part": ALL}
+    recipe = {"table": "", "statistic": "mean", "column": "explained_variance", "where": where}
     value, l0 = scored[OWN].summary()["explained_variance"], scored[OWN].summary()["l0"]
     for name, said in ((PCA, "principal components"), (RANDOM, "random rows by matching pursuit")):
         other, beside = interval(explained(name)), scored[name].summary()
@@ -232,24 +254,18 @@ def _claims(prompts: dict, sums: dict, clusters: Sequence[str], k: int, scored: 
             value, own[1], own[2], f"{said}, {k} codes", level, other[1], other[2], float("nan"), level, "at least",
             shown, recipe,
         ))  # fmt: skip
-    lost = sums[MEAN][0].sum() - sums[CLEAN][0].sum()
-    if lost > 0:
-        def saved(name):
-            def share(rows):
-                part = {condition: sums[condition][0][rows].sum() for condition in (name, MEAN, CLEAN)}
-                return recovered(part[name], part[CLEAN], part[MEAN])
-            return share
-
-        mine, other = interval(saved(OWN)), interval(saved(PCA))
-        gap = interval(lambda rows: saved(OWN)(rows) - saved(PCA)(rows))
+    for index, (what, said) in enumerate((("ce", "loss"), ("kl", "divergence"))):
+        if not np.isfinite(saved(index, OWN)(slice(None))):
+            continue
+        mine, other = interval(saved(index, OWN)), interval(saved(index, PCA))
+        gap = interval(lambda rows, index=index: saved(index, OWN)(rows) - saved(index, PCA)(rows))
         recipe = {"table": "recovered", "statistic": "mean", "column": "recovered",
-                  "where": {"dictionary": OWN, "cost": "ce", "ablation": MEAN}}  # fmt: skip
+                  "where": {"dictionary": OWN, "cost": what, "ablation": MEAN}}  # fmt: skip
         shown = bool(gap[1] > 0 and mine[0] >= other[0])
         made.append(Claim(
-            "recovers-more-loss-than-pca",
-            f"Spliced in, it saves {mine[0]:.3f} of the loss that the mean in its place costs, principal components "
+            f"recovers-more-{said}-than-pca",
+            f"Spliced in, it saves {mine[0]:.3f} of the {said} that the mean in its place costs, principal components "
             f"{other[0]:.3f}: {'more' if shown else 'not shown to be more'}.",
-            mine[0], mine[1], mine[2], f"principal components, {k} codes", other[0], other[1], other[2], float("nan"),
-            other[0], "at least", shown, recipe,
+            *mine, f"principal components, {k} codes", *other, float("nan"), other[0], "at least", shown, recipe,
         ))  # fmt: skip
     return made

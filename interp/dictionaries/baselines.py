@@ -18,7 +18,6 @@ from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
 from interp.errors import OptionError
 
-
 _OWN = 0xBA5E
 
 

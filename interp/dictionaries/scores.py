@@ -63,7 +63,7 @@ class _Part:
         self.inner += float(inner.sum())
         self.output += float(output.square().sum())
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, float | int]:
         n, spread = self.target.count, float(self.target.deviation.sum())
         fvu = _over(self.squared, spread)
         return {
@@ -143,7 +143,7 @@ class Scores:
         """Share of inputs on which every latent fires."""
         return to_host(self._fired).astype(np.float64) / max(self.count, 1)
 
-    def summary(self, part: str = ALL) -> dict[str, float]:
+    def summary(self, part: str = ALL) -> dict[str, float | int]:
         """The numbers of one part; of all also the shares of latents that never fire and that fire too often."""
         found = self._parts[part].row()
         if part != ALL:

@@ -79,14 +79,12 @@ def splice(
 
 
 def recovered(spliced: float, clean: float, ablated: float) -> float:
-    """Share of an ablation's cost that is saved; NaN where the ablation costs nothing."""
+    """Share of an ablation's cost that is saved; NaN where the ablation costs nothing, or does good."""
     lost = ablated - clean
-    return (ablated - spliced) / lost if lost else math.nan
+    return (ablated - spliced) / lost if lost > 0 else math.nan
 
 
-def counted_positions(
-    batch: Batch, roles: Int[Tensor, "B T"], excluded: Sequence[int] = ()
-) -> Bool[Tensor, "B T"]:
+def counted_positions(batch: Batch, roles: Int[Tensor, "B T"], excluded: Sequence[int] = ()) -> Bool[Tensor, "B T"]:
     """Real tokens whose role is none of ``excluded``."""
     found = batch.real
     return found & ~torch.isin(roles, torch.tensor(list(excluded), device=roles.device)) if excluded else found

@@ -89,15 +89,16 @@ def spread_directions(
     free = rows.clone().requires_grad_()
     optimiser = torch.optim.Adam([free], 0.01)
     for _ in range(steps):
-        if _overlap(rows) <= overlap:
+        if overlap and _overlap(rows) <= overlap:
             break
         optimiser.zero_grad()
         gram = free @ free.T
         off = gram - torch.diag(gram.diagonal())
         (off.square().sum() + features * (gram.diagonal() - 1).square().sum()).backward()
         optimiser.step()
-        rows = free.detach() / free.detach().norm(dim=1, keepdim=True)
-    return rows.clone()
+        if overlap:
+            rows = free.detach() / free.detach().norm(dim=1, keepdim=True)
+    return free.detach() / free.detach().norm(dim=1, keepdim=True)
 
 
 def _bias(width: int, norm: float, generator: torch.Generator) -> Tensor:
