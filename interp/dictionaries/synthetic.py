@@ -164,7 +164,8 @@ def hierarchical(
 
 def scaled(
     features: int = 512, width: int = 64, *, roots: int = 4, branching: int = 4, depth: int = 3, zipf: float = 0.5,
-    low: float = 5e-4, high: float = 0.4, rank: int = 25, correlation: float = 0.1, overlap: float = 0.15, seed: int = 0,
+    low: float = 5e-4, high: float = 0.4, rank: int = 25, correlation: float = 0.1, overlap: float = 0.15,
+    seed: int = 0,
 ) -> World:  # fmt: skip
     """Zipf frequencies, a forest whose siblings exclude each other, and correlations by a copula of low ``rank``.
 

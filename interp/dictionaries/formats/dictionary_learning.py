@@ -14,20 +14,8 @@ from interp.dictionaries.config import SPARSE, DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.files import assembled
 from interp.dictionaries.formats.base import (
-    Format,
-    Found,
-    by_value,
-    is_unit,
-    known,
-    peek_json,
-    plain,
-    read_json,
-    read_pickle,
-    spread,
-    taken,
-    tensors_of,
-    with_input_bias,
-    write_json,
+    Format, Found, by_value, is_unit, known, peek_json, plain, read_json, read_pickle, spread, taken, tensors_of,
+    with_input_bias, write_json,
 )  # fmt: skip
 from interp.errors import DictionaryError, OptionError
 

@@ -15,18 +15,7 @@ from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.files import assembled, read_tensors
 from interp.dictionaries.folding import fold_decoder_norm
 from interp.dictionaries.formats.base import (
-    Format,
-    Found,
-    by_value,
-    is_unit,
-    known,
-    peek_json,
-    plain,
-    read_json,
-    spread,
-    tensors_of,
-    wanted,
-    write_json,
+    Format, Found, by_value, is_unit, known, peek_json, plain, read_json, spread, tensors_of, wanted, write_json,
 )  # fmt: skip
 from interp.errors import DictionaryError, OptionError
 

@@ -12,20 +12,8 @@ from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.files import assembled, read_tensors
 from interp.dictionaries.formats.base import (
-    Format,
-    Found,
-    by_value,
-    is_unit,
-    known,
-    peek_json,
-    plain,
-    read_json,
-    spread,
-    taken,
-    tensors_of,
-    wanted,
-    with_input_bias,
-    write_json,
+    Format, Found, by_value, is_unit, known, peek_json, plain, read_json, spread, taken, tensors_of, wanted,
+    with_input_bias, write_json,
 )  # fmt: skip
 from interp.errors import DictionaryError, OptionError
 
