@@ -1,4 +1,4 @@
-"""One architecture trained by another library on draws from a file: run by the Python that the library is installed in.
+"""One architecture trained by another library on draws from a file, run by the Python that has the library.
 
 ``PYTHON benchmarks/dictionaries_peers.py FOLDER``: reads ``asked.json``, ``data.npy`` [steps, batch, D] and ``held.npy``
 there, writes ``found.npz`` (decoder rows, outputs and codes of the held-out inputs, seconds). Knows nothing of interp.

@@ -2,7 +2,7 @@
 
 The dictionary's output stands in for the site's value on the positions that count and nowhere else. *Recovered* is the
 share of what an ablation costs that the dictionary saves: ``(CE_ablated - CE_spliced) / (CE_ablated - CE_clean)`` and
-``(KL_ablated - KL_spliced) / KL_ablated``. Against zero ablation these flatter (zero is far from anything that the model
+``(KL_ablated - KL_spliced) / KL_ablated``. Against zero ablation these flatter (zero is far from all that the model
 ever saw), so both are given.
 """
 
