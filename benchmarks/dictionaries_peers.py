@@ -1,6 +1,6 @@
 """One architecture trained by another library on draws from a file, run by the Python that has the library.
 
-``PYTHON benchmarks/dictionaries_peers.py FOLDER``: reads ``asked.json``, ``data.npy`` [steps, batch, D] and ``held.npy``
+``PYTHON benchmarks/dictionaries_peers.py FOLDER``: reads ``asked.json``, ``data.npy`` (steps, batch, D), ``held.npy``
 there, writes ``found.npz`` (decoder rows, outputs and codes of the held-out inputs, seconds). Knows nothing of interp.
 
 SAELens and dictionary_learning train with their own trainers, at the same learning rate, warm-up, decay and count of
