@@ -123,6 +123,27 @@ class Watch:
         return value
 
 
+@dataclass(frozen=True, eq=False)
+class Through:
+    """Put what a function makes of a site's own rows in their place, where ``at`` is true; the rest stays bit for bit.
+
+    The function is given rows of every position at once, in at least float32, and runs where the pass runs: not
+    remotely.
+    """
+
+    site: Site
+    make: Callable[[Float[Tensor, "rows W"]], Float[Tensor, "rows W"]]
+    at: Bool[Tensor, "B T"] | None = None
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The value with those rows as the function makes them."""
+        at = torch.ones(value.shape[:-1], dtype=torch.bool, device=value.device) if self.at is None else self.at
+        at = at.to(value.device)
+        new = value.clone()
+        new[at] = self.make(widen(value[at])).to(value.dtype)
+        return new
+
+
 @dataclass(frozen=True)
 class Last:
     """Let only the last column go on, so that what reads the site works on one position of every prompt.

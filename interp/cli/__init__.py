@@ -41,6 +41,7 @@ GROUPS = {
         "sparse dictionaries of activations: autoencoders, transcoders, crosscoders",
         {
             "convert": "read a dictionary of any known library, write it for another",
+            "eval": "how well a dictionary stands in for a site, beside baselines at equal L0",
         },
     ),
 }

@@ -1,0 +1,206 @@
+"""Recovery of planted truth by every architecture. ``python -m benchmarks.dictionaries_recovery [--write]``.
+
+Three recipes of 512 features in width 64 (or 128 in 32); dictionaries of as many latents trained on the same draws in
+the same order, judged on draws that nobody trained on, beside principal components and random rows at the same L0, and
+beside the same architecture trained by other libraries where a variable names the Python they are installed in
+(INTERP_SAELENS_PYTHON, INTERP_SPARSIFY_PYTHON, INTERP_DICTIONARY_LEARNING_PYTHON, INTERP_OVERCOMPLETE_PYTHON).
+
+The whole comparison is what runs when no option is given (2M samples, five seeds): hours on two cores. Less is what its
+table says it is.
+Results are added to ``--results`` one by one, and what stands there is not computed again.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.dictionaries_training import Settings, config_of, fit
+from benchmarks.page import machine, markdown, write_section
+from interp.dictionaries import ARCHITECTURES, Codes
+from interp.dictionaries.baselines import Covariance, permuted, principal, random_rows
+from interp.dictionaries.recovery import Recovery
+from interp.dictionaries.scores import Scores
+from interp.dictionaries.synthetic import RECIPES, World, benchmark_world, rates
+
+HELD_OUT, HELD_OUT_BATCH = 20, 1024
+PEERS = {
+    "SAELens": ("INTERP_SAELENS_PYTHON", ("standard", "jumprelu", "gated", "topk", "batchtopk", "matryoshka",
+                                          "matching_pursuit")),
+    "sparsify": ("INTERP_SPARSIFY_PYTHON", ("topk",)),
+    "dictionary_learning": ("INTERP_DICTIONARY_LEARNING_PYTHON", ("topk", "batchtopk", "matryoshka")),
+    "overcomplete": ("INTERP_OVERCOMPLETE_PYTHON", ("topk", "batchtopk", "matching_pursuit")),
+}  # fmt: skip
+SHOWN = {"L0": "l0", "EV": "ev", "MCC": "mcc", "F1": "f1", "precision": "precision", "recall": "recall",
+         "found": "found", "absorbed": "absorbed", "missed alone": "missed_alone", "dead": "dead"}  # fmt: skip
+
+
+def judged(rows: torch.Tensor, world: World, made) -> dict[str, float]:
+    """What one dictionary scores on held-out draws; ``made(x)`` gives output and codes."""
+    width = len(rows)
+    recovery = Recovery(rows, world.directions, world.parents)
+    scores = Scores(world.directions.shape[1], width)
+    for batch in range(HELD_OUT):
+        drawn = world.draw(HELD_OUT_BATCH, batch, held_out=True)
+        output, codes = made(batch, drawn.x)
+        scores.update(drawn.x, output, codes)
+        recovery.update(codes, drawn.codes)
+    found, said = scores.summary(), recovery.summary()
+    return {"l0": found["l0"], "ev": found["explained_variance"], "dead": found["dead"]} | said
+
+
+def own(dictionary):
+    """Outputs and codes of a dictionary of ours."""
+
+    def made(_, x):
+        found = dictionary.reconstruct(x)
+        return found.output, found.codes
+
+    return made
+
+
+def ours(world: World, data: np.ndarray, architecture: str, l0: float, settings: Settings, seed: int) -> list[dict]:
+    """One architecture, with its latents dealt out anew, and both baselines at its L0."""
+    latents, width = world.directions.shape
+    start = time.process_time()
+    dictionary = fit(config_of(architecture, width, latents, l0), lambda step: torch.from_numpy(data[step]), l0,
+                     settings, seed)  # fmt: skip
+    took = time.process_time() - start
+    found = [{"source": "interp", "seconds": took} | judged(dictionary.W_dec, world, own(dictionary))]
+    if architecture != "matching_pursuit":
+        other = permuted(dictionary, seed)
+        found.append({"source": "interp, rows permuted"} | judged(other.W_dec, world, own(other)))
+    seen = Covariance.empty(width)
+    for part in data[:: max(1, len(data) // 50)]:
+        seen.update(torch.from_numpy(part))
+    k = max(1, math.ceil(found[0]["l0"] - 0.01))
+    for name, made in (("PCA", principal(seen, k)), ("random", random_rows(seen, k, latents, seed))):
+        found.append({"source": name} | judged(made.W_dec, world, own(made)))
+    return found
+
+
+def peer(library: str, python: str, world: World, data: np.ndarray, architecture: str, l0: float,
+         settings: Settings, seed: int) -> dict:  # fmt: skip
+    """The same architecture trained by another library on the same draws."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        np.save(root / "data.npy", data)
+        np.save(
+            root / "held.npy",
+            np.stack([world.draw(HELD_OUT_BATCH, i, held_out=True).x.numpy() for i in range(HELD_OUT)]),
+        )
+        asked = {"library": library, "architecture": architecture, "latents": len(world.directions), "l0": l0,
+                 "seed": seed, "lr": settings.lr, "warm": settings.warm, "decay": settings.decay}  # fmt: skip
+        (root / "asked.json").write_text(json.dumps(asked))
+        program = Path(__file__).with_name("dictionaries_peers.py")
+        clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        done = subprocess.run([python, program, root], capture_output=True, text=True, check=False, env=clean)
+        if done.returncode:
+            return {"source": library, "failed": (done.stderr.strip().splitlines() or ["no word"])[-1][:200]}
+        got = np.load(root / "found.npz")
+
+        def made(batch, _):
+            codes = torch.from_numpy(got["codes"][batch])
+            return torch.from_numpy(got["output"][batch]), Codes.of(codes)
+
+        took = {"seconds": float(got["seconds"])}
+        return {"source": library} | took | judged(torch.from_numpy(got["rows"]), world, made)
+
+
+def run(options: argparse.Namespace) -> None:
+    """All that is not in the results yet."""
+    path = options.results
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    pythons = {name: os.environ.get(variable) for name, (variable, _) in PEERS.items()}
+    settings = Settings(steps=options.samples // options.batch, lr=options.lr)
+    for seed in range(options.seeds):
+        for recipe in options.recipes:
+            todo = []
+            for architecture in options.architectures:
+                sources = ["interp"] if not options.peers_only else []
+                sources += [name for name, python in pythons.items() if python and architecture in PEERS[name][1]]
+                told = {
+                    (r["features"], r["recipe"], r["seed"], r["samples"], r["architecture"], r["source"]) for r in rows
+                }
+                mark = (options.features, recipe, seed, options.samples, architecture)
+                todo += [(architecture, source) for source in sources if (*mark, source) not in told]
+            if not todo:
+                continue
+            world = benchmark_world(recipe, seed, options.features)
+            l0 = float(rates(world).sum())
+            data = np.stack([world.draw(options.batch, step).x.numpy() for step in range(settings.steps)])
+            for architecture, source in todo:
+                made = (ours(world, data, architecture, l0, settings, seed) if source == "interp" else
+                        [peer(source, pythons[source], world, data, architecture, l0, settings, seed)])  # fmt: skip
+                with path.open("a") as file:
+                    for one in made:
+                        named = {"features": options.features, "recipe": recipe, "seed": seed,
+                                 "samples": options.samples, "architecture": architecture, "true_l0": l0}  # fmt: skip
+                        rows.append(named | one)
+                        file.write(json.dumps(rows[-1]) + "\n")
+                        told = {key: round(v, 3) for key, v in one.items() if isinstance(v, float)}
+                        print(recipe, seed, architecture, one["source"], one.get("failed", told), flush=True)
+
+
+def tables(path: Path, features: int, samples: int) -> str:
+    """A table for every recipe: means over seeds, with standard deviations where there are several."""
+    grouped, order = defaultdict(list), list(ARCHITECTURES)
+    for row in map(json.loads, path.read_text().splitlines()):
+        if (row["features"], row["samples"]) == (features, samples) and "failed" not in row:
+            grouped[row["recipe"], row["architecture"], row["source"]].append(row)
+    said = []
+    for recipe in RECIPES:
+        keys = sorted((key for key in grouped if key[0] == recipe), key=lambda key: order.index(key[1]))
+        if not keys:
+            continue
+        shown = [{"architecture": key[1], "by": key[2]}
+                 | {name: _told([r.get(column) for r in grouped[key]]) for name, column in SHOWN.items()}
+                 for key in keys]  # fmt: skip
+        first = [r for key in keys for r in grouped[key] if r["source"] == "interp"]
+        seeds, true = {r["seed"] for r in first}, np.mean([r["true_l0"] for r in first])
+        said += [f"**{recipe}**: {features} features, {samples} samples, seeds {len(seeds)}, true L0 {true:.2f}.", "",
+                 markdown(shown, ["architecture", "by", *SHOWN]), ""]  # fmt: skip
+    return "\n".join(said)
+
+
+def _told(values: list) -> str:
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    if not known:
+        return ""
+    spread = f" ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.3f}{spread}"
+
+
+def main() -> None:
+    """Measure what is missing and print tables; with ``--write`` into docs/benchmarks.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser.add_argument("--features", type=int, choices=(128, 512), default=512)
+    parser.add_argument("--samples", type=int, default=2_000_000)
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--lr", type=float, default=5e-3)
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
+    parser.add_argument("--architectures", nargs="+", choices=list(ARCHITECTURES), default=list(ARCHITECTURES))
+    parser.add_argument("--peers-only", action="store_true", help="train nothing of ours")
+    parser.add_argument("--results", type=Path, default=Path("dictionaries-recovery.jsonl"))
+    options = parser.parse_args()
+    run(options)
+    text = tables(options.results, options.features, options.samples)
+    print(text)
+    if options.write:
+        asked = f"--features {options.features} --samples {options.samples} --batch {options.batch} --lr {options.lr:g}"
+        command = f"`python -m benchmarks.dictionaries_recovery {asked} --seeds {options.seeds} --write`"
+        write_section("dictionaries-recovery", f"{command}. {machine()}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""``interp sae eval``: how well a dictionary stands in for a site of a model, beside baselines at equal L0."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.common import Running, takes
+from interp.cli.repeat import Request
+from interp.cli.results import page_again, tell, write
+from interp.errors import OptionError
+from interp.provenance import directory_digest, file_digest
+
+
+@takes(Running)
+def command(
+    dictionary: Annotated[Path, typer.Argument(metavar="DICTIONARY", help="Folder (or weight file) of a dictionary.")],
+    *,
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="The model (or adapter) it is read in.")],
+    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Text or prompts, one a row.")],
+    site: Annotated[
+        str | None, typer.Option(metavar="SITE", help="blocks.3.hook_resid_post.  [default: what the dictionary says]")
+    ] = None,
+    base: Annotated[str | None, typer.Option(metavar="BASE", help="An adapter's base, where it names none.")] = None,
+    column: Annotated[str, typer.Option(metavar="NAME", help="Column of the file.")] = "prompt",
+    max_prompts: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N of the file's rows.")] = None,
+    content_only: Annotated[
+        bool, typer.Option("--content-only", help="Special tokens and the template's count nowhere.")
+    ] = False,
+    common: Running,
+) -> str:
+    """Score a sparse autoencoder: L0, explained variance, dead and dense latents, loss and divergence recovered.
+
+    Beside every figure stand principal components and random rows with as many codes; loss and divergence are recovered
+    against the mean in the site's place, and against zero.
+
+    Example: interp sae eval ./sae --model ./tuned --site blocks.2.hook_resid_post --data text.txt
+    """
+    if common.remote:
+        raise OptionError("--remote cannot put a dictionary into the pass; evaluate on this machine")
+    given = {**locals()}
+    named = {"dictionary": _digest(dictionary), "tuned": given.pop("model")}
+    request = Request.of("sae-eval", given | named)
+    title = f"{dictionary} in {model}"
+    if (kept := request.recall()) is not None:
+        for note in kept.notes:
+            common.remark(note)
+        return tell(common, kept.runs, page_again(common.store, kept, title))
+    from interp.analyzers.dictionary_eval import DictionaryEval, fingerprint
+    from interp.dictionaries.formats import read
+    from interp.engines import engine_named
+    from interp.models.pair import Pair
+    from interp.prompts import OneClass, read_prompts
+    from interp.store import Store
+    from interp.study import Study
+
+    common.batches()
+    prompts = OneClass(read_prompts(data, column, "data")).limit(max_prompts)
+    loaded, about = read(dictionary)
+    where = site or about.get("site")
+    if not where:
+        raise OptionError(f"{dictionary} does not say which site it is of; add --site blocks.<layer>.hook_resid_post")
+    analyzer = DictionaryEval(loaded, fingerprint(loaded), str(where), content_only)
+    analyzer.require()
+    described = request.describe()
+    common.status(f"loading {model}")
+    pair = Pair.load(model, base, device=common.device, dtype=common.dtype)
+    study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine_named(common.engine, False),
+                  quiet=common.quiet)  # fmt: skip
+    return write(common, request, described, [Store(common.store).fetch(analyzer, study)], pair.notes, title)
+
+
+def _digest(path: Path) -> str:
+    """Of what the dictionary's files hold, wherever they lie; OptionError where there are none."""
+    return directory_digest(path) if path.is_dir() else file_digest(path)

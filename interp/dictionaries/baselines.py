@@ -1,0 +1,99 @@
+"""What a trained dictionary has to beat at the same L0: principal components, and directions drawn at random.
+
+Both are dictionaries like any other, so the same functions score them. ``principal``: the eigenvectors of the inputs'
+covariance as signed pairs, of which an input takes the k with the largest magnitude; being orthonormal they give the
+best reconstruction by k of these axes. ``random``: random unit rows, of which matching pursuit takes k, one by what the
+others left; the strongest encoder that random rows can have without training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.dictionaries.config import DictionaryConfig
+from interp.dictionaries.dictionary import Dictionary
+from interp.errors import OptionError
+
+_OWN = 0xBA5E
+
+
+@dataclass(eq=False)
+class Covariance:
+    """Mean and covariance of inputs, streamed in float64 (merged as in Chan et al. 1983)."""
+
+    count: int
+    mean: Float[Tensor, " D"]
+    deviation: Float[Tensor, "D D"]
+
+    @classmethod
+    def empty(cls, width: int, device: torch.device | str = "cpu") -> Covariance:
+        """Of no inputs yet."""
+        zero = torch.zeros(width, width, dtype=torch.float64, device=device)
+        return cls(0, zero[0].clone(), zero)
+
+    def update(self, rows: Float[Tensor, "N D"]) -> Covariance:
+        """Take in inputs; returns itself."""
+        if not len(rows):
+            return self
+        wide = rows.detach().double()
+        mean, count = wide.mean(0), self.count + len(wide)
+        step = mean - self.mean
+        centred = wide - mean
+        self.deviation += centred.T @ centred + torch.outer(step, step) * (self.count * len(wide) / count)
+        self.mean = self.mean + step * (len(wide) / count)
+        self.count = count
+        return self
+
+
+def principal(seen: Covariance, k: int, dtype: torch.dtype = torch.float32) -> Dictionary:
+    """The principal components of what was seen as a topk dictionary of 2D latents, a pair of signs each.
+
+    With k of D or more it reconstructs everything.
+    """
+    _require(seen.count > 1, "principal components need at least two inputs")
+    width = len(seen.mean)
+    axes = torch.linalg.eigh(seen.deviation)[1].flip(1).T.to(dtype)
+    made = Dictionary(DictionaryConfig("topk", width, 2 * width, k=min(max(k, 1), width)))
+    made = made.to(axes)
+    rows = torch.cat([axes, -axes])
+    with torch.no_grad():
+        made.W_dec.copy_(rows)
+        made.W_enc.copy_(rows.T)
+        made.b_dec.copy_(seen.mean)
+    return made.requires_grad_(False)
+
+
+def random_rows(
+    seen: Covariance, k: int, latents: int, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Dictionary:
+    """``latents`` random unit rows from the mean of what was seen, coded by matching pursuit in at most k steps."""
+    _require(latents >= 1 and seen.count > 0, "random rows need a latent and an input")
+    config = DictionaryConfig(
+        "matching_pursuit", len(seen.mean), latents, steps=min(max(k, 1), latents), residual_threshold=0.0
+    )
+    # not the rows that a dictionary of this seed started from
+    made = Dictionary(config, seed=seed + _OWN).to(seen.mean.device, dtype)
+    with torch.no_grad():
+        made.b_dec.copy_(seen.mean)
+    return made.requires_grad_(False)
+
+
+def permuted(dictionary: Dictionary, seed: int = 0) -> Dictionary:
+    """The dictionary whose decoder rows were dealt out anew: its codes mean what they meant, its directions do not."""
+    if dictionary.config.architecture == "matching_pursuit":
+        raise OptionError("a matching pursuit has one matrix; dealing its rows out anew changes nothing")
+    made = Dictionary(replace(dictionary.config)).to(dictionary.W_dec)
+    made.load_state_dict(dictionary.state_dict())
+    order = torch.randperm(dictionary.config.width, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        made.W_dec.copy_(dictionary.W_dec[order.to(dictionary.W_dec.device)])
+    return made.requires_grad_(False)
+
+
+def _require(right: bool, message: str) -> None:
+    if not right:
+        raise OptionError(message)

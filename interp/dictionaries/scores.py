@@ -1,0 +1,209 @@
+"""How well a dictionary reconstructs, and how sparsely: sums in float64 over batches, masked, part by part.
+
+Explained variance is 1 less the summed squared error over the summed squared distance from the mean *of everything
+seen*, so that it does not depend on how inputs were batched (Welford; a mean by batch would). A part (special tokens,
+content) is measured from its own mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.dictionaries.active import Codes
+from interp.dictionaries.dictionary import Dictionary
+from interp.errors import OptionError
+from interp.maths.host import to_host
+from interp.maths.moments import Moments
+from interp.table import Table, table
+
+DENSE, SHORT = 0.1, 1e-6
+"""A latent is dense that fires on more than this share; inputs shorter than this have no shrinkage and no cosine."""
+
+EDGES = (-math.inf, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
+"""Edges of the histogram of log10 densities; what never fires is counted apart."""
+
+ALL = "all"
+
+
+@dataclass(eq=False)
+class _Part:
+    """Sums over the inputs of one part."""
+
+    target: Moments
+    error: Moments
+    squared: float = 0.0
+    codes: float = 0.0
+    cosine: float = 0.0
+    shrinkage: float = 0.0
+    long: float = 0.0
+    inner: float = 0.0
+    output: float = 0.0
+
+    def update(self, y: Tensor, output: Tensor, counts: Tensor) -> None:
+        self.target.update(y)
+        error = y - output
+        self.error.update(error)
+        y, output, error = y.double(), output.double(), error.double()
+        self.squared += float(error.square().sum())
+        self.codes += float(counts.sum())
+        inner, size, made = (y * output).sum(1), y.norm(dim=1), output.norm(dim=1)
+        long = size >= SHORT
+        # an output of zero has no direction; its cosine counts as 0
+        self.cosine += float((inner / (size * made).clamp_min(SHORT**2))[long].sum())
+        self.shrinkage += float((made / size)[long].sum())
+        self.long += float(long.sum())
+        self.inner += float(inner.sum())
+        self.output += float(output.square().sum())
+
+    def row(self) -> dict[str, float | int]:
+        n, spread = self.target.count, float(self.target.deviation.sum())
+        fvu = _over(self.squared, spread)
+        return {
+            "tokens": int(n),
+            "l0": _over(self.codes, n),
+            "fvu": fvu,
+            "explained_variance": 1 - fvu,
+            # the error's own mean left out: what dictionary_learning reports
+            "explained_variance_centred": 1 - _over(float(self.error.deviation.sum()), spread),
+            "mse": _over(self.squared, n),
+            "cosine": _over(self.cosine, self.long),
+            "shrinkage": _over(self.shrinkage, self.long),
+            "bias": _over(self.output, self.inner),
+        }
+
+
+def _over(one: float, other: float) -> float:
+    return one / other if other else math.nan
+
+
+@dataclass(eq=False)
+class Scores:
+    """Scores of reconstructions of width ``outputs`` with ``latents`` latents; ``parts`` names what roles stand for."""
+
+    outputs: int
+    latents: int
+    parts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        if ALL in self.parts:
+            raise OptionError(f"a part cannot be called {ALL!r}, which stands for all inputs")
+        self._parts = {name: self._empty() for name in (ALL, *self.parts)}
+        self._fired = torch.zeros(self.latents, dtype=torch.int64, device=self.device)
+
+    def _empty(self) -> _Part:
+        return _Part(*(Moments.empty((self.outputs,), self.device) for _ in range(2)))
+
+    def update(
+        self,
+        y: Float[Tensor, "N O"],
+        output: Float[Tensor, "N O"],
+        codes: Codes | Float[Tensor, "N F"],
+        mask: Bool[Tensor, " N"] | None = None,
+        roles: Int[Tensor, " N"] | None = None,
+    ) -> Scores:
+        """Take in targets, their reconstructions and codes; rows where ``mask`` is false never count. Returns itself.
+
+        ``roles``: of every row, for the parts.
+        """
+        if self.parts and roles is None:
+            raise OptionError(f"the parts {', '.join(self.parts)} need the role of every input")
+        codes = codes if isinstance(codes, Codes) else Codes.of(codes)
+        rows, fires = codes.pattern.rows, codes.values.detach() != 0
+        counts = torch.bincount(rows[fires], minlength=len(y))
+        keep = torch.ones(len(y), dtype=torch.bool, device=y.device) if mask is None else mask
+        self._fired += torch.bincount(codes.pattern.latents[fires & keep[rows]], minlength=self.latents)
+        for name, part in self._parts.items():
+            chosen = keep
+            if name != ALL:
+                chosen = keep & torch.isin(roles, torch.tensor(list(self.parts[name]), device=roles.device))
+            part.update(y.detach()[chosen], output.detach()[chosen], counts[chosen])
+        return self
+
+    @property
+    def count(self) -> int:
+        """Inputs that counted."""
+        return int(self._parts[ALL].target.count)
+
+    @property
+    def mean(self) -> Float[Tensor, " O"]:
+        """Mean of all targets that counted."""
+        return self._parts[ALL].target.mean
+
+    @property
+    def density(self) -> np.ndarray:
+        """Share of inputs on which every latent fires."""
+        return to_host(self._fired).astype(np.float64) / max(self.count, 1)
+
+    def summary(self, part: str = ALL) -> dict[str, float | int]:
+        """The numbers of one part; of all also the shares of latents that never fire and that fire too often."""
+        found = self._parts[part].row()
+        if part != ALL:
+            return found | {"dead": math.nan, "dense": math.nan}
+        return found | {"dead": float((self.density == 0).mean()), "dense": float((self.density > DENSE).mean())}
+
+
+MEANINGS: dict[str, tuple[str, str]] = {
+    "dictionary": ("key", "what reconstructs: the dictionary, or a baseline at its L0"),
+    "part": ("key", "which inputs: all, or tokens of one kind, measured from their own mean"),
+    "tokens": ("measure", "inputs that counted"),
+    "l0": ("measure", "active latents per input"),
+    "fvu": ("measure", "summed squared error by summed squared distance from the mean"),
+    "explained_variance": ("measure", "1 less fvu"),
+    "explained_variance_centred": ("measure", "the same with the error's own mean taken away"),
+    "mse": ("measure", "squared error per input, summed over the width"),
+    "cosine": ("measure", "mean cosine of input and reconstruction"),
+    "shrinkage": ("measure", "mean ratio of the reconstruction's length to the input's"),
+    "bias": ("measure", "E|y'|^2 over E[y y']: 1 is unbiased, less shrinks"),
+    "dead": ("measure", f"share of latents that fire on none of these inputs; of all inputs together only ({ALL})"),
+    "dense": ("measure", f"share of latents that fire on more than {DENSE:g} of them; of {ALL} only"),
+}
+
+
+def scores_table(scored: Mapping[str, Scores], **rest: Any) -> Table:
+    """Table of kind ``dictionary-scores``: a row for every dictionary and part; ``rest`` goes to the table."""
+    rows = [
+        {"dictionary": name, "part": part} | one.summary(part) for name, one in scored.items() for part in one._parts
+    ]
+    columns = {name: ([row[name] for row in rows], *told) for name, told in MEANINGS.items()}
+    return table("dictionary-scores", columns, **rest)
+
+
+def density_table(scored: Mapping[str, Scores]) -> Table:
+    """Table of kind ``dictionary-density``: how many latents of each fire how often, by powers of ten."""
+    rows: list[tuple[str, float, float, int]] = []
+    for name, one in scored.items():
+        density = one.density
+        rows.append((name, -math.inf, -math.inf, int((density == 0).sum())))
+        logs = np.log10(density[density > 0])
+        # a density of exactly 1 belongs to the last
+        counts = np.histogram(logs, np.array((-400.0, *EDGES[1:])))[0]
+        rows += [(name, low, high, int(n)) for low, high, n in zip(EDGES, EDGES[1:], counts, strict=False)]
+    names, lows, highs, counts = zip(*rows, strict=True)
+    return table(
+        "dictionary-density",
+        {
+            "dictionary": (list(names), "key", "what reconstructs"),
+            "low": (np.array(lows), "measure", "log10 of the density, from; minus infinity twice: never fires"),
+            "high": (np.array(highs), "measure", "log10 of the density, to"),
+            "latents": (np.array(counts), "measure", "number of latents"),
+        },
+    )
+
+
+@torch.no_grad()
+def score(dictionary: Dictionary, batches: Sequence[Tensor]) -> Scores:
+    """Scores of a dictionary on batches of inputs that are their own targets."""
+    scores = Scores(dictionary.config.outputs, dictionary.config.width, device=dictionary.W_dec.device)
+    for x in batches:
+        found = dictionary.reconstruct(x)
+        scores.update(x, found.output, found.codes)
+    return scores
