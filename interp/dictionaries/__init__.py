@@ -4,8 +4,8 @@
 ``straight_through`` slopes of thresholds, ``pursuit`` matching pursuit; ``losses`` is what training minimises;
 ``folding`` moves norms and scales into weights; ``files`` keeps dictionaries as directories.
 
-Training: ``sources`` of rows (``activations`` of models, cached shards), a mixing ``buffer``, ``options``, ``learner`` (one
-dictionary's step), ``training`` (the loop), ``checkpoints``, ``together`` (several processes).
+Training: ``sources`` of rows (``activations`` of models, cached shards), a mixing ``buffer``, ``options``, ``learner``
+(one dictionary's step), ``training`` (the loop), ``checkpoints``, ``together`` (several processes).
 """
 
 from interp.dictionaries.active import Codes, Pattern

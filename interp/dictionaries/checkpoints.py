@@ -31,7 +31,7 @@ def latest(folder: Path) -> Path | None:
 def keep(
     folder: Path, step: int, learners: Sequence[Learner], stream: tuple[dict[str, Tensor], Any], said: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint and remove those before it. All processes call this; each writes its own part of the stream."""
+    """Write a checkpoint and remove those before it. All processes call this; each writes its part of the stream."""
     draft, whole, rank = folder / f".step-{step:09}", folder / f"step-{step:09}", together.rank()
     if rank == 0:
         shutil.rmtree(draft, ignore_errors=True)

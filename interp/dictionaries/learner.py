@@ -47,8 +47,10 @@ class Learner:
     def centre(
         self, mean: Float[Tensor, " W"], deviation: Float[Tensor, " W"], size: Float[Tensor, " M"]
     ) -> str | None:
-        """Begin at the targets' mean and at inputs of unit mean square; a remark where the mean is far larger than
-        the deviations, which lets latents die (``size``: the root mean square input of every model, per column).
+        """Begin at the targets' mean, and at inputs of unit mean square where they are scaled.
+
+        ``size``: the root mean square of every model's inputs, per column. Returns a remark where the mean is far
+        larger than the deviations and stays in the inputs, which lets latents die.
         """
         dictionary = self.dictionary
         with torch.no_grad():
@@ -108,7 +110,7 @@ class Learner:
         return self.since_active >= self.options.dead_after
 
     def _distance(self, found: Reconstruction) -> Tensor:
-        """How far dead latents' pre-activations lie below their thresholds (Conerly et al. 2025): it moves only them."""
+        """How far dead latents' pre-activations lie below their thresholds (Conerly et al. 2025)."""
         which = self.dead.nonzero().flatten()
         if not len(which):
             return found.pre.new_zeros(())
