@@ -104,4 +104,4 @@ class Training:
         """Inverse of ``to_json``; OptionError names fields that this version does not know."""
         if unknown := sorted(set(value) - {field.name for field in fields(cls)}):
             raise OptionError(f"these options have the unknown field {unknown[0]!r}")
-        return cls(**value)
+        return cls(**{**value, "betas": tuple(value.get("betas", cls.betas))})
