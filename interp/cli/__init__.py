@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module, metadata
 from typing import Annotated
 
@@ -35,6 +35,15 @@ COMMANDS = {
     "doctor": "check this installation",
     "demo": "find and verify the planted neurons of a shipped pair",
 }
+GROUPS = {
+    "sae": (
+        "sparse dictionaries of activations: autoencoders, transcoders, crosscoders",
+        {
+            "train": "train dictionaries on activations of a model, or of a pair",
+        },
+    ),
+}
+"""Commands of two words: ``interp sae train`` is the module ``interp.cli.sae_train``."""
 
 DONE, BAD_INPUT, DEFECT, INTERRUPTED = 0, 2, 70, 130
 
@@ -46,36 +55,46 @@ _STYLE = {
 
 
 class _LazyCommands(Mapping):
-    """name -> command; the module ``interp.cli.<name>`` is imported when its command is asked for."""
+    """name -> command; the module ``interp.cli.<prefix><name>`` is imported when its command is asked for."""
+
+    def __init__(self, helps: Mapping[str, str], prefix: str) -> None:
+        self.helps, self.prefix = helps, prefix
 
     def __getitem__(self, name: str):
-        if name not in COMMANDS:
+        if not self.prefix and name in GROUPS:
+            return _group(*GROUPS[name], prefix=f"{name}_")
+        if name not in self.helps:
             raise KeyError(name)
-        module = import_module(f"interp.cli.{name.replace('-', '_')}")
+        module = import_module(f"interp.cli.{self.prefix}{name.replace('-', '_')}")
         app = typer.Typer(**_STYLE)
         app.command(name)(module.command)
         return typer.main.get_command(app)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(COMMANDS)
+        return iter(self.helps)
 
     def __len__(self) -> int:
-        return len(COMMANDS)
+        return len(self.helps)
 
 
-class _LazyGroup(TyperGroup):
-    """The group of all commands, whose help lists them without loading them."""
+def _group(said: str, helps: Mapping[str, str], *, prefix: str = "", options: Callable = lambda: None) -> TyperGroup:
+    """A group of commands, whose help lists them without loading them."""
 
-    def __init__(self, **options) -> None:
-        super().__init__(**options)
-        self.commands = _LazyCommands()
+    class LazyGroup(TyperGroup):
+        def __init__(self, **given) -> None:
+            super().__init__(**given)
+            self.commands = _LazyCommands(helps, prefix)
 
-    def list_commands(self, ctx) -> list[str]:
-        return list(COMMANDS)
+        def list_commands(self, ctx) -> list[str]:
+            return list(helps)
 
-    def format_commands(self, ctx, formatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        def format_commands(self, ctx, formatter) -> None:
+            with formatter.section("Commands"):
+                formatter.write_dl(list(helps.items()))
+
+    app = typer.Typer(cls=LazyGroup, **_STYLE)
+    app.callback(help=said)(options)
+    return typer.main.get_command(app)
 
 
 def _print_version(asked: bool) -> bool:
@@ -91,12 +110,13 @@ def _print_version(asked: bool) -> bool:
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_print_version, help="Print the version.")] = False,
 ) -> None:
-    """What did fine-tuning change inside this model, where, and does it matter?"""
+    """The flags of ``interp`` itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; ``arguments`` default to those of the process."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    arguments += ["--help"] if len(arguments) == 1 and arguments[0] in GROUPS else []
     debug = "--debug" in arguments
     try:
         _run(arguments, debug)
@@ -127,9 +147,10 @@ def _run(arguments: list[str], debug: bool) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not debug:
         _hush()
-    app = typer.Typer(cls=_LazyGroup, **_STYLE)
-    app.callback()(_options)
-    group = typer.main.get_command(app)
+    everything = {**COMMANDS, **{name: said for name, (said, _) in GROUPS.items()}}
+    group = _group(
+        "What did fine-tuning change inside this model, where, and does it matter?", everything, options=_options
+    )
     with group.make_context("interp", arguments) as context:
         group.invoke(context)
 
