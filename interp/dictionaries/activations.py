@@ -8,7 +8,7 @@ what is left, tokens are kept by who says them, and rows of huge norm (attention
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -29,6 +29,8 @@ from interp.sites import Site
 
 OF = ("tuned", "base", "both", "difference")
 LONGEST = 8192
+_FULL, _UNLIKE = 512, 1.1
+"""A batch of so many cells may be closed where the next document is so many times as long as its shortest."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ class Activations:
         for start, after, encoded in self._windows(cursor["row"]):
             wide = len(models) * sum(map(self._wide, self.sites)) * 4
             groups = batches(encoded, self.pair.tuned, self.reading.batch_size, per_token_bytes=wide)
+            if self.reading.batch_size is None:
+                groups = [part for group in groups for part in _alike(encoded, group)]
             done = cursor["group"] if start == cursor["row"] else 0
             found = capture(
                 self.engine, models, encoded, groups[done:], self.sites, pad_id=self.pair.tokenizer.pad_token_id or 0,
@@ -255,3 +259,14 @@ class Activations:
             "median norms": self._state["norms"].medians() if "norms" in self._state else [],
             "padding": 1 - counts["tokens"] / counts["cells"] if counts["cells"] else 0.0,
         }
+
+
+def _alike(encoded: Sequence[Encoded], group: Sequence[int]) -> list[list[int]]:
+    """A batch in parts of similar length: padding costs a model as much as tokens do."""
+    parts: list[list[int]] = [[]]
+    for row in group:
+        length, shortest = (len(encoded[at].ids) for at in (row, (parts[-1] or [row])[0]))
+        if length > _UNLIKE * shortest and len(parts[-1]) * shortest >= _FULL:
+            parts.append([])
+        parts[-1].append(row)
+    return parts
