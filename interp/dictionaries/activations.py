@@ -49,7 +49,7 @@ class Reading:
     keep: tuple[str, ...] = tuple(TURNS)
     special: bool = True
     sinks: float = 10.0
-    window: int = 512
+    window: int = 2048
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
