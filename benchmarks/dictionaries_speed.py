@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.dictionaries_peers import PEERS, D, F, K, N, data, serve
+from benchmarks.dictionaries_steps import PEERS, D, F, K, N, data, serve
 from benchmarks.page import machine, markdown, write_section
 from interp.dictionaries import Dictionary, DictionaryConfig, Training
 from interp.dictionaries.learner import Learner
@@ -54,7 +54,7 @@ def started(threads: int, only: list[str] | None) -> dict[str, subprocess.Popen]
         if name in OURS:
             words = [sys.executable, "-m", "benchmarks.dictionaries_speed", "--serve", name]
         elif name == "plain" or python:
-            words = [python or sys.executable, str(Path(__file__).with_name("dictionaries_peers.py")), name]
+            words = [python or sys.executable, str(Path(__file__).with_name("dictionaries_steps.py")), name]
         else:
             continue
         process = subprocess.Popen(

@@ -52,7 +52,12 @@ def cut_at(step):
     return Stream(Made(rows, D), 512, seed=2)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+LIGHT = ("topk", "jumprelu")
+
+
+@pytest.mark.parametrize(
+    "architecture", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+)
 def test_a_run_that_was_cut_goes_on_bit_for_bit(tmp_path, architecture):
     more = {"dead_after": 256, "sparsity": None if architecture in SPARSE else 0.05}
     whole = toy_rows.run(tmp_path / "whole", architecture, **more)
@@ -103,8 +108,8 @@ def test_a_transcoder_reads_its_columns_and_writes_others(tmp_path):
         return torch.cat([x, 3 * x.flip(1) + 1], 1)
 
     dictionary = Dictionary(config("standard", d_out=D, input_bias=False, skip=True), seed=1)
-    job = Job(dictionary, (0, D), (D, 2 * D), options(steps=400, sparsity=1e-3))
-    train({"t": job}, Buffer(Made(pairs, 2 * D), 1024), options(steps=400), tmp_path / "t")
+    job = Job(dictionary, (0, D), (D, 2 * D), options(steps=150, sparsity=1e-3))
+    train({"t": job}, Buffer(Made(pairs, 2 * D), 1024), options(steps=150), tmp_path / "t")
     assert log_of(tmp_path / "t")[-1]["t"]["explained"] > 0.9
     with pytest.raises(OptionError, match="inputs of width 12, the rows given have 24"):
         train({"t": Job(Dictionary(config()))}, Buffer(Made(pairs, 2 * D), 1024), options(), tmp_path / "u")
@@ -215,7 +220,7 @@ def test_dead_latents_come_back_in_a_training(tmp_path):
         dictionary = Dictionary(config(), seed=1)
         with torch.no_grad():
             dictionary.W_enc[:, :16] *= 1e-3
-        more = dict(steps=150, dead_after=512, auxiliary=coefficient, clip=0.0)
+        more = dict(steps=80, dead_after=512, auxiliary=coefficient, clip=0.0)
         train(dictionary, made(), options(**more), tmp_path / str(coefficient))
         alive[coefficient] = 1 - log_of(tmp_path / str(coefficient))[-1]["dictionary"]["dead"]
     assert alive[1 / 32] > alive[0.0] + 0.2, alive
@@ -228,7 +233,7 @@ def explained(dictionary):
 
 
 def test_half_precision_costs_less_than_a_percent(tmp_path):
-    more = dict(steps=150, batch=256)
+    more = dict(steps=100, batch=256)
     full = explained(toy_rows.run(tmp_path / "full", "topk", **more))
     store = explained(toy_rows.run(tmp_path / "store", "topk", stream=made(dtype=torch.bfloat16), **more))
     product = explained(toy_rows.run(tmp_path / "product", "topk", precision="bfloat16", **more))
@@ -237,7 +242,10 @@ def test_half_precision_costs_less_than_a_percent(tmp_path):
     assert product == pytest.approx(full, abs=0.01)
 
 
-@pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "batchtopk", "matryoshka"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["jumprelu", *(pytest.param(n, marks=pytest.mark.slow) for n in ("standard", "gated", "batchtopk", "matryoshka"))],
+)
 def test_every_architecture_trains_in_half_precision(tmp_path, architecture):
     dictionary = toy_rows.run(tmp_path / "half", architecture, precision="bfloat16", dead_after=64, rescue=1e-3)
     assert all(value.dtype in (torch.float32, torch.float64) for value in dictionary.state_dict().values())

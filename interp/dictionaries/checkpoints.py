@@ -44,9 +44,9 @@ def keep(
         for number, learner in enumerate(learners):
             _write(draft / f"learner-{number}.safetensors", learner.tensors())
         (draft / STATE).write_text(json.dumps({**said, "step": step}, indent=1), "utf-8")
-    _sync(draft)
     together.wait()
     if rank == 0:
+        _sync(draft)
         if whole.exists():
             shutil.rmtree(whole)
         os.rename(draft, whole)

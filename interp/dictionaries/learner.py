@@ -39,6 +39,9 @@ class Learner:
             self.gradients, options.learning_rate, options.betas, options.epsilon, fused=True
         )
         self._norm = math.sqrt(config.models)
+        if config.architecture in BY_BATCH:
+            # moving a dictionary to another dtype moves its threshold too, whose mean would drift in it
+            dictionary.threshold = dictionary.threshold.double()
         if options.unit:
             self._renormalise()
 

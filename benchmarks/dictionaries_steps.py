@@ -1,4 +1,4 @@
-"""Steps of other libraries' TopK dictionaries, in an environment of theirs: ``python dictionaries_peers.py NAME``.
+"""Steps of other libraries' TopK dictionaries, in an environment of theirs: ``python dictionaries_steps.py NAME``.
 
 Speaks with ``benchmarks.dictionaries_speed`` by lines: for every line read on stdin one step is taken and its seconds,
 CPU seconds and the process's peak memory are written. Needs nothing of interp.
