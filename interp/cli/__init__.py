@@ -40,12 +40,13 @@ GROUPS = {
     "sae": (
         "sparse dictionaries of activations: autoencoders, transcoders, crosscoders",
         {
-            "convert": "read a dictionary of any known library, write it for another",
+            "train": "train dictionaries on activations of a model, or of a pair",
             "eval": "how well a dictionary stands in for a site, beside baselines at equal L0",
+            "convert": "read a dictionary of any known library, write it for another",
         },
     ),
 }
-"""Commands of two words: ``interp sae convert`` is the module ``interp.cli.sae_convert``."""
+"""Commands of two words: ``interp sae train`` is the module ``interp.cli.sae_train``."""
 
 DONE, BAD_INPUT, DEFECT, INTERRUPTED = 0, 2, 70, 130
 

@@ -57,6 +57,8 @@ RECONSTRUCTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "fraction": _fraction,
     "norm": _norm,
 }
+_DENSE_FROM = 32
+"""A product by active rows is worth it where fewer than one code in so many is active."""
 SPARSITIES = ("l1", "step", "tanh", "target")
 
 
@@ -105,9 +107,18 @@ def auxiliary_loss(
         return x.new_zeros(())
     left = error.detach()
     inside = (x - dictionary.b_dec if dictionary.config.input_bias else x).detach()
-    pre = torch.addmm(dictionary.b_enc[which], inside, dictionary.W_enc[:, which])
-    pattern = top_per_row(pre.detach(), min(count, len(which)))
-    guess = decode(Codes(pattern, pattern.values(pre), len(which)), dictionary.W_dec[which])
+    columns = dictionary.W_enc.T.index_select(0, which).T
+    pre = torch.addmm(dictionary.b_enc[which], inside, columns).to(inside.dtype)
+    rows, count = dictionary.W_dec.index_select(0, which), min(count, len(which))
+    if count * _DENSE_FROM < len(which):
+        pattern = top_per_row(pre.detach(), count)
+        guess = decode(Codes(pattern, pattern.values(pre), len(which)), rows)
+    else:
+        codes = pre.relu()
+        if count < len(which):
+            # of equal values at the border all stay
+            codes = codes * (pre >= pre.detach().topk(count, dim=1, sorted=False).values.amin(1, keepdim=True))
+        guess = (codes @ rows).to(inside.dtype)
     loss = (guess - left).square().mean() / (left - left.mean(0)).square().mean()
     return torch.nan_to_num(loss, nan=0.0, posinf=0.0)
 

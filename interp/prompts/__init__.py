@@ -1,5 +1,6 @@
 """Prompts: files read at the door, contrasts split by cluster, token ids with the role of every token."""
 
+from interp.prompts.documents import SPECIAL, TURNS, Document, Documents, encode_document, packed, special_ids
 from interp.prompts.files import read_prompts, read_task
 from interp.prompts.sets import NOTHING, Contrast, OneClass, Prompt, PromptSet
 from interp.prompts.tokens import COMPLETION, CONTENT, DECISION, OTHER, ROLES, Encoded, Tokenizer, encode, encode_answer
@@ -11,7 +12,11 @@ __all__ = [
     "NOTHING",
     "OTHER",
     "ROLES",
+    "SPECIAL",
+    "TURNS",
     "Contrast",
+    "Document",
+    "Documents",
     "Encoded",
     "OneClass",
     "Prompt",
@@ -19,6 +24,9 @@ __all__ = [
     "Tokenizer",
     "encode",
     "encode_answer",
+    "encode_document",
+    "packed",
     "read_prompts",
     "read_task",
+    "special_ids",
 ]

@@ -1,0 +1,183 @@
+"""``interp sae train``: sparse dictionaries of a model's activations, or of a base's and its tune's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli.common import Common, takes
+from interp.errors import OptionError
+
+if TYPE_CHECKING:
+    from interp.dictionaries import Job
+
+_UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Common):
+    """How activations are read and dictionaries trained; the fields are flags."""
+
+    site: Annotated[list[str], typer.Option(metavar="SITE", help="e.g. blocks.2.hook_resid_post; several at once.")]
+    data: Annotated[Path, typer.Option(metavar="FILE", help=".txt, .jsonl, .parquet, or a folder of cached rows.")]
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; FOLDER.part is what goes on.")]
+    architecture: Annotated[str, typer.Option(metavar="NAME,...", help="topk, batchtopk, jumprelu, ...")] = "topk"
+    width: Annotated[int, typer.Option(metavar="N", min=1, help="Latents.")] = 4096
+    k: Annotated[int, typer.Option("-k", "--k", metavar="N", min=1, help="Codes per input, where it has k.")] = 32
+    prefixes: Annotated[str | None, typer.Option(metavar="N,N,...", help="Of matryoshka; default 1/16, 1/4, all.")] = (
+        None
+    )
+    tokens: Annotated[str, typer.Option(metavar="N", help="Tokens to train on: 500k, 1M, 2.5M, 1G.")] = "1M"
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of a step.")] = 4096
+    base: Annotated[str | None, typer.Option(metavar="BASE", help="What the model was tuned from.")] = None
+    of: Annotated[str, typer.Option(metavar="NAME", help="tuned, base, both (a crosscoder), difference.")] = "tuned"
+    target: Annotated[str | None, typer.Option(metavar="SITE", help="Reconstruct this site (a transcoder).")] = None
+    column: Annotated[str | None, typer.Option(metavar="NAME", help="Of the file: text, or messages.")] = None
+    keep: Annotated[str | None, typer.Option(metavar="ROLE,...", help="Only tokens of text, system, user, ...")] = None
+    no_special: Annotated[bool, typer.Option("--no-special", help="Leave special tokens out.")] = False
+    pack: Annotated[bool, typer.Option("--pack", help="Documents end to end in blocks, not each alone.")] = False
+    context: Annotated[int | None, typer.Option(metavar="N", help="Tokens that a document is cut at.")] = None
+    sinks: Annotated[float, typer.Option(metavar="X", help="Leave out norms above X medians; 0: keep all.")] = 10.0
+    learning_rate: Annotated[float | None, typer.Option(metavar="X", help="Of Adam.")] = None
+    sparsity: Annotated[float | None, typer.Option(metavar="X", help="Coefficient, for architectures without k.")] = (
+        None
+    )
+    warm_up: Annotated[int | None, typer.Option(metavar="N", min=0, help="Steps of rising learning rate.")] = None
+    dead_after: Annotated[int | None, typer.Option(metavar="N", min=1, help="Tokens until a latent is dead.")] = None
+    buffer: Annotated[int | None, typer.Option(metavar="N", min=2, help="Tokens that are mixed.")] = None
+    precision: Annotated[str, typer.Option(metavar="NAME", help="float32, or bfloat16 for the encoder.")] = "float32"
+    checkpoint_every: Annotated[int, typer.Option(metavar="N", min=1, help="Steps.")] = 1000
+    batch_size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Documents at a time.")] = None
+    device: Annotated[str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1.")] = "auto"
+    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME|auto", help="Of the model.")] = "auto"
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
+
+
+@takes(Training)
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model, a tuned model, or a LoRA adapter.")],
+    *,
+    common: Training,
+) -> None:
+    """Train sparse dictionaries on activations; what is stopped goes on from its last checkpoint.
+
+    Every site and every architecture named gets a dictionary, all from one pass. With torchrun, one process per GPU.
+
+    Example: interp sae train ./tuned --site blocks.8.hook_resid_post --data chats.jsonl --tokens 10M --out ./sae
+    """
+    steps = max(1, round(count(common.tokens) / common.batch))
+    if common.out.exists():
+        raise OptionError(f"--out {common.out} exists already; give a folder that does not, or remove it")
+    if common.target is not None and len(common.site) > 1:
+        raise OptionError("a transcoder reads one site and writes --target; name --site once")
+    from interp.dictionaries import Buffer, together, train
+    from interp.dictionaries import Training as Options
+
+    options = Options(
+        steps=steps, batch=common.batch, learning_rate=common.learning_rate, sparsity=common.sparsity,
+        warm_up=common.warm_up, dead_after=common.dead_after, precision=common.precision,
+        checkpoint_every=common.checkpoint_every, log_every=min(100, max(1, steps // 10)), seed=common.seed,
+    )  # fmt: skip
+    with together.joined(common.device):
+        source, device = _source(common, model)
+        jobs = _jobs(common, source, device)
+        buffer = Buffer(source, common.buffer, seed=common.seed, device=device)
+        about = {"model": model, "base": common.base, "of": common.of, "site": common.site, "target": common.target}
+        only = next(iter(jobs.values())) if len(jobs) == 1 else None
+        whole = only is not None and only.reads == (0, source.width) and only.writes is None
+        trained = train(
+            only.dictionary if whole else jobs, buffer, options, common.out, about=about, quiet=common.quiet
+        )
+        if together.rank():
+            return
+        read = source.report() if hasattr(source, "report") else {}
+        if read.get("sinks"):
+            common.remark(f"note: {read['sinks']} sinks left out (rows above {common.sinks:g} median norms): "
+                          f"{', '.join(f'{t!r} {n}' for t, n in read['sinks by token'].items())}")  # fmt: skip
+        record = {"path": str(common.out), "dictionaries": _last(common.out), "read": read}
+        lines = [f"{common.out}: {len(trained)} of {steps} steps"]
+        lines += [f"  {name}: {_told(told)}" for name, told in record["dictionaries"].items()]
+        common.result(record, "\n".join(lines))
+
+
+def count(text: str) -> int:
+    """A number of tokens such as 500k, 1M or 2.5M; raises OptionError."""
+    number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
+    try:
+        found = float(number) * unit
+    except ValueError:
+        found = 0.0
+    if not 1 <= found < 1e15:
+        raise OptionError(f"--tokens {text} is no number of tokens; write 500k, 1M, 2.5M or 1000000")
+    return round(found)
+
+
+def _source(common: Training, model: str) -> tuple[Any, Any]:
+    """Where rows come from, and the device on which dictionaries are trained."""
+    from interp.dictionaries import together
+    from interp.dictionaries.sources import Shards
+    from interp.models.load import Settings
+
+    device = Settings.resolve(common.device, common.dtype, "auto", False).device
+    if common.data.is_dir():
+        return Shards(common.data, rank=together.rank(), world=together.world()), device
+    from interp.dictionaries.activations import Activations, Reading
+    from interp.models.pair import Pair
+    from interp.prompts import TURNS, Documents
+    from interp.sites import Site
+
+    sites = tuple(map(Site.parse, [*common.site, *([common.target] if common.target else [])]))
+    documents = Documents(common.data, common.column)
+    reading = Reading(
+        of=common.of, context=common.context, pack=common.pack, special=not common.no_special, sinks=common.sinks,
+        keep=tuple(common.keep.split(",")) if common.keep else tuple(TURNS), batch_size=common.batch_size,
+    )  # fmt: skip
+    common.status(f"loading {model}")
+    pair = Pair.load(model, common.base, device=common.device, dtype=common.dtype)
+    for note in pair.notes:
+        common.remark(f"note: {note}")
+    return Activations(pair, sites, documents, reading, rank=together.rank(), world=together.world()), device
+
+
+def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
+    """A dictionary for every site and architecture, with its columns."""
+    from interp.dictionaries import Dictionary, DictionaryConfig, Job
+    from interp.dictionaries.config import SPARSE
+
+    models = 2 if common.of == "both" else 1
+    segments, jobs = source.segments, {}
+    if missing := [name for name in (*common.site, common.target) if name and name not in segments]:
+        # cached rows that do not say what they are of are taken for the one site asked for
+        if len(segments) > 1 or len(common.site) > 1 or common.target:
+            raise OptionError(f"the cached rows hold {', '.join(segments)}, not {missing[0]}")
+        segments = {common.site[0]: (0, source.width)}
+    names = [name.strip() for name in common.architecture.split(",")]
+    for site in common.site:
+        for name in names:
+            reads, writes = segments[site], segments[common.target] if common.target else None
+            prefixes = (common.width // 16, common.width // 4, common.width)
+            if common.prefixes:
+                prefixes = tuple(count(part) for part in common.prefixes.split(","))
+            config = DictionaryConfig(
+                name, (reads[1] - reads[0]) // models, common.width, models=models,
+                d_out=None if writes is None else (writes[1] - writes[0]) // models, input_bias=writes is None,
+                k=common.k if name in SPARSE else None, prefixes=prefixes if name == "matryoshka" else (),
+                rank_by="norm" if models > 1 else "value",
+            )  # fmt: skip
+            title = ".".join(part for part, several in ((site, len(common.site) > 1), (name, True)) if several)
+            jobs[title] = Job(Dictionary(config, seed=common.seed).to(device), reads, writes)
+    return jobs
+
+
+def _last(out: Path) -> dict[str, dict[str, float]]:
+    import json
+
+    from interp.dictionaries.training import LOG
+
+    line = json.loads((out / LOG).read_text("utf-8").strip().split("\n")[-1])
+    return {name: told for name, told in line.items() if isinstance(told, dict)}
+
+
+def _told(told: dict[str, float]) -> str:
+    return f"L0 {told['l0']:.1f}, explained variance {told['explained']:.3f}, dead {told['dead']:.1%}"

@@ -1,0 +1,54 @@
+"""A running median of norms that can be stopped and resumed exactly: a histogram of their logarithms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.maths.host import to_host
+
+BINS, PER_OCTAVE, LOWEST = 8192, 64, -64
+
+
+class Norms:
+    """Counts of norms in bins of 1/64 octave (1 percent), for each of several places, over all that was seen."""
+
+    def __init__(self, counts: Float[Tensor, "P bins"]) -> None:
+        self.counts = counts
+
+    @classmethod
+    def from_json(cls, value: Any, places: int) -> Norms:
+        """From what ``to_json`` gave; None for nothing seen yet."""
+        counts = torch.zeros(places, BINS, dtype=torch.float64)
+        for place, found in enumerate(value or ()):
+            for number, count in found:
+                counts[place, number] = count
+        return cls(counts)
+
+    def to_json(self) -> list[list[list[int]]]:
+        """Bins that are not empty, for each place."""
+        return [
+            [[number, int(row[number])] for number in to_host(row.nonzero().flatten()).tolist()] for row in self.counts
+        ]
+
+    def ratio(self, place: int, norms: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Norms by the median of all that were seen there, these included."""
+        bins = ((norms.double().log2() - LOWEST) * PER_OCTAVE).nan_to_num(0.0, BINS - 1, 0.0).long()
+        counted = torch.bincount(bins.clamp(0, BINS - 1), minlength=BINS)
+        self.counts[place] += counted.to(self.counts)
+        return norms / self.median(place)
+
+    def median(self, place: int) -> float:
+        """Median norm of a place, to 1 percent; NaN where none was seen."""
+        total = self.counts[place].cumsum(0)
+        if not bool(total[-1]):
+            return float("nan")
+        number = int((total >= total[-1] / 2).nonzero()[0])
+        return float(2.0 ** ((number + 0.5) / PER_OCTAVE + LOWEST))
+
+    def medians(self) -> list[float]:
+        """Of all places."""
+        return [self.median(place) for place in range(len(self.counts))]

@@ -1,0 +1,107 @@
+"""How dictionaries are trained, as data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from interp.dictionaries.config import SPARSE, DictionaryConfig
+from interp.errors import OptionError
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of a training; a number that is None is settled by ``settled`` from the others.
+
+    ``steps`` of ``batch`` rows each (of every process, where there are several). ``learning_rate``: of Adam, by default
+    ``2e-4 / sqrt(F / 2^14)`` (Gao et al. 2024); it rises over ``warm_up`` steps and falls to 0 over the last share
+    ``decay``. ``sparsity``: coefficient of the configured sparsity, rising over ``sparsity_warm_up`` steps;
+    ``target_l0`` for sparsity ``target``. ``dead_after``: a latent that was not active for so many rows is dead.
+    ``auxiliary``: coefficient of AuxK, whose ``auxiliary_count`` largest dead latents reconstruct what is left;
+    ``rescue``: of dead latents' distance to their threshold, for architectures without ``k``. ``clip``: largest norm
+    of a gradient, 0 for any. ``unit``: decoder rows keep norm 1, their gradients' parallel part is removed.
+    ``precision``: of the encoder's product; weights and everything else are float32. ``threshold_rate``: of the running
+    mean of the smallest kept value. ``centre``: the decoder's bias begins at the mean of the targets.
+    """
+
+    steps: int
+    batch: int = 4096
+    learning_rate: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    warm_up: int | None = None
+    decay: float = 0.2
+    sparsity: float | None = None
+    sparsity_warm_up: int | None = None
+    target_l0: float | None = None
+    dead_after: int | None = None
+    auxiliary: float = 1 / 32
+    auxiliary_count: int | None = None
+    rescue: float = 3e-6
+    clip: float = 1.0
+    unit: bool | None = None
+    precision: str = "float32"
+    threshold_rate: float = 0.01
+    centre: bool = True
+    checkpoint_every: int = 1000
+    log_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"a training needs {name} of at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "sparsity", "warm_up", "sparsity_warm_up", "auxiliary", "rescue", "clip"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise OptionError(f"{name} must be a number of at least 0, not {value}")
+        for name in ("decay", "threshold_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OptionError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+        if self.dead_after is not None and self.dead_after < 1:
+            raise OptionError(f"a latent cannot be dead after {self.dead_after} rows; give at least 1")
+        if self.precision not in PRECISIONS:
+            raise OptionError(f"unknown precision {self.precision!r}; use {', '.join(PRECISIONS)}")
+        object.__setattr__(self, "betas", tuple(self.betas))
+
+    def settled(self, config: DictionaryConfig, world: int = 1) -> Training:
+        """These options with every number that depends on a dictionary put in."""
+        rows = self.steps * self.batch * world
+        own = {
+            "learning_rate": 2e-4 / math.sqrt(config.width / 2**14),
+            "warm_up": min(1000, self.steps // 20),
+            "sparsity": 0.0 if config.architecture in (*SPARSE, "matching_pursuit") else 1.0,
+            "sparsity_warm_up": min(5000, self.steps // 10),
+            "dead_after": min(10_000_000, max(self.batch * world, rows // 10)),
+            # over models norms say whose a latent is, and ranking by norm needs free ones
+            "unit": config.models == 1 and config.rank_by == "value",
+        }
+        chosen = {name: value for name, value in own.items() if getattr(self, name) is None}
+        if config.architecture == "matching_pursuit" and not chosen.get("unit", self.unit):
+            raise OptionError("a matching pursuit needs decoder rows of norm 1; leave unit on")
+        return replace(self, **chosen)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        rise = min(1.0, (step + 1) / (self.warm_up + 1))
+        falling = max(1, round(self.decay * self.steps))
+        return self.learning_rate * rise * min(1.0, (self.steps - step) / falling if self.decay else 1.0)
+
+    def sparsity_at(self, step: int) -> float:
+        """Coefficient of the sparsity at a step, counted from 0."""
+        return self.sparsity * min(1.0, step / self.sparsity_warm_up if self.sparsity_warm_up else 1.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return {**asdict(self), "betas": list(self.betas)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Training:
+        """Inverse of ``to_json``; OptionError names fields that this version does not know."""
+        if unknown := sorted(set(value) - {field.name for field in fields(cls)}):
+            raise OptionError(f"these options have the unknown field {unknown[0]!r}")
+        return cls(**{**value, "betas": tuple(value.get("betas", cls.betas))})

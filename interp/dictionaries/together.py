@@ -1,0 +1,72 @@
+"""Several processes that train one dictionary, through torch distributed; with one process all of this is nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed
+
+from interp.errors import OptionError
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def world() -> int:
+    """How many processes there are."""
+    return distributed.get_world_size() if _several() else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return distributed.get_rank() if _several() else 0
+
+
+def sum_(tensors: Sequence[Tensor]) -> None:
+    """Put the sum over processes into every tensor."""
+    if _several():
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
+
+
+def mean_(tensors: Sequence[Tensor]) -> None:
+    """Put the mean over processes into every tensor."""
+    sum_(tensors)
+    if _several():
+        for tensor in tensors:
+            tensor /= world()
+
+
+def min_(tensor: Tensor) -> None:
+    """Put the smallest over processes into a tensor."""
+    if _several():
+        distributed.all_reduce(tensor, distributed.ReduceOp.MIN)
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if _several():
+        distributed.barrier()
+
+
+@contextmanager
+def joined(device: str = "cpu") -> Iterator[None]:
+    """Join the processes that ``torchrun`` started, by nccl on GPUs and gloo elsewhere; alone, nothing happens."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _several():
+        yield
+        return
+    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if cuda:
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise OptionError(f"process {local} has no GPU: {torch.cuda.device_count()} are visible; start fewer")
+        torch.cuda.set_device(local)
+    distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()

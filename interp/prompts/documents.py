@@ -1,0 +1,186 @@
+"""Documents for passes over much text: plain texts and conversations, read one after the other from any row on.
+
+A file is ``.txt`` (a document a line), ``.jsonl`` or ``.parquet`` with a column of text, or with a column ``messages``
+of conversations (a list of ``{"role", "content"}``). Nothing is held but the row at hand.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+from pyarrow import ArrowException
+
+from interp.errors import PromptError
+from interp.prompts.tokens import Encoded, Tokenizer
+
+TEXT, SYSTEM, USER, ASSISTANT, TEMPLATE = range(5)
+TURNS = {"text": TEXT, "system": SYSTEM, "user": USER, "assistant": ASSISTANT, "template": TEMPLATE}
+"""Who says a token: plain text's own, a role's words, or what the chat template writes around them."""
+SPECIAL = 8
+"""Added to the code of a token that the tokenizer calls special."""
+
+Document = str | list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A file of documents; ``column`` None takes ``messages`` where the file has it, else ``text``, else ``prompt``."""
+
+    path: Path
+    column: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.path.suffix not in (".txt", ".jsonl", ".parquet"):
+            raise PromptError(f"{self.path} is no file of documents; use .txt, .jsonl or .parquet")
+        if not self.path.is_file():
+            raise PromptError(f"no file of documents at {self.path}; check the path")
+
+    def read(self, start: int = 0) -> Iterator[tuple[int, Document]]:
+        """Row numbers and documents from row ``start`` on, blank ones left out; PromptError for what is none."""
+        try:
+            rows = self._lines(start) if self.path.suffix != ".parquet" else self._batches(start)
+            for number, row in rows:
+                found = row if isinstance(row, str) else self._document(number, row)
+                if found:
+                    yield number, found
+        except UnicodeDecodeError as error:
+            raise PromptError(f"{self.path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
+        except (ArrowException, OSError) as error:
+            raise PromptError(f"{self.path} cannot be read ({' '.join(str(error).split())[:200]})") from error
+
+    def _lines(self, start: int) -> Iterator[tuple[int, Any]]:
+        with self.path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file):
+                if number < start or not line.strip():
+                    continue
+                if self.path.suffix == ".txt":
+                    yield number, line.rstrip("\r\n")
+                    continue
+                try:
+                    yield number, json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise PromptError(f"{self.path}, line {number + 1} is not JSON ({error})") from error
+
+    def _batches(self, start: int) -> Iterator[tuple[int, Any]]:
+        with pyarrow.parquet.ParquetFile(self.path) as file:
+            number = 0
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).num_rows
+                if number + size <= start:
+                    number += size
+                    continue
+                for batch in file.iter_batches(256, row_groups=[group]):
+                    for row in batch.to_pylist():
+                        if number >= start:
+                            yield number, row
+                        number += 1
+
+    def _document(self, number: int, row: Any) -> Document:
+        if not isinstance(row, dict):
+            raise PromptError(f"{self.path}, row {number} is no object but {str(row)[:40]!r}")
+        names = (self.column,) if self.column else ("messages", "text", "prompt")
+        name = next((name for name in names if name in row), None)
+        if name is None:
+            raise PromptError(
+                f"{self.path}, row {number} has no column {' or '.join(names)}; it has "
+                f"{' '.join(', '.join(sorted(map(str, row))).split()) or 'none'}; use --column"
+            )
+        value = row[name]
+        if value is None or isinstance(value, str):
+            return (value or "").strip() and value
+        turns = isinstance(value, list) and all(
+            isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+            for turn in value
+        )
+        if not turns:
+            raise PromptError(
+                f"{self.path}, row {number}: {name} is neither text nor a list of messages with role and content"
+            )
+        return [{"role": turn["role"], "content": turn["content"]} for turn in value]
+
+
+def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
+    """Every token id that is special: also those that templates use and that ``all_special_ids`` leaves out."""
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset(added | set(tokenizer.all_special_ids))
+
+
+def encode_document(
+    tokenizer: Tokenizer, document: Document, special: frozenset[int], *, alone: bool = True
+) -> Encoded:
+    """Token ids of a document, each with its code of ``TURNS`` (plus ``SPECIAL``).
+
+    Text is tokenised exactly as ``tokenizer(text)`` does, or without its special tokens where it does not stand
+    ``alone``; a conversation through the chat template. Raises PromptError where the template is missing or refuses.
+    """
+    if isinstance(document, str):
+        ids = tokenizer(document, add_special_tokens=alone)["input_ids"]
+        codes = [TEXT] * len(ids)
+    else:
+        ids, codes = _encode_conversation(tokenizer, document)
+    codes = [code + SPECIAL * (index in special) for index, code in zip(ids, codes, strict=True)]
+    return Encoded(tuple(ids), tuple(codes))
+
+
+def _encode_conversation(tokenizer: Tokenizer, messages: Sequence[dict[str, str]]) -> tuple[list[int], list[int]]:
+    if tokenizer.chat_template is None:
+        raise PromptError("the tokenizer has no chat template for conversations; give a column of text")
+    text = _rendered(tokenizer, messages)
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    ids = list(coded["input_ids"])
+    codes = [TEMPLATE] * len(ids)
+    if tokenizer.is_fast:
+        spans = _spans(tokenizer, messages, text)
+        at = 0
+        for place, (begin, stop) in enumerate(coded["offset_mapping"]):
+            while at < len(spans) and spans[at][1] <= begin:
+                at += 1
+            if at < len(spans) and begin < stop and stop > spans[at][0]:
+                codes[place] = spans[at][2]
+    return ids, codes
+
+
+def _spans(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], text: str) -> list[tuple[int, int, int]]:
+    """Where each message's words stand in its conversation, proved by putting it together again; else none."""
+    places = [f"qzx{number}PLACEHOLDERxzq" for number in range(len(messages))]
+    pattern = _rendered(tokenizer, [{**m, "content": p} for m, p in zip(messages, places, strict=True)])
+    spans, whole = [], ""
+    for message, place in zip(messages, places, strict=True):
+        before, found, pattern = pattern.partition(place)
+        if not found:
+            continue  # some templates leave turns out
+        whole += before
+        said = next(
+            (s for s in (message["content"], message["content"].strip()) if text.startswith(s, len(whole))), None
+        )
+        if said is None:
+            return []
+        code = TURNS.get(message["role"], TEMPLATE)
+        if said:
+            spans.append((len(whole), len(whole) + len(said), code))
+        whole += said
+    return spans if whole + pattern == text else []
+
+
+def _rendered(tokenizer: Tokenizer, messages: Sequence[dict[str, str]]) -> str:
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False)
+    except Exception as error:  # a template is a program of the model's author: it can raise anything
+        reason = " ".join(str(error).split())[:200]
+        raise PromptError(f"the chat template refuses a conversation ({reason})") from error
+
+
+def packed(encoded: Sequence[Encoded], length: int, between: int | None, first: int | None) -> list[Encoded]:
+    """Documents end to end in blocks of ``length`` tokens, as most trainers feed them; the last may be shorter.
+
+    ``between`` is a token that parts documents, ``first`` one that begins every block; None leaves them out.
+    """
+    gap = () if between is None else ((between, TEXT + SPECIAL),)
+    head = () if first is None else ((first, TEXT + SPECIAL),)
+    line = [cell for document in encoded for cell in (*zip(document.ids, document.roles, strict=True), *gap)]
+    step = length - len(head)
+    blocks = [(*head, *line[start : start + step]) for start in range(0, len(line), step)]
+    return [Encoded(*(tuple(part) for part in zip(*block, strict=True))) for block in blocks]
