@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from interp.dictionaries.applied import Applied
+from interp.dictionaries.differences import Slopes
 from interp.dictionaries.folds import Estimate
 from interp.dictionaries.scaling import BASE, TUNED, Scaled
 from interp.errors import OptionError
@@ -17,6 +19,7 @@ CLASSES = {
     "rotated": "both have it, in different directions",
     "rescaled": "both have it in one direction, one of them more of it",
     "shared": "both have it alike",
+    "opposed": "the base loses as much as the tuned model gains: a turned direction, or noise of both",
     "unclear": "its interval lies on both sides of a threshold",
     "silent": "active in too few folds of documents to say anything",
 }
@@ -81,4 +84,33 @@ def by_norms(found: Scaled) -> NDArray[np.object_]:
         bins = [found.norm_difference > 0.9, found.norm_difference < 0.1, abs(found.norm_difference - 0.5) <= 0.1]
         classes = np.select(bins, ["tuned-only", "base-only", "shared"], "unclear").astype(object)
     classes[found.rate == 0] = "silent"
+    return classes
+
+
+def of_differences(found: Slopes, limits: Thresholds | None = None) -> NDArray[np.object_]:
+    """Class of every latent of a dictionary of differences, by what the base has of it where it is active.
+
+    There are no shared latents; a turned direction and noise of both models look alike and are "opposed".
+    """
+    limits = limits or Thresholds()
+    part, size = found.base_part, limits.error
+    classes = np.full(len(found.rate), "unclear", dtype=object)
+    classes[part.above(size) | part.below(-1 - size)] = "rescaled"
+    classes[part.above(size - 1) & part.below(-size)] = "opposed"
+    classes[part.within(size, -1)] = "base-only"
+    classes[part.within(size)] = "tuned-only"
+    classes[~found.difference.above(0)] = "unclear"
+    classes[found.folds_active < limits.folds] = "silent"
+    return classes
+
+
+def of_applied(found: Applied, limits: Thresholds | None = None) -> NDArray[np.object_]:
+    """Class of every latent of the base's dictionary by what of it the tuned model keeps; never "tuned-only"."""
+    limits = limits or Thresholds()
+    kept = found.kept
+    classes = np.full(len(found.rate[0]), "unclear", dtype=object)
+    classes[kept.above(1 / limits.factor) & kept.below(limits.factor)] = "shared"
+    classes[kept.above(limits.factor) | (kept.below(1 / limits.factor) & kept.above(limits.error))] = "rescaled"
+    classes[kept.within(limits.error)] = "base-only"
+    classes[found.folds_active < limits.folds] = "silent"
     return classes

@@ -36,7 +36,8 @@ class Scaled(NamedTuple):
     over the own one's. ``ratio``: how much larger the latent's part in the tuned model is, each measured along its own
     direction. ``cosine``: of the two models' parts, measured: the projection of each on the other's decoder row over
     that on its own, mean of both. ``decoder_cosine`` and ``norm_difference`` (0 base only, 1 tuned only) are the
-    decoder's alone, for description.
+    decoder's alone, for description. ``moved`` [2, K, F]: sums per fold of tuned less base rows along the base's
+    and the tuned model's decoder row.
     """
 
     rate: NDArray[np.float64]
@@ -47,6 +48,7 @@ class Scaled(NamedTuple):
     cosine: Estimate
     decoder_cosine: NDArray[np.float64]
     norm_difference: NDArray[np.float64]
+    moved: NDArray[np.float64]
 
 
 class LatentScaling:
@@ -79,7 +81,8 @@ class LatentScaling:
                 for direction, rows in enumerate(self._rows):
                     sums[f"{target} {direction} {model}"] = values * products(pattern, part.contiguous(), rows)
         self._sums.add(documents, codes, **sums)
-        self._sums.add_rows(documents, rows=torch.ones(len(x), device=x.device))
+        base, tuned = inside.double().chunk(2, 1)
+        self._sums.add_rows(documents, rows=torch.ones(len(x), device=x.device), moved=tuned - base)
         return self
 
     def result(self, level: float = 0.95) -> Scaled:
@@ -107,11 +110,12 @@ class LatentScaling:
             other = length(found, TUNED, BASE) / length(found, TUNED, TUNED)
             return (one + other) / 2
 
+        moved = np.stack([sums["moved"] @ to_host(rows).T for rows in self._rows])
         with np.errstate(divide="ignore", invalid="ignore"):
             return Scaled(
                 sums["count"].sum(0) / sums["rows"].sum(), self._sums.folds_active(), beta, nu,
                 jackknife(sums, ratio, level), jackknife(sums, cosine, level), gram[BASE, TUNED] / norms.prod(0),
-                (1 + (norms[TUNED] - norms[BASE]) / norms.max(0)) / 2,
+                (1 + (norms[TUNED] - norms[BASE]) / norms.max(0)) / 2, moved,
             )  # fmt: skip
 
 
