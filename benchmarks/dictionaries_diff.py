@@ -25,7 +25,8 @@ from interp.maths.statistics import clopper_pearson, clustered_bootstrap
 from interp.table import Table
 
 SIZE = {"width": 64, "shared": 16, "easy": 12, "narrow": 12, "base_only": 4, "rotated": 4, "rescaled": 4}
-LATENTS, K, STEPS, POOL, BATCH, LEARNING_RATE = 96, 4, 2500, 2**18, 512, 3e-3
+LATENTS, K, POOL, BATCH, LEARNING_RATE = 96, 4, 2**18, 512, 3e-3
+STEPS = {"crosscoder": 2500, "difference": 1500, "base": 1000}
 HELD_OUT, DOCUMENTS = 40, 128
 WAYS = ("crosscoder", "difference", "base")
 JUDGES = (
@@ -59,9 +60,11 @@ def fit(config, rows, steps: int, seed: int = 0, rate: float = LEARNING_RATE, de
     return dictionary
 
 
-def trained(pair: PlantedTune, way: str, steps: int, seed: int, latents: int = LATENTS, k: int = K) -> Dictionary:
+def trained(
+    pair: PlantedTune, way: str, steps: int, seed: int, latents: int = LATENTS, k: int = K, pool_of: int = POOL
+) -> Dictionary:
     """The dictionary that a way of comparing needs, of a pool of rows."""
-    drawn = [pair.draw(512, batch) for batch in range(POOL // (512 * pair.per_document))]
+    drawn = [pair.draw(512, batch) for batch in range(pool_of // (512 * pair.per_document))]
     if way == "crosscoder":
         pool = torch.cat([rows.both for rows in drawn])
     elif way == "difference":
@@ -167,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, help=f"of training, instead of {STEPS}")
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--variants", nargs="+", default=("planted", "sham", "identical"))
     parser.add_argument("--kept", type=Path, help="file of measurements, one JSON a line: what is there is not redone")
@@ -181,7 +184,7 @@ def main() -> None:
             for seed in range(1 if variant == "identical" else options.seeds):
                 if (variant, way, seed) in done:
                     continue
-                rows.append(measure(variant, way, seed, options.steps))
+                rows.append(measure(variant, way, seed, options.steps or STEPS[way]))
                 print(json.dumps(rows[-1]), flush=True)
                 if options.kept:
                     with options.kept.open("a") as stream:

@@ -55,7 +55,7 @@ def of_crosscoder(found: Scaled, limits: Thresholds | None = None) -> NDArray[np
     limits = limits or Thresholds()
     specific, apart = {}, {}
     for model in (BASE, TUNED):
-        own = found.beta["error", model, model].above(0)
+        own = found.beta["error", model, model].above(0.0)
         error, reconstruction = found.nu["error", model], found.nu["reconstruction", model]
         specific[model] = own & error.within(limits.error) & reconstruction.within(limits.reconstruction)
         apart[model] = error.above(limits.error)
@@ -97,9 +97,9 @@ def of_differences(found: Slopes, limits: Thresholds | None = None) -> NDArray[n
     classes = np.full(len(found.rate), "unclear", dtype=object)
     classes[part.above(size) | part.below(-1 - size)] = "rescaled"
     classes[part.above(size - 1) & part.below(-size)] = "opposed"
-    classes[part.within(size, -1)] = "base-only"
+    classes[part.within(size, -1.0)] = "base-only"
     classes[part.within(size)] = "tuned-only"
-    classes[~found.difference.above(0)] = "unclear"
+    classes[~found.difference.above(0.0)] = "unclear"
     classes[found.folds_active < limits.folds] = "silent"
     return classes
 
