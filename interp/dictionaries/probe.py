@@ -35,11 +35,14 @@ class Probed(NamedTuple):
 
 @dataclass(frozen=True)
 class SparseProbe:
-    """Options of a k-sparse probe: how many latents, draws of the null, and the seed of the split and of the null."""
+    """Options of a k-sparse probe: how many latents, draws of the null, seed of the split and the null, resamples of
+    clusters for the interval.
+    """
 
     k: int = 1
     draws: int = 99
     seed: int = 0
+    resamples: int = 500
 
     def __call__(self, codes: ArrayLike, labels: ArrayLike, clusters: ArrayLike) -> Probed:
         """Probe codes [N, F] for labels [N]; rows of one cluster fall into one half.
@@ -59,7 +62,7 @@ class SparseProbe:
         rows = np.flatnonzero(held)
         _, low, high = clustered_bootstrap(
             rows, clusters[held], lambda drawn: roc_auc(labels[drawn.astype(int)], scores[drawn.astype(int)]),
-            draws=500, seed=self.seed,
+            draws=self.resamples, seed=self.seed,
         )  # fmt: skip
         null = []
         for _ in range(self.draws):
