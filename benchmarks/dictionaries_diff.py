@@ -1,0 +1,200 @@
+"""Comparing models by dictionaries, on planted fine-tunes. ``python -m benchmarks.dictionaries_diff [--write]``.
+
+A pair of activations with 24 planted features of the tuned model alone (12 in 8 % of rows, 12 in 0.5 %), 4 of the base
+alone, and distractors that are rotated by 30 degrees or twice as large; for every seed a crosscoder, a dictionary of
+differences and a base dictionary are trained and compared on held-out documents, beside the decoder's norms alone. The
+sham pair has the same features in both models, with noise of their own; the identical pair is the base twice.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.page import machine, markdown, write_section
+from interp.dictionaries.config import BY_BATCH, DictionaryConfig
+from interp.dictionaries.dictionary import Dictionary
+from interp.dictionaries.diff import compare
+from interp.dictionaries.losses import smallest_kept, training_loss
+from interp.dictionaries.planted import NONE, PlantedTune, planted_tune
+from interp.maths.statistics import clopper_pearson, clustered_bootstrap
+from interp.table import Table
+
+SIZE = {"width": 64, "shared": 16, "easy": 12, "narrow": 12, "base_only": 4, "rotated": 4, "rescaled": 4}
+LATENTS, K, POOL, BATCH, LEARNING_RATE = 96, 4, 2**18, 512, 3e-3
+STEPS = {"crosscoder": 2500, "difference": 1500, "base": 1000}
+HELD_OUT, DOCUMENTS = 40, 128
+WAYS = ("crosscoder", "difference", "base")
+JUDGES = (
+    ("crosscoder", "claimed", "crosscoder, latent scaling"),
+    ("crosscoder", "norms", "crosscoder, norm bins"),
+    ("difference", "claimed", "dictionary of differences"),
+    ("base", "claimed", "base dictionary on tuned"),
+)
+
+
+def fit(config, rows, steps: int, seed: int = 0, rate: float = LEARNING_RATE, dead_after: int = 200) -> Dictionary:
+    """A dictionary by Adam on ``rows(step)``: warm-up, decay, AuxK, decoder rows of norm 1 per model."""
+    dictionary, norm = Dictionary(config, seed=seed), math.sqrt(config.models)
+    with torch.no_grad():
+        dictionary.b_dec.copy_(rows(0).mean(0))
+    optimiser = torch.optim.Adam(dictionary.parameters(), rate)
+    silent = torch.zeros(config.width, dtype=torch.int64)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 100, 5 * (1 - step / steps))
+        loss = training_loss(dictionary, rows(step), dead=silent >= dead_after)
+        optimiser.zero_grad()
+        loss.total.backward()
+        optimiser.step()
+        with torch.no_grad():
+            dictionary.W_dec.mul_(norm / dictionary.W_dec.norm(dim=1, keepdim=True))
+            silent = torch.where(loss.found.codes.counts() > 0, 0, silent + 1)
+            least = smallest_kept(dictionary, loss.found.codes)
+            if config.architecture in BY_BATCH and least is not None:
+                old = dictionary.threshold
+                old.copy_(least if bool(old.isnan()) else 0.99 * old + 0.01 * least)
+    return dictionary
+
+
+def trained(
+    pair: PlantedTune, way: str, steps: int, seed: int, latents: int = LATENTS, k: int = K, pool_of: int = POOL
+) -> Dictionary:
+    """The dictionary that a way of comparing needs, of a pool of rows."""
+    drawn = [pair.draw(512, batch) for batch in range(pool_of // (512 * pair.per_document))]
+    if way == "crosscoder":
+        pool = torch.cat([rows.both for rows in drawn])
+    elif way == "difference":
+        pool = torch.cat([rows.tuned - rows.base for rows in drawn])
+    else:
+        pool = torch.cat([rows.base for rows in drawn])
+    generator = torch.Generator().manual_seed(seed)
+    config = DictionaryConfig("batchtopk", pair.base.shape[1], latents, models=1 + (way == "crosscoder"), k=k)
+    return fit(config, lambda _: pool[torch.randint(len(pool), (BATCH,), generator=generator)], steps, seed)
+
+
+def held_out(pair: PlantedTune, batches: int = HELD_OUT):
+    """Batches of documents that training never saw."""
+    for batch in range(batches):
+        rows = pair.draw(DOCUMENTS, 10**6 + batch)
+        yield rows.base, rows.tuned, rows.documents
+
+
+def judged(pair: PlantedTune, dictionary: Dictionary, way: str, found: Table) -> dict:
+    """What was called the tuned model's or the base's own, beside the truth of every latent by its closest feature."""
+    near = pair.closest(dictionary.W_dec, way)
+    truth = np.array([pair.classes[index] if index >= 0 else NONE for index in near], dtype=object)
+    judge = {"crosscoder": ("claimed", "norms"), "difference": ("claimed",), "base": ("claimed",)}[way]
+    told = {"live": found.summary["live"], "features": len(pair.kinds)}
+    for name in judge:
+        called = found["class"] if name == "claimed" else found["by_norms"]
+        sure = found["claimed"] if name == "claimed" else np.ones(len(called), bool)
+        for kind in ("tuned-only", "base-only"):
+            right = (called == kind) & sure & (truth == kind)
+            hit = {int(index) for index in near[right]}
+            told[f"{name} {kind}"] = {
+                "called": int(((called == kind) & sure).sum()),
+                "right": int(right.sum()),
+                "planted": sum(one == kind for one in pair.classes),
+                "found": len(hit),
+                "missed": [pair.kinds[i] for i, one in enumerate(pair.classes) if one == kind and i not in hit],
+                "of": sorted(truth[(called == kind) & sure & (truth != kind)]),
+            }
+    told["changed"] = {
+        kind: [int(((found["class"] == kind) & found["claimed"] & (truth == kind)).sum()),
+               int(((found["class"] == kind) & found["claimed"]).sum()), sum(one == kind for one in pair.classes)]
+        for kind in ("shared", "rotated", "rescaled")
+    }  # fmt: skip
+    return told | {key: found.summary[key] for key in found.summary if key.startswith(("unexplained", "fires"))}
+
+
+def measure(variant: str, way: str, seed: int, steps: int) -> dict:
+    """Train, compare and judge one dictionary."""
+    pair, start = planted_tune(**SIZE, variant=variant, seed=seed), time.perf_counter()
+    # no dictionary can be made of differences that are all 0: the planted pair's reads them
+    source = planted_tune(**SIZE, seed=seed) if (variant, way) == ("identical", "difference") else pair
+    dictionary = trained(source, way, steps, seed)
+    found = compare(dictionary, way, held_out(pair), seed=seed)
+    return {"variant": variant, "way": way, "seed": seed, "seconds": round(time.perf_counter() - start)} | judged(
+        pair, dictionary, way, found
+    )
+
+
+def _bounded(rows: list[dict], name: str, kind: str, top: str, bottom: str) -> str:
+    """A share over all seeds: counts, exact lower bound over features, lower bound over seeds, and the worst seed."""
+    tops, bottoms = ([row[f"{name} {kind}"][part] for row in rows] for part in (top, bottom))
+    if not sum(bottoms):
+        return "0 of 0"
+    each = np.repeat([t / max(b, 1) for t, b in zip(tops, bottoms, strict=True)], bottoms)
+    over = clustered_bootstrap(each, np.repeat(np.arange(len(bottoms)), bottoms))[1]
+    exact = clopper_pearson(sum(tops), sum(bottoms))[0]
+    worst = min(t / b for t, b in zip(tops, bottoms, strict=True) if b)
+    return f"{sum(tops)} of {sum(bottoms)} (exact ≥ {exact:.2f}, over seeds ≥ {over:.2f}, worst seed {worst:.2f})"
+
+
+def tables(rows: list[dict]) -> str:
+    """Precision and recall by way, then what a pair without differences gives."""
+    planted, null = [], []
+    for way, name, said in JUDGES:
+        of = [row for row in rows if row["way"] == way]
+        for kind in ("tuned-only", "base-only"):
+            if way == "base" and kind == "tuned-only":
+                continue
+            there = [row for row in of if row["variant"] == "planted"]
+            if there:
+                planted.append({"way": said, "class": kind, "seeds": len(there),
+                                "precision": _bounded(there, name, kind, "right", "called"),
+                                "recall": _bounded(there, name, kind, "found", "planted")})  # fmt: skip
+            for variant in ("sham", "identical", "exchanged"):
+                if there := [row for row in of if row["variant"] == variant]:
+                    called = sum(row[f"{name} {kind}"]["called"] for row in there)
+                    live = sum(row["live"] for row in there)
+                    low, high = clopper_pearson(called, live)
+                    null.append({"pair": variant, "way": said, "class": kind, "seeds": len(there),
+                                 "claimed": f"{called} of {live} live latents ({low:.3f} to {high:.3f})"})  # fmt: skip
+    changed = []
+    for way in WAYS:
+        there = [row["changed"] for row in rows if row["way"] == way and row["variant"] == "planted"]
+        for kind in ("shared", "rotated", "rescaled") if there else ():
+            right, called, features = (sum(part) for part in zip(*(one[kind] for one in there), strict=True))
+            changed.append({"way": way, "class": kind, "claimed latents": called, "of that truth": right,
+                            "features planted": features})  # fmt: skip
+    return "\n\n".join(markdown(part, list(part[0])) for part in (planted, null, changed) if part)
+
+
+def main() -> None:
+    """Measure all; with ``--write`` into docs/benchmarks.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help=f"of training, instead of {STEPS}")
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument("--variants", nargs="+", default=("planted", "sham", "identical"))
+    parser.add_argument("--kept", type=Path, help="file of measurements, one JSON a line: what is there is not redone")
+    options = parser.parse_args()
+    rows = []
+    if options.kept and options.kept.exists():
+        rows = [json.loads(line) for line in options.kept.read_text().splitlines()]
+    done = {(row["variant"], row["way"], row["seed"]) for row in rows}
+    for way in options.ways:
+        for variant in options.variants:
+            for seed in range(1 if variant == "identical" else options.seeds):
+                if (variant, way, seed) in done:
+                    continue
+                rows.append(measure(variant, way, seed, options.steps or STEPS[way]))
+                print(json.dumps(rows[-1]), flush=True)
+                if options.kept:
+                    with options.kept.open("a") as stream:
+                        stream.write(json.dumps(rows[-1]) + "\n")
+    text = tables(rows)
+    print(text, flush=True)
+    if options.write:
+        command = "`python -m benchmarks.dictionaries_diff --write`"
+        write_section("dictionaries-diff", f"{command}. {machine()}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What became of a latent between base and tuned model, claimed only where its whole interval says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interp.dictionaries.applied import Applied
+from interp.dictionaries.differences import Slopes
+from interp.dictionaries.folds import Estimate
+from interp.dictionaries.scaling import BASE, TUNED, Scaled
+from interp.errors import OptionError
+
+CLASSES = {
+    "tuned-only": "only the tuned model has it",
+    "base-only": "only the base has it",
+    "rotated": "both have it, in different directions",
+    "rescaled": "both have it in one direction, one of them more of it",
+    "shared": "both have it alike",
+    "opposed": "the base loses as much as the tuned model gains: a turned direction, or noise of both",
+    "unclear": "its interval lies on both sides of a threshold",
+    "silent": "active in too few folds of documents to say anything",
+}
+CHANGED = ("rotated", "rescaled")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where classes begin. ``error``, ``reconstruction``: a latent is specific where ``|nu|`` of that target is smaller
+    (Minder et al. 2025: 0.2 and 0.5). ``cosine``: rotated where the measured cosine is smaller. ``factor``: rescaled
+    where one model has that many times as much. ``folds``: with activity in fewer a latent is silent.
+    """
+
+    error: float = 0.2
+    reconstruction: float = 0.5
+    cosine: float = 0.95
+    factor: float = 1.5
+    folds: int = 8
+
+    def __post_init__(self) -> None:
+        if not (0 < self.error < 1 and 0 < self.reconstruction <= 1 and 0 < self.cosine < 1 and self.factor > 1):
+            raise OptionError(
+                f"thresholds error {self.error:g}, reconstruction {self.reconstruction:g}, cosine {self.cosine:g} lie "
+                f"between 0 and 1, factor {self.factor:g} above 1"
+            )
+
+
+def of_crosscoder(found: Scaled, limits: Thresholds | None = None) -> NDArray[np.object_]:
+    """Class of every latent of a crosscoder by its latent scaling.
+
+    Specific to a model: both nu along its own decoder row lie below their thresholds and its own beta above 0.
+    """
+    limits = limits or Thresholds()
+    specific, apart = {}, {}
+    for model in (BASE, TUNED):
+        own = found.beta["error", model, model].above(0.0)
+        error, reconstruction = found.nu["error", model], found.nu["reconstruction", model]
+        specific[model] = own & error.within(limits.error) & reconstruction.within(limits.reconstruction)
+        apart[model] = error.above(limits.error)
+    classes = np.full(len(found.rate), "unclear", dtype=object)
+    both = apart[BASE] & apart[TUNED]
+    _of_both(classes, both, found.cosine, found.ratio, limits)
+    classes[specific[BASE]] = "base-only"
+    classes[specific[TUNED]] = "tuned-only"
+    classes[found.folds_active < limits.folds] = "silent"
+    return classes
+
+
+def _of_both(
+    classes: NDArray[np.object_], both: NDArray[np.bool_], cosine: Estimate, ratio: Estimate, limits: Thresholds
+) -> None:
+    more = ratio.above(limits.factor) | ratio.below(1 / limits.factor)
+    alike = ratio.above(1 / limits.factor) & ratio.below(limits.factor)
+    classes[both & cosine.above(limits.cosine) & alike] = "shared"
+    classes[both & cosine.above(limits.cosine) & more] = "rescaled"
+    classes[both & cosine.below(limits.cosine)] = "rotated"
+
+
+def by_norms(found: Scaled) -> NDArray[np.object_]:
+    """Class by the decoder's norms alone (Lindsey et al. 2024), which claims too much: for comparison only."""
+    with np.errstate(invalid="ignore"):
+        bins = [found.norm_difference > 0.9, found.norm_difference < 0.1, abs(found.norm_difference - 0.5) <= 0.1]
+        classes = np.select(bins, ["tuned-only", "base-only", "shared"], "unclear").astype(object)
+    classes[found.rate == 0] = "silent"
+    return classes
+
+
+def of_differences(found: Slopes, limits: Thresholds | None = None) -> NDArray[np.object_]:
+    """Class of every latent of a dictionary of differences, by what the base has of it where it is active.
+
+    There are no shared latents; a turned direction and noise of both models look alike and are "opposed".
+    """
+    limits = limits or Thresholds()
+    part, size = found.base_part, limits.error
+    classes = np.full(len(found.rate), "unclear", dtype=object)
+    classes[part.above(size) | part.below(-1 - size)] = "rescaled"
+    classes[part.above(size - 1) & part.below(-size)] = "opposed"
+    classes[part.within(size, -1.0)] = "base-only"
+    classes[part.within(size)] = "tuned-only"
+    classes[~found.difference.above(0.0)] = "unclear"
+    classes[found.folds_active < limits.folds] = "silent"
+    return classes
+
+
+def of_applied(found: Applied, limits: Thresholds | None = None) -> NDArray[np.object_]:
+    """Class of every latent of the base's dictionary by what of it the tuned model keeps; never "tuned-only"."""
+    limits = limits or Thresholds()
+    kept = found.kept
+    classes = np.full(len(found.rate[0]), "unclear", dtype=object)
+    classes[kept.above(1 / limits.factor) & kept.below(limits.factor)] = "shared"
+    classes[kept.above(limits.factor) | (kept.below(1 / limits.factor) & kept.above(limits.error))] = "rescaled"
+    classes[kept.within(limits.error)] = "base-only"
+    classes[found.folds_active < limits.folds] = "silent"
+    return classes

@@ -1,0 +1,63 @@
+"""Do latents that predict a behaviour also cause it? Ablated and steered, beside random latents that fire as often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+
+from interp.dictionaries.dictionary import Dictionary
+from interp.dictionaries.edits import Latents
+from interp.errors import OptionError
+from interp.maths.bootstrap import Interval, clustered_bootstrap
+from interp.maths.statistics import permutation_p
+from interp.sites import Site
+
+Measure = Callable[[Sequence[Latents]], Float[NDArray[np.float64], " N"]]
+"""One number per prompt under edits, none for the model as it is."""
+
+
+class Effect(NamedTuple):
+    """Mean change of the measure with its interval over clusters, the same of random latents, and two-sided p."""
+
+    change: Interval
+    null: NDArray[np.float64]
+    p: float
+
+
+def confirm(
+    measure: Measure, dictionary: Dictionary, site: Site, latents: Sequence[int], rates: ArrayLike,
+    clusters: ArrayLike, *, amount: float, draws: int = 19, seed: int = 0,
+) -> dict[str, Effect]:  # fmt: skip
+    """Effects of ``ablate`` (latents at 0) and ``steer`` (``amount`` more of each), the error kept in both.
+
+    ``rates`` [F]: how often latents fire. Each random set takes for every latent one of the 20 that fire most nearly as
+    often and are none of them; latents that never fire cannot be drawn. Raises OptionError where none are left.
+    """
+    rates, plain = np.asarray(rates, dtype=np.float64), measure(())
+    others = np.setdiff1d(np.flatnonzero(rates > 0), latents)
+    if len(others) < len(latents) + 1 or not len(latents):
+        raise OptionError(f"{len(others)} other latents fire, which are no control for {len(latents)}")
+    generator, sets = np.random.default_rng(seed), []
+    for _ in range(draws):
+        chosen: list[int] = []
+        for latent in latents:
+            free = np.setdiff1d(others, chosen)
+            near = free[np.argsort(np.abs(np.log(rates[free]) - np.log(max(rates[latent], 1e-9))), kind="stable")[:20]]
+            chosen.append(int(generator.choice(near)))
+        sets.append(chosen)
+    found = {}
+    for name, options in (("ablate", {"factor": 0.0}), ("steer", {"factor": 1.0, "amount": amount})):
+
+        def change(chosen: Sequence[int], options: dict = options) -> NDArray[np.float64]:
+            return measure([Latents(site, dictionary, torch.tensor(list(chosen)), **options)]) - plain
+
+        own = change(latents)
+        null = np.array([change(chosen).mean() for chosen in sets])
+        interval = clustered_bootstrap(own, clusters, seed=seed)
+        found[name] = Effect(interval, null, permutation_p(abs(own.mean()), np.abs(null)))
+    return found

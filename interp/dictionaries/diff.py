@@ -1,0 +1,178 @@
+"""What became of each latent between a base and its tuned model, three ways, as one table beside its nulls.
+
+``crosscoder``: a dictionary of both models side by side, by latent scaling. ``difference``: a dictionary of tuned less
+base. ``base``: the base's own dictionary, applied to the tuned model. Nulls: models exchanged within pairs
+(``exchange``), and the table of a sham pair, whose own dictionary was made alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp import claims
+from interp.claims import Claim
+from interp.dictionaries import classes
+from interp.dictionaries.applied import BaseOnTuned
+from interp.dictionaries.classes import CLASSES, Thresholds
+from interp.dictionaries.dictionary import Dictionary
+from interp.dictionaries.differences import DifferenceScaling
+from interp.dictionaries.exchange import DRAWS, exchange_p
+from interp.dictionaries.folds import FOLDS, Estimate
+from interp.dictionaries.scaling import BASE, TUNED, LatentScaling
+from interp.errors import OptionError
+from interp.maths.statistics import clopper_pearson
+from interp.table import Table, table
+
+WAYS = ("crosscoder", "difference", "base")
+ALPHA = 0.05
+NAN = float("nan")
+KIND = "dictionary-diff"
+
+Batch = tuple[Float[Tensor, "N D"], Float[Tensor, "N D"], Int[Tensor, " N"]]
+
+
+def compare(
+    dictionary: Dictionary, way: str, batches: Iterable[Batch], *, limits: Thresholds | None = None,
+    folds: int = FOLDS, draws: int = DRAWS, seed: int = 0, sham: Table | None = None,
+) -> Table:  # fmt: skip
+    """Table of kind "dictionary-diff", a row per latent; ``batches`` are (base rows, tuned rows, document numbers).
+
+    A latent is ``claimed`` where its class is by its whole interval, and, for classes of one model only, both models
+    differ along its decoder row by more than exchanging them within pairs makes them (p at most 0.05, corrected for
+    all latents). ``sham``: the table of a pair that differs in nothing of interest, made in the same way.
+    """
+    if way not in WAYS:
+        raise OptionError(f"unknown way to compare {way!r}; use {', '.join(WAYS)}")
+    if sham is not None and (sham.kind != KIND or sham.summary.get("way") != way):
+        raise OptionError(f"the sham run is no {KIND} by {way}; compare the sham pair in the same way first")
+    limits = limits or Thresholds()
+    streams = {"crosscoder": LatentScaling, "difference": DifferenceScaling, "base": BaseOnTuned}
+    stream, exact = streams[way](dictionary, folds), True
+    for base, tuned, documents in batches:
+        given = (torch.cat([base, tuned], 1),) if way == "crosscoder" else (base, tuned)
+        stream.update(*given, documents)
+        exact = exact and torch.equal(base, tuned)
+    columns, more = {"crosscoder": _crosscoder, "difference": _difference, "base": _applied}[way](
+        stream.result(), limits, draws, seed
+    )
+    named = columns["class"][0]
+    p = columns["exchange_p"][0]
+    one_sided = np.isin(named, ("tuned-only", "base-only"))
+    # a base's dictionary says what is kept by regression; its firing alone is exchanged
+    confirmed = (p <= ALPHA) if way != "base" else np.ones(len(p), bool)
+    claimed = ~np.isin(named, ("unclear", "silent", "opposed")) & (~one_sided | confirmed)
+    columns = {
+        "latent": (np.arange(len(named)), "key", "number of the latent"),
+        "class": columns.pop("class"),
+        "claimed": (claimed, "flag", "the class is claimed: whole interval, and where one-sided beyond exchange"),
+        **columns,
+    }
+    live = int((named != "silent").sum())
+    made = [
+        _claim(columns, kind, live, sham) for kind in ("tuned-only", "base-only")
+        if not (way == "base" and kind == "tuned-only")
+    ]  # fmt: skip
+    counts = {kind: int(((named == kind) & claimed).sum()) for kind in CLASSES}
+    summary = {
+        "sentence": " ".join(claim.sentence for claim in made),
+        "way": way, "latents": len(named), "live": live, "claimed": counts, "identical": bool(exact),
+        "classes": {kind: int((named == kind).sum()) for kind in CLASSES},
+        "shown": any(claim.shown for claim in made), **more,
+    }  # fmt: skip
+    return table(KIND, columns, summary=summary, tables={"claims": claims.to_table(made)})
+
+
+def _claim(columns: dict[str, tuple], kind: str, live: int, sham: Table | None) -> Claim:
+    named, claimed = columns["class"][0], columns["claimed"][0]
+    count = int(((named == kind) & claimed).sum())
+    low, high = (live * end for end in clopper_pearson(count, live)) if live else (NAN, NAN)
+    expected, least, most, beside = NAN, NAN, NAN, "No sham run was given, so the number is not claimed."
+    if sham is not None:
+        theirs = int(((sham["class"] == kind) & sham["claimed"]).sum())
+        alive = int((sham["class"] != "silent").sum())
+        share = clopper_pearson(theirs, alive)
+        expected = live * theirs / alive if alive else NAN
+        least, most = live * share[0], live * share[1]
+        beside = f"A sham pair gives {theirs} of {alive}."
+    return Claim(
+        kind, f"{count} of {live} live latents are {kind}. {beside}", count, low, high,
+        "the same of a sham pair, per live latent", expected, least, most, NAN, 1, "at least",
+        bool(sham is not None and count >= 1 and low > most),
+        {"table": "", "statistic": "count", "column": "latent", "where": {"class": [kind], "claimed": [True]}},
+    )  # fmt: skip
+
+
+def _estimate(name: str, found: Estimate, meaning: str) -> dict[str, tuple]:
+    return {
+        name: (found.value, "measure", meaning),
+        f"{name}_low": (found.low, "measure", f"lower end of the interval of {name}, over documents"),
+        f"{name}_high": (found.high, "measure", f"upper end of the interval of {name}"),
+    }
+
+
+def _named(named: np.ndarray) -> tuple:
+    return (named, "text", "; ".join(f"{name}: {meaning}" for name, meaning in CLASSES.items()))
+
+
+_RATE = ("measure", "share of rows in which it is active")
+_FOLDS = ("measure", "folds of documents in which it is active")
+_P = ("measure", "p that exchanging the models makes rows differ as much along it, corrected for all latents")
+
+
+def _crosscoder(found: Any, limits: Thresholds, draws: int, seed: int) -> tuple[dict[str, tuple], dict]:
+    p = np.fmin(*(exchange_p(found.moved[model], draws, seed) for model in (BASE, TUNED)))
+    p = np.fmin(1.0, 2 * p)
+    columns = {
+        "class": _named(classes.of_crosscoder(found, limits)),
+        "rate": (found.rate, *_RATE),
+        "folds_active": (found.folds_active, *_FOLDS),
+        **_estimate("nu_error", found.nu["error", TUNED], "base by tuned in the error with its part put back"),
+        **_estimate("nu_reconstruction", found.nu["reconstruction", TUNED], "base by tuned in the reconstruction"),
+        **_estimate("nu_error_base", found.nu["error", BASE], "tuned by base along the base's decoder row"),
+        **_estimate("nu_reconstruction_base", found.nu["reconstruction", BASE], "the same in the reconstruction"),
+        **_estimate("ratio", found.ratio, "how many times as much the tuned model has of it"),
+        **_estimate("cosine", found.cosine, "cosine of both models' parts, measured on rows"),
+        "decoder_cosine": (found.decoder_cosine, "measure", "cosine of both decoder rows"),
+        "norm_difference": (found.norm_difference, "measure", "of the decoder's norms: 0 base only, 1 tuned only"),
+        "by_norms": (classes.by_norms(found), "text", "class by the decoder's norms alone, for comparison"),
+        "exchange_p": (p, *_P),
+    }
+    return columns, {"by_norms": int((classes.by_norms(found) == "tuned-only").sum())}
+
+
+def _difference(found: Any, limits: Thresholds, draws: int, seed: int) -> tuple[dict[str, tuple], dict]:
+    return {
+        "class": _named(classes.of_differences(found, limits)),
+        "rate": (found.rate, *_RATE),
+        "folds_active": (found.folds_active, *_FOLDS),
+        **_estimate("base_part", found.base_part, "slope of the base on it by what the models' slopes differ in"),
+        **_estimate("base_slope", found.slope[BASE], "slope of the base's rows on its codes"),
+        **_estimate("tuned_slope", found.slope[TUNED], "slope of the tuned model's rows on its codes"),
+        "exchange_p": (exchange_p(found.moved, draws, seed), *_P),
+    }, {}
+
+
+def _applied(found: Any, limits: Thresholds, draws: int, seed: int) -> tuple[dict[str, tuple], dict]:
+    p = exchange_p(found.fired, draws, seed)
+    columns = {
+        "class": _named(classes.of_applied(found, limits)),
+        "rate": (found.rate[BASE], "measure", "share of the base's rows in which it is active"),
+        "rate_tuned": (found.rate[TUNED], "measure", "share of the tuned model's rows in which it is active"),
+        "folds_active": (found.folds_active, *_FOLDS),
+        **_estimate("kept", found.kept, "slope of the tuned model's rows on the base's codes by the base's own"),
+        **_estimate("rate_ratio", found.rate_ratio, "rate in the tuned model by the base's"),
+        **_estimate("mean_ratio", found.mean_ratio, "mean code where active, tuned by base"),
+        **_estimate("explained_ratio", found.explained_ratio, "squared error that it saves, tuned by base"),
+        "exchange_p": (p, "measure", "p that exchanging the models makes it fire as unequally, corrected"),
+        "fires_otherwise": (p <= ALPHA, "flag", "fires more or less often than exchanged models would"),
+    }
+    base, tuned = found.unexplained
+    return columns, {
+        "unexplained_base": base, "unexplained_tuned": tuned, "fires_otherwise": int((p <= ALPHA).sum()),
+    }  # fmt: skip

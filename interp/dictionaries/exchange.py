@@ -1,0 +1,40 @@
+"""Shuffled pairs: would differences as large arise if it were chance which model of a pair is called the tuned one?"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+DRAWS = 999
+_CELLS = 4_000_000
+
+
+def exchange_p(
+    differences: Float[NDArray[np.float64], "K F"], draws: int = DRAWS, seed: int = 0
+) -> NDArray[np.float64]:
+    """Two-sided p per column of sums of tuned less base in K folds of documents, corrected for all columns.
+
+    In every draw the models are exchanged in a random half of the folds, in all columns alike, and the largest
+    standardised sum of all columns is kept (Westfall and Young, 1993). 1 where nothing differs anywhere; never below
+    ``1 / (1 + draws)``.
+    """
+    folds = len(differences)
+    size = np.sqrt(folds * np.square(differences).sum(0))
+    moved = size > 0
+    p = np.ones(differences.shape[1])
+    if not moved.any():
+        return p
+    scaled = differences[:, moved] / size[moved]
+    observed = np.abs(scaled.sum(0))
+    generator = np.random.default_rng(seed)
+    largest = np.zeros(draws)
+    chunk = max(1, _CELLS // scaled.shape[1])
+    for start in range(0, draws, chunk):
+        part = largest[start : start + chunk]
+        signs = generator.choice((-1.0, 1.0), size=(part.size, folds))
+        part[:] = np.abs(signs @ scaled).max(1)
+    # the same draw summed in another order must not count as smaller
+    reached = (largest[:, None] >= observed * (1 - 1e-12)).sum(0)
+    p[moved] = (1 + reached) / (1 + draws)
+    return p

@@ -1,0 +1,124 @@
+"""Which few latents tell a behaviour: a k-sparse probe, by held-out AUC beside the best of all latents by chance.
+
+k latents are chosen on one half of the clusters and a logistic regression is fitted there (Gurnee et al. 2023, arXiv
+2305.01610); its AUC is measured on the other half. The best of many latents predicts anything a little: the null
+permutes labels and chooses anew among all latents, every time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from interp.errors import OptionError
+from interp.maths.bootstrap import clustered_bootstrap
+from interp.maths.statistics import permutation_p, roc_auc, standardised_difference
+
+FEWEST = 8
+"""Clusters that a half must have."""
+
+
+class Probed(NamedTuple):
+    """The chosen ``latents`` (best first), held-out AUC with its interval over clusters, the null's AUCs, and p."""
+
+    latents: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    auc: float
+    low: float
+    high: float
+    null: NDArray[np.float64]
+    p: float
+
+
+@dataclass(frozen=True)
+class SparseProbe:
+    """Options of a k-sparse probe: how many latents, draws of the null, seed of the split and the null, resamples of
+    clusters for the interval.
+    """
+
+    k: int = 1
+    draws: int = 99
+    seed: int = 0
+    resamples: int = 500
+
+    def __call__(self, codes: ArrayLike, labels: ArrayLike, clusters: ArrayLike) -> Probed:
+        """Probe codes [N, F] for labels [N]; rows of one cluster fall into one half.
+
+        Labels are permuted within clusters that hold both (twins), else among whole clusters. Raises OptionError where
+        clusters are too few or a half has one class only.
+        """
+        codes, labels = np.asarray(codes, dtype=np.float64), np.asarray(labels, dtype=bool)
+        names, clusters = np.unique(np.asarray(clusters), return_inverse=True)
+        if not 1 <= self.k <= codes.shape[1]:
+            raise OptionError(f"{self.k} latents of {codes.shape[1]} cannot be chosen")
+        generator = np.random.default_rng(self.seed)
+        training = self._half(labels, clusters, len(names), generator)
+        latents, weights, scores = self._fitted(codes, labels, training)
+        held = ~training
+        auc = roc_auc(labels[held], scores[held])
+        rows = np.flatnonzero(held)
+        _, low, high = clustered_bootstrap(
+            rows, clusters[held], lambda drawn: roc_auc(labels[drawn.astype(int)], scores[drawn.astype(int)]),
+            draws=self.resamples, seed=self.seed,
+        )  # fmt: skip
+        null = []
+        for _ in range(self.draws):
+            drawn = _permuted(labels, clusters, generator)
+            null.append(roc_auc(drawn[held], self._fitted(codes, drawn, training, ranks=True)[2][held]))
+        return Probed(latents, weights, auc, low, high, np.array(null), permutation_p(auc, null))
+
+    def _half(
+        self, labels: NDArray, clusters: NDArray, count: int, generator: np.random.Generator
+    ) -> NDArray[np.bool_]:
+        """Rows of a random half of the clusters, of each class alike."""
+        share = np.bincount(clusters, labels) / np.bincount(clusters)
+        chosen = np.zeros(count, bool)
+        for value in np.unique(share):
+            same = generator.permutation(np.flatnonzero(share == value))
+            chosen[same[: (len(same) + generator.integers(2)) // 2]] = True
+        training = chosen[clusters]
+        for half in (training, ~training):
+            held = len(np.unique(clusters[half]))
+            if held < FEWEST or len(np.unique(labels[half])) < 2:
+                raise OptionError(
+                    f"{count} clusters of prompts leave a half with {held} of them, or with one class; a probe needs "
+                    f"{FEWEST} in each half, and both classes"
+                )
+        return training
+
+    def _fitted(
+        self, codes: NDArray, labels: NDArray, training: NDArray, ranks: bool = False
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """The k latents that part the training half best, weights of their regression, and scores of all rows.
+
+        ``ranks``: only the order of scores is wanted.
+        """
+        if not 0 < labels[training].sum() < training.sum():
+            return np.zeros(0, np.int64), np.zeros(0), np.zeros(len(labels))
+        d = standardised_difference(codes[training & labels], codes[training & ~labels]).d
+        latents = np.argsort(-np.abs(np.nan_to_num(d)), kind="stable")[: self.k]
+        chosen = codes[:, latents]
+        if ranks and self.k == 1:
+            # a regression on one latent keeps its order, or turns it around
+            sign = np.sign(np.nan_to_num(d)[latents])
+            return latents, sign, (sign * chosen)[:, 0]
+        from sklearn.linear_model import LogisticRegression
+
+        size = chosen[training].std(0)
+        chosen = (chosen - chosen[training].mean(0)) / np.where(size > 0, size, 1.0)
+        fitted = LogisticRegression().fit(chosen[training], labels[training])
+        return latents, fitted.coef_[0], fitted.decision_function(chosen)
+
+
+def _permuted(labels: NDArray, clusters: NDArray, generator: np.random.Generator) -> NDArray[np.bool_]:
+    share = np.bincount(clusters, labels) / np.bincount(clusters)
+    if ((share > 0) & (share < 1)).any():
+        # labels shuffled inside every cluster: two sorts by cluster, one of them in random order within it
+        shuffled = np.lexsort((generator.random(len(labels)), clusters))
+        drawn = np.empty_like(labels)
+        drawn[np.argsort(clusters, kind="stable")] = labels[shuffled]
+        return drawn
+    return generator.permutation(share)[clusters] > 0.5

@@ -1,0 +1,166 @@
+"""Latents that tell a behaviour: a probe beside chance, and edits that keep what the dictionary does not explain."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from interp.dictionaries.config import DictionaryConfig
+from interp.dictionaries.confirm import confirm
+from interp.dictionaries.dictionary import Dictionary
+from interp.dictionaries.edits import Latents
+from interp.dictionaries.probe import SparseProbe
+from interp.engines import Batch, TorchEngine
+from interp.errors import OptionError
+from interp.models.pair import Pair
+from interp.sites import Site
+from tests import tiny
+
+SITE = Site(1, "hook_resid_post")
+
+
+def data(seed, strength=0.0, pairs=40, latents=60):
+    """Twins, one of each class; latent 7 tells them apart by ``strength``."""
+    generator = np.random.default_rng(seed)
+    clusters, labels = np.repeat(np.arange(pairs), 2), np.tile([True, False], pairs)
+    codes = np.maximum(generator.normal(size=(2 * pairs, latents)) + generator.normal(size=pairs)[clusters, None], 0)
+    codes[:, 7] += strength * labels
+    return codes, labels, clusters
+
+
+def test_a_planted_latent_is_found_beyond_the_best_by_chance():
+    codes, labels, clusters = data(0, 3.0)
+    found = SparseProbe()(codes, labels, clusters)
+    assert found.latents.tolist() == [7]
+    assert found.weights[0] > 0
+    assert found.p == 0.01
+    assert found.low > 0.8
+    assert found.low <= found.auc <= found.high
+    both = SparseProbe(k=3, draws=19)(codes, labels, clusters)
+    assert both.latents[0] == 7
+    assert len(both.latents) == 3
+
+
+def test_chance_is_found_at_the_nominal_rate():
+    """The best of 60 latents parts the half that it was chosen on; held out and beside the null it is nothing."""
+    hits, n = 0, 40
+    for seed in range(n):
+        hits += SparseProbe(draws=19, seed=seed, resamples=2)(*data(seed)).p <= 0.05
+    assert stats.binomtest(hits, n, 0.05).pvalue > 0.01, hits
+
+
+def test_a_held_out_auc_is_scikit_learns():
+    codes, labels, clusters = data(1, 1.0)
+    probe = SparseProbe(k=2, draws=1, seed=4)
+    training = probe._half(labels, clusters, 40, np.random.default_rng(4))
+    latents, _, scores = probe._fitted(codes, labels, training)
+    found = probe(codes, labels, clusters)
+    assert found.latents.tolist() == latents.tolist()
+    assert found.auc == pytest.approx(roc_auc_score(labels[~training], scores[~training]))
+    assert not set(clusters[training]) & set(clusters[~training])
+
+
+def test_whole_clusters_of_one_class_keep_one_label_in_the_null():
+    codes, labels, _ = data(2, 3.0)
+    # prompts that are not twins: two of each class to a cluster
+    order = np.argsort(~labels, kind="stable")
+    found = SparseProbe(draws=19)(codes[order], labels[order], np.arange(80) // 2)
+    assert found.latents.tolist() == [7]
+    assert found.p == 0.05
+
+
+def test_too_few_prompts_are_refused():
+    with pytest.raises(OptionError, match="needs 8 in each half"):
+        SparseProbe()(*data(0, pairs=10))
+    with pytest.raises(OptionError, match="cannot be chosen"):
+        SparseProbe(k=61)(*data(0))
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return Pair.from_modules(tiny.exact(tiny.llama(seed=3)), None, tiny.tokenizer(False))
+
+
+def dictionary(normalisation="none"):
+    made = Dictionary(DictionaryConfig("topk", 32, 40, k=6, normalisation=normalisation), seed=2).double()
+    with torch.no_grad():
+        made.b_dec.add_(0.1)
+        made.b_enc.add_(0.05)
+    return made
+
+
+@pytest.mark.parametrize("normalisation", ["none", "scale", "layer-norm"])
+def test_the_error_stays_in(normalisation):
+    made, value = dictionary(normalisation), torch.randn(2, 5, 32, dtype=torch.float64)
+    if normalisation == "scale":
+        made.scale.fill_(3)
+    rows = value.reshape(-1, 32)
+    inside, undo = made.normalised(rows)
+    everything = torch.arange(40)
+    left = Latents(SITE, made, everything).apply(value).reshape(-1, 32)
+    error = rows - made(rows)
+    torch.testing.assert_close(left, (error + made.b_dec * undo[1] + undo[0]).detach())
+    assert Latents(SITE, made, everything, factor=1.0).apply(value) is value
+    one = torch.tensor([4])
+    twice = Latents(SITE, made, one, factor=2.0).apply(value)
+    part = made.encode(rows)[:, 4:5] * made.W_dec[4] * undo[1]
+    torch.testing.assert_close(twice.reshape(-1, 32), (rows + part).detach())
+    pushed = Latents(SITE, made, one, factor=1.0, amount=1.5).apply(value)
+    torch.testing.assert_close(pushed.reshape(-1, 32), (rows + 1.5 * made.W_dec[4] * undo[1]).detach())
+    assert torch.isfinite(inside).all()
+
+
+def test_in_a_model_ablation_is_what_replacing_the_stream_does(pair):
+    """Intervention: the edit in a pass equals a pass whose stream was replaced by hand."""
+    made, engine, model = dictionary(), TorchEngine(), pair.tuned
+    batch = Batch.pad([[5, 9, 30, 41], [7, 8]], 0)
+    silent = Latents(SITE, made, torch.zeros(0, dtype=torch.int64))
+    plain = engine.run(model, batch, reads=[SITE])
+    untouched = engine.run(model, batch, edits=[silent])
+    torch.testing.assert_close(untouched.logits, plain.logits)
+    stream = plain.values[SITE].reshape(-1, 32)
+    loudest = int(made.encode(stream).sum(0).argmax())
+    edited = engine.run(model, batch, reads=[SITE], edits=[Latents(SITE, made, torch.tensor([loudest]))])
+    by_hand = stream - made.encode(stream)[:, loudest : loudest + 1] * made.W_dec[loudest]
+    torch.testing.assert_close(edited.values[SITE].reshape(-1, 32), by_hand.detach())
+    assert not torch.allclose(edited.logits, plain.logits)
+
+
+def test_edits_that_mean_nothing_are_refused():
+    crosscoder = Dictionary(DictionaryConfig("topk", 16, 40, models=2, k=6))
+    with pytest.raises(OptionError, match="reads two models"):
+        Latents(SITE, crosscoder, torch.tensor([1]))
+    with pytest.raises(OptionError, match="latent 40 is none of 40"):
+        Latents(SITE, dictionary(), torch.tensor([40]))
+
+
+class TestConfirm:
+    """A behaviour that one latent makes: the logit of a token is what the latent's direction writes."""
+
+    def found(self, pair, which):
+        made, engine, model = dictionary(), TorchEngine(), pair.tuned
+        batch = Batch.pad([[5 + row, 9, 30, 41 + row] for row in range(12)], 0)
+        stream = engine.run(model, batch, reads=[SITE]).values[SITE].reshape(-1, 32)
+        rates = (made.encode(stream) > 0).double().mean(0).numpy()
+        loud = int(np.argmax(rates))
+        direction = made.W_dec[loud].detach()
+
+        def measure(edits):
+            return (engine.run(model, batch, reads=[SITE], edits=edits).values[SITE] @ direction).mean(1).numpy()
+
+        latents = [loud] if which == "causal" else [int(np.argsort(-rates)[5])]
+        return confirm(measure, made, SITE, latents, rates, np.arange(12), amount=2.0)
+
+    def test_what_causes_it_is_beyond_random_latents(self, pair):
+        found = self.found(pair, "causal")
+        assert found["ablate"].change[2] < 0 < found["steer"].change[1]
+        assert found["steer"].change[0] == pytest.approx(2.0)
+        assert found["ablate"].p == found["steer"].p == 0.05
+
+    def test_another_latent_is_not(self, pair):
+        assert self.found(pair, "another")["steer"].p > 0.05
+
+    def test_no_others_no_control(self):
+        with pytest.raises(OptionError, match="no control"):
+            confirm(lambda _: np.zeros(3), dictionary(), SITE, [1], np.eye(40)[1], np.arange(3), amount=1.0)
