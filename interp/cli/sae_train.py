@@ -83,11 +83,16 @@ def command(
         source, device = _source(common, model)
         jobs = _jobs(common, source, device)
         buffer = Buffer(source, common.buffer, seed=common.seed, device=device)
-        about = {"model": model, "base": common.base, "of": common.of, "site": common.site, "target": common.target}
+        about = {"model": model, "base": common.base, "of": common.of, "target": common.target}
         only = next(iter(jobs.values())) if len(jobs) == 1 else None
         whole = only is not None and only.reads == (0, source.width) and only.writes is None
         trained = train(
-            only.dictionary if whole else jobs, buffer, options, common.out, about=about, quiet=common.quiet
+            only.dictionary if whole else jobs,
+            buffer,
+            options,
+            common.out,
+            quiet=common.quiet,
+            about={**about, **only.about} if whole else about,
         )
         if together.rank():
             return
@@ -96,7 +101,7 @@ def command(
             common.remark(f"note: {read['sinks']} sinks left out (rows above {common.sinks:g} median norms): "
                           f"{', '.join(f'{t!r} {n}' for t, n in read['sinks by token'].items())}")  # fmt: skip
         record = {"path": str(common.out), "dictionaries": _last(common.out), "read": read}
-        lines = [f"{common.out}: {len(trained)} of {steps} steps"]
+        lines = [f"{common.out}: {len(trained)} trained, {steps} steps"]
         lines += [f"  {name}: {_told(told)}" for name, told in record["dictionaries"].items()]
         common.result(record, "\n".join(lines))
 
@@ -166,7 +171,8 @@ def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
                 rank_by="norm" if models > 1 else "value",
             )  # fmt: skip
             title = ".".join(part for part, several in ((site, len(common.site) > 1), (name, True)) if several)
-            jobs[title] = Job(Dictionary(config, seed=common.seed).to(device), reads, writes)
+            dictionary = Dictionary(config, seed=common.seed).to(device)
+            jobs[title] = Job(dictionary, reads, writes, about={"site": site})
     return jobs
 
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -66,13 +66,14 @@ class Job:
     """A dictionary to train and which columns of the rows it ``reads`` and ``writes`` (a transcoder: others).
 
     Columns are (first, behind the last); None is all of them. ``options`` differ from the other dictionaries' in
-    anything but steps, batch and what concerns the run as a whole.
+    anything but steps, batch and what concerns the run as a whole. ``about`` is kept beside the dictionary.
     """
 
     dictionary: Dictionary
     reads: tuple[int, int] | None = None
     writes: tuple[int, int] | None = None
     options: Training | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self, batch: Float[Tensor, "n W"]) -> tuple[Tensor, Tensor | None]:
         """Inputs and targets; targets None where they are the inputs."""
@@ -114,7 +115,8 @@ def train(
         step = _start(part, list(jobs.values()), learners, stream, said, quiet)
         _steps(part, step, list(jobs.values()), learners, stream, options, said, quiet)
         if together.rank() == 0:
-            _finish(part, folder, learners, single, {**dict(about or {}), "training": said})
+            told = {name: {**dict(about or {}), **job.about, "training": said} for name, job in jobs.items()}
+            _finish(part, folder, learners, single, told)
     except OSError as error:
         raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error
     together.wait()
@@ -217,11 +219,12 @@ def _cut_log(path: Path, step: int) -> None:
     os.replace(draft, path)
 
 
-def _finish(part: Path, folder: Path, learners: list[Learner], single: bool, about: dict[str, Any]) -> None:
+def _finish(part: Path, folder: Path, learners: list[Learner], single: bool, about: Mapping[str, Any]) -> None:
     log = [json.loads(line) for line in (part / LOG).read_text("utf-8").split("\n") if line]
     for learner in learners:
         shutil.rmtree(part / learner.name, ignore_errors=True)
-        save(learner.dictionary, part / learner.name, {**about, "rows": learner.seen, "last": log[-1][learner.name]})
+        seen = {"rows": learner.seen, "last": log[-1][learner.name]}
+        save(learner.dictionary, part / learner.name, {**about[learner.name], **seen})
         if single:
             for name in (WEIGHTS, CONFIG):
                 os.replace(part / learner.name / name, part / name)
