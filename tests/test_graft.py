@@ -11,12 +11,14 @@ from scipy.stats import hypergeom
 
 from interp import claims, figures, organisms
 from interp.analyzers.graft import Graft
-from interp.errors import OptionError, PromptError
+from interp.errors import OptionError, PromptError, UnsupportedModel
 from interp.maths.calibration import calibration_error
 from interp.maths.overlap import overlap
 from interp.metrics import Task
 from interp.models.grafts import Scope
 from interp.models.pair import Pair
+from interp.models.preflight import probe_logits
+from interp.models.rescale import update_scaled
 from interp.prompts import NOTHING, Contrast, Prompt, PromptSet, read_task
 from interp.store import Store
 from interp.study import Study
@@ -108,6 +110,46 @@ def test_a_lora_is_grafted_as_if_it_were_merged(family, tmp_path):
         with scope.grafted(torch.ones(scope.size, dtype=torch.bool)):
             torch.testing.assert_close(module(**ids).logits, wanted, rtol=1e-9, atol=1e-9)
         assert torch.equal(module(**ids).logits, before)
+
+
+BLOCKS = ["q_proj", "down_proj"]
+
+
+@pytest.mark.parametrize("ends", [{"target_modules": ["embed_tokens"]}, {"target_modules": ["lm_head"]},
+                                  {"modules_to_save": ["embed_tokens"]}, {"modules_to_save": ["lm_head"]}])  # fmt: skip
+def test_an_adapter_of_one_end_of_a_tied_matrix_is_grafted_in_the_blocks_alone(ends, tmp_path):
+    base = tiny.llama(3, tie_word_embeddings=True, **FAST)
+    wrapped = tiny.adapter(base, tmp_path, **{**ends, "target_modules": BLOCKS + ends.get("target_modules", [])})
+    pair = Pair.from_modules(wrapped, None, tiny.tokenizer())
+    with pytest.raises(UnsupportedModel, match="use --scope blocks") as caught:
+        Scope.of(pair, "all")
+    assert "\n" not in str(caught.value)
+    assert {piece.name.split(".")[-2] for piece in Scope.of(pair).pieces} == set(BLOCKS)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_an_adapters_own_bias_is_grafted_or_refused(biased, tmp_path):
+    base = tiny.exact(tiny.FAMILIES["gpt2" if biased else "llama"](3))
+    chosen = {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True} if biased else {"target_modules": BLOCKS}
+    pair = Pair.from_modules(tiny.adapter(base, tmp_path, lora_bias=True, **chosen).double(), None, tiny.tokenizer())
+    if not biased:
+        with pytest.raises(UnsupportedModel, match=r"adds a bias to model\.layers\.0"):
+            Scope.of(pair)
+        return
+    scope = Scope.of(pair)
+    assert "transformer.h.0.attn.c_attn.bias" in {piece.name for piece in scope.pieces}
+    with scope.grafted(torch.ones(scope.size, dtype=torch.bool)) as model:
+        found = probe_logits(model)
+    torch.testing.assert_close(found, probe_logits(pair.tuned), rtol=1e-9, atol=1e-9)
+
+
+def test_an_adapter_of_single_tokens_is_refused(tmp_path):
+    wrapped = tiny.adapter(tiny.llama(3, **FAST), tmp_path, target_modules=BLOCKS, trainable_token_indices=[3, 4])
+    pair = Pair.from_modules(wrapped, None, tiny.tokenizer())
+    for open_one in (lambda: Scope.of(pair), lambda: update_scaled(pair, 0.5).__enter__()):
+        with pytest.raises(UnsupportedModel, match="trainable_token_indices") as caught:
+            open_one()
+        assert "\n" not in str(caught.value)
 
 
 def test_a_mask_and_its_complement_add_to_base_and_tune():

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from interp.errors import UnsupportedModel
@@ -20,6 +21,8 @@ from interp.models.anatomy import is_packed, matrix_of
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.sites import Weight
+
+_TOKENS = "trains single rows of a matrix (trainable_token_indices)"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ def rescaled(model: Model, directions: Sequence[Direction], scale: float) -> Ite
 
 def _held(model: Model, path: str) -> nn.Module:
     module = model.module.get_submodule(path)
+    if isinstance(module, TrainableTokensWrapper):
+        raise UnsupportedModel(f"{model.name} {_TOKENS}: {path} cannot be edited; merge it")
     if isinstance(module, AuxiliaryTrainingWrapper):
         module = module.modules_to_save[module.active_adapters[0]] if model.adapter_on else module.original_module
     if isinstance(module, BaseTunerLayer):
@@ -105,6 +110,8 @@ def _interpolate(base: Model, tuned: Model, scale: float, undo: list) -> None:
 @torch.no_grad()
 def _scale_adapter(base: Model, tuned: Model, scale: float, undo: list) -> None:
     for module in tuned.module.modules():
+        if isinstance(module, TrainableTokensWrapper):
+            raise UnsupportedModel(f"{tuned.name} {_TOKENS}: its update cannot be scaled as a whole; merge it")
         if isinstance(module, AuxiliaryTrainingWrapper):
             own = dict(module.modules_to_save[module.active_adapters[0]].named_parameters())
             for name, before in module.original_module.named_parameters():
