@@ -16,6 +16,7 @@ from interp.maths.calibration import calibration_error
 from interp.maths.overlap import overlap
 from interp.metrics import Task
 from interp.models.grafts import Scope
+from interp.models.interpolate import interpolated
 from interp.models.pair import Pair
 from interp.models.preflight import probe_logits
 from interp.models.rescale import update_scaled
@@ -125,6 +126,33 @@ def test_an_adapter_of_one_end_of_a_tied_matrix_is_grafted_in_the_blocks_alone(e
         Scope.of(pair, "all")
     assert "\n" not in str(caught.value)
     assert {piece.name.split(".")[-2] for piece in Scope.of(pair).pieces} == set(BLOCKS)
+
+
+@pytest.mark.parametrize("tied", ["base", "tune"])
+def test_a_head_that_one_alone_ties_leaves_the_blocks(tied):
+    one = tiny.llama(3, tie_word_embeddings=True, **FAST)
+    other = tiny.llama(3, **FAST)
+    other.load_state_dict(one.state_dict())
+    other = tiny.perturbed(other)
+    base, tuned = (one, other) if tied == "base" else (other, one)
+    pair = Pair.from_modules(tuned, base, tiny.tokenizer())
+    before, wanted = probe_logits(pair.base), probe_logits(pair.tuned)
+    for alpha in (0.0, 0.5):
+        for way in (interpolated, update_scaled):
+            with pytest.raises(UnsupportedModel, match=r"ties its head.*reads the blocks alone") as caught:
+                way(pair, alpha).__enter__()
+            assert "\n" not in str(caught.value)
+    assert torch.equal(probe_logits(pair.tuned), wanted)
+    assert Scope.of(pair).size
+    if tied == "base":
+        for part in ("all", "embeddings"):
+            with pytest.raises(UnsupportedModel, match=r"has two matrices there.*--scope blocks"):
+                Scope.of(pair, part)
+        return
+    scope = Scope.of(pair, "all")
+    with scope.grafted(torch.ones(scope.size, dtype=torch.bool)) as model:
+        assert torch.equal(probe_logits(model), wanted)
+    assert torch.equal(probe_logits(pair.base), before)
 
 
 @pytest.mark.parametrize("biased", [True, False])

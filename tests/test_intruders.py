@@ -220,6 +220,16 @@ def test_tied_embeddings_once_and_resized_ones_named(tmp_path):
     assert [m.part for m in WeightPair.load(str(base), str(base), embeddings=True).matrices[:2]] == ["embed", "unembed"]
 
 
+@pytest.mark.parametrize("tied", [0, 1])
+def test_a_head_that_one_alone_ties_is_refused_with_the_ends(tmp_path, tied):
+    models = tiny.llama(3, tie_word_embeddings=tied == 0), tiny.llama(3, tie_word_embeddings=tied == 1)
+    base, child = (str(tiny.save(model, tmp_path / f"{number}")) for number, model in enumerate(models))
+    with pytest.raises(UnsupportedModel, match="leave out --embeddings") as caught:
+        WeightPair.load(child, base, embeddings=True)
+    assert "\n" not in str(caught.value)
+    assert WeightPair.load(child, base).matrices
+
+
 ADAPTERS = {
     "plain": {},
     "rslora": {"use_rslora": True, "r": 3},

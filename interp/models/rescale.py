@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from interp.errors import UnsupportedModel
 from interp.maths.precision import widen
+from interp.models import preflight
 from interp.models.anatomy import is_packed, matrix_of
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -82,7 +83,8 @@ def _decomposed(layer: BaseTunerLayer) -> bool:
 def update_scaled(pair: Pair, scale: float) -> Iterator[None]:
     """The tuned model with its whole update scaled, ``base + scale (tuned - base)`` for every parameter.
 
-    At 1 nothing is touched. Raises UnsupportedModel where that cannot be done exactly (an adapter that is no LoRA).
+    At 1 nothing is touched. Raises UnsupportedModel where that cannot be done exactly (an adapter that is no LoRA, or
+    a head that one of the two alone ties to its embedding).
     """
     if scale == 1:
         yield
@@ -100,6 +102,7 @@ def update_scaled(pair: Pair, scale: float) -> Iterator[None]:
 
 @torch.no_grad()
 def _interpolate(base: Model, tuned: Model, scale: float, undo: list) -> None:
+    preflight.require_movable(base, tuned)
     theirs = dict(base.module.named_parameters())
     for name, parameter in tuned.module.named_parameters():
         if parameter.is_meta or name not in theirs or not parameter.is_floating_point():
