@@ -326,6 +326,43 @@ def test_dealing_out_anew_keeps_every_parameters_movement():
         torch.testing.assert_close(one.moved.sort().values, other.moved.sort().values, rtol=0, atol=1e-6)
 
 
+def small_tune(dtype):
+    """bfloat16 weights of which some move by one step of that dtype, as any dtype."""
+    base = tiny.llama(3, num_hidden_layers=1).bfloat16()
+    tuned, generator = copy.deepcopy(base), torch.Generator().manual_seed(0)
+    for name, value in tuned.named_parameters():
+        if value.ndim == 2 and "layers" in name:
+            value.data = (value.data.float() + 2e-4 * torch.randn(value.shape, generator=generator)).bfloat16()
+    return base.to(dtype), tuned.to(dtype)
+
+
+def test_dealing_out_anew_is_the_same_movement_in_bfloat16_and_what_stands_is_said():
+    found = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        base, tuned = small_tune(dtype)
+        scope = Scope.of(Pair.from_modules(tuned, base, tiny.tokenizer()))
+        dealt = found[dtype] = scope.shuffled(0)
+        assert torch.equal(scope.moved.sort().values, dealt.moved.sort().values)
+        with dealt.grafted(torch.ones(dealt.size, dtype=torch.bool)) as model:
+            stood = [model.module.get_parameter(piece.path) for piece in dealt.pieces]
+            assert {value.dtype for value in stood} == {dtype}
+            now = torch.cat(
+                [(value.float() - p.base.float()).flatten() for value, p in zip(stood, dealt.pieces, strict=True)]
+            )
+            still, length = dealt.rounding()
+            assert still == int(((dealt.moved != 0) & (now == 0)).sum())
+            assert length == pytest.approx(float(now.norm() / dealt.moved.norm()), rel=1e-5)
+    assert torch.equal(found[torch.bfloat16].moved, found[torch.float32].moved)
+    assert found[torch.bfloat16].rounding()[0] > 100
+    assert found[torch.float32].rounding() == (0, 1.0)
+    for dtype, count in ((torch.bfloat16, 1), (torch.float32, 0)):
+        base, tuned = small_tune(dtype)
+        study, held_out = study_of(tuned, base)
+        limits = Graft(held_out=held_out, **{**FEW, "relaxed_steps": 0})(study).summary["limits"]
+        assert len(limits) == count
+        assert all("weights that moved stand still" in line and "--dtype float32" in line for line in limits)
+
+
 # ------------------------------------------------------------------------------------------------ oracles
 
 

@@ -35,7 +35,10 @@ PARTS = ("blocks", "attention", "mlp", "embeddings", "head", "all")
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One parameter: its ``name`` in the base, its ``path`` in the module, its values in the base and in the tune."""
+    """One parameter: its ``name`` in the base, its ``path`` in the module, its values in the base and in the tune.
+
+    ``tuned`` may be of a wider dtype than ``base``, which is the model's.
+    """
 
     name: str
     path: str
@@ -124,20 +127,36 @@ class Scope:
         return flat
 
     def shuffled(self, seed: int) -> Scope:
-        """The same base, with the movement of every parameter dealt out anew among its own weights."""
+        """The same base, with the movement of every parameter dealt out anew among its own weights.
+
+        The tune's values are kept in at least float32, and rounded to the model's dtype where they are stood in.
+        """
         generator = torch.Generator().manual_seed(seed)
         pieces = []
         for piece in self.pieces:
             order = torch.randperm(piece.size, generator=generator).to(piece.base.device)
             tuned = (widen(piece.base).flatten() + piece.moved[order]).view(piece.base.shape)
-            pieces.append(replace(piece, tuned=tuned.to(piece.base.dtype)))
+            pieces.append(replace(piece, tuned=tuned))
         return replace(self, pieces=tuple(pieces))
+
+    def rounding(self) -> tuple[int, float]:
+        """What the model's dtype does to the movement where it is stood in.
+
+        How many weights that moved stand still, and the length of the movement that stands as a share of its own.
+        """
+        still, stood, own = 0, 0.0, 0.0
+        for piece in self.pieces:
+            moved = piece.moved
+            seen = (widen(piece.tuned.to(piece.base.dtype)) - widen(piece.base)).flatten()
+            still += int(((moved != 0) & (seen == 0)).sum())
+            stood, own = stood + float(seen.square().sum()), own + float(moved.square().sum())
+        return still, (stood / own) ** 0.5 if own else 1.0
 
     @contextmanager
     def grafted(self, mask: Bool[Tensor, " P"]) -> Iterator[Model]:
         """The base with the tune's weights where the mask is true, for the time of the context."""
         chosen = [
-            torch.where(part, piece.tuned, piece.base)
+            torch.where(part, piece.tuned.to(piece.base.dtype), piece.base)
             for part, piece in zip(self.split(mask.to(self.model.device)), self.pieces, strict=True)
         ]
         with self.standing(chosen):
