@@ -500,6 +500,21 @@ def test_the_identical_pair_has_nothing_to_graft():
         claims.check(claim, table)
 
 
+@pytest.mark.parametrize(("at", "swapped", "name"), [(1.0, False, "localised"), (0.05, True, "beats-movement")])
+def test_nothing_is_claimed_of_a_mask_that_does_not_work_or_of_a_tune_that_gains_nothing(at, swapped, name):
+    """All weights, which random masks of as many are too; and a tune that is worse than its base."""
+    base, child, _ = planted()
+    study, held_out = study_of(*((base, child) if swapped else (child, base)))
+    table = Graft(held_out=held_out, steps=4, relaxed_steps=0, draws=19, sweep=(), at=at)(study)
+    made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
+    assert made[name].low > 0
+    assert not made[name].shown
+    assert not made["keeps"].shown
+    assert name in table.summary["sentence"]
+    for claim in made.values():
+        claims.check(claim, table)
+
+
 def test_twice_is_the_same_and_batches_do_not_count():
     base = tiny.exact(tiny.llama(3, num_hidden_layers=1))
     tuned = tiny.exact(tiny.perturbed(base, 0.05))
