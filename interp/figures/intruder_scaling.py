@@ -42,7 +42,8 @@ def intruder_scaling_figure(table: Table) -> go.Figure:
         "Up: the task; up and to the left is better. Where the line of the whole update lies as high, intruders are no "
         "better a handle than the size of the update."
         if up == "metric"
-        else "Up: divergence from the base. Without a task nothing says what the child would lose, only what it forgets."
+        else "Up: divergence from the base. Without a task nothing says what the child would lose, only what it "
+        "forgets."
     )
     caption = (
         f"Across: loss on plain text above the base's, in nats per token. {where} Numbers are factors on singular "
