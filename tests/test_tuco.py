@@ -15,6 +15,8 @@ from sklearn.metrics import roc_auc_score
 from interp import claims, organisms
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.tuco import Tuco
+from interp.analyzers.tuco.compared import Classes
+from interp.analyzers.tuco.passes import Measured
 from interp.edit import Watch
 from interp.engines import Batch, TorchEngine, engine_named
 from interp.engines.lockstep import lockstep
@@ -27,10 +29,11 @@ from interp.models.interpolate import interpolated
 from interp.models.invisible import blocks_of
 from interp.models.model import Model
 from interp.models.pair import Pair
-from interp.prompts import Contrast, OneClass, PromptSet, encode, read_prompts
+from interp.prompts import Contrast, OneClass, Prompt, PromptSet, encode, read_prompts
 from interp.sites import Site
 from interp.store import Store
 from interp.study import Study
+from interp.table import table as make_table
 from interp.trials.split import Stream, against
 from tests import families, tiny
 
@@ -496,6 +499,15 @@ def test_strengths_bring_a_planted_behaviour():
         claims.check(each, table)
     assert beside.name == "blocks-against-weights"
     assert not claim.shown  # nothing among the strengths beats the tuned model
+    assert "no other strength" in claim.sentence
+    assert "raises the mean" not in claim.sentence
+    one = PromptSet(tuple(replace(p, cluster="one") for p in study.contrast.positive.prompts), "one cluster")
+    alone = FtcAlpha(alphas=(0.0, 0.5), new_tokens=1)(study.on(Contrast(one, study.contrast.negative)))
+    left = claims.from_table(alone.tables["claims"])
+    assert [each.name for each in left] == ["blocks-against-weights"]
+    assert not alone.summary["shown"]
+    assert alone.summary["sentence"].startswith("One cluster")
+    claims.check(left[0], alone)
     assert "text" not in table.tables["prompts"].data
     assert "text" in FtcAlpha((1.0,), 1, keep_text=True)(study).tables["prompts"].data
     assert json.loads(plot(table).to_json())["data"]
@@ -558,6 +570,37 @@ def test_labels_shuffled_at_equal_length_keep_what_length_does():
     assert observed < 0.45  # at most a token apart is not yet equally long
     assert small <= 7
     assert np.isnan(shuffled_auc([1.0, 2.0], [True, False], [1, 9], 1, 3, 0)).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_recomputed_p_counts_the_same_ties(seed):
+    """The AUC is discrete: one last bit between the value and its null, and every tie is lost."""
+    generator = np.random.default_rng(seed)
+    counts = generator.integers(5, 12, 2)
+    found = [measured(name, generator.normal(0.8 * (not side), 1, counts[side]).round(1))
+             for side, name in enumerate(("positive", "negative"))]  # fmt: skip
+    classes = compared(*found)
+    null = classes.shuffled(200)
+    columns = classes.columns(None) | {"group": (["positive"] * counts[0] + ["negative"] * counts[1], "key", "class")}
+    draws = {"auc": (null[0], "measure", ""), "auc_near": (null[1], "measure", "")}
+    whole = make_table("tuco", columns, tables={"permuted": make_table("tuco-permuted", draws)})
+    for claim in classes.claims(null, None)[:2]:
+        claims.check(claim, whole)
+
+
+def measured(name, values, clusters=None, twins=None, lengths=None):
+    clusters = [f"{name}{row}" for row in range(len(values))] if clusters is None else clusters
+    prompts = tuple(
+        Prompt(row, f"{name} {row}", cluster, None if twins is None else twins[row])
+        for row, cluster in enumerate(clusters)
+    )
+    none, lengths = np.zeros((len(values), 1)), np.full(len(values), 5) if lengths is None else lengths
+    return Measured(name, prompts, lengths, values, values, values, *[none] * 5, {})
+
+
+def compared(positive, negative):
+    parts = (PromptSet(part.prompts, part.group) for part in (positive, negative))
+    return Classes.of(Study(pair_of("llama"), Contrast(*parts), None), Tuco(), positive, negative, ("a", "b"))
 
 
 def planted_in_one_file():
@@ -625,7 +668,11 @@ def test_two_classes_have_an_auc_beside_their_length():
     alone = Tuco(caliper=0)(study.on(Contrast(*apart)))
     for claim in claims.from_table(alone.tables["claims"])[2:]:
         assert not claim.shown
-        assert not claim.recipe
+        claims.check(claim, alone)
+    single = Tuco()(study.on(OneClass(apart[0])))
+    rounding = claims.from_table(single.tables["claims"])[0]
+    assert np.isnan(rounding.low)
+    assert not rounding.shown  # one prompt, however large its TuCo
     assert "cannot be told apart" in alone.summary["sentence"]
 
 

@@ -70,7 +70,7 @@ def rows_and_claims(
 
 def _beyond(study: Study, tuco: np.ndarray, clusters: Sequence[str], floor: float, count: int, where: str) -> Claim:
     value, low, high = clustered_bootstrap(tuco, clusters, seed=study.seed)
-    shown = bool(value > floor and not low <= floor)
+    shown = bool(value > floor and low > floor)
     return Claim(
         "beyond-rounding",
         f"Tuning makes up {value:.3g} of what the blocks add {where} (TuCo, mean of {count} prompts; rounding alone "
@@ -125,7 +125,8 @@ class Classes:
         """What claims are measured from, for positive prompts; NaN for negative ones."""
         none, many = np.full(len(self.negative.tuco), NAN), f"negative prompts within {self.caliper} tokens of length"
         found = {
-            "above": (self.above.mean(1), "share of negative prompts with a smaller one"),
+            "above": (self.above.sum(1), "how many negative prompts have a smaller one"),
+            "beside": (np.full(len(self.above), float(self.above.shape[1])), "negative prompts"),
             "near": (self.near.sum(1), many),
             "near_above": ((self.above * self.near).sum(1), "and how many of them have a smaller one"),
         }
@@ -170,7 +171,9 @@ class Classes:
     def _separates(self, null: np.ndarray) -> Claim:
         value, low, high = self._auc("tuco")
         p = permutation_p(value, null)
-        recipe = {"table": "", "statistic": "mean", "column": "above", **POSITIVE}
+        # a sum over a sum, as every draw of the null is: a mean of row means is another last bit, which ties would show
+        recipe = {"table": "", "statistic": "sum", "column": "above", **POSITIVE,
+                  "over": {"column": "beside", **POSITIVE}}  # fmt: skip
         return Claim(
             "separates",
             f"TuCo of {self.names[0]} prompts is above that of {self.names[1]} ones with AUC {value:.2f} [{low:.2f}, "
@@ -202,7 +205,7 @@ class Classes:
             "moves with length, and what length does cannot be told apart here.",
             value, low, high, f"{len(null)} shuffles of labels among prompts of one length", *ends, p, 0.5, "at least",
             bool(low > 0.5 and p <= ALPHA),
-            recipe | {"cluster": "cluster", "p": drawn_from} if self.near.any() else {},
+            recipe | {"cluster": "cluster", "p": drawn_from},
         )  # fmt: skip
 
     def _more(self, name: str, other: np.ndarray, beside: str, control: str) -> Claim:
@@ -216,7 +219,7 @@ class Classes:
             f"That is {value:+.2f} [{low:+.2f}, {high:+.2f}] beside {beside} ({theirs:.2f})."
             if self.near.any() else f"Nor can it be set beside {beside}.",
             value, low, high, control, theirs, NAN, NAN, NAN, 0.0, "at least", bool(low > 0),
-            recipe if self.near.any() else {},
+            recipe,
         )  # fmt: skip
 
     @property
