@@ -4,6 +4,7 @@ import copy
 import json
 import warnings
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from interp.figures import plot
 from interp.generate import Text, generate
 from interp.maths.auc import clustered_auc, clustered_auc_rise, shuffled_auc, wins
 from interp.maths.shares import Running, share, size
+from interp.maths.statistics import permutation_p
 from interp.models.interpolate import interpolated
 from interp.models.invisible import blocks_of
 from interp.models.model import Model
@@ -598,9 +600,43 @@ def measured(name, values, clusters=None, twins=None, lengths=None):
     return Measured(name, prompts, lengths, values, values, values, *[none] * 5, {})
 
 
+kept_pair = cache(pair_of)
+
+
 def compared(positive, negative):
     parts = (PromptSet(part.prompts, part.group) for part in (positive, negative))
-    return Classes.of(Study(pair_of("llama"), Contrast(*parts), None), Tuco(), positive, negative, ("a", "b"))
+    return Classes.of(Study(kept_pair("llama"), Contrast(*parts), None), Tuco(), positive, negative, ("a", "b"))
+
+
+@pytest.mark.parametrize("twins", [False, True])
+def test_shuffles_keep_clusters_whole(twins):
+    """Eight clusters of eight a class, alike within and with no effect between: p is seldom small."""
+    small, found = np.zeros(2), np.zeros(2)
+    names = [[f"{sign}{row // 8}" for row in range(64)] for sign in "pn"]
+    named = [f"t{row}" for row in range(64)] if twins else None
+    for draw in range(60):
+        generator = np.random.default_rng(draw)
+        values = [generator.normal(0, 1, 8).repeat(8) + generator.normal(0, 1, 64) for _ in range(2)]
+        for shift, counted in ((0, small), (4, found)):
+            parts = [measured(sign, part + shift * (sign == "p"), each, named)
+                     for sign, part, each in zip("pn", values, names, strict=True)]  # fmt: skip
+            classes = compared(*parts)
+            observed = roc_auc_score([1] * 64 + [0] * 64, np.concatenate([part.tuco for part in parts]))
+            counted += [permutation_p(observed, null) <= 0.05 for null in classes.shuffled(60)]
+    assert (small <= 7).all()
+    assert (found >= 50).all()
+
+
+def test_of_few_clusters_it_is_said_that_none_can_be_shown():
+    names = [["p0"] * 6 + ["p1"] * 6, ["n0"] * 6 + ["n1"] * 6]
+    parts = [measured(sign, np.arange(12) + 20.0 * (sign == "p"), each) for sign, each in zip("pn", names, strict=True)]
+    classes = compared(*parts)
+    for claim in classes.claims(classes.shuffled(50), None)[:2]:
+        assert "in only 6 ways: too few for 5 %" in claim.sentence
+        assert not claim.shown
+    # a cluster of both classes is shuffled within itself
+    shared = compared(*[measured(sign, np.arange(4.0), ["one", "one", "two", "two"]) for sign in "pn"])
+    assert shared.shuffles.ways == 6 * 6
 
 
 def planted_in_one_file():
