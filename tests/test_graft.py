@@ -437,7 +437,8 @@ def test_perplexity_is_that_of_every_token_after_the_first():
 @cache
 def found():
     base, child, _ = planted()
-    study, held_out = study_of(copy.deepcopy(child), copy.deepcopy(base))
+    study, _ = study_of(copy.deepcopy(child), copy.deepcopy(base))
+    held_out = tasks(12)[1]  # of six, the five that the base fails are too few for any rise
     before = state(study.pair.base.module)
     table = Graft(held_out=held_out, at=0.01, sweep=(0.1,), steps=30, relaxed_steps=2, draws=19)(study)
     assert all(torch.equal(value, before[name]) for name, value in study.pair.base.module.state_dict().items())

@@ -84,7 +84,7 @@ class Findings:
         return Claim(
             "keeps", said, value, low, high, f"{len(self.null)} random masks with equal counts in every parameter",
             self.null.mean(), floor, ceiling, p, KEEPS, "at least", shown,
-            {**self._share("learned"),
+            {**self._share("learned"), "beyond": ["control_high"],
              "p": {"null": {"table": "random", "column": "kept_gain", "where": {"kind": "matched"}},
                    "observed": self._share("learned")}},
         )  # fmt: skip
