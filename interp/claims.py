@@ -9,6 +9,7 @@ A recipe is data. It names a table of the run, which rows of it, one statistic a
 the dose column for "area" and "smallest-dose" (``reach``: the level of the latter, 0.95), and the other column for
 "rank-correlation". ``minus`` and ``over`` are recipes too, which take what they do not say from the one around them:
 value = (statistic - minus) / over. ``cluster`` names the column that intervals resample; it does not change the value.
+``p`` is the recipe of p (``recompute_p``) and ``beyond`` what the interval of a shown claim lies beyond (``check``).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from interp.errors import ClaimError
 from interp.maths.statistics import area_under_dose, permutation_p, rank_correlation, smallest_dose
 from interp.provenance import JSON, plain
 from interp.table import Column, Table
+
+ALPHA = 0.05
 
 DESCRIPTIONS = {
     "name": ("key", "short name of the claim"),
@@ -181,7 +184,7 @@ def _value(recipe: Mapping[str, JSON], table: Table, name: str) -> float:
         result = PAIRED_STATISTICS[statistic](values, part[recipe["by"]][mask], recipe.get("reach", 0.95))
     else:
         result = float(STATISTICS[statistic](values))
-    rest = {key: value for key, value in recipe.items() if key not in ("minus", "over")}
+    rest = {key: value for key, value in recipe.items() if key not in ("minus", "over", "p", "beyond")}
     if "minus" in recipe:
         result -= _value(rest | recipe["minus"], table, name)
     if "over" in recipe:
@@ -201,30 +204,66 @@ def recompute(claim: Claim, table: Table) -> float:
 
 
 def recompute_p(claim: Claim, table: Table) -> float:
-    """The claim's p, measured again: ``recipe["p"]`` names the draws (``null``) and the number beside them."""
-    drawn, observed = claim.recipe["p"]["null"], claim.recipe["p"]["observed"]
+    """The claim's p, measured again: ``recipe["p"]`` names the draws (``null``) and the number beside them.
+
+    With ``each``, a column of both tables, it is the largest of the p of that column's values.
+    """
+    asked = claim.recipe["p"]
+    drawn, observed = asked["null"], asked["observed"]
     part = table.tables.get(drawn["table"])
     if part is None or drawn["column"] not in part.data:
         raise ClaimError(f"claim {claim.name!r} draws its null from {drawn}, which the run does not have")
-    null = part[drawn["column"]][_selected(part, drawn["where"], claim.name)]
-    return permutation_p(_value(observed, table, claim.name), null)
+    each = asked.get("each")
+    found = []
+    for more in [{each: value.item()} for value in np.unique(part[each])] if each else [{}]:
+        null = part[drawn["column"]][_selected(part, drawn["where"] | more, claim.name)]
+        where = {**observed, "where": observed.get("where", {}) | more} if each else observed
+        found.append(permutation_p(_value(where, table, claim.name), null))
+    return float(np.max(found))
 
 
 def check(claim: Claim, table: Table, tolerance: float = 1e-9) -> None:
-    """Measure the claim again; ``ClaimError`` names it and both values when they differ or its verdict does not follow.
+    """Measure the claim again; ``ClaimError`` names it where a number differs or its verdict does not follow.
 
-    ``tolerance`` is relative to the value, and absolute below 1. A claim marked as shown must lie on the right side of
-    its threshold.
+    Value and p are measured again; ``tolerance`` is relative to the value, and absolute below 1. A p without a recipe
+    of its own is refused. Of the interval it is checked that the value lies within. Its ends and the control's come of
+    draws that are not kept: they are taken as stated, as are the threshold and the recipe.
+
+    Of a claim marked as shown the value has to reach the threshold, p (where the recipe has one) to be at most 0.05,
+    and the interval to lie beyond the threshold. Where an analyzer's rule is another the recipe says so: ``p``'s ``at_most``, and ``beyond``, the numbers or fields of the claim that the
+    interval has to lie beyond, none of them where it is a range. A claim can be marked as not shown for further
+    reasons, so that this is not checked.
     """
     value = recompute(claim, table)
-    if "p" in claim.recipe and not math.isnan(claim.p):
+    if "p" in claim.recipe:
         p = recompute_p(claim, table)
-        if not abs(p - claim.p) <= tolerance:
+        if not _same(p, claim.p, tolerance):
             raise ClaimError(f"claim {claim.name!r} says p = {claim.p:g}, its tables give {p:g}")
-    same = math.isnan(value) and math.isnan(claim.value)
-    if not same and not abs(value - claim.value) <= tolerance * max(1.0, abs(claim.value)):
+    elif not math.isnan(claim.p):
+        raise ClaimError(f"claim {claim.name!r} says p = {claim.p:g}, and has no recipe for it")
+    if not _same(value, claim.value, tolerance * max(1.0, abs(claim.value))):
         raise ClaimError(f"claim {claim.name!r} says {claim.value:g}, its table gives {value:g}")
-    if claim.shown and not claim.holds:
-        raise ClaimError(
-            f"claim {claim.name!r} is marked as shown, but {claim.value:g} is not {claim.direction} {claim.threshold:g}"
-        )
+    slack = tolerance * max(1.0, abs(claim.value))
+    if claim.value < claim.low - slack or claim.value > claim.high + slack:
+        raise ClaimError(f"claim {claim.name!r} says {claim.value:g}, outside of [{claim.low:g}, {claim.high:g}]")
+    if claim.shown:
+        _check_verdict(claim)
+
+
+def _same(one: float, other: float, tolerance: float) -> bool:
+    return (math.isnan(one) and math.isnan(other)) or abs(one - other) <= tolerance
+
+
+def _check_verdict(claim: Claim) -> None:
+    said = f"claim {claim.name!r} is marked as shown, but"
+    if not claim.holds:
+        raise ClaimError(f"{said} {claim.value:g} is not {claim.direction} {claim.threshold:g}")
+    most = claim.recipe.get("p", {}).get("at_most", ALPHA)
+    if "p" in claim.recipe and not claim.p <= most:
+        raise ClaimError(f"{said} p = {claim.p:g} is not at most {most:g}")
+    # a claim of draws alone has no interval
+    bare = "p" in claim.recipe and math.isnan(claim.low) and math.isnan(claim.high)
+    for bound in claim.recipe.get("beyond", [] if bare else ["threshold"]):
+        end = float(getattr(claim, bound) if isinstance(bound, str) else bound)
+        if not (claim.low > end if claim.direction == "at least" else claim.high <= end):
+            raise ClaimError(f"{said} its interval [{claim.low:g}, {claim.high:g}] is not beyond {end:g}")

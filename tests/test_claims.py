@@ -36,13 +36,13 @@ def claim(recipe, value, **changes):
         "name": "necessity.base",
         "sentence": "s",
         "value": value,
-        "low": 0,
-        "high": 1,
+        "low": -50.0,
+        "high": 50.0,
         "control": "random sets",
         "control_value": float("nan"),
         "control_low": float("nan"),
         "control_high": float("nan"),
-        "p": 0.005,
+        "p": float("nan"),
         "threshold": -100.0,
         "direction": "at least",
         "shown": True,
@@ -138,3 +138,49 @@ def test_tables_that_hold_no_claims():
 def test_a_direction_is_one_of_two():
     with pytest.raises(ValueError, match="sideways"):
         claim(ODDS, 6.0, direction="sideways")
+
+
+def drawn(count=19):
+    null = {"effect": (np.arange(count) / 10, "measure", ""), "set": (["a"] * count, "key", "")}
+    answers = run().tables["answers"]
+    return table("x", {"n": ([3], "measure", "")}, tables={"answers": answers, "random": table("random", null)})
+
+
+TESTED = ODDS | {"p": {"null": {"table": "random", "column": "effect", "where": {}}, "observed": ODDS}}
+SHOWN = {"low": 5.0, "high": 7.0, "threshold": 4.0, "p": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "said"),
+    [
+        (TESTED, {"low": 4.0}, r"interval \[4, 7\] is not beyond 4"),
+        (TESTED, {"low": float("nan")}, "is not beyond"),
+        (TESTED, {"low": 6.5}, "outside of"),
+        (TESTED, {"high": 5.5}, "outside of"),
+        (TESTED, {"p": float("nan")}, "says p = nan"),
+        (ODDS, {}, "no recipe for it"),
+        (ODDS, {"p": float("nan"), "low": float("nan"), "high": float("nan")}, "is not beyond"),
+        (TESTED | {"beyond": [4.5, "control_high"]}, {"control_high": 5.0}, "is not beyond 5"),
+        (TESTED, {"threshold": 7.0}, "not at least 7"),
+    ],
+)
+def test_a_verdict_follows_from_interval_and_p(recipe, changes, said):
+    check(claim(TESTED, 6.0, **SHOWN), drawn())
+    check(claim(TESTED | {"beyond": []}, 6.0, **SHOWN | {"low": 3.0}), drawn())
+    with pytest.raises(ClaimError, match=said):
+        check(claim(recipe, 6.0, **SHOWN | changes), drawn())
+
+
+def test_a_large_p_shows_only_what_says_so():
+    few = {"p": 0.1}
+    with pytest.raises(ClaimError, match=r"p = 0.1 is not at most 0.05"):
+        check(claim(TESTED, 6.0, **SHOWN | few), drawn(9))
+    check(claim(TESTED, 6.0, **SHOWN | few | {"shown": False}), drawn(9))
+    check(claim(TESTED | {"p": TESTED["p"] | {"at_most": 1.0}}, 6.0, **SHOWN | few), drawn(9))
+
+
+def test_an_interval_at_most_its_bound():
+    recipe, under = ODDS | {"beyond": [8.0]}, {"threshold": 6.0, "direction": "at most", "low": 5.0}
+    check(claim(recipe, 6.0, high=8.0, **under), run())
+    with pytest.raises(ClaimError, match="not beyond 8"):
+        check(claim(recipe, 6.0, high=8.1, **under), run())

@@ -174,6 +174,15 @@ def test_an_identical_pair_is_silent(name):
     assert "None of" in table.summary["sentence"]
 
 
+def test_one_prompt_shows_nothing():
+    """No interval, no verdict: a NaN is below no floor and above none."""
+    table = Compare()(study_of(pair_of("llama"), 1))
+    claim = claims.from_table(table.tables["claims"])[0]
+    assert claim.value > claim.threshold
+    assert np.isnan(claim.low)
+    assert not claim.shown
+
+
 def test_neither_batches_nor_padding_count():
     pair = pair_of("llama")
     one, other = (Compare()(study_of(pair, batch_size=size)) for size in (None, 1))

@@ -220,6 +220,16 @@ def test_tied_embeddings_once_and_resized_ones_named(tmp_path):
     assert [m.part for m in WeightPair.load(str(base), str(base), embeddings=True).matrices[:2]] == ["embed", "unembed"]
 
 
+@pytest.mark.parametrize("tied", [0, 1])
+def test_a_head_that_one_alone_ties_is_refused_with_the_ends(tmp_path, tied):
+    models = tiny.llama(3, tie_word_embeddings=tied == 0), tiny.llama(3, tie_word_embeddings=tied == 1)
+    base, child = (str(tiny.save(model, tmp_path / f"{number}")) for number, model in enumerate(models))
+    with pytest.raises(UnsupportedModel, match="leave out --embeddings") as caught:
+        WeightPair.load(child, base, embeddings=True)
+    assert "\n" not in str(caught.value)
+    assert WeightPair.load(child, base).matrices
+
+
 ADAPTERS = {
     "plain": {},
     "rslora": {"use_rslora": True, "r": 3},
@@ -575,6 +585,33 @@ def test_broken_checkpoints(tmp_path, pair, name):
     with pytest.raises(error, match=said) as caught:
         examine(broken(tmp_path, name, change), pair[0])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("held", ["whole", "shards", "both", "other"])
+def test_only_the_files_that_loading_reads_are_read(tmp_path, held):
+    """Stray files beside a model, whatever their order, and shards beside a whole file."""
+    base = tiny.save(tiny.llama(3), tmp_path / "base")
+    child = tiny.save(
+        tiny.perturbed(tiny.llama(3)), tmp_path / "child", max_shard_size="1GB" if held != "shards" else 50000
+    )
+    stray = {name: value * 3 for name, value in tiny.perturbed(tiny.llama(3)).state_dict().items()}
+    if held == "both":
+        tiny.perturbed(tiny.llama(5)).save_pretrained(tmp_path / "shards", max_shard_size=50000)
+        for path in (tmp_path / "shards").glob("model*"):
+            path.rename(child / path.name)
+    if held == "other":
+        (child / "model.safetensors").rename(child / "weights.safetensors")
+        assert WeightPair.load(str(child), str(base)).matrices
+    for name in ("consolidated", "model_old", "optimizer_ema"):
+        save_file(stray, child / f"{name}.safetensors", {"format": "pt"})
+    if held == "other":
+        with pytest.raises(UnsupportedModel, match="nothing says which counts") as caught:
+            WeightPair.load(str(child), str(base))
+        assert "\n" not in str(caught.value)
+        return
+    weights, model = WeightPair.load(str(child), str(base)), Pair.load(str(child), str(base), device="cpu").tuned
+    for matrix in weights.matrices:
+        assert torch.equal(weights.read(matrix).tuned, model.weight(Weight(matrix.layer, matrix.part)))
 
 
 def test_pairs_that_are_none(tmp_path, pair):

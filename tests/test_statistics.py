@@ -256,3 +256,34 @@ def test_clustered_share_covers_what_clusters_share(n_clusters):
         _, low, high = s.clustered_share(values.ravel(), np.repeat(np.arange(n_clusters), 10), draws=200)
         covered += low <= 0.7 <= high
     assert covered / 300 >= 0.93
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 6, 12, 20])
+def test_a_rise_keeps_its_level_for_every_number_of_questions(n):
+    """All outcomes of n questions, weighed by their chance, and every share of rises and falls on a grid."""
+    found = {}
+    for up in range(n + 1):
+        for down in range(n + 1 - up):
+            after, before = [1] * up + [0] * (n - up), [0] * up + [1] * down + [0] * (n - up - down)
+            value, low, high = s.clustered_rise(after, before, range(n))
+            assert low <= value <= high
+            found[up, down, n - up - down] = low
+    outcomes, lows = np.array(list(found)), np.array(list(found.values()))
+    for rises in np.linspace(0, 1, 11):
+        for falls in np.arange(0, 1 - rises + 1e-9, 0.1):
+            chance = scipy.stats.multinomial.pmf(outcomes, n, [rises, falls, max(0.0, 1 - rises - falls)])
+            assert chance[lows > rises - falls + 1e-9].sum() <= 0.025
+
+
+def test_a_rise_is_as_sharp_as_a_sign_test():
+    assert s.clustered_rise([1], [0], ["a"])[1] < 0
+    assert s.clustered_rise([1] * 4 + [0] * 96, [0] * 100, range(100))[1] < 0
+    assert s.clustered_rise([1] * 6 + [0] * 94, [0] * 100, range(100))[1] > 0
+    assert s.clustered_rise([1] * 10 + [0] * 2, [0] * 10 + [1] * 2, range(12))[1] > 0
+    assert s.clustered_rise([1] * 100, [0] * 100, range(100))[1] > 0.9
+    # one cluster of many rows is one
+    heavy = ["many"] * 90 + list(range(10))
+    assert s.clustered_rise([1] * 90 + [0] * 10, [0] * 100, heavy)[1] < 0
+    after, before = [1, 1, 0, 0], [0, 0, 1, 0]
+    up, down = s.clustered_rise(after, before, range(4)), s.clustered_rise(before, after, range(4))
+    assert up == pytest.approx((-down[0], -down[2], -down[1]), abs=0.02)

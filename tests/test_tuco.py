@@ -4,6 +4,7 @@ import copy
 import json
 import warnings
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from sklearn.metrics import roc_auc_score
 from interp import claims, organisms
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.tuco import Tuco
+from interp.analyzers.tuco.compared import Classes
+from interp.analyzers.tuco.passes import Measured
 from interp.edit import Watch
 from interp.engines import Batch, TorchEngine, engine_named
 from interp.engines.lockstep import lockstep
@@ -23,14 +26,16 @@ from interp.figures import plot
 from interp.generate import Text, generate
 from interp.maths.auc import clustered_auc, clustered_auc_rise, shuffled_auc, wins
 from interp.maths.shares import Running, share, size
+from interp.maths.statistics import permutation_p
 from interp.models.interpolate import interpolated
 from interp.models.invisible import blocks_of
 from interp.models.model import Model
 from interp.models.pair import Pair
-from interp.prompts import Contrast, OneClass, PromptSet, encode, read_prompts
+from interp.prompts import Contrast, OneClass, Prompt, PromptSet, encode, read_prompts
 from interp.sites import Site
 from interp.store import Store
 from interp.study import Study
+from interp.table import table as make_table
 from interp.trials.split import Stream, against
 from tests import families, tiny
 
@@ -496,6 +501,15 @@ def test_strengths_bring_a_planted_behaviour():
         claims.check(each, table)
     assert beside.name == "blocks-against-weights"
     assert not claim.shown  # nothing among the strengths beats the tuned model
+    assert "no other strength" in claim.sentence
+    assert "raises the mean" not in claim.sentence
+    one = PromptSet(tuple(replace(p, cluster="one") for p in study.contrast.positive.prompts), "one cluster")
+    alone = FtcAlpha(alphas=(0.0, 0.5), new_tokens=1)(study.on(Contrast(one, study.contrast.negative)))
+    left = claims.from_table(alone.tables["claims"])
+    assert [each.name for each in left] == ["blocks-against-weights"]
+    assert not alone.summary["shown"]
+    assert alone.summary["sentence"].startswith("One cluster")
+    claims.check(left[0], alone)
     assert "text" not in table.tables["prompts"].data
     assert "text" in FtcAlpha((1.0,), 1, keep_text=True)(study).tables["prompts"].data
     assert json.loads(plot(table).to_json())["data"]
@@ -558,6 +572,71 @@ def test_labels_shuffled_at_equal_length_keep_what_length_does():
     assert observed < 0.45  # at most a token apart is not yet equally long
     assert small <= 7
     assert np.isnan(shuffled_auc([1.0, 2.0], [True, False], [1, 9], 1, 3, 0)).all()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_recomputed_p_counts_the_same_ties(seed):
+    """The AUC is discrete: one last bit between the value and its null, and every tie is lost."""
+    generator = np.random.default_rng(seed)
+    counts = generator.integers(5, 12, 2)
+    found = [measured(name, generator.normal(0.8 * (not side), 1, counts[side]))
+             for side, name in enumerate(("positive", "negative"))]  # fmt: skip
+    classes = compared(*found)
+    null = classes.shuffled(200)
+    columns = classes.columns(None) | {"group": (["positive"] * counts[0] + ["negative"] * counts[1], "key", "class")}
+    draws = {"auc": (null[0], "measure", ""), "auc_near": (null[1], "measure", "")}
+    whole = make_table("tuco", columns, tables={"permuted": make_table("tuco-permuted", draws)})
+    for claim in classes.claims(null, None)[:2]:
+        claims.check(claim, whole)
+
+
+def measured(name, values, clusters=None, twins=None, lengths=None):
+    clusters = [f"{name}{row}" for row in range(len(values))] if clusters is None else clusters
+    prompts = tuple(
+        Prompt(row, f"{name} {row}", cluster, None if twins is None else twins[row])
+        for row, cluster in enumerate(clusters)
+    )
+    none, lengths = np.zeros((len(values), 1)), np.full(len(values), 5) if lengths is None else lengths
+    return Measured(name, prompts, lengths, values, values, values, *[none] * 5, {})
+
+
+kept_pair = cache(pair_of)
+
+
+def compared(positive, negative):
+    parts = (PromptSet(part.prompts, part.group) for part in (positive, negative))
+    return Classes.of(Study(kept_pair("llama"), Contrast(*parts), None), Tuco(), positive, negative, ("a", "b"))
+
+
+@pytest.mark.parametrize("twins", [False, True])
+def test_shuffles_keep_clusters_whole(twins):
+    """Eight clusters of eight a class, alike within and with no effect between: p is seldom small."""
+    small, found = np.zeros(2), np.zeros(2)
+    names = [[f"{sign}{row // 8}" for row in range(64)] for sign in "pn"]
+    named = [f"t{row}" for row in range(64)] if twins else None
+    for draw in range(60):
+        generator = np.random.default_rng(draw)
+        values = [generator.normal(0, 1, 8).repeat(8) + generator.normal(0, 1, 64) for _ in range(2)]
+        for shift, counted in ((0, small), (4, found)):
+            parts = [measured(sign, part + shift * (sign == "p"), each, named)
+                     for sign, part, each in zip("pn", values, names, strict=True)]  # fmt: skip
+            classes = compared(*parts)
+            observed = roc_auc_score([1] * 64 + [0] * 64, np.concatenate([part.tuco for part in parts]))
+            counted += [permutation_p(observed, null) <= 0.05 for null in classes.shuffled(60)]
+    assert (small <= 7).all()
+    assert (found >= 50).all()
+
+
+def test_of_few_clusters_it_is_said_that_none_can_be_shown():
+    names = [["p0"] * 6 + ["p1"] * 6, ["n0"] * 6 + ["n1"] * 6]
+    parts = [measured(sign, np.arange(12) + 20.0 * (sign == "p"), each) for sign, each in zip("pn", names, strict=True)]
+    classes = compared(*parts)
+    for claim in classes.claims(classes.shuffled(50), None)[:2]:
+        assert "in only 6 ways: too few for 5 %" in claim.sentence
+        assert not claim.shown
+    # a cluster of both classes is shuffled within itself
+    shared = compared(*[measured(sign, np.arange(4.0), ["one", "one", "two", "two"]) for sign in "pn"])
+    assert shared.shuffles.ways == 6 * 6
 
 
 def planted_in_one_file():
@@ -625,7 +704,11 @@ def test_two_classes_have_an_auc_beside_their_length():
     alone = Tuco(caliper=0)(study.on(Contrast(*apart)))
     for claim in claims.from_table(alone.tables["claims"])[2:]:
         assert not claim.shown
-        assert not claim.recipe
+        claims.check(claim, alone)
+    single = Tuco()(study.on(OneClass(apart[0])))
+    rounding = claims.from_table(single.tables["claims"])[0]
+    assert np.isnan(rounding.low)
+    assert not rounding.shown  # one prompt, however large its TuCo
     assert "cannot be told apart" in alone.summary["sentence"]
 
 

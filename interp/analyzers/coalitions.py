@@ -140,6 +140,7 @@ def _claim(study: Study, predicted: np.ndarray, exact: np.ndarray, null: np.ndar
         value, low, high, f"{len(null)} reorderings of the scores within layers", null.mean(),
         float(np.quantile(null, 0.025)), ceiling, p, AGREEMENT, "at least", shown,
         {"table": "", "statistic": "mean", "column": "product", "cluster": "draw",
+         "beyond": [0.0, "control_high"],
          "p": {"null": {"table": "permuted", "column": "pearson", "where": {}},
                "observed": {"table": "", "statistic": "mean", "column": "product"}}},
     )  # fmt: skip

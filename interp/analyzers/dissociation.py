@@ -230,12 +230,16 @@ def _cell(studies, sets, cells, changed, null, name: str, behaviour: str, own: b
             f"The {name} set ({len(sets[name])} units) returns {value:.1%} of the base's answers to its own behaviour "
             f"({len(null)} matched random sets: at most {max(null, default=NAN):.1%}).",
             value, low, high, f"{len(null)} matched random sets", center, floor, ceiling, p, OWN, "at least",
-            bool(value >= OWN and p <= ALPHA and low > ceiling), common | {"column": "equal_base"},
+            bool(value >= OWN and p <= ALPHA and low > ceiling),
+            common | {"column": "equal_base", "beyond": ["control_high"],
+                      "p": {"null": {"table": "random", "column": "effect",
+                                     "where": {"set": name, "behaviour": behaviour}},
+                            "observed": common | {"column": "equal_base"}}},
         )  # fmt: skip
     return Claim(
         f"{name}-other",
         f"The {name} set changes {value:.1%} of the tuned answers to the other behaviour (at most {high:.1%}).",
         value, low, high, f"{len(null)} matched random sets, answers that became the base's", center, floor, ceiling,
         NAN, OTHER, "at most", bool(value <= OTHER and high <= BOUND),
-        common | {"column": "changed", "minus": {"column": "equal_tuned"}},
+        common | {"column": "changed", "minus": {"column": "equal_tuned"}, "beyond": [BOUND]},
     )  # fmt: skip

@@ -79,16 +79,20 @@ class FtcAlpha(Analyzer):
         held = _held(study)
         columns = _columns(study, rows, held, self)
         prompts = table("ftc-alpha-prompts", columns)
-        made = [_gain(study, prompts, ways)]
+        made = _gain(study, prompts, ways)
+        said = [claim.sentence for claim in made] or [
+            "One cluster of prompts cannot both choose a strength and judge it: no strength is claimed to be the best."
+        ]
         if self.new_tokens and WEIGHTS in ways and len(self.grid) > 1:
             made.append(_beside_weights(study, prompts, [alpha for alpha in self.grid if alpha != 1]))
+            said.append(made[-1].sentence)
         return table(
             self.name,
             _means(study, prompts, self.new_tokens),
             provenance=study.provenance(self),
             summary={
-                "sentence": " ".join(claim.sentence for claim in made) + claims.not_shown(made),
-                "shown": all(claim.shown for claim in made),
+                "sentence": " ".join(said) + claims.not_shown(made),
+                "shown": len(made) == len(said) and all(claim.shown for claim in made),
                 "limits": limits,
                 **{group: len(study.prompts(group)) for group in study.classes},
             },
@@ -224,23 +228,31 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
     return columns
 
 
-def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> Claim:
-    """What the strength chosen on one half of the clusters does on the other, beside the whole update's."""
+def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> list[Claim]:
+    """What the strength chosen on one half of the clusters does on the other; none where a half is empty."""
+    held = prompts["held"][prompts["group"] == "positive"]
+    if held.all() or not held.any():
+        return []
     found = {way: _chosen(study, prompts, way) for way in ways}
     alpha, value, low, high = found[BLOCKS]
     control = found.get(WEIGHTS, (NAN, NAN, NAN, NAN))
     words = study.require_metric("scaling").words
     where = {"way": BLOCKS, "group": "positive", "held": True}
     beside = f" (whole weights, at their own choice of {control[0]:g}: {control[1]:+.3g})" if WEIGHTS in ways else ""
-    return Claim(
-        "alpha-gain",
+    said = (
         f"What tuning added to every block at strength {alpha:g}, chosen on half of the clusters, raises the mean "
-        f"{words.number} of the other half by {value:.3g} {words.unit} [{low:.3g}, {high:.3g}]{beside}.",
+        f"{words.number} of the other half by {value:.3g} {words.unit} [{low:.3g}, {high:.3g}]{beside}."
+    )
+    if alpha == 1:
+        said = f"On half of the clusters no other strength gave a higher mean {words.number} than strength 1{beside}."
+    return [Claim(
+        "alpha-gain",
+        said,
         value, low, high, "the whole update, weights interpolated, at its own choice", *control[1:], NAN, 0.0,
         "at least", bool(alpha != 1 and low > 0),
         {"table": "prompts", "statistic": "mean", "column": "number", "where": where | {"alpha": alpha},
-         "cluster": "cluster", "minus": {"where": where | {"alpha": 1.0}}} if not np.isnan(value) else {},
-    )  # fmt: skip
+         "cluster": "cluster", "minus": {"where": where | {"alpha": 1.0}}},
+    )]  # fmt: skip
 
 
 def _beside_weights(study: Study, prompts: Table, alphas: Sequence[float]) -> Claim:
@@ -270,8 +282,6 @@ def _chosen(study: Study, prompts: Table, way: str) -> tuple[float, float, float
     def numbers(alpha: float, held: bool) -> np.ndarray:
         return prompts["number"][mine & (prompts["alpha"] == alpha) & (prompts["held"] == held)]
 
-    if not numbers(1.0, True).size or not numbers(1.0, False).size:
-        return 1.0, NAN, NAN, NAN
     best = max(alphas, key=lambda alpha: numbers(alpha, False).mean())
     clusters = prompts["cluster"][mine & (prompts["alpha"] == 1.0) & prompts["held"]]
     return best, *clustered_bootstrap(numbers(best, True), clusters, minus=numbers(1.0, True), seed=study.seed)

@@ -208,7 +208,7 @@ def _claim(study: Study, rows: list[dict], null: list, hits: Table, size: int) -
         value, low, high, f"{len(drawn)} times the first set with matched random ones", center, floor, ceiling, p,
         EFFECT, "at least", shown,
         {"table": "answers", "statistic": "mean", "column": "together", "cluster": "cluster", "where": {"round": last},
-         "minus": {"where": {"round": 1}},
+         "minus": {"where": {"round": 1}}, "beyond": [0.0, "control_high"],
          "p": {"null": {"table": "random", "column": "effect", "where": {"round": last}},
                "observed": {"table": "answers", "statistic": "mean", "column": "together", "where": {"round": last}}}},
     )  # fmt: skip

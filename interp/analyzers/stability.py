@@ -198,7 +198,7 @@ def _agreement(basis: str, rows: list[dict], chance: np.ndarray) -> Claim:
         f"{len(chance)} random pairs of sets with the same counts in every layer",
         chance.mean(), float(np.quantile(chance, 0.025)), ceiling, p, AGREEMENT, "at least",
         bool(values.mean() >= AGREEMENT and p <= ALPHA),
-        {"table": "", "statistic": "mean", "column": "jaccard", "where": {"basis": basis},
+        {"table": "", "statistic": "mean", "column": "jaccard", "where": {"basis": basis}, "beyond": [],
          "p": {"null": {"table": "chance", "column": "jaccard", "where": {"basis": basis}},
                "observed": {"table": "", "statistic": "mean", "column": "jaccard", "where": {"basis": basis}}}},
     )  # fmt: skip
@@ -224,7 +224,10 @@ def _everywhere(elsewhere: Table) -> Claim:
         effects.min(), effects.min(), effects.max(), "matched random sets of each template", null.mean() if len(null)
         else NAN, float(np.quantile(null, 0.025)) if len(null) else NAN, ceiling, p, EFFECT, "at least",
         bool(effects.min() >= EFFECT and p <= ALPHA),
-        {"table": "elsewhere", "statistic": "minimum", "column": "effect", "where": {"draw": 0}},
+        {"table": "elsewhere", "statistic": "minimum", "column": "effect", "where": {"draw": 0}, "beyond": [],
+         "p": {"each": "template", "null": {"table": "elsewhere", "column": "effect",
+                                            "where": {"draw": sorted({int(d) for d in elsewhere["draw"]} - {0})}},
+               "observed": {"table": "elsewhere", "statistic": "mean", "column": "effect", "where": {"draw": 0}}}},
     )  # fmt: skip
 
 

@@ -215,8 +215,8 @@ def _same_units(cosines: np.ndarray, shuffled: np.ndarray, plural: str) -> Claim
         value, value, means.max(),
         f"{len(shuffled)} shuffles within layers", shuffled.mean(), float(np.quantile(shuffled, 0.025)), ceiling,
         permutation_p(value, shuffled), SAME, "at least", shown,
-        {"table": "layers", "statistic": "minimum", "column": "cosine",
-         "p": {"null": {"table": "shuffled", "column": "cosine", "where": {}},
+        {"table": "layers", "statistic": "minimum", "column": "cosine", "beyond": [],
+         "p": {"at_most": 1.0, "null": {"table": "shuffled", "column": "cosine", "where": {}},
                "observed": {"table": "layers", "statistic": "minimum", "column": "cosine"}}},
     )  # fmt: skip
 
@@ -234,7 +234,7 @@ def _reused(study: Study, answers: Table, null: np.ndarray, size: int, unit: str
         value, low, high, f"{len(null)} matched random sets", center, floor, ceiling, p, EFFECT, "at least",
         bool(value >= EFFECT and p <= ALPHA and low > ceiling),
         {"table": "answers", "statistic": "mean", "column": "equal_base", "cluster": "cluster",
-         "p": {"null": {"table": "random", "column": "effect", "where": {}},
+         "beyond": ["control_high"], "p": {"null": {"table": "random", "column": "effect", "where": {}},
                "observed": {"table": "answers", "statistic": "mean", "column": "equal_base"}}},
     )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import SupportsFloat
 
 import numpy as np
@@ -82,24 +83,59 @@ def clustered_auc_rise(
 
 
 def shuffled_auc(
-    values: ArrayLike, labels: ArrayLike, strata: ArrayLike, within: SupportsFloat, draws: int, seed: int
+    values: ArrayLike,
+    labels: ArrayLike,
+    strata: ArrayLike,
+    within: SupportsFloat,
+    draws: int,
+    seed: int,
+    units: ArrayLike | None = None,
 ) -> np.ndarray:
     """AUC [draws] of pairs whose strata differ by at most ``within``, labels shuffled among equal strata.
 
-    ``strata`` are numbers, such as lengths: how many positives there are of each stays as it is.
+    ``strata`` are numbers, such as lengths: how many positives there are of each stays as it is. ``units`` names what
+    keeps one label, as a cluster's rows of one class do; its stratum is the mean of its rows', rounded.
     """
     values, labels, strata = (np.asarray(each) for each in (values, labels, strata))
     above, near = wins(values, values), np.abs(strata[:, None] - strata) <= float(within)
-    members = [np.flatnonzero(strata == each) for each in np.unique(strata)]
-    generator, null = np.random.default_rng(seed), np.full(draws, NAN)
-    for draw in range(draws):
-        drawn = labels.astype(bool)
-        for rows in members:
-            drawn[rows] = generator.permutation(drawn[rows])
+    code = np.arange(len(values)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
+    places = np.round(np.bincount(code, weights=strata) / np.bincount(code)) if units is not None else strata
+    null = np.full(draws, NAN)
+    for draw, drawn in enumerate(shuffled_labels(labels, code, places, draws, seed)):
         pairs = near[np.ix_(drawn, ~drawn)]
         if pairs.any():
             null[draw] = above[np.ix_(drawn, ~drawn)][pairs].mean()
     return null
+
+
+def shuffled_labels(
+    labels: np.ndarray, units: np.ndarray, strata: np.ndarray, draws: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Labels [n] with those of whole ``units`` [n], numbers from 0, shuffled among units of equal ``strata`` [units].
+
+    All rows of a unit must have one label.
+    """
+    whole, generator = unit_labels(labels, units), np.random.default_rng(seed)
+    members = [np.flatnonzero(strata == each) for each in np.unique(strata)]
+    for _ in range(draws):
+        drawn = whole.copy()
+        for rows in members:
+            drawn[rows] = generator.permutation(drawn[rows])
+        yield drawn[units]
+
+
+def unit_labels(labels: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """The one label of every unit."""
+    whole = np.zeros(int(units.max()) + 1, dtype=bool)
+    whole[units] = labels
+    return whole
+
+
+def arrangements(labels: np.ndarray, units: np.ndarray, strata: np.ndarray) -> int:
+    """In how many ways labels can be shuffled so."""
+    whole = unit_labels(labels, units)
+    parts = [whole[strata == each] for each in np.unique(strata)]
+    return math.prod(math.comb(len(part), int(part.sum())) for part in parts)
 
 
 def _drawn(

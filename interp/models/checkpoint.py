@@ -9,8 +9,9 @@ from torch import Tensor
 
 from interp.errors import MissingWeights, NonFiniteWeights, UnsupportedModel
 from interp.models.load import require_readable
-from interp.models.sources import Source
+from interp.models.sources import Source, read_json
 
+INDEX = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -23,12 +24,21 @@ class Checkpoint:
 
     @classmethod
     def open(cls, source: Source) -> "Checkpoint":
-        """Read all headers; raises TruncatedWeights or MissingWeights for files that are not whole."""
+        """Read the headers of the files that loading the model would read.
+
+        Raises TruncatedWeights or MissingWeights for files that are not whole, UnsupportedModel for a tensor that two
+        of them hold.
+        """
         require_readable(source)
         places = {}
-        for path in sorted(source.directory.glob("*.safetensors")):
+        for path in _files(source):
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (it is no mapping)
+                    if key in places:
+                        raise UnsupportedModel(
+                            f"{source.name} holds {key} in {places[key][0].name} and in {path.name}, and nothing says "
+                            "which counts; move the file that does not belong to the model elsewhere"
+                        )
                     part = file.get_slice(key)
                     places[key] = (path, tuple(part.get_shape()), part.get_dtype())
         return cls(source.name, places)
@@ -62,6 +72,17 @@ class Checkpoint:
         if not torch.isfinite(value).all():
             raise NonFiniteWeights(f"{self.name}: {name} holds NaN or infinity; the checkpoint is damaged or diverged")
         return value
+
+
+def _files(source: Source) -> list[Path]:
+    """The weight files of a directory in transformers' and peft's precedence; all there are where it names none."""
+    index = source.directory / INDEX
+    whole = source.directory / ("model.safetensors" if source.adapter is None else "adapter_model.safetensors")
+    if whole.exists():
+        return [whole]
+    if source.adapter is None and index.exists():
+        return [source.directory / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
+    return sorted(source.directory.glob("*.safetensors"))
 
 
 def _spellings(name: str, prefix: str) -> tuple[str, ...]:

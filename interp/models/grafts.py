@@ -16,8 +16,10 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from interp.errors import OptionError, UnsupportedModel
@@ -33,7 +35,10 @@ PARTS = ("blocks", "attention", "mlp", "embeddings", "head", "all")
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One parameter: its ``name`` in the base, its ``path`` in the module, its values in the base and in the tune."""
+    """One parameter: its ``name`` in the base, its ``path`` in the module, its values in the base and in the tune.
+
+    ``tuned`` may be of a wider dtype than ``base``, which is the model's.
+    """
 
     name: str
     path: str
@@ -81,6 +86,7 @@ class Scope:
                 f"--scope {parts} names no parameter of {base.name} (a tied head is among the embeddings, and of an "
                 "adapter only what it changes counts); use another scope"
             )
+        _require_one_matrix(base, pair.tuned, inside)
         moved = [piece for piece in inside if not torch.equal(piece.base, piece.tuned)] or inside
         left = sum(piece.size for piece in inside) - sum(piece.size for piece in moved)
         return cls(base, tuple(moved), named, left)
@@ -121,20 +127,36 @@ class Scope:
         return flat
 
     def shuffled(self, seed: int) -> Scope:
-        """The same base, with the movement of every parameter dealt out anew among its own weights."""
+        """The same base, with the movement of every parameter dealt out anew among its own weights.
+
+        The tune's values are kept in at least float32, and rounded to the model's dtype where they are stood in.
+        """
         generator = torch.Generator().manual_seed(seed)
         pieces = []
         for piece in self.pieces:
             order = torch.randperm(piece.size, generator=generator).to(piece.base.device)
             tuned = (widen(piece.base).flatten() + piece.moved[order]).view(piece.base.shape)
-            pieces.append(replace(piece, tuned=tuned.to(piece.base.dtype)))
+            pieces.append(replace(piece, tuned=tuned))
         return replace(self, pieces=tuple(pieces))
+
+    def rounding(self) -> tuple[int, float]:
+        """What the model's dtype does to the movement where it is stood in.
+
+        How many weights that moved stand still, and the length of the movement that stands as a share of its own.
+        """
+        still, stood, own = 0, 0.0, 0.0
+        for piece in self.pieces:
+            moved = piece.moved
+            seen = (widen(piece.tuned.to(piece.base.dtype)) - widen(piece.base)).flatten()
+            still += int(((moved != 0) & (seen == 0)).sum())
+            stood, own = stood + float(seen.square().sum()), own + float(moved.square().sum())
+        return still, (stood / own) ** 0.5 if own else 1.0
 
     @contextmanager
     def grafted(self, mask: Bool[Tensor, " P"]) -> Iterator[Model]:
         """The base with the tune's weights where the mask is true, for the time of the context."""
         chosen = [
-            torch.where(part, piece.tuned, piece.base)
+            torch.where(part, piece.tuned.to(piece.base.dtype), piece.base)
             for part, piece in zip(self.split(mask.to(self.model.device)), self.pieces, strict=True)
         ]
         with self.standing(chosen):
@@ -181,6 +203,26 @@ def _apart(base: Model, tuned: Model) -> list[Piece]:
     ]
 
 
+def _require_one_matrix(base: Model, tuned: Model, inside: Sequence[Piece]) -> None:
+    """Refuse a tied matrix whose two ends are not the same in the tune: what stands in it stands in both."""
+    paths: dict[int, list[str]] = {}
+    for path, value in base.module.named_parameters(remove_duplicate=False):
+        paths.setdefault(id(value), []).append(bare(path))
+    own = {id(base.module.get_parameter(piece.path)): piece.name for piece in inside}
+    held = [name for place, name in own.items() if len(set(paths[place])) > 1]
+    theirs = dict(tuned.module.named_parameters(remove_duplicate=False))
+    if base.module is tuned.module:
+        split, how = held, "its adapter changes one end of it"
+    else:
+        split = [name for place, name in own.items() if len({id(theirs[path]) for path in paths[place]}) > 1]
+        how = "has two matrices there"
+    if split:
+        raise UnsupportedModel(
+            f"{base.name} ties {split[0]} to its other end, and {tuned.name} {how}, so that no graft is the tune; "
+            "use --scope blocks"
+        )
+
+
 def bare(path: str) -> str:
     """A parameter's name in the base, of its path in a module that may carry adapters."""
     return path.replace(".base_layer", "").replace(".original_module", "")
@@ -192,6 +234,11 @@ def _shared(base: Model, tuned: Model) -> list[Piece]:
     pieces = []
     with tuned.active() as module:
         for path, layer in module.named_modules():
+            if isinstance(layer, TrainableTokensWrapper | TrainableTokensLayer):
+                raise UnsupportedModel(
+                    f"{tuned.name} trains single rows of {path} (trainable_token_indices), which are not grafted here; "
+                    "merge it, save the whole model, and give that with --base"
+                )
             if isinstance(layer, AuxiliaryTrainingWrapper):
                 kept = dict(layer.modules_to_save[layer.active_adapters[0]].named_parameters())
                 for name, mine in layer.original_module.named_parameters():
@@ -201,7 +248,25 @@ def _shared(base: Model, tuned: Model) -> list[Piece]:
                 whole = f"{path}.base_layer.weight"
                 mine = layer.get_base_layer().weight.data
                 pieces.append(Piece(bare(whole), whole, mine, _merged(layer, mine, base.dtype)))
+                if (moved := _bias(layer, tuned.name, path)) is not None:
+                    whole = f"{path}.base_layer.bias"
+                    pieces.append(Piece(bare(whole), whole, layer.get_base_layer().bias.data, moved))
     return pieces
+
+
+def _bias(layer: nn.Module, name: str, path: str) -> Tensor | None:
+    """The bias as peft merges it where an adapter of the layer has one of its own (lora_bias), else None."""
+    having = getattr(layer, "lora_bias", {})
+    if not (active := [one for one in layer.active_adapters if having.get(one)]):
+        return None
+    mine = layer.get_base_layer().bias
+    if mine is None:
+        raise UnsupportedModel(
+            f"{name} adds a bias to {path} (lora_bias), which has none in the base, so that it cannot be grafted; "
+            "train it with lora_bias=False"
+        )
+    added = sum(widen(layer.lora_B[one].bias) * layer.scaling[one] for one in active)
+    return (widen(mine) + added).to(mine.dtype)
 
 
 def _merged(layer: nn.Module, mine: Tensor, dtype: torch.dtype) -> Tensor:

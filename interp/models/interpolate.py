@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from interp.errors import UnsupportedModel
 from interp.maths.precision import widen
+from interp.models import preflight
 from interp.models.anatomy import is_packed
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -36,8 +37,13 @@ def interpolated(pair: Pair, alpha: float) -> Iterator[Model]:
 
 
 def require_interpolable(pair: Pair) -> None:
-    """Raise UnsupportedModel for packed codes, weights kept elsewhere, and adapters not linear in their strength."""
-    tuned = pair.tuned
+    """Raise UnsupportedModel for packed codes, weights kept elsewhere, and adapters not linear in their strength.
+
+    And for models of which one alone ties its head: no weights of the tune's layout lie between the two.
+    """
+    tuned, base = pair.tuned, pair.require_base("interpolation")
+    if base.module is not tuned.module:
+        preflight.require_movable(base, tuned)
     for layer in tuned.module.modules():
         if is_packed(layer) or any(value.is_meta for value in layer.parameters(recurse=False)):
             raise UnsupportedModel(

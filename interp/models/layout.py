@@ -48,6 +48,11 @@ def skeleton(source: Source, trust_remote_code: bool = False) -> PreTrainedModel
         raise UnsupportedModel(f"{source.name} cannot be laid out without weights ({line(error)})") from error
 
 
+def tied(config: PreTrainedConfig) -> bool:
+    """Whether the head is the embedding's matrix."""
+    return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
+
+
 def line(error: Exception) -> str:
     """What an error of a library says, as part of one line."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

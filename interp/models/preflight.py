@@ -1,5 +1,6 @@
 """Checks that two models may be compared, each with its own refusal; what cannot be compared is never cut to fit."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -86,6 +87,27 @@ def require_same_tokens(base: Source, tokenizer: PreTrainedTokenizerBase, settin
     if added:
         return (f"the tuned tokenizer adds {len(added)} tokens the base never saw, first {added[0]!r}",)
     return ()
+
+
+def require_same_tie(tied: Mapping[str, bool], so: str) -> None:
+    """Raise UnsupportedModel where one of two models, by name, ties its head to its embedding and the other does not.
+
+    ``so`` says what follows, and what to do.
+    """
+    if len(set(tied.values())) > 1:
+        one, other = sorted(tied, key=tied.__getitem__, reverse=True)
+        raise UnsupportedModel(f"{one} ties its head to its embedding and {other} does not, so that {so}")
+
+
+def require_movable(base: Model, tuned: Model) -> None:
+    """Raise UnsupportedModel where no weights of the tune's layout are the base's, since one alone ties its head."""
+    so = "no weights lie between them; save the tied one with a head of its own, or use what reads the blocks alone"
+    require_same_tie({model.name: _tied(model) for model in (base, tuned)}, so)
+
+
+def _tied(model: Model) -> bool:
+    head = model.module.get_output_embeddings()
+    return getattr(head, "weight", None) is model.module.get_input_embeddings().weight
 
 
 def recorded_base(adapter: Source, base: Source) -> tuple[str, ...]:

@@ -12,14 +12,18 @@ import torch
 from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 
 from interp.errors import UnsupportedModel
 from interp.maths.precision import widen
+from interp.models import preflight
 from interp.models.anatomy import is_packed, matrix_of
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.sites import Weight
+
+_TOKENS = "trains single rows of a matrix (trainable_token_indices)"
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ def rescaled(model: Model, directions: Sequence[Direction], scale: float) -> Ite
 
 def _held(model: Model, path: str) -> nn.Module:
     module = model.module.get_submodule(path)
+    if isinstance(module, TrainableTokensWrapper):
+        raise UnsupportedModel(f"{model.name} {_TOKENS}: {path} cannot be edited; merge it")
     if isinstance(module, AuxiliaryTrainingWrapper):
         module = module.modules_to_save[module.active_adapters[0]] if model.adapter_on else module.original_module
     if isinstance(module, BaseTunerLayer):
@@ -77,7 +83,8 @@ def _decomposed(layer: BaseTunerLayer) -> bool:
 def update_scaled(pair: Pair, scale: float) -> Iterator[None]:
     """The tuned model with its whole update scaled, ``base + scale (tuned - base)`` for every parameter.
 
-    At 1 nothing is touched. Raises UnsupportedModel where that cannot be done exactly (an adapter that is no LoRA).
+    At 1 nothing is touched. Raises UnsupportedModel where that cannot be done exactly (an adapter that is no LoRA, or
+    a head that one of the two alone ties to its embedding).
     """
     if scale == 1:
         yield
@@ -95,6 +102,7 @@ def update_scaled(pair: Pair, scale: float) -> Iterator[None]:
 
 @torch.no_grad()
 def _interpolate(base: Model, tuned: Model, scale: float, undo: list) -> None:
+    preflight.require_movable(base, tuned)
     theirs = dict(base.module.named_parameters())
     for name, parameter in tuned.module.named_parameters():
         if parameter.is_meta or name not in theirs or not parameter.is_floating_point():
@@ -105,6 +113,8 @@ def _interpolate(base: Model, tuned: Model, scale: float, undo: list) -> None:
 @torch.no_grad()
 def _scale_adapter(base: Model, tuned: Model, scale: float, undo: list) -> None:
     for module in tuned.module.modules():
+        if isinstance(module, TrainableTokensWrapper):
+            raise UnsupportedModel(f"{tuned.name} {_TOKENS}: its update cannot be scaled as a whole; merge it")
         if isinstance(module, AuxiliaryTrainingWrapper):
             own = dict(module.modules_to_save[module.active_adapters[0]].named_parameters())
             for name, before in module.original_module.named_parameters():

@@ -116,7 +116,7 @@ class WeightPair:
         """Find both checkpoints, read their headers, and list the matrices that both have.
 
         ``tuned`` may be a LoRA adapter, whose base comes from ``base`` or from its own configuration. ``embeddings``
-        adds the embedding and the head, tied ones once. Raises a ModelError or a PairError.
+        adds the embedding and the head, tied ones once (in both, or neither). Raises a ModelError or a PairError.
         """
         source = sources.find(tuned)
         named = base or source.base_name
@@ -140,7 +140,7 @@ class WeightPair:
             notes.append("base and tuned model have the same weights: every difference is zero")
         anatomy, prefix = read_anatomy(skeleton), skeleton.base_model_prefix
         found = [*_blocks(skeleton, anatomy), *_experts(own, anatomy, prefix)]
-        found += _ends(skeleton, source, notes) if embeddings else []
+        found += _ends(skeleton, root, source, notes, trust_remote_code) if embeddings else []
         matrices = _in_both(found, own, other, prefix, notes)
         notes += _left_out(own, other, matrices, anatomy, prefix, embeddings)
         if not matrices:
@@ -234,10 +234,14 @@ def _experts(own: Checkpoint, anatomy: Anatomy, prefix: str) -> list[Matrix]:
     return found
 
 
-def _ends(skeleton: PreTrainedModel, tuned: Source, notes: list[str]) -> list[Matrix]:
+def _ends(skeleton: PreTrainedModel, base: Source, tuned: Source, notes: list[str], trusted: bool) -> list[Matrix]:
     paths = {id(module): path for path, module in skeleton.named_modules()}
     found = [Matrix(OUTSIDE, part, Place(paths[id(getattr(skeleton, get)())])) for part, get in _ENDS.items()]
-    if getattr(skeleton.config.get_text_config(), "tie_word_embeddings", False):
+    tied = layout.tied(skeleton.config)
+    if tuned.adapter is None:
+        so = "their ends cannot be compared; leave out --embeddings to compare the matrices of the blocks"
+        preflight.require_same_tie({base.name: tied, tuned.name: layout.tied(layout.configuration(tuned, trusted))}, so)
+    if tied:
         notes.append("the head is tied to the embedding: counted once, as embed")
         return found[:1]
     return found

@@ -152,7 +152,7 @@ def claims_of(study: Study, columns: Mapping[str, tuple], depths: Table, floor: 
         f"The tuned model's next tokens diverge from the base's by {value:.3g} nats a token [{low:.3g}, {high:.3g}] "
         f"(rounding alone: at most {floor:.1g}); after {flips:.1%} of the tokens another one comes first.",
         value, low, high, "the tuned model and itself, by arithmetic of another shape", floor, NAN, NAN, NAN, floor,
-        "at least", bool(value > floor and not low <= floor), recipe,
+        "at least", bool(value > floor and low > floor), recipe,
     )]  # fmt: skip
     last = int(depths["depth"].max())
     end = depths["depth"] == last

@@ -45,15 +45,15 @@ class Graft(Analyzer):
     and ``relaxed_rate`` of the paper's own descent (0 steps leave it out), ``draws`` of each kind of random mask at
     ``at``; ``control`` learns on the movement dealt out anew. ``beside`` are graft runs of other tasks on the same base
     and scope: overlaps of masks, and where they are of the same tune the union of the learned ones. Memory beside both
-    models: 6 numbers of 4 bytes per weight of the scope (scores, two moments, movement, slope and a mask), and two
-    copies of the scope in the model's dtype.
+    models: 6 numbers of 4 bytes per weight of the scope (scores, two moments, movement, slope and a mask), and a
+    copy of the scope in float32 and one in the model's dtype.
 
     Returns a table of kind ``graft``, one row per mask and metric; ``arrays`` hold the masks at ``at`` as
     ``KIND/PARAMETER``: sorted flat indices, in C order of the base's parameter.
     """
 
     name: ClassVar[str] = "graft"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     held_out: PromptSet | None = None
     other: PromptSet | None = None
@@ -114,12 +114,14 @@ class Graft(Analyzer):
                 mask = self._drawn(kind, scope, kept["learned"], study.seed + draw)
                 kept.setdefault(kind, mask)
                 measured.of_draw(kind, draw, mask)
+        limits: list[str] = []
         if self.control:
             dealt = scope.shuffled(study.seed)
             ranking = self._ranking("learned", study, dealt, located, count)
             kept["shuffled"] = masks.top(ranking, count)
             measured.of_mask("shuffled", kept["shuffled"], dealt)
-        return self._table(study, scope, measured.rows, kept, count)
+            limits += _rounded(dealt)
+        return self._table(study, scope, measured.rows, kept, count, limits)
 
     def check(self) -> None:
         """Raise OptionError for options that mean nothing; no model is needed."""
@@ -153,7 +155,9 @@ class Graft(Analyzer):
             return masks.matched_mask(scope, like, seed)
         return masks.random_mask(scope, int(like.sum()), seed)
 
-    def _table(self, study: Study, scope: Scope, rows: Rows, kept: dict[str, Tensor], count: int) -> Table:
+    def _table(
+        self, study: Study, scope: Scope, rows: Rows, kept: dict[str, Tensor], count: int, limits: list[str]
+    ) -> Table:
         found = Findings(rows, count, scope.size, study.seed)
         made, indices = found.claims(), {kind: scope.indices(mask) for kind, mask in kept.items()}
         return rows.table(
@@ -162,6 +166,7 @@ class Graft(Analyzer):
             summary={
                 "sentence": made[0].sentence + claims.not_shown(made, self.draws),
                 "shown": made[0].shown,
+                "limits": limits,
                 "weights": scope.size,
                 "kept": count,
                 "left_out": scope.left_out,
@@ -188,6 +193,19 @@ class Graft(Analyzer):
                 if len(where)
             },
         )
+
+
+def _rounded(dealt: Scope) -> list[str]:
+    """Where the model's dtype changes the control's movement, that it does."""
+    still, length = dealt.rounding()
+    if not still and abs(length - 1) < 1e-3:
+        return []
+    dtype = str(dealt.pieces[0].base.dtype).removeprefix("torch.")
+    return [
+        f"The movement dealt out anew is rounded to {dtype} where it stands in the base: {still:,} of "
+        f"{int((dealt.moved != 0).sum()):,} weights that moved stand still, and it is {length:.3f} times as long as "
+        "the tune's. With --dtype float32 it is the same movement."
+    ]
 
 
 class _Measured:

@@ -63,7 +63,8 @@ class Findings:
             f"keeps-{task}", said, value, low, high,
             f"{len(null)} times random masks with equal counts in every parameter, stitched alike", null.mean(), floor,
             ceiling, p, KEEPS, "at least", bool(better and value >= KEEPS and p <= ALPHA and low > ceiling),
-            {**observed, "p": {"null": {"table": "random", "column": "kept_gain", "where": {"task": task}},
+            {**observed, "beyond": ["control_high"],
+             "p": {"null": {"table": "random", "column": "kept_gain", "where": {"task": task}},
                                "observed": observed}},
         )  # fmt: skip
 

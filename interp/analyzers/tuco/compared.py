@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from interp.analyzers.tuco.passes import Asked, Measured
+from interp.analyzers.tuco.shuffles import ENOUGH, Shuffles, too_few
 from interp.claims import Claim
-from interp.maths.auc import clustered_auc, clustered_auc_rise, shuffled_auc, wins
-from interp.maths.statistics import clustered_bootstrap, permutation_p, roc_auc
+from interp.maths.auc import clustered_auc, clustered_auc_rise, wins
+from interp.maths.statistics import clustered_bootstrap, permutation_p
 from interp.study import Study
 from interp.table import Table, table
 
@@ -61,8 +63,8 @@ def rows_and_claims(
     null = classes.shuffled(asked.permutations)
     draws = {
         "draw": (np.arange(asked.permutations), "key", "number of the shuffle"),
-        "auc": (null[0], "measure", "AUC with labels shuffled"),
-        "auc_near": (null[1], "measure", "AUC at equal length, labels shuffled among prompts of one length"),
+        "auc": (null[0], "measure", "AUC with labels of whole clusters shuffled"),
+        "auc_near": (null[1], "measure", "AUC at equal length, labels shuffled among clusters of one mean length"),
     }
     made += classes.claims(null, sham)
     return columns, made, table("tuco-permuted", draws)
@@ -70,7 +72,7 @@ def rows_and_claims(
 
 def _beyond(study: Study, tuco: np.ndarray, clusters: Sequence[str], floor: float, count: int, where: str) -> Claim:
     value, low, high = clustered_bootstrap(tuco, clusters, seed=study.seed)
-    shown = bool(value > floor and not low <= floor)
+    shown = bool(value > floor and low > floor)
     return Claim(
         "beyond-rounding",
         f"Tuning makes up {value:.3g} of what the blocks add {where} (TuCo, mean of {count} prompts; rounding alone "
@@ -125,7 +127,8 @@ class Classes:
         """What claims are measured from, for positive prompts; NaN for negative ones."""
         none, many = np.full(len(self.negative.tuco), NAN), f"negative prompts within {self.caliper} tokens of length"
         found = {
-            "above": (self.above.mean(1), "share of negative prompts with a smaller one"),
+            "above": (self.above.sum(1), "how many negative prompts have a smaller one"),
+            "beside": (np.full(len(self.above), float(self.above.shape[1])), "negative prompts"),
             "near": (self.near.sum(1), many),
             "near_above": ((self.above * self.near).sum(1), "and how many of them have a smaller one"),
         }
@@ -138,21 +141,18 @@ class Classes:
         return {name: (np.r_[values, none], "measure", said) for name, (values, said) in found.items()}
 
     def shuffled(self, draws: int) -> tuple[np.ndarray, np.ndarray]:
-        """AUCs with labels exchanged within twins where all are paired off, else among all; and within one length."""
-        generator, pairs = np.random.default_rng(self.study.seed), self.study.contrast.pairs()
-        positive, negative = self.positive.tuco, self.negative.tuco
-        null, both = np.zeros(draws), np.concatenate([positive, negative])
-        labels = np.arange(len(both)) < len(positive)
-        for draw in range(draws):
-            if pairs is None:
-                null[draw] = roc_auc(generator.permutation(labels), both)
-                continue
-            swapped, one, other = generator.random(len(positive)) < 0.5, positive.copy(), negative.copy()
-            twins = np.array(pairs)[swapped]
-            one[swapped], other[twins] = negative[twins], positive[swapped]
-            null[draw] = roc_auc(labels, np.concatenate([one, other]))
+        """AUCs with labels of whole clusters shuffled, and those of equal length."""
+        both = np.concatenate([self.positive.tuco, self.negative.tuco])
         lengths = np.concatenate([self.positive.lengths, self.negative.lengths])
-        return null, shuffled_auc(both, labels, lengths, self.caliper, draws, self.study.seed)
+        return (
+            self.shuffles.auc(both, draws, self.study.seed),
+            self.shuffles.near_auc(both, lengths, self.caliper, draws, self.study.seed),
+        )
+
+    @cached_property
+    def shuffles(self) -> Shuffles:
+        """What labels the nulls may shuffle."""
+        return Shuffles.of(self.study.contrast)
 
     def claims(self, null: tuple[np.ndarray, np.ndarray], sham: Sequence[Measured] | None) -> list[Claim]:
         """One class above the other; at equal length; and more so than without this tuning."""
@@ -169,14 +169,16 @@ class Classes:
 
     def _separates(self, null: np.ndarray) -> Claim:
         value, low, high = self._auc("tuco")
-        p = permutation_p(value, null)
-        recipe = {"table": "", "statistic": "mean", "column": "above", **POSITIVE}
+        p, ways = permutation_p(value, null), self.shuffles.ways
+        # a sum over a sum, as every draw of the null is: a mean of row means is another last bit, which ties would show
+        recipe = {"table": "", "statistic": "sum", "column": "above", **POSITIVE,
+                  "over": {"column": "beside", **POSITIVE}}  # fmt: skip
         return Claim(
             "separates",
             f"TuCo of {self.names[0]} prompts is above that of {self.names[1]} ones with AUC {value:.2f} [{low:.2f}, "
-            f"{high:.2f}]; their number of tokens alone with {self._auc('lengths')[0]:.2f}.",
-            value, low, high, f"{len(null)} shuffles of labels", null.mean(), np.quantile(null, 0.025),
-            np.quantile(null, 0.975), p, 0.5, "at least", bool(low > 0.5 and p <= ALPHA),
+            f"{high:.2f}]; their number of tokens alone with {self._auc('lengths')[0]:.2f}.{too_few(ways)}",
+            value, low, high, f"{len(null)} shuffles of labels, by whole clusters", null.mean(),
+            *np.quantile(null, [0.025, 0.975]), p, 0.5, "at least", bool(low > 0.5 and p <= ALPHA and ways >= ENOUGH),
             recipe | {"cluster": "cluster",
                       "p": {"null": {"table": "permuted", "column": "auc", "where": {}}, "observed": recipe}},
         )  # fmt: skip
@@ -188,6 +190,7 @@ class Classes:
     def _at_equal_length(self, null: np.ndarray) -> Claim:
         value, low, high = self._auc("tuco", self.near)
         length, p = self._auc("lengths", self.near), permutation_p(value, null)
+        ways = self.shuffles.near_ways(np.concatenate([self.positive.lengths, self.negative.lengths]))
         drawn = null[~np.isnan(null)]
         ends = (drawn.mean(), *np.quantile(drawn, [0.025, 0.975])) if drawn.size else (NAN,) * 3
         said = f"{int(self.near.sum())} of {self.near.size} pairs of prompts whose lengths differ by at most"
@@ -197,12 +200,12 @@ class Classes:
         return Claim(
             "separates-at-equal-length",
             f"Over {said} {self._most}, the AUC is {value:.2f} [{low:.2f}, {high:.2f}] (number of tokens alone "
-            f"{length[0]:.2f})."
+            f"{length[0]:.2f}).{too_few(ways)}"
             if self.near.any() else f"No pair of prompts has lengths that differ by at most {self._most}: TuCo "
             "moves with length, and what length does cannot be told apart here.",
-            value, low, high, f"{len(null)} shuffles of labels among prompts of one length", *ends, p, 0.5, "at least",
-            bool(low > 0.5 and p <= ALPHA),
-            recipe | {"cluster": "cluster", "p": drawn_from} if self.near.any() else {},
+            value, low, high, f"{len(null)} shuffles of labels among clusters of one mean length", *ends, p, 0.5,
+            "at least", bool(low > 0.5 and p <= ALPHA and ways >= ENOUGH),
+            recipe | {"cluster": "cluster", "p": drawn_from},
         )  # fmt: skip
 
     def _more(self, name: str, other: np.ndarray, beside: str, control: str) -> Claim:
@@ -216,7 +219,7 @@ class Classes:
             f"That is {value:+.2f} [{low:+.2f}, {high:+.2f}] beside {beside} ({theirs:.2f})."
             if self.near.any() else f"Nor can it be set beside {beside}.",
             value, low, high, control, theirs, NAN, NAN, NAN, 0.0, "at least", bool(low > 0),
-            recipe if self.near.any() else {},
+            recipe,
         )  # fmt: skip
 
     @property

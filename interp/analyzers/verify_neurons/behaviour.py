@@ -51,5 +51,5 @@ def behaviour(study: Study, evidence: Evidence) -> Claim:
         value, low, high, control, *null, float("nan"), BEHAVIOUR, "at least",
         value >= BEHAVIOUR and low > max(0.0, null[2]),
         {"table": "answers", "statistic": "mean", "column": words.column, "cluster": "cluster",
-         "where": where, **minus},
+         "where": where, **minus, "beyond": [0.0, "control_high"]},
     )  # fmt: skip

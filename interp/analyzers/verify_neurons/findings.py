@@ -99,6 +99,7 @@ def effect(study: Study, evidence: Evidence, direction: str) -> Claim:
         float(null.mean()) if len(null) else NAN, floor, ceiling, p, EFFECT, "at least",
         bool(value >= EFFECT and p <= ALPHA and low > max(ceiling, LEAST)),
         {"table": "answers", "statistic": "mean", "column": column, "cluster": "cluster", "where": where,
+         "beyond": ["control_high", LEAST],
          "p": {"null": {"table": "random", "column": "effect", "where": {"direction": direction}},
                "observed": {"table": "dose", "statistic": "mean", "column": "effect",
                             "where": {"direction": direction, "k": evidence.selected, "source": "located"}}}},
@@ -117,7 +118,7 @@ def harmless(study: Study, evidence: Evidence) -> Claim:
         f"{len(evidence.harmless)} matched random sets", losses.mean(), losses.min(), losses.max(),
         NAN, HARMLESS, "at most", 1 - kept <= HARMLESS and 1 - low <= BOUND,
         {"table": "answers", "statistic": "mean", "column": "equal_tuned", "cluster": "cluster",
-         "where": {"condition": "tuned", "group": "negative"},
+         "where": {"condition": "tuned", "group": "negative"}, "beyond": [BOUND],
          "minus": {"where": {"condition": evidence.ablation, "group": "negative"}}},
     )  # fmt: skip
 
@@ -137,7 +138,7 @@ def malformed(study: Study, evidence: Evidence) -> Claim:
         value, low, high, f"the {reference} model's own rate", *before, NAN, MALFORMED, "at most",
         value <= MALFORMED and high <= BOUND,
         {"table": "answers", "statistic": "mean", "column": "malformed", "cluster": "cluster",
-         "where": {"condition": evidence.ablation, "group": "positive"},
+         "where": {"condition": evidence.ablation, "group": "positive"}, "beyond": [BOUND],
          "minus": {"where": {"condition": reference, "group": "positive"}}},
     )  # fmt: skip
 
