@@ -230,9 +230,9 @@ def check(claim: Claim, table: Table, tolerance: float = 1e-9) -> None:
     draws that are not kept: they are taken as stated, as are the threshold and the recipe.
 
     Of a claim marked as shown the value has to reach the threshold, p (where the recipe has one) to be at most 0.05,
-    and the interval to lie beyond the threshold. Where an analyzer's rule is another the recipe says so: ``p``'s ``at_most``, and ``beyond``, the numbers or fields of the claim that the
-    interval has to lie beyond, none of them where it is a range. A claim can be marked as not shown for further
-    reasons, so that this is not checked.
+    and the interval to lie beyond the threshold. Where an analyzer's rule is another the recipe says so: ``p``'s
+    ``at_most``, and ``beyond``, the numbers or fields of the claim that the interval has to lie beyond, none of them
+    where it is a range. That a claim is not shown can have further reasons and is not checked.
     """
     value = recompute(claim, table)
     if "p" in claim.recipe:
