@@ -215,7 +215,7 @@ def recompute_p(claim: Claim, table: Table) -> float:
         raise ClaimError(f"claim {claim.name!r} draws its null from {drawn}, which the run does not have")
     each = asked.get("each")
     found = []
-    for more in [{each: value.item()} for value in np.unique(part[each])] if each else [{}]:
+    for more in [{each: value} for value in np.unique(part[each]).tolist()] if each else [{}]:
         null = part[drawn["column"]][_selected(part, drawn["where"] | more, claim.name)]
         where = {**observed, "where": observed.get("where", {}) | more} if each else observed
         found.append(permutation_p(_value(where, table, claim.name), null))

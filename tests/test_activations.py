@@ -394,7 +394,7 @@ def test_the_command_trains_a_crosscoder_and_says_what_it_read(run, written, tmp
     dictionary, about = load(tmp_path / "cc")
     assert (dictionary.config.models, dictionary.config.architecture) == (2, "batchtopk")
     assert not dictionary.threshold.isnan()
-    assert about["site"] == ["blocks.1.hook_resid_post"]
+    assert about["site"] == "blocks.1.hook_resid_post"
 
 
 def test_the_command_refuses_in_one_line(run, only_line, written, tmp_path):

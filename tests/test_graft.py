@@ -505,7 +505,8 @@ def test_the_identical_pair_has_nothing_to_graft():
 def test_nothing_is_claimed_of_a_mask_that_does_not_work_or_of_a_tune_that_gains_nothing(at, swapped, name):
     """All weights, which random masks of as many are too; and a tune that is worse than its base."""
     base, child, _ = planted()
-    study, held_out = study_of(*((base, child) if swapped else (child, base)))
+    study, _ = study_of(*((base, child) if swapped else (child, base)))
+    held_out = tasks(24 if swapped else 12)[1]  # of six, those that one of the two fails are too few for any rise
     table = Graft(held_out=held_out, steps=4, relaxed_steps=0, draws=19, sweep=(), at=at)(study)
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     assert made[name].low > 0

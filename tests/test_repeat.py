@@ -158,7 +158,8 @@ def test_a_pickle_that_nothing_reads_does_not_count(again, hit):
 
 def test_another_library_or_device_misses(again, hit, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("interp.provenance.version", lambda name: "0.0.1")
+        # a process asks once
+        patch.setattr("interp.provenance._versions", lambda libraries: dict.fromkeys(libraries, "0.0.1"))
         assert not hit(asked(again))
     with monkeypatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "7")

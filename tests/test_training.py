@@ -74,6 +74,7 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(tmp_path, architecture):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_goes_on_bit_for_bit(tmp_path):
     words = [sys.executable, toy_rows.__file__]
     steps = 40
