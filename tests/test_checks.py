@@ -97,6 +97,7 @@ def test_every_check_is_a_run_with_claims_and_a_figure(run, pair):
     assert "is of kind verify-neurons" in err
 
 
+@pytest.mark.slow
 def test_a_transfer_to_the_same_tune_is_whole(run, pair):
     located = result(run, *small(pair, "locate-neurons", pair / "tuned", "--top", "3", "--method", "cross"))
     record = result(run, *small(pair, "transfer", located["run"], pair / "tuned"))

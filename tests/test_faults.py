@@ -60,6 +60,7 @@ def test_json_is_one_object_that_names_run_path_rows_and_summary(reference):
     assert Path(record["page"]).is_file()
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_is_made_whole_by_the_next(tmp_path, reference):
     process = start(tmp_path / "runs")
     time.sleep(6)

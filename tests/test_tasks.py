@@ -233,6 +233,7 @@ def test_bad_tasks_are_one_line_and_write_nothing(run, only_line, tmp_path, name
     assert not list(tmp_path.rglob("table.parquet"))
 
 
+@pytest.mark.slow
 def test_the_planted_colours_are_located_by_command(run, tmp_path):
     """``distracted`` has two planted skills; the task finds its own neurons and leaves those of refusal."""
     code, out, _ = run(

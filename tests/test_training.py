@@ -233,6 +233,7 @@ def explained(dictionary):
     return 1 - float((x - dictionary(x)).square().sum() / (x - x.mean(0)).square().sum())
 
 
+@pytest.mark.slow
 def test_half_precision_costs_less_than_a_percent(tmp_path):
     more = dict(steps=100, batch=256)
     full = explained(toy_rows.run(tmp_path / "full", "topk", **more))

@@ -608,7 +608,7 @@ def compared(positive, negative):
     return Classes.of(Study(kept_pair("llama"), Contrast(*parts), None), Tuco(), positive, negative, ("a", "b"))
 
 
-@pytest.mark.parametrize("twins", [False, True])
+@pytest.mark.parametrize("twins", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_shuffles_keep_clusters_whole(twins):
     """Eight clusters of eight a class, alike within and with no effect between: p is seldom small."""
     small, found = np.zeros(2), np.zeros(2)
