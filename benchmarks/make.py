@@ -6,7 +6,7 @@ import sys
 NAMES = (
     *("methods", "variants", "checks", "tuco", "failing_style", "intruders", "graft"),
     *("stitch", "continual", "agreement"),
-    *("silence", "speed", "startup", "cached"),
+    *("silence", "speed", "startup", "cached", "dictionaries_organism", "dictionaries_diff"),
 )
 
 if __name__ == "__main__":
