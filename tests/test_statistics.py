@@ -287,3 +287,11 @@ def test_a_rise_is_as_sharp_as_a_sign_test():
     after, before = [1, 1, 0, 0], [0, 0, 1, 0]
     up, down = s.clustered_rise(after, before, range(4)), s.clustered_rise(before, after, range(4))
     assert up == pytest.approx((-down[0], -down[2], -down[1]), abs=0.02)
+
+
+def test_nothing_lost_among_36_clusters_is_fewer_than_one_in_ten():
+    """What the command's help asks for, by both intervals that the verdicts rest on; one cluster less is not enough."""
+    for n, enough in ((36, True), (35, False)):
+        none = np.zeros(n, bool)
+        assert (clustered_share(none, np.arange(n))[2] <= 0.1) is enough
+        assert (clustered_rise(none, none, np.arange(n))[2] <= 0.1) is enough

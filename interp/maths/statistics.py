@@ -92,7 +92,8 @@ def _least_rise(up: float, down: float, n: float) -> float:
     rise, little = (_lower(up, up + down, error) for error in (0.02, 0.005))
     if rise > 0.5:
         return _lower(up, n, 0.005) * (2 - 1 / rise)
-    most = 1 - _lower(n - down, n, 0.02)
+    # without a rise the second factor is -1 whatever the data are: all of the error is left to the first
+    most = 1 - _lower(n - down, n, 0.02 if up else 0.025)
     return most * min(0.0, (2 * little - 1) / (1 - little))
 
 
