@@ -293,5 +293,5 @@ def test_nothing_lost_among_36_clusters_is_fewer_than_one_in_ten():
     """What the command's help asks for, by both intervals that the verdicts rest on; one cluster less is not enough."""
     for n, enough in ((36, True), (35, False)):
         none = np.zeros(n, bool)
-        assert (clustered_share(none, np.arange(n))[2] <= 0.1) is enough
-        assert (clustered_rise(none, none, np.arange(n))[2] <= 0.1) is enough
+        assert (s.clustered_share(none, np.arange(n))[2] <= 0.1) is enough
+        assert (s.clustered_rise(none, none, np.arange(n))[2] <= 0.1) is enough
