@@ -21,7 +21,7 @@ DEAD_AFTER = 50_000
 
 def steered(strength: float, l0: float, wanted: float) -> float:
     """A penalty's next coefficient."""
-    return min(max(strength * ((l0 + 1e-3) / wanted) ** 0.05, 1e-5), 10.0)
+    return min(max(strength * min(max((l0 + 1e-3) / wanted, 0.5), 2.0) ** 0.05, 1e-5), 10.0)
 
 
 def saelens(asked, data):
@@ -147,7 +147,8 @@ def overcomplete(asked, data):
     k = max(1, round(asked["l0"]))
     cls = {"topk": TopKSAE, "batchtopk": BatchTopKSAE, "matching_pursuit": MpSAE}[asked["architecture"]]
     count = k * data.shape[1] if asked["architecture"] == "batchtopk" else k
-    coder = cls(width, nb_concepts=asked["latents"], **({"k": count}))
+    name = "k" if asked["architecture"] == "matching_pursuit" else "top_k"
+    coder = cls(width, nb_concepts=asked["latents"], **{name: count})
     optimiser = torch.optim.Adam(coder.parameters(), asked["lr"])
     rises = [(0.1, 1.0, int(asked["warm"] * steps)), (1.0, 0.01, int(asked["decay"] * steps))]
     flat = steps - rises[0][2] - rises[1][2]

@@ -136,7 +136,8 @@ def main() -> None:
     text = said + "\n" + "".join(measure(threads, options.rounds, options.only) for threads in options.threads)
     print(text)
     if options.write:
-        write_section("dictionaries-speed", f"`python -m benchmarks.dictionaries_speed --write`. {machine()}\n\n{text}")
+        asked = f"`python -m benchmarks.dictionaries_speed --rounds {options.rounds} --write`"
+        write_section("dictionaries-speed", f"{asked}. {machine()}\n\n{text}")
 
 
 if __name__ == "__main__":

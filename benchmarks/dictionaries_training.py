@@ -1,8 +1,6 @@
-"""A short training loop for synthetic inputs: what ``benchmarks.dictionaries_recovery`` and its tests train with.
+"""Training on synthetic inputs by the package's own learner: what ``benchmarks.dictionaries_recovery`` trains with.
 
-Adam with warm-up and a linear decay over the last fifth; decoder rows of length 1, the gradient along them taken away;
-AuxK for latents silent for long; L1 and step penalties steered so that L0 comes out as asked. ``fit`` can be
-replaced by any function of the same arguments.
+A step is ``interp sae train``'s; only the rows come from elsewhere. Architectures without ``k`` are steered to an L0.
 """
 
 from collections.abc import Callable
@@ -11,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interp.dictionaries import Dictionary, DictionaryConfig
-from interp.dictionaries.config import BY_BATCH, SPARSE
-from interp.dictionaries.losses import smallest_kept, training_loss
+from interp.dictionaries import Dictionary, DictionaryConfig, Training
+from interp.dictionaries.config import SPARSE
+from interp.dictionaries.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,13 @@ class Settings:
     warm: float = 0.05
     decay: float = 0.2
     dead_after: int = 50_000
-    auxiliary: float = 1 / 32
+
+    def training(self, l0: float, batch: int) -> Training:
+        """These as options of a training."""
+        return Training(
+            self.steps, batch, learning_rate=self.lr, warm_up=int(self.warm * self.steps), decay=self.decay,
+            dead_after=self.dead_after, target_l0=l0,
+        )  # fmt: skip
 
 
 def config_of(architecture: str, width: int, latents: int, l0: float) -> DictionaryConfig:
@@ -40,52 +44,17 @@ def config_of(architecture: str, width: int, latents: int, l0: float) -> Diction
     return DictionaryConfig(architecture, width, latents, **more)
 
 
-def rate(step: int, settings: Settings) -> float:
-    """Share of the learning rate at a step."""
-    rising = (step + 1) / max(1, settings.warm * settings.steps)
-    falling = (settings.steps - step) / max(1, settings.decay * settings.steps)
-    return min(1.0, rising, falling)
-
-
 def fit(
     config: DictionaryConfig, batch: Callable[[int], Tensor], l0: float, settings: Settings, seed: int = 0
 ) -> Dictionary:
     """Train on ``batch(0)``, ``batch(1)``, ...; ``l0`` is what architectures without ``k`` are steered to."""
-    dictionary = Dictionary(config, seed=seed)
-    with torch.no_grad():
-        dictionary.b_dec.copy_(batch(0).mean(0))
-        if config.architecture == "jumprelu":
-            dictionary.threshold.fill_(0.1)
-            dictionary.bandwidth = 0.1
-    steered = config.architecture not in (*SPARSE, "matching_pursuit")
-    optimiser = torch.optim.Adam(dictionary.parameters(), settings.lr)
-    silent = torch.zeros(config.width)
-    strength, threshold = 1e-2, None
-    for step in range(settings.steps):
-        x = batch(step)
-        for group in optimiser.param_groups:
-            group["lr"] = settings.lr * rate(step, settings)
-        optimiser.zero_grad()
-        dead = silent > settings.dead_after
-        loss = training_loss(
-            dictionary, x, sparsity=strength if steered else 0.0, dead=dead if bool(dead.any()) else None,
-            auxiliary=settings.auxiliary,
-        )  # fmt: skip
-        loss.total.backward()
+    dictionary, first = Dictionary(config, seed=seed), batch(0)
+    if config.architecture == "jumprelu":
         with torch.no_grad():
-            rows, slope = dictionary.W_dec, dictionary.W_dec.grad
-            slope -= (slope * rows).sum(1, keepdim=True) * rows
-            optimiser.step()
-            rows /= rows.norm(dim=1, keepdim=True)
-            if config.architecture == "jumprelu":
-                dictionary.threshold.clamp_min_(0)
-        counts = loss.found.codes.counts()
-        silent = torch.where(counts > 0, 0.0, silent + len(x))
-        if steered:
-            excess = (float(counts.sum()) / len(x) + 1e-3) / l0
-            strength = min(max(strength * excess**0.05, 1e-5), 10.0)
-        kept = smallest_kept(dictionary, loss.found.codes) if config.architecture in BY_BATCH else None
-        if kept is not None:
-            threshold = kept if threshold is None else threshold + 0.01 * (kept - threshold)
-            dictionary.threshold.fill_(threshold)
+            dictionary.threshold.fill_(0.1)
+        dictionary.bandwidth = 0.1
+    learner = Learner(config.architecture, dictionary, settings.training(l0, len(first)).settled(config))
+    learner.centre(first.mean(0), first.std(0), first.square().mean(0, keepdim=True).mean(1).sqrt())
+    for step in range(settings.steps):
+        learner.step(step, batch(step), None)
     return dictionary.requires_grad_(False)

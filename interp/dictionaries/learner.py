@@ -17,6 +17,9 @@ from interp.dictionaries.losses import Loss, smallest_kept, training_loss
 from interp.dictionaries.options import Training
 from interp.errors import DictionaryError
 
+STEER, STEEPEST = 0.05, 2.0
+"""Steering to an L0: every step the coefficient times (L0 by what is asked) to this power, the ratio at most that."""
+STRENGTHS = (1e-5, 10.0)
 WARN_AT = 5.0
 """Norm of the mean by norm of the deviations from which latents are reported to die early."""
 
@@ -34,6 +37,7 @@ class Learner:
         self.since_active = torch.zeros(config.width, dtype=torch.int64, device=device)
         self.active = torch.zeros(config.width, dtype=torch.int64, device=device)
         self.seen = 0
+        self.strength = float(options.sparsity)
         self.gradients = [value for value in dictionary.parameters() if value.requires_grad]
         self._optimiser = torch.optim.Adam(
             self.gradients, options.learning_rate, options.betas, options.epsilon, fused=True
@@ -98,7 +102,7 @@ class Learner:
         half = torch.autocast(x.device.type, torch.bfloat16) if options.precision == "bfloat16" else nullcontext()
         with half:
             loss = training_loss(
-                dictionary, inside, target, sparsity=options.sparsity_at(number), target_l0=options.target_l0,
+                dictionary, inside, target, sparsity=self._coefficient(number), target_l0=options.target_l0,
                 dead=dead, auxiliary=self._auxiliary, auxiliary_count=options.auxiliary_count,
             )  # fmt: skip
             total = loss.total
@@ -106,6 +110,9 @@ class Learner:
                 total = total + options.rescue * self._distance(loss.found)
         total.backward()
         return loss._replace(total=total.detach())
+
+    def _coefficient(self, number: int) -> float:
+        return self.strength if self.options.steers(self.dictionary.config) else self.options.sparsity_at(number)
 
     @property
     def dead(self) -> Tensor:
@@ -155,6 +162,10 @@ class Learner:
         self.since_active += rows
         self.since_active.masked_fill_(counts > 0, 0)
         together.min_(self.since_active)
+        if self.options.steers(self.dictionary.config):
+            ratio = (float(counts.sum()) / rows + 1e-3) / self.options.target_l0
+            self.strength *= min(max(ratio, 1 / STEEPEST), STEEPEST) ** STEER
+            self.strength = min(max(self.strength, STRENGTHS[0]), STRENGTHS[1])
         if self.dictionary.config.architecture in BY_BATCH:
             self._follow(smallest_kept(self.dictionary, loss.found.codes))
 
@@ -204,7 +215,8 @@ class Learner:
         names = {id(value): name for name, value in self.dictionary.named_parameters()}
         for value, state in self._optimiser.state.items():
             kept |= {f"adam.{names[id(value)]}.{part}": state[part] for part in ("exp_avg", "exp_avg_sq", "step")}
-        return kept | {"since_active": self.since_active, "active": self.active, "seen": torch.tensor(self.seen)}
+        counts = {"since_active": self.since_active, "active": self.active, "seen": torch.tensor(self.seen)}
+        return kept | counts | {"strength": torch.tensor(self.strength, dtype=torch.float64)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Inverse of ``tensors``; DictionaryError for what belongs to another dictionary."""
@@ -224,3 +236,4 @@ class Learner:
         self.since_active.copy_(tensors["since_active"])
         self.active.copy_(tensors["active"])
         self.seen = int(tensors["seen"])
+        self.strength = float(tensors["strength"])

@@ -11,6 +11,8 @@ from interp.dictionaries.config import SPARSE, DictionaryConfig
 from interp.errors import OptionError
 
 PRECISIONS = ("float32", "bfloat16")
+BY_COUNT = (*SPARSE, "matching_pursuit")
+"""Architectures whose codes are counted, so that no penalty decides on how many there are."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,14 @@ class Training:
     ``steps`` of ``batch`` rows each (of every process, where there are several). ``learning_rate``: of Adam, by default
     ``2e-4 / sqrt(F / 2^14)`` (Gao et al. 2024); it rises over ``warm_up`` steps and falls to 0 over the last share
     ``decay``. ``sparsity``: coefficient of the configured sparsity, rising over ``sparsity_warm_up`` steps;
-    ``target_l0`` for sparsity ``target``. ``dead_after``: a latent that was not active for so many rows is dead.
-    ``auxiliary``: coefficient of AuxK, whose ``auxiliary_count`` largest dead latents reconstruct what is left;
-    ``rescue``: of dead latents' distance to their threshold, for architectures without ``k``. ``clip``: largest norm
-    of a gradient, 0 for any. ``unit``: decoder rows keep norm 1, their gradients' parallel part is removed.
-    ``precision``: of the encoder's product; weights and everything else are float32. ``threshold_rate``: of the running
-    mean of the smallest kept value. ``centre``: the decoder's bias begins at the mean of the targets.
+    ``target_l0``: mean codes per input that architectures without ``k`` are steered to, by a coefficient that
+    begins at ``sparsity`` and follows the L0 (of the convention ``target``: what stands in its loss).
+    ``dead_after``: a latent that was not active for so many rows is dead. ``auxiliary``: coefficient of AuxK, whose
+    ``auxiliary_count`` largest dead latents reconstruct what is left; ``rescue``: of dead latents' distance to
+    their threshold, for architectures without ``k``. ``clip``: largest norm of a gradient, 0 for any. ``unit``:
+    decoder rows keep norm 1, their gradients' parallel part is removed. ``precision``: of the encoder's product;
+    weights and everything else are float32. ``threshold_rate``: of the running mean of the smallest kept value.
+    ``centre``: the decoder's bias begins at the mean of the targets.
     """
 
     steps: int
@@ -55,7 +59,16 @@ class Training:
         for name in ("steps", "batch", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise OptionError(f"a training needs {name} of at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "sparsity", "warm_up", "sparsity_warm_up", "auxiliary", "rescue", "clip"):
+        for name in (
+            "learning_rate",
+            "sparsity",
+            "warm_up",
+            "sparsity_warm_up",
+            "auxiliary",
+            "rescue",
+            "clip",
+            "target_l0",
+        ):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise OptionError(f"{name} must be a number of at least 0, not {value}")
@@ -74,7 +87,7 @@ class Training:
         own = {
             "learning_rate": 2e-4 / math.sqrt(config.width / 2**14),
             "warm_up": min(1000, self.steps // 20),
-            "sparsity": 0.0 if config.architecture in (*SPARSE, "matching_pursuit") else 1.0,
+            "sparsity": 0.0 if config.architecture in BY_COUNT else 1e-2 if self.steers(config) else 1.0,
             "sparsity_warm_up": min(5000, self.steps // 10),
             "dead_after": min(10_000_000, max(self.batch * world, rows // 10)),
             # over models norms say whose a latent is, and ranking by norm needs free ones
@@ -84,6 +97,10 @@ class Training:
         if config.architecture == "matching_pursuit" and not chosen.get("unit", self.unit):
             raise OptionError("a matching pursuit needs decoder rows of norm 1; leave unit on")
         return replace(self, **chosen)
+
+    def steers(self, config: DictionaryConfig) -> bool:
+        """Whether the coefficient of the sparsity follows ``target_l0``."""
+        return bool(self.target_l0) and config.architecture not in BY_COUNT and config.sparsity != "target"
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
