@@ -53,7 +53,7 @@ def fit(
         with torch.no_grad():
             dictionary.threshold.fill_(0.1)
         dictionary.bandwidth = 0.1
-    learner = Learner(config.architecture, dictionary, settings.training(l0, len(first)).settled(config))
+    learner = Learner(config.architecture, dictionary, settings.training(float(l0), len(first)).settled(config))
     learner.centre(first.mean(0), first.std(0), first.square().mean(0, keepdim=True).mean(1).sqrt())
     for step in range(settings.steps):
         learner.step(step, batch(step), None)

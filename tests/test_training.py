@@ -59,7 +59,7 @@ LIGHT = ("topk", "jumprelu")
     "architecture", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
 )
 def test_a_run_that_was_cut_goes_on_bit_for_bit(tmp_path, architecture):
-    more = {"dead_after": 256, "sparsity": None if architecture in SPARSE else 0.05}
+    more = {"dead_after": 256} | ({} if architecture in SPARSE else {"sparsity": 0.05, "target_l0": 3.0})
     whole = toy_rows.run(tmp_path / "whole", architecture, **more)
     for step in (4, 17, 19):  # before the first checkpoint, then twice behind the second
         with pytest.raises(Cut):
@@ -251,6 +251,22 @@ def test_half_precision_costs_less_than_a_percent(tmp_path):
 def test_every_architecture_trains_in_half_precision(tmp_path, architecture):
     dictionary = toy_rows.run(tmp_path / "half", architecture, precision="bfloat16", dead_after=64, rescue=1e-3)
     assert all(value.dtype in (torch.float32, torch.float64) for value in dictionary.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "target"), [pytest.param("standard", 2.0, marks=pytest.mark.slow), ("jumprelu", 6.0)]
+)
+def test_a_penalty_is_steered_to_the_l0_that_is_asked(architecture, target):
+    """Its coefficient rises while there are too many codes, and falls; what counts codes ignores it."""
+    kept = config(architecture, sparsity="step" if architecture == "jumprelu" else "l1")
+    learner = Learner("x", Dictionary(kept), options(steps=200, sparsity=0.1, target_l0=target).settled(kept))
+    if architecture == "jumprelu":
+        learner.dictionary.bandwidth = 0.1
+    stream, begun = made(2048), learner.strength
+    codes = [float(learner.step(n, stream.batch(64), None).found.codes.counts().sum()) / 64 for n in range(200)]
+    assert abs(sum(codes[-50:]) / 50 / target - 1) < 0.2
+    assert learner.strength != begun
+    assert not options(target_l0=2.0).settled(config("topk")).steers(config("topk"))
 
 
 def test_schedules():

@@ -40,6 +40,7 @@ class Training(Common):
     context: Annotated[int | None, typer.Option(metavar="N", help="Tokens that a document is cut at.")] = None
     sinks: Annotated[float, typer.Option(metavar="X", help="Leave out norms above X medians; 0: keep all.")] = 10.0
     learning_rate: Annotated[float | None, typer.Option(metavar="X", help="Of Adam.")] = None
+    l0: Annotated[float | None, typer.Option("--l0", metavar="X", help="Steer to X codes, where there is no k.")] = None
     sparsity: Annotated[float | None, typer.Option(metavar="X", help="Coefficient, for architectures without k.")] = (
         None
     )
@@ -76,7 +77,7 @@ def command(
 
     options = Options(
         steps=steps, batch=common.batch, learning_rate=common.learning_rate, sparsity=common.sparsity,
-        warm_up=common.warm_up, dead_after=common.dead_after, precision=common.precision,
+        target_l0=common.l0,        warm_up=common.warm_up, dead_after=common.dead_after, precision=common.precision,
         checkpoint_every=common.checkpoint_every, log_every=min(100, max(1, steps // 10)), seed=common.seed,
     )  # fmt: skip
     with together.joined(common.device):
@@ -168,7 +169,7 @@ def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
                 name, (reads[1] - reads[0]) // models, common.width, models=models,
                 d_out=None if writes is None else (writes[1] - writes[0]) // models, input_bias=writes is None,
                 k=common.k if name in SPARSE else None, prefixes=prefixes if name == "matryoshka" else (),
-                rank_by="norm" if models > 1 else "value",
+                rank_by="norm" if models > 1 else "value", sparsity="step" if name == "jumprelu" else "l1",
             )  # fmt: skip
             title = ".".join(part for part, several in ((site, len(common.site) > 1), (name, True)) if several)
             dictionary = Dictionary(config, seed=common.seed).to(device)
