@@ -25,7 +25,7 @@ from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.maths.statistics import clustered_bootstrap
-from interp.prompts import CONTENT, OTHER, Encoded
+from interp.prompts import CONTENT, OTHER, apart
 from interp.provenance import digest
 from interp.sites import Site
 from interp.study import Study
@@ -69,7 +69,7 @@ class DictionaryEval(Analyzer):
         """Two passes, scores, claims."""
         site, model = self.require(), study.pair.tuned
         model.at(site)
-        encoded = [_marked(study, coded) for coded in study.encoded("positive")]
+        encoded = [apart(study.pair.tokenizer, coded) for coded in study.encoded("positive")]
         excluded = (OTHER,) if self.content_only else ()
         parts = {} if self.content_only else {SPECIAL: (OTHER,), "content": (CONTENT,)}
         dictionary = self.dictionary.to(model.device)
@@ -179,17 +179,6 @@ def fingerprint(dictionary: Dictionary) -> str:
     state = {name: to_host(value) for name, value in sorted(dictionary.state_dict().items())}
     told = {name: [str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()] for name, value in state.items()}
     return digest({"config": dictionary.config.to_json(), "numbers": told})
-
-
-def _marked(study: Study, coded: Encoded) -> Encoded:
-    """Every token as special (``OTHER``: special ids, and all that a chat template adds) or content."""
-    special = set(study.pair.tokenizer.all_special_ids)
-    plain = study.pair.tokenizer.chat_template is None
-    roles = [
-        CONTENT if index not in special and (plain or role == CONTENT) else OTHER
-        for index, role in zip(coded.ids, coded.roles, strict=True)
-    ]
-    return Encoded(coded.ids, tuple(roles))
 
 
 @torch.no_grad()

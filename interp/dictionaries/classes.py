@@ -105,12 +105,12 @@ def of_differences(found: Slopes, limits: Thresholds | None = None) -> NDArray[n
 
 
 def of_applied(found: Applied, limits: Thresholds | None = None) -> NDArray[np.object_]:
-    """Class of every latent of the base's dictionary by what of it the tuned model keeps; never "tuned-only"."""
+    """Class of every latent of one model's dictionary by what of it the other has; never "only" that other one's."""
     limits = limits or Thresholds()
     kept = found.kept
-    classes = np.full(len(found.rate[0]), "unclear", dtype=object)
+    classes = np.full(len(found.folds_active), "unclear", dtype=object)
     classes[kept.above(1 / limits.factor) & kept.below(limits.factor)] = "shared"
     classes[kept.above(limits.factor) | (kept.below(1 / limits.factor) & kept.above(limits.error))] = "rescaled"
-    classes[kept.within(limits.error)] = "base-only"
+    classes[kept.within(limits.error)] = ("base-only", "tuned-only")[found.own]
     classes[found.folds_active < limits.folds] = "silent"
     return classes

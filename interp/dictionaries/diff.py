@@ -1,40 +1,64 @@
-"""What became of each latent between a base and its tuned model, three ways, as one table beside its nulls.
+"""What became of each latent between a base and its tuned model, four ways, as one table beside its nulls.
 
 ``crosscoder``: a dictionary of both models side by side, by latent scaling. ``difference``: a dictionary of tuned less
-base. ``base``: the base's own dictionary, applied to the tuned model. Nulls: models exchanged within pairs
-(``exchange``), and the table of a sham pair, whose own dictionary was made alike.
+base. ``base``: the base's own dictionary, applied to the tuned model. ``tuned``: the tuned model's own, applied to the
+base. Nulls: models exchanged within pairs (``exchange``), and the table of a sham pair, whose own dictionary was made
+alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import claims
 from interp.claims import Claim
 from interp.dictionaries import classes
-from interp.dictionaries.applied import BaseOnTuned
+from interp.dictionaries.applied import ROLES, OneOnOther
 from interp.dictionaries.classes import CLASSES, Thresholds
+from interp.dictionaries.config import SPARSE
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.differences import DifferenceScaling
 from interp.dictionaries.exchange import DRAWS, exchange_p
-from interp.dictionaries.folds import FOLDS, Estimate
+from interp.dictionaries.folds import FOLDS, Apart, Estimate
 from interp.dictionaries.scaling import BASE, TUNED, LatentScaling
 from interp.errors import OptionError
 from interp.maths.statistics import clopper_pearson
 from interp.table import Table, table
 
-WAYS = ("crosscoder", "difference", "base")
+WAYS = ("crosscoder", "difference", "base", "tuned")
+SIDES = {"base": ("base-only",), "tuned": ("tuned-only",)}
+"""What one model's own dictionary can say is one model's alone; the other ways say both."""
 ALPHA = 0.05
 NAN = float("nan")
 KIND = "dictionary-diff"
 
-Batch = tuple[Float[Tensor, "N D"], Float[Tensor, "N D"], Int[Tensor, " N"]]
+Batch = (
+    tuple[Float[Tensor, "N D"], Float[Tensor, "N D"], Int[Tensor, " N"]]
+    | tuple[Float[Tensor, "N D"], Float[Tensor, "N D"], Int[Tensor, " N"], Bool[Tensor, " N"]]
+)
+
+_STREAMS = {
+    "crosscoder": LatentScaling, "difference": DifferenceScaling, "base": partial(OneOnOther, own=BASE),
+    "tuned": partial(OneOnOther, own=TUNED),
+}  # fmt: skip
+
+
+def stream_of(dictionary: Dictionary, way: str, folds: int = FOLDS) -> Any:
+    """What takes in rows of both models; OptionError for an unknown way, or a dictionary that cannot go it."""
+    if way not in WAYS:
+        raise OptionError(f"unknown way to compare {way!r}; use {', '.join(WAYS)}")
+    stream = _STREAMS[way](dictionary, folds)
+    if dictionary.config.architecture in SPARSE:
+        dictionary.choose(training=False)  # refuses where there is no threshold
+    return stream
 
 
 def compare(
@@ -43,29 +67,29 @@ def compare(
 ) -> Table:  # fmt: skip
     """Table of kind "dictionary-diff", a row per latent; ``batches`` are (base rows, tuned rows, document numbers).
 
+    A fourth part of every batch says which rows are of special tokens, whose activity is then counted apart.
+
     A latent is ``claimed`` where its class is by its whole interval, and, for classes of one model only, both models
     differ along its decoder row by more than exchanging them within pairs makes them (p at most 0.05, corrected for
     all latents). ``sham``: the table of a pair that differs in nothing of interest, made in the same way.
     """
-    if way not in WAYS:
-        raise OptionError(f"unknown way to compare {way!r}; use {', '.join(WAYS)}")
+    stream, exact = stream_of(dictionary, way, folds), True
     if sham is not None and (sham.kind != KIND or sham.summary.get("way") != way):
         raise OptionError(f"the sham run is no {KIND} by {way}; compare the sham pair in the same way first")
     limits = limits or Thresholds()
-    streams = {"crosscoder": LatentScaling, "difference": DifferenceScaling, "base": BaseOnTuned}
-    stream, exact = streams[way](dictionary, folds), True
-    for base, tuned, documents in batches:
+    for base, tuned, *rest in batches:
         given = (torch.cat([base, tuned], 1),) if way == "crosscoder" else (base, tuned)
-        stream.update(*given, documents)
+        stream.update(*given, *rest)
         exact = exact and torch.equal(base, tuned)
-    columns, more = {"crosscoder": _crosscoder, "difference": _difference, "base": _applied}[way](
-        stream.result(), limits, draws, seed
-    )
+    found = stream.result()
+    told = {"crosscoder": _crosscoder, "difference": _difference}.get(way, _applied)
+    columns, more = told(found, limits, draws, seed)
+    columns |= _apart(found.apart)
     named = columns["class"][0]
     p = columns["exchange_p"][0]
     one_sided = np.isin(named, ("tuned-only", "base-only"))
-    # a base's dictionary says what is kept by regression; its firing alone is exchanged
-    confirmed = (p <= ALPHA) if way != "base" else np.ones(len(p), bool)
+    # one model's dictionary says what is kept by regression; its firing alone is exchanged
+    confirmed = (p <= ALPHA) if way not in SIDES else np.ones(len(p), bool)
     claimed = ~np.isin(named, ("unclear", "silent", "opposed")) & (~one_sided | confirmed)
     columns = {
         "latent": (np.arange(len(named)), "key", "number of the latent"),
@@ -74,18 +98,33 @@ def compare(
         **columns,
     }
     live = int((named != "silent").sum())
-    made = [
-        _claim(columns, kind, live, sham) for kind in ("tuned-only", "base-only")
-        if not (way == "base" and kind == "tuned-only")
-    ]  # fmt: skip
+    made = [_claim(columns, kind, live, sham) for kind in SIDES.get(way, ("tuned-only", "base-only"))]
     counts = {kind: int(((named == kind) & claimed).sum()) for kind in CLASSES}
     summary = {
-        "sentence": " ".join(claim.sentence for claim in made),
+        "sentence": "Both models' rows are equal, bit for bit. " * exact + " ".join(c.sentence for c in made),
         "way": way, "latents": len(named), "live": live, "claimed": counts, "identical": bool(exact),
         "classes": {kind: int((named == kind).sum()) for kind in CLASSES},
-        "shown": any(claim.shown for claim in made), **more,
+        "shown": any(claim.shown for claim in made), "thresholds": asdict(limits), **more,
     }  # fmt: skip
-    return table(KIND, columns, summary=summary, tables={"claims": claims.to_table(made)})
+    parts = {"claims": claims.to_table(made), "classes": _counted(named, claimed, sham)}
+    return table(KIND, columns, summary=summary, tables=parts)
+
+
+def _counted(named: np.ndarray, claimed: np.ndarray, sham: Table | None) -> Table:
+    """Latents of every class, of this pair and of the sham."""
+    each = {"this pair": (named, claimed)} | ({} if sham is None else {"sham": (sham["class"], sham["claimed"])})
+    rows = [
+        (pair, kind, int((one == kind).sum()), int(((one == kind) & sure).sum()), int((one != "silent").sum()))
+        for pair, (one, sure) in each.items() for kind in CLASSES
+    ]  # fmt: skip
+    pairs, kinds, latents, sure, live = zip(*rows, strict=True)
+    return table("dictionary-classes", {
+        "pair": (list(pairs), "key", "whose dictionary: this pair's, or the sham's"),
+        "class": (list(kinds), "key", "what became of a latent"),
+        "latents": (list(latents), "measure", "how many are of the class"),
+        "claimed": (list(sure), "measure", "how many of them are claimed"),
+        "live": (list(live), "measure", "all latents of the pair but silent ones"),
+    })  # fmt: skip
 
 
 def _claim(columns: dict[str, tuple], kind: str, live: int, sham: Table | None) -> Claim:
@@ -104,7 +143,8 @@ def _claim(columns: dict[str, tuple], kind: str, live: int, sham: Table | None) 
         kind, f"{count} of {live} live latents are {kind}. {beside}", count, low, high,
         "the same of a sham pair, per live latent", expected, least, most, NAN, 1, "at least",
         bool(sham is not None and count >= 1 and low > most),
-        {"table": "", "statistic": "count", "column": "latent", "where": {"class": [kind], "claimed": [True]}},
+        {"table": "", "statistic": "count", "column": "latent", "where": {"class": [kind], "claimed": [True]},
+         "beyond": ["control_high"]},
     )  # fmt: skip
 
 
@@ -118,6 +158,16 @@ def _estimate(name: str, found: Estimate, meaning: str) -> dict[str, tuple]:
 
 def _named(named: np.ndarray) -> tuple:
     return (named, "text", "; ".join(f"{name}: {meaning}" for name, meaning in CLASSES.items()))
+
+
+def _apart(found: Apart | None) -> dict[str, tuple]:
+    if found is None:
+        return {}
+    return {
+        "rate_special": (found.special, "measure", "share of special and template tokens on which it is active"),
+        "rate_content": (found.content, "measure", "share of all other tokens on which it is active"),
+        "special_share": (found.share, "measure", "share of its activity that is on special and template tokens"),
+    }
 
 
 _RATE = ("measure", "share of rows in which it is active")
@@ -160,15 +210,17 @@ def _difference(found: Any, limits: Thresholds, draws: int, seed: int) -> tuple[
 
 def _applied(found: Any, limits: Thresholds, draws: int, seed: int) -> tuple[dict[str, tuple], dict]:
     p = exchange_p(found.fired, draws, seed)
+    own, other = ROLES[found.own], ROLES[1 - found.own]
+    mine, theirs = ("the base", "the tuned model")[:: 1 - 2 * found.own]
     columns = {
         "class": _named(classes.of_applied(found, limits)),
-        "rate": (found.rate[BASE], "measure", "share of the base's rows in which it is active"),
-        "rate_tuned": (found.rate[TUNED], "measure", "share of the tuned model's rows in which it is active"),
+        "rate": (found.rate[found.own], "measure", f"share of {mine}'s rows in which it is active"),
+        f"rate_{other}": (found.rate[1 - found.own], "measure", f"share of {theirs}'s rows in which it is active"),
         "folds_active": (found.folds_active, *_FOLDS),
-        **_estimate("kept", found.kept, "slope of the tuned model's rows on the base's codes by the base's own"),
-        **_estimate("rate_ratio", found.rate_ratio, "rate in the tuned model by the base's"),
-        **_estimate("mean_ratio", found.mean_ratio, "mean code where active, tuned by base"),
-        **_estimate("explained_ratio", found.explained_ratio, "squared error that it saves, tuned by base"),
+        **_estimate("kept", found.kept, f"slope of {theirs}'s rows on {mine}'s codes by {mine}'s own"),
+        **_estimate("rate_ratio", found.rate_ratio, f"rate in {theirs} by {mine}'s"),
+        **_estimate("mean_ratio", found.mean_ratio, f"mean code where active, {other} by {own}"),
+        **_estimate("explained_ratio", found.explained_ratio, f"squared error that it saves, {other} by {own}"),
         "exchange_p": (p, "measure", "p that exchanging the models makes it fire as unequally, corrected"),
         "fires_otherwise": (p <= ALPHA, "flag", "fires more or less often than exchanged models would"),
     }

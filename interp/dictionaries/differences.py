@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.dictionaries.active import Codes, products
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.folds import FOLDS, Estimate, FoldSums, Sums, jackknife
+from interp.dictionaries.folds import FOLDS, Apart, Estimate, FoldSums, Sums, jackknife
 from interp.dictionaries.scaling import BASE, TINY, TUNED
 from interp.errors import OptionError
 from interp.maths.host import to_host
@@ -36,6 +36,7 @@ class Slopes(NamedTuple):
     difference: Estimate
     base_part: Estimate
     moved: NDArray[np.float64]
+    apart: Apart | None = None
 
 
 class Regression:
@@ -52,8 +53,10 @@ class Regression:
         self.sums = FoldSums(config.width, folds)
         self.rows = dictionary.W_dec.detach().double()
 
-    def update(self, codes: Codes, both: tuple[Tensor, Tensor], documents: Tensor) -> None:
-        """Add a batch's codes and both models' rows, in units of the encoder."""
+    def update(
+        self, codes: Codes, both: tuple[Tensor, Tensor], documents: Tensor, special: Tensor | None = None
+    ) -> None:
+        """Add a batch's codes and both models' rows, in units of the encoder; ``special`` rows are counted apart."""
         values = codes.values.double()
         along = [values * products(codes.pattern, part.double(), self.rows) for part in both]
         self.sums.add(
@@ -62,6 +65,7 @@ class Regression:
         )  # fmt: skip
         self.sums.add_rows(documents, rows=torch.ones(len(documents), device=documents.device),
                            base_rows=both[BASE], tuned_rows=both[TUNED])  # fmt: skip
+        self.sums.add_special(documents, codes, special)
 
     def found(self) -> dict[str, NDArray[np.float64]]:
         """Sums per fold, both models' row sums along decoder rows."""
@@ -92,12 +96,13 @@ class DifferenceScaling:
 
     @torch.no_grad()
     def update(
-        self, base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], documents: Int[Tensor, " N"]
-    ) -> DifferenceScaling:
-        """Add rows in their own units."""
+        self, base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], documents: Int[Tensor, " N"],
+        special: Bool[Tensor, " N"] | None = None,
+    ) -> DifferenceScaling:  # fmt: skip
+        """Add rows in their own units; ``special`` ones are counted apart."""
         regression = self._regression
         codes = regression.dictionary.encode_sparse(tuned - base)
-        regression.update(codes, (base * regression.factor, tuned * regression.factor), documents)
+        regression.update(codes, (base * regression.factor, tuned * regression.factor), documents, special)
         return self
 
     def result(self, level: float = 0.95) -> Slopes:
@@ -116,4 +121,7 @@ class DifferenceScaling:
         rate = sums["count"].sum(0) / sums["rows"].sum()
         active = self._regression.sums.folds_active()
         moved = sums["tuned_rows"] - sums["base_rows"]
-        return Slopes(rate, active, slopes, jackknife(sums, difference, level), jackknife(sums, part, level), moved)
+        return Slopes(
+            rate, active, slopes, jackknife(sums, difference, level), jackknife(sums, part, level), moved,
+            self._regression.sums.apart(),
+        )  # fmt: skip

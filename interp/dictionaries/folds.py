@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor
@@ -66,6 +66,14 @@ def jackknife(sums: Sums, statistic: Callable[[Sums], NDArray[np.float64]], leve
         return Estimate(np.where(np.isfinite(value), value, np.nan), value - half, value + half)
 
 
+class Apart(NamedTuple):
+    """Of each latent [F]: shares of special and of other rows with it active, and of its activity on special ones."""
+
+    special: NDArray[np.float64]
+    content: NDArray[np.float64]
+    share: NDArray[np.float64]
+
+
 class FoldSums:
     """Running sums in float64 per fold: of codes and their products ``[K, F]``, and of whole rows ``[K, ...]``."""
 
@@ -91,6 +99,24 @@ class FoldSums:
         for name, value in values.items():
             total = self._sum(name, tuple(value.shape[1:]), value.device)
             total.index_add_(0, self.fold(documents), value.double())
+
+    def add_special(
+        self, documents: Int[Tensor, " N"], codes: Codes, special: Bool[Tensor, " N"] | None = None
+    ) -> None:
+        """Count, for ``apart``, which rows and which active codes are of special tokens; None: nobody asks."""
+        if special is not None:
+            self.add(documents, codes, special=special[codes.pattern.rows])
+            self.add_rows(documents, special_rows=special)
+
+    def apart(self) -> Apart | None:
+        """Activity on special and other rows, of the sums ``count`` and ``rows``; None where nobody asked."""
+        sums = {name: to_host(value.sum(0)) for name, value in self._sums.items()}
+        if "special" not in sums:
+            return None
+        count, special = sums["count"], sums["special"]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            other = (count - special) / (sums["rows"] - sums["special_rows"])
+            return Apart(special / sums["special_rows"], other, special / count)
 
     def _sum(self, name: str, shape: Sequence[int], device: torch.device) -> Tensor:
         if name not in self._sums:

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.dictionaries.active import products
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.folds import FOLDS, Estimate, FoldSums, Sums, jackknife
+from interp.dictionaries.folds import FOLDS, Apart, Estimate, FoldSums, Sums, jackknife
 from interp.errors import OptionError
 from interp.maths.host import to_host
 
@@ -49,6 +49,7 @@ class Scaled(NamedTuple):
     decoder_cosine: NDArray[np.float64]
     norm_difference: NDArray[np.float64]
     moved: NDArray[np.float64]
+    apart: Apart | None = None
 
 
 class LatentScaling:
@@ -68,8 +69,10 @@ class LatentScaling:
         self._gram = np.stack([[to_host((a * b).sum(1)) for b in self._rows] for a in self._rows])
 
     @torch.no_grad()
-    def update(self, x: Float[Tensor, "N D"], documents: Int[Tensor, " N"]) -> LatentScaling:
-        """Add rows in their own units; ``documents`` numbers what each row comes from."""
+    def update(
+        self, x: Float[Tensor, "N D"], documents: Int[Tensor, " N"], special: Bool[Tensor, " N"] | None = None
+    ) -> LatentScaling:
+        """Add rows in their own units; ``documents`` numbers what each row comes from, ``special`` is counted apart."""
         inside, _ = self.dictionary.normalised(x)
         found = self.dictionary.raw(inside)
         codes, bias = found.codes, self.dictionary.b_dec
@@ -81,6 +84,7 @@ class LatentScaling:
                 for direction, rows in enumerate(self._rows):
                     sums[f"{target} {direction} {model}"] = values * products(pattern, part.contiguous(), rows)
         self._sums.add(documents, codes, **sums)
+        self._sums.add_special(documents, codes, special)
         base, tuned = inside.double().chunk(2, 1)
         self._sums.add_rows(documents, rows=torch.ones(len(x), device=x.device), moved=tuned - base)
         return self
@@ -115,7 +119,7 @@ class LatentScaling:
             return Scaled(
                 sums["count"].sum(0) / sums["rows"].sum(), self._sums.folds_active(), beta, nu,
                 jackknife(sums, ratio, level), jackknife(sums, cosine, level), gram[BASE, TUNED] / norms.prod(0),
-                (1 + (norms[TUNED] - norms[BASE]) / norms.max(0)) / 2, moved,
+                (1 + (norms[TUNED] - norms[BASE]) / norms.max(0)) / 2, moved, self._sums.apart(),
             )  # fmt: skip
 
 

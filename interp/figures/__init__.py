@@ -20,6 +20,13 @@ from interp.figures.compare import (
     compare_weights_figure,
 )
 from interp.figures.conditions import conditions_figure
+from interp.figures.dictionaries import (
+    dictionary_classes_figure,
+    dictionary_density_figure,
+    dictionary_diff_figure,
+    dictionary_recovered_figure,
+    dictionary_scores_figure,
+)
 from interp.figures.dissociation import dissociation_figure
 from interp.figures.dose import dose_figure
 from interp.figures.graft import graft_figure, graft_layers_figure
@@ -44,6 +51,11 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "compare-layers": compare_layers_figure,
     "compare-tokens": compare_tokens_figure,
     "compare-weights": compare_weights_figure,
+    "dictionary-classes": dictionary_classes_figure,
+    "dictionary-density": dictionary_density_figure,
+    "dictionary-diff": dictionary_diff_figure,
+    "dictionary-recovered": dictionary_recovered_figure,
+    "dictionary-scores": dictionary_scores_figure,
     "dissociation": dissociation_figure,
     "dose": dose_figure,
     "ftc-alpha": ftc_alpha_figure,

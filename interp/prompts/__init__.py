@@ -3,7 +3,18 @@
 from interp.prompts.documents import SPECIAL, TURNS, Document, Documents, encode_document, packed, special_ids
 from interp.prompts.files import read_prompts, read_task
 from interp.prompts.sets import NOTHING, Contrast, OneClass, Prompt, PromptSet
-from interp.prompts.tokens import COMPLETION, CONTENT, DECISION, OTHER, ROLES, Encoded, Tokenizer, encode, encode_answer
+from interp.prompts.tokens import (
+    COMPLETION,
+    CONTENT,
+    DECISION,
+    OTHER,
+    ROLES,
+    Encoded,
+    Tokenizer,
+    apart,
+    encode,
+    encode_answer,
+)
 
 __all__ = [
     "COMPLETION",
@@ -22,6 +33,7 @@ __all__ = [
     "Prompt",
     "PromptSet",
     "Tokenizer",
+    "apart",
     "encode",
     "encode_answer",
     "encode_document",

@@ -49,6 +49,17 @@ def encode(tokenizer: Tokenizer, text: str) -> Encoded:
     return Encoded(tuple(ids), tuple(roles))
 
 
+def apart(tokenizer: Tokenizer, coded: Encoded) -> Encoded:
+    """Every token as ``OTHER`` (special ids, and all that a chat template adds) or ``CONTENT``."""
+    special = set(tokenizer.all_special_ids)
+    plain = tokenizer.chat_template is None
+    roles = [
+        CONTENT if index not in special and (plain or role == CONTENT) else OTHER
+        for index, role in zip(coded.ids, coded.roles, strict=True)
+    ]
+    return Encoded(coded.ids, tuple(roles))
+
+
 def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ...]:
     """Token ids of an answer as it would be written after a prompt, without an end token.
 

@@ -1,0 +1,207 @@
+"""``DictionaryDiff``: what became of each latent of a dictionary between a base and its tuned model.
+
+1. A pass over the prompts, identical tokens in both models: norms, whose median bounds what counts.
+2. A second one: rows of both through the dictionary, sums per fold of clusters (``interp.dictionaries.diff.compare``).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.analyzers.base import Analyzer
+from interp.capture import Captured, capture
+from interp.dictionaries import Dictionary
+from interp.dictionaries.classes import Thresholds
+from interp.dictionaries.diff import SIDES, Batch, compare, stream_of
+from interp.dictionaries.exchange import DRAWS
+from interp.dictionaries.folds import FOLDS
+from interp.dictionaries.splice import counted_positions
+from interp.errors import OptionError, PairError
+from interp.maths.host import to_host
+from interp.prompts import OTHER, Encoded, apart
+from interp.sites import Site
+from interp.study import Study
+from interp.table import Table
+
+ROLES = ("base", "tuned")
+ALIKE = ("way", "site", "thresholds", "content_only", "sinks")
+MAINLY = 0.5
+"""A latent is mainly of special tokens with more than this share of its activity there."""
+
+
+@dataclass(frozen=True)
+class DictionaryDiff(Analyzer):
+    """A dictionary of ``site`` (of both models, one, or their difference: ``way``), over the study's prompts.
+
+    ``digest`` names the dictionary's numbers. ``content_only``: special tokens and the chat template's count nowhere,
+    else their activity is told apart. ``sinks``: tokens whose norm exceeds this many medians in either model are left
+    out in both, 0 for none. ``draws`` of exchanging the models. ``sham``: the table of a sham pair on the same prompts,
+    by its own dictionary. Prompts of one cluster are one document. Returns a table of kind ``dictionary-diff``, a row
+    per latent, with ``classes`` (counts beside the sham's).
+    """
+
+    name: ClassVar[str] = "dictionary-diff"
+    version: ClassVar[int] = 1
+
+    dictionary: Dictionary = field(compare=False)
+    digest: str = ""
+    way: str = "crosscoder"
+    site: str = ""
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    content_only: bool = False
+    sinks: float = 10.0
+    draws: int = DRAWS
+    sham: Table | None = field(default=None, compare=False)
+    parent: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The dictionary by its digest, how it is compared, and the sham by its run."""
+        own = {name: value for name, value in super().options.items() if name not in ("dictionary", "digest")}
+        return {"dictionary": self.digest, **own, "thresholds": asdict(self.thresholds)}
+
+    def require(self) -> Site:
+        """The site; OptionError for a dictionary that cannot be compared so, before any model is loaded."""
+        stream_of(self.dictionary, self.way)
+        if not 2 <= self.thresholds.folds <= FOLDS:
+            raise OptionError(f"documents fall into {FOLDS} folds; ask for activity in 2 to {FOLDS}, not "
+                              f"{self.thresholds.folds}")  # fmt: skip
+        if self.draws < 19:
+            raise OptionError(f"{self.draws} exchanges can show nothing at 5 %; 19 at least are needed")
+        if self.sinks and self.sinks <= 1:
+            raise OptionError(f"rows above {self.sinks:g} median norms are half of all; use 10, or 0 to keep every row")
+        return Site.parse(self.site)
+
+    def require_study(self, study: Study) -> None:
+        """Raise OptionError, PairError or UnsupportedModel for a study, or a sham, that does not fit."""
+        site = self.require()
+        study.pair.require_base("comparing models by a dictionary")
+        for role in ROLES:
+            study.pair[role].at(site)
+        clusters = len({name for _, name in _documents(study)})
+        if clusters < self.thresholds.folds:
+            raise OptionError(
+                f"the prompts are of {clusters} clusters and a latent must be active in {self.thresholds.folds} to be "
+                "classified; give more prompts"
+            )
+        made = None if self.sham is None else self.sham.provenance
+        if made is None:
+            return
+        here = study.provenance(self)
+        if made.inputs.get("base") != here.inputs.get("base"):
+            raise PairError(f"the sham was tuned from another base than {study.pair.tuned.name}; give one of the same")
+        if made.inputs.get("prompts") != here.inputs["prompts"]:
+            raise OptionError("the sham was compared on other prompts; compare it on the same ones")
+        if differ := [name for name in ALIKE if made.options.get(name) != here.options[name]]:
+            raise OptionError(f"the sham was compared with another {differ[0]}; compare it in the same way")
+
+    def __call__(self, study: Study) -> Table:
+        """Two passes, classes, claims."""
+        self.require_study(study)
+        told = _Told(len({name for _, name in _documents(study)}))
+        found = compare(
+            self.dictionary.to(study.pair.tuned.device), self.way, self._rows(study, told), limits=self.thresholds,
+            folds=min(FOLDS, told.clusters), draws=self.draws, seed=study.seed, sham=self.sham,
+        )  # fmt: skip
+        made = self.sham.provenance if self.sham is not None else None
+        summary = {
+            "site": self.site, "tokens": told.tokens, "sinks": sum(told.sinks.values()), "clusters": told.clusters,
+            "sinks_by_token": {
+                study.pair.tokenizer.decode([index]): count for index, count in told.sinks.most_common(5)
+            },
+            "sham": "" if made is None else made.context.get("tuned", ""), "sham_run": made and made.key,
+            **{group: len(study.prompts(group)) for group in study.classes},
+        }  # fmt: skip
+        if "special_share" in found.data:
+            special = found["claimed"] & (found["class"] == SIDES.get(self.way, ("tuned-only",))[0])
+            summary["mainly_special"] = int((found["special_share"][special] > MAINLY).sum())
+        limits = self._limits(found, summary)
+        return replace(found, provenance=study.provenance(self), summary={**found.summary, **summary, "limits": limits})
+
+    def _limits(self, found: Table, summary: dict[str, Any]) -> list[str]:
+        sides = SIDES.get(self.way, ("tuned-only", "base-only"))
+        lines = [
+            "What no latent of this dictionary stands for: a difference that it does not reconstruct is in no row.",
+            "That a latent does anything: it was read, and nothing was intervened on.",
+        ]
+        if self.sham is None:
+            lines.insert(0, f"How many {' and '.join(sides)} latents any further training would give: no sham was "
+                            "given (--sham TUNED --sham-dictionary DIR).")  # fmt: skip
+        if summary.get("mainly_special"):
+            lines.append(f"{summary['mainly_special']} of the claimed {sides[0]} latents are active mainly on special "
+                         "and template tokens.")  # fmt: skip
+        if summary["sinks"]:
+            lines.append(f"{summary['sinks']} tokens were left out: their norm exceeds {self.sinks:g} medians.")
+        if self.way == "difference" and found.summary["claimed"]["tuned-only"]:
+            lines.append("A dictionary of differences also claims latents that resemble no single one.")
+        return lines
+
+    def _rows(self, study: Study, told: "_Told") -> Iterator[Batch]:
+        """Rows of base and tuned model, documents, and which are of special tokens; sinks are left out in both."""
+        encoded, owners = _encoded(study)
+        site, pair, config = self.require(), study.pair, self.dictionary.config
+        excluded = (OTHER,) if self.content_only else ()
+        groups = study.batches(encoded, pair.tuned, 8 * config.d_in)
+
+        def passes(what: str) -> Iterator[tuple[Captured, Tensor, list[Tensor]]]:
+            models = {role: pair[role] for role in ROLES}
+            each = study.progress(groups, what)
+            for got in capture(study.engine, models, encoded, each, [site], pad_id=study.pad_id):
+                counted = counted_positions(got.batch, got.roles, excluded)
+                values = [got.values[role, site] for role in ROLES]
+                if values[0].shape[-1] != config.d_in:
+                    raise OptionError(f"the dictionary is of width {config.d_in} and {site} of {values[0].shape[-1]}")
+                rows = [value[counted.to(value.device)].to(self.dictionary.W_dec) for value in values]
+                yield got, counted, rows
+
+        norms = [to_host(torch.stack([part.norm(dim=1) for part in rows])) for _, _, rows in passes("norms")]
+        alive = _alive(norms, self.sinks)
+        for kept, (got, counted, rows) in zip(alive, passes("comparing"), strict=True):
+            told.tokens += int(kept.sum())
+            told.sinks.update(to_host(got.batch.ids[counted])[~kept].tolist())
+            here = torch.from_numpy(kept).to(counted.device)
+            owner = owners[got.rows].to(counted.device)[:, None].expand_as(counted)[counted][here]
+            yield (
+                *(part[here.to(part.device)] for part in rows), owner,
+                *(() if self.content_only else ((got.roles[counted] == OTHER)[here],)),
+            )  # fmt: skip
+
+
+@dataclass
+class _Told:
+    """What became of the tokens."""
+
+    clusters: int
+    tokens: int = 0
+    sinks: Counter[int] = field(default_factory=Counter)
+
+
+def _documents(study: Study) -> list[tuple[str, str]]:
+    """Class and cluster of every prompt, in order."""
+    return [(group, name) for group in study.classes for name in study.prompts(group).clusters]
+
+
+def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
+    """All prompts, special tokens told apart, and the number of each one's cluster."""
+    tokenizer = study.pair.tokenizer
+    encoded = [apart(tokenizer, coded) for group in study.classes for coded in study.encoded(group)]
+    number: dict[str, int] = {}
+    return encoded, torch.tensor([number.setdefault(name, len(number)) for _, name in _documents(study)])
+
+
+def _alive(norms: Sequence[Float[np.ndarray, "2 n"]], sinks: float) -> list[Bool[np.ndarray, " n"]]:
+    """Rows whose norm is finite, and in both models at most ``sinks`` of that model's medians, batch by batch."""
+    finite = [np.isfinite(part).all(0) for part in norms]
+    if not sinks:
+        return finite
+    seen = np.concatenate([part[:, kept] for part, kept in zip(norms, finite, strict=True)], 1)
+    if not seen.size:
+        return finite
+    most = sinks * np.median(seen, axis=1)
+    return [kept & (part <= most[:, None]).all(0) for part, kept in zip(norms, finite, strict=True)]

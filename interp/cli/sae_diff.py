@@ -1,0 +1,150 @@
+"""``interp sae diff``: what became of each latent of a dictionary between a base and its tuned model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli.common import Running, takes
+from interp.cli.repeat import Request
+from interp.cli.results import page_again, tell, write
+from interp.errors import OptionError
+from interp.provenance import directory_digest, file_digest
+
+if TYPE_CHECKING:
+    from interp.analyzers.dictionary_diff import DictionaryDiff
+
+_WAYS = {"both": "crosscoder", "difference": "difference", "base": "base", "tuned": "tuned"}
+"""By what ``interp sae train --of`` made the dictionary of."""
+
+
+@takes(Running)
+def command(
+    dictionary: Annotated[Path, typer.Argument(metavar="DICTIONARY", help="Folder (or weight file) of a dictionary.")],
+    *,
+    model: Annotated[str, typer.Option("--model", metavar="TUNED", help="The tuned model, or an adapter.")],
+    base: Annotated[str | None, typer.Option(metavar="BASE", help="What it was tuned from.")] = None,
+    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Text or prompts, one a row.")],
+    site: Annotated[
+        str | None, typer.Option(metavar="SITE", help="blocks.3.hook_resid_post.  [default: what the dictionary says]")
+    ] = None,
+    way: Annotated[
+        str, typer.Option(metavar="NAME", help="crosscoder, difference, base or tuned: what the dictionary is of.")
+    ] = "auto",
+    sham: Annotated[
+        str | None, typer.Option(metavar="TUNED", help="A tune of the same base that learned nothing of interest.")
+    ] = None,
+    sham_dictionary: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The sham pair's own dictionary, trained alike.")
+    ] = None,
+    content_only: Annotated[
+        bool, typer.Option("--content-only", help="Special tokens and the template's count nowhere.")
+    ] = False,
+    column: Annotated[str, typer.Option(metavar="NAME", help="Column of the file.")] = "prompt",
+    max_prompts: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N of the file's rows.")] = None,
+    nu_error: Annotated[float, typer.Option(metavar="X", help="One model's own: |nu| of the error below.")] = 0.2,
+    nu_reconstruction: Annotated[float, typer.Option(metavar="X", help="And |nu| of the reconstruction.")] = 0.5,
+    cosine: Annotated[float, typer.Option(metavar="X", help="Rotated: a measured cosine below.")] = 0.95,
+    factor: Annotated[float, typer.Option(metavar="X", help="Rescaled: so many times as much in one model.")] = 1.5,
+    folds: Annotated[int, typer.Option(metavar="N", help="Silent: active in fewer of 20 folds of prompts.")] = 8,
+    sinks: Annotated[float, typer.Option(metavar="X", help="Leave out norms above X medians; 0: keep all.")] = 10.0,
+    draws: Annotated[int, typer.Option(metavar="N", help="Exchanges of the models, for p.")] = 999,
+    common: Running,
+) -> str:
+    """Say of every latent whether only the tuned model has it, only the base, or both: alike, rescaled or rotated.
+
+    Crosscoders by latent scaling (arXiv 2504.02922), dictionaries of differences by slopes, one model's own by what the
+    other has of it. How many are one model's alone is claimed only beside a sham pair with its own dictionary.
+
+    Example: interp sae diff ./both --model ./tuned --base ./base --data a.txt --sham ./sham --sham-dictionary ./other
+    """
+    if common.remote:
+        raise OptionError("--remote cannot take activations of both models; compare on this machine")
+    if way not in ("auto", *_WAYS.values()):
+        raise OptionError(f"unknown --way {way!r}; use auto, {', '.join(_WAYS.values())}")
+    if (sham is None) != (sham_dictionary is None):
+        raise OptionError("a sham is a tune and its own dictionary: give both --sham and --sham-dictionary, or neither")
+    given = {**locals(), "dictionary": _digest(dictionary)}
+    given |= {"tuned": given.pop("model"), "sham_dictionary": sham_dictionary and _digest(sham_dictionary)}
+    request, title = Request.of("sae-diff", given), f"{dictionary}: what {model} has and its base has not"
+    if (kept := request.recall()) is not None:
+        for note in kept.notes:
+            common.remark(note)
+        return tell(common, kept.runs, page_again(common.store, kept, title))
+    from dataclasses import replace
+
+    from interp.dictionaries.classes import Thresholds
+    from interp.engines import engine_named
+    from interp.models.pair import Pair
+    from interp.models.sources import find
+    from interp.prompts import OneClass, read_prompts
+    from interp.store import Store
+    from interp.study import Study
+
+    common.batches()
+    limits = Thresholds(nu_error, nu_reconstruction, cosine, factor, folds)
+    options = {"thresholds": limits, "content_only": content_only, "sinks": sinks, "draws": draws}
+    analyzer = _analyzer(dictionary, way, site, options)
+    other = None if sham_dictionary is None else _analyzer(sham_dictionary, way, site, options)
+    if other is not None:
+        _require_alike(analyzer, other)
+    prompts = OneClass(read_prompts(data, column, "data")).limit(max_prompts)
+    if base is None and find(model).base_name is None:
+        raise OptionError("comparing models by a dictionary needs a base and none was given; add --base MODEL")
+    described = request.describe()
+    common.status(f"loading {model}")
+    pair = Pair.load(model, base, device=common.device, dtype=common.dtype)
+    study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine_named(common.engine, False),
+                  quiet=common.quiet)  # fmt: skip
+    analyzer.require_study(study)
+    store, notes = Store(common.store), [f"note: {line}" for line in pair.notes]
+    if other is not None:
+        common.status(f"loading {sham}")
+        beside = Pair.load(sham, pair.require_base("a sham").name, device=common.device, dtype=common.dtype)
+        kept = store.fetch(other, replace(study, pair=beside, _kept={}))
+        analyzer = replace(analyzer, sham=kept.table)
+        notes.append(f"note: the sham pair is run {kept.key}")
+    else:
+        notes.append("note: without a sham no number is claimed; train a dictionary alike on a tune that learned "
+                     "nothing of interest, and add --sham TUNED --sham-dictionary DIR")  # fmt: skip
+    run = store.fetch(analyzer, study)
+    for note in notes:
+        common.remark(note)
+    return write(common, request, described, [run], notes, title)
+
+
+def _analyzer(path: Path, way: str, site: str | None, options: Mapping[str, Any]) -> "DictionaryDiff":
+    """The analyzer of a dictionary as it lies there, refused where it cannot be compared so."""
+    from interp.analyzers.dictionary_diff import DictionaryDiff
+    from interp.analyzers.dictionary_eval import fingerprint
+    from interp.dictionaries.formats import read
+
+    loaded, about = read(path)
+    where = site or about.get("site")
+    if not where:
+        raise OptionError(f"{path} does not say which site it is of; add --site blocks.<layer>.hook_resid_post")
+    said = "crosscoder" if loaded.config.models == 2 else _WAYS.get(str(about.get("of")))
+    if way == "auto" and said is None:
+        raise OptionError(f"{path} does not say which model it is of; add --way base, tuned or difference")
+    if way != "auto" and said is not None and said != way:
+        raise OptionError(f"--way {way} is of another dictionary: {path} is one for --way {said}")
+    made = DictionaryDiff(loaded, fingerprint(loaded), str(said if way == "auto" else way), str(where), **options)
+    made.require()
+    return made
+
+
+def _require_alike(one: "DictionaryDiff", other: "DictionaryDiff") -> None:
+    """Raise OptionError for a sham's dictionary whose counts would be of something else."""
+    for name, ours, theirs in (
+        ("way", one.way, other.way), ("site", one.site, other.site),
+        ("architecture", one.dictionary.config.architecture, other.dictionary.config.architecture),
+        ("number of latents", one.dictionary.config.width, other.dictionary.config.width),
+    ):  # fmt: skip
+        if ours != theirs:
+            raise OptionError(f"the sham's dictionary has another {name} ({theirs}, not {ours}); train both alike")
+
+
+def _digest(path: Path) -> str:
+    """Of what the dictionary's files hold, wherever they lie; OptionError where there are none."""
+    return directory_digest(path) if path.is_dir() else file_digest(path)

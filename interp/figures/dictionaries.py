@@ -1,0 +1,229 @@
+"""Dictionaries: how well they reconstruct beside baselines, and what became of latents between two models."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SERIES, faint, finish, safe
+from interp.table import Table
+
+COLOURS = {
+    "tuned-only": BLUE, "base-only": ORANGE, "rotated": PURPLE, "rescaled": GREEN, "shared": "#5f6b7a",
+    "opposed": "#c2607a", "unclear": "#c3c9d4", "silent": "#e3e6ec",
+}  # fmt: skip
+LIMIT = 5000
+ESTIMATES = {"base_part": "base's slope by the difference", "kept": "share the other model has"}
+NAMES = {"dictionary": BLUE, "pca": ORANGE, "random": GREY}
+
+
+def dictionary_diff_figure(table: Table) -> go.Figure:
+    """Of a crosscoder both nu of every live latent; else its estimate with interval, in order."""
+    return _crosscoder(table) if "nu_error" in table.data else _ranked(table)
+
+
+def _chosen(table: Table, drawn: np.ndarray) -> np.ndarray:
+    """Rows to draw, at most ``LIMIT``: claimed ones of one model first, then an even sample."""
+    rows = np.flatnonzero(drawn)
+    if rows.size <= LIMIT:
+        return rows
+    own = np.isin(table["class"][rows], ("tuned-only", "base-only")) & table["claimed"][rows]
+    first, rest = rows[own][:LIMIT], rows[~own]
+    sample = rest[np.linspace(0, rest.size - 1, LIMIT - first.size).astype(int)]
+    return np.sort(np.concatenate([first, sample]))
+
+
+def _title(what: str, shown: int, all_of: int) -> str:
+    return f"{what} of {all_of:,} latents" if shown == all_of else f"{what}: {shown:,} of {all_of:,} latents shown"
+
+
+def _crosscoder(table: Table) -> go.Figure:
+    limits = table.summary.get("thresholds", {})
+    x, y = table["nu_error"], table["nu_reconstruction"]
+    drawn = (table["class"] != "silent") & np.isfinite(x) & np.isfinite(y)
+    rows, figure = _chosen(table, drawn), go.Figure()
+    for kind, colour in COLOURS.items():
+        part = rows[table["class"][rows] == kind]
+        if not part.size:
+            continue
+        figure.add_trace(
+            go.Scatter(
+                x=x[part],
+                y=y[part],
+                mode="markers",
+                name=f"{kind} ({int((table['class'] == kind).sum()):,})",
+                marker={"color": colour, "size": 6 if kind in ("shared", "unclear") else 9, "line": {"width": 0}},
+                customdata=np.stack([table["latent"][part], table["rate"][part], table["ratio"][part]], 1),
+                hovertemplate="latent %{customdata[0]}, active on %{customdata[1]:.2%}<br>nu of the error %{x:.3f}, of "
+                "the reconstruction %{y:.3f}<br>tuned by base %{customdata[2]:.3g}<extra>%{fullData.name}</extra>",
+            )
+        )
+    error, reconstruction = limits.get("error", np.nan), limits.get("reconstruction", np.nan)
+    if np.isfinite(error) and np.isfinite(reconstruction):
+        box = {"x0": -error, "x1": error, "y0": -reconstruction, "y1": reconstruction}
+        figure.add_shape(type="rect", **box, line={"color": INK, "width": 1, "dash": "dash"})
+    low, high = -0.5, 2.0
+    outside = int(((x[rows] < low) | (x[rows] > high) | (y[rows] < low) | (y[rows] > high)).sum())
+    caption = (
+        "Each dot is a latent that is active often enough: what the base has of it by what the tuned model has, in the "
+        "error with its part put back (across) and in the reconstruction (up). At 1 both have as much; the tuned "
+        "model's own lie in the dashed box with their whole intervals. What is the base's own is measured along the "
+        "base's direction, which is not drawn."
+    )
+    caption += f" {outside} lie outside of the drawn range." if outside else ""
+    finish(figure, _title("What the base has", rows.size, len(table)), caption, height=520)
+    figure.update_xaxes(title_text="nu of the error", range=[low, high])
+    figure.update_yaxes(title_text="nu of the reconstruction", range=[low, high])
+    return figure
+
+
+def _ranked(table: Table) -> go.Figure:
+    name = next(name for name in ESTIMATES if name in table.data)
+    value = table[name]
+    rows = _chosen(table, (table["class"] != "silent") & np.isfinite(value))
+    rows = rows[np.argsort(value[rows], kind="stable")]
+    place, figure = np.arange(rows.size), go.Figure()
+    for kind, colour in COLOURS.items():
+        at = table["class"][rows] == kind
+        part = rows[at]
+        if not part.size:
+            continue
+        bars = {"array": np.nan_to_num(table[f"{name}_high"][part] - value[part])}
+        bars["arrayminus"] = np.nan_to_num(value[part] - table[f"{name}_low"][part])
+        figure.add_trace(
+            go.Scatter(
+                x=place[at],
+                y=value[part],
+                mode="markers",
+                name=f"{kind} ({int((table['class'] == kind).sum()):,})",
+                marker={"color": colour, "size": 5},
+                error_y={"type": "data", "symmetric": False, "color": faint(colour, 0.4), "width": 0, **bars},
+                customdata=np.stack([table["latent"][part], table["rate"][part]], 1),
+                hovertemplate="latent %{customdata[0]}, active on %{customdata[1]:.2%}<br>%{y:.3f}"
+                "<extra>%{fullData.name}</extra>",
+            )
+        )
+    error = table.summary.get("thresholds", {}).get("error", np.nan)
+    centres = (0.0, -1.0) if name == "base_part" else (0.0,)
+    for end in [centre + sign * error for centre in centres for sign in (-1, 1) if np.isfinite(error)]:
+        figure.add_hline(y=end, line={"color": INK, "width": 1, "dash": "dash"})
+    read = {
+        "base_part": "the base's slope on it by what the two models' slopes differ in: 0 is the tuned model's alone, "
+        "-1 the base's alone",
+        "kept": "the slope of the other model's rows on its codes by the own model's: 0 is the own model's alone, 1 "
+        "is both alike",
+    }[name]
+    caption = f"Each dot is a latent that is active often enough, with its interval over documents: {read}."
+    low, high = (-2.0, 1.5) if name == "base_part" else (-0.5, 2.0)
+    outside = int(((value[rows] < low) | (value[rows] > high)).sum())
+    caption += f" {outside} lie outside of the drawn range." if outside else ""
+    finish(figure, _title("What both models have", rows.size, len(table)), caption, height=460)
+    figure.update_xaxes(title_text="latents, in order", showgrid=False)
+    figure.update_yaxes(title_text=safe(ESTIMATES[name]), range=[low, high])
+    return figure
+
+
+def dictionary_classes_figure(table: Table) -> go.Figure:
+    """Share of live latents that are claimed to be of each class, beside the sham's."""
+    pairs = list(dict.fromkeys(table["pair"].tolist()))
+    kinds = [k for k in dict.fromkeys(table["class"].tolist()) if k not in ("unclear", "silent", "opposed")]
+    figure = go.Figure()
+    for pair, colour in zip(pairs, (BLUE, GREY), strict=False):
+        row = {kind: np.flatnonzero((table["pair"] == pair) & (table["class"] == kind))[0] for kind in kinds}
+        at = np.array([row[kind] for kind in kinds])
+        live = np.maximum(table["live"][at], 1)
+        figure.add_trace(
+            go.Bar(
+                x=kinds,
+                y=table["claimed"][at] / live,
+                name=safe(pair),
+                marker={"color": colour},
+                customdata=np.stack([table["claimed"][at], table["live"][at]], 1),
+                text=[f"{count:,}" for count in table["claimed"][at]],
+                hovertemplate="%{x}: %{customdata[0]} of %{customdata[1]}<extra>%{fullData.name}</extra>",
+            )
+        )
+    caption = "Of the latents that are active often enough, the share claimed to be of each class; above, how many."
+    caption += "" if "sham" in pairs else " No sham was given, so that these numbers stand alone."
+    finish(figure, "What became of latents", caption, height=380)
+    figure.update_yaxes(title_text="of live latents", tickformat=".0%", rangemode="tozero")
+    return figure
+
+
+def dictionary_scores_figure(table: Table) -> go.Figure:
+    """Explained variance of the dictionary and of the baselines, by part of the tokens."""
+    parts, figure = list(dict.fromkeys(table["part"].tolist())), go.Figure()
+    for name in dict.fromkeys(table["dictionary"].tolist()):
+        rows = table["dictionary"] == name
+        figure.add_trace(
+            go.Bar(
+                x=[safe(part) for part in table["part"][rows]],
+                y=table["explained_variance"][rows],
+                name=safe(name),
+                marker={"color": NAMES.get(name, PURPLE)},
+                customdata=np.stack([table["l0"][rows], table["tokens"][rows]], 1),
+                hovertemplate="%{x}: %{y:.3f} with %{customdata[0]:.1f} codes a token, of %{customdata[1]:,} tokens"
+                "<extra>%{fullData.name}</extra>",
+            )
+        )
+    caption = (
+        "Share of the variance that is explained, of all tokens or of a part from its own mean: by the dictionary, and "
+        "by principal components and random rows with as many codes. Below 0 the mean alone would do better."
+    )
+    finish(figure, f"Explained variance{' by part' if len(parts) > 1 else ''}", caption, height=380)
+    low = float(np.nanmin(np.append(table["explained_variance"], 0.0)))
+    figure.update_yaxes(title_text="explained variance", range=[max(-1.0, 1.05 * low), 1.02])
+    return figure
+
+
+def dictionary_density_figure(table: Table) -> go.Figure:
+    """How many latents fire how often, by powers of ten; those that never do stand apart."""
+    figure = go.Figure()
+    for name in dict.fromkeys(table["dictionary"].tolist()):
+        rows = np.flatnonzero(table["dictionary"] == name)
+        labels = [_between(table["low"][row], table["high"][row]) for row in rows]
+        figure.add_trace(
+            go.Bar(
+                x=labels,
+                y=table["latents"][rows],
+                name=safe(name),
+                marker={"color": NAMES.get(name, PURPLE)},
+                hovertemplate="%{x}: %{y:,} latents<extra>%{fullData.name}</extra>",
+            )
+        )
+    caption = "How many latents are active on which share of tokens, as powers of ten; those never active on the left."
+    finish(figure, "How often latents are active", caption, height=380)
+    figure.update_xaxes(title_text="log10 of the share of tokens", type="category")
+    figure.update_yaxes(title_text="latents", rangemode="tozero")
+    return figure
+
+
+def _between(low: float, high: float) -> str:
+    if np.isneginf(high):
+        return "never"
+    return f"below {high:g}" if np.isneginf(low) else f"{low:g} to {high:g}"
+
+
+def dictionary_recovered_figure(table: Table) -> go.Figure:
+    """What of an ablation's cost each reconstruction saves; what costs nothing has no bar."""
+    figure = go.Figure()
+    said = {"ce": "loss", "kl": "divergence"}
+    for name, colour in zip(dict.fromkeys(table["dictionary"].tolist()), SERIES, strict=False):
+        rows = np.flatnonzero((table["dictionary"] == name) & np.isfinite(table["recovered"]))
+        figure.add_trace(
+            go.Bar(
+                x=[safe(f"{said.get(table['cost'][r], table['cost'][r])}, over {table['ablation'][r]}") for r in rows],
+                y=table["recovered"][rows],
+                name=safe(name),
+                marker={"color": NAMES.get(name, colour)},
+                hovertemplate="%{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
+            )
+        )
+    caption = (
+        "With a reconstruction in the site's place, the share of what the mean (or zero) there costs that is saved: 1 "
+        "is the model as it is. Zero flatters; where an ablation costs nothing there is no bar."
+    )
+    finish(figure, "What a splice saves", caption, height=380)
+    low = float(np.nanmin(np.append(table["recovered"], 0.0)))
+    figure.update_yaxes(title_text="recovered", range=[max(-1.0, 1.05 * low), 1.02])
+    return figure
