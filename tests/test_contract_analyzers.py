@@ -11,6 +11,8 @@ import torch
 from interp import claims
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.compare import Compare
+from interp.analyzers.dictionary_diff import DictionaryDiff
+from interp.analyzers.dictionary_eval import fingerprint
 from interp.analyzers.dissociation import Dissociation
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.graft import Graft
@@ -22,6 +24,9 @@ from interp.analyzers.stitch import Partner, Stitch
 from interp.analyzers.transfer import Transfer
 from interp.analyzers.tuco import Tuco
 from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.dictionaries import Dictionary, DictionaryConfig
+from interp.dictionaries.classes import Thresholds
+from interp.dictionaries.diff import WAYS
 from interp.errors import ClaimError
 from interp.metrics import Refusal
 from interp.models.pair import Pair
@@ -111,6 +116,12 @@ def graft(study, _, unit):
     return Graft(held_out=held_out, at=0.05, sweep=(0.1,), steps=2, relaxed_steps=1, draws=2)
 
 
+def dictionary_diff(study, way, unit):
+    config = DictionaryConfig("topk", 32, 40, models=1 + (way == "crosscoder"), k=8)
+    dictionary = Dictionary(config, seed=3).double()
+    return DictionaryDiff(dictionary, fingerprint(dictionary), way, "blocks.1.hook_resid_post", Thresholds(folds=2))
+
+
 def stitch(study, _, unit):
     turned = other(study)
     partner = Partner(elsewhere(unit)[0], study.contrast.negative, turned.contrast.negative)
@@ -128,18 +139,20 @@ ANALYZERS = {
     **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in FURTHER},
     **{f"{make.__name__.replace('_', '-')} head": (make, "", "head") for make in FURTHER},
     **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in (tuco, ftc_alpha, compare, graft, stitch)},
+    **{f"dictionary-diff {way}": (dictionary_diff, way, "neuron") for way in WAYS},
 }
 # These read checkpoints on disk, not prompts, or take what was found there: tests/test_intruders.py.
 OF_WEIGHTS = {"intruders", "intruder_scaling"}
 # This scores a dictionary in one model, and an identical pair is no silence to it: tests/test_dictionary_scores.py.
 OF_ONE_MODEL = {"dictionary_eval"}
-# Heads go the ways of neurons: one method stands for all of them but in the slow tests.
+# Heads go the ways of neurons: one method stands for all of them but in the slow tests. So do two of four ways.
 ALWAYS = {"locate-neurons integrated head", "verify-neurons head"}
+SELDOM = ("head", "diff base", "diff difference")
 
 
 def marked(names):
     return [
-        name if name in ALWAYS or not name.endswith("head") else pytest.param(name, marks=pytest.mark.slow)
+        name if name in ALWAYS or not name.endswith(SELDOM) else pytest.param(name, marks=pytest.mark.slow)
         for name in names
     ]
 

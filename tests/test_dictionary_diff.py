@@ -11,13 +11,14 @@ from interp.dictionaries.active import Codes
 from interp.dictionaries.classes import Thresholds, of_crosscoder
 from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.diff import compare
+from interp.dictionaries.diff import WAYS, compare
 from interp.dictionaries.differences import DifferenceScaling
 from interp.dictionaries.exchange import exchange_p
 from interp.dictionaries.folds import FoldSums, jackknife
 from interp.dictionaries.planted import VARIANTS, planted_tune
 from interp.dictionaries.scaling import BASE, TUNED, LatentScaling
 from interp.errors import OptionError
+from interp.table import table
 
 D, F, N = 6, 11, 240
 
@@ -149,7 +150,7 @@ def known(pair, way):
     if way == "crosscoder":
         rows = torch.cat([pair.base, pair.tuned], 1)
     else:
-        rows = pair.tuned - pair.base if way == "difference" else pair.base
+        rows = {"difference": pair.tuned - pair.base, "base": pair.base, "tuned": pair.tuned}[way]
     rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-6)
     config = DictionaryConfig("jumprelu", pair.base.shape[1], len(rows), models=1 + (way == "crosscoder"))
     dictionary = Dictionary(config)
@@ -205,7 +206,34 @@ class TestPlanted:
         assert (found["rate_tuned"][lost] < 1e-3).all()
         assert found.summary["unexplained_tuned"] > 2 * found.summary["unexplained_base"]
 
-    @pytest.mark.parametrize("way", ["crosscoder", "difference", "base"])
+    def test_a_tuned_models_dictionary_on_the_base(self):
+        pair, found = found_by("tuned")
+        said = {"base-only": {"silent", "unclear"}, "rotated": {"shared"}}
+        for kind, named in zip(pair.classes, found["class"], strict=True):
+            assert named in said.get(kind, {kind}), (kind, named)
+        own = found["class"] == "tuned-only"
+        assert found["claimed"][own].all()
+        assert found["fires_otherwise"][own].all()
+        assert (found["rate_base"][own] < 1e-3).all()
+        assert found.summary["unexplained_base"] > 1.5 * found.summary["unexplained_tuned"]
+
+    def test_the_tuned_way_is_the_bases_way_with_models_exchanged(self):
+        pair = planted_tune(48, seed=2)
+        dictionary = known(pair, "tuned")
+        batches = list(held_out(pair, 4))
+        one = compare(dictionary, "tuned", batches)
+        other = compare(dictionary, "base", [(tuned, base, documents) for base, tuned, documents in batches])
+        named = {"base-only": "tuned-only", "tuned-only": "base-only"}
+        assert one["class"].tolist() == [named.get(kind, kind) for kind in other["class"]]
+        assert {"tuned-only"} == set(one["class"]) & set(named)
+        for column in one.data:
+            if column not in ("class", "rate_base"):
+                np.testing.assert_array_equal(one[column], other[column], err_msg=column)
+        np.testing.assert_array_equal(one["rate_base"], other["rate_tuned"])
+        assert one.summary["unexplained_base"] == other.summary["unexplained_tuned"]
+        assert [claim.name for claim in claims.from_table(one.tables["claims"])] == ["tuned-only"]
+
+    @pytest.mark.parametrize("way", WAYS)
     def test_sham_and_identical_pairs_give_nothing(self, way):
         for variant in ("sham", "identical"):
             _, found = found_by(way, variant)
@@ -225,14 +253,52 @@ class TestPlanted:
         _, sham = found_by("crosscoder", "sham", easy=8)
         _, alone = found_by("crosscoder", easy=8)
         _, found = found_by("crosscoder", sham=sham, easy=8)
-        for table, shown in ((alone, []), (found, ["tuned-only"])):
-            made = claims.from_table(table.tables["claims"])
+        for each, shown in ((alone, []), (found, ["tuned-only"])):
+            made = claims.from_table(each.tables["claims"])
             for claim in made:
-                claims.check(claim, table)
+                claims.check(claim, each)
             # four latents of the base alone, beside an interval of none of 44, are too few
             assert [claim.name for claim in made if claim.shown] == shown
         with pytest.raises(OptionError, match="compare the sham pair in the same way"):
             found_by("difference", sham=sham)
+
+    def test_a_few_latents_beside_a_large_sham_can_be_checked(self):
+        """The interval of a claim lies beyond the sham's, not beyond one latent."""
+        nothing = np.array(["shared"] * 100_000, dtype=object)
+        columns = {"class": (nothing, "text", "class"), "claimed": (np.ones(len(nothing), bool), "flag", "claimed")}
+        sham = table("dictionary-diff", columns, summary={"way": "crosscoder"})
+        _, found = found_by("crosscoder", sham=sham, easy=1, narrow=0)
+        (own,) = [claim for claim in claims.from_table(found.tables["claims"]) if claim.name == "tuned-only"]
+        assert own.shown
+        assert own.value == 1 > own.low
+        claims.check(own, found)
+        counted = found.tables["classes"]
+        assert counted["latents"].sum() == len(found) + len(sham)
+        assert (counted["live"][counted["pair"] == "sham"] == len(sham)).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_activity_on_special_rows_is_counted_apart(way):
+    pair = planted_tune(48, seed=2)
+    dictionary = known(pair, way)
+    batches = [(*rows, torch.rand(len(rows[0]), generator=torch.Generator().manual_seed(1)) < 0.3)
+               for rows in held_out(pair, 2)]  # fmt: skip
+    found = compare(dictionary, way, batches)
+    given = {
+        "crosscoder": lambda base, tuned: torch.cat([base, tuned], 1), "difference": lambda base, tuned: tuned - base,
+        "base": lambda base, tuned: base, "tuned": lambda base, tuned: tuned,
+    }[way]  # fmt: skip
+    fires = torch.cat([dictionary.encode(given(*rows[:2])) > 0 for rows in batches]).double().numpy()
+    special = torch.cat([rows[3] for rows in batches]).numpy()
+    live = fires.any(0)
+    np.testing.assert_allclose(found["rate_special"], fires[special].mean(0), atol=1e-12)
+    np.testing.assert_allclose(found["rate_content"], fires[~special].mean(0), atol=1e-12)
+    share = fires[special].sum(0)[live] / fires.sum(0)[live]
+    np.testing.assert_allclose(found["special_share"][live], share, atol=1e-12)
+    plain = compare(dictionary, way, held_out(pair, 2))
+    assert "rate_special" not in plain.data
+    for name in plain.data:
+        np.testing.assert_array_equal(plain[name], found[name], err_msg=name)
 
 
 def test_slopes_of_differences_are_regressions_with_an_intercept():
@@ -305,6 +371,8 @@ def test_what_means_nothing_is_refused(rows):
         DifferenceScaling(crosscoder())
     with pytest.raises(OptionError, match="unknown way"):
         compare(alone, "lens", [])
+    with pytest.raises(OptionError, match="no threshold"):
+        compare(Dictionary(DictionaryConfig("batchtopk", D, F, k=2)), "tuned", [])
     with pytest.raises(OptionError, match="no rows were given"):
         compare(crosscoder(), "crosscoder", [])
     with pytest.raises(OptionError, match="thresholds"):

@@ -199,3 +199,94 @@ def test_text_from_tables_is_escaped():
         assert "<script" not in shown
         assert "<img" not in shown
         assert "&lt;" in shown
+
+
+DIFF = {
+    "crosscoder": {"nu_error": [0.0, 1.0, 9.0, np.nan], "nu_reconstruction": [0.1, 1.0, 1.0, np.nan],
+                   "ratio": [5.0, 1.0, 1.0, np.nan]},
+    "difference": {"base_part": [0.0, 0.7, -0.5, np.nan], "base_part_low": [-0.1, 0.6, -0.9, np.nan],
+                   "base_part_high": [0.1, 0.9, 0.1, np.nan]},
+    "tuned": {"kept": [0.0, 1.0, 0.6, np.nan], "kept_low": [-0.1, 0.9, 0.3, np.nan],
+              "kept_high": [0.1, 1.2, 1.4, np.nan]},
+}  # fmt: skip
+
+
+def differences(way, classes=("tuned-only", "shared", "unclear", "silent"), repeat=1):
+    """Latents of four classes, one of each or more."""
+    count = len(classes) * repeat
+    columns = {
+        "latent": (np.arange(count), "key", "number"),
+        "class": (list(classes) * repeat, "text", "class"),
+        "claimed": (np.array([kind != "unclear" for kind in classes] * repeat), "flag", "claimed"),
+        "rate": (np.full(count, 0.01), "measure", "rate"),
+        **{name: (np.tile(np.array(values), repeat), "measure", name) for name, values in DIFF[way].items()},
+    }
+    return table("dictionary-diff", columns, summary={"way": way, "thresholds": {"error": 0.2, "reconstruction": 0.5}})
+
+
+@pytest.mark.parametrize("way", DIFF)
+def test_latents_are_drawn_by_class_beside_their_thresholds(way):
+    figure = plot(differences(way))
+    assert [trace.name for trace in figure.data] == ["tuned-only (1)", "shared (1)", "unclear (1)"]
+    value = DIFF[way]["nu_error" if way == "crosscoder" else next(iter(DIFF[way]))]
+    for trace, expected in zip(figure.data, value, strict=False):
+        assert (trace.x if way == "crosscoder" else trace.y).tolist() == [expected]
+    lines = {tuple(sorted((shape.y0, shape.y1))) for shape in figure.layout.shapes}
+    if way == "crosscoder":
+        (box,) = figure.layout.shapes
+        assert (box.x0, box.x1, box.y0, box.y1) == (-0.2, 0.2, -0.5, 0.5)
+        assert "1 lie outside" in figure.layout.meta["caption"]
+    else:
+        assert {(0.2, 0.2), (-0.2, -0.2)} <= lines
+        assert ((-0.8, -0.8) in lines) == (way == "difference")
+        bars = figure.data[0].error_y
+        assert (bars.array[0], bars.arrayminus[0]) == pytest.approx((0.1, 0.1))
+    assert figure.layout.title.text.endswith("3 of 4 latents shown")
+    assert figure.layout.meta["caption"].endswith(".")
+
+
+def test_many_latents_are_capped_and_claims_of_one_model_are_kept():
+    figure = plot(differences("tuned", repeat=4000))
+    drawn = {trace.name: len(trace.x) for trace in figure.data}
+    assert drawn["tuned-only (4,000)"] == 4000
+    assert sum(drawn.values()) == LIMIT
+    assert figure.layout.title.text == "What both models have: 5,000 of 16,000 latents shown"
+
+
+def test_dictionaries_stand_beside_their_baselines():
+    names, parts = ["dictionary", "pca", "random"], ["all", "<b>content"]
+    keys = [(name, part) for name in names for part in parts]
+    made = table("dictionary-scores", {
+        "dictionary": ([name for name, _ in keys], "key", "what"), "part": ([part for _, part in keys], "key", "which"),
+        "explained_variance": (np.linspace(0.9, -0.2, 6), "measure", "explained"),
+        "l0": (np.full(6, 8.0), "measure", "l0"), "tokens": (np.full(6, 10), "measure", "tokens"),
+    })  # fmt: skip
+    figure = plot(made)
+    assert [trace.name for trace in figure.data] == names
+    assert np.concatenate([trace.y for trace in figure.data]).tolist() == made["explained_variance"].tolist()
+    assert figure.data[0].x == ("all", "&lt;b&gt;content")
+    assert figure.layout.yaxis.range[0] < -0.2
+    density = table("dictionary-density", {
+        "dictionary": (["dictionary"] * 3, "key", "what"), "latents": (np.array([3, 2, 1]), "measure", "how many"),
+        "low": (np.array([-np.inf, -np.inf, -1.0]), "measure", "from"),
+        "high": (np.array([-np.inf, -7.0, 0.0]), "measure", "to"),
+    })  # fmt: skip
+    (bars,) = plot(density).data
+    assert (bars.x, bars.y.tolist()) == (("never", "below -7", "-1 to 0"), [3, 2, 1])
+    recovered = table("dictionary-recovered", {
+        "dictionary": (["dictionary", "dictionary"], "key", "what"), "cost": (["ce", "kl"], "key", "cost"),
+        "ablation": (["mean", "mean"], "key", "over"), "recovered": (np.array([np.nan, 0.8]), "measure", "share"),
+    })  # fmt: skip
+    (bars,) = plot(recovered).data
+    assert (bars.x, bars.y.tolist()) == (("divergence, over mean",), [0.8])
+    counted = table("dictionary-classes", {
+        "pair": (["this pair", "sham"], "key", "pair"), "class": (["tuned-only"] * 2, "key", "class"),
+        "latents": (np.array([9, 1]), "measure", "all"), "claimed": (np.array([8, 1]), "measure", "claimed"),
+        "live": (np.array([80, 0]), "measure", "live"),
+    })  # fmt: skip
+    own, sham = plot(counted).data
+    assert (own.y.tolist(), sham.y.tolist(), own.text) == ([0.1], [1.0], ("8",))
+    for one in (figure, *(plot(made) for made in (density, recovered, counted))):
+        assert one.layout.title.text
+        assert one.layout.meta["caption"].endswith(".")
+        json.loads(one.to_json())

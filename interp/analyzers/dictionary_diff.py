@@ -195,7 +195,7 @@ def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
     return encoded, torch.tensor([number.setdefault(name, len(number)) for _, name in _documents(study)])
 
 
-def _alive(norms: Sequence[Float[np.ndarray, "2 n"]], sinks: float) -> list[Bool[np.ndarray, " n"]]:
+def _alive(norms: Sequence[Float[np.ndarray, "2 _"]], sinks: float) -> list[Bool[np.ndarray, " _"]]:
     """Rows whose norm is finite, and in both models at most ``sinks`` of that model's medians, batch by batch."""
     finite = [np.isfinite(part).all(0) for part in norms]
     if not sinks:

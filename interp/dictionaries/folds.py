@@ -105,8 +105,9 @@ class FoldSums:
     ) -> None:
         """Count, for ``apart``, which rows and which active codes are of special tokens; None: nobody asks."""
         if special is not None:
-            self.add(documents, codes, special=special[codes.pattern.rows])
-            self.add_rows(documents, special_rows=special)
+            counted = special.double()
+            self.add(documents, codes, special=counted[codes.pattern.rows])
+            self.add_rows(documents, special_rows=counted)
 
     def apart(self) -> Apart | None:
         """Activity on special and other rows, of the sums ``count`` and ``rows``; None where nobody asked."""

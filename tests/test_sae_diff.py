@@ -1,0 +1,335 @@
+"""``interp sae diff``: what is planted in a model is found, beside a sham; where there is nothing, nothing is."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from interp import claims, organisms
+from interp.analyzers.dictionary_diff import DictionaryDiff
+from interp.analyzers.dictionary_eval import fingerprint
+from interp.dictionaries import Dictionary, DictionaryConfig, save
+from interp.dictionaries.classes import Thresholds
+from interp.errors import OptionError, PairError
+from interp.models.pair import Pair
+from interp.prompts import OneClass, Prompt, PromptSet
+from interp.study import Study
+from tests import tiny
+
+SITE = "blocks.0.hook_resid_pre"
+OTHER = {"crosscoder": "base-only", "tuned": "base-only", "base": "tuned-only", "difference": "base-only"}
+PLANTED, WIDTH = 3.0, 32
+
+
+def token(word=" please"):
+    (found,) = tiny.tokenizer(False)(word)["input_ids"]
+    return found
+
+
+def direction():
+    return torch.nn.functional.normalize(torch.randn(WIDTH, generator=torch.Generator().manual_seed(4)), dim=0)
+
+
+def base():
+    return tiny.llama(seed=3)
+
+
+def tune(amount=PLANTED, seed=1):
+    """The base, moved by noise, whose word "please" also has a direction of its own."""
+    model = tiny.perturbed(base(), 0.001, seed)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[token()] += amount * direction()
+    return model
+
+
+def prompts(count=40, first=0):
+    verbs, nouns = ("open", "close", "paint", "lock"), ("door", "window", "gate", "fences")
+    made = []
+    for row in range(first, first + count):
+        polite = "" if row % 3 == 0 else "tell me , please "
+        made.append(Prompt(row, f"{polite}{verbs[row % 4]} the {nouns[row // 4 % 4]}", f"c{row}"))
+    return OneClass(PromptSet(tuple(made), "prompts"))
+
+
+def study(tuned=None, of=None, asked=None, **options):
+    return Study(
+        Pair.from_modules(tuned or tune(), of or base(), tiny.tokenizer()), asked or prompts(), None, **options
+    )
+
+
+def dictionary(way="tuned", seed=0):
+    """Latent 0 reads and writes the planted direction; the others are random ones at right angles to it."""
+    config = DictionaryConfig("jumprelu", WIDTH, 24, models=1 + (way == "crosscoder"))
+    made = Dictionary(config, seed=seed)
+    own = torch.cat([torch.zeros(WIDTH), direction()]) if way == "crosscoder" else direction()
+    aside = torch.eye(WIDTH) - torch.outer(direction(), direction())
+    aside = torch.block_diag(*[aside] * config.models)
+    with torch.no_grad():
+        made.W_dec.copy_(made.W_dec @ aside)
+        made.W_enc.copy_(aside @ made.W_enc)
+        made.W_dec[0], made.W_enc[:, 0] = own, own
+        made.threshold.fill_(0.05)
+        made.threshold[0] = PLANTED / 2
+    return made
+
+
+def analyzer(way="tuned", made=None, **options):
+    made = made or dictionary(way)
+    return DictionaryDiff(made, fingerprint(made), way, **{"site": SITE, **options})
+
+
+@pytest.fixture(scope="module")
+def found():
+    return analyzer()(study())
+
+
+class TestPlanted:
+    @pytest.mark.parametrize("way", ["crosscoder", "tuned", "difference"])
+    def test_what_only_the_tuned_model_has_is_called_so_and_exchanged_models_turn_it_round(self, way):
+        one = analyzer(way)(study())
+        assert (one["class"][0], one["claimed"][0]) == ("tuned-only", True)
+        assert one.summary["claimed"]["tuned-only"] == 1
+        if way == "crosscoder":
+            made = dictionary(way)
+            half = torch.cat([torch.arange(WIDTH, 2 * WIDTH), torch.arange(WIDTH)])
+            with torch.no_grad():
+                made.W_dec.copy_(made.W_dec[:, half].clone())
+                made.W_enc.copy_(made.W_enc[half].clone())
+        else:
+            made = dictionary(way)
+        if way == "difference":
+            with torch.no_grad():
+                made.W_enc.neg_()
+                made.W_dec.neg_()
+        turned = analyzer({"tuned": "base"}.get(way, way), made)(study(base(), tune()))
+        assert (turned["class"][0], turned["claimed"][0]) == ("base-only", True)
+        named = {"base-only": "tuned-only", "tuned-only": "base-only"}
+        assert turned["class"].tolist() == [named.get(kind, kind) for kind in one["class"]]
+
+    def test_beside_a_sham_it_is_claimed_and_can_be_measured_again(self, found):
+        kept = analyzer()(study(tune(0.0)))
+        assert kept.summary["claimed"]["tuned-only"] == 0
+        beside = analyzer(sham=kept)(study())
+        (claim,) = claims.from_table(beside.tables["claims"])
+        claims.check(claim, beside)
+        assert "A sham pair gives 0 of" in claim.sentence
+        assert beside.summary["sham_run"] == kept.provenance.key
+        assert set(beside.tables["classes"]["pair"]) == {"this pair", "sham"}
+        assert beside.provenance.key != found.provenance.key
+        # alone, the number is said and not claimed
+        (alone,) = claims.from_table(found.tables["claims"])
+        assert (alone.value, alone.shown) == (claim.value, False)
+        assert "no sham was given" in found.summary["limits"][0]
+
+    def test_rows_are_those_of_both_models(self, found):
+        """Oracle: rates from the models' own embeddings, token by token."""
+        here = study()
+        made, rates = dictionary(), {}
+        for role in ("base", "tuned"):
+            embed = here.pair[role].module.model.embed_tokens.weight
+            rows = torch.cat([embed[list(one.ids)] for one in here.encoded("positive")])
+            rates[role] = (made.encode(rows) > 0).double().mean(0).numpy()
+        np.testing.assert_allclose(found["rate"], rates["tuned"], atol=1e-12)
+        np.testing.assert_allclose(found["rate_base"], rates["base"], atol=1e-12)
+        assert found.summary["tokens"] == sum(len(one.ids) for one in here.encoded("positive"))
+
+    @pytest.mark.parametrize("way", ["crosscoder", "tuned", "base", "difference"])
+    def test_an_identical_pair_gives_exactly_nothing(self, way):
+        one = analyzer(way)(study(base()))
+        assert one.summary["identical"]
+        assert one.summary["sentence"].startswith("Both models' rows are equal, bit for bit.")
+        for kind in ("tuned-only", "base-only", "rotated", "rescaled"):
+            assert one.summary["claimed"][kind] == 0, kind
+        assert (one["exchange_p"] == 1).all()
+        assert not one.summary["shown"]
+
+
+class TestWhatCounts:
+    def test_special_tokens_apart_and_left_out(self, found):
+        assert found["special_share"][0] == 0, "please is no special token"
+        assert found["rate_content"][0] > found["rate"][0] > 0
+        bare = analyzer(content_only=True)(study())
+        assert "rate_special" not in bare.data
+        assert 0 < bare.summary["tokens"] < found.summary["tokens"]
+        np.testing.assert_allclose(bare["rate"], found["rate_content"], atol=1e-12)
+
+    def test_what_is_active_on_the_template_alone_is_said(self):
+        model, mark = tiny.perturbed(base(), 0.001), tiny.tokenizer().convert_tokens_to_ids("<|assistant|>")
+        with torch.no_grad():
+            model.model.embed_tokens.weight[mark] += PLANTED * direction()
+        one = analyzer()(study(model))
+        assert one["special_share"][0] == 1
+        assert one["class"][0] == "tuned-only"
+        assert one.summary["mainly_special"] == 1
+        assert any("mainly on special" in line for line in one.summary["limits"])
+
+    def test_sinks_are_left_out_in_both_and_counted(self, found):
+        tuned = tune()
+        with torch.no_grad():
+            tuned.model.embed_tokens.weight[token(" the")] *= 1000
+        one, whole = (analyzer(sinks=size)(study(tuned)) for size in (10.0, 0.0))
+        ids = [index for coded in study().encoded("positive") for index in coded.ids]
+        assert one.summary["sinks"] == ids.count(token(" the")) > 0
+        assert one.summary["sinks_by_token"] == {" the": one.summary["sinks"]}
+        assert one.summary["tokens"] + one.summary["sinks"] == whole.summary["tokens"] == len(ids)
+        assert whole.summary["sinks"] == 0
+        assert one["class"][0] == "tuned-only"
+
+    def test_batches_and_padding_do_not_count(self, found):
+        one = analyzer()(study(batch_size=1))
+        assert one["class"].tolist() == found["class"].tolist()
+        for column in found.columns:
+            if found[column.name].dtype.kind == "f":
+                np.testing.assert_allclose(one[column.name], found[column.name], rtol=1e-4, atol=1e-5)
+        assert one.provenance.key == found.provenance.key
+
+
+def test_the_key_follows_every_option(found):
+    kept = analyzer()(study(tune(0.0)))
+    changed = {
+        "digest": "other", "way": "base", "site": "blocks.1.hook_resid_pre", "thresholds": Thresholds(error=0.1),
+        "content_only": True, "sinks": 5.0, "draws": 99, "sham": kept, "parent": "1" * 20,
+    }  # fmt: skip
+    assert {field.name for field in dataclasses.fields(DictionaryDiff)} == {"dictionary", *changed}
+    here = study()
+    keys = [here.provenance(dataclasses.replace(analyzer(), **{name: value})).key for name, value in changed.items()]
+    assert len({found.provenance.key, *keys}) == len(changed) + 1
+
+
+def test_a_sham_of_something_else_is_refused():
+    kept = analyzer()(study(tune(0.0)))
+    with pytest.raises(OptionError, match="another content_only"):
+        analyzer(sham=kept, content_only=True)(study())
+    with pytest.raises(OptionError, match="on other prompts"):
+        analyzer(sham=kept)(study(asked=prompts(39)))
+    with pytest.raises(PairError, match="another base"):
+        analyzer(sham=kept)(study(of=tiny.perturbed(base(), 0.01)))
+
+
+def test_what_cannot_be_compared_is_refused_before_a_model_runs():
+    for options, said in (
+        ({"thresholds": Thresholds(folds=21)}, "2 to 20"), ({"draws": 9}, "at least are needed"),
+        ({"sinks": 0.5}, "median norms"), ({"site": "nowhere"}, "is not a site"), ({"way": "lens"}, "unknown way"),
+    ):  # fmt: skip
+        with pytest.raises(OptionError, match=said):
+            dataclasses.replace(analyzer(), **options).require()
+    with pytest.raises(OptionError, match="crosscoder of two models"):
+        analyzer("crosscoder", dictionary("tuned")).require()
+    with pytest.raises(OptionError, match="autoencoder of one site"):
+        analyzer("tuned", dictionary("crosscoder")).require()
+    with pytest.raises(OptionError, match="of 5 clusters"):
+        analyzer()(study(asked=prompts(5)))
+    with pytest.raises(OptionError, match="width 32"):
+        analyzer(site="blocks.0.mlp.hook_post")(study())
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Models, dictionaries and prompts on disk."""
+    path = tmp_path_factory.mktemp("saved")
+    for name, model in (("base", base()), ("tuned", tune()), ("sham", tune(0.0, seed=2))):
+        tiny.save(model, path / name)
+    save(dictionary(), path / "sae", {"site": SITE, "of": "tuned"})
+    save(dictionary(seed=1), path / "sham-sae", {"site": SITE, "of": "tuned"})
+    save(dictionary("crosscoder"), path / "both", {"site": SITE, "of": "both"})
+    save(dictionary(), path / "unsaid")
+    save(dictionary(), path / "sited", {"site": SITE})
+    (path / "text.txt").write_text("\n".join(prompt.text for prompt in prompts().positive))
+    (path / "few.txt").write_text("open the door\nclose the gate\n")
+    return path
+
+
+def asked(path, store, *more, name="sae", **changed):
+    words = {"--model": path / "tuned", "--base": path / "base", "--data": path / "text.txt", **changed}
+    return ["sae", "diff", path / name, *(w for pair in words.items() for w in pair), "--store", store, *more]
+
+
+def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
+    beside = {"--sham": saved / "sham", "--sham-dictionary": saved / "sham-sae"}
+    words = asked(saved, tmp_path / "runs", "--json", **beside)
+    code, out, err = run(*words)
+    assert code == 0, err
+    told = json.loads(out)
+    assert not told["cached"]
+    assert told["rows"] == 24
+    assert told["summary"]["way"] == "tuned"
+    assert told["summary"]["claimed"]["tuned-only"] == 1
+    assert told["summary"]["sham_run"] in err
+    assert (tmp_path / "runs" / "runs" / told["summary"]["sham_run"] / "manifest.json").is_file()
+    page = (tmp_path / "runs" / "runs" / told["run"] / "page.html").read_text("utf-8")
+    assert "What became of latents?" in page
+    assert "What has the other model of each latent?" in page
+    code, out, _ = run(*words)
+    again = json.loads(out)
+    assert (code, again["cached"], again["run"]) == (0, True, told["run"])
+    # another dictionary of the sham is another question
+    code, out, err = run(*asked(saved, tmp_path / "runs", "--json", **{**beside, "--sham-dictionary": saved / "sae"}))
+    assert code == 0, err
+    assert json.loads(out)["run"] != told["run"]
+    code, out, err = run(*asked(saved, tmp_path / "runs", "--json"))
+    assert code == 0, err
+    assert "without a sham no number is claimed" in err
+    assert not json.loads(out)["summary"]["shown"]
+
+
+def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):
+    code, out, err = run(*asked(saved, tmp_path / "runs", "--json", name="both"))
+    assert code == 0, err
+    assert json.loads(out)["summary"]["way"] == "crosscoder"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("unsaid", [], "does not say which site"),
+        ("sited", [], "add --way base, tuned or difference"),
+        ("sae", ["--way", "base"], "is one for --way tuned"),
+        ("sae", ["--way", "lens"], "unknown --way"),
+        ("sae", ["--sham", "x"], "give both --sham and --sham-dictionary"),
+        ("sae", ["--sham", "{}/sham", "--sham-dictionary", "{}/both"], "another way (crosscoder, not tuned)"),
+        ("sae", ["--nu-error", "2"], "thresholds error 2"),
+        ("sae", ["--sinks", "0.5"], "median norms"),
+        ("sae", ["--site", "blocks.9.hook_resid_post"], "blocks.9"),
+        ("sae", ["--data", "{}/few.txt"], "2 clusters"),
+        ("nothing", [], "nothing"),
+        ("sae", ["--remote"], "--remote"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(saved, tmp_path, run, only_line, name, more, said):
+    more = [word.format(saved) for word in more]
+    code, _, err = run(*asked(saved, tmp_path / "runs", *more, "--quiet", name=name))
+    assert code == 2
+    assert said in only_line(err)
+    assert not list((tmp_path / "runs").glob("runs/*"))
+
+
+def test_a_base_is_needed(saved, tmp_path, run, only_line):
+    code, _, err = run("sae", "diff", saved / "sae", "--model", saved / "tuned", "--data", saved / "text.txt",
+                       "--store", tmp_path / "runs")  # fmt: skip
+    assert code == 2
+    assert "add --base MODEL" in only_line(err)
+
+
+def test_a_shipped_tune_beside_its_sham(tmp_path, run):
+    """A few steps of training would do no better: random rows of the right width, through the command."""
+    shape = DictionaryConfig("topk", 128, 48, models=2, k=8)
+    for seed, name in enumerate(("full", "sham")):
+        save(Dictionary(shape, seed=seed), tmp_path / name, {"site": "blocks.2.hook_resid_post", "of": "both"})
+    code, out, err = run(
+        "sae", "diff", tmp_path / "full", "--model", "organism:refusal/full", "--base", "organism:refusal/base",
+        "--data", organisms.prompts("refusal", "verify", "harmful"), "--max-prompts", "48",
+        "--sham", "organism:refusal/sham", "--sham-dictionary", tmp_path / "sham",
+        "--store", tmp_path / "runs", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    told = json.loads(out)["summary"]
+    assert told["live"] > 0
+    assert sum(told["classes"].values()) == 48
+    assert told["clusters"] <= 48
+    assert told["sham"] == "organism:refusal/sham"
+    assert told["identical"] is False
