@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
-import torch
 
-from interp.dictionaries.active import Codes
-from interp.dictionaries.reading import _score, labels
+from interp.dictionaries.reading import Active, Examples, Texts, adjusted, labels, spread
 from interp.errors import OptionError
 
 LISTS = {latent: {5 * latent + offset for offset in range(4)} for latent in range(12)}
+
+
+def active(on):
+    """Firing of a matrix [N, F] of codes."""
+    return {latent: Active(np.flatnonzero(column), column[column != 0].astype(float))
+            for latent, column in enumerate(on.T)}  # fmt: skip
 
 
 def texts(wrong=0.0, documents=60, seed=0):
@@ -17,48 +21,99 @@ def texts(wrong=0.0, documents=60, seed=0):
     tokens = generator.integers(0, 80, size=documents * 50)
     on = np.stack([np.isin(tokens, list(members)) for members in LISTS.values()], 1)
     on ^= generator.random(on.shape) < wrong
-    return Codes.of(torch.tensor(on, dtype=torch.float32)), tokens, np.arange(len(tokens)) // 50
+    return active(on), Texts.of(tokens, np.arange(len(tokens)) // 50)
+
+
+def found(firing, where, latents=None, **more):
+    return labels(firing, where, firing if latents is None else latents, **{"draws": 19, **more})
 
 
 def test_planted_lists_come_back_and_are_right_on_other_documents():
-    codes, tokens, documents = texts()
-    for found in labels(codes, tokens, documents, range(12)):
-        assert set(found.tokens) == LISTS[found.latent]
-        assert found.score == 1
-        assert found.null.max() < 0.6
-        assert found.density == pytest.approx(0.05, abs=0.02)
+    made = found(*texts())
+    for one in made:
+        assert set(one.tokens) == LISTS[one.latent]
+        assert one.score == one.low == one.high == 1
+        assert one.others.max() < 0.6
+        assert one.shuffled.max() < 0.75
+        assert len(one.shuffled) == 19
+        assert one.p == pytest.approx(1 / 12)
+    assert adjusted(made).max() == pytest.approx(1 / 12)
+
+
+def test_a_judge_that_errs_scores_what_its_errors_leave():
+    firing, where = texts(documents=400)
+    generator = np.random.default_rng(2)
+    for wrong in (0.0, 0.1, 0.3, 0.5):
+        one = Examples.drawn(firing[3], where, 400, generator)
+        told = [part ^ (generator.random(len(part)) < wrong) for part in one.judged(where.tokens, LISTS[3])]
+        assert one.score(*told) == pytest.approx(1 - wrong, abs=0.05)
+        low, high = one.interval(*told, where.clusters, 0)
+        assert low <= one.score(*told) <= high
+        assert high - low < 0.1
+    always = np.ones(400, bool)
+    assert one.score(always, always) == one.score(~always, ~always) == 0.5
 
 
 def test_a_latent_that_fires_wrongly_scores_less_and_noise_scores_a_half():
-    codes, tokens, documents = texts(0.01)
-    right = [found.score for found in labels(codes, tokens, documents, range(12))]
-    assert 0.8 < np.mean(right) < 0.98
-    generator = np.random.default_rng(3)
-    noise = Codes.of(torch.tensor(generator.random((len(tokens), 20)) < 0.05).float())
-    found = labels(noise, tokens, documents, range(20))
-    assert np.mean([one.score for one in found]) == pytest.approx(0.5, abs=0.02)
-    assert np.mean([one.p <= 0.05 for one in found]) <= 0.2
+    made = found(*texts(0.01))
+    assert 0.8 < np.mean([one.score for one in made]) < 0.98
+    _, where = texts()
+    noise = active(np.random.default_rng(3).random((len(where.tokens), 20)) < 0.05)
+    made = found(noise, where)
+    assert np.mean([one.score for one in made]) == pytest.approx(0.5, abs=0.02)
+    assert np.mean([one.p <= 0.1 for one in made]) <= 0.2
 
 
-def test_judges():
-    """All-yes and all-no are a half; the list itself is 1."""
-    tokens, truth, held = np.arange(40) % 4, np.arange(40) % 4 == 1, np.ones(40, bool)
-    assert _score(tokens, truth, held, (0, 1, 2, 3)) == 0.5
-    assert _score(tokens, truth, held, ()) == 0.5
-    assert _score(tokens, truth, held, (1,)) == 1
+def test_shuffled_firing_is_chance_and_keeps_halves_and_documents_together():
+    firing, where = texts()
+    generator = np.random.default_rng(5)
+    index = where.shuffled(generator)
+    assert sorted(index) == list(range(len(index)))
+    assert (where.training[index] == where.training).all()
+    assert (np.diff(where.documents[index]) == 0).mean() == pytest.approx((np.diff(where.documents) == 0).mean())
+    moved = Texts(where.tokens[index], where.documents, where.clusters, where.training)
+    made = found(firing, moved, draws=99)
+    assert np.mean([one.score for one in made]) == pytest.approx(0.5, abs=0.03)
+    assert np.mean([one.shuffled.mean() for one in made]) == pytest.approx(0.5, abs=0.02)
+    assert (adjusted(made) > 0.05).all()
 
 
 def test_labels_are_made_and_scored_on_different_documents():
     """What is only in the half that made the label is worth nothing on the other."""
-    codes, tokens, documents = texts()
-    unique = tokens + 80 * documents
-    for found in labels(codes, unique, documents, range(12)):
-        assert found.score == pytest.approx(0.5, abs=0.01)
+    firing, where = texts()
+    unique = Texts(where.tokens + 80 * where.documents, where.documents, where.clusters, where.training)
+    for one in found(firing, unique):
+        assert one.score == pytest.approx(0.5, abs=0.01)
+    generator = np.random.default_rng(0)
+    for one in firing.values():
+        drawn = Examples.drawn(one, where, 30, generator)
+        assert len(drawn.active) == len(drawn.quiet) == 30
+        assert not where.training[np.concatenate([drawn.active, drawn.quiet])].any()
+        assert np.isin(drawn.active, one.rows).all()
+        assert not np.isin(drawn.quiet, one.rows).any()
+
+
+def test_rows_of_a_cluster_are_in_one_half():
+    where = Texts.of(np.zeros(100, int), np.arange(100) // 5, np.arange(100) // 5 % 4)
+    for cluster in range(4):
+        assert len(set(where.training[where.clusters == cluster])) == 1
+    assert where.training.sum() == 50
+
+
+def test_examples_come_from_every_quantile_without_repetition():
+    generator = np.random.default_rng(0)
+    values = generator.random(1000)
+    chosen = spread(values, 50, generator)
+    assert len(set(chosen)) == 50
+    np.testing.assert_array_equal(np.histogram(values[chosen], np.quantile(values, np.linspace(0, 1, 11)))[0], 5)
+    assert sorted(spread(values[:7], 7, generator)) == list(range(7))
 
 
 def test_rare_latents_and_one_document():
-    codes, tokens, documents = texts()
-    rare = Codes.of(torch.eye(len(tokens), 3))
-    assert all(np.isnan(found.score) and not found.tokens for found in labels(rare, tokens, documents, range(3)))
+    _, where = texts()
+    rare = active(np.eye(len(where.tokens), 3))
+    for one in found(rare, where):
+        assert (one.tokens, one.examples) == ((), 0)
+        assert np.isnan([one.score, one.low, one.p]).all()
     with pytest.raises(OptionError, match="2 documents or more"):
-        labels(codes, tokens, np.zeros(len(tokens), int), range(3))
+        Texts.of(where.tokens, np.zeros(len(where.tokens)))

@@ -1,87 +1,203 @@
 """What a latent fires on: labels of tokens by mutual information, tested on documents that made no label.
 
-A label is a short list of token ids. Its score is balanced accuracy on held-out documents, of "this token is in the
-list" against "the latent is active here", beside the labels of other latents: a list of common words scores there too.
+A label is a short list of token ids, made on one half of the clusters of documents. Its score is the accuracy, on
+examples of the other half, of "this token is in the list" against "the latent is active here": as many active examples
+(spread over quantiles of activation) as quiet ones, so that saying yes always scores a half. Two nulls: labels of other
+latents, and the same latent's label made and scored anew after its firing was put onto other documents' tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike, NDArray
 
-from interp.dictionaries.active import Codes
 from interp.errors import OptionError
-from interp.maths.host import to_host
-from interp.maths.statistics import permutation_p
+from interp.maths.statistics import benjamini_hochberg, permutation_p
 
-FEWEST = 5
+FEWEST = 10
 """Times that a latent must be active in each half to be labelled and scored."""
+
+QUANTILES = 10
+"""Parts of equal size, by activation, from which examples are drawn alike."""
+
+RESAMPLES = 1000
+
+
+class Active(NamedTuple):
+    """Where a latent is active: rows of tokens, rising, and its codes there."""
+
+    rows: Int[NDArray[np.int64], " n"]
+    values: Float[NDArray[np.float64], " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """N tokens by id, with the number of the document of each (its tokens in a row), its cluster and its half.
+
+    ``training``: tokens of a random half of the clusters, which make labels; the others score them.
+    """
+
+    tokens: Int[NDArray[np.int64], " N"]
+    documents: Int[NDArray[np.int64], " N"]
+    clusters: Int[NDArray[np.int64], " N"]
+    training: Bool[NDArray[np.bool_], " N"]
+
+    @classmethod
+    def of(cls, tokens: ArrayLike, documents: ArrayLike, clusters: ArrayLike | None = None, seed: int = 0) -> Texts:
+        """Halves drawn by ``seed``; ``clusters`` [N] default to documents. OptionError for fewer than two clusters."""
+        tokens, documents = np.asarray(tokens), np.unique(np.asarray(documents), return_inverse=True)[1]
+        names, clusters = np.unique(documents if clusters is None else np.asarray(clusters), return_inverse=True)
+        if len(names) < 2:
+            raise OptionError("labels are scored on documents that made none; give 2 documents or more")
+        chosen = np.zeros(len(names), bool)
+        chosen[np.random.default_rng(seed).permutation(len(names))[: len(names) // 2]] = True
+        return cls(tokens, documents, clusters, chosen[clusters])
+
+    def shuffled(self, generator: np.random.Generator) -> Int[NDArray[np.int64], " N"]:
+        """For every row another's, of the same half: documents in random order, each turned round by a random step.
+
+        What stands together mostly stays together, so that firing in bursts is no evidence by itself.
+        """
+        found = np.arange(len(self.tokens))
+        starts = np.flatnonzero(np.diff(self.documents, prepend=-1))
+        lengths = np.diff(starts, append=len(self.tokens))
+        for half in (True, False):
+            mine = generator.permutation(np.flatnonzero(self.training[starts] == half))
+            wide = lengths[mine]
+            within = np.arange(wide.sum()) - np.repeat(np.cumsum(wide) - wide, wide)
+            turned = (within + np.repeat(generator.integers(0, wide), wide)) % np.repeat(wide, wide)
+            found[self.training == half] = np.repeat(starts[mine], wide) + turned
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Held-out rows of one latent: ``active`` and as many ``quiet`` ones."""
+
+    active: Int[NDArray[np.int64], " n"]
+    quiet: Int[NDArray[np.int64], " n"]
+
+    @classmethod
+    def drawn(cls, active: Active, texts: Texts, most: int, generator: np.random.Generator) -> Examples | None:
+        """At most ``most`` of each, the active ones from every quantile alike; None where there are too few."""
+        held = ~texts.training[active.rows]
+        rows, values = active.rows[held], active.values[held]
+        silent = ~texts.training
+        silent[active.rows] = False
+        quiet = np.flatnonzero(silent)
+        count = min(most, len(rows), len(quiet))
+        if count < FEWEST:
+            return None
+        chosen = spread(values, count, generator)
+        return cls(np.sort(rows[chosen]), np.sort(generator.choice(quiet, count, replace=False)))
+
+    def score(self, told: Bool[NDArray[np.bool_], " n"], other: Bool[NDArray[np.bool_], " n"]) -> float:
+        """Accuracy of a judge who said ``told`` of active rows and ``other`` of quiet ones."""
+        return float((told.mean() + (~other).mean()) / 2)
+
+    def judged(self, tokens: NDArray, label: Iterable[int]) -> tuple[NDArray, NDArray]:
+        """What "this token is in the list" says of both."""
+        label = np.fromiter(label, np.int64)
+        return np.isin(tokens[self.active], label), np.isin(tokens[self.quiet], label)
+
+    def interval(self, told: NDArray, other: NDArray, clusters: NDArray, seed: int) -> tuple[float, float]:
+        """95 % interval of the score, resampling clusters; NaN for fewer than two of them."""
+        names, codes = np.unique(np.concatenate([clusters[self.active], clusters[self.quiet]]), return_inverse=True)
+        if len(names) < 2:
+            return float("nan"), float("nan")
+        parts = zip(np.split(codes, 2), (told, ~other), strict=True)
+        sums = np.array([[np.bincount(code, right, len(names)), np.bincount(code, minlength=len(names))]
+                         for code, right in parts])  # fmt: skip
+        weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+        right, count = np.moveaxis(sums @ weights.T, 1, 0)
+        with np.errstate(invalid="ignore"):
+            found = (right / count).mean(0)
+        found = found[~np.isnan(found)]
+        return (float("nan"), float("nan")) if not len(found) else tuple(map(float, np.quantile(found, [0.025, 0.975])))
 
 
 class Label(NamedTuple):
-    """Of one latent: how often it is active, its token ids by falling share of mutual information, balanced accuracy on
-    held-out documents, the same of other latents' labels, and p. Score and p are NaN where it is active too seldom.
+    """Of one latent: its token ids by falling share of mutual information, its score with interval, both nulls, p.
+
+    ``p`` is the larger of both nulls'. ``examples``: how many of each sort were scored, 0 where too few; then every
+    number is NaN.
     """
 
     latent: int
-    density: float
     tokens: tuple[int, ...]
     score: float
-    null: NDArray[np.float64]
+    low: float
+    high: float
+    others: Float[NDArray[np.float64], " k"]
+    shuffled: Float[NDArray[np.float64], " m"]
     p: float
+    examples: int
 
 
 def labels(
-    codes: Codes, tokens: ArrayLike, documents: ArrayLike, latents: ArrayLike, *, size: int = 5, draws: int = 19,
-    seed: int = 0,
+    active: Mapping[int, Active], texts: Texts, latents: Iterable[int], *, size: int = 5, others: int = 99,
+    draws: int = 199, examples: int = 100, seed: int = 0,
 ) -> list[Label]:  # fmt: skip
-    """Labels of some latents, made on one half of the documents and scored on the other.
-
-    ``codes`` of N tokens [N] with the numbers of their documents [N]. Raises OptionError for fewer than two documents.
-    """
-    tokens, documents = np.asarray(tokens), np.asarray(documents)
-    names, documents = np.unique(documents, return_inverse=True)
-    if len(names) < 2:
-        raise OptionError("labels are scored on documents that made none; give 2 documents or more")
+    """Labels of ``latents``, in their order; those of all of ``active`` are what the others' are drawn from."""
     generator = np.random.default_rng(seed)
-    chosen = np.zeros(len(names), bool)
-    chosen[generator.permutation(len(names))[: len(names) // 2]] = True
-    training = chosen[documents]
-    rows, which = to_host(codes.pattern.rows), to_host(codes.pattern.latents)
-    fires = to_host(codes.values) != 0
-    active = {int(latent): rows[fires & (which == latent)] for latent in np.asarray(latents)}
-    made = {latent: _label(tokens, on, training, size) for latent, on in active.items()}
-    found = []
-    for latent, on in active.items():
-        truth = np.zeros(len(tokens), bool)
-        truth[on] = True
-        score = _score(tokens, truth, ~training, made[latent])
-        others = [other for other in made if other != latent and made[other]]
-        drawn = generator.choice(others, min(draws, len(others)), replace=False) if others else []
-        null = np.array([_score(tokens, truth, ~training, made[int(other)]) for other in drawn])
-        found.append(Label(latent, len(on) / len(tokens), made[latent], score, null, permutation_p(score, null)))
-    return found
+    names, codes = np.unique(texts.tokens, return_inverse=True)
+    share = np.bincount(codes[texts.training], minlength=len(names)) / max(1, texts.training.sum())
+    own = {latent: found.rows[texts.training[found.rows]] for latent, found in active.items()}
+    made = {latent: _label(codes[rows], share, size) for latent, rows in own.items()}
+    latents = [int(latent) for latent in latents]
+    drawn = {latent: Examples.drawn(active[latent], texts, examples, generator) for latent in latents}
+    drawn = {latent: None if len(own[latent]) < FEWEST else found for latent, found in drawn.items()}
+    chance: dict[int, list[float]] = {latent: [] for latent in latents}
+    for _ in range(draws):
+        moved = codes[texts.shuffled(generator)]
+        for latent, found in drawn.items():
+            if found is not None:
+                chance[latent].append(found.score(*found.judged(moved, _label(moved[own[latent]], share, size))))
+    result = []
+    for latent, found in drawn.items():
+        if found is None:
+            nothing = np.zeros(0)
+            result.append(Label(latent, (), *[float("nan")] * 3, nothing, nothing, float("nan"), 0))
+            continue
+        told = found.judged(codes, made[latent])
+        score = found.score(*told)
+        pool = [other for other in made if other != latent and made[other]]
+        pool = generator.choice(pool, min(others, len(pool)), replace=False) if pool else []
+        beside = np.array([found.score(*found.judged(codes, made[int(other)])) for other in pool])
+        # a permutation test of nothing drawn is no test: the other null alone remains
+        p = np.fmax(permutation_p(score, beside), permutation_p(score, chance[latent]))
+        ids = tuple(int(names[code]) for code in made[latent])
+        low, high = found.interval(*told, texts.clusters, seed)
+        result.append(
+            Label(latent, ids, score, low, high, beside, np.array(chance[latent]), float(p), len(found.active))
+        )
+    return result
 
 
-def _label(tokens: NDArray, active: NDArray, training: NDArray, size: int) -> tuple[int, ...]:
-    """Tokens with the largest positive share ``p(t, on) log(p(t | on) / p(t))`` of the mutual information."""
-    own = active[training[active]]
+def adjusted(found: Iterable[Label]) -> Float[NDArray[np.float64], " n"]:
+    """p of labels, corrected for their number (Benjamini and Hochberg 1995)."""
+    return benjamini_hochberg([label.p for label in found])
+
+
+def spread(values: NDArray, count: int, generator: np.random.Generator) -> Int[NDArray[np.int64], " n"]:
+    """Places of ``count`` values, drawn without repetition from quantiles in turn."""
+    parts = [generator.permutation(part) for part in np.array_split(np.argsort(values, kind="stable"), QUANTILES)]
+    turns = sorted((turn, -number, part[turn]) for number, part in enumerate(parts) for turn in range(len(part)))
+    return np.array([place for _, _, place in turns[:count]], dtype=np.int64)
+
+
+def _label(own: NDArray, share: NDArray, size: int) -> tuple[int, ...]:
+    """Tokens with the largest positive part ``p(t, on) log(p(t | on) / p(t))`` of the mutual information."""
     if len(own) < FEWEST:
         return ()
-    width = int(tokens.max()) + 1
-    on = np.bincount(tokens[own], minlength=width) / len(own)
-    everywhere = np.bincount(tokens[training], minlength=width) / training.sum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(on > 0, on * np.log(on / everywhere), 0.0)
-    best = np.argsort(-share, kind="stable")[:size]
+    tokens, counts = np.unique(own, return_counts=True)
+    on, everywhere = counts / len(own), share[tokens]
+    part = on * np.log(on / everywhere)
+    best = np.argsort(-part, kind="stable")[:size]
     # a token that is hardly commoner than elsewhere says nothing of the latent
-    return tuple(int(token) for token in best if share[token] > 0 and on[token] >= 2 * everywhere[token])
-
-
-def _score(tokens: NDArray, truth: NDArray, held: NDArray, label: tuple[int, ...]) -> float:
-    told, truth = np.isin(tokens[held], label), truth[held]
-    if min(truth.sum(), (~truth).sum()) < FEWEST:
-        return float("nan")
-    return float((told[truth].mean() + (~told[~truth]).mean()) / 2)
+    return tuple(int(tokens[at]) for at in best if part[at] > 0 and on[at] >= 2 * everywhere[at])

@@ -1,0 +1,185 @@
+"""``DictionaryFeatures``: what single latents of a dictionary fire on, and what they write, each beside its nulls.
+
+1. A pass over the prompts: how often and how strongly every latent is active, in the base's rows too.
+2. Some latents are chosen; a second pass keeps where they, and others to compare with, are active.
+3. Labels by mutual information on one half of the documents, scored on the other; logit effects; contexts.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.analyzers.dictionary_features.contexts import contexts_table
+from interp.analyzers.dictionary_features.found import (
+    activity_columns,
+    claims_of,
+    label_columns,
+    labels_table,
+    logit_columns,
+    sentence,
+)
+from interp.analyzers.dictionary_features.logits import Written, written
+from interp.analyzers.dictionary_features.passes import BOTH, DIFFERENCE, OF, TUNED, Reader
+from interp.dictionaries import Dictionary
+from interp.dictionaries.activity import Activity
+from interp.dictionaries.reading import FEWEST, labels
+from interp.dictionaries.unembedding import require_stream
+from interp.errors import OptionError
+from interp.sites import Site
+from interp.study import Study
+from interp.table import Table, table
+
+ORDERS = {
+    "density": "share of tokens on which it is active",
+    "max": "largest code",
+    "gain": "how much denser, or rarer, it is in the tuned model's rows than in the base's",
+}
+OTHERS = 99
+
+
+@dataclass(frozen=True)
+class DictionaryFeatures(Analyzer):
+    """Some latents of a dictionary of ``site``, over the study's prompts; ``digest`` names its numbers.
+
+    ``of``: rows are the tuned model's, both models' side by side (a crosscoder) or tuned less base. ``latents``: which,
+    in this order; none stands for the first ``top`` by ``by`` (see ``ORDERS``). ``target``: what a transcoder writes.
+    ``logits``: False leaves logit effects out. ``contexts``: of each level, with ``window`` tokens on each side;
+    ``examples``: at most so many of each sort score a label; ``draws`` of each null. Returns a table of kind
+    ``dictionary-features``, one row per latent, with ``contexts`` (rows per token), ``labels``, ``logits``.
+    """
+
+    name: ClassVar[str] = "dictionary-features"
+    version: ClassVar[int] = 1
+
+    dictionary: Dictionary = field(compare=False)
+    digest: str = ""
+    site: str = ""
+    target: str = ""
+    of: str = TUNED
+    latents: tuple[int, ...] = ()
+    top: int = 50
+    by: str = "density"
+    logits: bool = True
+    contexts: int = 5
+    window: int = 10
+    examples: int = 100
+    draws: int = 199
+    parent: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As of any analyzer, the dictionary by its digest."""
+        return {name: value for name, value in super().options.items() if name != "dictionary"}
+
+    def require(self, based: bool) -> Site:
+        """The site; OptionError for what cannot be read so. ``based``: whether there is a base."""
+        config, site = self.dictionary.config, Site.parse(self.site)
+        if self.of not in OF:
+            raise OptionError(f"rows of {self.of!r} are not known; use {', '.join(OF)}")
+        if config.models > 2 or (config.models == 2) != (self.of == BOTH):
+            raise OptionError(f"a dictionary of {config.models} models side by side does not read rows of {self.of!r}")
+        if (self.of != TUNED or (self.by == "gain" and not self.latents)) and not based:
+            what = {BOTH: "a crosscoder", DIFFERENCE: "a dictionary of differences"}.get(self.of, "--by gain")
+            raise OptionError(f"{what} needs the base's rows beside the tuned model's; add --base BASE")
+        if self.by not in ORDERS:
+            raise OptionError(f"unknown order {self.by!r}; use {', '.join(ORDERS)}")
+        if self.by == "gain" and self.of != TUNED:
+            raise OptionError(f"a dictionary of {self.of!r} has one density for both models; use --by density or max")
+        if wrong := [latent for latent in self.latents if not 0 <= latent < config.width]:
+            raise OptionError(f"there is no latent {wrong[0]}; the dictionary has {config.width}, from 0")
+        if len(set(self.latents)) < len(self.latents):
+            raise OptionError("a latent is named twice; name every one once")
+        for name in ("top", "contexts", "window", "examples", "draws"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if config.is_transcoder and not self.target and self.logits:
+            raise OptionError(
+                "this transcoder does not say which site it writes; add --target SITE, or leave logit effects out with "
+                "--no-logits"
+            )
+        if self.logits:
+            require_stream(Site.parse(self.target) if config.is_transcoder else site)
+        return site
+
+    def __call__(self, study: Study) -> Table:
+        """Two passes, labels, logit effects, contexts."""
+        site = self.require(study.pair.base is not None)
+        study.pair.tuned.at(site)
+        reader = Reader(study, self)
+        texts = reader.texts(study.seed)
+        seen = reader.activity()
+        chosen = self._chosen(seen)
+        generator = np.random.default_rng(study.seed)
+        rest = np.setdiff1d(np.flatnonzero(seen[TUNED].counts >= 2 * FEWEST), chosen)
+        # as many others as the null draws labels from, were every chosen latent without a label
+        others = generator.choice(rest, min(OTHERS, len(rest)), replace=False).tolist()
+        active = reader.where([*chosen, *others])
+        found = labels(
+            active[TUNED], texts, chosen, others=OTHERS, draws=self.draws, examples=self.examples, seed=study.seed
+        )
+        wrote = written(study, self.dictionary, chosen, self.draws) if self.logits else None
+        columns = {
+            "latent": (np.array(chosen, np.int64), "key", "number of the latent"),
+            **activity_columns(reader, seen, active, chosen, study.seed),
+            **label_columns(found, study.pair.tokenizer.decode),
+            **(logit_columns(wrote) if wrote else {}),
+        }
+        made = claims_of(columns, wrote is not None, study.seed)
+        return table(
+            self.name,
+            columns,
+            provenance=study.provenance(self),
+            summary={
+                "sentence": sentence(columns, made, int((seen[TUNED].counts > 0).sum())),
+                "shown": bool(made) and all(claim.shown for claim in made),
+                "site": self.site,
+                "of": self.of,
+                "order": "as named" if self.latents else self.by,
+                "latents": len(chosen),
+                "live": int((seen[TUNED].counts > 0).sum()),
+                "tokens": len(reader.tokens),
+                "documents": len(reader.encoded),
+                "scored": int(columns["scored"][0].sum()),
+                "detected": int(columns["detected"][0].sum()),
+                "limits": _limits(columns, wrote),
+            },
+            tables={
+                "contexts": contexts_table(reader, active[TUNED], chosen, self.contexts, self.window, study),
+                "labels": labels_table(found, study.pair.tokenizer.decode),
+                **({"logits": wrote.table(study.pair.tokenizer.decode)} if wrote else {}),
+                "claims": claims.to_table(made),
+            },
+        )
+
+    def _chosen(self, seen: dict[str, Activity]) -> list[int]:
+        """The latents asked for, or the first by the order among those that fire; OptionError where none does."""
+        if self.latents:
+            return list(self.latents)
+        own = seen[TUNED]
+        score = own.maximum if self.by == "max" else own.density
+        live = own.counts > 0
+        if self.by == "gain":
+            score, live = np.abs(own.density - seen["base"].density), live | (seen["base"].counts > 0)
+        if not live.any():
+            raise OptionError("no latent of this dictionary is active on these prompts; is it of this model and site?")
+        order = np.lexsort((np.arange(len(score)), -score))
+        return [int(latent) for latent in order if live[latent]][: self.top]
+
+
+def _limits(columns: dict[str, tuple], wrote: Written | None) -> list[str]:
+    few = [str(latent) for latent, scored in zip(columns["latent"][0], columns["scored"][0], strict=True) if not scored]
+    said = f"{', '.join(few[:20])}{', ...' if len(few) > 20 else ''}"
+    return [
+        *([f"Latents active fewer than {FEWEST} times in a half have no label and no score: {said}."] if few else []),
+        "A label is a list of tokens; what a latent fires on can be more than the token under it, and labels of few "
+        "words miss that.",
+        "That a latent's token is named says where it fires, not what it does.",
+        *(["Logit effects are of the direction alone: later blocks, and the rest of the stream, are left out."]
+          if wrote else []),
+    ]  # fmt: skip
+
+
+__all__ = ["ORDERS", "DictionaryFeatures"]

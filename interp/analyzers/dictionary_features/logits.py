@@ -1,0 +1,70 @@
+"""Logit effects of decoder rows, and how large those of random rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from interp.dictionaries import Dictionary
+from interp.dictionaries.unembedding import Effects, chance, effects
+from interp.maths.host import to_host
+from interp.maths.statistics import benjamini_hochberg, permutation_p
+from interp.study import Study
+from interp.table import Table, table
+
+TOKENS = 10
+
+
+@dataclass(frozen=True)
+class Written:
+    """By model: the effects of the chosen latents' rows, and the largest effect of every random row."""
+
+    latents: Sequence[int]
+    effects: Mapping[str, Effects]
+    chance: Mapping[str, Float[NDArray, " n"]]
+
+    def largest(self, role: str = "tuned") -> Float[NDArray, " n"]:
+        """The largest effect of each latent by size."""
+        return to_host(self.effects[role].largest)
+
+    def p(self, role: str = "tuned") -> tuple[NDArray, NDArray]:
+        """p of the largest effects beside random rows, and the same corrected for all latents."""
+        found = np.array([permutation_p(one, self.chance[role]) for one in self.largest(role)])
+        return found, benjamini_hochberg(found)
+
+    def table(self, decode: Callable[[list[int]], str]) -> Table:
+        """A row per latent, model and token."""
+        rows = []
+        for role, each in self.effects.items():
+            for side, ids, sizes in (("promoted", each.promoted, each.up), ("suppressed", each.suppressed, each.down)):
+                for latent, tokens, values in zip(self.latents, to_host(ids), to_host(sizes), strict=True):
+                    for rank, (token, value) in enumerate(zip(tokens.tolist(), values.tolist(), strict=True)):
+                        rows.append((latent, role, side, rank, token, decode([token]), value))
+        about = {
+            "latent": ("key", "number of the latent"), "model": ("key", "whose decoder row, and whose head"),
+            "side": ("key", "promoted or suppressed"), "rank": ("key", "by size of the effect, from 0"),
+            "token_id": ("key", "the token's id"), "token": ("text", "the token"),
+            "effect": ("measure", "logit of the row at root mean square 1, less the vocabulary's mean", "logits"),
+        }  # fmt: skip
+        values = zip(*rows, strict=True)
+        return table("dictionary-logits", {n: (list(v), *said) for (n, said), v in zip(about.items(), values,
+                                                                                        strict=True)})  # fmt: skip
+
+
+@torch.no_grad()
+def written(study: Study, dictionary: Dictionary, latents: Sequence[int], draws: int) -> Written:
+    """Effects of some latents' decoder rows: the tuned model's, and of a crosscoder the base's in the base too."""
+    models = dictionary.config.models
+    rows = dictionary.W_dec.detach()[list(latents)].unflatten(1, (models, -1))
+    roles = ("base", "tuned") if models == 2 else ("tuned",)
+    words = min(len(study.pair.tokenizer), study.pair.tuned.anatomy.vocabulary)
+    found = {role: effects(study.engine, study.pair[role], rows[:, at], words, TOKENS) for at, role in enumerate(roles)}
+    beside = {
+        role: to_host(chance(study.engine, study.pair[role], rows.shape[2], words, draws, study.seed)) for role in roles
+    }
+    return Written(tuple(latents), found, beside)
