@@ -11,6 +11,7 @@ import torch
 from interp import claims
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.compare import Compare
+from interp.analyzers.concept_shift import ConceptShift
 from interp.analyzers.dictionary_diff import DictionaryDiff
 from interp.analyzers.dictionary_eval import fingerprint
 from interp.analyzers.dissociation import Dissociation
@@ -111,6 +112,10 @@ def compare(study, _, unit):
     return Compare(cka_tokens=32, floor_prompts=2)
 
 
+def concept_shift(study, _, unit):
+    return ConceptShift("blocks.1.hook_resid_post", concepts=2, draws=19)
+
+
 def graft(study, _, unit):
     held_out = other(study).contrast.positive
     return Graft(held_out=held_out, at=0.05, sweep=(0.1,), steps=2, relaxed_steps=1, draws=2)
@@ -128,6 +133,7 @@ def stitch(study, _, unit):
     return Stitch(held_out=turned.contrast.positive, others=(partner,), at=0.05, draws=2)
 
 
+OF_PAIRS = (tuco, ftc_alpha, compare, concept_shift, graft, stitch)
 FURTHER = (stability, redundancy, coalitions, transfer, dissociation, refusal_direction)
 
 # Every analyzer, with every method and unit it has; a new one is added here and nowhere else.
@@ -138,13 +144,14 @@ ANALYZERS = {
     "verify-neurons head": (verify, "", "head"),
     **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in FURTHER},
     **{f"{make.__name__.replace('_', '-')} head": (make, "", "head") for make in FURTHER},
-    **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in (tuco, ftc_alpha, compare, graft, stitch)},
+    **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in OF_PAIRS},
     **{f"dictionary-diff {way}": (dictionary_diff, way, "neuron") for way in WAYS},
 }
 # These read checkpoints on disk, not prompts, or take what was found there: tests/test_intruders.py.
 OF_WEIGHTS = {"intruders", "intruder_scaling"}
-# This scores a dictionary in one model, and an identical pair is no silence to it: tests/test_dictionary_scores.py.
-OF_ONE_MODEL = {"dictionary_eval"}
+# These read a dictionary in one model, and an identical pair is no silence to them: tests/test_dictionary_scores.py and
+# tests/test_sae_features.py.
+OF_ONE_MODEL = {"dictionary_eval", "dictionary_features"}
 # Heads go the ways of neurons: one method stands for all of them but in the slow tests. So do two of four ways.
 ALWAYS = {"locate-neurons integrated head", "verify-neurons head"}
 SELDOM = ("head", "diff base", "diff difference")

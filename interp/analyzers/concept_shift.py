@@ -98,8 +98,10 @@ class ConceptShift(Analyzer):
             encoded += [apart(study.pair.tokenizer, one) for one in study.encoded(group)]
             clusters += study.prompts(group).clusters
         places = [np.flatnonzero(np.array(coded.roles) == CONTENT) for coded in encoded]
-        each = max(1, self.tokens // max(1, len(encoded)))
         generator = np.random.default_rng(study.seed)
+        each = max(1, self.tokens // len(encoded))
+        for row in generator.permutation(len(encoded))[self.tokens :]:
+            places[row] = places[row][:0]
         kept = [np.sort(generator.permutation(own[:-1])[: each - 1].tolist() + own[-1:].tolist()).astype(np.int64)
                 for own in places]  # fmt: skip
         states: dict[str, list[np.ndarray]] = {role: [np.zeros(0)] * len(encoded) for role in models}

@@ -139,7 +139,7 @@ class ConceptShift:
                 # the same sum in another order must not count as smaller
                 reached[at] += drawn[at] >= observed[at] * (1 - 1e-9)
         # one concept, or the same shift everywhere, has no other to be compared with: rounding alone would decide
-        floor = 1e-9 * np.sqrt(np.square(moved).sum(1).mean()) if len(moved) else 0.0
+        floor = 1e-6 * np.sqrt(np.square(moved).sum(1).mean()) if len(moved) else 0.0
         p = (1 + reached) / (1 + self.draws)
         p = np.where(np.isfinite(np.stack(observed)), p, np.nan)
         return tuple(np.where(each <= floor, 1.0, one) for each, one in zip(observed, p, strict=True))

@@ -27,6 +27,7 @@ from interp.figures.dictionaries import (
     dictionary_recovered_figure,
     dictionary_scores_figure,
 )
+from interp.figures.dictionary_features import concept_shift_figure, dictionary_features_figure
 from interp.figures.dissociation import dissociation_figure
 from interp.figures.dose import dose_figure
 from interp.figures.graft import graft_figure, graft_layers_figure
@@ -56,6 +57,8 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "dictionary-diff": dictionary_diff_figure,
     "dictionary-recovered": dictionary_recovered_figure,
     "dictionary-scores": dictionary_scores_figure,
+    "concept-shift": concept_shift_figure,
+    "dictionary-features": dictionary_features_figure,
     "dissociation": dissociation_figure,
     "dose": dose_figure,
     "ftc-alpha": ftc_alpha_figure,

@@ -42,6 +42,29 @@
     }
   }
 
+  // Lists of features: the form appears only where it works.
+  for (const list of document.querySelectorAll("div.features")) {
+    const items = [...list.querySelectorAll("details.feature")];
+    const [filter, sort, count] = ["input.filter", "select.sort", "span.count"].map((name) => list.querySelector(name));
+    const texts = new Map(items.map((item) => [item, item.textContent.toLowerCase()]));
+    const value = (item) => item.getAttribute(`data-${sort.value.replaceAll("_", "-")}`);
+
+    function arrange() {
+      const falls = sort.selectedOptions[0].dataset.falls === "1" ? -1 : 1;
+      const wanted = filter.value.toLowerCase();
+      // what has no value comes last, whichever way
+      const compared = (a, b) =>
+        (value(a) === null) - (value(b) === null) || falls * (Number(value(a)) - Number(value(b))) || 0;
+      list.append(...items.toSorted(compared));
+      for (const item of items) item.hidden = !texts.get(item).includes(wanted);
+      count.textContent = `${items.filter((item) => !item.hidden).length} of ${items.length}`;
+    }
+    filter.addEventListener("input", arrange);
+    sort.addEventListener("change", arrange);
+    list.querySelector("p.tools").hidden = false;
+    arrange();
+  }
+
   const now = () => (dark.matches ? paints.dark : paints.light);
   draw(now());
   dark.addEventListener("change", () => draw(now()));

@@ -19,6 +19,7 @@ from interp.errors import StoreError
 from interp.figures import FIGURES, plot
 from interp.report import sections
 from interp.report.facts import facts
+from interp.report.features import features_list
 from interp.report.text import escaped, json_text, script_hash
 from interp.table import Table
 
@@ -47,6 +48,8 @@ HEADINGS = {
     "dictionary-density": "How often do latents fire?",
     "stitch": "Do all tasks fit into one model?",
     "overlaps": "How far masks overlap",
+    "dictionary-features": "What single latents fire on, and what they write",
+    "concept-shift": "Where concepts move",
     "dose": "How many it takes",
     "verify-neurons": "What each intervention does",
     "random-sets": "What random sets do",
@@ -136,11 +139,15 @@ def _parts(runs: Sequence[Table]) -> Iterator[str]:
     for kind, heading in HEADINGS.items():
         parts = [part for part in every if part.kind == kind]
         if parts:
-            draw = sections.tokens_table if kind == "neuron-tokens" else _figure
+            draw = _DRAWN.get(kind, _figure)
             yield _section(heading, "\n".join(draw(part) for part in parts))
     for part in every:
         if part.kind in FIGURES and part.kind not in (*HEADINGS, "claims"):
             yield _section(part.kind, _figure(part))
+
+
+def _features(table: Table) -> str:
+    return _figure(table) + features_list(table)
 
 
 def _figure(table: Table) -> str:
@@ -153,3 +160,7 @@ def _figure(table: Table) -> str:
         f'aria-label="{title}" style="height:{height}px"></div>\n'
         f'<script type="application/json">{json_text(figure.to_json())}</script></figure>'
     )
+
+
+_DRAWN = {"neuron-tokens": sections.tokens_table, "dictionary-features": _features}
+"""What draws kinds that are not figures alone."""

@@ -144,7 +144,7 @@ class DictionaryFeatures(Analyzer):
                 "documents": len(reader.encoded),
                 "scored": int(columns["scored"][0].sum()),
                 "detected": int(columns["detected"][0].sum()),
-                "limits": _limits(columns, wrote),
+                "limits": _limits(columns, wrote, max((len(one.others) for one in found), default=0), self.draws),
             },
             tables={
                 "contexts": contexts_table(reader, active[TUNED], chosen, self.contexts, self.window, study),
@@ -169,11 +169,17 @@ class DictionaryFeatures(Analyzer):
         return [int(latent) for latent in order if live[latent]][: self.top]
 
 
-def _limits(columns: dict[str, tuple], wrote: Written | None) -> list[str]:
+def _limits(columns: dict[str, tuple], wrote: Written | None, others: int, draws: int) -> list[str]:
     few = [str(latent) for latent, scored in zip(columns["latent"][0], columns["scored"][0], strict=True) if not scored]
+    scored = len(columns["scored"][0]) - len(few)
+    least = int(np.ceil(scored / (0.05 * (1 + min(others, draws)))))
     said = f"{', '.join(few[:20])}{', ...' if len(few) > 20 else ''}"
     return [
         *([f"Latents active fewer than {FEWEST} times in a half have no label and no score: {said}."] if few else []),
+        *([f"{others} other latents have labels: beside so few no label can stand out at 5 %; 19 are needed."]
+          if others < 19 else []),
+        *([f"With so few draws, corrected for {scored} latents, labels stand out only where at least {least} do."]
+          if others >= 19 and least > 1 else []),
         "A label is a list of tokens; what a latent fires on can be more than the token under it, and labels of few "
         "words miss that.",
         "That a latent's token is named says where it fires, not what it does.",

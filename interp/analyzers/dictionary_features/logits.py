@@ -64,6 +64,8 @@ def written(study: Study, dictionary: Dictionary, latents: Sequence[int], draws:
     roles = ("base", "tuned") if models == 2 else ("tuned",)
     words = min(len(study.pair.tokenizer), study.pair.tuned.anatomy.vocabulary)
     found = {role: effects(study.engine, study.pair[role], rows[:, at], words, TOKENS) for at, role in enumerate(roles)}
+    # so many that a single row can stand out after correction for all of them
+    draws = max(draws, 20 * len(latents))
     beside = {
         role: to_host(chance(study.engine, study.pair[role], rows.shape[2], words, draws, study.seed)) for role in roles
     }

@@ -1,0 +1,92 @@
+"""How well labels of latents tell their firing, by density; and how far concepts shift."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.figures.style import BLUE, GREY, ORANGE, finish, safe
+from interp.table import Table
+
+
+def dictionary_features_figure(table: Table) -> go.Figure:
+    """One dot per scored latent: density across, accuracy of its label up; grey bars are what both nulls reach."""
+    figure = go.Figure()
+    scored = table["scored"]
+    density = table["density"][scored]
+    reach = np.fmax(table["others_high"], table["shuffled_high"])[scored]
+    mean = np.fmax(table["others"], table["shuffled"])[scored]
+    figure.add_trace(
+        go.Scatter(
+            x=density,
+            y=mean,
+            mode="markers",
+            name="nulls: mean, and up to their 95 % quantile",
+            marker={"color": GREY, "size": 4},
+            error_y={
+                "array": np.maximum(reach - mean, 0),
+                "symmetric": False,
+                "color": GREY,
+                "width": 0,
+                "thickness": 4,
+            },
+            hovertemplate="nulls: %{y:.2f} on average<extra></extra>",
+        )
+    )
+    for wanted, colour, name in ((True, BLUE, "beyond both nulls"), (False, ORANGE, "not beyond them")):
+        rows = np.flatnonzero(scored & (table["detected"] == wanted))
+        if len(rows):
+            value = table["detection"][rows]
+            said = [[int(table["latent"][row]), safe(repr(table["label"][row])[1:-1])] for row in rows]
+            figure.add_trace(
+                go.Scatter(
+                    x=table["density"][rows],
+                    y=value,
+                    mode="markers",
+                    name=name,
+                    marker={"color": colour, "size": 8},
+                    error_y={
+                        "array": np.nan_to_num(table["detection_high"][rows] - value),
+                        "arrayminus": np.nan_to_num(value - table["detection_low"][rows]),
+                        "symmetric": False,
+                        "color": colour,
+                        "width": 0,
+                        "thickness": 1,
+                    },
+                    customdata=np.array(said, dtype=object),
+                    hovertemplate="latent %{customdata[0]}: %{y:.2f}<br>%{customdata[1]}<extra></extra>",
+                )
+            )
+    left = int((~scored).sum())
+    caption = (
+        "Each dot is a latent: across, the share of tokens on which it is active; up, how well the list of tokens that "
+        "was made on half of the documents tells where it is active in the other half (0.5 is chance, bars are 95 % "
+        "intervals over clusters of documents). Grey: other latents' labels, or shuffled firing, whichever does better."
+    )
+    title = "Labels of latents by density" + (f": {left} without a score not drawn" if left else "")
+    finish(figure, title, caption, height=420)
+    figure.update_xaxes(title_text="share of tokens", type="log")
+    figure.update_yaxes(title_text="accuracy of the label", range=[0.3, 1.03])
+    return figure
+
+
+def concept_shift_figure(table: Table) -> go.Figure:
+    """One dot per concept: consistency of its shift across, nearness gained up; grey by the mean shift of all."""
+    figure = go.Figure()
+    rows = np.flatnonzero(table["paired"])
+    shared = {"x": table["aligned"][rows], "mode": "markers", "customdata": table["concept"][rows]}
+    for column, name, marker in (
+        ("gain_overall", "by the mean shift of all tokens", {"color": GREY, "size": 7, "symbol": "x"}),
+        ("gain", "by its own shift", {"color": BLUE, "size": 9}),
+    ):
+        said = f"concept %{{customdata}}: %{{y:.3g}} nearer<extra>{name}</extra>"
+        figure.add_trace(go.Scatter(y=table[column][rows], name=name, marker=marker, hovertemplate=said, **shared))
+    caption = (
+        "Each concept twice: across, the mean cosine of its tokens' shifts and their mean; up, how much nearer to the "
+        "tuned model's own concept, on held-out documents, it comes by its own shift (blue) and by the mean shift of "
+        f"all tokens (grey). {int((~table['paired']).sum())} of {len(table)} concepts have no shift or no partner."
+    )
+    finish(figure, "Shifted concepts beside the tuned model's own", caption, height=400)
+    figure.update_xaxes(title_text="cosine with the concept's shift")
+    figure.update_yaxes(title_text="distance gained")
+    return figure

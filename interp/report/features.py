@@ -1,0 +1,130 @@
+"""Features of a dictionary as a list to browse: every latent folded, its label and figures first, contexts inside.
+
+It reads without scripts; with them the page's own sorts the list and filters it by text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from interp.report.text import escaped, interval, number
+from interp.table import Table
+
+SHOWN = 8
+_SORTS = {
+    "order": ("as given", False), "density": ("density", True), "detection": ("accuracy of the label", True),
+    "largest_logit": ("largest logit effect", True), "density_gain": ("density gained", True),
+}  # fmt: skip
+_LEVELS = {"top": "strongest", "middle": "middle", "low": "weakest"}
+
+
+def features_list(table: Table) -> str:
+    """All features of a table of kind ``dictionary-features``, with its tables of contexts and logits where there."""
+    contexts = _grouped(table.tables.get("contexts"))
+    logits = _grouped(table.tables.get("logits"))
+    items = "".join(
+        _item(row, at, contexts.get(row["latent"], []), logits.get(row["latent"], []))
+        for at, row in enumerate(table.rows())
+    )
+    options = "".join(
+        f'<option value="{name}" data-falls="{int(falls)}">{said}</option>'
+        for name, (said, falls) in _SORTS.items() if name == "order" or name in table.data
+    )  # fmt: skip
+    return (
+        '<div class="features"><p class="tools" hidden><label>Only with <input type="search" class="filter" '
+        'placeholder="text"></label> <label>Sorted by <select class="sort">' + options + "</select></label> "
+        f'<span class="count"></span></p>{items}</div>'
+    )
+
+
+def _grouped(table: Table | None) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in table.rows() if table is not None else ():
+        found.setdefault(row["latent"], []).append(row)
+    return found
+
+
+def _item(row: Mapping[str, Any], at: int, contexts: Sequence[dict], logits: Sequence[dict]) -> str:
+    keys = {"order": at, **{name: row[name] for name in _SORTS if name in row}}
+    data = "".join(
+        f' data-{name.replace("_", "-")}="{value:.9g}"'
+        for name, value in keys.items() if not (isinstance(value, float) and math.isnan(value))
+    )  # fmt: skip
+    said = f"<bdi>{escaped(row['label'])}</bdi>" if row["label"] else "<i>no label</i>"
+    score = f"{number(row['detection'])} (nulls {number(max(_or(row['others']), _or(row['shuffled'])))})"
+    head = (
+        f"<summary><b>{row['latent']}</b> {said} <small>{number(100 * row['density'])} % of tokens"
+        f"{f', label {score}' if row['scored'] else ''}</small></summary>"
+    )
+    return f'<details class="feature"{data}>{head}{_facts(row)}{_logits(logits)}{_contexts(contexts)}</details>'
+
+
+def _or(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
+
+
+def _facts(row: Mapping[str, Any]) -> str:
+    found = [
+        f"active on {number(100 * row['density_special'])} % of special tokens, {number(100 * row['density_content'])} "
+        f"% of others; mean {number(row['mean_activation'])}, largest {number(row['max_activation'])}",
+    ]
+    if "density_base" in row:
+        gain = interval(*(100 * row[f"density_gain{end}"] for end in ("", "_low", "_high")))
+        found.append(f"in the base's rows on {number(100 * row['density_base'])} %; gained {gain} percentage points")
+    if row["scored"]:
+        own = interval(row["detection"], row["detection_low"], row["detection_high"])
+        found.append(
+            f"its label tells its firing on other documents with accuracy {own}; other latents' labels "
+            f"{number(row['others'])} (95 %: {number(row['others_high'])}), shuffled firing {number(row['shuffled'])} "
+            f"(95 %: {number(row['shuffled_high'])}); corrected p {number(row['p_adjusted'])}; {row['examples']} "
+            "active and as many quiet tokens"
+        )
+    else:
+        found.append("active too seldom to be labelled and scored")
+    if "largest_logit" in row:
+        found.append(
+            f"largest logit effect {number(row['largest_logit'])}, random rows {number(row['random_logit'])} (95 %: "
+            f"{number(row['random_logit_high'])}); corrected p {number(row['logit_p_adjusted'])}"
+        )
+    return f"<ul>{''.join(f'<li>{escaped(line)}</li>' for line in found)}</ul>"
+
+
+def _logits(rows: Sequence[dict]) -> str:
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        for side in ("promoted", "suppressed"):
+            mine = [row for row in rows if (row["model"], row["side"]) == (model, side)][:SHOWN]
+            words = " ".join(
+                f"<bdi><code>{escaped(row['token'])}</code></bdi> <small>{escaped(number(row['effect']))}</small>"
+                for row in mine
+            )
+            lines.append(f"<p>{side} ({escaped(model)}): {words}</p>")
+    return "".join(lines)
+
+
+def _contexts(rows: Sequence[dict]) -> str:
+    by_context: dict[tuple, list[dict]] = {}
+    for row in rows:
+        by_context.setdefault((row["level"], row["context"]), []).append(row)
+    scale = max((abs(row["activation"]) for row in rows), default=1.0) or 1.0
+    found = []
+    for (level, _), tokens in by_context.items():
+        value = next((row["activation"] for row in tokens if row["chosen"]), np.nan)
+        place = f"{_LEVELS.get(level, level)}, {number(value)}, prompt {tokens[0]['prompt_id']}"
+        found.append(f'<p class="context">{"".join(_marked(tokens, scale))} <small>{escaped(place)}</small></p>')
+    return "".join(found)
+
+
+def _marked(tokens: Iterable[Mapping[str, Any]], scale: float) -> Iterable[str]:
+    # Isolated, so that right-to-left text in one piece does not reorder the others.
+    for row in tokens:
+        text = f"<bdi>{escaped(row['token'])}</bdi>"
+        if row["activation"] == 0:
+            yield text
+            continue
+        style = f"--strength:{min(abs(row['activation']) / scale, 1):.2f}"
+        yield f'<mark style="{style}" title="{escaped(number(row["activation"]))}">{text}</mark>'
