@@ -157,8 +157,9 @@ class TestActivity:
         tuned = tiny.perturbed(model, 0.0)
         with torch.no_grad():
             # the tuned model's embedding of another token becomes that of a listed one
-            used = {token for coded in study_of(model).encoded("positive") for token in coded.ids}
-            other = next(token for token in sorted(used) if token > 3 and token not in lists[0])
+            ids = np.concatenate([coded.ids for coded in study_of(model).encoded("positive")])
+            tokens, counts = np.unique(ids[(ids > 3) & ~np.isin(ids, lists[0])], return_counts=True)
+            other = int(tokens[counts.argmax()])
             tuned.get_input_embeddings().weight[other] = model.get_input_embeddings().weight[lists[0][0]]
         moved = reading(dictionary, by="gain")(study_of(tiny.exact(tuned), model))
         row = next(row for row in moved.rows() if row["latent"] == 0)

@@ -10,7 +10,8 @@ Training: ``sources`` of rows (``activations`` of models, cached shards), a mixi
 Judgement: ``scores`` streamed over inputs, ``baselines`` (principal components, random rows), ``splice`` into a model,
 ``synthetic`` worlds and ``recovery`` of what is true in them. Comparison of models: ``scaling`` and ``classes`` of a
 crosscoder's latents, ``differences``, ``applied``, ``exchange``, ``diff``; ``probe``, ``confirm`` and ``reading`` of
-single latents (where they fire: ``activity``; what they write: ``unembedding``), ``shift`` of concepts. ``formats``: other libraries' files.
+single latents (where they fire: ``activity``; what they write: ``unembedding``), ``shift`` of concepts. ``formats``:
+other libraries' files.
 """
 
 from interp.dictionaries.active import Codes, Pattern

@@ -18,6 +18,8 @@ from interp.maths.statistics import clopper_pearson, clustered_bootstrap
 from interp.table import Table, table
 
 NAN, ALPHA, DRAWS = float("nan"), 0.05, 500
+_ROUNDED = ALPHA * (1 + 1e-9)
+"""Correction of equal p is off by its last bit."""
 Columns = dict[str, tuple]
 
 
@@ -100,7 +102,7 @@ def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) ->
         "p": (numbers("p"), "measure", "the larger p of both nulls"),
         "p_adjusted": (corrected, "measure", "p, corrected for all latents (Benjamini-Hochberg)"),
         "scored": (scored, "flag", "active often enough in both halves to be labelled and scored"),
-        "detected": (np.nan_to_num(corrected, nan=1.0) <= ALPHA, "flag", "the label tells its firing beyond both "
+        "detected": (np.nan_to_num(corrected, nan=1.0) <= _ROUNDED, "flag", "the label tells its firing beyond both "
                      "nulls"),
     }  # fmt: skip
 
@@ -127,7 +129,7 @@ def logit_columns(wrote: Written) -> Columns:
         "random_logit_high": (np.full(len(p), np.quantile(beside, 0.95)), "measure", "its 95 % quantile", "logits"),
         "logit_p": (p, "measure", "p that a random row has as large an effect"),
         "logit_p_adjusted": (corrected, "measure", "the same, corrected for all latents"),
-        "stands_out": (corrected <= ALPHA, "flag", "its largest effect is beyond those of random rows"),
+        "stands_out": (corrected <= _ROUNDED, "flag", "its largest effect is beyond those of random rows"),
     }  # fmt: skip
 
 
