@@ -42,8 +42,10 @@ class Written:
         rows = []
         for role, each in self.effects.items():
             for side, ids, sizes in (("promoted", each.promoted, each.up), ("suppressed", each.suppressed, each.down)):
-                for latent, tokens, values in zip(self.latents, to_host(ids), to_host(sizes), strict=True):
-                    for rank, (token, value) in enumerate(zip(tokens.tolist(), values.tolist(), strict=True)):
+                for latent, tokens, values in zip(
+                    self.latents, to_host(ids).tolist(), to_host(sizes).tolist(), strict=True
+                ):
+                    for rank, (token, value) in enumerate(zip(tokens, values, strict=True)):
                         rows.append((latent, role, side, rank, token, decode([token]), value))
         about = {
             "latent": ("key", "number of the latent"), "model": ("key", "whose decoder row, and whose head"),
