@@ -18,34 +18,36 @@ from interp.analyzers.base import Analyzer
 from interp.capture import capture, make_batch
 from interp.claims import Claim
 from interp.dictionaries import Dictionary
+from interp.dictionaries.activations import LONGEST
 from interp.dictionaries.baselines import Covariance, principal, random_rows
-from interp.dictionaries.scores import ALL, Scores, density_table, scores_table
+from interp.dictionaries.parts import OUTSIDE, UNKNOWN, Read, parts_of, read_whole, recoded
+from interp.dictionaries.scores import ALL, Scores, conversations_table, density_table, scores_table
 from interp.dictionaries.splice import CLEAN, MEAN, ZERO, ablations, counted_positions, recovered, splice, through
 from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.maths.statistics import clustered_bootstrap
-from interp.prompts import CONTENT, OTHER, apart
 from interp.provenance import digest
 from interp.sites import Site
 from interp.study import Study
 from interp.table import Table, table
 
 OWN, PCA, RANDOM = "dictionary", "pca", "random"
-SPECIAL, DRAWS = "special", 1000
+DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class DictionaryEval(Analyzer):
     """An autoencoder of ``site``, over the study's prompts and the tuned model; ``digest`` names its numbers.
 
-    ``content_only``: special tokens and the chat template's count nowhere, and are not spliced. Returns a table of kind
-    ``dictionary-scores`` (a row per dictionary and part), with ``splice`` and ``prompts`` (rows per prompt),
-    ``density``, ``recovered``.
+    ``content_only``: special tokens and the chat template's count nowhere, and are not spliced. Prompts with
+    ``messages`` are read as whole conversations, each alone and cut at the model's context, as a training reads them.
+    Returns a table of kind ``dictionary-scores`` (a row per dictionary and part), with ``splice`` and ``prompts`` (rows
+    per prompt), ``conversations`` (per prompt and part), ``density``, ``recovered``.
     """
 
     name: ClassVar[str] = "dictionary-scores"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     dictionary: Dictionary = field(compare=False)
     digest: str = ""
@@ -69,9 +71,10 @@ class DictionaryEval(Analyzer):
         """Two passes, scores, claims."""
         site, model = self.require(), study.pair.tuned
         model.at(site)
-        encoded = [apart(study.pair.tokenizer, coded) for coded in study.encoded("positive")]
-        excluded = (OTHER,) if self.content_only else ()
-        parts = {} if self.content_only else {SPECIAL: (OTHER,), "content": (CONTENT,)}
+        read, whole = _read(study)
+        encoded = read.encoded
+        excluded = (*OUTSIDE, UNKNOWN) if self.content_only else ()
+        parts = {} if self.content_only else parts_of(encoded, whole)
         dictionary = self.dictionary.to(model.device)
         width = dictionary.config.inputs
         held = 8 * model.anatomy.vocabulary + 8 * width
@@ -86,7 +89,8 @@ class DictionaryEval(Analyzer):
             counted = counted_positions(got.batch, got.roles, excluded)
             rows = value[counted]
             found = _reconstructed(dictionary, rows)
-            scored[OWN].update(rows, *found, roles=got.roles[counted])
+            owners = got.rows.to(counted.device)[:, None].expand_as(counted)[counted]
+            scored[OWN].update(rows, *found, roles=got.roles[counted], owners=owners)
             seen.update(rows)
         own = scored[OWN]
         if own.count < 2:
@@ -110,16 +114,17 @@ class DictionaryEval(Analyzer):
             for name, one in made.items():
                 output, codes = _reconstructed(one, value)
                 if name != OWN:
-                    scored[name].update(value, output, codes, roles=roles[counted])
+                    numbers = torch.tensor(rows, device=owner.device)[owner]
+                    scored[name].update(value, output, codes, roles=roles[counted], owners=numbers)
                 prompts[name][rows] = _by(owner, (value - output).double().square().sum(1), len(rows))
             away = (value.double() - own.mean).square().sum(1)
             prompts["deviation"][rows] = _by(owner, away, len(rows))
             counts[:, rows] = to_host(torch.stack([costs.predicted, costs.positions]))
             for name, cost in costs.by.items():
                 sums[name][:, rows] = to_host(torch.stack(list(cost)))
-        return self._table(study, scored, prompts, sums, counts, k)
+        return self._table(study, scored, prompts, sums, counts, k, read)
 
-    def _table(self, study, scored, prompts, sums, counts, k) -> Table:
+    def _table(self, study, scored, prompts, sums, counts, k, read) -> Table:
         ids = np.array([prompt.id for prompt in study.prompts("positive")])
         clusters = np.array(study.prompts("positive").clusters, dtype=object)
         told = {name: (part, "measure", f"summed squared error of {name}") for name, part in prompts.items()}
@@ -139,6 +144,7 @@ class DictionaryEval(Analyzer):
         shares = _recovered(sums, counts)
         made = _claims(prompts, sums, clusters, k, scored)
         own = scored[OWN].summary()
+        errors, said = _errors(scored[OWN])
         costless = [
             f"Putting the {over} in the site's place costs no {what} here, so no share of it can be recovered."
             for (name, what, over), share in shares.items() if name == OWN and not np.isfinite(share)
@@ -147,10 +153,11 @@ class DictionaryEval(Analyzer):
             scored,
             provenance=study.provenance(self),
             summary={
-                "sentence": " ".join(claim.sentence for claim in made),
+                "sentence": " ".join([*(claim.sentence for claim in made), said]),
                 "shown": all(claim.shown for claim in made),
                 "site": self.site,
                 **own,
+                "parts": errors,
                 **{
                     f"{name}_explained_variance": scored[name].summary()["explained_variance"] for name in (PCA, RANDOM)
                 },
@@ -158,6 +165,7 @@ class DictionaryEval(Analyzer):
                 **{f"{what}_recovered_{over}": share for (_, what, over), share in shares.items() if _ == OWN},
                 "limits": [
                     *costless,
+                    *_left(read),
                     "Principal components and the mean are fitted on the tokens that they are scored on, which can "
                     "only flatter them.",
                     "Directions that reconstruct need not be those the model uses: there is no truth to compare with "
@@ -166,6 +174,7 @@ class DictionaryEval(Analyzer):
             },
             tables={
                 "prompts": per_prompt,
+                "conversations": conversations_table(scored, ids),
                 "splice": spliced,
                 "recovered": _recovered_table(shares),
                 "density": density_table(scored),
@@ -179,6 +188,34 @@ def fingerprint(dictionary: Dictionary) -> str:
     state = {name: to_host(value) for name, value in sorted(dictionary.state_dict().items())}
     told = {name: [str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()] for name, value in state.items()}
     return digest({"config": dictionary.config.to_json(), "numbers": told})
+
+
+def _read(study: Study) -> tuple[Read, bool]:
+    """The prompts with codes of who says what, and whether there are whole conversations among them."""
+    prompts, tokenizer = study.prompts("positive"), study.pair.tokenizer
+    whole = any(prompt.messages for prompt in prompts)
+    if not whole:
+        return Read([recoded(tokenizer, coded) for coded in study.encoded("positive")], 0, 0), False
+    return read_whole(tokenizer, prompts, min(study.pair.tuned.context_length, LONGEST), prompts.source), True
+
+
+def _errors(scored: Scores) -> tuple[dict[str, dict[str, Any]], str]:
+    """Errors of every part that has an input, and a sentence of them."""
+    told = {part: scored.summary(part) for part in scored.parts if scored.summary(part)["tokens"]}
+    names = ("tokens", "conversations", "mse", "conversation_mse", "fvu")
+    errors = {part: {name: row[name] for name in names if np.isfinite(row[name])} for part, row in told.items()}
+    rows = {ALL: scored.summary()} | told
+    said = ", ".join(f"{part} {row['mse']:.4g} ({row['conversation_mse']:.4g})" for part, row in rows.items())
+    return errors, f"Squared error of a token, in brackets with every conversation counting the same: {said}."
+
+
+def _left(read: Read) -> list[str]:
+    cut = f"{read.cut} of {len(read.encoded)} conversations are longer than the model's context and were cut at it."
+    rewritten = (
+        f"In {read.unknown} of {len(read.encoded)} conversations who says what is not known, since the chat template "
+        "rewrites it or the tokenizer keeps no offsets; their tokens count in no part but all."
+    )
+    return [*([cut] if read.cut else []), *([rewritten] if read.unknown else [])]
 
 
 @torch.no_grad()

@@ -22,7 +22,9 @@ def command(
         str | None, typer.Option(metavar="SITE", help="blocks.3.hook_resid_post.  [default: what the dictionary says]")
     ] = None,
     base: Annotated[str | None, typer.Option(metavar="BASE", help="An adapter's base, where it names none.")] = None,
-    column: Annotated[str, typer.Option(metavar="NAME", help="Column of the file.")] = "prompt",
+    column: Annotated[str, typer.Option(metavar="NAME", help="Of the file; messages: conversations, whole.")] = (
+        "prompt"
+    ),
     max_prompts: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N of the file's rows.")] = None,
     content_only: Annotated[
         bool, typer.Option("--content-only", help="Special tokens and the template's count nowhere.")
@@ -32,7 +34,8 @@ def command(
     """Score a sparse autoencoder: L0, explained variance, dead and dense latents, loss and divergence recovered.
 
     Beside every figure stand principal components and random rows with as many codes; loss and divergence are recovered
-    against the mean in the site's place, and against zero.
+    against the mean in the site's place, and against zero. Errors are given by token and by conversation; of special
+    tokens, content and, with --column messages, of every role.
 
     Example: interp sae eval ./sae --model ./tuned --site blocks.2.hook_resid_post --data text.txt
     """
@@ -50,12 +53,12 @@ def command(
     from interp.dictionaries.formats import read
     from interp.engines import engine_named
     from interp.models.pair import Pair
-    from interp.prompts import OneClass, read_prompts
+    from interp.prompts import OneClass, read_chats
     from interp.store import Store
     from interp.study import Study
 
     common.batches()
-    prompts = OneClass(read_prompts(data, column, "data")).limit(max_prompts)
+    prompts = OneClass(read_chats(data, column, "data")).limit(max_prompts)
     loaded, about = read(dictionary)
     where = site or about.get("site")
     if not where:

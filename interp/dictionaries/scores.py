@@ -2,7 +2,8 @@
 
 Explained variance is 1 less the summed squared error over the summed squared distance from the mean *of everything
 seen*, so that it does not depend on how inputs were batched (Welford; a mean by batch would). A part (special tokens,
-content) is measured from its own mean.
+content) is measured from its own mean. Where it is said whose every input is, the error is also given with every
+conversation counting the same, however long (Li et al. 2025, 2506.07691).
 """
 
 from __future__ import annotations
@@ -46,13 +47,17 @@ class _Part:
     long: float = 0.0
     inner: float = 0.0
     output: float = 0.0
+    by_owner: Tensor = field(default_factory=lambda: torch.zeros(2, 0, dtype=torch.float64))
 
-    def update(self, y: Tensor, output: Tensor, counts: Tensor) -> None:
+    def update(self, y: Tensor, output: Tensor, counts: Tensor, owners: Tensor | None) -> None:
         self.target.update(y)
         error = y - output
         self.error.update(error)
         y, output, error = y.double(), output.double(), error.double()
-        self.squared += float(error.square().sum())
+        squared = error.square().sum(1)
+        self.squared += float(squared.sum())
+        if owners is not None and len(owners):
+            self._own(owners, squared)
         self.codes += float(counts.sum())
         inner, size, made = (y * output).sum(1), y.norm(dim=1), output.norm(dim=1)
         long = size >= SHORT
@@ -63,9 +68,23 @@ class _Part:
         self.inner += float(inner.sum())
         self.output += float(output.square().sum())
 
+    def _own(self, owners: Tensor, squared: Tensor) -> None:
+        missing = int(owners.max()) + 1 - self.by_owner.shape[1]
+        self.by_owner = torch.nn.functional.pad(self.by_owner.to(squared.device), (0, max(0, missing)))
+        self.by_owner.index_add_(1, owners, torch.stack([torch.ones_like(squared), squared]))
+
+    def conversations(self) -> tuple[int, float]:
+        """How many conversations have an input here, and the mean of their mean squared errors."""
+        count, squared = self.by_owner
+        seen = count > 0
+        # a mean over some inputs only would pass for one over all
+        whole = bool(seen.any()) and int(count.sum()) == int(self.target.count)
+        return int(seen.sum()), float((squared[seen] / count[seen]).mean()) if whole else math.nan
+
     def row(self) -> dict[str, float | int]:
         n, spread = self.target.count, float(self.target.deviation.sum())
         fvu = _over(self.squared, spread)
+        conversations, by_conversation = self.conversations()
         return {
             "tokens": int(n),
             "l0": _over(self.codes, n),
@@ -74,6 +93,8 @@ class _Part:
             # the error's own mean left out: what dictionary_learning reports
             "explained_variance_centred": 1 - _over(float(self.error.deviation.sum()), spread),
             "mse": _over(self.squared, n),
+            "conversations": conversations,
+            "conversation_mse": by_conversation,
             "cosine": _over(self.cosine, self.long),
             "shrinkage": _over(self.shrinkage, self.long),
             "bias": _over(self.output, self.inner),
@@ -109,10 +130,11 @@ class Scores:
         codes: Codes | Float[Tensor, "N F"],
         mask: Bool[Tensor, " N"] | None = None,
         roles: Int[Tensor, " N"] | None = None,
+        owners: Int[Tensor, " N"] | None = None,
     ) -> Scores:
         """Take in targets, their reconstructions and codes; rows where ``mask`` is false never count. Returns itself.
 
-        ``roles``: of every row, for the parts.
+        ``roles``: of every row, for the parts. ``owners``: number of the conversation that a row is of, from 0.
         """
         if self.parts and roles is None:
             raise OptionError(f"the parts {', '.join(self.parts)} need the role of every input")
@@ -125,7 +147,8 @@ class Scores:
             chosen = keep
             if name != ALL:
                 chosen = keep & torch.isin(roles, torch.tensor(list(self.parts[name]), device=roles.device))
-            part.update(y.detach()[chosen], output.detach()[chosen], counts[chosen])
+            own = None if owners is None else owners[chosen]
+            part.update(y.detach()[chosen], output.detach()[chosen], counts[chosen], own)
         return self
 
     @property
@@ -143,6 +166,11 @@ class Scores:
         """Share of inputs on which every latent fires."""
         return to_host(self._fired).astype(np.float64) / max(self.count, 1)
 
+    def by_conversation(self, part: str = ALL) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and summed squared error of every conversation, by its number; shorter where the last have none."""
+        count, squared = to_host(self._parts[part].by_owner)
+        return count.astype(np.int64), squared
+
     def summary(self, part: str = ALL) -> dict[str, float | int]:
         """The numbers of one part; of all also the shares of latents that never fire and that fire too often."""
         found = self._parts[part].row()
@@ -159,7 +187,9 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "fvu": ("measure", "summed squared error by summed squared distance from the mean"),
     "explained_variance": ("measure", "1 less fvu"),
     "explained_variance_centred": ("measure", "the same with the error's own mean taken away"),
-    "mse": ("measure", "squared error per input, summed over the width"),
+    "mse": ("measure", "squared error per input, summed over the width; every input counts the same"),
+    "conversations": ("measure", "conversations (or prompts) with an input that counted"),
+    "conversation_mse": ("measure", "mean over conversations of the mean of the same over a conversation's inputs"),
     "cosine": ("measure", "mean cosine of input and reconstruction"),
     "shrinkage": ("measure", "mean ratio of the reconstruction's length to the input's"),
     "bias": ("measure", "E|y'|^2 over E[y y']: 1 is unbiased, less shrinks"),
@@ -175,6 +205,28 @@ def scores_table(scored: Mapping[str, Scores], **rest: Any) -> Table:
     ]
     columns = {name: ([row[name] for row in rows], *told) for name, told in MEANINGS.items()}
     return table("dictionary-scores", columns, **rest)
+
+
+def conversations_table(scored: Mapping[str, Scores], ids: np.ndarray) -> Table:
+    """Table of kind ``dictionary-conversations``: inputs and squared error by dictionary, part and conversation.
+
+    ``ids`` name conversations by their numbers.
+    """
+    names, parts, inputs, errors = [], [], [], []
+    for name, one in scored.items():
+        for part in one._parts:
+            found = one.by_conversation(part)
+            inputs.append(np.pad(found[0], (0, len(ids) - len(found[0]))))
+            errors.append(np.pad(found[1], (0, len(ids) - len(found[1]))))
+            names += [name] * len(ids)
+            parts += [part] * len(ids)
+    return table("dictionary-conversations", {
+        "dictionary": (np.array(names, object), "key", "what reconstructs"),
+        "part": (np.array(parts, object), "key", "which inputs"),
+        "prompt_id": (np.tile(ids, len(inputs)), "key", "position in the file"),
+        "tokens": (np.concatenate(inputs), "measure", "inputs that counted"),
+        "squared": (np.concatenate(errors), "measure", "their squared error, summed over inputs and width"),
+    })  # fmt: skip
 
 
 def density_table(scored: Mapping[str, Scores]) -> Table:

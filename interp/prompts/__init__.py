@@ -1,7 +1,7 @@
 """Prompts: files read at the door, contrasts split by cluster, token ids with the role of every token."""
 
 from interp.prompts.documents import SPECIAL, TURNS, Document, Documents, encode_document, packed, special_ids
-from interp.prompts.files import read_prompts, read_task
+from interp.prompts.files import read_chats, read_prompts, read_task
 from interp.prompts.sets import NOTHING, Contrast, OneClass, Prompt, PromptSet
 from interp.prompts.tokens import (
     COMPLETION,
@@ -38,6 +38,7 @@ __all__ = [
     "encode_answer",
     "encode_document",
     "packed",
+    "read_chats",
     "read_prompts",
     "read_task",
     "special_ids",

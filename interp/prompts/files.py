@@ -31,7 +31,15 @@ def read_task(path: str | Path, column: str = "prompt", name: str = "", template
     return _read(Path(path), column, name, template, task=True)
 
 
-def _read(path: Path, column: str, name: str, template: str | None, task: bool) -> PromptSet:
+def read_chats(path: str | Path, column: str = "prompt", name: str = "") -> PromptSet:
+    """Read prompts or whole conversations: a column of text, or of lists of ``{"role", "content"}``; else PromptError.
+
+    Conversations become prompts with ``messages``.
+    """
+    return _read(Path(path), column, name, None, task=False, chats=True)
+
+
+def _read(path: Path, column: str, name: str, template: str | None, task: bool, chats: bool = False) -> PromptSet:
     if not path.exists():
         raise PromptError(f"no prompt file at {path}; check the path")
     readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
@@ -49,7 +57,9 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool) 
             # a name can hold line ends
             names = " ".join(", ".join(sorted(row)).split())
             raise PromptError(f"{path} has no column {column!r}; it has {names or 'none'}; use --column")
-        text = row[column]
+        text, messages = row[column], None
+        if chats and not isinstance(text, str):
+            text, messages = _conversation(path, index, column, text)
         if not isinstance(text, str) or not text.strip():
             raise PromptError(f"{path}, row {index}: {column} is {text!r}; every prompt needs text")
         if any("\ud800" <= sign <= "\udfff" for sign in text):
@@ -63,7 +73,9 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool) 
             form = None if row[template] in (None, "") else str(row[template])
         split = None if row.get("split") in (None, "") else str(row["split"])
         prompts.append(
-            Prompt(index, text, cluster or twin or f"{name or path.stem}:{index}", twin, *answers, form, split)
+            Prompt(
+                index, text, cluster or twin or f"{name or path.stem}:{index}", twin, *answers, form, split, messages
+            )
         )
     if not prompts:
         raise PromptError(f"{path} holds no prompts; write one per line or row")
@@ -73,6 +85,18 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool) 
     if task and 0 < len(without) < len(prompts):
         raise PromptError(f"{path}, row {without[0]} has no wrong_answer, other rows have; give it to all or none")
     return PromptSet(tuple(prompts), path.name)
+
+
+def _conversation(path: Path, index: int, column: str, value: Any) -> tuple[str, tuple[tuple[str, str], ...]]:
+    turns = [(turn.get("role"), turn.get("content")) for turn in value if isinstance(turn, dict)] if (
+        isinstance(value, list)
+    ) else []  # fmt: skip
+    if not turns or len(turns) < len(value) or not all(isinstance(part, str) for turn in turns for part in turn):
+        raise PromptError(
+            f"{path}, row {index}: {column} is neither text nor a list of messages with role and content, but "
+            f"{str(value)[:40]!r}"
+        )
+    return "\n".join(said for _, said in turns), tuple(turns)
 
 
 def _require_one_answer(path: Path, prompts: list[Prompt]) -> None:

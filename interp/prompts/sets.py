@@ -19,6 +19,7 @@ class Prompt:
 
     Prompts of a task have an ``answer`` and, where the file gives one, a ``wrong_answer``; ``template`` names the form
     that a prompt's words were put into. ``split`` is what a file says it is kept for: ``locate`` or ``verify``.
+    ``messages`` are the roles and words of a whole conversation, whose words together are then the text.
     """
 
     id: int
@@ -29,6 +30,7 @@ class Prompt:
     wrong_answer: str | None = None
     template: str | None = None
     split: str | None = None
+    messages: tuple[tuple[str, str], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class PromptSet:
         for row, prompt in zip(rows, self.prompts, strict=True):
             row += [] if prompt.answer is None else [prompt.answer, prompt.wrong_answer]
             row += [] if prompt.template is None else [{"template": prompt.template}]
+            row += [] if prompt.messages is None else [{"messages": prompt.messages}]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
