@@ -2,16 +2,22 @@
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from interp.analyzers.dictionary_eval import DictionaryEval, fingerprint
-from interp.dictionaries import Dictionary, DictionaryConfig
+from interp.capture import make_batch
+from interp.dictionaries import Buffer, Dictionary, DictionaryConfig, Training, load, save, train
 from interp.dictionaries.activations import Activations, Reading
 from interp.dictionaries.parts import OUTSIDE, UNKNOWN, parts_of, read_whole
 from interp.dictionaries.scores import Scores, conversations_table
+from interp.engines import TorchEngine
 from interp.errors import PromptError
 from interp.models.pair import Pair
 from interp.prompts import SPECIAL, TURNS, Documents, OneClass, encode_document, read_chats, read_prompts, special_ids
@@ -234,3 +240,128 @@ def test_one_broken_conversation_among_many_is_named(tmp_path, value, said):
     path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
     with pytest.raises(PromptError, match=rf"t\.jsonl, row 3: .*{said}"):
         read_chats(path, "messages")
+
+
+def write_model(folder):
+    """A tiny chat model on disk."""
+    return tiny.save(tiny.llama(max_position_embeddings=256), folder / "model")
+
+
+def training(folder, data, out, *more):
+    return [
+        "sae", "train", folder / "model", "--site", str(SITE), "--data", data, "--column", "messages", "--width", 32,
+        "-k", 4, "--batch", 64, "--device", "cpu", "--out", folder / out, *more,
+    ]  # fmt: skip
+
+
+def test_the_commands_read_the_same_conversations(run, only_line, tmp_path):
+    write_model(tmp_path)
+    data = file_of(tmp_path / "t.jsonl", chats(12))
+    code, out, _ = run(*training(tmp_path, data, "sae", "--tokens", "2k", "--json"))
+    assert code == 0
+    read = json.loads(out)["read"]
+    words = ["sae", "eval", tmp_path / "sae", "--model", tmp_path / "model", "--data", data, "--store", tmp_path / "r"]
+    code, out, err = run(*words, "--column", "messages", "--json")
+    assert code == 0, err
+    told = json.loads(out)["summary"]
+    # a training reads the file as often as it needs to
+    once = sum(read["kept"].values()) / told["tokens"]
+    assert once >= 1
+    shares = {name: part["tokens"] / told["tokens"] for name, part in told["parts"].items()}
+    assert {name: count / sum(read["kept"].values()) for name, count in read["kept"].items()} == pytest.approx(
+        {name: shares[name] for name in read["kept"]}, abs=0.02
+    )
+    assert told["conversations"] == 12
+    code, _, err = run(*words)
+    assert code == 2
+    assert "no column 'prompt'; it has messages; use --column" in only_line(err)
+
+
+@pytest.mark.parametrize(("value", "said"), [*BROKEN[:1], BROKEN[-1]])
+def test_a_broken_conversation_ends_either_command_in_one_line(run, only_line, tmp_path, value, said):
+    write_model(tmp_path)
+    rows = [{"messages": one} for one in chats(30)]
+    rows[20] = {"messages": value}
+    data = tmp_path / "t.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    made = dictionary()
+    save(made, tmp_path / "sae", {"site": str(SITE)})
+    judged = ["sae", "eval", tmp_path / "sae", "--model", tmp_path / "model", "--data", data, "--column", "messages"]
+    for words in (training(tmp_path, data, "out", "--tokens", "20k"), [*judged, "--store", tmp_path / "runs"]):
+        code, _, err = run(*words, "--quiet")
+        assert code == 2
+        assert "t.jsonl, row 20" in only_line(err)
+        assert said in err
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "runs").glob("runs/*"))
+
+
+@pytest.mark.slow
+def test_a_command_that_was_killed_goes_on_in_another_process_bit_for_bit(tmp_path):
+    write_model(tmp_path)
+    data = file_of(tmp_path / "t.jsonl", chats(40))
+
+    def words(out):
+        more = ("--tokens", "60k", "--buffer", 512, "--checkpoint-every", 50, "--architecture", "batchtopk", "--quiet")
+        return [sys.executable, "-m", "interp", *map(str, training(tmp_path, data, out, *more))]
+
+    process = subprocess.Popen(words("cut"))
+    until = time.monotonic() + 120
+    while not list((tmp_path / "cut.part").glob("step-*")) and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "cut").exists()
+    assert list((tmp_path / "cut.part").glob("step-*"))
+    for out in ("cut", "whole"):
+        subprocess.run(words(out), check=True, timeout=300)
+    one, other = (load(tmp_path / out)[0].state_dict() for out in ("cut", "whole"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert (tmp_path / "cut" / "weights.safetensors").read_bytes() == (
+        tmp_path / "whole" / "weights.safetensors"
+    ).read_bytes()
+
+
+def judged(pair, made, talks):
+    """Scores on conversations, each alone."""
+    special = special_ids(pair.tokenizer)
+    scores = Scores(32, made.config.width, {"special": OUTSIDE})
+    for number, messages in enumerate(talks):
+        coded = encode_document(pair.tokenizer, messages, special)
+        batch, roles = make_batch([coded], [0], 0, pair.tuned.device)
+        value = TorchEngine().run(pair.tuned, batch, reads=[SITE], keep=0).values[SITE][0]
+        found = made.reconstruct(value)
+        owners = torch.full((len(value),), number)
+        scores.update(value, found.output, found.codes, roles=roles[0], owners=owners)
+    return scores
+
+
+@pytest.mark.parametrize("planted", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_blocks_shift_what_depends_on_where_a_conversation_starts(tmp_path, planted):
+    """Intervention: with positions in the vectors packing costs, most of all on special tokens; without, nothing."""
+    module = tiny.gpt2(seed=3)
+    with torch.no_grad():
+        module.transformer.wpe.weight.mul_(3.0 if planted else 0.0)
+        for block in module.transformer.h:  # nothing but the position tells a token where it stands
+            block.attn.c_proj.weight.zero_()
+            block.attn.c_proj.bias.zero_()
+    pair = Pair.from_modules(module, None, tiny.tokenizer())
+    data = Documents(file_of(tmp_path / "t.jsonl", chats(120, 1, mean=1.2, longest=3)))
+    found = {}
+    for pack in (False, True):
+        source = Activations(pair, (SITE,), data, Reading(sinks=0.0, pack=pack))
+        start = Dictionary(DictionaryConfig("topk", 32, 64, k=4), seed=0)
+        options = Training(steps=120, batch=128, learning_rate=5e-3, log_every=120)
+        made = train(start, Buffer(source, 8192, seed=0), options, tmp_path / f"{pack}")["dictionary"]
+        found[pack] = judged(pair, made, chats(20, 2, mean=1.2, longest=3))
+    whole, special = (
+        np.log2(found[False].summary(part)["conversation_mse"] / found[True].summary(part)["conversation_mse"])
+        for part in ("all", "special")
+    )
+    if planted:
+        assert special < -0.5
+        assert whole < -0.3
+    else:
+        assert abs(whole) < 0.2
+        # of special tokens without a position there are four, and either dictionary has them
+        assert max(one.summary("special")["fvu"] for one in found.values()) < 0.02

@@ -6,6 +6,7 @@
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -165,7 +166,7 @@ class DictionaryEval(Analyzer):
                 **{f"{what}_recovered_{over}": share for (_, what, over), share in shares.items() if _ == OWN},
                 "limits": [
                     *costless,
-                    *_left(read),
+                    *read.limits(),
                     "Principal components and the mean are fitted on the tokens that they are scored on, which can "
                     "only flatter them.",
                     "Directions that reconstruct need not be those the model uses: there is no truth to compare with "
@@ -209,15 +210,6 @@ def _errors(scored: Scores) -> tuple[dict[str, dict[str, Any]], str]:
     return errors, f"Squared error of a token, in brackets with every conversation counting the same: {said}."
 
 
-def _left(read: Read) -> list[str]:
-    cut = f"{read.cut} of {len(read.encoded)} conversations are longer than the model's context and were cut at it."
-    rewritten = (
-        f"In {read.unknown} of {len(read.encoded)} conversations who says what is not known, since the chat template "
-        "rewrites it or the tokenizer keeps no offsets; their tokens count in no part but all."
-    )
-    return [*([cut] if read.cut else []), *([rewritten] if read.unknown else [])]
-
-
 @torch.no_grad()
 def _reconstructed(dictionary: Dictionary, rows: Tensor):
     found = dictionary.reconstruct(rows.to(dictionary.W_dec))
@@ -249,6 +241,10 @@ def _recovered_table(shares: dict[tuple[str, str, str], float]) -> Table:
     })  # fmt: skip
 
 
+def _less(one: Callable[[Any], float], other: Callable[[Any], float]) -> Callable[[Any], float]:
+    return lambda rows: one(rows) - other(rows)
+
+
 def _claims(prompts: dict, sums: dict, clusters: np.ndarray, k: int, scored: dict) -> list[Claim]:
     def interval(statistic):
         # rows are drawn by number, since a ratio needs two columns of each
@@ -270,7 +266,7 @@ def _claims(prompts: dict, sums: dict, clusters: np.ndarray, k: int, scored: dic
     value, l0 = scored[OWN].summary()["explained_variance"], scored[OWN].summary()["l0"]
     for name, said in ((PCA, "principal components"), (RANDOM, "random rows by matching pursuit")):
         other, beside = interval(explained(name)), scored[name].summary()
-        gap = interval(lambda rows, name=name: explained(OWN)(rows) - explained(name)(rows))
+        gap = interval(_less(explained(OWN), explained(name)))
         level = beside["explained_variance"]
         shown = bool(gap[1] > 0 and value >= level)
         made.append(Claim(
@@ -284,7 +280,7 @@ def _claims(prompts: dict, sums: dict, clusters: np.ndarray, k: int, scored: dic
         if not np.isfinite(saved(index, OWN)(slice(None))):
             continue
         mine, other = interval(saved(index, OWN)), interval(saved(index, PCA))
-        gap = interval(lambda rows, index=index: saved(index, OWN)(rows) - saved(index, PCA)(rows))
+        gap = interval(_less(saved(index, OWN), saved(index, PCA)))
         recipe = {"table": "recovered", "statistic": "mean", "column": "recovered",
                   "where": {"dictionary": OWN, "cost": what, "ablation": MEAN}}  # fmt: skip
         shown = bool(gap[1] > 0 and mine[0] >= other[0])

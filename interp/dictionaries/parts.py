@@ -26,6 +26,16 @@ class Read(NamedTuple):
     cut: int
     unknown: int
 
+    def limits(self) -> list[str]:
+        """What was left out, in sentences; none where nothing was."""
+        count = len(self.encoded)
+        cut = f"{self.cut} of {count} conversations are longer than the model's context and were cut at it."
+        rewritten = (
+            f"In {self.unknown} of {count} conversations who says what is not known, since the chat template rewrites "
+            "it or the tokenizer keeps no offsets; their tokens count in no part but all."
+        )
+        return [*([cut] if self.cut else []), *([rewritten] if self.unknown else [])]
+
 
 def read_whole(tokenizer: Tokenizer, prompts: Iterable[Prompt], context: int, source: str = "") -> Read:
     """Conversations whole, in the chat template, cut at ``context`` tokens; texts as prompts are encoded elsewhere.

@@ -90,6 +90,7 @@ class Documents:
             )
         value = row[name]
         if value is None or isinstance(value, str):
+            self._require_text(number, value or "")
             return (value or "").strip() and value
         turns = isinstance(value, list) and all(
             isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
@@ -99,7 +100,17 @@ class Documents:
             raise PromptError(
                 f"{self.path}, row {number}: {name} is neither text nor a list of messages with role and content"
             )
+        for turn in value:
+            self._require_text(number, turn["content"])
         return [{"role": turn["role"], "content": turn["content"]} for turn in value]
+
+    def _require_text(self, number: int, text: str) -> None:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(
+                f"{self.path}, row {number}: {text[:40]!r} holds half a surrogate pair; write it as UTF-8 text"
+            ) from error
 
 
 def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
