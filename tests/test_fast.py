@@ -257,7 +257,7 @@ def training(folder, data, out, *more):
 def test_the_commands_read_the_same_conversations(run, only_line, tmp_path):
     write_model(tmp_path)
     data = file_of(tmp_path / "t.jsonl", chats(12))
-    code, out, _ = run(*training(tmp_path, data, "sae", "--tokens", "2k", "--json"))
+    code, out, _ = run(*training(tmp_path, data, "sae", "--tokens", "1k", "--json"))
     assert code == 0
     read = json.loads(out)["read"]
     words = ["sae", "eval", tmp_path / "sae", "--model", tmp_path / "model", "--data", data, "--store", tmp_path / "r"]
@@ -297,12 +297,13 @@ def test_a_broken_conversation_ends_either_command_in_one_line(run, only_line, t
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_command_that_was_killed_goes_on_in_another_process_bit_for_bit(tmp_path):
     write_model(tmp_path)
     data = file_of(tmp_path / "t.jsonl", chats(40))
 
     def words(out):
-        more = ("--tokens", "60k", "--buffer", 512, "--checkpoint-every", 50, "--architecture", "batchtopk", "--quiet")
+        more = ("--tokens", "20k", "--buffer", 512, "--checkpoint-every", 25, "--architecture", "batchtopk", "--quiet")
         return [sys.executable, "-m", "interp", *map(str, training(tmp_path, data, out, *more))]
 
     process = subprocess.Popen(words("cut"))
