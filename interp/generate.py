@@ -69,7 +69,7 @@ def read_donor(
     engine: Engine, intervention: Intervention, text: Text, answers: Sequence[Sequence[int]]
 ) -> dict[Site, Float[Tensor, "B T N"]]:
     """The donor's activations on prompt and answer, on the columns that ``answer_logits`` uses."""
-    if intervention.donor is None or not intervention.units:
+    if intervention.donor is None or not intervention.reads:
         return {}
     batch = _donor_batch(intervention, text, answers)
     return engine.run(intervention.donor, batch, reads=intervention.reads, keep=0).values

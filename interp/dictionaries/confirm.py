@@ -17,6 +17,9 @@ from interp.maths.bootstrap import Interval, clustered_bootstrap
 from interp.maths.statistics import permutation_p
 from interp.sites import Site
 
+NEIGHBOURS = 20
+"""Of how many latents that fire most nearly as often one is drawn."""
+
 Measure = Callable[[Sequence[Latents]], Float[NDArray[np.float64], " N"]]
 """One number per prompt under edits, none for the model as it is."""
 
@@ -29,27 +32,44 @@ class Effect(NamedTuple):
     p: float
 
 
+def rate_matched(
+    latents: Sequence[int], rates: ArrayLike, draws: int, seed: int = 0, exclude: Sequence[int] = ()
+) -> list[list[int]]:
+    """Random sets of as many other latents that fire as often, all of them different.
+
+    ``rates`` [F]: how often latents fire. For every latent of the set, in random order, one of the 20 that fire most
+    nearly as often and are none of them nor of ``exclude``; latents that never fire cannot be drawn. There may be fewer
+    than ``draws``: of one latent there are 20 at most. Raises OptionError where too few are left.
+    """
+    rates = np.asarray(rates, dtype=np.float64)
+    others = np.setdiff1d(np.flatnonzero(rates > 0), [*latents, *exclude])
+    if len(others) < len(latents) + 1 or not len(latents):
+        raise OptionError(f"{len(others)} other latents fire, which are no control for {len(latents)}")
+    generator, sets = np.random.default_rng(seed), {}
+    logs = np.log(np.maximum(rates, 1e-9))
+    for _ in range(20 * draws):
+        if len(sets) == draws:
+            break
+        chosen: dict[int, int] = {}
+        for latent in generator.permutation(np.asarray(latents)):
+            free = np.setdiff1d(others, list(chosen.values()))
+            near = free[np.argsort(np.abs(logs[free] - logs[latent]), kind="stable")[:NEIGHBOURS]]
+            chosen[int(latent)] = int(generator.choice(near))
+        found = [chosen[int(latent)] for latent in latents]
+        sets.setdefault(frozenset(found), found)
+    return list(sets.values())
+
+
 def confirm(
     measure: Measure, dictionary: Dictionary, site: Site, latents: Sequence[int], rates: ArrayLike,
     clusters: ArrayLike, *, amount: float, draws: int = 19, seed: int = 0,
 ) -> dict[str, Effect]:  # fmt: skip
     """Effects of ``ablate`` (latents at 0) and ``steer`` (``amount`` more of each), the error kept in both.
 
-    ``rates`` [F]: how often latents fire. Each random set takes for every latent one of the 20 that fire most nearly as
-    often and are none of them; latents that never fire cannot be drawn. Raises OptionError where none are left.
+    ``rates`` [F]: how often latents fire; random sets are those of ``rate_matched``, which raises OptionError where
+    there are none.
     """
-    rates, plain = np.asarray(rates, dtype=np.float64), measure(())
-    others = np.setdiff1d(np.flatnonzero(rates > 0), latents)
-    if len(others) < len(latents) + 1 or not len(latents):
-        raise OptionError(f"{len(others)} other latents fire, which are no control for {len(latents)}")
-    generator, sets = np.random.default_rng(seed), []
-    for _ in range(draws):
-        chosen: list[int] = []
-        for latent in latents:
-            free = np.setdiff1d(others, chosen)
-            near = free[np.argsort(np.abs(np.log(rates[free]) - np.log(max(rates[latent], 1e-9))), kind="stable")[:20]]
-            chosen.append(int(generator.choice(near)))
-        sets.append(chosen)
+    plain, sets = measure(()), rate_matched(latents, rates, draws, seed)
     found = {}
     for name, options in (("ablate", {"factor": 0.0}), ("steer", {"factor": 1.0, "amount": amount})):
 

@@ -1,28 +1,39 @@
 """Latents turned off, scaled or added inside a model, as an edit: only their part changes, the error stays in.
 
-What a dictionary does not explain is never replaced by its reconstruction, so that an effect is the latents' own.
+What a dictionary does not explain is never replaced by its reconstruction, so that an effect is the latents' own. A
+crosscoder and a dictionary of differences read the base's values on the same tokens besides; ``intervention`` has the
+base run beside the tuned model, on whole texts and token by token alike.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.dictionaries.active import Codes
 from interp.dictionaries.dictionary import Dictionary
+from interp.edit import Intervention
+from interp.engines import Edit
 from interp.errors import OptionError
+from interp.models.model import Model
 from interp.sites import Site
+
+READS = ("tuned", "both", "difference")
+"""What a dictionary's codes are of: the site's own value, the base's and the tuned model's side by side, tuned less
+base."""
 
 
 @dataclass(frozen=True, eq=False)
 class Latents:
     """Add ``(factor - 1) f_j d_j + amount d_j`` of some latents to a site: factor 0 ablates, an amount steers.
 
-    ``amount`` is in units of codes. At factor 1 and amount 0 the value is left bit for bit. Raises OptionError for a
-    dictionary that does not reconstruct its own site.
+    ``amount`` is in units of codes. At factor 1 and amount 0 the value is left bit for bit. ``of`` is one of ``READS``;
+    for the last two ``base`` has the base's values of the same cells, and of a crosscoder's decoder rows only the tuned
+    model's part is added. Raises OptionError for a dictionary that does not reconstruct this site.
     """
 
     site: Site
@@ -30,29 +41,90 @@ class Latents:
     latents: Int[Tensor, " K"]
     factor: float = 0.0
     amount: float = 0.0
+    of: str = "tuned"
+    base: Float[Tensor, "B T W"] | None = None
 
     def __post_init__(self) -> None:
         config = self.dictionary.config
-        if config.models > 1 or config.is_transcoder:
-            raise OptionError("only a dictionary of this one site can be edited through; a crosscoder reads two models")
-        if len(self.latents) and int(self.latents.max()) >= config.width:
-            raise OptionError(f"latent {int(self.latents.max())} is none of {config.width}")
+        require_reads(self.dictionary, self.of)
+        if len(self.latents) and not 0 <= int(self.latents.min()) <= int(self.latents.max()) < config.width:
+            wrong = int(self.latents.min()) if int(self.latents.min()) < 0 else int(self.latents.max())
+            raise OptionError(f"latent {wrong} is none of {config.width}")
 
     @torch.no_grad()
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The value with these latents' part changed and everything else kept."""
         if self.factor == 1 and self.amount == 0:
             return value
-        dictionary = self.dictionary
-        rows = value.reshape(-1, value.shape[-1]).to(dictionary.W_dec.dtype)
-        inside, undo = dictionary.normalised(rows)
-        change = inside.new_zeros(inside.shape)
+        dictionary, width = self.dictionary, value.shape[-1]
+        inside, undo = dictionary.normalised(read_rows(dictionary, self.of, value, self.base))
+        latents = self.latents.to(inside.device)
+        change = inside.new_zeros(len(inside), width)
         if self.factor != 1:
-            pattern, values, width = dictionary.raw(inside).codes
-            chosen = torch.zeros(width, dtype=torch.bool, device=rows.device)
-            chosen[self.latents.to(rows.device)] = True
+            pattern, values, count = dictionary.raw(inside).codes
+            chosen = torch.zeros(count, dtype=torch.bool, device=inside.device)
+            chosen[latents] = True
             part = torch.where(chosen[pattern.latents], values * (self.factor - 1), 0.0)
-            change = dictionary.decode(Codes(pattern, part, width)) - dictionary.b_dec
+            # a crosscoder's last columns are the tuned model's
+            change = (dictionary.decode(Codes(pattern, part, count)) - dictionary.b_dec)[:, -width:]
         if self.amount:
-            change = change + self.amount * dictionary.W_dec[self.latents.to(rows.device)].sum(0)
-        return value + (change * undo[1]).reshape(value.shape).to(value)
+            change = change + self.amount * dictionary.W_dec[latents, -width:].sum(0)
+        factor = undo[1][-width:] if undo[1].ndim == 1 else undo[1]
+        return value + (change * factor).reshape(value.shape).to(value)
+
+
+def require_reads(dictionary: Dictionary, of: str) -> None:
+    """OptionError where codes ``of`` that kind are not this dictionary's, or it writes to another site."""
+    config = dictionary.config
+    if of not in READS:
+        raise OptionError(f"codes of {of!r} are not known; use {', '.join(READS)}")
+    if config.is_transcoder or config.skip:
+        raise OptionError("a transcoder reads one site and writes another; only dictionaries of one site are edited")
+    if (config.models == 2) != (of == "both") or config.models > 2:
+        raise OptionError(
+            f"this dictionary is of {config.models} model{'s' * (config.models > 1)} and was read as of {of!r}; a "
+            "crosscoder reads two models (both), any other one (tuned, difference)"
+        )
+
+
+def read_rows(
+    dictionary: Dictionary, of: str, value: Float[Tensor, "*cells W"], base: Float[Tensor, "*cells W"] | None
+) -> Float[Tensor, "N D"]:
+    """What a dictionary reads, given the site's values in the tuned model and (but for "tuned") in the base."""
+    width = value.shape[-1]
+    if dictionary.config.d_in != width:
+        raise OptionError(f"the dictionary is of width {dictionary.config.d_in} and the site of {width}")
+    rows = value.reshape(-1, width).to(dictionary.W_dec)
+    if of == "tuned":
+        return rows
+    if base is None:
+        raise OptionError(f"codes of {of!r} need the base's values on the same tokens, and none were given")
+    other = base.reshape(-1, width).to(dictionary.W_dec)
+    return torch.cat([other, rows], 1) if of == "both" else rows - other
+
+
+@dataclass(frozen=True, eq=False)
+class _Beside(Intervention):
+    """Edits of latents whose codes need what the donor (the base) computes on the same tokens."""
+
+    edits: Sequence[Latents] = ()
+
+    @property
+    def reads(self) -> Sequence[Site]:
+        """Where the base is read."""
+        return list(dict.fromkeys(edit.site for edit in self.edits))
+
+    def bind(
+        self, activations: Mapping[Site, Float[Tensor, "B T N"]], real: Bool[Tensor, "B T"] | None = None
+    ) -> list[Edit]:
+        """The edits of one pass, given the base's values on the same columns."""
+        return [replace(edit, base=activations[edit.site]) for edit in self.edits]
+
+
+def intervention(name: str, edits: Sequence[Latents], base: Model | None = None) -> Intervention:
+    """Edits of latents as an intervention; raises OptionError where one needs ``base`` and there is none."""
+    if all(edit.of == "tuned" for edit in edits):
+        return Intervention(name, {}, "edits", fixed=list(edits))
+    if base is None:
+        raise OptionError("this dictionary reads the base besides the tuned model; add --base MODEL")
+    return _Beside(name, {}, "donor", donor=base, edits=tuple(edits))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from interp.errors import OptionError
-from interp.maths.bootstrap import clustered_bootstrap
+from interp.maths.auc import clustered_auc
 from interp.maths.statistics import permutation_p, roc_auc, standardised_difference
 
 FEWEST = 8
@@ -22,7 +22,10 @@ FEWEST = 8
 
 
 class Probed(NamedTuple):
-    """The chosen ``latents`` (best first), held-out AUC with its interval over clusters, the null's AUCs, and p."""
+    """The chosen ``latents`` (best first), held-out AUC with its interval over clusters, the null's AUCs, and p.
+
+    ``scores`` [N] of all rows, of which those of the half that chose flatter; ``training`` [N] says which those are.
+    """
 
     latents: NDArray[np.int64]
     weights: NDArray[np.float64]
@@ -31,63 +34,52 @@ class Probed(NamedTuple):
     high: float
     null: NDArray[np.float64]
     p: float
+    scores: NDArray[np.float64]
+    training: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class SparseProbe:
     """Options of a k-sparse probe: how many latents, draws of the null, seed of the split and the null, resamples of
-    clusters for the interval.
+    clusters for the interval. ``firing``: only latents that are larger with the label are chosen, in the null too.
     """
 
     k: int = 1
     draws: int = 99
     seed: int = 0
     resamples: int = 500
+    firing: bool = False
 
-    def __call__(self, codes: ArrayLike, labels: ArrayLike, clusters: ArrayLike) -> Probed:
+    def __call__(
+        self, codes: ArrayLike, labels: ArrayLike, clusters: ArrayLike, training: ArrayLike | None = None
+    ) -> Probed:
         """Probe codes [N, F] for labels [N]; rows of one cluster fall into one half.
 
-        Labels are permuted within clusters that hold both (twins), else among whole clusters. Raises OptionError where
-        clusters are too few or a half has one class only.
+        ``training`` [N]: the rows that choose and fit, by default those of a random half of the clusters. Labels are
+        permuted within clusters that hold both (twins), else among whole clusters. Raises OptionError where clusters
+        are too few, a half has one class only, or a cluster lies in both halves.
         """
         codes, labels = np.asarray(codes, dtype=np.float64), np.asarray(labels, dtype=bool)
         names, clusters = np.unique(np.asarray(clusters), return_inverse=True)
         if not 1 <= self.k <= codes.shape[1]:
             raise OptionError(f"{self.k} latents of {codes.shape[1]} cannot be chosen")
         generator = np.random.default_rng(self.seed)
-        training = self._half(labels, clusters, len(names), generator)
+        if training is None:
+            training = _half(labels, clusters, len(names), generator)
+        training = np.asarray(training, dtype=bool)
+        _require(labels, clusters, training, len(names))
         latents, weights, scores = self._fitted(codes, labels, training)
         held = ~training
-        auc = roc_auc(labels[held], scores[held])
-        rows = np.flatnonzero(held)
-        _, low, high = clustered_bootstrap(
-            rows, clusters[held], lambda drawn: roc_auc(labels[drawn.astype(int)], scores[drawn.astype(int)]),
+        auc, low, high = clustered_auc(
+            scores[held & labels], scores[held & ~labels], clusters[held & labels], clusters[held & ~labels],
             draws=self.resamples, seed=self.seed,
         )  # fmt: skip
         null = []
         for _ in range(self.draws):
             drawn = _permuted(labels, clusters, generator)
             null.append(roc_auc(drawn[held], self._fitted(codes, drawn, training, ranks=True)[2][held]))
-        return Probed(latents, weights, auc, low, high, np.array(null), permutation_p(auc, null))
-
-    def _half(
-        self, labels: NDArray, clusters: NDArray, count: int, generator: np.random.Generator
-    ) -> NDArray[np.bool_]:
-        """Rows of a random half of the clusters, of each class alike."""
-        share = np.bincount(clusters, labels) / np.bincount(clusters)
-        chosen = np.zeros(count, bool)
-        for value in np.unique(share):
-            same = generator.permutation(np.flatnonzero(share == value))
-            chosen[same[: (len(same) + generator.integers(2)) // 2]] = True
-        training = chosen[clusters]
-        for half in (training, ~training):
-            held = len(np.unique(clusters[half]))
-            if held < FEWEST or len(np.unique(labels[half])) < 2:
-                raise OptionError(
-                    f"{count} clusters of prompts leave a half with {held} of them, or with one class; a probe needs "
-                    f"{FEWEST} in each half, and both classes"
-                )
-        return training
+        p = permutation_p(auc, null)
+        return Probed(latents, weights, auc, low, high, np.array(null), p, scores, training)
 
     def _fitted(
         self, codes: NDArray, labels: NDArray, training: NDArray, ranks: bool = False
@@ -99,11 +91,12 @@ class SparseProbe:
         if not 0 < labels[training].sum() < training.sum():
             return np.zeros(0, np.int64), np.zeros(0), np.zeros(len(labels))
         d = standardised_difference(codes[training & labels], codes[training & ~labels]).d
-        latents = np.argsort(-np.abs(np.nan_to_num(d)), kind="stable")[: self.k]
+        d = np.nan_to_num(d)
+        latents = np.argsort(-(d if self.firing else np.abs(d)), kind="stable")[: self.k]
         chosen = codes[:, latents]
         if ranks and self.k == 1:
             # a regression on one latent keeps its order, or turns it around
-            sign = np.sign(np.nan_to_num(d)[latents])
+            sign = np.sign(d[latents])
             return latents, sign, (sign * chosen)[:, 0]
         from sklearn.linear_model import LogisticRegression
 
@@ -111,6 +104,28 @@ class SparseProbe:
         chosen = (chosen - chosen[training].mean(0)) / np.where(size > 0, size, 1.0)
         fitted = LogisticRegression().fit(chosen[training], labels[training])
         return latents, fitted.coef_[0], fitted.decision_function(chosen)
+
+
+def _half(labels: NDArray, clusters: NDArray, count: int, generator: np.random.Generator) -> NDArray[np.bool_]:
+    """Rows of a random half of the clusters, of each class alike."""
+    share = np.bincount(clusters, labels) / np.bincount(clusters)
+    chosen = np.zeros(count, bool)
+    for value in np.unique(share):
+        same = generator.permutation(np.flatnonzero(share == value))
+        chosen[same[: (len(same) + generator.integers(2)) // 2]] = True
+    return chosen[clusters]
+
+
+def _require(labels: NDArray, clusters: NDArray, training: NDArray, count: int) -> None:
+    if shared := set(clusters[training]) & set(clusters[~training]):
+        raise OptionError(f"{len(shared)} clusters have prompts in both halves; a probe needs halves that share none")
+    for half in (training, ~training):
+        held = len(np.unique(clusters[half]))
+        if held < FEWEST or len(np.unique(labels[half])) < 2:
+            raise OptionError(
+                f"{count} clusters of prompts leave a half with {held} of them, or with one class; a probe needs "
+                f"{FEWEST} in each half, and both classes"
+            )
 
 
 def _permuted(labels: NDArray, clusters: NDArray, generator: np.random.Generator) -> NDArray[np.bool_]:

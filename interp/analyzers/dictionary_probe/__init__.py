@@ -1,0 +1,222 @@
+"""``DictionaryProbe``: which latents of a dictionary tell a behaviour, and do they cause it?
+
+1. On one half of the clusters, k latents that part the classes are chosen and a regression on them is fitted (Gurnee et
+   al. 2023, arXiv 2305.01610); its AUC is measured on the other half, beside permuted labels that choose anew among all
+   latents. The same for principal components and random rows of as many codes, and the same latents read in the base.
+2. On the half that chose nothing, the chosen latents (those that positive prompts have more of) and any given set are
+   ablated on positive prompts and steered on negative ones, the dictionary's error kept, beside random sets of other
+   latents that fire as often. How often ablation gives the base's own answer, and broken ones, is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interp.analyzers.base import Analyzer
+from interp.analyzers.dictionary_probe import findings, rows
+from interp.analyzers.dictionary_probe.passes import (
+    ABLATE,
+    GROUP,
+    POOLS,
+    STEER,
+    Firing,
+    Numbers,
+    Reader,
+    Returns,
+    codes,
+    covariance,
+)
+from interp.analyzers.dictionary_probe.rows import GIVEN, PROBED, Evidence, Probes, Tried
+from interp.dictionaries import Dictionary
+from interp.dictionaries.baselines import principal, random_rows
+from interp.dictionaries.confirm import rate_matched
+from interp.dictionaries.edits import READS, require_reads
+from interp.dictionaries.probe import SparseProbe
+from interp.errors import OptionError
+from interp.maths.host import to_host
+from interp.prompts import Contrast
+from interp.sites import Site
+from interp.study import Study
+from interp.table import Table
+from interp.trials.conditions import Receiver, judge
+
+
+@dataclass(frozen=True)
+class DictionaryProbe(Analyzer):
+    """A dictionary of ``site`` over a contrast; ``digest`` names its numbers, ``of`` what it reads (see ``Latents``).
+
+    ``held_out`` has the prompts that the probe does not see, by default half of the study's clusters. ``at``: a
+    prompt's code is that of its last token, or the largest or mean over its tokens. ``k``: numbers of latents; those
+    chosen at the largest are confirmed. ``given``: a further set, called ``named``. ``permutations`` of labels,
+    ``controls`` random sets, on ``control_prompts`` of each class. ``steer``: in units of the mean code of the set
+    where it fires. Returns a table of kind ``dictionary-probe``, a row per probe; ``latents``, ``effects``, ``sets``,
+    ``numbers``, ``answers``, ``null`` stand beside.
+    """
+
+    name: ClassVar[str] = "dictionary-probe"
+    version: ClassVar[int] = 1
+
+    dictionary: Dictionary = field(compare=False)
+    digest: str = ""
+    site: str = ""
+    of: str = "tuned"
+    at: str = "last"
+    k: tuple[int, ...] = (1, 2, 4)
+    given: tuple[int, ...] = ()
+    named: str = GIVEN
+    held_out: Contrast | None = None
+    permutations: int = 199
+    controls: int = 200
+    control_prompts: int = 96
+    steer: float = 1.0
+    parent: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The dictionary and the held-out prompts by their digests, and every other option."""
+        other = None if self.held_out is None else self.held_out.digest
+        named = ("site", "of", "at", "k", "given", "named", "permutations", "controls", "control_prompts", "steer")
+        return {"dictionary": self.digest, "held_out": other} | {
+            name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in named
+        }
+
+    def require(self, has_base: bool) -> Site:
+        """The site; OptionError for options that contradict each other or the dictionary."""
+        require_reads(self.dictionary, self.of)
+        if self.of != READS[0] and not has_base:
+            raise OptionError("this dictionary reads the base besides the tuned model; add --base MODEL")
+        if self.at not in POOLS:
+            raise OptionError(f"tokens {self.at!r} are not known; use {', '.join(POOLS)}")
+        width = self.dictionary.config.width
+        if not self.k or sorted(set(self.k)) != list(self.k) or not 1 <= self.k[0] <= self.k[-1] <= width:
+            raise OptionError(f"k {self.k} must be rising numbers of latents, from 1 to {width}")
+        if wrong := [latent for latent in self.given if not 0 <= latent < width]:
+            raise OptionError(f"latent {wrong[0]} is none of {width}")
+        if len(set(self.given)) < len(self.given):
+            raise OptionError("a latent stands twice in the given set; name each once")
+        if self.permutations < 1 or self.controls < 1 or not self.steer > 0:
+            raise OptionError("give at least one permutation, one random set, and a steering above 0")
+        return Site.parse(self.site)
+
+    def __call__(self, study: Study) -> Table:
+        """Probe on one half, confirm on the other, state claims."""
+        site = self.require(study.pair.base is not None)
+        study.require_metric("confirming latents")
+        if len(study.classes) < 2 or not len(study.prompts("negative")):
+            raise OptionError("a probe tells two classes apart; give --negative FILE too")
+        study.pair.tuned.at(site)
+        contrast = study.contrast
+        halves = contrast.split(study.seed) if self.held_out is None else (contrast, self.held_out)
+        halves[0].require_disjoint(halves[1])
+        choosing, held = (study.on(half) for half in halves)
+        reader = Reader(self.dictionary.to(study.pair.tuned.device), site, self.of, self.at)
+        probes, firing = self._probes(choosing, held, reader)
+        sets = {PROBED: [int(j) for j in probes.chosen]}
+        if self.given:
+            sets[self.named] = list(self.given)
+        tried = [one for name, latents in sets.items() for one in self._tried(held, reader, firing, name, latents)]
+        evidence = Evidence(study, choosing, held, self.k, probes, firing, sets, tried, self._norms(reader))
+        made = findings.find(evidence)
+        return rows.tables(self.name, evidence, made, study.provenance(self))
+
+    @staticmethod
+    def _norms(reader: Reader) -> NDArray[np.float64]:
+        return to_host(reader.dictionary.decoder_norms[:, -1].double())
+
+    def _probes(self, choosing: Study, held: Study, reader: Reader) -> tuple[Probes, Firing]:
+        seen = covariance(choosing, reader)
+        l0 = self._codes(choosing, reader)
+        dtype, width = reader.dictionary.W_dec.dtype, reader.dictionary.config.width
+        made = {
+            "dictionary": reader.dictionary,
+            "principal components": principal(seen, l0, dtype),
+            "random rows": random_rows(seen, l0, width, choosing.seed, dtype),
+        }
+        base = choosing.pair.base is not None and self.of == "tuned"
+        parts = [codes(half, reader, made, base) for half in (choosing, held)]
+        whole = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
+        labels = np.concatenate([_labels(half) for half in (choosing, held)])
+        names = [f"{which} {cluster}" for which, half in enumerate((choosing, held))
+                 for cluster in half.contrast.tied_clusters()]  # fmt: skip
+        training = np.arange(len(labels)) < len(_labels(choosing))
+        clusters = np.unique(names, return_inverse=True)[1]
+        found = {}
+        for k in self.k:
+            probe = SparseProbe(k, self.permutations, choosing.seed, firing=True)
+            for name in choosing.progress(list(made), f"probes of {k}"):
+                # what never fires in the half that chooses cannot be chosen: left out, the null is as it was
+                live = np.flatnonzero(whole[name][training].any(0))
+                if len(live) < k:
+                    raise OptionError(f"{len(live)} latents of {name} fire on these prompts; {k} cannot be chosen")
+                one = probe(whole[name][:, live], labels, clusters, training)
+                found[name, k] = one._replace(latents=live[one.latents])
+            if base:
+                same = whole["base"][:, found["dictionary", k].latents]
+                found["base", k] = probe(same, labels, clusters, training)
+        return Probes(found, whole["dictionary"], labels, clusters, training, l0), parts[0][1]
+
+    def _codes(self, choosing: Study, reader: Reader) -> int:
+        """Codes per token, rounded up: what baselines get."""
+        _, firing = codes(choosing, reader, {"dictionary": reader.dictionary}, False)
+        return max(1, int(np.ceil(firing.count.sum() / max(firing.tokens, 1) - 1e-9)))
+
+    def _tried(self, held: Study, reader: Reader, firing: Firing, name: str, latents: Sequence[int]) -> list[Tried]:
+        """Both changes of a set and of its controls; nothing where there is no set, or none to set beside it."""
+        if not latents:
+            return [Tried(name, "none", [], "no latent is larger on positive prompts")]
+        try:
+            sets = rate_matched(latents, firing.rates, self.controls, held.seed)
+        except OptionError as error:
+            return [Tried(name, "none", [], str(error))]
+        norms, length = self._norms(reader), self._length
+        amount, found = self.steer * firing.mean_active(latents), []
+        ratio = float(np.mean([firing.size(one, norms) for one in sets]) / max(firing.size(latents, norms), 1e-30))
+        for how, group in GROUP.items():
+            if not held.metric.applies(group):
+                continue
+            chosen = _spread(held, group, self.control_prompts)
+            numbers, sign = Numbers(held, reader, group, chosen), -1.0 if how == ABLATE else 1.0
+            plain = numbers.of(None)
+            returns = Returns(held, reader, chosen) if how == ABLATE and held.pair.base is not None else None
+            one = Tried(name, how, chosen, amount=amount if how == STEER else 0.0, sets=sets, size_ratio=ratio)
+            one.plain = plain
+            for index, some in enumerate([latents, *held.progress(sets, f"{name}, {how}")]):
+                push = amount * length(reader, latents) / max(length(reader, some), 1e-30)
+                change = reader.change(held, how, some, push)
+                moved = sign * (numbers.of(change) - plain)
+                back = returns.of(change) if returns else None
+                if index == 0:
+                    one.moved, one.back = moved, back
+                else:
+                    one.null.append(float(moved.mean()))
+                    one.null_back.append(float("nan") if back is None else float(back.mean()))
+            if how == ABLATE:
+                change = reader.change(held, how, latents, 0.0)
+                one.own = judge(held, "tuned", "positive", Receiver("tuned"))
+                one.judged = judge(held, name, "positive", Receiver("tuned", change))
+                one.harmless = judge(held, name, "negative", Receiver("tuned", change))
+                if held.pair.base is not None:
+                    one.base = judge(held, "base", "positive", Receiver("base"))
+            found.append(one)
+        return found
+
+    @staticmethod
+    def _length(reader: Reader, latents: Sequence[int]) -> float:
+        """Length of what steering by one of each adds: random sets are pushed as far."""
+        width = reader.dictionary.config.outputs // reader.dictionary.config.models
+        return float(to_host(reader.dictionary.W_dec[list(latents), -width:].sum(0).norm()))
+
+
+def _labels(study: Study) -> NDArray[np.bool_]:
+    return np.arange(len(study.prompts("positive")) + len(study.prompts("negative"))) < len(study.prompts("positive"))
+
+
+def _spread(study: Study, group: str, count: int) -> list[int]:
+    """Rows of at most ``count`` prompts, of as many clusters as can be."""
+    kept = set(study.prompts(group).spread(count))
+    return [row for row, prompt in enumerate(study.prompts(group)) if prompt in kept]
