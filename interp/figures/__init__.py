@@ -28,6 +28,11 @@ from interp.figures.dictionaries import (
     dictionary_scores_figure,
 )
 from interp.figures.dictionary_features import concept_shift_figure, dictionary_features_figure
+from interp.figures.dictionary_probe import (
+    dictionary_probe_effects_figure,
+    dictionary_probe_figure,
+    dictionary_probe_sets_figure,
+)
 from interp.figures.dissociation import dissociation_figure
 from interp.figures.dose import dose_figure
 from interp.figures.graft import graft_figure, graft_layers_figure
@@ -59,6 +64,9 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "dictionary-scores": dictionary_scores_figure,
     "concept-shift": concept_shift_figure,
     "dictionary-features": dictionary_features_figure,
+    "dictionary-probe": dictionary_probe_figure,
+    "dictionary-probe-effects": dictionary_probe_effects_figure,
+    "dictionary-probe-sets": dictionary_probe_sets_figure,
     "dissociation": dissociation_figure,
     "dose": dose_figure,
     "ftc-alpha": ftc_alpha_figure,

@@ -1,0 +1,137 @@
+"""``interp sae probe``: which latents of a dictionary tell a behaviour, and do they cause it?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli.asking import Asking
+from interp.cli.common import takes
+from interp.cli.repeat import Request
+from interp.cli.results import page_again, tell, write
+from interp.errors import OptionError
+from interp.provenance import directory_digest, file_digest
+
+if TYPE_CHECKING:
+    from interp.dictionaries import Dictionary
+    from interp.table import Table
+
+CONTROLS_ORGANISM, CONTROLS = 200, 20
+TUNED_ONLY = "tuned-only"
+
+
+@takes(Asking)
+def command(
+    dictionary: Annotated[Path, typer.Argument(metavar="DICTIONARY", help="Folder (or weight file) of a dictionary.")],
+    *,
+    model: Annotated[str, typer.Option("--model", metavar="TUNED", help="The tuned model (or adapter).")],
+    site: Annotated[
+        str | None, typer.Option(metavar="SITE", help="blocks.3.hook_resid_post.  [default: what the dictionary says]")
+    ] = None,
+    of: Annotated[
+        str, typer.Option(metavar="NAME", help="What it reads: tuned, both (a crosscoder), difference, auto.")
+    ] = "auto",
+    at: Annotated[str, typer.Option(metavar="NAME", help="A prompt's code: of its last token, or max, mean.")] = "last",
+    k: Annotated[str, typer.Option("-k", "--k", metavar="N,...", help="Latents in a probe.")] = "1,2,4",
+    latents: Annotated[
+        str | None, typer.Option(metavar="N,...", help="Confirm these too, whatever the probe chooses.")
+    ] = None,
+    diff: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Confirm the tuned-only latents of this run of interp sae diff.")
+    ] = None,
+    permutations: Annotated[int, typer.Option(metavar="N", min=1, help="Of labels, for the probes' null.")] = 199,
+    controls: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 200 for organisms, else 20]")
+    ] = None,
+    control_prompts: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Prompts of each class for random sets.")
+    ] = 96,
+    steer: Annotated[float, typer.Option(metavar="X", help="Steer by X mean codes of the set.")] = 1.0,
+    common: Asking,
+) -> str:
+    """Find latents that predict a behaviour, then ablate and steer them on prompts that the probe did not see.
+
+    Half of the clusters choose and half judge, unless --verify-positive and --verify-negative name files that do.
+    Ablation keeps what the dictionary does not explain, and stands beside random latents that fire as often. A
+    crosscoder, and a dictionary of differences, read the base too: it runs beside the tuned model.
+
+    Example: interp sae probe ./sae --model ./tuned --base ./base --positive harmful.txt --negative harmless.txt
+    """
+    if common.remote:
+        raise OptionError("--remote cannot put a dictionary into the pass; probe on this machine")
+    common.check()
+    counts = numbers(k, "-k")
+    given = numbers(latents, "--latents") if latents is not None else ()
+    if latents is not None and diff is not None:
+        raise OptionError("give either --latents or --diff: one set is confirmed beside the probe's own")
+    named = {**locals()}
+    for name in ("counts", "given"):
+        named.pop(name)
+    digest = directory_digest(dictionary) if dictionary.is_dir() else file_digest(dictionary)
+    request = Request.of("sae-probe", named | {"dictionary": digest, "tuned": named.pop("model")})
+    title = f"What predicts it, and does it cause it? {dictionary} in {model}"
+    if (kept := request.recall()) is not None:
+        for note in kept.notes:
+            common.remark(note)
+        return tell(common, kept.runs, page_again(common.store, kept, title))
+    from interp.analyzers.dictionary_eval import fingerprint
+    from interp.analyzers.dictionary_probe import DictionaryProbe
+    from interp.dictionaries.formats import read
+    from interp.models.pair import Pair
+    from interp.models.sources import find
+    from interp.store import Store
+
+    common.batches()
+    if controls is None:
+        controls = CONTROLS_ORGANISM if model.startswith("organism:") else CONTROLS
+    common.warn_of_few(controls)
+    spoken = common.read_markers()
+    choosing, held = common.contrasts(verify=True)
+    loaded, about = read(dictionary)
+    where = site or about.get("site")
+    if not where:
+        raise OptionError(f"{dictionary} does not say which site it is of; add --site blocks.<layer>.hook_resid_post")
+    called, store = "given", Store(common.store)
+    if diff is not None:
+        given, called = tuned_only(store.get(diff), fingerprint(loaded), loaded, diff), TUNED_ONLY
+    analyzer = DictionaryProbe(
+        loaded, fingerprint(loaded), str(where), _of(of, loaded, about), at, counts, given, called,
+        held.limit(common.max_prompts), permutations, controls, control_prompts, steer,
+    )  # fmt: skip
+    analyzer.require(common.base is not None or find(model).base_name is not None)
+    described = request.describe()
+    common.status(f"loading {model}")
+    pair = Pair.load(model, common.base, device=common.device, dtype=common.dtype)
+    metric = common.measured(pair.tokenizer, spoken, choosing, held)
+    study = common.study(pair, choosing, metric)
+    return write(common, request, described, [store.fetch(analyzer, study)], pair.notes, title)
+
+
+def numbers(text: str, flag: str) -> tuple[int, ...]:
+    """Whole numbers apart by commas; OptionError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise OptionError(f"{flag} {text} is no list of whole numbers; write 3 or 3,17")
+    return tuple(map(int, parts))
+
+
+def tuned_only(table: "Table", digest: str, dictionary: "Dictionary", run: str) -> tuple[int, ...]:
+    """The latents that a run of ``interp sae diff`` claims to be the tuned model's only; OptionError for other runs."""
+    if table.kind != "dictionary-diff":
+        raise OptionError(f"run {run} is of kind {table.kind}; --diff takes one of interp sae diff")
+    said = table.provenance.options.get("dictionary") if table.provenance else None
+    if said != digest or len(table) != dictionary.config.width:
+        raise OptionError(f"run {run} compared another dictionary; compare this one first: interp sae diff")
+    chosen = table["latent"][(table["class"] == TUNED_ONLY) & table["claimed"]]
+    if not len(chosen):
+        raise OptionError(f"run {run} claims no tuned-only latent; name some with --latents, or leave --diff out")
+    return tuple(int(latent) for latent in chosen)
+
+
+def _of(asked: str, dictionary: "Dictionary", about: dict[str, Any]) -> str:
+    """What the dictionary reads: as asked, else by its number of models and what its file says of it."""
+    if asked != "auto":
+        return asked
+    if dictionary.config.models == 2:
+        return "both"
+    return "difference" if about.get("of") == "difference" else "tuned"
