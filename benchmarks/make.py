@@ -8,6 +8,7 @@ NAMES = (
     *("stitch", "continual", "agreement"),
     *("silence", "speed", "startup", "cached", "dictionaries_organism", "dictionaries_diff"),
     "dictionaries_fast",
+    *("silence", "speed", "startup", "cached", "dictionaries_organism", "dictionaries_behaviour", "dictionaries_diff"),
 )
 
 if __name__ == "__main__":

@@ -91,7 +91,8 @@ class SparseProbe:
         if not 0 < labels[training].sum() < training.sum():
             return np.zeros(0, np.int64), np.zeros(0), np.zeros(len(labels))
         d = standardised_difference(codes[training & labels], codes[training & ~labels]).d
-        d = np.nan_to_num(d)
+        # latents that fire on as many prompts have the same d but for rounding: the first of them, on every machine
+        d = np.round(np.nan_to_num(d), 8)
         latents = np.argsort(-(d if self.firing else np.abs(d)), kind="stable")[: self.k]
         chosen = codes[:, latents]
         if ranks and self.k == 1:

@@ -139,7 +139,7 @@ class DictionaryProbe(Analyzer):
         }
         base = choosing.pair.base is not None and self.of == "tuned"
         parts = [codes(half, reader, made, base) for half in (choosing, held)]
-        whole = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
+        whole = {name: _steady(np.concatenate([part[0][name] for part in parts])) for name in parts[0][0]}
         labels = np.concatenate([_labels(half) for half in (choosing, held)])
         names = [f"{which} {cluster}" for which, half in enumerate((choosing, held))
                  for cluster in half.contrast.tied_clusters()]  # fmt: skip
@@ -210,6 +210,13 @@ class DictionaryProbe(Analyzer):
         """Length of what steering by one of each adds: random sets are pushed as far."""
         width = reader.dictionary.config.outputs // reader.dictionary.config.models
         return float(to_host(reader.dictionary.W_dec[list(latents), -width:].sum(0).norm()))
+
+
+def _steady(codes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Codes to five places of their latent's largest: what differs in the last bits only is a tie, however batched."""
+    largest = np.abs(codes).max(0)
+    size = np.where(largest > 0, largest, 1.0)
+    return np.round(codes / size, 5) * size
 
 
 def _labels(study: Study) -> NDArray[np.bool_]:

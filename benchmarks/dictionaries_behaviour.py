@@ -1,0 +1,133 @@
+"""Do latents predict and cause refusal? ``python -m benchmarks.dictionaries_behaviour [--write]``.
+
+Dictionaries of ``refusal/full`` and, as null, ``refusal/sham``, trained by ``interp sae train`` on the chats that
+locate, at three depths. Tuned-only latents: those of the tuned model's dictionary whose part the base has not. The
+depth is chosen on prompts that locate; ``interp sae probe`` judges there on prompts that verify.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.dictionaries_organism import asked, chats
+from benchmarks.page import machine, markdown, write_section
+from interp import organisms
+from interp.analyzers.dictionary_eval import fingerprint
+from interp.analyzers.dictionary_probe import DictionaryProbe
+from interp.dictionaries.activations import Activations, Reading
+from interp.dictionaries.diff import compare
+from interp.dictionaries.formats import read
+from interp.metrics import Refusal
+from interp.models.pair import Pair
+from interp.prompts import Contrast, Documents, read_prompts
+from interp.sites import Site
+from interp.study import Study
+
+SITES = tuple(f"blocks.{layer}.hook_resid_post" for layer in (1, 2, 3))
+TOKENS, WIDTH, K, FOLDS = "1M", "512", "8", 16
+BASE, TUNES = "organism:refusal/base", ("full", "sham")
+PROBES, MOST, CONTROLS = "1,4,32", 32, 200
+NAMED = "given"
+
+
+def tuned_only(pair: Pair, dictionary, site: str, data: str) -> tuple[list[int], dict[str, int]]:
+    """Latents of the tuned model's dictionary that the base has not, and how many are of each class.
+
+    With the models exchanged they are "base-only".
+    """
+    rows = Activations(pair, (Site.parse(site),), Documents(Path(data), "messages"), Reading(of="both"))
+
+    def batches():
+        for number, (both, _) in enumerate(rows.chunks()):
+            base, tuned = both.chunk(2, 1)
+            yield tuned, base, torch.full((len(both),), number % FOLDS)
+
+    found = compare(dictionary, "base", batches(), folds=FOLDS)
+    counts = {"tuned-only" if kind == "base-only" else kind: n for kind, n in found.summary["classes"].items() if n}
+    return np.flatnonzero((found["class"] == "base-only") & found["claimed"]).tolist(), counts
+
+
+def tried(name: str, pair: Pair, folder: Path, data: str) -> list[dict]:
+    """At every depth, on the prompts that locate: tuned-only latents, and what ablating them does."""
+    files = [organisms.prompts("refusal", "locate", kind) for kind in ("harmful", "harmless")]
+    study = Study(pair, Contrast(*map(read_prompts, files)), Refusal.of(pair.tokenizer))
+    found = []
+    for site in SITES:
+        dictionary, _ = read(folder / f"{site}.topk")
+        given, counts = tuned_only(pair, dictionary, site, data)
+        table = DictionaryProbe(
+            dictionary, fingerprint(dictionary), site, k=(1, MOST), given=tuple(given), controls=1,
+            control_prompts=48, permutations=19,
+        )(study)  # fmt: skip
+        effects = table.summary["effects"]
+        found.append({
+            "tune": name, "site": site, "tuned-only": len(given),
+            "classes": ", ".join(f"{kind} {n}" for kind, n in counts.items()),
+            "AUC of one": f"{table.summary['auc']['1']:.3f}",
+            f"ablating {MOST}, nats": f"{effects.get('probed ablate', np.nan):.2f}",
+            "ablating tuned-only, nats": f"{effects[f'{NAMED} ablate']:.2f}" if f"{NAMED} ablate" in effects else "",
+            "given": given, "effect": effects.get("probed ablate", -np.inf),
+        })  # fmt: skip
+    return found
+
+
+def main() -> None:
+    """Measure, print, and write where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the section into docs/benchmarks.md")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        text = measured(Path(scratch))
+    print(text)
+    if options.write:
+        write_section(
+            "dictionaries-behaviour", f"`python -m benchmarks.dictionaries_behaviour --write`. {machine()}\n\n{text}"
+        )
+
+
+def measured(folder: Path) -> str:
+    """Everything, as Markdown."""
+    data, every = chats("locate", folder / "locate.jsonl"), []
+    for name in TUNES:
+        trained = folder / name
+        sites = [word for site in SITES for word in ("--site", site)]
+        asked("sae", "train", f"organism:refusal/{name}", *sites, "--data", data, "--column", "messages", "--width",
+              WIDTH, "-k", K, "--batch", "1024", "--tokens", TOKENS, "--out", str(trained))  # fmt: skip
+        every += tried(name, Pair.load(f"organism:refusal/{name}", BASE), trained, data)
+    best = max((row for row in every if row["tune"] == "full"), key=lambda row: row["effect"])["site"]
+    claims = []
+    for row in every:
+        if row["site"] != best:
+            continue
+        prompts = {f"--{part}{group}": str(organisms.prompts("refusal", split, kind))
+                   for part, split in (("", "locate"), ("verify-", "verify"))
+                   for group, kind in (("positive", "harmful"), ("negative", "harmless"))}  # fmt: skip
+        given = ["--latents", ",".join(map(str, row["given"]))] if row["given"] else []
+        run = asked("sae", "probe", str(folder / row["tune"] / f"{best}.topk"), "--model",
+                    f"organism:refusal/{row['tune']}", "--base", BASE, *(w for pair in prompts.items() for w in pair),
+                    *given, "-k", PROBES, "--controls", str(CONTROLS), "--control-prompts", "48",
+                    "--store", str(folder / "runs"))  # fmt: skip
+        shown = asked("show", run["run"], "--store", str(folder / "runs"))
+        claims += [
+            {
+                "tune": row["tune"], "claim": claim["name"],
+                "value": f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]",
+                "null": f"{claim['control_low']:.3f} to {claim['control_high']:.3f}",
+                "p": "" if claim["p"] is None or np.isnan(claim["p"]) else f"{claim['p']:.3f}",
+                "shown": "yes" if claim["shown"] else "no",
+            }
+            for claim in shown["claims"]
+        ]  # fmt: skip
+    columns = [name for name in every[0] if name not in ("given", "effect")]
+    return (
+        f"On the prompts that locate, {TOKENS} tokens, {WIDTH} latents, k {K}, topk:\n\n{markdown(every, columns)}\n\n"
+        f"At {best}, chosen by the largest effect of ablating {MOST} latents of `full` there; on the prompts that "
+        f"verify, {CONTROLS} random sets, -k {PROBES}:\n\n{markdown(claims, list(claims[0]))}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""Latents that predict a behaviour and cause it: planted ones are found and confirmed, by edits that are exact."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from interp import claims
+from interp.analyzers.dictionary_eval import fingerprint
+from interp.analyzers.dictionary_probe import DictionaryProbe
+from interp.cli import main
+from interp.cli.sae_probe import tuned_only
+from interp.dictionaries import Dictionary, DictionaryConfig, save
+from interp.dictionaries.confirm import rate_matched
+from interp.dictionaries.edits import Latents, intervention
+from interp.dictionaries.probe import SparseProbe
+from interp.engines import Batch, TorchEngine
+from interp.errors import ClaimError, OptionError
+from interp.figures import plot
+from interp.generate import Text, generate
+from interp.models.pair import Pair
+from interp.sites import Site
+from interp.study import Study
+from interp.table import table
+from tests import tiny
+
+SITE = Site(1, "hook_resid_post")
+FAST = {"permutations": 39, "controls": 19, "control_prompts": 8, "k": (1,)}
+PAIRS = 20
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A child that says sorry by three neurons of block 1, whose base's neurons write nothing there."""
+    base, tuned = tiny.planted(tiny.llama(seed=7), pairs=PAIRS)
+    return Pair.from_modules(tiny.exact(tuned), tiny.exact(base), tiny.tokenizer(False))
+
+
+def study(pair, pairs=PAIRS, **options):
+    return Study(pair, tiny.contrast(pairs), tiny.metric(), max_new_tokens=3, **options)
+
+
+@pytest.fixture(scope="module")
+def planted(pair):
+    """Latent 5 is what the planted neurons add at the end of positive prompts; the others are random directions.
+
+    Its encoder reads 1 there and 0 at all other ends, in the base too; its decoder writes what tuning added.
+    """
+    engine, both, ends = TorchEngine(), study(pair), {}
+    for role in ("base", "tuned"):
+        for group in ("positive", "negative"):
+            batch = Batch.pad([coded.ids for coded in both.encoded(group)], 0)
+            ends[role, group] = engine.run(pair[role], batch, reads=[SITE], keep=0).values[SITE][:, -1]
+    added = (ends["tuned", "positive"] - ends["base", "positive"]).mean(0)
+    wanted = torch.cat([torch.full((PAIRS,), float(key == ("tuned", "positive"))) for key in ends]).double()
+    reader = torch.linalg.pinv(torch.cat(list(ends.values()))) @ wanted
+    made = Dictionary(DictionaryConfig("standard", 32, 48, input_bias=False), seed=3).double()
+    classes = torch.stack(
+        [ends[role, "positive"].mean(0) - ends[role, "negative"].mean(0) for role in ("base", "tuned")]
+    )
+    with torch.no_grad():
+        # the others read nothing along which the classes differ on average
+        made.W_enc -= torch.linalg.pinv(classes) @ classes @ made.W_enc
+        made.b_enc.fill_(-0.1)
+        # 1/2 of the code is left above the threshold
+        made.W_dec[5], made.W_enc[:, 5], made.b_enc[5] = 2 * added, reader, -0.5
+    return made.requires_grad_(False)
+
+
+def analyzer(dictionary, **options):
+    return DictionaryProbe(dictionary, fingerprint(dictionary), str(SITE), **{**FAST, **options})
+
+
+@pytest.fixture(scope="module")
+def found(pair, planted):
+    return analyzer(planted)(study(pair))
+
+
+class TestPlanted:
+    def test_the_latent_is_found_and_ablating_it_lowers(self, found):
+        assert found["auc"][(found["source"] == "dictionary") & (found["k"] == 1)][0] > 0.9
+        by_name = {claim.name: claim for claim in claims.from_table(found.tables["claims"])}
+        assert by_name["predicts-1"].shown
+        assert 5 in found.summary["latents"]["probed"]
+        assert by_name["ablation-lowers-probed"].shown
+        assert by_name["ablation-lowers-probed"].value > by_name["ablation-lowers-probed"].control_high
+        assert found.summary["shown"] is True
+
+    def test_in_the_base_it_says_less(self, found):
+        """Positive control of what tuning adds: the base's neurons write nothing."""
+        claim = {c.name: c for c in claims.from_table(found.tables["claims"])}["tuning-adds"]
+        assert claim.shown
+        assert claim.control_value < 0.9
+
+    def test_every_claim_can_be_measured_again_and_no_other_number_can(self, found):
+        for claim in claims.from_table(found.tables["claims"]):
+            claims.check(claim, found)
+            with pytest.raises(ClaimError):
+                claims.check(
+                    dataclasses.replace(claim, value=claim.value + (0.01 if claim.value < 1 else -0.01)), found
+                )
+        json.dumps(found.summary, allow_nan=False)
+
+    def test_another_latent_is_not_confirmed(self, pair, planted, found):
+        """Silence: a random direction that fires, given by hand, does no more than others that fire as often."""
+        rate = found.tables["latents"]
+        others = [j for j in range(48) if j not in rate["latent"]][:1]
+        table = analyzer(planted, given=tuple(others))(study(pair))
+        by_name = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
+        if claim := by_name.get("ablation-lowers-given"):
+            assert not claim.shown
+            assert "could have been seen" in claim.sentence
+        else:
+            assert "Nothing was confirmed of the given latents" in table.summary["sentence"]
+
+    def test_twice_is_the_same_and_batches_and_padding_do_not_count(self, pair, planted, found):
+        class Padded(Study):
+            pad_id = 77
+
+        again = analyzer(planted)(study(pair))
+        assert again.equals(found)
+        assert again.summary == found.summary
+        made = study(pair, batch_size=3)
+        fields = {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.name != "_kept"}
+        other = analyzer(planted)(Padded(**fields))
+        for name in ("", "effects", "sets", "numbers", "answers"):
+            one, two = (whole.tables[name] if name else whole for whole in (found, other))
+            for column in one.columns:
+                if one[column.name].dtype.kind == "f":
+                    np.testing.assert_allclose(one[column.name], two[column.name], rtol=1e-8, atol=1e-10)
+                else:
+                    assert one[column.name].tolist() == two[column.name].tolist()
+
+    @pytest.mark.parametrize("kind", ["", "effects", "sets"])
+    def test_figures_hold_what_the_tables_hold(self, found, kind):
+        part = found.tables[kind] if kind else found
+        figure = plot(part)
+        assert figure.layout.meta["caption"].endswith(".")
+        drawn = np.concatenate([np.asarray(t.y if not kind else t.x, float) for t in figure.data])
+        assert set(part["auc" if not kind else "effect"]) <= set(drawn)
+
+    def test_the_key_follows_every_option(self, pair, planted):
+        one, plain = study(pair), analyzer(planted)
+        others = {"site": "blocks.2.hook_resid_post", "at": "max", "k": (1, 2), "given": (3,), "named": "x",
+                  "permutations": 9, "controls": 3, "control_prompts": 2, "steer": 2.0, "of": "difference",
+                  "held_out": tiny.contrast(9), "digest": "0"}  # fmt: skip
+        keys = {name: one.provenance(dataclasses.replace(plain, **{name: value})).key for name, value in others.items()}
+        assert set(others) == {f.name for f in dataclasses.fields(plain)} - {"dictionary", "parent"}
+        assert len({*keys.values(), one.provenance(plain).key}) == len(others) + 1
+
+
+def test_permuted_labels_are_shown_at_the_nominal_rate():
+    """The probe's own numbers on codes of the prompts, whose classes were dealt out anew."""
+    generator, hits, n = np.random.default_rng(0), 0, 40
+    codes = np.maximum(generator.normal(size=(80, 48)), 0)
+    clusters = np.repeat(np.arange(40), 2)
+    training = clusters % 2 == 0
+    for seed in range(n):
+        labels = (generator.random(40) < 0.5)[clusters] ^ np.tile([True, False], 40)
+        probe = SparseProbe(1, 19, seed, resamples=2, firing=True)
+        hits += probe(codes, labels, clusters, training).p <= 0.05
+    assert stats.binomtest(hits, n, 0.05).pvalue > 0.01, hits
+
+
+class TestBesideTheBase:
+    """Edits whose codes read both models."""
+
+    def crosscoder(self, of):
+        models = 2 if of == "both" else 1
+        made = Dictionary(DictionaryConfig("topk", 32, 40, models=models, k=6, normalisation="scale"), seed=2).double()
+        with torch.no_grad():
+            made.W_dec.mul_(1 + torch.rand(40, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+            made.W_dec[:, :32].mul_(0.5)
+            made.b_dec.add_(0.1)
+            made.b_enc.add_(0.05)
+            made.scale.copy_(torch.tensor([1.5, 0.7])[:models])
+        return made.requires_grad_(False)
+
+    @pytest.mark.parametrize("of", ["both", "difference"])
+    @pytest.mark.parametrize("factor", [0.0, 2.0])
+    def test_the_edit_is_that_of_numpy(self, of, factor):
+        made = self.crosscoder(of)
+        value, base = torch.randn(2, 2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        latents = torch.tensor([3, 17, 30])
+        edit = Latents(SITE, made, latents, factor=factor, amount=0.25, of=of, base=base)
+        x, b = value.numpy().reshape(-1, 32), base.numpy().reshape(-1, 32)
+        scale = made.scale.double().numpy()
+        inside = np.concatenate([b * scale[0], x * scale[-1]], 1) if of == "both" else (x - b) * scale[0]
+        w_enc, w_dec, b_enc, b_dec = (getattr(made, n).numpy() for n in ("W_enc", "W_dec", "b_enc", "b_dec"))
+        pre = (inside - b_dec) @ w_enc + b_enc
+        codes = np.zeros_like(pre)
+        top = np.argsort(-pre, 1)[:, :6]
+        np.put_along_axis(codes, top, np.maximum(np.take_along_axis(pre, top, 1), 0), 1)
+        rows = w_dec[:, -32:][latents.numpy()]
+        wanted = x + ((factor - 1) * codes[:, latents.numpy()] @ rows + 0.25 * rows.sum(0)) / scale[-1]
+        assert np.abs(codes[:, latents.numpy()]).max() > 0
+        np.testing.assert_allclose(edit.apply(value).numpy().reshape(-1, 32), wanted, rtol=1e-12, atol=1e-12)
+        left = dataclasses.replace(edit, factor=1.0, amount=0.0)
+        assert left.apply(value) is value
+
+    @pytest.mark.parametrize("of", ["both", "difference"])
+    def test_token_by_token_is_what_whole_texts_give(self, pair, of):
+        """Intervention: generation beside the base writes what passes over the whole text write, without a cache."""
+        made, engine = self.crosscoder(of), TorchEngine()
+        change = intervention("x", [Latents(SITE, made, torch.arange(40), of=of)], pair.base)
+        prompts = [[5, 9, 30, 41, 7], [7, 8, 21]]
+        written = generate(engine, pair.tuned, Text(prompts, None, 0, ()), 4, change)
+        for prompt, answer in zip(prompts, written, strict=True):
+            text = list(prompt)
+            for token in answer:
+                batch = Batch.pad([text], 0)
+                base = engine.run(pair.base, batch, reads=[SITE], keep=0).values
+                logits = engine.run(pair.tuned, batch, edits=change.bind(base)).logits
+                assert int(logits[0, -1].argmax()) == token
+                text.append(token)
+        plain = intervention("x", [Latents(SITE, made, torch.arange(40), factor=1.0, of=of)], pair.base)
+        assert generate(engine, pair.tuned, Text(prompts, None, 0, ()), 4, plain) == generate(
+            engine, pair.tuned, Text(prompts, None, 0, ()), 4
+        )
+
+    @pytest.mark.parametrize("of", ["both", "difference"])
+    def test_the_analyzer_takes_them(self, pair, of):
+        made = self.crosscoder(of)
+        found = analyzer(made, of=of, at="max", k=(1, 2), given=(3, 4), controls=3)(study(pair))
+        assert "base" not in found["source"]
+        for claim in claims.from_table(found.tables["claims"]):
+            claims.check(claim, found)
+
+    def test_what_is_missing_is_said(self, pair):
+        made = self.crosscoder("both")
+        with pytest.raises(OptionError, match="reads two models"):
+            Latents(SITE, made, torch.tensor([1]))
+        with pytest.raises(OptionError, match="need the base's values"):
+            Latents(SITE, made, torch.tensor([1]), of="both").apply(torch.zeros(1, 1, 32))
+        with pytest.raises(OptionError, match="add --base"):
+            intervention("x", [Latents(SITE, made, torch.tensor([1]), of="both")])
+
+
+def test_random_sets_are_distinct_and_fire_as_often():
+    rates = np.linspace(0, 1, 101)
+    sets = rate_matched([50], rates, 200)
+    assert len(sets) == len({tuple(one) for one in sets}) == 20
+    assert all(abs(rates[one[0]] - 0.5) <= 0.11 and one[0] != 50 for one in sets)
+    many = rate_matched([40, 60, 80], rates, 50, exclude=[41])
+    assert len(many) == 50
+    assert not {40, 41, 60, 80} & {latent for one in many for latent in one}
+    assert all(len(set(one)) == 3 for one in many)
+
+
+@pytest.mark.parametrize(("change", "match"), [
+    ({"at": "first"}, "not known"), ({"k": (2, 1)}, "rising numbers"), ({"k": (49,)}, "rising numbers"),
+    ({"given": (48,)}, "none of 48"), ({"given": (1, 1)}, "stands twice"), ({"of": "both"}, "reads two models"),
+])  # fmt: skip
+def test_options_that_contradict_are_refused(planted, change, match):
+    with pytest.raises(OptionError, match=match):
+        analyzer(planted, **change).require(True)
+
+
+def test_tuned_only_latents_come_of_a_run_of_the_same_dictionary(planted, pair):
+    columns = {"latent": (np.arange(48), "key", "n"), "class": (["tuned-only"] * 2 + ["shared"] * 46, "text", "c"),
+               "claimed": (np.array([True, False] + [True] * 46), "flag", "c")}  # fmt: skip
+    made = study(pair).provenance(analyzer(planted))
+    run = table("dictionary-diff", columns, provenance=made)
+    assert tuned_only(run, fingerprint(planted), planted, "r") == (0,)
+    with pytest.raises(OptionError, match="another dictionary"):
+        tuned_only(run, "0", planted, "r")
+    with pytest.raises(OptionError, match="of kind x"):
+        tuned_only(dataclasses.replace(run, kind="x"), fingerprint(planted), planted, "r")
+
+
+def test_through_the_command_line(tmp_path, capsys):
+    made = Dictionary(DictionaryConfig("topk", 128, 64, k=8), seed=1)
+    save(made, tmp_path / "d", {"site": "blocks.2.hook_resid_post"})
+    from interp import organisms
+
+    files = [str(organisms.prompts("refusal", "locate", kind)) for kind in ("harmful", "harmless")]
+    words = ["sae", "probe", str(tmp_path / "d"), "--model", "organism:refusal/full", "--base", "organism:refusal/base",
+             "--positive", files[0], "--negative", files[1], "--max-prompts", "16", "-k", "1", "--latents", "3,4",
+             "--controls", "2", "--control-prompts", "2", "--permutations", "9", "--store", str(tmp_path / "runs"),
+             "--json", "--quiet"]  # fmt: skip
+    assert main(words) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["summary"]["sizes"]["given"] == 2
+    assert "Which latents tell it?" in Path(first["page"]).read_text("utf-8")
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["cached"] is True
+    for wrong, said in ((["--latents", "x"], "no list of whole numbers"), (["--diff", "0" * 20], "either --latents")):
+        assert main([*words, *wrong]) == 2
+        assert said in capsys.readouterr().err
