@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from interp.analyzers.base import Analyzer
@@ -33,7 +34,7 @@ from interp.analyzers.dictionary_probe.passes import (
 )
 from interp.analyzers.dictionary_probe.rows import GIVEN, PROBED, Evidence, Probes, Tried
 from interp.dictionaries import Dictionary
-from interp.dictionaries.baselines import principal, random_rows
+from interp.dictionaries.baselines import Covariance, principal, random_rows
 from interp.dictionaries.confirm import rate_matched
 from interp.dictionaries.edits import READS, require_reads
 from interp.dictionaries.probe import SparseProbe
@@ -134,7 +135,7 @@ class DictionaryProbe(Analyzer):
         dtype, width = reader.dictionary.W_dec.dtype, reader.dictionary.config.width
         made = {
             "dictionary": reader.dictionary,
-            "principal components": principal(seen, l0, dtype),
+            "principal components": _axes(seen, l0, dtype),
             "random rows": random_rows(seen, l0, width, choosing.seed, dtype),
         }
         base = choosing.pair.base is not None and self.of == "tuned"
@@ -212,11 +213,24 @@ class DictionaryProbe(Analyzer):
         return float(to_host(reader.dictionary.W_dec[list(latents), -width:].sum(0).norm()))
 
 
+def _axes(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
+    """Principal components, of which those along which nothing varied are silent: their directions are rounding."""
+    made = principal(seen, k, dtype)
+    spread = torch.linalg.eigvalsh(seen.deviation).flip(0)
+    nothing = spread <= 1e-12 * spread[0]
+    made.W_enc[:, torch.cat([nothing, nothing])] = 0
+    return made
+
+
 def _steady(codes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Codes to five places of their latent's largest: what differs in the last bits only is a tie, however batched."""
+    """Codes to five places of their latent's largest, nothing below a millionth of the largest of all.
+
+    What differs by rounding only is a tie, and an axis along which nothing varies is silent, however prompts are
+    batched.
+    """
     largest = np.abs(codes).max(0)
-    size = np.where(largest > 0, largest, 1.0)
-    return np.round(codes / size, 5) * size
+    size = np.where(largest > 1e-6 * largest.max(initial=0.0), largest, np.inf)
+    return np.where(np.isfinite(size), np.round(codes / size, 5) * np.where(np.isfinite(size), size, 0.0), 0.0)
 
 
 def _labels(study: Study) -> NDArray[np.bool_]:
