@@ -10,54 +10,57 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.dictionaries_organism import asked, chats
 from benchmarks.page import machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.dictionary_eval import fingerprint
 from interp.analyzers.dictionary_probe import DictionaryProbe
-from interp.dictionaries.activations import Activations, Reading
+from interp.capture import capture
 from interp.dictionaries.diff import compare
 from interp.dictionaries.formats import read
 from interp.metrics import Refusal
 from interp.models.pair import Pair
-from interp.prompts import Contrast, Documents, read_prompts
+from interp.prompts import Contrast, read_prompts
 from interp.sites import Site
 from interp.study import Study
 
 SITES = tuple(f"blocks.{layer}.hook_resid_post" for layer in (1, 2, 3))
-TOKENS, WIDTH, K, FOLDS = "1M", "512", "8", 16
+TOKENS, WIDTH, K = "1M", "512", "8"
 BASE, TUNES = "organism:refusal/base", ("full", "sham")
 PROBES, MOST, CONTROLS = "1,4,32", 32, 200
 NAMED = "given"
 
 
-def tuned_only(pair: Pair, dictionary, site: str, data: str) -> tuple[list[int], dict[str, int]]:
+def tuned_only(study: Study, dictionary, site: str) -> tuple[list[int], dict[str, int]]:
     """Latents of the tuned model's dictionary that the base has not, and how many are of each class.
 
-    With the models exchanged they are "base-only".
+    Prompts are the documents. With the models exchanged such latents are "base-only".
     """
-    rows = Activations(pair, (Site.parse(site),), Documents(Path(data), "messages"), Reading(of="both"))
+    place, pair = Site.parse(site), study.pair
 
     def batches():
-        for number, (both, _) in enumerate(rows.chunks()):
-            base, tuned = both.chunk(2, 1)
-            yield tuned, base, torch.full((len(both),), number % FOLDS)
+        for start, group in enumerate(study.classes):
+            models = {"base": pair.base, "tuned": pair.tuned}
+            groups = study.groups(group, pair.tuned)
+            for seen in capture(study.engine, models, study.encoded(group), groups, [place], pad_id=study.pad_id):
+                real = seen.roles >= 0
+                documents = (2 * seen.rows + start)[:, None].expand_as(real)[real]
+                yield seen.values["tuned", place][real], seen.values["base", place][real], documents
 
-    found = compare(dictionary, "base", batches(), folds=FOLDS)
+    found = compare(dictionary, "base", batches())
     counts = {"tuned-only" if kind == "base-only" else kind: n for kind, n in found.summary["classes"].items() if n}
     return np.flatnonzero((found["class"] == "base-only") & found["claimed"]).tolist(), counts
 
 
-def tried(name: str, pair: Pair, folder: Path, data: str) -> list[dict]:
+def tried(name: str, pair: Pair, folder: Path) -> list[dict]:
     """At every depth, on the prompts that locate: tuned-only latents, and what ablating them does."""
     files = [organisms.prompts("refusal", "locate", kind) for kind in ("harmful", "harmless")]
     study = Study(pair, Contrast(*map(read_prompts, files)), Refusal.of(pair.tokenizer))
     found = []
     for site in SITES:
         dictionary, _ = read(folder / f"{site}.topk")
-        given, counts = tuned_only(pair, dictionary, site, data)
+        given, counts = tuned_only(study, dictionary, site)
         table = DictionaryProbe(
             dictionary, fingerprint(dictionary), site, k=(1, MOST), given=tuple(given), controls=1,
             control_prompts=48, permutations=19,
@@ -96,7 +99,7 @@ def measured(folder: Path) -> str:
         sites = [word for site in SITES for word in ("--site", site)]
         asked("sae", "train", f"organism:refusal/{name}", *sites, "--data", data, "--column", "messages", "--width",
               WIDTH, "-k", K, "--batch", "1024", "--tokens", TOKENS, "--out", str(trained))  # fmt: skip
-        every += tried(name, Pair.load(f"organism:refusal/{name}", BASE), trained, data)
+        every += tried(name, Pair.load(f"organism:refusal/{name}", BASE), trained)
     best = max((row for row in every if row["tune"] == "full"), key=lambda row: row["effect"])["site"]
     claims = []
     for row in every:
