@@ -1,0 +1,111 @@
+"""Do latents of what tuning changed cause refusal? ``python -m benchmarks.dictionaries_cause [--write]``.
+
+Dictionaries of differences and crosscoders of ``refusal/full``, and of ``refusal/sham`` as null, trained by ``interp
+sae train`` on the chats that locate. ``interp sae diff`` names their tuned-only latents on prompts that locate,
+beside the sham; ``interp sae probe`` ablates these, and the latents that tell harmful prompts best, while the base
+runs beside the tuned model. How many of the latter is chosen on prompts that locate (half of them choose latents,
+half judge); prompts that verify judge once.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.dictionaries_organism import asked, chats
+from benchmarks.page import machine, markdown, write_section
+from interp import organisms
+
+SITE, TOKENS, WIDTH, K = "blocks.2.hook_resid_post", "500k", "512", "8"
+BASE, TUNES, KINDS = "organism:refusal/base", ("full", "sham"), ("difference", "both")
+SIZES, FEW, CONTROLS = ("8", "32", "128"), "19", "199"
+
+
+def prompts(split: str, verify: bool = False) -> list[str]:
+    """Options that name the harmful and harmless prompts of a split."""
+    dash = "verify-" if verify else ""
+    of = {"positive": "harmful", "negative": "harmless"}
+    return [word for group, kind in of.items()
+            for word in (f"--{dash}{group}", str(organisms.prompts("refusal", split, kind)))]  # fmt: skip
+
+
+def claims_of(folder: Path, name: str, kind: str, words: list[str]) -> list[dict]:
+    """Claims of a run of ``interp sae probe``."""
+    run = asked("sae", "probe", str(folder / f"{name}-{kind}"), "--model", f"organism:refusal/{name}", "--base", BASE,
+                *words, "--store", str(folder / "runs"))  # fmt: skip
+    return asked("show", run["run"], "--store", str(folder / "runs"))["claims"]
+
+
+def sized(folder: Path, kind: str) -> tuple[str, list[dict]]:
+    """How many probed latents return most of the base's answers, by prompts that locate alone."""
+    rows = []
+    for size in SIZES:
+        words = [*prompts("locate"), "-k", size, "--controls", FEW, "--permutations", "19"]
+        found = {claim["name"]: claim for claim in claims_of(folder, "full", kind, words)}
+        rows.append({
+            "dictionary": kind, "latents": size,
+            "ablating, nats": f"{found['ablation-lowers-probed']['value']:.2f}",
+            "answers that become the base's": f"{found['answers-equal-base-probed']['value']:.1%}",
+            "_": (found["answers-equal-base-probed"]["value"], found["ablation-lowers-probed"]["value"]),
+        })  # fmt: skip
+    return max(rows, key=lambda row: row["_"])["latents"], rows
+
+
+def measured(folder: Path) -> str:
+    """Everything, as Markdown."""
+    data = chats("locate", folder / "locate.jsonl")
+    both = folder / "prompts.jsonl"
+    files = [organisms.prompts("refusal", "locate", kind) for kind in ("harmful", "harmless")]
+    both.write_text("".join(path.read_text("utf-8") for path in files), "utf-8")
+    for name in TUNES:
+        for kind in KINDS:
+            asked("sae", "train", f"organism:refusal/{name}", "--base", BASE, "--of", kind, "--site", SITE, "--data",
+                  data, "--column", "messages", "--architecture", "batchtopk", "--width", WIDTH, "-k", K, "--batch",
+                  "1024", "--tokens", TOKENS, "--out", str(folder / f"{name}-{kind}"))  # fmt: skip
+    sizes, classes, rows = [], [], []
+    for kind in KINDS:
+        found = asked("sae", "diff", str(folder / f"full-{kind}"), "--model", "organism:refusal/full", "--base", BASE,
+                      "--data", str(both), "--sham", "organism:refusal/sham", "--sham-dictionary",
+                      str(folder / f"sham-{kind}"), "--store", str(folder / "runs"))  # fmt: skip
+        summary = found["summary"]
+        told = {"full": summary, "sham": asked("show", summary["sham_run"], "--store", str(folder / "runs"))["summary"]}
+        classes += [{"dictionary": kind, "tune": name, "live latents": one["live"]}
+                    | {c: one["claimed"][c] for c in ("tuned-only", "base-only", "rotated", "rescaled", "shared")}
+                    for name, one in told.items()]  # fmt: skip
+        size, tried = sized(folder, kind)
+        sizes += tried
+        for name in TUNES:
+            run = {"full": found["run"], "sham": summary["sham_run"]}[name]
+            given = ["--diff", run] if told[name]["claimed"]["tuned-only"] else []
+            words = [*prompts("locate"), *prompts("verify", True), *given, "-k", f"1,{size}", "--controls", CONTROLS,
+                     "--control-prompts", "48"]  # fmt: skip
+            rows += [{
+                "dictionary": kind, "tune": name, "claim": claim["name"],
+                "value": f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]",
+                "null": f"{claim['control_low']:.3f} to {claim['control_high']:.3f}",
+                "p": "" if claim["p"] is None or np.isnan(claim["p"]) else f"{claim['p']:.3f}",
+                "shown": "yes" if claim["shown"] else "no",
+            } for claim in claims_of(folder, name, kind, words)]  # fmt: skip
+    return (
+        f"{SITE}, batchtopk, {WIDTH} latents, k {K}, {TOKENS} tokens. `both`: a crosscoder. Claimed latents, on "
+        f"prompts that locate:\n\n{markdown(classes, list(classes[0]))}\n\nProbed latents "
+        f"ablated, on prompts that locate:\n\n{markdown(sizes, [name for name in sizes[0] if name != '_'])}\n\n"
+        f"On prompts that verify, with the number that returned most of the base's answers there, {CONTROLS} random sets:\n\n{markdown(rows, list(rows[0]))}"
+    )
+
+
+def main() -> None:
+    """Measure, print, and write where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the section into docs/benchmarks.md")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        text = measured(Path(scratch))
+    print(text)
+    if options.write:
+        write_section("dictionaries-cause", f"`python -m benchmarks.dictionaries_cause --write`. {machine()}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
