@@ -3,7 +3,9 @@
 A pair of activations with 24 planted features of the tuned model alone (12 in 8 % of rows, 12 in 0.5 %), 4 of the base
 alone, and distractors that are rotated by 30 degrees or twice as large; for every seed a crosscoder, a dictionary of
 differences and a base dictionary are trained and compared on held-out documents, beside the decoder's norms alone. The
-sham pair has the same features in both models, with noise of their own; the identical pair is the base twice.
+sham pair has the same features in both models, with noise of their own; the identical pair is the base twice; the
+exchanged pair is the planted one with both models exchanged in half of the documents. ``--setting crowded``: 40 shared
+features and 8 of each distractor, whose 96 directions are not at right angles in 64 dimensions.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import torch
 from benchmarks.page import machine, markdown, write_section
 from interp.dictionaries.config import BY_BATCH, DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.diff import compare
+from interp.dictionaries.diff import SIDES, compare
 from interp.dictionaries.losses import smallest_kept, training_loss
 from interp.dictionaries.planted import NONE, PlantedTune, planted_tune
 from interp.maths.statistics import clopper_pearson, clustered_bootstrap
@@ -26,14 +28,20 @@ from interp.table import Table
 
 SIZE = {"width": 64, "shared": 16, "easy": 12, "narrow": 12, "base_only": 4, "rotated": 4, "rescaled": 4}
 LATENTS, K, POOL, BATCH, LEARNING_RATE = 96, 4, 2**18, 512, 3e-3
-STEPS = {"crosscoder": 2500, "difference": 1500, "base": 1000}
+STEPS = {"crosscoder": 2500, "difference": 1500, "base": 1000, "tuned": 1000}
+SETTINGS = {
+    "roomy": (SIZE, LATENTS, K),
+    "crowded": (SIZE | {"shared": 40, "base_only": 8, "rotated": 8, "rescaled": 8}, 128, 8),
+}
+"""What is planted, latents, and codes a row."""
 HELD_OUT, DOCUMENTS = 40, 128
-WAYS = ("crosscoder", "difference", "base")
+WAYS = ("crosscoder", "difference", "base", "tuned")
 JUDGES = (
     ("crosscoder", "claimed", "crosscoder, latent scaling"),
     ("crosscoder", "norms", "crosscoder, norm bins"),
     ("difference", "claimed", "dictionary of differences"),
     ("base", "claimed", "base dictionary on tuned"),
+    ("tuned", "claimed", "tuned dictionary on base"),
 )
 
 
@@ -70,7 +78,7 @@ def trained(
     elif way == "difference":
         pool = torch.cat([rows.tuned - rows.base for rows in drawn])
     else:
-        pool = torch.cat([rows.base for rows in drawn])
+        pool = torch.cat([rows.tuned if way == "tuned" else rows.base for rows in drawn])
     generator = torch.Generator().manual_seed(seed)
     config = DictionaryConfig("batchtopk", pair.base.shape[1], latents, models=1 + (way == "crosscoder"), k=k)
     return fit(config, lambda _: pool[torch.randint(len(pool), (BATCH,), generator=generator)], steps, seed)
@@ -87,7 +95,7 @@ def judged(pair: PlantedTune, dictionary: Dictionary, way: str, found: Table) ->
     """What was called the tuned model's or the base's own, beside the truth of every latent by its closest feature."""
     near = pair.closest(dictionary.W_dec, way)
     truth = np.array([pair.classes[index] if index >= 0 else NONE for index in near], dtype=object)
-    judge = {"crosscoder": ("claimed", "norms"), "difference": ("claimed",), "base": ("claimed",)}[way]
+    judge = ("claimed", "norms") if way == "crosscoder" else ("claimed",)
     told = {"live": found.summary["live"], "features": len(pair.kinds)}
     for name in judge:
         called = found["class"] if name == "claimed" else found["by_norms"]
@@ -111,16 +119,16 @@ def judged(pair: PlantedTune, dictionary: Dictionary, way: str, found: Table) ->
     return told | {key: found.summary[key] for key in found.summary if key.startswith(("unexplained", "fires"))}
 
 
-def measure(variant: str, way: str, seed: int, steps: int) -> dict:
+def measure(variant: str, way: str, seed: int, steps: int, setting: str = "roomy") -> dict:
     """Train, compare and judge one dictionary."""
-    pair, start = planted_tune(**SIZE, variant=variant, seed=seed), time.perf_counter()
+    size, latents, k = SETTINGS[setting]
+    pair, start = planted_tune(**size, variant=variant, seed=seed), time.perf_counter()
     # no dictionary can be made of differences that are all 0: the planted pair's reads them
-    source = planted_tune(**SIZE, seed=seed) if (variant, way) == ("identical", "difference") else pair
-    dictionary = trained(source, way, steps, seed)
+    source = planted_tune(**size, seed=seed) if (variant, way) == ("identical", "difference") else pair
+    dictionary = trained(source, way, steps, seed, latents, k)
     found = compare(dictionary, way, held_out(pair), seed=seed)
-    return {"variant": variant, "way": way, "seed": seed, "seconds": round(time.perf_counter() - start)} | judged(
-        pair, dictionary, way, found
-    )
+    what = {"setting": setting, "variant": variant, "way": way, "seed": seed}
+    return what | {"seconds": round(time.perf_counter() - start)} | judged(pair, dictionary, way, found)
 
 
 def _bounded(rows: list[dict], name: str, kind: str, top: str, bottom: str) -> str:
@@ -141,7 +149,7 @@ def tables(rows: list[dict]) -> str:
     for way, name, said in JUDGES:
         of = [row for row in rows if row["way"] == way]
         for kind in ("tuned-only", "base-only"):
-            if way == "base" and kind == "tuned-only":
+            if kind not in SIDES.get(way, (kind,)):
                 continue
             there = [row for row in of if row["variant"] == "planted"]
             if there:
@@ -172,19 +180,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, help=f"of training, instead of {STEPS}")
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
-    parser.add_argument("--variants", nargs="+", default=("planted", "sham", "identical"))
+    parser.add_argument("--variants", nargs="+", default=("planted", "sham", "identical", "exchanged"))
+    parser.add_argument("--setting", default="roomy", choices=SETTINGS)
     parser.add_argument("--kept", type=Path, help="file of measurements, one JSON a line: what is there is not redone")
     options = parser.parse_args()
     rows = []
     if options.kept and options.kept.exists():
         rows = [json.loads(line) for line in options.kept.read_text().splitlines()]
+    rows = [row for row in rows if row.get("setting", "roomy") == options.setting]
     done = {(row["variant"], row["way"], row["seed"]) for row in rows}
     for way in options.ways:
         for variant in options.variants:
             for seed in range(1 if variant == "identical" else options.seeds):
                 if (variant, way, seed) in done:
                     continue
-                rows.append(measure(variant, way, seed, options.steps or STEPS[way]))
+                rows.append(measure(variant, way, seed, options.steps or STEPS[way], options.setting))
                 print(json.dumps(rows[-1]), flush=True)
                 if options.kept:
                     with options.kept.open("a") as stream:
@@ -192,8 +202,10 @@ def main() -> None:
     text = tables(rows)
     print(text, flush=True)
     if options.write:
-        command = "`python -m benchmarks.dictionaries_diff --write`"
-        write_section("dictionaries-diff", f"{command}. {machine()}\n\n{text}")
+        given = f"--setting {options.setting} --seeds {options.seeds} --ways {' '.join(options.ways)}"
+        command = f"`python -m benchmarks.dictionaries_diff {given} --variants {' '.join(options.variants)} --write`"
+        section = "dictionaries-diff" + ("" if options.setting == "roomy" else f"-{options.setting}")
+        write_section(section, f"{command}. {machine()}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class DictionaryDiff(Analyzer):
     """
 
     name: ClassVar[str] = "dictionary-diff"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     dictionary: Dictionary = field(compare=False)
     digest: str = ""

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from interp.dictionaries.applied import Applied
 from interp.dictionaries.differences import Slopes
-from interp.dictionaries.folds import Estimate
 from interp.dictionaries.scaling import BASE, TUNED, Scaled
 from interp.errors import OptionError
 
@@ -23,13 +22,15 @@ CLASSES = {
     "unclear": "its interval lies on both sides of a threshold",
     "silent": "active in too few folds of documents to say anything",
 }
+HALF = 0.5**0.5
+"""The cosine whose square is a half."""
 CHANGED = ("rotated", "rescaled")
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """Where classes begin. ``error``, ``reconstruction``: a latent is specific where ``|nu|`` of that target is smaller
-    (Minder et al. 2025: 0.2 and 0.5). ``cosine``: rotated where the measured cosine is smaller. ``factor``: rescaled
+    (Minder et al. 2025: 0.2 and 0.5). ``cosine``: rotated where both measured cosines are smaller. ``factor``: rescaled
     where one model has that many times as much. ``folds``: with activity in fewer a latent is silent.
     """
 
@@ -50,7 +51,10 @@ class Thresholds:
 def of_crosscoder(found: Scaled, limits: Thresholds | None = None) -> NDArray[np.object_]:
     """Class of every latent of a crosscoder by its latent scaling.
 
-    Specific to a model: both nu along its own decoder row lie below their thresholds and its own beta above 0.
+    Specific to a model: both nu along its own decoder row lie below their thresholds and its own beta above 0. In both:
+    neither by its decoder row nor by its slope does either model have less than ``error`` of the other's. Rotated: by
+    the cosine of the models' slopes on its codes and by that of their parts; one alone turns with what fires along
+    (slopes), or with what of other features a split latent's decoder rows hold (parts).
     """
     limits = limits or Thresholds()
     specific, apart = {}, {}
@@ -61,21 +65,18 @@ def of_crosscoder(found: Scaled, limits: Thresholds | None = None) -> NDArray[np
         apart[model] = error.above(limits.error)
     classes = np.full(len(found.rate), "unclear", dtype=object)
     both = apart[BASE] & apart[TUNED]
-    _of_both(classes, both, found.cosine, found.ratio, limits)
+    for kept in found.kept:
+        both &= kept.above(limits.error)
+    alike = found.cosine.above(limits.cosine) & found.part_cosine.above(limits.cosine)
+    more = found.ratio.above(limits.factor) | found.ratio.below(1 / limits.factor)
+    equal = found.ratio.above(1 / limits.factor) & found.ratio.below(limits.factor)
+    classes[both & alike & equal] = "shared"
+    classes[both & alike & more] = "rescaled"
+    classes[both & found.cosine.below(limits.cosine) & found.part_cosine.below(limits.cosine)] = "rotated"
     classes[specific[BASE]] = "base-only"
     classes[specific[TUNED]] = "tuned-only"
     classes[found.folds_active < limits.folds] = "silent"
     return classes
-
-
-def _of_both(
-    classes: NDArray[np.object_], both: NDArray[np.bool_], cosine: Estimate, ratio: Estimate, limits: Thresholds
-) -> None:
-    more = ratio.above(limits.factor) | ratio.below(1 / limits.factor)
-    alike = ratio.above(1 / limits.factor) & ratio.below(limits.factor)
-    classes[both & cosine.above(limits.cosine) & alike] = "shared"
-    classes[both & cosine.above(limits.cosine) & more] = "rescaled"
-    classes[both & cosine.below(limits.cosine)] = "rotated"
 
 
 def by_norms(found: Scaled) -> NDArray[np.object_]:
@@ -90,7 +91,9 @@ def by_norms(found: Scaled) -> NDArray[np.object_]:
 def of_differences(found: Slopes, limits: Thresholds | None = None) -> NDArray[np.object_]:
     """Class of every latent of a dictionary of differences, by what the base has of it where it is active.
 
-    There are no shared latents; a turned direction and noise of both models look alike and are "opposed".
+    Nothing is said of a latent whose row points along less than half of what the models differ in where it fires (its
+    squared cosine with that): what it stands for is another direction. There are no shared latents; a turned direction
+    and noise of both models look alike and are "opposed".
     """
     limits = limits or Thresholds()
     part, size = found.base_part, limits.error
@@ -99,7 +102,7 @@ def of_differences(found: Slopes, limits: Thresholds | None = None) -> NDArray[n
     classes[part.above(size - 1) & part.below(-size)] = "opposed"
     classes[part.within(size, -1.0)] = "base-only"
     classes[part.within(size)] = "tuned-only"
-    classes[~found.difference.above(0.0)] = "unclear"
+    classes[~(found.difference.above(0.0) & found.row_cosine.above(HALF))] = "unclear"
     classes[found.folds_active < limits.folds] = "silent"
     return classes
 

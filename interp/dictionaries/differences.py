@@ -18,7 +18,8 @@ from torch import Tensor
 
 from interp.dictionaries.active import Codes, products
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.folds import FOLDS, Apart, Estimate, FoldSums, Sums, jackknife
+from interp.dictionaries.folds import FOLDS, Apart, Estimate, FoldSums, Sums, jackknife, resampled
+from interp.dictionaries.lines import Lines
 from interp.dictionaries.scaling import BASE, TINY, TUNED
 from interp.errors import OptionError
 from interp.maths.host import to_host
@@ -27,7 +28,8 @@ from interp.maths.host import to_host
 class Slopes(NamedTuple):
     """Per latent [F]: its rate, both models' slopes, and ``base_part``, the base's slope by what the two differ in.
 
-    ``moved`` [K, F]: sums of tuned less base rows per fold along the decoder row.
+    ``row_cosine``: of the decoder row and the differences' slope over all dimensions; low where the latent fires for a
+    difference that its row does not point along. ``moved`` [K, F]: sums of tuned less base rows per fold along the row.
     """
 
     rate: NDArray[np.float64]
@@ -35,6 +37,7 @@ class Slopes(NamedTuple):
     slope: tuple[Estimate, Estimate]
     difference: Estimate
     base_part: Estimate
+    row_cosine: Estimate
     moved: NDArray[np.float64]
     apart: Apart | None = None
 
@@ -93,6 +96,7 @@ class DifferenceScaling:
 
     def __init__(self, dictionary: Dictionary, folds: int = FOLDS) -> None:
         self._regression = Regression(dictionary, folds)
+        self._lines = Lines(dictionary.config.width, dictionary.config.d_in, folds, 1)
 
     @torch.no_grad()
     def update(
@@ -103,6 +107,7 @@ class DifferenceScaling:
         regression = self._regression
         codes = regression.dictionary.encode_sparse(tuned - base)
         regression.update(codes, (base * regression.factor, tuned * regression.factor), documents, special)
+        self._lines.add(regression.sums.fold(documents), codes, tuned - base)
         return self
 
     def result(self, level: float = 0.95) -> Slopes:
@@ -121,7 +126,11 @@ class DifferenceScaling:
         rate = sums["count"].sum(0) / sums["rows"].sum()
         active = self._regression.sums.folds_active()
         moved = sums["tuned_rows"] - sums["base_rows"]
+        lines, rows = self._lines, self._regression.rows
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = np.sqrt(lines.products({"": (0, 0)})[""]) * to_host(lines.seen(rows).norm(dim=1))
+            cosine = resampled(lines.along(rows) / size, level)
         return Slopes(
-            rate, active, slopes, jackknife(sums, difference, level), jackknife(sums, part, level), moved,
+            rate, active, slopes, jackknife(sums, difference, level), jackknife(sums, part, level), cosine, moved,
             self._regression.sums.apart(),
         )  # fmt: skip

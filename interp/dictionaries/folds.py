@@ -59,8 +59,13 @@ def jackknife(sums: Sums, statistic: Callable[[Sums], NDArray[np.float64]], leve
     whole = {name: array.sum(0, keepdims=True) for name, array in sums.items()}
     left = {name: np.concatenate([whole[name], whole[name] - array]) for name, array in sums.items()}
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        values = statistic(left)
-        value, others = values[0], values[1:]
+        return resampled(statistic(left), level)
+
+
+def resampled(values: Float[NDArray[np.float64], "K1 ..."], level: float = 0.95) -> Estimate:
+    """A statistic of all folds, first, and without each of them, as an estimate with the jackknife's interval."""
+    value, others, folds = values[0], values[1:], len(values) - 1
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         spread = np.sqrt((folds - 1) / folds * np.square(others - others.mean(0)).sum(0))
         half = special.stdtrit(folds - 1, (1 + level) / 2) * spread
         return Estimate(np.where(np.isfinite(value), value, np.nan), value - half, value + half)

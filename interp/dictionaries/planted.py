@@ -89,12 +89,13 @@ class PlantedTune:
     def closest(self, rows: Float[Tensor, "F O"], way: str, least: float = 0.7) -> NDArray[np.int64]:
         """The feature that every latent's decoder row is most like by |cosine|, -1 where that is below ``least``.
 
-        ``way``: "crosscoder" (rows [base | tuned]), "difference" (of tuned less base) or "base".
+        ``way``: "crosscoder" (rows [base | tuned]), "difference" (of tuned less base), "base" or "tuned".
         """
         truth = {
             "crosscoder": torch.cat([self.base, self.tuned], 1),
             "difference": self.tuned - self.base,
             "base": self.base,
+            "tuned": self.tuned,
         }[way].double()
         rows = rows.detach().double().to(truth.device)
         unit = [m / m.norm(dim=1, keepdim=True).clamp_min(1e-12) for m in (rows, truth)]

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from interp.dictionaries.active import products
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.folds import FOLDS, Apart, Estimate, FoldSums, Sums, jackknife
+from interp.dictionaries.folds import FOLDS, Apart, Estimate, FoldSums, Sums, jackknife, resampled
+from interp.dictionaries.lines import Lines
 from interp.errors import OptionError
 from interp.maths.host import to_host
 
@@ -33,11 +34,12 @@ class Scaled(NamedTuple):
     """What latent scaling says of every latent; arrays [F], estimates with intervals over documents.
 
     ``beta`` by (target, direction, model): least-squares factors. ``nu`` by (target, direction): the other model's beta
-    over the own one's. ``ratio``: how much larger the latent's part in the tuned model is, each measured along its own
-    direction. ``cosine``: of the two models' parts, measured: the projection of each on the other's decoder row over
-    that on its own, mean of both. ``decoder_cosine`` and ``norm_difference`` (0 base only, 1 tuned only) are the
-    decoder's alone, for description. ``moved`` [2, K, F]: sums per fold of tuned less base rows along the base's
-    and the tuned model's decoder row.
+    over the own one's. ``cosine, ratio``: of the two models' slopes on the latent's codes (``lines``), whatever the
+    decoder says: the cosine, and how many times as long the tuned model's is. ``kept`` by model: the slopes' product
+    over that model's own squared, 0 where the other model has nothing of it. ``part_cosine``: the projection of each
+    model's part on the other's decoder row over that on its own, mean of both, other latents' parts taken off.
+    ``decoder_cosine`` and ``norm_difference`` (0 base only, 1 tuned only) are the decoder's alone. ``moved`` [2, K, F]:
+    sums per fold of tuned less base rows along the base's and the tuned model's decoder row.
     """
 
     rate: NDArray[np.float64]
@@ -46,6 +48,8 @@ class Scaled(NamedTuple):
     nu: dict[tuple[str, int], Estimate]
     ratio: Estimate
     cosine: Estimate
+    kept: tuple[Estimate, Estimate]
+    part_cosine: Estimate
     decoder_cosine: NDArray[np.float64]
     norm_difference: NDArray[np.float64]
     moved: NDArray[np.float64]
@@ -64,6 +68,7 @@ class LatentScaling:
             )
         self.dictionary = dictionary
         self._sums = FoldSums(config.width, folds)
+        self._lines = Lines(config.width, config.d_in, folds, 2)
         rows = dictionary.W_dec.detach().double()
         self._rows = [part.contiguous() for part in rows.chunk(2, 1)]
         self._gram = np.stack([[to_host((a * b).sum(1)) for b in self._rows] for a in self._rows])
@@ -86,6 +91,7 @@ class LatentScaling:
         self._sums.add(documents, codes, **sums)
         self._sums.add_special(documents, codes, special)
         base, tuned = inside.double().chunk(2, 1)
+        self._lines.add(self._sums.fold(documents), codes, base, tuned)
         self._sums.add_rows(documents, rows=torch.ones(len(x), device=x.device), moved=tuned - base)
         return self
 
@@ -106,20 +112,25 @@ class LatentScaling:
             """How long the model's part of the latent is along a direction of length 1."""
             return _beta("error", along, model, gram)(found) * norms[along]
 
-        def ratio(found: Sums) -> NDArray[np.float64]:
-            return length(found, TUNED, TUNED) / length(found, BASE, BASE)
-
         def cosine(found: Sums) -> NDArray[np.float64]:
             one = length(found, BASE, TUNED) / length(found, BASE, BASE)
             other = length(found, TUNED, BASE) / length(found, TUNED, TUNED)
             return (one + other) / 2
 
+        lines = self._lines.products({"bb": (BASE, BASE), "bt": (BASE, TUNED), "tt": (TUNED, TUNED)})
         moved = np.stack([sums["moved"] @ to_host(rows).T for rows in self._rows])
         with np.errstate(divide="ignore", invalid="ignore"):
+            slopes = {
+                "ratio": np.sqrt(lines["tt"] / lines["bb"]), "base": lines["bt"] / lines["bb"],
+                "tuned": lines["bt"] / lines["tt"],
+                "cosine": lines["bt"] / (np.sqrt(lines["bb"]) * np.sqrt(lines["tt"])),
+            }  # fmt: skip
+            of = {name: resampled(values, level) for name, values in slopes.items()}
             return Scaled(
                 sums["count"].sum(0) / sums["rows"].sum(), self._sums.folds_active(), beta, nu,
-                jackknife(sums, ratio, level), jackknife(sums, cosine, level), gram[BASE, TUNED] / norms.prod(0),
-                (1 + (norms[TUNED] - norms[BASE]) / norms.max(0)) / 2, moved, self._sums.apart(),
+                of["ratio"], of["cosine"], (of["base"], of["tuned"]), jackknife(sums, cosine, level),
+                gram[BASE, TUNED] / norms.prod(0), (1 + (norms[TUNED] - norms[BASE]) / norms.max(0)) / 2, moved,
+                self._sums.apart(),
             )  # fmt: skip
 
 
