@@ -91,8 +91,8 @@ def measured(folder: Path) -> str:
         f"{SITE}, batchtopk, {WIDTH} latents, k {K}, {TOKENS} tokens. `both`: a crosscoder. Claimed latents, on "
         f"prompts that locate:\n\n{markdown(classes, list(classes[0]))}\n\nProbed latents "
         f"ablated, on prompts that locate:\n\n{markdown(sizes, [name for name in sizes[0] if name != '_'])}\n\n"
-        f"On prompts that verify, with the number that returned most of the base's answers there, {CONTROLS} random sets:\n\n"
-        f"{markdown(rows, list(rows[0]))}"
+        f"On prompts that verify, with the number that returned most of the base's answers there, {CONTROLS} random "
+        f"sets:\n\n{markdown(rows, list(rows[0]))}"
     )
 
 
