@@ -19,7 +19,7 @@ from interp import organisms
 
 SITE, TOKENS, WIDTH, K = "blocks.2.hook_resid_post", "500k", "512", "8"
 BASE, TUNES, KINDS = "organism:refusal/base", ("full", "sham"), ("difference", "both")
-SIZES, FEW, CONTROLS = ("8", "32", "128"), "19", "199"
+SIZES, FEW, CONTROLS = ("8", "32", "64"), "19", "199"
 
 
 def prompts(split: str, verify: bool = False) -> list[str]:
