@@ -170,6 +170,10 @@ def by_hand(modules, kind):
     halves = {"base": lambda r: r[:, :D], "tuned": lambda r: r[:, D:], "difference": lambda r: r[:, D:] - r[:, :D]}
     views = {"all": lambda r: r} | (halves if of == "both" else {})
     explained = {(name, part): 1 - fvu(take, name) for name in ("dictionary", "pca") for part, take in views.items()}
+    if of == "both":
+        own = halves["difference"](y)
+        spread = ((own - own.mean(0)) ** 2).sum()
+        explained["alone", "difference"] = 1 - ((own - components(own, own, K)) ** 2).sum() / spread
     total = {}
     for role in ("tuned", "base") if of == "both" else ("tuned",):
         for name, out in made.items():
@@ -188,6 +192,10 @@ def by_hand(modules, kind):
 def test_numbers_are_those_by_hand(modules, kept, kind):
     told = kept(kind)
     explained, total = by_hand(modules, kind)
+    if kind == "crosscoder":
+        alone = explained.pop(("alone", "difference"))
+        assert told.summary["pca_alone_difference_explained_variance"] == pytest.approx(alone, abs=1e-9)
+        assert alone > explained["pca", "difference"]
     for (name, part), value in explained.items():
         (row,) = np.flatnonzero((told["dictionary"] == name) & (told["part"] == part))
         assert told["explained_variance"][row] == pytest.approx(value, abs=1e-9), (name, part)

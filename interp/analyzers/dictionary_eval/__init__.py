@@ -15,7 +15,18 @@ import torch
 from interp import claims
 from interp.analyzers.base import Analyzer
 from interp.analyzers.dictionary_eval.claimed import claims_of, words
-from interp.analyzers.dictionary_eval.passes import OWN, PCA, RANDOM, Made, Passes, Sums, fitted
+from interp.analyzers.dictionary_eval.passes import (
+    DEVIATION,
+    OWN,
+    PCA,
+    PCA_ALONE,
+    RANDOM,
+    Made,
+    Passes,
+    Sums,
+    alone,
+    fitted,
+)
 from interp.analyzers.dictionary_eval.told import errors, limits, prompts_table, recovered_table, shares, splice_table
 from interp.dictionaries import Dictionary
 from interp.dictionaries.activations import LONGEST
@@ -41,7 +52,8 @@ class DictionaryEval(Analyzer):
 
     Baselines read what a dictionary reads: of a crosscoder joint rows, of a dictionary of differences differences, of a
     transcoder the target's least-squares prediction from the input, which for one with a skip connection is that
-    prediction whole. A crosscoder is also scored by model, and on tuned less base by its halves' difference.
+    prediction whole. A crosscoder is also scored by model, and on tuned less base by its halves' difference, beside the
+    same of joint components and beside components of tuned less base alone, with as many codes.
 
     Returns a table of kind ``dictionary-scores`` (a row per dictionary and part), with ``splice`` and ``prompts`` (rows
     per prompt), ``conversations`` (per prompt and part), ``density``, ``recovered``.
@@ -95,7 +107,8 @@ class DictionaryEval(Analyzer):
         k = max(1, int(np.ceil(own.summary()["l0"] - 1e-9)))
         made: dict[str, Made] = {OWN: dictionary} | fitted(seen, config, joint, k, study.seed, dictionary.W_dec.dtype)
         scored = {OWN: own} | {name: empty(made[name].config.width) for name in (PCA, RANDOM)}
-        sums = passes.splicing(made, scored, own.mean)
+        apart = alone(seen, k, dictionary.W_dec.dtype) if place.views else None
+        sums = passes.splicing(made, scored, own.mean, apart)
         return self._table(study, place, scored, sums, made[PCA].config.k, read)
 
     def _table(self, study: Study, place: Place, scored: dict[str, Scores], sums: Sums, k: int, read: Read) -> Table:
@@ -108,6 +121,8 @@ class DictionaryEval(Analyzer):
             f"{name}{part}_explained_variance": scored[which].summary(part)["explained_variance"]
             for which, name in ((OWN, ""), (PCA, "pca_")) for part in place.views
         }  # fmt: skip
+        if sums.halves and (spread := sums.halves[DEVIATION].sum()) > 0:
+            views["pca_alone_difference_explained_variance"] = 1 - sums.halves[PCA_ALONE].sum() / spread
         stands = {} if place.site == place.target else {"target": str(place.target)}
         return scores_table(
             scored,

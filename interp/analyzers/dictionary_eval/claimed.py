@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from interp.analyzers.dictionary_eval.passes import DEVIATION, OWN, PCA, RANDOM, Sums
+from interp.analyzers.dictionary_eval.passes import DEVIATION, OWN, PCA, PCA_ALONE, RANDOM, Sums
 from interp.claims import Claim
 from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.place import BOTH, DIFFERENCE, TUNED, Place
@@ -122,7 +122,8 @@ def _more(
         title = f"explains-more-of-the-difference-than-{name}"
         sentence = (
             f"The difference of its halves explains {value:.3f} of the variance of tuned less base, that of {by}' "
-            f"halves {level:.3f}: {more}."
+            f"halves {level:.3f}: {more}. Components of tuned less base alone, with as many codes, explain "
+            f"{share(PCA_ALONE)(slice(None)):.3f}."
         )
     recipe = {
         "table": "", "statistic": "mean", "column": "explained_variance", "where": {"dictionary": OWN, "part": part}

@@ -23,7 +23,7 @@ from interp.prompts import Encoded
 from interp.study import Study
 
 OWN, PCA, RANDOM = "dictionary", "pca", "random"
-DEVIATION = "deviation"
+DEVIATION, PCA_ALONE = "deviation", "pca_alone"
 Made = Dictionary | Predicted
 
 
@@ -40,7 +40,7 @@ class Sums(NamedTuple):
     """Per prompt, from 0: summed squared errors by name, ``counts`` [2, prompts] of next tokens and of positions.
 
     ``costs``: by model and condition summed loss and divergence [2, prompts]. ``halves``: of a crosscoder, summed
-    squared errors of tuned less base, else nothing.
+    squared errors of tuned less base, those of its own principal components (``PCA_ALONE``) too; else nothing.
     """
 
     prompts: dict[str, np.ndarray]
@@ -62,6 +62,13 @@ def fitted(
         RANDOM: lambda of: random_rows(of, k, config.width, seed, dtype),
     }
     return {name: predicted(seen, config.inputs, one, dtype) if joint else one(seen) for name, one in make.items()}
+
+
+def alone(seen: Covariance, k: int, dtype: torch.dtype) -> Dictionary:
+    """Principal components with k codes of tuned less base, of what was seen of both side by side."""
+    parts, half = seen.deviation.unflatten(0, (2, -1)).unflatten(2, (2, -1)), len(seen.mean) // 2
+    spread = parts[1, :, 1] + parts[0, :, 0] - parts[0, :, 1] - parts[1, :, 0]
+    return principal(Covariance(seen.count, seen.mean[half:] - seen.mean[:half], spread), k, dtype)
 
 
 class Passes:
@@ -98,13 +105,19 @@ class Passes:
         found = one.reconstruct(rows.to(one.W_dec))
         return found.output.to(rows.dtype), found.codes
 
-    def splicing(self, made: Mapping[str, Made], scored: Mapping[str, Scores], mean: Float[Tensor, " O"]) -> Sums:
-        """Put every reconstruction, zero and the mean into the target's place; baselines are scored on the way."""
+    def splicing(
+        self, made: Mapping[str, Made], scored: Mapping[str, Scores], mean: Float[Tensor, " O"],
+        apart: Dictionary | None = None,
+    ) -> Sums:  # fmt: skip
+        """Put every reconstruction, zero and the mean into the target's place; baselines are scored on the way.
+
+        ``apart``: of a crosscoder, a dictionary of tuned less base alone.
+        """
         study, place, count = self.study, self.place, len(self.encoded)
         names = (DEVIATION, *made)
         sums = Sums(
             {name: np.zeros(count) for name in names},
-            {name: np.zeros(count) for name in names} if place.views else {},
+            {name: np.zeros(count) for name in (*names, PCA_ALONE)} if apart is not None else {},
             {(role, name): np.zeros((2, count)) for role in place.edited for name in (CLEAN, *made, ZERO, MEAN)},
             np.zeros((2, count), np.int64),
         )
@@ -129,6 +142,10 @@ class Passes:
                     scored[name].update(y, outputs[name], codes, roles=roles[counted], owners=owners)
                 self._add(sums, name, rows, owner, y - outputs[name])
             self._add(sums, DEVIATION, rows, owner, y.double() - mean)
+            if apart is not None:
+                own = difference(y)
+                error = own - self.reconstructed(apart, own)[0]
+                sums.halves[PCA_ALONE][rows] = _by(owner, error.double().square().sum(1), len(rows))
             outputs |= {ZERO: torch.zeros_like(y), MEAN: mean.to(y).expand_as(y)}
             for role in place.edited:
                 at = counted.to(batches[role][0].ids.device)
@@ -155,4 +172,4 @@ def _by(owner: Tensor, values: Tensor, count: int) -> np.ndarray:
     return to_host(torch.zeros(count, dtype=torch.float64, device=values.device).index_add_(0, owner, values))
 
 
-__all__ = ["DEVIATION", "OWN", "PCA", "RANDOM", "Made", "Passes", "Rows", "Sums", "fitted"]
+__all__ = ["DEVIATION", "OWN", "PCA", "PCA_ALONE", "RANDOM", "Made", "Passes", "Rows", "Sums", "alone", "fitted"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from interp.analyzers.dictionary_eval.claimed import Words
-from interp.analyzers.dictionary_eval.passes import DEVIATION, OWN, PCA, RANDOM, Sums
+from interp.analyzers.dictionary_eval.passes import DEVIATION, OWN, PCA, PCA_ALONE, RANDOM, Sums
 from interp.dictionaries.place import BASE, DIFFERENCE, Place
 from interp.dictionaries.scores import ALL, Scores
 from interp.dictionaries.splice import CLEAN, MEAN, ZERO, recovered
@@ -36,7 +36,9 @@ def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
     told = {name: (part, "measure", f"summed squared error of {name}") for name, part in sums.prompts.items()}
     told[DEVIATION] = (sums.prompts[DEVIATION], "measure", "summed squared distance from the mean of all tokens")
     for name, part in sums.halves.items():
-        what = "distance from the mean" if name == DEVIATION else f"error of {name}"
+        what = {DEVIATION: "distance from the mean", PCA_ALONE: "error of components of it alone"}.get(
+            name, f"error of {name}"
+        )
         told[f"difference_{name}"] = (part, "measure", f"summed squared {what}, of tuned less base")
     return table("dictionary-prompts", {
         "prompt_id": (ids, "key", "position in the file"), "cluster": (clusters, "key", "rows that move together"),
