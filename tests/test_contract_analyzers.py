@@ -150,7 +150,7 @@ ANALYZERS = {
 # These read checkpoints on disk, not prompts, or take what was found there: tests/test_intruders.py.
 OF_WEIGHTS = {"intruders", "intruder_scaling"}
 # These are of a dictionary in one model, and an identical pair is no silence to them: tests/test_dictionary_scores.py,
-# tests/test_sae_features.py, tests/test_sae_probe.py.
+# tests/test_dictionary_eval.py, tests/test_sae_features.py, tests/test_sae_probe.py.
 OF_ONE_MODEL = {"dictionary_eval", "dictionary_features", "dictionary_probe"}
 # Heads go the ways of neurons: one method stands for all of them but in the slow tests. So do two of four ways.
 ALWAYS = {"locate-neurons integrated head", "verify-neurons head"}

@@ -424,9 +424,7 @@ class TestEvaluation:
         assert code == 2
         assert said in only_line(err)
 
-    def test_other_dictionaries_are_refused(self):
+    def test_a_fingerprint_is_of_the_numbers(self):
         two = Dictionary(DictionaryConfig("topk", 8, 8, models=2, k=2))
-        with pytest.raises(OptionError, match="several sites"):
-            DictionaryEval(two, "", "blocks.1.hook_resid_post").require()
         assert fingerprint(two) == fingerprint(Dictionary(two.config))
         assert fingerprint(two) != fingerprint(Dictionary(two.config, seed=1))

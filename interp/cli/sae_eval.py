@@ -1,4 +1,4 @@
-"""``interp sae eval``: how well a dictionary stands in for a site of a model, beside baselines at equal L0."""
+"""``interp sae eval``: how well a dictionary stands in for a site of a model, or of a pair, beside baselines."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,10 @@ def command(
     site: Annotated[
         str | None, typer.Option(metavar="SITE", help="blocks.3.hook_resid_post.  [default: what the dictionary says]")
     ] = None,
-    base: Annotated[str | None, typer.Option(metavar="BASE", help="An adapter's base, where it names none.")] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="SITE", help="What a transcoder writes.  [default: what the dictionary says]")
+    ] = None,
+    base: Annotated[str | None, typer.Option(metavar="BASE", help="What the model was tuned from.")] = None,
     column: Annotated[str, typer.Option(metavar="NAME", help="Of the file; messages: conversations, whole.")] = (
         "prompt"
     ),
@@ -31,11 +34,11 @@ def command(
     ] = False,
     common: Running,
 ) -> str:
-    """Score a sparse autoencoder: L0, explained variance, dead and dense latents, loss and divergence recovered.
+    """Score a sparse dictionary: L0, explained variance, dead and dense latents, loss and divergence recovered.
 
     Beside every figure stand principal components and random rows with as many codes; loss and divergence are recovered
     against the mean in the site's place, and against zero. Errors are given by token and by conversation; of special
-    tokens, content and, with --column messages, of every role.
+    tokens, content and, with --column messages, of every role. Crosscoders and dictionaries of differences need --base.
 
     Example: interp sae eval ./sae --model ./tuned --site blocks.2.hook_resid_post --data text.txt
     """
@@ -53,6 +56,7 @@ def command(
     from interp.dictionaries.formats import read
     from interp.engines import engine_named
     from interp.models.pair import Pair
+    from interp.models.sources import find
     from interp.prompts import OneClass, read_chats
     from interp.store import Store
     from interp.study import Study
@@ -63,8 +67,10 @@ def command(
     where = site or about.get("site")
     if not where:
         raise OptionError(f"{dictionary} does not say which site it is of; add --site blocks.<layer>.hook_resid_post")
-    analyzer = DictionaryEval(loaded, fingerprint(loaded), str(where), content_only)
-    analyzer.require()
+    writes = target or (about.get("target") if loaded.config.is_transcoder else None)
+    of = "both" if loaded.config.models > 1 else "difference" if about.get("of") == "difference" else "tuned"
+    analyzer = DictionaryEval(loaded, fingerprint(loaded), str(where), content_only, str(writes or ""), of)
+    analyzer.require(base is not None or find(model).base_name is not None)
     described = request.describe()
     common.status(f"loading {model}")
     pair = Pair.load(model, base, device=common.device, dtype=common.dtype)

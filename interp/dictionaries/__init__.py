@@ -7,11 +7,11 @@
 Training: ``sources`` of rows (``activations`` of models, cached shards), a mixing ``buffer``, ``options``, ``learner``
 (one dictionary's step), ``training`` (the loop), ``checkpoints``, ``together`` (several processes).
 
-Judgement: ``scores`` streamed over inputs, ``baselines`` (principal components, random rows), ``splice`` into a model,
-``synthetic`` worlds and ``recovery`` of what is true in them. Comparison of models: ``scaling`` and ``classes`` of a
-crosscoder's latents, ``differences``, ``applied``, ``exchange``, ``diff``; ``probe``, ``confirm`` and ``reading`` of
-single latents (where they fire: ``activity``; what they write: ``unembedding``), ``shift`` of concepts. ``formats``:
-other libraries' files.
+Judgement: ``scores`` streamed over inputs, ``baselines`` (principal components, random rows), ``place`` in a pair,
+``splice``, ``synthetic`` worlds and ``recovery`` of what is true there. Comparison of models: ``scaling`` and
+``classes`` of a crosscoder's latents, ``differences``, ``applied``, ``exchange``, ``diff``; ``probe``, ``confirm`` and
+``reading`` of single latents (where they fire: ``activity``; what they write: ``unembedding``), ``shift`` of concepts.
+``formats``: other libraries' files.
 """
 
 from interp.dictionaries.active import Codes, Pattern

@@ -4,10 +4,16 @@ Both are dictionaries like any other, so the same functions score them. ``princi
 covariance as signed pairs, of which an input takes the k with the largest magnitude; being orthonormal they give the
 best reconstruction by k of these axes. ``random``: random unit rows, of which matching pursuit takes k, one by what the
 others left; the strongest encoder that random rows can have without training.
+
+Both read what they reconstruct, which a transcoder may not: beside one stand the same two of the target's least-squares
+prediction from the input (``Predicted``). Where the target is the input they are the baselines of an autoencoder. As
+the prediction's components are chosen anew for every input, they keep no less of it than a linear map of rank k, the
+reduced-rank regression (Izenman 1975), whose k axes are the same for all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.dictionaries.config import DictionaryConfig
-from interp.dictionaries.dictionary import Dictionary
+from interp.dictionaries.dictionary import Dictionary, Reconstruction
 from interp.errors import OptionError
 
 _OWN = 0xBA5E
@@ -80,6 +86,47 @@ def random_rows(
     with torch.no_grad():
         made.b_dec.copy_(seen.mean)
     return made.requires_grad_(False)
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """A dictionary of what a linear map predicts of targets: ``(x - before) @ weight + after`` goes through it."""
+
+    dictionary: Dictionary
+    weight: Float[Tensor, "D O"]
+    before: Float[Tensor, " D"]
+    after: Float[Tensor, " O"]
+
+    @property
+    def W_dec(self) -> Float[Tensor, "F O"]:
+        """The dictionary's rows: inputs are given in their type, where they lie."""
+        return self.dictionary.W_dec
+
+    @property
+    def config(self) -> DictionaryConfig:
+        """The dictionary's."""
+        return self.dictionary.config
+
+    def reconstruct(self, x: Float[Tensor, "N D"]) -> Reconstruction:
+        """Codes of the prediction from inputs, and what the dictionary makes of them."""
+        return self.dictionary.reconstruct((x - self.before) @ self.weight + self.after)
+
+
+def predicted(
+    seen: Covariance, inputs: int, make: Callable[[Covariance], Dictionary], dtype: torch.dtype = torch.float32
+) -> Predicted:
+    """A baseline, as ``make`` makes it, of targets' least-squares prediction from inputs.
+
+    ``seen``: of inputs [N, D] and targets [N, O] side by side, of which the first ``inputs`` columns are inputs.
+    Directions in which inputs do not vary are left out (the pseudo-inverse).
+    """
+    _require(seen.count > 1, "a least-squares prediction needs at least two inputs")
+    own, cross = seen.deviation[:inputs, :inputs], seen.deviation[:inputs, inputs:]
+    # smaller variances than this are rounding of float32 inputs
+    weight = torch.linalg.pinv(own, hermitian=True, rtol=1e-12) @ cross
+    before, after = seen.mean[:inputs], seen.mean[inputs:]
+    made = make(Covariance(seen.count, after, weight.T @ own @ weight))
+    return Predicted(made, weight.to(dtype), before.to(dtype), after.to(dtype))
 
 
 def permuted(dictionary: Dictionary, seed: int = 0) -> Dictionary:

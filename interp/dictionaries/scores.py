@@ -9,7 +9,7 @@ conversation counting the same, however long (Li et al. 2025, 2506.07691).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,21 +107,32 @@ def _over(one: float, other: float) -> float:
 
 @dataclass(eq=False)
 class Scores:
-    """Scores of reconstructions of width ``outputs`` with ``latents`` latents; ``parts`` names what roles stand for."""
+    """Scores of reconstructions of width ``outputs`` with ``latents`` latents; ``parts`` names what roles stand for.
+
+    ``views`` are parts of another kind: linear maps of rows [N, O], of targets and outputs alike (a model's half).
+    """
 
     outputs: int
     latents: int
     parts: Mapping[str, Sequence[int]] = field(default_factory=dict)
     device: torch.device | str = "cpu"
+    views: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if ALL in self.parts:
             raise OptionError(f"a part cannot be called {ALL!r}, which stands for all inputs")
-        self._parts = {name: self._empty() for name in (ALL, *self.parts)}
+        self._parts = {name: self._empty(self.outputs) for name in (ALL, *self.parts)}
+        row = torch.zeros(1, self.outputs)
+        self._parts |= {name: self._empty(view(row).shape[1]) for name, view in self.views.items()}
         self._fired = torch.zeros(self.latents, dtype=torch.int64, device=self.device)
 
-    def _empty(self) -> _Part:
-        return _Part(*(Moments.empty((self.outputs,), self.device) for _ in range(2)))
+    def _empty(self, width: int) -> _Part:
+        return _Part(*(Moments.empty((width,), self.device) for _ in range(2)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All parts and views but the whole."""
+        return tuple(name for name in self._parts if name != ALL)
 
     def update(
         self,
@@ -144,11 +155,11 @@ class Scores:
         keep = torch.ones(len(y), dtype=torch.bool, device=y.device) if mask is None else mask
         self._fired += torch.bincount(codes.pattern.latents[fires & keep[rows]], minlength=self.latents)
         for name, part in self._parts.items():
-            chosen = keep
-            if name != ALL:
+            chosen, view = keep, self.views.get(name, lambda rows: rows)
+            if name in self.parts:
                 chosen = keep & torch.isin(roles, torch.tensor(list(self.parts[name]), device=roles.device))
             own = None if owners is None else owners[chosen]
-            part.update(y.detach()[chosen], output.detach()[chosen], counts[chosen], own)
+            part.update(view(y.detach()[chosen]), view(output.detach()[chosen]), counts[chosen], own)
         return self
 
     @property

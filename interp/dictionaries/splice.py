@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp.dictionaries.dictionary import Dictionary
 from interp.edit import Through
-from interp.engines import Batch, Engine
+from interp.engines import Batch, Engine, Run
 from interp.metrics import token_divergences, token_losses
 from interp.models.model import Model
 from interp.sites import Site
@@ -56,15 +56,17 @@ def through(dictionary: Dictionary) -> Make:
 
 @torch.no_grad()
 def splice(
-    engine: Engine, model: Model, batch: Batch, site: Site, made: Mapping[str, Make], counted: Bool[Tensor, "B T"]
-) -> Costs:
+    engine: Engine, model: Model, batch: Batch, site: Site, made: Mapping[str, Make], counted: Bool[Tensor, "B T"],
+    clean: Run | None = None,
+) -> Costs:  # fmt: skip
     """Costs of every function of ``made`` in place of a site's value, where ``counted`` is true.
 
-    Divergence is taken at positions that count; loss of the next token there, where there is one. Raises OptionError
-    for a site that the model does not have.
+    Divergence is taken at positions that count; loss of the next token there, where there is one. ``clean``: the pass
+    without them, with all logits and the site's value, where it has been made already. Raises OptionError for a site
+    that the model does not have.
     """
     counted = counted & batch.real
-    clean = engine.run(model, batch, reads=[site], keep=None)
+    clean = engine.run(model, batch, reads=[site], keep=None) if clean is None else clean
     targets = batch.ids[:, 1:]
     predicted = counted[:, :-1] & batch.real[:, 1:]
 

@@ -208,11 +208,16 @@ def dictionary_recovered_figure(table: Table) -> go.Figure:
     """What of an ablation's cost each reconstruction saves; what costs nothing has no bar."""
     figure = go.Figure()
     said = {"ce": "loss", "kl": "divergence"}
+    # only a crosscoder's stand in both models
+    where = [f", in the {role} model" for role in table["model"]] if "model" in table.data else [""] * len(table)
     for name, colour in zip(dict.fromkeys(table["dictionary"].tolist()), SERIES, strict=False):
         rows = np.flatnonzero((table["dictionary"] == name) & np.isfinite(table["recovered"]))
         figure.add_trace(
             go.Bar(
-                x=[safe(f"{said.get(table['cost'][r], table['cost'][r])}, over {table['ablation'][r]}") for r in rows],
+                x=[
+                    safe(f"{said.get(table['cost'][r], table['cost'][r])}, over {table['ablation'][r]}{where[r]}")
+                    for r in rows
+                ],
                 y=table["recovered"][rows],
                 name=safe(name),
                 marker={"color": NAMES.get(name, colour)},

@@ -1,0 +1,177 @@
+"""``DictionaryEval``: how well a dictionary stands in for a site of a model, beside baselines at its own L0.
+
+1. A pass over the prompts: reconstruction of every token, the dictionary's L0, the data's mean and covariance.
+2. Principal components and random rows with as many codes (rounded up).
+3. A second pass: baselines' reconstructions, and the model run with each of them, zero or the mean in the site's place.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from interp import claims
+from interp.analyzers.base import Analyzer
+from interp.analyzers.dictionary_eval.claimed import claims_of, words
+from interp.analyzers.dictionary_eval.passes import (
+    DEVIATION,
+    OWN,
+    PCA,
+    PCA_ALONE,
+    RANDOM,
+    Made,
+    Passes,
+    Sums,
+    alone,
+    fitted,
+)
+from interp.analyzers.dictionary_eval.told import errors, limits, prompts_table, recovered_table, shares, splice_table
+from interp.dictionaries import Dictionary
+from interp.dictionaries.activations import LONGEST
+from interp.dictionaries.baselines import Covariance
+from interp.dictionaries.parts import OUTSIDE, UNKNOWN, Read, parts_of, read_whole, recoded
+from interp.dictionaries.place import TUNED, Place
+from interp.dictionaries.scores import Scores, conversations_table, density_table, scores_table
+from interp.errors import OptionError
+from interp.maths.host import to_host
+from interp.provenance import digest
+from interp.study import Study
+from interp.table import Table
+
+
+@dataclass(frozen=True)
+class DictionaryEval(Analyzer):
+    """A dictionary of ``site``, over the study's prompts and the tuned model; ``digest`` names its numbers.
+
+    ``target``: the site that a transcoder writes. ``of``: what rows are (``interp.dictionaries.place``): the tuned
+    model's, both models' side by side (a crosscoder) or tuned less base; the last two need a base.
+    ``content_only``: special tokens and the chat template's count nowhere, and are not spliced. Prompts with
+    ``messages`` are read as whole conversations, each alone and cut at the model's context, as a training reads them.
+
+    Baselines read what a dictionary reads: of a crosscoder joint rows, of a dictionary of differences differences, of a
+    transcoder the target's least-squares prediction from the input, which for one with a skip connection is that
+    prediction whole. A crosscoder is also scored by model, and on tuned less base by its halves' difference, beside the
+    same of joint components and beside components of tuned less base alone, with as many codes.
+
+    Returns a table of kind ``dictionary-scores`` (a row per dictionary and part), with ``splice`` and ``prompts`` (rows
+    per prompt), ``conversations`` (per prompt and part), ``density``, ``recovered``.
+    """
+
+    name: ClassVar[str] = "dictionary-scores"
+    version: ClassVar[int] = 2
+
+    dictionary: Dictionary = field(compare=False)
+    digest: str = ""
+    site: str = ""
+    content_only: bool = False
+    target: str = ""
+    of: str = TUNED
+    parent: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The dictionary by its digest, where it stands, what counts; an autoencoder's are those it always had."""
+        own = {"dictionary": self.digest, "site": self.site, "content_only": self.content_only}
+        writes = {"target": self.target} if self.dictionary.config.is_transcoder else {}
+        return own | writes | ({} if self.of == TUNED else {"of": self.of})
+
+    def require(self, based: bool) -> Place:
+        """Where it stands; OptionError for a dictionary that cannot. ``based``: whether there is a base."""
+        return Place.of_dictionary(self.dictionary.config, self.site, self.target, self.of, based)
+
+    def __call__(self, study: Study) -> Table:
+        """Two passes, scores, claims."""
+        place, pair = self.require(study.pair.base is not None), study.pair
+        for role in place.roles:
+            for site in place.sites:
+                pair[role].at(site)
+        read, whole = _read(study, place)
+        parts = {} if self.content_only else parts_of(read.encoded, whole)
+        dictionary = self.dictionary.to(pair.tuned.device)
+        config = dictionary.config
+        passes = Passes(study, place, config, read.encoded, (*OUTSIDE, UNKNOWN) if self.content_only else ())
+
+        def empty(latents: int) -> Scores:
+            return Scores(config.outputs, latents, parts, pair.tuned.device, place.views)
+
+        own = empty(config.width)
+        joint = place.site != place.target
+        seen = Covariance.empty(config.outputs + joint * config.inputs, pair.tuned.device)
+        for batch in passes.reading():
+            own.update(batch.y, *passes.reconstructed(dictionary, batch.x), roles=batch.roles, owners=batch.owners)
+            seen.update(torch.cat([batch.x, batch.y], 1) if joint else batch.y)
+        if own.count < 2:
+            raise OptionError(f"{own.count} tokens count, which is too few to score a dictionary; give more prompts")
+        k = max(1, int(np.ceil(own.summary()["l0"] - 1e-9)))
+        made: dict[str, Made] = {OWN: dictionary} | fitted(seen, config, joint, k, study.seed, dictionary.W_dec.dtype)
+        scored = {OWN: own} | {name: empty(made[name].config.width) for name in (PCA, RANDOM)}
+        apart = alone(seen, k, dictionary.W_dec.dtype) if place.views else None
+        sums = passes.splicing(made, scored, own.mean, apart)
+        return self._table(study, place, scored, sums, made[PCA].config.k, read)
+
+    def _table(self, study: Study, place: Place, scored: dict[str, Scores], sums: Sums, k: int, read: Read) -> Table:
+        prompts = study.prompts("positive")
+        ids, clusters = np.array([prompt.id for prompt in prompts]), np.array(prompts.clusters, dtype=object)
+        saved, said = shares(sums), words(place, self.dictionary.config)
+        made = claims_of(scored, sums, clusters, k, said)
+        own, parts = scored[OWN].summary(), errors(scored[OWN])
+        views = {
+            f"{name}{part}_explained_variance": scored[which].summary(part)["explained_variance"]
+            for which, name in ((OWN, ""), (PCA, "pca_")) for part in place.views
+        }  # fmt: skip
+        if sums.halves and (spread := sums.halves[DEVIATION].sum()) > 0:
+            views["pca_alone_difference_explained_variance"] = 1 - sums.halves[PCA_ALONE].sum() / spread
+        stands = {} if place.site == place.target else {"target": str(place.target)}
+        return scores_table(
+            scored,
+            provenance=study.provenance(self),
+            summary={
+                "sentence": " ".join([*(claim.sentence for claim in made), parts[1]]),
+                "shown": bool(made) and all(claim.shown for claim in made),
+                "site": self.site,
+                **stands,
+                **({} if self.of == TUNED else {"of": self.of}),
+                **own,
+                "parts": parts[0],
+                **{
+                    f"{name}_explained_variance": scored[name].summary()["explained_variance"] for name in (PCA, RANDOM)
+                },
+                **views,
+                "baseline_codes": k,
+                **{
+                    f"{'' if role == TUNED else f'{role}_'}{what}_recovered_{over}": share
+                    for (role, name, what, over), share in saved.items() if name == OWN
+                },
+                "limits": limits(saved, sums, read.limits(), said),
+            },
+            tables={
+                "prompts": prompts_table(sums, ids, clusters),
+                "conversations": conversations_table(scored, ids),
+                "splice": splice_table(sums, ids, place),
+                "recovered": recovered_table(saved, place),
+                "density": density_table(scored),
+                "claims": claims.to_table(made),
+            },
+        )  # fmt: skip
+
+
+def fingerprint(dictionary: Dictionary) -> str:
+    """Digest of a dictionary's configuration and numbers, whatever format it was read from."""
+    state = {name: to_host(value) for name, value in sorted(dictionary.state_dict().items())}
+    told = {name: [str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()] for name, value in state.items()}
+    return digest({"config": dictionary.config.to_json(), "numbers": told})
+
+
+def _read(study: Study, place: Place) -> tuple[Read, bool]:
+    """The prompts with codes of who says what, and whether there are whole conversations among them."""
+    prompts, tokenizer = study.prompts("positive"), study.pair.tokenizer
+    whole = any(prompt.messages for prompt in prompts)
+    if not whole:
+        return Read([recoded(tokenizer, coded) for coded in study.encoded("positive")], 0, 0), False
+    context = min(LONGEST, *(study.pair[role].context_length for role in place.roles))
+    return read_whole(tokenizer, prompts, context, prompts.source), True
+
+
+__all__ = ["DictionaryEval", "fingerprint"]
