@@ -44,6 +44,9 @@ class Training(Common):
     sparsity: Annotated[float | None, typer.Option(metavar="X", help="Coefficient, for architectures without k.")] = (
         None
     )
+    free_norms: Annotated[
+        bool, typer.Option("--free-norms", help="Decoder rows of any norm, ranked by it; a crosscoder's are.")
+    ] = False
     warm_up: Annotated[int | None, typer.Option(metavar="N", min=0, help="Steps of rising learning rate.")] = None
     dead_after: Annotated[int | None, typer.Option(metavar="N", min=1, help="Tokens until a latent is dead.")] = None
     buffer: Annotated[int | None, typer.Option(metavar="N", min=2, help="Tokens that are mixed.")] = None
@@ -72,12 +75,15 @@ def command(
         raise OptionError(f"--out {common.out} exists already; give a folder that does not, or remove it")
     if common.target is not None and len(common.site) > 1:
         raise OptionError("a transcoder reads one site and writes --target; name --site once")
+    if common.free_norms and "matching_pursuit" in common.architecture:
+        raise OptionError("a matching pursuit needs decoder rows of norm 1; leave --free-norms out")
     from interp.dictionaries import Buffer, together, train
     from interp.dictionaries import Training as Options
 
     options = Options(
         steps=steps, batch=common.batch, learning_rate=common.learning_rate, sparsity=common.sparsity,
-        target_l0=common.l0,        warm_up=common.warm_up, dead_after=common.dead_after, precision=common.precision,
+        target_l0=common.l0, warm_up=common.warm_up, dead_after=common.dead_after, precision=common.precision,
+        unit=False if common.free_norms else None,
         checkpoint_every=common.checkpoint_every, log_every=min(100, max(1, steps // 10)), seed=common.seed,
     )  # fmt: skip
     with together.joined(common.device):
@@ -150,6 +156,7 @@ def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
     """A dictionary for every site and architecture, with its columns."""
     from interp.dictionaries import Dictionary, DictionaryConfig, Job
     from interp.dictionaries.config import SPARSE
+    from interp.dictionaries.learner import FREE_NORM
 
     models = 2 if common.of == "both" else 1
     segments, jobs = source.segments, {}
@@ -169,10 +176,12 @@ def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
                 name, (reads[1] - reads[0]) // models, common.width, models=models,
                 d_out=None if writes is None else (writes[1] - writes[0]) // models, input_bias=writes is None,
                 k=common.k if name in SPARSE else None, prefixes=prefixes if name == "matryoshka" else (),
-                rank_by="norm" if models > 1 else "value", sparsity="step" if name == "jumprelu" else "l1",
+                rank_by="norm" if models > 1 or (common.free_norms and name in SPARSE) else "value",
+                sparsity="step" if name == "jumprelu" else "l1",
             )  # fmt: skip
             title = ".".join(part for part, several in ((site, len(common.site) > 1), (name, True)) if several)
-            dictionary = Dictionary(config, seed=common.seed).to(device)
+            begun = FREE_NORM if common.free_norms and models == 1 else 1.0
+            dictionary = Dictionary(config, seed=common.seed, decoder_norm=begun).to(device)
             jobs[title] = Job(dictionary, reads, writes, about={"site": site})
     return jobs
 

@@ -20,6 +20,8 @@ from interp.errors import DictionaryError
 STEER, STEEPEST = 0.05, 2.0
 """Steering to an L0: every step the coefficient times (L0 by what is asked) to this power, the ratio at most that."""
 STRENGTHS = (1e-5, 10.0)
+FREE_NORM = 0.1
+"""Norm at which decoder rows begin where it is free, as in SAELens."""
 WARN_AT = 5.0
 """Norm of the mean by norm of the deviations from which latents are reported to die early."""
 
