@@ -112,14 +112,15 @@ class TestPlanted:
         kept = analyzer()(study(tune(0.0)))
         assert kept.summary["claimed"]["tuned-only"] == 0
         beside = analyzer(sham=kept)(study())
-        (claim,) = claims.from_table(beside.tables["claims"])
+        claim, changed = claims.from_table(beside.tables["claims"])
         claims.check(claim, beside)
         assert "A sham pair gives 0 of" in claim.sentence
+        assert (changed.name, changed.shown) == ("changed", False)
         assert beside.summary["sham_run"] == kept.provenance.key
         assert set(beside.tables["classes"]["pair"]) == {"this pair", "sham"}
         assert beside.provenance.key != found.provenance.key
         # alone, the number is said and not claimed
-        (alone,) = claims.from_table(found.tables["claims"])
+        alone, _ = claims.from_table(found.tables["claims"])
         assert (alone.value, alone.shown) == (claim.value, False)
         assert "no sham was given" in found.summary["limits"][0]
 

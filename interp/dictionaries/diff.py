@@ -22,7 +22,7 @@ from interp import claims
 from interp.claims import Claim
 from interp.dictionaries import classes
 from interp.dictionaries.applied import ROLES, OneOnOther
-from interp.dictionaries.classes import CLASSES, Thresholds
+from interp.dictionaries.classes import CHANGED, CLASSES, Thresholds
 from interp.dictionaries.config import SPARSE
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.differences import DifferenceScaling
@@ -98,7 +98,8 @@ def compare(
         **columns,
     }
     live = int((named != "silent").sum())
-    made = [_claim(columns, kind, live, sham) for kind in SIDES.get(way, ("tuned-only", "base-only"))]
+    sides = {kind: (kind,) for kind in SIDES.get(way, ("tuned-only", "base-only"))}
+    made = [_claim(columns, *asked, live, sham) for asked in (sides | {"changed": CHANGED}).items()]
     counts = {kind: int(((named == kind) & claimed).sum()) for kind in CLASSES}
     summary = {
         "sentence": "Both models' rows are equal, bit for bit. " * exact + " ".join(c.sentence for c in made),
@@ -127,23 +128,26 @@ def _counted(named: np.ndarray, claimed: np.ndarray, sham: Table | None) -> Tabl
     })  # fmt: skip
 
 
-def _claim(columns: dict[str, tuple], kind: str, live: int, sham: Table | None) -> Claim:
+def _claim(
+    columns: dict[str, tuple], name: str, kinds: tuple[str, ...], live: int, sham: Table | None
+) -> Claim:  # fmt: skip
     named, claimed = columns["class"][0], columns["claimed"][0]
-    count = int(((named == kind) & claimed).sum())
+    count = int((np.isin(named, kinds) & claimed).sum())
     low, high = (live * end for end in clopper_pearson(count, live)) if live else (NAN, NAN)
+    said = " or ".join(kinds)
     expected, least, most, beside = NAN, NAN, NAN, "No sham run was given, so the number is not claimed."
     if sham is not None:
-        theirs = int(((sham["class"] == kind) & sham["claimed"]).sum())
+        theirs = int((np.isin(sham["class"], kinds) & sham["claimed"]).sum())
         alive = int((sham["class"] != "silent").sum())
         share = clopper_pearson(theirs, alive)
         expected = live * theirs / alive if alive else NAN
         least, most = live * share[0], live * share[1]
         beside = f"A sham pair gives {theirs} of {alive}."
     return Claim(
-        kind, f"{count} of {live} live latents are {kind}. {beside}", count, low, high,
+        name, f"{count} of {live} live latents are {said}. {beside}", count, low, high,
         "the same of a sham pair, per live latent", expected, least, most, NAN, 1, "at least",
         bool(sham is not None and count >= 1 and low > most),
-        {"table": "", "statistic": "count", "column": "latent", "where": {"class": [kind], "claimed": [True]},
+        {"table": "", "statistic": "count", "column": "latent", "where": {"class": list(kinds), "claimed": [True]},
          "beyond": ["control_high"]},
     )  # fmt: skip
 
