@@ -245,6 +245,7 @@ def test_the_command_keeps_places_that_sql_reads(run, only_line, tmp_path, gener
     assert (code, "two runs" in only_line(err)) == (2, True)
 
 
+@pytest.mark.slow
 def test_ties_with_the_observed_order_count_in_the_null():
     """Few places: many dealt-out orders agree exactly as well, and none of them may be lost to rounding."""
     generator = np.random.default_rng(3)

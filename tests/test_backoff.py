@@ -113,7 +113,7 @@ def test_what_comes_next_keeps_the_small_batches_and_a_person_is_told(planted, c
     assert set(engine.seen) == {1}
 
 
-@pytest.mark.parametrize("halvings", range(4))
+@pytest.mark.parametrize("halvings", [0, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_cut_batches_hold_every_prompt_once(planted, halvings):
     study = tiny.study(planted.pair.tuned.module, None, 13, batch_size=8)
     for _ in range(halvings):

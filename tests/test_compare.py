@@ -145,6 +145,7 @@ def test_changes_are_of_the_tensors_that_were_changed(name):
     assert total >= sum(own.values())
 
 
+@pytest.mark.slow
 def test_an_adapter_changes_what_it_is_put_on(tmp_path):
     wrapped = tiny.lora("llama", tiny.llama(), tmp_path / "lora", part="attention")
     pair = Pair.from_modules(wrapped, None, tiny.tokenizer())

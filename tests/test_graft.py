@@ -517,6 +517,7 @@ def test_nothing_is_claimed_of_a_mask_that_does_not_work_or_of_a_tune_that_gains
         claims.check(claim, table)
 
 
+@pytest.mark.slow
 def test_twice_is_the_same_and_batches_do_not_count():
     base = tiny.exact(tiny.llama(3, num_hidden_layers=1))
     tuned = tiny.exact(tiny.perturbed(base, 0.05))

@@ -185,6 +185,7 @@ def test_all_heads_of_an_attention_tune_are_all_of_it():
 
 
 @peft_warns
+@pytest.mark.slow
 def test_heads_carry_the_attention_tune_and_the_located_more_than_others():
     located = LocateNeurons(unit="head", top="7", steps=8)(study_of("attention", "locate", 32))
     assert located.summary["attention_share"] == pytest.approx(1.0, abs=1e-3)

@@ -89,6 +89,7 @@ def little_memory(monkeypatch):
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.slow
 def test_a_model_is_spread_over_what_there_is(little_memory, family, tmp_path):
     base = tiny.FAMILIES[family]()
     paths = [str(tiny.save(tiny.perturbed(base), tmp_path / "t")), str(tiny.save(base, tmp_path / "b"))]

@@ -202,6 +202,7 @@ class Padded(Study):
     pad_id = 77
 
 
+@pytest.mark.slow
 def test_neither_batch_size_nor_padding_count(found, model, dictionary):
     study = study_of(model, model, batch_size=3)
     fields = {field.name: getattr(study, field.name) for field in dataclasses.fields(study) if field.name != "_kept"}
@@ -311,6 +312,7 @@ class TestKinds:
         DictionaryFeatures(own, "", "blocks.0.mlp.hook_in", logits=False, of="both" if own.config.models == 2 else
                            "tuned").require(True)  # fmt: skip
 
+    @pytest.mark.slow
     def test_a_transcoder_that_writes_into_the_stream(self, model):
         own = Dictionary(DictionaryConfig("topk", WIDE, 40, d_out=WIDE, k=4, input_bias=False)).double()
         made = DictionaryFeatures(own, "", "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", draws=1)(study_of(model))

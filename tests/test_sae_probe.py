@@ -105,6 +105,7 @@ class TestPlanted:
                 )
         json.dumps(found.summary, allow_nan=False)
 
+    @pytest.mark.slow
     def test_another_latent_is_not_confirmed(self, pair, planted, found):
         """Silence: a random direction that fires, given by hand, does no more than others that fire as often."""
         rate = found.tables["latents"]
@@ -117,6 +118,7 @@ class TestPlanted:
         else:
             assert "Nothing was confirmed of the given latents" in table.summary["sentence"]
 
+    @pytest.mark.slow
     def test_twice_is_the_same_and_batches_and_padding_do_not_count(self, pair, planted, found):
         class Padded(Study):
             pad_id = 77

@@ -81,7 +81,10 @@ def test_some_answer_has_several_tokens_and_some_begin_alike():
 
 
 @pytest.mark.parametrize("name", ["logit-diff", "answer-loss"])
-@pytest.mark.parametrize("method", ["integrated", "integrated-zero", "integrated-fixed"])
+@pytest.mark.parametrize(
+    "method",
+    ["integrated", *(pytest.param(n, marks=pytest.mark.slow) for n in ("integrated-zero", "integrated-fixed"))],
+)
 def test_attributions_add_up_to_the_change_of_the_number(name, method):
     study = asked(name)
     table = LocateNeurons(method=method, top="5", steps=60)(study)

@@ -416,6 +416,7 @@ def test_what_the_parent_determines_is_not_said_twice(study):
     assert len(keys) == 3
 
 
+@pytest.mark.slow
 def test_models_in_bfloat16():
     base, tuned = tiny.planted(tiny.llama(seed=7, tie_word_embeddings=False))
     study = tiny.study(tuned.bfloat16(), base.bfloat16(), pairs=8, template=False, max_new_tokens=1)
