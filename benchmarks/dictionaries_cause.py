@@ -1,10 +1,10 @@
 """Do latents of what tuning changed cause refusal? ``python -m benchmarks.dictionaries_cause [--write]``.
 
 Dictionaries of differences and crosscoders of ``refusal/full``, and of ``refusal/sham`` as null, trained by ``interp
-sae train`` on the chats that locate. ``interp sae diff`` names their tuned-only latents on prompts that locate,
-beside the sham; ``interp sae probe`` ablates these, and the latents that tell harmful prompts best, while the base
-runs beside the tuned model. How many of the latter is chosen on prompts that locate (half of them choose latents,
-half judge); prompts that verify judge once.
+sae train`` on the chats that locate. ``interp sae diff`` classifies their latents on prompts that locate, beside the
+sham. ``interp sae probe`` ablates the tuned-only latents of differences, and the latents that tell harmful prompts
+best; of crosscoders it puts the base's part of changed latents in the tuned model's place. How many latents are
+probed is chosen on prompts that locate (half of them choose latents, half judge); prompts that verify judge once.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from interp import organisms
 
 SITE, TOKENS, WIDTH, K = "blocks.2.hook_resid_post", "500k", "512", "8"
 BASE, TUNES, KINDS = "organism:refusal/base", ("full", "sham"), ("difference", "both")
+GIVEN = {"difference": ("tuned-only", ("tuned-only",)), "both": ("changed", ("rotated", "rescaled"))}
 SIZES, FEW, CONTROLS = ("8", "32", "64"), "19", "199"
 
 
@@ -41,7 +42,8 @@ def sized(folder: Path, kind: str) -> tuple[str, list[dict]]:
     """How many probed latents return most of the base's answers, by prompts that locate alone."""
     rows = []
     for size in SIZES:
-        words = [*prompts("locate"), "-k", size, "--controls", FEW, "--permutations", "19"]
+        words = [*prompts("locate"), "-k", size, "--controls", FEW, "--permutations", "19",
+                 *(["--revert"] if kind == "both" else [])]  # fmt: skip
         found = {claim["name"]: claim for claim in claims_of(folder, "full", kind, words)}
         rows.append({
             "dictionary": kind, "latents": size,
@@ -60,6 +62,8 @@ def measured(folder: Path) -> str:
     both.write_text("".join(path.read_text("utf-8") for path in files), "utf-8")
     for name in TUNES:
         for kind in KINDS:
+            if (folder / f"{name}-{kind}").exists():
+                continue
             asked("sae", "train", f"organism:refusal/{name}", "--base", BASE, "--of", kind, "--site", SITE, "--data",
                   data, "--column", "messages", "--architecture", "batchtopk", "--width", WIDTH, "-k", K, "--batch",
                   "1024", "--tokens", TOKENS, "--out", str(folder / f"{name}-{kind}"))  # fmt: skip
@@ -77,9 +81,10 @@ def measured(folder: Path) -> str:
         sizes += tried
         for name in TUNES:
             run = {"full": found["run"], "sham": summary["sham_run"]}[name]
-            given = ["--diff", run] if told[name]["claimed"]["tuned-only"] else []
+            which, classes_of = GIVEN[kind]
+            given = ["--diff", run, "--class", which] if any(told[name]["claimed"][c] for c in classes_of) else []
             words = [*prompts("locate"), *prompts("verify", True), *given, "-k", f"1,{size}", "--controls", CONTROLS,
-                     "--control-prompts", "48"]  # fmt: skip
+                     "--control-prompts", "48", *(["--revert"] if kind == "both" else [])]  # fmt: skip
             rows += [{
                 "dictionary": kind, "tune": name, "claim": claim["name"],
                 "value": f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]",
@@ -100,9 +105,10 @@ def main() -> None:
     """Measure, print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the section into docs/benchmarks.md")
+    parser.add_argument("--work", type=Path, help="folder for dictionaries and runs; what lies there is not made again")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        text = measured(Path(scratch))
+        text = measured(options.work or Path(scratch))
     print(text)
     if options.write:
         write_section("dictionaries-cause", f"`python -m benchmarks.dictionaries_cause --write`. {machine()}\n\n{text}")

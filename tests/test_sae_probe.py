@@ -13,7 +13,7 @@ from interp import claims
 from interp.analyzers.dictionary_eval import fingerprint
 from interp.analyzers.dictionary_probe import DictionaryProbe
 from interp.cli import main
-from interp.cli.sae_probe import tuned_only
+from interp.cli.sae_probe import claimed
 from interp.dictionaries import Dictionary, DictionaryConfig, save
 from interp.dictionaries.confirm import rate_matched
 from interp.dictionaries.edits import Latents, intervention
@@ -149,7 +149,7 @@ class TestPlanted:
         one, plain = study(pair), analyzer(planted)
         others = {"site": "blocks.2.hook_resid_post", "at": "max", "k": (1, 2), "given": (3,), "named": "x",
                   "permutations": 9, "controls": 3, "control_prompts": 2, "steer": 2.0, "of": "difference",
-                  "held_out": tiny.contrast(9), "digest": "0"}  # fmt: skip
+                  "held_out": tiny.contrast(9), "digest": "0", "revert": True}  # fmt: skip
         keys = {name: one.provenance(dataclasses.replace(plain, **{name: value})).key for name, value in others.items()}
         assert set(others) == {f.name for f in dataclasses.fields(plain)} - {"dictionary", "parent"}
         assert len({*keys.values(), one.provenance(plain).key}) == len(others) + 1
@@ -203,6 +203,23 @@ class TestBesideTheBase:
         np.testing.assert_allclose(edit.apply(value).numpy().reshape(-1, 32), wanted, rtol=1e-12, atol=1e-12)
         left = dataclasses.replace(edit, factor=1.0, amount=0.0)
         assert left.apply(value) is value
+        if of == "both":
+            back = dataclasses.replace(edit, amount=0.0, revert=True)
+            f, parts = codes[:, latents.numpy()], w_dec[latents.numpy()]
+            wanted = x - f @ parts[:, 32:] / scale[1] + f @ parts[:, :32] / scale[0]
+            np.testing.assert_allclose(back.apply(value).numpy().reshape(-1, 32), wanted, rtol=1e-12, atol=1e-12)
+
+    def test_a_crosscoder_without_error_reverts_to_the_base(self):
+        """Where every latent is reverted, what is left of the tuned model is what no latent explained."""
+        made = self.crosscoder("both")
+        value, base = torch.randn(2, 1, 3, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+        inside = torch.cat([base.reshape(-1, 32), value.reshape(-1, 32)], 1)
+        output = made(inside)
+        back = Latents(SITE, made, torch.arange(40), of="both", base=base, revert=True).apply(value).reshape(-1, 32)
+        shift = made.b_dec[:32] / made.scale[0] - made.b_dec[32:] / made.scale[1]
+        torch.testing.assert_close(back, inside[:, 32:] - output[:, 32:] + output[:, :32] - shift)
+        with pytest.raises(OptionError, match="only a crosscoder holds the base's part"):
+            Latents(SITE, self.crosscoder("difference"), torch.arange(4), of="difference", revert=True)
 
     @pytest.mark.parametrize("of", ["both", "difference"])
     def test_token_by_token_is_what_whole_texts_give(self, pair, of):
@@ -267,11 +284,13 @@ def test_tuned_only_latents_come_of_a_run_of_the_same_dictionary(planted, pair):
                "claimed": (np.array([True, False] + [True] * 46), "flag", "c")}  # fmt: skip
     made = study(pair).provenance(analyzer(planted))
     run = table("dictionary-diff", columns, provenance=made)
-    assert tuned_only(run, fingerprint(planted), planted, "r") == (0,)
+    assert claimed(run, fingerprint(planted), planted, "r", "tuned-only") == (0,)
+    with pytest.raises(OptionError, match="claims no changed latent"):
+        claimed(run, fingerprint(planted), planted, "r", "changed")
     with pytest.raises(OptionError, match="another dictionary"):
-        tuned_only(run, "0", planted, "r")
+        claimed(run, "0", planted, "r", "tuned-only")
     with pytest.raises(OptionError, match="of kind x"):
-        tuned_only(dataclasses.replace(run, kind="x"), fingerprint(planted), planted, "r")
+        claimed(dataclasses.replace(run, kind="x"), fingerprint(planted), planted, "r", "tuned-only")
 
 
 def test_through_the_command_line(tmp_path, capsys):

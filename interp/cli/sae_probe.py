@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from interp.table import Table
 
 CONTROLS_ORGANISM, CONTROLS = 200, 20
-TUNED_ONLY = "tuned-only"
+CHOICES = {"tuned-only": ("tuned-only",), "base-only": ("base-only",), "changed": ("rotated", "rescaled")}
 
 
 @takes(Asking)
@@ -37,8 +37,14 @@ def command(
         str | None, typer.Option(metavar="N,...", help="Confirm these too, whatever the probe chooses.")
     ] = None,
     diff: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Confirm the tuned-only latents of this run of interp sae diff.")
+        str | None, typer.Option(metavar="RUN", help="Confirm latents of this run of interp sae diff too.")
     ] = None,
+    which: Annotated[
+        str, typer.Option("--class", metavar="NAME", help="Of --diff: tuned-only, base-only, changed.")
+    ] = "tuned-only",
+    revert: Annotated[
+        bool, typer.Option("--revert", help="Of a crosscoder: the base's part of a latent in its place, not nothing.")
+    ] = False,
     permutations: Annotated[int, typer.Option(metavar="N", min=1, help="Of labels, for the probes' null.")] = 199,
     controls: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 200 for organisms, else 20]")
@@ -64,6 +70,8 @@ def command(
     given = numbers(latents, "--latents") if latents is not None else ()
     if latents is not None and diff is not None:
         raise OptionError("give either --latents or --diff: one set is confirmed beside the probe's own")
+    if which not in CHOICES:
+        raise OptionError(f"unknown --class {which!r}; use {', '.join(CHOICES)}")
     named = {**locals()}
     for name in ("counts", "given"):
         named.pop(name)
@@ -93,10 +101,10 @@ def command(
         raise OptionError(f"{dictionary} does not say which site it is of; add --site blocks.<layer>.hook_resid_post")
     called, store = "given", Store(common.store)
     if diff is not None:
-        given, called = tuned_only(store.get(diff), fingerprint(loaded), loaded, diff), TUNED_ONLY
+        given, called = claimed(store.get(diff), fingerprint(loaded), loaded, diff, which), which
     analyzer = DictionaryProbe(
         loaded, fingerprint(loaded), str(where), _of(of, loaded, about), at, counts, given, called,
-        held.limit(common.max_prompts), permutations, controls, control_prompts, steer,
+        held.limit(common.max_prompts), permutations, controls, control_prompts, steer, revert,
     )  # fmt: skip
     analyzer.require(common.base is not None or find(model).base_name is not None)
     described = request.describe()
@@ -115,16 +123,18 @@ def numbers(text: str, flag: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def tuned_only(table: "Table", digest: str, dictionary: "Dictionary", run: str) -> tuple[int, ...]:
-    """The latents that a run of ``interp sae diff`` claims to be the tuned model's only; OptionError for other runs."""
+def claimed(table: "Table", digest: str, dictionary: "Dictionary", run: str, which: str) -> tuple[int, ...]:
+    """The latents that a run of ``interp sae diff`` claims to be of a class; OptionError for other runs."""
     if table.kind != "dictionary-diff":
         raise OptionError(f"run {run} is of kind {table.kind}; --diff takes one of interp sae diff")
     said = table.provenance.options.get("dictionary") if table.provenance else None
     if said != digest or len(table) != dictionary.config.width:
         raise OptionError(f"run {run} compared another dictionary; compare this one first: interp sae diff")
-    chosen = table["latent"][(table["class"] == TUNED_ONLY) & table["claimed"]]
+    import numpy as np
+
+    chosen = table["latent"][np.isin(table["class"], CHOICES[which]) & table["claimed"]]
     if not len(chosen):
-        raise OptionError(f"run {run} claims no tuned-only latent; name some with --latents, or leave --diff out")
+        raise OptionError(f"run {run} claims no {which} latent; name some with --latents, or leave --diff out")
     return tuple(int(latent) for latent in chosen)
 
 

@@ -33,7 +33,9 @@ class Latents:
 
     ``amount`` is in units of codes. At factor 1 and amount 0 the value is left bit for bit. ``of`` is one of ``READS``;
     for the last two ``base`` has the base's values of the same cells, and of a crosscoder's decoder rows only the tuned
-    model's part is added. Raises OptionError for a dictionary that does not reconstruct this site.
+    model's part is added. ``revert``: of a crosscoder, the tuned model's part of each gives way to the base's,
+    ``f_j (d_j^base - d_j^tuned)``, which undoes what tuning did to the latent and leaves what it did not.
+    Raises OptionError for a dictionary that does not reconstruct this site.
     """
 
     site: Site
@@ -43,10 +45,12 @@ class Latents:
     amount: float = 0.0
     of: str = "tuned"
     base: Float[Tensor, "B T W"] | None = None
+    revert: bool = False
 
     def __post_init__(self) -> None:
         config = self.dictionary.config
         require_reads(self.dictionary, self.of)
+        require_revert(self.revert, self.of)
         if len(self.latents) and not 0 <= int(self.latents.min()) <= int(self.latents.max()) < config.width:
             wrong = int(self.latents.min()) if int(self.latents.min()) < 0 else int(self.latents.max())
             raise OptionError(f"latent {wrong} is none of {config.width}")
@@ -54,22 +58,26 @@ class Latents:
     @torch.no_grad()
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The value with these latents' part changed and everything else kept."""
-        if self.factor == 1 and self.amount == 0:
+        if self.factor == 1 and self.amount == 0 and not self.revert:
             return value
         dictionary, width = self.dictionary, value.shape[-1]
         inside, undo = dictionary.normalised(read_rows(dictionary, self.of, value, self.base))
         latents = self.latents.to(inside.device)
         change = inside.new_zeros(len(inside), width)
-        if self.factor != 1:
+        factor = undo[1][-width:] if undo[1].ndim == 1 else undo[1]
+        if self.factor != 1 or self.revert:
             pattern, values, count = dictionary.raw(inside).codes
             chosen = torch.zeros(count, dtype=torch.bool, device=inside.device)
             chosen[latents] = True
-            part = torch.where(chosen[pattern.latents], values * (self.factor - 1), 0.0)
+            part = torch.where(chosen[pattern.latents], values * (-1.0 if self.revert else self.factor - 1), 0.0)
             # a crosscoder's last columns are the tuned model's
-            change = (dictionary.decode(Codes(pattern, part, count)) - dictionary.b_dec)[:, -width:]
+            both = dictionary.decode(Codes(pattern, part, count)) - dictionary.b_dec
+            change = both[:, -width:]
+            if self.revert:
+                scale = undo[1][:width] / factor if undo[1].ndim == 1 else 1.0
+                change = change - both[:, :width] * scale
         if self.amount:
             change = change + self.amount * dictionary.W_dec[latents, -width:].sum(0)
-        factor = undo[1][-width:] if undo[1].ndim == 1 else undo[1]
         return value + (change * factor).reshape(value.shape).to(value)
 
 
@@ -85,6 +93,12 @@ def require_reads(dictionary: Dictionary, of: str) -> None:
             f"this dictionary is of {config.models} model{'s' * (config.models > 1)} and was read as of {of!r}; a "
             "crosscoder reads two models (both), any other one (tuned, difference)"
         )
+
+
+def require_revert(revert: bool, of: str) -> None:
+    """OptionError where a latent has no base's part that could take the tuned model's place."""
+    if revert and of != "both":
+        raise OptionError(f"only a crosscoder holds the base's part of a latent; this dictionary is of {of!r}")
 
 
 def read_rows(

@@ -36,7 +36,7 @@ from interp.analyzers.dictionary_probe.rows import GIVEN, PROBED, Evidence, Prob
 from interp.dictionaries import Dictionary
 from interp.dictionaries.baselines import Covariance, principal, random_rows
 from interp.dictionaries.confirm import rate_matched
-from interp.dictionaries.edits import READS, require_reads
+from interp.dictionaries.edits import READS, require_reads, require_revert
 from interp.dictionaries.probe import SparseProbe
 from interp.errors import OptionError
 from interp.maths.host import to_host
@@ -55,7 +55,8 @@ class DictionaryProbe(Analyzer):
     prompt's code is that of its last token, or the largest or mean over its tokens. ``k``: numbers of latents; those
     chosen at the largest are confirmed. ``given``: a further set, called ``named``. ``permutations`` of labels,
     ``controls`` random sets, on ``control_prompts`` of each class. ``steer``: in units of the mean code of the set
-    where it fires. Returns a table of kind ``dictionary-probe``, a row per probe; ``latents``, ``effects``, ``sets``,
+    where it fires. ``revert``: of a crosscoder, ablation puts the base's part of a latent in the tuned model's place.
+    Returns a table of kind ``dictionary-probe``, a row per probe; ``latents``, ``effects``, ``sets``,
     ``numbers``, ``answers``, ``null`` stand beside.
     """
 
@@ -75,6 +76,7 @@ class DictionaryProbe(Analyzer):
     controls: int = 200
     control_prompts: int = 96
     steer: float = 1.0
+    revert: bool = False
     parent: str | None = None
 
     @property
@@ -82,6 +84,7 @@ class DictionaryProbe(Analyzer):
         """The dictionary and the held-out prompts by their digests, and every other option."""
         other = None if self.held_out is None else self.held_out.digest
         named = ("site", "of", "at", "k", "given", "named", "permutations", "controls", "control_prompts", "steer")
+        named += ("revert",)
         return {"dictionary": self.digest, "held_out": other} | {
             name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in named
         }
@@ -89,6 +92,7 @@ class DictionaryProbe(Analyzer):
     def require(self, has_base: bool) -> Site:
         """The site; OptionError for options that contradict each other or the dictionary."""
         require_reads(self.dictionary, self.of)
+        require_revert(self.revert, self.of)
         if self.of != READS[0] and not has_base:
             raise OptionError("this dictionary reads the base besides the tuned model; add --base MODEL")
         if self.at not in POOLS:
@@ -115,7 +119,7 @@ class DictionaryProbe(Analyzer):
         halves = contrast.split(study.seed) if self.held_out is None else (contrast, self.held_out)
         halves[0].require_disjoint(halves[1])
         choosing, held = (study.on(half) for half in halves)
-        reader = Reader(self.dictionary.to(study.pair.tuned.device), site, self.of, self.at)
+        reader = Reader(self.dictionary.to(study.pair.tuned.device), site, self.of, self.at, self.revert)
         probes, firing = self._probes(choosing, held, reader)
         sets = {PROBED: [int(j) for j in probes.chosen]}
         if self.given:
@@ -185,6 +189,7 @@ class DictionaryProbe(Analyzer):
             plain = numbers.of(None)
             returns = Returns(held, reader, chosen) if how == ABLATE and held.pair.base is not None else None
             one = Tried(name, how, chosen, amount=amount if how == STEER else 0.0, sets=sets, size_ratio=ratio)
+            one.revert = self.revert
             one.plain = plain
             for index, some in enumerate([latents, *held.progress(sets, f"{name}, {how}")]):
                 push = amount * length(reader, latents) / max(length(reader, some), 1e-30)

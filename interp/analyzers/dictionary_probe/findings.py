@@ -121,7 +121,8 @@ def _moves(found: Evidence, one: Tried) -> Claim:
     null = (float(np.quantile(one.null, 0.025)), float(np.quantile(one.null, 0.975)))
     ablated = one.how == ABLATE
     count = len(found.sets[one.name])
-    what = f"{'Ablating' if ablated else 'Steering by'} {count} {one.name} latent{'s' * (count > 1)}"
+    verb = ("Giving the base's part to" if one.revert else "Ablating") if ablated else "Steering by"
+    what = f"{verb} {count} {one.name} latent{'s' * (count > 1)}"
     shown = bool(value >= 0 and low > 0 and p <= ALPHA)
     where = {"set": one.name, "change": one.how}
     size = f", contributions {one.size_ratio:.2f} times as large" if np.isfinite(one.size_ratio) and ablated else ""

@@ -37,6 +37,7 @@ class Reader:
     site: Site
     of: str
     at: str
+    revert: bool = False
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -57,8 +58,8 @@ class Reader:
         return read_rows(self.dictionary, self.of, value, None if other is None else widen(other)[real]), owner, last
 
     def change(self, study: Study, name: str, latents: Sequence[int], amount: float) -> Intervention:
-        """``ablate`` these latents, or ``steer`` by ``amount`` of each."""
-        how = {"factor": 0.0} if name == ABLATE else {"factor": 1.0, "amount": amount}
+        """``ablate`` these latents (or give them the base's part), or ``steer`` by ``amount`` of each."""
+        how = {"factor": 0.0, "revert": self.revert} if name == ABLATE else {"factor": 1.0, "amount": amount}
         chosen = torch.tensor([int(latent) for latent in latents], dtype=torch.int64)
         edit = Latents(self.site, self.dictionary, chosen, of=self.of, **how)
         return intervention(f"{name} {len(latents)} latents", [edit], study.pair.base)

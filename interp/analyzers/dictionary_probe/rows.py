@@ -64,6 +64,7 @@ class Tried:
     amount: float = 0.0
     sets: list[list[int]] = field(default_factory=list)
     size_ratio: float = NAN
+    revert: bool = False
     plain: NDArray[np.float64] | None = None
     moved: NDArray[np.float64] | None = None
     null: list[float] = field(default_factory=list)
