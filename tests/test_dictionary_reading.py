@@ -64,6 +64,20 @@ def test_a_latent_that_fires_wrongly_scores_less_and_noise_scores_a_half():
     assert np.mean([one.p <= 0.1 for one in made]) <= 0.2
 
 
+def test_firing_that_goes_by_cluster_is_no_evidence():
+    # words by cluster, firing by cluster, and the one knows nothing of the other
+    seen, clusters = [], np.repeat(np.arange(24), 60)
+    for run in range(60):
+        generator = np.random.default_rng(run)
+        topics = generator.dirichlet(np.full(20, 0.3), 24)
+        tokens = np.concatenate([generator.choice(20, 60, p=topic) for topic in topics])
+        where = Texts.of(tokens, np.arange(len(clusters)) // 12, clusters, run)
+        firing = (generator.random(24) < 0.4)[clusters] & (generator.random(len(clusters)) < 0.5)
+        one = labels(active(firing[:, None]), where, [0], draws=39, seed=run)[0]
+        seen += [] if not one.examples else [(one.score <= one.shuffled).mean()]
+    assert np.mean(np.array(seen) <= 0.1) <= 0.2
+
+
 def test_shuffled_firing_is_chance_and_keeps_halves_and_documents_together():
     firing, where = texts()
     generator = np.random.default_rng(5)

@@ -217,6 +217,8 @@ def test_what_cannot_be_compared_is_refused_before_a_model_runs():
     ):  # fmt: skip
         with pytest.raises(OptionError, match=said):
             dataclasses.replace(analyzer(), **options).require()
+    with pytest.raises(OptionError, match="39 at least"):
+        dataclasses.replace(analyzer("crosscoder", dictionary("crosscoder")), draws=38).require()
     with pytest.raises(OptionError, match="crosscoder of two models"):
         analyzer("crosscoder", dictionary("tuned")).require()
     with pytest.raises(OptionError, match="autoencoder of one site"):
@@ -269,10 +271,9 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
     code, out, _ = run(*words)
     again = json.loads(out)
     assert (code, again["cached"], again["run"]) == (0, True, told["run"])
-    # another dictionary of the sham is another question
-    code, out, err = run(*asked(saved, tmp_path / "runs", "--json", **{**beside, "--sham-dictionary": saved / "sae"}))
-    assert code == 0, err
-    assert json.loads(out)["run"] != told["run"]
+    # latents that were not made of the sham would find nothing in it
+    code, _, err = run(*asked(saved, tmp_path / "runs", "--json", **{**beside, "--sham-dictionary": saved / "sae"}))
+    assert (code, "is the one that is compared" in err) == (2, True)
     code, out, err = run(*asked(saved, tmp_path / "runs", "--json"))
     assert code == 0, err
     assert "without a sham no number is claimed" in err

@@ -36,7 +36,7 @@ class ConceptShift(Analyzer):
     """
 
     name: ClassVar[str] = "concept-shift"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     site: str = ""
     concepts: int = 20
@@ -140,7 +140,7 @@ class ConceptShift(Analyzer):
             columns[f"{name}_high"] = (high, "measure", f"upper end of its interval over clusters: {meaning}")
         return columns | {
             "exchange_p": (exchange, "measure", "p that models exchanged by document shift it as far, corrected"),
-            "permuted_p": (permuted, "measure", "p that concepts put onto other documents have a shift as far from the "
+            "permuted_p": (permuted, "measure", "p that concepts put onto other clusters have a shift as far from the "
                            "mean's, corrected"),
             "measured": (np.isfinite(found.size), "flag", "it has tokens enough"),
             "shifted": (np.nan_to_num(exchange, nan=1.0) <= ALPHA, "flag", "it moves more than exchanged models do"),
@@ -156,7 +156,7 @@ class ConceptShift(Analyzer):
         made, measured, paired = [], columns["measured"][0], columns["paired"][0]
         told = (
             ("concepts-shift", "shifted", "concepts move more than exchanging the models does", "models exchanged"),
-            ("concepts-own-way", "own_way", "move otherwise than tokens at large", "concepts put onto other documents"),
+            ("concepts-own-way", "own_way", "move otherwise than tokens at large", "concepts put onto other clusters"),
         )
         for name, column, said, control in told if measured.any() else ():
             flags = columns[column][0][measured]

@@ -72,8 +72,9 @@ class DictionaryDiff(Analyzer):
         if not 2 <= self.thresholds.folds <= FOLDS:
             raise OptionError(f"documents fall into {FOLDS} folds; ask for activity in 2 to {FOLDS}, not "
                               f"{self.thresholds.folds}")  # fmt: skip
-        if self.draws < 19:
-            raise OptionError(f"{self.draws} exchanges can show nothing at 5 %; 19 at least are needed")
+        # a crosscoder's latents have two rows, for which p is doubled
+        if self.draws < (least := 39 if self.way == "crosscoder" else 19):
+            raise OptionError(f"{self.draws} exchanges can show nothing at 5 %; {least} at least are needed")
         if self.sinks and self.sinks <= 1:
             raise OptionError(f"rows above {self.sinks:g} median norms are half of all; use 10, or 0 to keep every row")
         return Site.parse(self.site)

@@ -136,10 +136,14 @@ def _analyzer(path: Path, way: str, site: str | None, options: Mapping[str, Any]
 
 def _require_alike(one: "DictionaryDiff", other: "DictionaryDiff") -> None:
     """Raise OptionError for a sham's dictionary whose counts would be of something else."""
+    if one.digest == other.digest:
+        raise OptionError("the sham's dictionary is the one that is compared: what the tuned model alone has would be "
+                          "sought in the sham by latents not made of it; train one of the sham pair")  # fmt: skip
     for name, ours, theirs in (
         ("way", one.way, other.way), ("site", one.site, other.site),
         ("architecture", one.dictionary.config.architecture, other.dictionary.config.architecture),
         ("number of latents", one.dictionary.config.width, other.dictionary.config.width),
+        ("number of codes", one.dictionary.config.k, other.dictionary.config.k),
     ):  # fmt: skip
         if ours != theirs:
             raise OptionError(f"the sham's dictionary has another {name} ({theirs}, not {ours}); train both alike")

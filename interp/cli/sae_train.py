@@ -77,6 +77,7 @@ def command(
         raise OptionError("a transcoder reads one site and writes --target; name --site once")
     if common.free_norms and "matching_pursuit" in common.architecture:
         raise OptionError("a matching pursuit needs decoder rows of norm 1; leave --free-norms out")
+    _require_used(common)
     from interp.dictionaries import Buffer, together, train
     from interp.dictionaries import Training as Options
 
@@ -111,6 +112,20 @@ def command(
         lines = [f"{common.out}: {len(trained)} trained, {steps} steps"]
         lines += [f"  {name}: {_told(told)}" for name, told in record["dictionaries"].items()]
         common.result(record, "\n".join(lines))
+
+
+def _require_used(common: Training) -> None:
+    """Raise OptionError for an option that no architecture named would follow, and for one named twice."""
+    names = [name.strip() for name in common.architecture.split(",")]
+    if len(set(names)) < len(names):
+        raise OptionError(f"--architecture {common.architecture} names one twice; name every one once")
+    if common.prefixes and "matryoshka" not in names:
+        raise OptionError(f"--prefixes are of matryoshka, and --architecture is {common.architecture}")
+    counted = {"topk", "batchtopk", "matryoshka", "matching_pursuit"}
+    for flag, value in (("--l0", common.l0), ("--sparsity", common.sparsity)):
+        if value is not None and counted.issuperset(names):
+            raise OptionError(f"{flag} is of architectures without k, and --architecture is {common.architecture}; "
+                              "use -k")  # fmt: skip
 
 
 def count(text: str) -> int:

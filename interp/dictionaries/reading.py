@@ -3,7 +3,7 @@
 A label is a short list of token ids, made on one half of the clusters of documents. Its score is the accuracy, on
 examples of the other half, of "this token is in the list" against "the latent is active here": as many active examples
 (spread over quantiles of activation) as quiet ones, so that saying yes always scores a half. Two nulls: labels of other
-latents, and the same latent's label made and scored anew after its firing was put onto other documents' tokens.
+latents, and the same latent's label made and scored anew after its firing was put onto other clusters' tokens.
 """
 
 from __future__ import annotations
@@ -59,19 +59,22 @@ class Texts:
         return cls(tokens, documents, clusters, chosen[clusters])
 
     def shuffled(self, generator: np.random.Generator) -> Int[NDArray[np.int64], " N"]:
-        """For every row another's, of the same half: documents in random order, each turned round by a random step.
+        """For every row another's, of the same half: clusters in random order, each turned round by a random step.
 
-        What stands together mostly stays together, so that firing in bursts is no evidence by itself.
+        What stands together mostly stays together, so that firing in bursts is no evidence by itself, nor is firing
+        that goes by cluster: documents of one are alike.
         """
         found = np.arange(len(self.tokens))
-        starts = np.flatnonzero(np.diff(self.documents, prepend=-1))
-        lengths = np.diff(starts, append=len(self.tokens))
+        ordered = np.argsort(self.clusters, kind="stable")
         for half in (True, False):
-            mine = generator.permutation(np.flatnonzero(self.training[starts] == half))
+            rows = ordered[self.training[ordered] == half]
+            starts = np.flatnonzero(np.diff(self.clusters[rows], prepend=-1))
+            lengths = np.diff(starts, append=len(rows))
+            mine = generator.permutation(len(starts))
             wide = lengths[mine]
             within = np.arange(wide.sum()) - np.repeat(np.cumsum(wide) - wide, wide)
             turned = (within + np.repeat(generator.integers(0, wide), wide)) % np.repeat(wide, wide)
-            found[self.training == half] = np.repeat(starts[mine], wide) + turned
+            found[rows] = rows[np.repeat(starts[mine], wide) + turned]
         return found
 
 

@@ -3,7 +3,7 @@
 Hidden states ``a`` of the base and ``b`` of the tuned model, of the same tokens. Every token has one concept, by the
 base's state; a concept ``u`` is the mean of its states, its shift the mean of ``b - a``, ``u + shift`` the shifted
 concept. What is claimed of a shift is beside two nulls: models exchanged document by document (is there any shift?) and
-concepts put onto other documents' shifts (is it another than every other concept's?).
+concepts put onto other clusters' shifts (is it another than every other concept's?).
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class DictionaryFeatures(Analyzer):
     """
 
     name: ClassVar[str] = "dictionary-features"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     dictionary: Dictionary = field(compare=False)
     digest: str = ""

@@ -97,7 +97,7 @@ def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) ->
         "detection_high": (numbers("high"), "measure", "upper end of its interval"),
         "others": (null("others", np.mean), "measure", "mean accuracy of other latents' labels on the same tokens"),
         "others_high": (null("others", most), "measure", "their 95 % quantile"),
-        "shuffled": (null("shuffled", np.mean), "measure", "mean accuracy where firing is put onto other documents"),
+        "shuffled": (null("shuffled", np.mean), "measure", "mean accuracy where firing is put onto other clusters"),
         "shuffled_high": (null("shuffled", most), "measure", "its 95 % quantile"),
         "p": (numbers("p"), "measure", "the larger p of both nulls"),
         "p_adjusted": (corrected, "measure", "p, corrected for all latents (Benjamini-Hochberg)"),
