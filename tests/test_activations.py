@@ -419,3 +419,20 @@ def test_windows_do_not_keep_the_file_in_memory(pair, tmp_path):
     chunks = Activations(pair, (SITE,), Documents(path), Reading(window=3)).chunks()
     assert isinstance(chunks, types.GeneratorType)
     assert len(next(chunks)[0]) == 9
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--prefixes", "4,16"], "of matryoshka"), (["--l0", "4"], "without k"), (["--sparsity", "1"], "without k"),
+        (["--architecture", "topk,topk"], "twice"),
+    ],
+)  # fmt: skip
+def test_options_of_a_training_that_nothing_follows_are_refused(more, said, tmp_path, run):
+    out = tmp_path / "sae"
+    code, _, err = run(
+        "sae", "train", "organism:refusal/planted", "--site", "blocks.1.hook_resid_post", "--data", "x", "--out", out,
+        *more,
+    )  # fmt: skip
+    assert (code, said in err, err.count("\n")) == (2, True, 1)
+    assert not list(tmp_path.glob("sae*"))

@@ -64,10 +64,10 @@ def find(found: Evidence) -> Findings:
                     all(verdict.values()), limits)  # fmt: skip
 
 
-def _seen(null: list[float] | np.ndarray, unit: str) -> str:
-    least = smallest_effect(null)
+def _seen(null: list[float] | np.ndarray, unit: str, level: float = ALPHA, of: str = "random sets") -> str:
+    least = smallest_effect(null, level)
     return f" The smallest that could have been seen is {unit.format(least)}." if np.isfinite(least) else (
-        f" {len(null)} random sets can show nothing; 19 at least are needed."
+        f" {len(null)} {of} can show nothing; {int(np.ceil(1 / level - 1e-9)) - 1} at least are needed."
     )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def _predicts(found: Evidence, k: int) -> Claim:
         f"predicts-{k}",
         f"{k} latent{'s' * (k > 1)} tell{'s' * (k == 1)} the classes apart with a held-out AUC of {one.auc:.3f} "
         f"(permuted labels {null[0]:.3f} to {null[1]:.3f}, {'; '.join(beside)})."
-        + ("" if shown else _seen(one.null, "an AUC above {:.3f}")),
+        + ("" if shown else _seen(one.null, "an AUC above {:.3f}", level, "permutations")),
         one.auc, one.low, one.high, f"{len(one.null)} permutations of labels, each choosing among all latents",
         one.null.mean(), *null, one.p, 0.5, "at least", shown,
         {"table": "", "statistic": "mean", "column": "auc", "where": where,
