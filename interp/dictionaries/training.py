@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -29,7 +30,7 @@ from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.files import CONFIG, WEIGHTS, save
 from interp.dictionaries.learner import Learner
 from interp.dictionaries.options import Training
-from interp.errors import DictionaryError, OptionError
+from interp.errors import DictionaryError, InterpError, OptionError
 
 CENTRE_ROWS = 100_000
 """Rows of which the mean is taken before the first step, where there are as many."""
@@ -119,6 +120,11 @@ def train(
             _finish(part, folder, learners, single, told)
     except OSError as error:
         raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error
+    except InterpError:
+        # refused before there was anything to go on from: only an empty folder can be removed so
+        with suppress(OSError):
+            part.rmdir()
+        raise
     together.wait()
     return {learner.name: learner.dictionary for learner in learners}
 
