@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import Common, takes
-from interp.errors import OptionError
+from interp.errors import OptionError, PromptError
 
 if TYPE_CHECKING:
     from interp.dictionaries import Job
@@ -33,7 +33,9 @@ class Training(Common):
     base: Annotated[str | None, typer.Option(metavar="BASE", help="What the model was tuned from.")] = None
     of: Annotated[str, typer.Option(metavar="NAME", help="tuned, base, both (a crosscoder), difference.")] = "tuned"
     target: Annotated[str | None, typer.Option(metavar="SITE", help="Reconstruct this site (a transcoder).")] = None
-    column: Annotated[str | None, typer.Option(metavar="NAME", help="Of the file: text, or messages.")] = None
+    column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the file.  [default: messages, else text, else prompt]")
+    ] = None
     keep: Annotated[str | None, typer.Option(metavar="ROLE,...", help="Only tokens of text, system, user, ...")] = None
     no_special: Annotated[bool, typer.Option("--no-special", help="Leave special tokens out.")] = False
     pack: Annotated[bool, typer.Option("--pack", help="Documents end to end in blocks, not each alone.")] = False
@@ -141,6 +143,9 @@ def _source(common: Training, model: str) -> tuple[Any, Any]:
 
     sites = tuple(map(Site.parse, [*common.site, *([common.target] if common.target else [])]))
     documents = Documents(common.data, common.column)
+    first = next((document for _, document in documents.read()), None)
+    if first is None:
+        raise PromptError(f"{common.data} holds no documents; write one a line or row")
     reading = Reading(
         of=common.of, context=common.context, pack=common.pack, special=not common.no_special, sinks=common.sinks,
         keep=tuple(common.keep.split(",")) if common.keep else tuple(TURNS), batch_size=common.batch_size,
@@ -149,6 +154,11 @@ def _source(common: Training, model: str) -> tuple[Any, Any]:
     pair = Pair.load(model, common.base, device=common.device, dtype=common.dtype)
     for note in pair.notes:
         common.remark(f"note: {note}")
+    if isinstance(first, str) and pair.tokenizer.chat_template:
+        common.remark(
+            f"note: {common.data} is read as plain text, and the other sae commands put prompts into the model's chat "
+            "template, which this training does not see; for chats give a column messages"
+        )
     return Activations(pair, sites, documents, reading, rank=together.rank(), world=together.world()), device
 
 
