@@ -1,6 +1,7 @@
 """``interp sae train``: sparse dictionaries of a model's activations, or of a base's and its tune's."""
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,6 +92,11 @@ def command(
     with together.joined(common.device):
         source, device = _source(common, model)
         jobs = _jobs(common, source, device)
+        if hasattr(source, "documents") and source.pair.tokenizer.chat_template and _plain(source.documents):
+            common.remark(
+                f"note: {common.data} is read as plain text, and other sae commands put prompts into the model's chat "
+                "template, which this training does not see; for chats give a column messages"
+            )
         buffer = Buffer(source, common.buffer, seed=common.seed, device=device)
         about = {"model": model, "base": common.base, "of": common.of, "target": common.target}
         only = next(iter(jobs.values())) if len(jobs) == 1 else None
@@ -127,6 +133,11 @@ def count(text: str) -> int:
     return round(found)
 
 
+def _plain(documents: Any) -> bool:
+    """Whether a file's first document is text rather than a conversation."""
+    return any(isinstance(document, str) for _, document in islice(documents.read(), 1))
+
+
 def _source(common: Training, model: str) -> tuple[Any, Any]:
     """Where rows come from, and the device on which dictionaries are trained."""
     from interp.dictionaries import together
@@ -143,8 +154,7 @@ def _source(common: Training, model: str) -> tuple[Any, Any]:
 
     sites = tuple(map(Site.parse, [*common.site, *([common.target] if common.target else [])]))
     documents = Documents(common.data, common.column)
-    first = next((document for _, document in documents.read()), None)
-    if first is None:
+    if next(documents.read(), None) is None:
         raise PromptError(f"{common.data} holds no documents; write one a line or row")
     reading = Reading(
         of=common.of, context=common.context, pack=common.pack, special=not common.no_special, sinks=common.sinks,
@@ -154,11 +164,6 @@ def _source(common: Training, model: str) -> tuple[Any, Any]:
     pair = Pair.load(model, common.base, device=common.device, dtype=common.dtype)
     for note in pair.notes:
         common.remark(f"note: {note}")
-    if isinstance(first, str) and pair.tokenizer.chat_template:
-        common.remark(
-            f"note: {common.data} is read as plain text, and the other sae commands put prompts into the model's chat "
-            "template, which this training does not see; for chats give a column messages"
-        )
     return Activations(pair, sites, documents, reading, rank=together.rank(), world=together.world()), device
 
 
