@@ -1,13 +1,14 @@
 """``interp sae train``: sparse dictionaries of a model's activations, or of a base's and its tune's."""
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from interp.cli.common import Common, takes
-from interp.errors import OptionError
+from interp.errors import OptionError, PromptError
 
 if TYPE_CHECKING:
     from interp.dictionaries import Job
@@ -33,7 +34,9 @@ class Training(Common):
     base: Annotated[str | None, typer.Option(metavar="BASE", help="What the model was tuned from.")] = None
     of: Annotated[str, typer.Option(metavar="NAME", help="tuned, base, both (a crosscoder), difference.")] = "tuned"
     target: Annotated[str | None, typer.Option(metavar="SITE", help="Reconstruct this site (a transcoder).")] = None
-    column: Annotated[str | None, typer.Option(metavar="NAME", help="Of the file: text, or messages.")] = None
+    column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the file.  [default: messages, else text, else prompt]")
+    ] = None
     keep: Annotated[str | None, typer.Option(metavar="ROLE,...", help="Only tokens of text, system, user, ...")] = None
     no_special: Annotated[bool, typer.Option("--no-special", help="Leave special tokens out.")] = False
     pack: Annotated[bool, typer.Option("--pack", help="Documents end to end in blocks, not each alone.")] = False
@@ -90,6 +93,11 @@ def command(
     with together.joined(common.device):
         source, device = _source(common, model)
         jobs = _jobs(common, source, device)
+        if hasattr(source, "documents") and source.pair.tokenizer.chat_template and _plain(source.documents):
+            common.remark(
+                f"note: {common.data} is read as plain text, and other sae commands put prompts into the model's chat "
+                "template, which this training does not see; for chats give a column messages"
+            )
         buffer = Buffer(source, common.buffer, seed=common.seed, device=device)
         about = {"model": model, "base": common.base, "of": common.of, "target": common.target}
         only = next(iter(jobs.values())) if len(jobs) == 1 else None
@@ -140,6 +148,11 @@ def count(text: str) -> int:
     return round(found)
 
 
+def _plain(documents: Any) -> bool:
+    """Whether a file's first document is text rather than a conversation."""
+    return any(isinstance(document, str) for _, document in islice(documents.read(), 1))
+
+
 def _source(common: Training, model: str) -> tuple[Any, Any]:
     """Where rows come from, and the device on which dictionaries are trained."""
     from interp.dictionaries import together
@@ -156,6 +169,8 @@ def _source(common: Training, model: str) -> tuple[Any, Any]:
 
     sites = tuple(map(Site.parse, [*common.site, *([common.target] if common.target else [])]))
     documents = Documents(common.data, common.column)
+    if next(documents.read(), None) is None:
+        raise PromptError(f"{common.data} holds no documents; write one a line or row")
     reading = Reading(
         of=common.of, context=common.context, pack=common.pack, special=not common.no_special, sinks=common.sinks,
         keep=tuple(common.keep.split(",")) if common.keep else tuple(TURNS), batch_size=common.batch_size,

@@ -185,7 +185,8 @@ class Activations:
                 yield start, after, encoded
             start = after
         if not seen:
-            raise PromptError(f"{self.documents.path} holds no documents for part {self.rank + 1} of {self.world}")
+            part = f" for part {self.rank + 1} of {self.world}" if self.world > 1 else ""
+            raise PromptError(f"{self.documents.path} holds no documents{part}; write one a line or row")
 
     def _encoded(self, number: int, document: Any, special: frozenset[int]) -> Encoded:
         try:

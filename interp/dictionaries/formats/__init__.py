@@ -46,7 +46,8 @@ def detect(path: str | os.PathLike) -> str:
         raise DictionaryError(f"{path} holds files of {' and '.join(found)}; keep one of them")
     inside = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
     if inside := [p.name for p in inside if any(each.holds(p) for each in FORMATS.values())]:
-        raise DictionaryError(f"{path} holds {len(inside)} dictionaries ({', '.join(inside[:4])}...); give one of them")
+        named = ", ".join(inside[:4]) + (", ..." if len(inside) > 4 else "")
+        raise DictionaryError(f"{path} holds {len(inside)} dictionaries ({named}); give one of them")
     has = ", ".join(sorted(p.name for p in path.iterdir())[:6]) if path.is_dir() else path.name
     kinds = "; ".join(f"{each.name}: {each.files}" for each in FORMATS.values())
     raise DictionaryError(f"{path} is of no known format (it has {has or 'nothing'}). Known are {kinds}")
