@@ -188,11 +188,15 @@ class Learner:
 
     @torch.no_grad()
     def progress(self, loss: Loss, x: Float[Tensor, "N D"], y: Float[Tensor, "N O"] | None) -> dict[str, float]:
-        """Loss and its parts, L0, explained variance and dead share of a batch; DictionaryError where not finite."""
+        """Loss and its parts, and as in use L0, explained variance, dead share; DictionaryError where not finite."""
         inside, undo = self.dictionary.normalised(x)
         target = inside if y is None else (y - undo[0]) / undo[1]
-        left, spread = (target - loss.found.output).square().sum(), (target - target.mean(0)).square().sum()
-        codes, total = loss.found.codes, torch.tensor(float(len(x)), device=x.device)
+        found = loss.found
+        if self.dictionary.config.architecture in BY_BATCH and not bool(self.dictionary.threshold.isnan()):
+            # a batch has k codes per row by construction; what counts is what the threshold lets through
+            found = self.dictionary.raw(inside)
+        left, spread = (target - found.output).square().sum(), (target - target.mean(0)).square().sum()
+        codes, total = found.codes, torch.tensor(float(len(x)), device=x.device)
         l0 = (codes.values != 0).sum().float()
         sums = torch.stack([loss.total, loss.reconstruction, loss.sparsity, loss.auxiliary]).float()
         together.mean_([sums])

@@ -28,7 +28,8 @@ class Training:
     ``auxiliary_count`` largest dead latents reconstruct what is left; ``rescue``: of dead latents' distance to
     their threshold, for architectures without ``k``. ``clip``: largest norm of a gradient, 0 for any. ``unit``:
     decoder rows keep norm 1, their gradients' parallel part is removed. ``precision``: of the encoder's product;
-    weights and everything else are float32. ``threshold_rate``: of the running mean of the smallest kept value.
+    weights and everything else are float32. ``threshold_rate``: of the running mean of the smallest kept value,
+    by default 0.01, and more in fewer than 2,000 steps, so that it is of the last twentieth.
     ``centre``: the decoder's bias begins at the mean of the targets.
     """
 
@@ -49,7 +50,7 @@ class Training:
     clip: float = 1.0
     unit: bool | None = None
     precision: str = "float32"
-    threshold_rate: float = 0.01
+    threshold_rate: float | None = None
     centre: bool = True
     checkpoint_every: int = 1000
     log_every: int = 100
@@ -73,7 +74,7 @@ class Training:
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise OptionError(f"{name} must be a number of at least 0, not {value}")
         for name in ("decay", "threshold_rate"):
-            if not 0 <= getattr(self, name) <= 1:
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
         if self.dead_after is not None and self.dead_after < 1:
             raise OptionError(f"a latent cannot be dead after {self.dead_after} rows; give at least 1")
@@ -89,6 +90,7 @@ class Training:
             "warm_up": min(1000, self.steps // 20),
             "sparsity": 0.0 if config.architecture in BY_COUNT else 1e-2 if self.steers(config) else 1.0,
             "sparsity_warm_up": min(5000, self.steps // 10),
+            "threshold_rate": min(1.0, max(0.01, 20 / self.steps)),
             "dead_after": min(10_000_000, max(self.batch * world, rows // 10)),
             # over models norms say whose a latent is, and ranking by norm needs free ones
             "unit": config.models == 1 and config.rank_by == "value",

@@ -128,9 +128,9 @@ def _moves(found: Evidence, one: Tried) -> Claim:
     size = f", contributions {one.size_ratio:.2f} times as large" if np.isfinite(one.size_ratio) and ablated else ""
     return Claim(
         f"{'ablation-lowers' if ablated else 'steering-raises'}-{one.name}",
-        f"{what} {'lowers' if ablated else 'raises'} {words.number} of "
-        f"{'positive' if ablated else 'negative'} prompts by {value:.2f} {words.unit} ({len(one.null)} random sets: "
-        f"{null[0]:.2f} to {null[1]:.2f})." + ("" if shown else _seen(one.null, f"above {{:.2f}} {words.unit}")),
+        f"{what} {'lowers' if ablated == (value >= 0) else 'raises'} {words.number} "
+        f"of {'positive' if ablated else 'negative'} prompts by {abs(value):.2f} {words.unit} "
+        f"({len(one.null)} random sets: {null[0]:.2f} to {null[1]:.2f})." + ("" if shown else _seen(one.null, f"above {{:.2f}} {words.unit}")),
         value, low, high,
         f"{len(one.null)} random sets of latents that fire as often" + (size if ablated else ", pushed as far"),
         float(np.mean(one.null)), *null, p, 0.0, "at least", shown,
@@ -156,7 +156,7 @@ def _returns(found: Evidence, one: Tried) -> list[Claim]:
         f"answers-equal-base-{one.name}",
         f"Of {int(changed.sum())} answers in which tuning shows, {value:.1%} become the base's, token for token, and "
         f"{lost:.1%} lose the behaviour (the base's answers under random sets: {null[0]:.1%} to {null[1]:.1%})."
-        + ("" if shown else _seen(drawn, "{:.1%} of the base's answers, and at least " + f"{EFFECT:.0%} are asked")),
+        + ("" if shown else f" At least {EFFECT:.0%} are asked, and more than random sets give."),
         value, low, high,
         f"{len(drawn)} random sets on {len(one.rows)} prompts, where these give {observed:.1%}", float(drawn.mean()),
         *null, p, EFFECT, "at least", shown,
