@@ -130,7 +130,8 @@ def _moves(found: Evidence, one: Tried) -> Claim:
         f"{'ablation-lowers' if ablated else 'steering-raises'}-{one.name}",
         f"{what} {'lowers' if ablated == (value >= 0) else 'raises'} {words.number} "
         f"of {'positive' if ablated else 'negative'} prompts by {abs(value):.2f} {words.unit} "
-        f"({len(one.null)} random sets: {null[0]:.2f} to {null[1]:.2f})." + ("" if shown else _seen(one.null, f"above {{:.2f}} {words.unit}")),
+        f"({len(one.null)} random sets: {null[0]:.2f} to {null[1]:.2f})."
+        + ("" if shown else _seen(one.null, f"above {{:.2f}} {words.unit}")),
         value, low, high,
         f"{len(one.null)} random sets of latents that fire as often" + (size if ablated else ", pushed as far"),
         float(np.mean(one.null)), *null, p, 0.0, "at least", shown,
