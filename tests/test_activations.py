@@ -389,7 +389,8 @@ def test_the_command_trains_a_crosscoder_and_says_what_it_read(run, written, tmp
     code, out, _ = run(*arguments(data, tmp_path / "cc", "--of", "both", "--architecture", "batchtopk", "--json"))
     assert code == 0
     told = json.loads(out)
-    assert told["dictionaries"]["dictionary"]["l0"] == pytest.approx(4, abs=0.1)
+    # of a batch as the threshold lets codes through, not the k that training kept
+    assert told["dictionaries"]["dictionary"]["l0"] == pytest.approx(4, abs=1)
     assert told["read"]["kept"]["text"] > 100
     dictionary, about = load(tmp_path / "cc")
     assert (dictionary.config.models, dictionary.config.architecture) == (2, "batchtopk")
