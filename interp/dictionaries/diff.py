@@ -102,7 +102,9 @@ def compare(
     made = [_claim(columns, *asked, live, sham) for asked in (sides | {"changed": CHANGED}).items()]
     counts = {kind: int(((named == kind) & claimed).sum()) for kind in CLASSES}
     summary = {
-        "sentence": "Both models' rows are equal, bit for bit. " * exact + " ".join(c.sentence for c in made),
+        "sentence": "Both models' rows are equal, bit for bit. " * exact + " ".join(c.sentence for c in made)
+        + f" {len(named) - live} of {len(named)} latents are active too seldom to say anything, "
+        f"{int((named == 'unclear').sum())} are unclear.",
         "way": way, "latents": len(named), "live": live, "claimed": counts, "identical": bool(exact),
         "classes": {kind: int((named == kind).sum()) for kind in CLASSES},
         "shown": any(claim.shown for claim in made), "thresholds": asdict(limits), **more,
