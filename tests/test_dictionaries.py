@@ -221,6 +221,16 @@ class TestDeadLatents:
             dictionary.b_dec.mul_(7)
         assert auxiliary_loss(dictionary, 7 * x, 7 * error, dead, 4).item() == pytest.approx(loss.item())
 
+    def test_its_coefficient_means_the_same_by_every_convention(self, x):
+        dead = torch.arange(F) < 6
+        shares = []
+        for name in ("sum", "mean", "fraction"):
+            dictionary = made("topk", loss=name)
+            loss = training_loss(dictionary, x, dead=dead, auxiliary=0.5)
+            shares.append(loss.auxiliary.item() / loss.reconstruction.item())
+        assert shares == pytest.approx([shares[0]] * 3)
+        assert shares[0] > 0
+
     def test_revives_what_plain_training_leaves_dead(self):
         """Intervention: latents too weak to be among the largest come back with AuxK far more often than without."""
         data = torch.randn(512, D, generator=torch.Generator().manual_seed(7))

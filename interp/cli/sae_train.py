@@ -52,6 +52,7 @@ class Training(Common):
     ] = False
     warm_up: Annotated[int | None, typer.Option(metavar="N", min=0, help="Steps of rising learning rate.")] = None
     dead_after: Annotated[int | None, typer.Option(metavar="N", min=1, help="Tokens until a latent is dead.")] = None
+    auxiliary: Annotated[float, typer.Option(metavar="X", help="Coefficient of AuxK for dead latents.")] = 1 / 32
     buffer: Annotated[int | None, typer.Option(metavar="N", min=2, help="Tokens that are mixed.")] = None
     precision: Annotated[str, typer.Option(metavar="NAME", help="float32, or bfloat16 for the encoder.")] = "float32"
     checkpoint_every: Annotated[int, typer.Option(metavar="N", min=1, help="Steps.")] = 1000
@@ -87,7 +88,7 @@ def command(
     options = Options(
         steps=steps, batch=common.batch, learning_rate=common.learning_rate, sparsity=common.sparsity,
         target_l0=common.l0, warm_up=common.warm_up, dead_after=common.dead_after, precision=common.precision,
-        unit=False if common.free_norms else None,
+        auxiliary=common.auxiliary, unit=False if common.free_norms else None,
         checkpoint_every=common.checkpoint_every, log_every=min(100, max(1, steps // 10)), seed=common.seed,
     )  # fmt: skip
     with together.joined(common.device):
@@ -134,6 +135,8 @@ def _require_used(common: Training) -> None:
         if value is not None and counted.issuperset(names):
             raise OptionError(f"{flag} is of architectures without k, and --architecture is {common.architecture}; "
                               "use -k")  # fmt: skip
+    if common.auxiliary != 1 / 32 and not counted.intersection(names) - {"matching_pursuit"}:
+        raise OptionError(f"--auxiliary is of topk, batchtopk and matryoshka, not of {common.architecture}")
 
 
 def count(text: str) -> int:

@@ -137,7 +137,8 @@ def training_loss(
     """Everything that a step minimises, of normalised inputs and targets (the inputs where ``y`` is left out).
 
     ``sparsity``: coefficient of the configured sparsity. ``dead``: latents that have not been active for long; their
-    AuxK loss counts ``auxiliary`` times, with ``auxiliary_count`` of them per input (half the input width by default).
+    AuxK loss counts ``auxiliary`` times, in units of what reconstructing the mean would cost by the configured
+    convention (1 of ``fraction``), with ``auxiliary_count`` of them per input (half the input width by default).
     """
     config, y = dictionary.config, x if y is None else y
     found = dictionary.raw(x, training=True)
@@ -153,7 +154,9 @@ def training_loss(
     thin = sparsity * sparsity_loss(dictionary, found, target_l0) if sparsity else x.new_zeros(())
     extra = x.new_zeros(())
     if dead is not None and auxiliary and config.architecture in SPARSE:
-        extra = auxiliary * auxiliary_loss(dictionary, x, error, dead, auxiliary_count or max(1, config.inputs // 2))
+        most = reconstruction_loss(y - y.mean(0), y, config.loss, config.models)
+        share = auxiliary_loss(dictionary, x, error, dead, auxiliary_count or max(1, config.inputs // 2))
+        extra = auxiliary * most.detach() * share
     return Loss(main + thin + extra, main.detach(), thin.detach(), extra.detach(), found)
 
 

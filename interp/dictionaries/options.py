@@ -25,11 +25,11 @@ class Training:
     ``target_l0``: mean codes per input that architectures without ``k`` are steered to, by a coefficient that
     begins at ``sparsity`` and follows the L0 (of the convention ``target``: what stands in its loss).
     ``dead_after``: a latent that was not active for so many rows is dead. ``auxiliary``: coefficient of AuxK, whose
-    ``auxiliary_count`` largest dead latents reconstruct what is left; ``rescue``: of dead latents' distance to
-    their threshold, for architectures without ``k``. ``clip``: largest norm of a gradient, 0 for any. ``unit``:
-    decoder rows keep norm 1, their gradients' parallel part is removed. ``precision``: of the encoder's product;
-    weights and everything else are float32. ``threshold_rate``: of the running mean of the smallest kept value,
-    by default 0.01, and more in fewer than 2,000 steps, so that it is of the last twentieth.
+    ``auxiliary_count`` largest dead latents reconstruct what is left, in units of the loss of the mean; ``rescue``: of
+    dead latents' distance to their threshold, for architectures without ``k``. ``clip``: largest norm of a gradient, 0
+    for any. ``unit``: decoder rows keep norm 1, their gradients' parallel part is removed. ``precision``: of the
+    encoder's product; weights and everything else are float32. ``threshold_rate``: of the running mean of the smallest
+    kept value, by default 0.01, and more in fewer than 2,000 steps, so that it is of the last twentieth.
     ``centre``: the decoder's bias begins at the mean of the targets.
     """
 
