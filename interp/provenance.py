@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from functools import cache
@@ -203,8 +203,24 @@ def directory_digest(directory: str | os.PathLike, patterns: Iterable[str] = ("*
     return digest({name: file_digest(os.path.join(directory, name)) for name in names})
 
 
+_COMMAND: list[str] = []
+_NOT_THE_RESULT = {"--store": 2, "--json": 1, "--quiet": 1, "--debug": 1}
+"""Options that decide where and how a command answers, not what: with their values, how many words."""
+
+
+def commanded(words: Sequence[str]) -> None:
+    """Keep the words of the command that this process runs, without where it stores and how it prints: see below."""
+    kept, words = [], list(words)
+    while words:
+        taken = _NOT_THE_RESULT.get(words[0]) or int(words[0].startswith("--store="))
+        if not taken:
+            kept.append(words[0])
+        words = words[taken or 1 :]
+    _COMMAND[:] = kept
+
+
 def environment() -> dict[str, JSON]:
-    """Versions of Python, the platform and the libraries, and the commit when run from a checkout: for ``context``."""
+    """Versions of Python, the platform and the libraries, the commit of a checkout, the command: for ``context``."""
     found = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -214,6 +230,8 @@ def environment() -> dict[str, JSON]:
     root = Path(__file__).resolve().parent.parent
     if commit := _commit(root):
         found["commit"] = commit
+    if _COMMAND:
+        found["command"] = list(_COMMAND)
     return found
 
 

@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from typing import Annotated
 
@@ -157,8 +158,24 @@ def _run(arguments: list[str], debug: bool) -> None:
     group = _group(
         "What did fine-tuning change inside this model, where, and does it matter?", everything, options=_options
     )
-    with group.make_context("interp", arguments) as context:
+    with group.make_context("interp", arguments) as context, _kept_as_context(arguments, everything):
         group.invoke(context)
+
+
+@contextmanager
+def _kept_as_context(arguments: Sequence[str], commands: Mapping[str, str]) -> Iterator[None]:
+    """Let runs that are made meanwhile say which command made them."""
+    if arguments[0] not in commands:
+        yield
+        return
+    # here, because `interp --help` need not wait for it
+    from interp.provenance import commanded
+
+    commanded(arguments)
+    try:
+        yield
+    finally:
+        commanded([])
 
 
 def _hush() -> None:

@@ -1,26 +1,21 @@
 """One self-contained HTML page from stored runs: no network, no other file, and no text that becomes markup.
 
-Everything that comes from a table is escaped. A content security policy backs that up: the page may load nothing,
-and the only scripts that may run are the two that are named in it by their hashes, plotly.js and the page's own.
+Everything that comes from a table is escaped; ``shell`` says what backs that up.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
 
-from plotly.offline import get_plotlyjs
-
 from interp.claims import to_table
-from interp.errors import StoreError
 from interp.figures import FIGURES, plot
 from interp.report import sections
 from interp.report.facts import facts
 from interp.report.features import features_list
-from interp.report.text import escaped, json_text, script_hash
+from interp.report.shell import document, footer, write_text
+from interp.report.text import escaped, json_text
 from interp.table import Table
 
 HEADINGS = {
@@ -70,30 +65,11 @@ def write_page(path: str | os.PathLike, tables: Sequence[Table], title: str) -> 
 
     The page appears whole or not at all; ``StoreError`` when it cannot be written there.
     """
-    path = Path(path)
-    text = page(tables, title)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        try:
-            with open(draft, "x", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write the page {path}: {error.strerror or error}") from error
-    return path
+    return write_text(Path(path), page(tables, title))
 
 
 def page(tables: Sequence[Table], title: str) -> str:
     """The page as text."""
-    plotly, script, style = get_plotlyjs(), _resource("page.js"), _resource("page.css")
-    policy = (
-        f"default-src 'none'; script-src {script_hash(plotly)} {script_hash(script)}; style-src 'unsafe-inline'; "
-        "img-src data: blob:; base-uri 'none'; form-action 'none'"
-    )
     # A verifying run answers the question, so its sentence comes first.
     runs = sorted(tables, key=lambda table: "claims" not in table.tables)
     found = sections.claims_of(runs)
@@ -107,30 +83,14 @@ def page(tables: Sequence[Table], title: str) -> str:
     body += _parts(runs)
     body.append(_section("What this does not show", sections.limits(runs, found)))
     body.append(_section("What was compared", facts(runs)))
-    size = round(len(plotly) / 1e6, 1)
-    body.append(
-        "<footer>Made by interp. This page is complete in itself: it loads nothing, and carries its own copy of "
-        f"plotly.js ({size} MB).</footer>"
-    )
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{escaped(policy)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escaped(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
-        + f"\n</main>\n<script>{plotly}</script>\n<script>{script}</script>\n</body>\n</html>\n"
-    )
+    body.append(f"<footer>{footer()}</footer>")
+    return document(title, "\n".join(body))
 
 
 def _pair(runs: Sequence[Table]) -> str:
     made = next((run.provenance for run in runs if run.provenance), None)
     names = [made.context.get(role) for role in ("base", "tuned")] if made else []
     return f'<p class="pair">{escaped(" → ".join(name for name in names if name))}</p>' if any(names) else ""
-
-
-def _resource(name: str) -> str:
-    return (files("interp.report") / name).read_text(encoding="utf-8")
 
 
 def _section(heading: str, content: str) -> str:

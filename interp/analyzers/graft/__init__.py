@@ -53,7 +53,7 @@ class Graft(Analyzer):
     """
 
     name: ClassVar[str] = "graft"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     held_out: PromptSet | None = None
     other: PromptSet | None = None

@@ -126,7 +126,8 @@ class Findings:
             "random-fails",
             f"Random masks of as many weights, with the learned mask's count in every parameter, keep {value:.1%} of "
             f"the gain on average (of {len(self.null)} the best {self.null.max():.1%}).",
-            value, low, high, "none; the interval is over draws", NAN, NAN, NAN, NAN,
+            value, low, high, "the learned mask, as many; the interval is over draws", self.kept_gain("learned"),
+            NAN, NAN, NAN,
             CHANCE, "at most", bool(self.better and high <= CHANCE),
             {"table": "random", "statistic": "mean", "column": "kept_gain", "where": {"kind": "matched"}},
         )  # fmt: skip

@@ -45,7 +45,7 @@ class IntruderScaling(Analyzer):
     """
 
     name: ClassVar[str] = "intruder-scaling"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None

@@ -53,7 +53,7 @@ def _beside_the_update(study: Study, found: Mapping[tuple[str, float], Measured]
             "beats-the-update",
             f"Beside the whole update scaled by {scale:g}, which keeps the task at {other.metric.mean():.3g} ("
             f"intruders by {at:g}: {mine.metric.mean():.3g}), the loss on plain text is {value:+.3f} nats per token.",
-            value, low, high, "the whole update, at the scale that keeps the task as well or barely better", NAN, NAN,
+            value, low, high, "the whole update, at the scale that keeps the task as well or barely better", 0, NAN,
             NAN, NAN, 0, "at most", bool(value < 0 and high < 0),
             _difference("intruder", at, "update", scale),
         )
