@@ -30,6 +30,8 @@ COMMANDS = {
     "graft": "how few of a tune's weights, put into the base, do what it learned",
     "agree": "do stored runs of one pair put what tuning did into the same places",
     "stitch": "do the few weights of several tunes, put into one base, do all their tasks",
+    "report": "one page over stored runs, with a file of its claims that can be checked",
+    "verify": "check a report: every claim measured again from the stored tables",
     "ls": "list the stored runs",
     "show": "show one stored run: what it was made from, what it found",
     "sql": "query the stored tables",

@@ -78,11 +78,11 @@ def page(tables: Sequence[Table], title: str) -> str:
     )
     body = [f"<header><h1>{escaped(title)}</h1>{_pair(runs)}{sentences}</header>"]
     if found:
-        drawn = _figure(to_table(found))
-        body.append(_section("What was claimed, and what was shown", sections.claims_table(found) + drawn))
-    body += _parts(runs)
-    body.append(_section("What this does not show", sections.limits(runs, found)))
-    body.append(_section("What was compared", facts(runs)))
+        drawn = figure_of(to_table(found))
+        body.append(section("What was claimed, and what was shown", sections.claims_table(found) + drawn))
+    body += [section(heading, content) for heading, content in parts_of(runs)]
+    body.append(section("What this does not show", sections.limits(runs, found)))
+    body.append(section("What was compared", facts(runs)))
     body.append(f"<footer>{footer()}</footer>")
     return document(title, "\n".join(body))
 
@@ -93,27 +93,31 @@ def _pair(runs: Sequence[Table]) -> str:
     return f'<p class="pair">{escaped(" → ".join(name for name in names if name))}</p>' if any(names) else ""
 
 
-def _section(heading: str, content: str) -> str:
-    return f"<section><h2>{escaped(heading)}</h2>\n{content}</section>"
+def section(heading: str, content: str, anchor: str = "") -> str:
+    """A section of a page; ``content`` is HTML, and so is ``anchor``, its id."""
+    mark = f' id="{anchor}"' if anchor else ""
+    return f"<section{mark}><h2>{escaped(heading)}</h2>\n{content}</section>"
 
 
-def _parts(runs: Sequence[Table]) -> Iterator[str]:
+def parts_of(runs: Sequence[Table]) -> Iterator[tuple[str, str]]:
+    """Heading and HTML of every kind of table that these runs have and that can be drawn."""
     every = [part for run in runs for part in (run, *run.tables.values()) if len(part)]
     for kind, heading in HEADINGS.items():
         parts = [part for part in every if part.kind == kind]
         if parts:
-            draw = _DRAWN.get(kind, _figure)
-            yield _section(heading, "\n".join(draw(part) for part in parts))
+            draw = _DRAWN.get(kind, figure_of)
+            yield heading, "\n".join(draw(part) for part in parts)
     for part in every:
         if part.kind in FIGURES and part.kind not in (*HEADINGS, "claims"):
-            yield _section(part.kind, _figure(part))
+            yield part.kind, figure_of(part)
 
 
 def _features(table: Table) -> str:
-    return _figure(table) + features_list(table)
+    return figure_of(table) + features_list(table)
 
 
-def _figure(table: Table) -> str:
+def figure_of(table: Table) -> str:
+    """A table's figure as HTML, drawn by the page's script."""
     figure = plot(table)
     title, caption, height = figure.layout.title.text, figure.layout.meta["caption"], figure.layout.height
     # The page has the title in its own text, which wraps on narrow screens; plotly has unescaped neither.

@@ -93,14 +93,24 @@ def _context(row: Mapping[str, Any], strength: float) -> str:
 
 
 def limits(tables: Sequence[Table], claims: Sequence[Claim]) -> str:
-    """What the page does not show: claims that failed, limits that the analyzers state, and what is always so."""
+    """``limit_lines`` as a list."""
+    return f"<ul>{''.join(f'<li>{escaped(line)}</li>' for line in limit_lines(tables, claims))}</ul>"
+
+
+def limit_lines(tables: Sequence[Table], claims: Sequence[Claim]) -> list[str]:
+    """What is not shown: claims that failed, limits that the analyzers state, and what is always so."""
+    lines = [*own_limits(tables, claims), VERIFIED if claims else UNVERIFIED, *ALWAYS]
+    if any("neuron-tokens" in table.tables or "tokens" in table.tables for table in tables if "score" in table.data):
+        lines.append(ACTIVE)
+    return list(dict.fromkeys(lines))
+
+
+def own_limits(tables: Sequence[Table], claims: Sequence[Claim]) -> list[str]:
+    """Claims that failed, and limits that the analyzers state."""
     lines = [f"Not shown: {claim.sentence}" for claim in claims if not claim.shown]
     for table in tables:
         stated = table.summary.get("limits", [])
         if (least := table.summary.get("smallest_visible_effect")) is not None:
             lines.append(f"Effects on at most {least:.1%} of the answers: they do not stand out from the random sets.")
         lines += [stated] if isinstance(stated, str) else [str(line) for line in stated]
-    lines += [VERIFIED if claims else UNVERIFIED, *ALWAYS]
-    if any("neuron-tokens" in table.tables or "tokens" in table.tables for table in tables if "score" in table.data):
-        lines.append(ACTIVE)
-    return f"<ul>{''.join(f'<li>{escaped(line)}</li>' for line in dict.fromkeys(lines))}</ul>"
+    return lines

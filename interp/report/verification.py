@@ -1,0 +1,184 @@
+"""Checking a report: everything it says is made again from the store and compared; every claim is measured again.
+
+What that proves: the report says what the stored tables say, the tables are the bytes that were written, each claim's
+number follows from them, its verdict from its numbers, and it stands beside a control. What it does not: that the
+tables tell the truth about the models. Only running the intervention again does (``interp verify --remeasure``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+from interp.claims import Claim, check
+from interp.errors import ClaimError, InterpError
+from interp.provenance import JSON, digest, plain, sha256_of
+from interp.report.document import Report, Run, claim_json, content
+from interp.report.shell import without_bundle
+from interp.report.text import escaped
+from interp.report.whole import whole_page
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a report has to stand: called, it raises ``ClaimError`` in one line, or returns nothing.
+
+    ``name`` is what a test is called by; ``run`` and ``claim`` say what it is about, empty where it is about more.
+    """
+
+    name: str
+    run: str
+    claim: str
+    _does: Callable[[], None] = field(repr=False)
+
+    def __call__(self) -> None:
+        """Check it."""
+        try:
+            self._does()
+        except ClaimError:
+            raise
+        except InterpError as error:
+            raise ClaimError(f"{self.name}: {error}") from error
+
+
+def checks(report: Report) -> list[Check]:
+    """What there is to check of a report: itself, its page, each of its runs, each of its claims."""
+    again = _Again(report)
+    made = [Check("report", "", "", again.the_report), Check("page", "", "", again.the_page)]
+    for run in report.value["runs"]:
+        made.append(Check(f"run {run['key'][:12]}", run["key"], "", partial(again.the_run, run)))
+    for claim in report.value["claims"]:
+        name = f"claim {claim['run'][:12]} {claim['name']}"
+        made.append(Check(name, claim["run"], claim["name"], partial(again.the_claim, claim)))
+    return made
+
+
+def failures(report: Report) -> list[tuple[Check, str]]:
+    """The checks that failed, each with its sentence."""
+    found = []
+    for one in checks(report):
+        try:
+            one()
+        except ClaimError as error:
+            found.append((one, str(error)))
+    return found
+
+
+def require_control(claim: Claim) -> None:
+    """Raise ``ClaimError`` for a claim that says it is shown and stands beside nothing."""
+    said = claim.control.strip().lower()
+    missing = not said or said.startswith("none")
+    if claim.shown and (missing or (math.isnan(claim.control_value) and math.isnan(claim.p))):
+        raise ClaimError(
+            f"claim {claim.name!r} is marked as shown without a control: its control is {claim.control!r} at "
+            f"{claim.control_value:g}, its p {claim.p:g}"
+        )
+
+
+@dataclass
+class _Again:
+    """The report made again from its store, run by run, each read once."""
+
+    report: Report
+    _runs: dict[str, Run] = field(default_factory=dict)
+
+    @property
+    def said(self) -> Mapping[str, JSON]:
+        return self.report.value
+
+    def run(self, key: str) -> Run:
+        if key not in self._runs:
+            store = self.report.store
+            self._runs[key] = Run(store.manifest(key), store.get(key))
+        return self._runs[key]
+
+    @cached_property
+    def content(self) -> dict[str, JSON]:
+        keys, agreements = [run["key"] for run in self.said["runs"]], self.said["agreement"]
+        if len(set(keys)) < len(keys):
+            raise ClaimError("report.runs names one run twice")
+        runs = [self.run(key) for key in keys]
+        return content(
+            [run for run in runs if run.key not in agreements],
+            [run for run in runs if run.key in agreements],
+            self.said["title"],
+            self.said["written"],
+        )
+
+    def the_report(self) -> None:
+        seal = digest({name: said for name, said in self.said.items() if name != "sha256"})
+        if seal != self.said["sha256"]:
+            raise ClaimError("report: its content is not what its digest says; it was changed after it was written")
+        # what another version wrote is compared all the same; its page is checked for its name
+        made = self.content | {"interp": self.said["interp"]}
+        # claims and runs have checks of their own, which name them
+        for name in made:
+            if name not in ("runs", "claims"):
+                _same(f"report.{name}", self.said[name], made[name])
+        listed, there = ([[c["run"], c["name"]] for c in value["claims"]] for value in (self.said, made))
+        _same("report.claims, by run and name,", listed, there)
+        if others := [key for key in self.said["agreement"] if self.run(key).manifest.kind != "places"]:
+            raise ClaimError(f"report.agreement names run {others[0]}, which compares no places")
+        latest = max(run["written"] for run in made["runs"])
+        if self.said["written"] < latest[: len("2026-01-01T00:00:00")]:
+            raise ClaimError(f"report.written is {self.said['written']}, before its run of {latest}")
+
+    def the_page(self) -> None:
+        named = self.said["page"]["file"]
+        path = self.report.path.absolute().parent / named
+        if Path(named).name != named or not path.is_file():
+            raise ClaimError(f"page: {named} is missing beside the report; write it again with `interp report`")
+        found = sha256_of(path)
+        if found != self.said["page"]["sha256"]:
+            raise ClaimError(f"page: {named} has the digest {found[:12]}, the report says "
+                             f"{self.said['page']['sha256'][:12]}; the page was changed or exchanged")  # fmt: skip
+        text = path.read_text(encoding="utf-8")
+        if self.said["interp"] != self.content["interp"]:  # another version may draw otherwise
+            for what in ("title", "written", "interp"):
+                if escaped(self.said[what]) not in without_bundle(text):
+                    raise ClaimError(f"page: {named} does not say {what} {_short(self.said[what])}, as the report does")
+            return
+        runs, agreements = ([self.run(run["key"]).table for run in self.said["runs"]
+                             if (run["key"] in self.said["agreement"]) is wanted]
+                            for wanted in (False, True))  # fmt: skip
+        made = whole_page(self.content, runs, agreements, self.report.path.name)
+        if without_bundle(made) != without_bundle(text):
+            raise ClaimError(f"page: {named} does not show what the store holds; write it again with `interp report`")
+
+    def the_run(self, said: Mapping[str, JSON]) -> None:
+        made = self.run(said["key"]).to_json()
+        _same(f"run {said['key'][:12]}", said, plain(made, finite=False))
+
+    def the_claim(self, said: Mapping[str, JSON]) -> None:
+        run = self.run(said["run"])
+        mine = [claim for claim in run.claims if claim.name == said["name"]]
+        if len(mine) != 1:
+            raise ClaimError(f"claim {said['name']!r}: run {run.key} has {len(mine)} claims of that name")
+        _same(f"claim {said['name']!r}", said, claim_json(run.key, mine[0]))
+        check(mine[0], run.table)
+        require_control(mine[0])
+
+
+def _same(where: str, said: JSON, made: JSON) -> None:
+    """Raise ``ClaimError`` naming the first place where two values differ, and both."""
+    if isinstance(said, dict) and isinstance(made, dict):
+        for name in sorted(said.keys() | made.keys()):
+            if (name in said) != (name in made):
+                there = "says more than the store" if name in said else "lacks what the store has"
+                raise ClaimError(f"{where} {there}: {name}")
+            _same(f"{where}.{name}", said[name], made[name])
+    elif isinstance(said, list) and isinstance(made, list):
+        if len(said) != len(made):
+            raise ClaimError(f"{where} has {len(said)} entries, the store gives {len(made)}")
+        for at, (one, other) in enumerate(zip(said, made, strict=True)):
+            _same(f"{where}[{at}]", one, other)
+    elif type(said) is not type(made) or said != made:
+        raise ClaimError(f"{where} says {_short(said)}, the store gives {_short(made)}")
+
+
+def _short(value: JSON) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:119] + "…"

@@ -1,0 +1,148 @@
+"""The page of a report: what was compared, what was found, a section per run, whether methods agree, what is not shown.
+
+Made from the report's own content and the stored tables, so that it can be made again and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from interp.claims import to_table
+from interp.provenance import JSON
+from interp.report import sections
+from interp.report.facts import facts
+from interp.report.page import figure_of, parts_of, section
+from interp.report.shell import document, footer
+from interp.report.text import escaped
+from interp.table import Table
+
+NAMES = {
+    "locate-neurons": "Locating units",
+    "verify-neurons": "Verifying them by intervention",
+    "compare": "The pair at a first look",
+    "tuco": "Tuning contribution (TuCo)",
+    "ftc-alpha": "A weaker and a stronger tune",
+    "intruders": "Intruder dimensions",
+    "intruder-scaling": "Scaling intruders",
+    "graft": "Grafts",
+    "stitch": "Stitching several tunes",
+    "stability": "Stability of the located set",
+    "redundancy": "Redundancy",
+    "coalitions": "Coalitions of units",
+    "refusal-direction": "Beside one direction",
+    "transfer": "In a further tune",
+    "dissociation": "Two behaviours",
+    "dictionary-scores": "A dictionary's scores",
+    "dictionary-diff": "A dictionary's latents in both models",
+    "dictionary-features": "Single latents",
+    "dictionary-probe": "Latents that predict, and what they cause",
+    "concept-shift": "Concepts that moved",
+    "places": "Do the methods agree?",
+}
+"""Kind of run -> heading of its section; a kind that is not here is called by its own name."""
+
+ALONE = (
+    "Not compared: agreement needs runs of two methods at least on one pair of models (locate-neurons, intruders, "
+    "graft, tuco, compare)."
+)
+
+
+def whole_page(
+    said: Mapping[str, JSON], runs: Sequence[Table], agreements: Sequence[Table], beside: str
+) -> str:  # fmt: skip
+    """The page as text: ``said`` is the report's content, ``beside`` the name of its JSON file."""
+    made = sections.claims_of([*runs, *agreements])
+    named = [
+        (f"run-{table.provenance.key[:12]}", f"{NAMES.get(table.kind, table.kind)}", table)
+        for table in sorted(runs, key=_order)
+    ]
+    contents = [("compared", "What was compared", ""),
+                *((anchor, name, table.provenance.key[:8]) for anchor, name, table in named),
+                ("agreement", NAMES["places"], ""), ("limits", "What this does not show", ""),
+                ("check", "How to check this page", "")]  # fmt: skip
+    body = [f"<header><h1>{escaped(said['title'])}</h1>{_findings(runs, agreements, made)}</header>", _nav(contents)]
+    body.append(section("What was compared", facts([*runs, *agreements]), "compared"))
+    body += [section(name, _run(table), anchor) for anchor, name, table in named]
+    compared = "".join(_run(table) for table in agreements) or f"<p>{escaped(ALONE)}</p>"
+    body.append(section(NAMES["places"], compared, "agreement"))
+    lines = "".join(f"<li>{escaped(line)}</li>" for line in said["limits"])
+    body.append(section("What this does not show", f"<ul>{lines}</ul>", "limits"))
+    body.append(section("How to check this page", _checking(said, beside), "check"))
+    body.append(f"<footer>{footer()} interp {escaped(said['interp'])}, {escaped(said['written'])}.</footer>")
+    return document(str(said["title"]), "\n".join(body))
+
+
+def _order(table: Table) -> int:
+    """In the order of ``NAMES``; a run that verifies stands behind the one that located."""
+    kinds = list(NAMES)
+    return kinds.index(table.kind) if table.kind in kinds else len(kinds)
+
+
+def _findings(runs: Sequence[Table], agreements: Sequence[Table], made: Sequence) -> str:
+    lines = []
+    for table in (*sorted(runs, key=lambda table: "claims" not in table.tables), *agreements):
+        if sentence := table.summary.get("sentence"):
+            anchor = "agreement" if table in agreements else f"run-{table.provenance.key[:12]}"
+            lines.append(f'<li>{escaped(sentence)} <a href="#{anchor}">{_kept(table)}</a></li>')
+    shown = sum(claim.shown for claim in made)
+    said = f"{shown} of {len(made)} claims are shown by the data, each beside its control." if made else ""
+    return f'<p class="sentence">{escaped(said)}</p><ul class="findings">{"".join(lines)}</ul>'
+
+
+def _kept(table: Table) -> str:
+    claims = sections.claims_of([table])
+    if not claims:
+        return "no claims"
+    return f"{sum(claim.shown for claim in claims)} of {len(claims)} claims shown"
+
+
+def _nav(contents: Sequence[tuple[str, str, str]]) -> str:
+    lines = "".join(
+        f'<li><a href="#{anchor}">{escaped(name)}</a>{f" <code>{escaped(key)}</code>" if key else ""}</li>'
+        for anchor, name, key in contents
+    )
+    return f'<nav aria-label="Contents"><ol>{lines}</ol></nav>'
+
+
+def _run(table: Table) -> str:
+    return "\n".join(_run_parts(table))
+
+
+def _run_parts(table: Table) -> Iterator[str]:
+    made = table.provenance.context
+    pair = " → ".join(str(made[role]) for role in ("base", "tuned") if made.get(role))
+    yield f'<p class="pair">{escaped(pair)} <code>{escaped(table.provenance.key)}</code></p>'
+    if sentence := table.summary.get("sentence"):
+        yield f'<p class="sentence">{escaped(sentence)}</p>'
+    if claims := sections.claims_of([table]):
+        yield sections.claims_table(claims) + figure_of(to_table(claims))
+    for heading, content in parts_of([table]):
+        yield f"<h3>{escaped(heading)}</h3>\n{content}"
+    if own := sections.own_limits([table], claims):
+        yield f"<h3>Limits</h3><ul>{''.join(f'<li>{escaped(line)}</li>' for line in own)}</ul>"
+
+
+def _checking(said: Mapping[str, JSON], beside: str) -> str:
+    commands = "".join(
+        f"<li>{escaped(what)}<br><code>{escaped(command)}</code></li>"
+        for what, command in (
+            ("Every sentence, number and digest, made again from the stored tables:", f"interp verify {beside}"),
+            ("The same as one test per claim:", f"pytest --interp-report {beside}"),
+            ("The interventions run again, same prompts:", f"pytest --interp-report {beside} --interp-remeasure"),
+        )
+    )  # fmt: skip
+    rows = "".join(
+        f'<tr><th scope="row">{escaped(run["kind"])} {escaped(run["key"])}</th><td>'
+        f"{escaped(' '.join(_command(run)) or 'made in Python')}</td></tr>"
+        for run in said["runs"]
+    )
+    return (
+        f'<ul>{commands}</ul><p>What made the runs:</p><div class="wide"><table class="facts"><tbody>{rows}</tbody>'
+        "</table></div>"
+    )
+
+
+def _command(run: Mapping[str, JSON]) -> list[str]:
+    environment = run["context"].get("environment")
+    words = environment.get("command", []) if isinstance(environment, Mapping) else []
+    return ["interp", *map(str, words)] if words else []
