@@ -14,12 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import interp
 from interp.agreement import ROLES, Agreement, Runs
 from interp.agreement.places import METHODS
 from interp.claims import Claim, from_table
 from interp.errors import OptionError, StoreError
-from interp.provenance import JSON, digest, plain, sha256_of
+from interp.provenance import JSON, digest, environment, plain, sha256_of
 from interp.report.sections import limit_lines
 from interp.report.shell import write_text
 from interp.report.whole import whole_page
@@ -120,7 +119,8 @@ def content(runs: Sequence[Run], agreements: Sequence[Run], title: str, written:
     made = [claim for run in every for claim in run.claims]
     return plain(
         {
-            "format": FORMAT, "version": VERSION, "title": title, "written": written, "interp": interp.__version__,
+            "format": FORMAT, "version": VERSION, "title": title, "written": written,
+            "interp": str(environment().get("interp", "not installed")),
             "runs": [run.to_json() for run in every],
             "findings": [run.manifest.summary["sentence"] for run in every if run.manifest.summary.get("sentence")],
             "claims": [claim_json(run.key, claim) for run in every for claim in run.claims],
