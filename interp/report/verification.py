@@ -45,15 +45,15 @@ class Check:
 
 
 def checks(report: Report) -> list[Check]:
-    """What there is to check of a report: itself, its page, each of its runs, each of its claims."""
+    """What there is to check of a report: itself, each of its runs, each of its claims, its page."""
     again = _Again(report)
-    made = [Check("report", "", "", again.the_report), Check("page", "", "", again.the_page)]
+    made = [Check("report", "", "", again.the_report)]
     for run in report.value["runs"]:
         made.append(Check(f"run {run['key'][:12]}", run["key"], "", partial(again.the_run, run)))
     for claim in report.value["claims"]:
         name = f"claim {claim['run'][:12]} {claim['name']}"
         made.append(Check(name, claim["run"], claim["name"], partial(again.the_claim, claim)))
-    return made
+    return [*made, Check("page", "", "", again.the_page)]
 
 
 def failures(report: Report) -> list[tuple[Check, str]]:

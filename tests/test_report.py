@@ -1,0 +1,332 @@
+"""A report says what the store holds, and whatever is changed in either is found and named."""
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from importlib.resources import files
+from typing import ClassVar
+
+import jsonschema
+import numpy as np
+import pytest
+
+from interp.claims import from_table, to_table
+from interp.cli import main
+from interp.errors import ClaimError, InterpError, OptionError
+from interp.provenance import digest
+from interp.report.document import gather, read, write_report
+from interp.report.verification import checks, failures, require_control
+from interp.store import Store
+from tests.reports import honest_claims, honest_report, honest_runs
+from tests.tables import HOSTILE, located
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return honest_report(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """The report and its store, to be spoiled."""
+    shutil.copytree(made[0].parent, tmp_path / "there")
+    return tmp_path / "there" / made[0].name
+
+
+def refused(path):
+    """What is said against a report, in one text; "" where everything holds."""
+    try:
+        return "\n".join(why for _, why in failures(read(path)))
+    except InterpError as error:
+        return str(error)
+
+
+def falls(path):
+    """Whether anything is said against a report; stops at the first."""
+    try:
+        for check in checks(read(path)):
+            check()
+    except InterpError:
+        return True
+    return False
+
+
+class Remembering(Store):
+    """A store that reads every run once: what hundreds of alterations of the report are compared with."""
+
+    kept: ClassVar[dict] = {}
+
+    def manifest(self, key):
+        return self._once("manifest", key)
+
+    def get(self, key):
+        return self._once("get", key)
+
+    def _once(self, what, key):
+        place = (self.root, what, key)
+        if place not in self.kept:
+            self.kept[place] = getattr(super(), what)(key)
+        return self.kept[place]
+
+
+def rewritten(path, value, sealed=True):
+    """Write a changed report as someone would who knows how its digest is made."""
+    if sealed and "sha256" in value:
+        value = {**value, "sha256": digest({name: said for name, said in value.items() if name != "sha256"})}
+    path.write_text(json.dumps(value))
+    return path
+
+
+def leaves(value, place=()):
+    """Every place in a JSON value that holds something: leaves, and the containers themselves."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield (*place, name)
+            yield from leaves(inner, (*place, name))
+    elif isinstance(value, list):
+        for at, inner in enumerate(value):
+            yield (*place, at)
+            yield from leaves(inner, (*place, at))
+
+
+def altered(value):
+    """Another value of the same type: what a slip or a hand would make of it."""
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case str():
+            return value[:-1] + ("x" if value[-1:] != "x" else "y")
+        case None:
+            return 0.5
+        case list():
+            return value[:-1] if value else [0]
+        case dict():
+            return dict(list(value.items())[:-1]) if value else {"more": 1}
+
+
+def changed_at(value, place, new):
+    value = copy.deepcopy(value)
+    inner = value
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = new
+    return value
+
+
+def test_an_untouched_report_holds(made):
+    report = read(made[0])
+    assert failures(report) == []
+    assert [check.name.split()[0] for check in checks(report)] == ["report", "run", "run", *["claim"] * 3, "page"]
+
+
+def test_it_follows_its_published_schema(made):
+    schema = json.loads((files("interp.report") / "report.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(json.loads(made[0].read_text()), schema, cls=jsonschema.Draft202012Validator)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**json.loads(made[0].read_text()), "claims": [{}]}, schema)
+
+
+def test_every_alteration_of_every_field_is_found(made, copied, monkeypatch):
+    """Also of one who makes the digest anew. The page and the store stay as they were."""
+    monkeypatch.setattr("interp.report.document.Store", Remembering)
+    value = json.loads(made[0].read_text())
+    places = list(leaves(value))
+    assert len(places) > 200
+    missed = []
+    for place in places:
+        inner = value
+        for step in place:
+            inner = inner[step]
+        if not falls(rewritten(copied, changed_at(value, place, altered(inner)), sealed=place != ("sha256",))):
+            missed.append(place)
+    assert missed == []
+
+
+def test_every_field_left_out_is_found(made, copied, monkeypatch):
+    monkeypatch.setattr("interp.report.document.Store", Remembering)
+    value = json.loads(made[0].read_text())
+    for place in leaves(value):
+        changed = copy.deepcopy(value)
+        inner = changed
+        for step in place[:-1]:
+            inner = inner[step]
+        del inner[place[-1]]
+        assert falls(rewritten(copied, changed)), place
+
+
+def test_a_change_without_a_new_digest_is_found(made, copied):
+    value = changed_at(json.loads(made[0].read_text()), ("title",), "Another")
+    assert "its digest" in refused(rewritten(copied, value, sealed=False))
+
+
+def test_a_failure_names_the_claim_and_both_values(made, copied):
+    value = json.loads(made[0].read_text())
+    at = [claim["name"] for claim in value["claims"]].index("necessity")
+    truth = value["claims"][at]["value"]
+    said = refused(rewritten(copied, changed_at(value, ("claims", at, "value"), 0.99)))
+    assert "'necessity'" in said
+    assert "0.99" in said
+    assert repr(truth) in said
+
+
+def test_a_changed_table_is_found(copied):
+    (path,) = copied.parent.glob("runs/runs/*/tables/answers.parquet")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert "by its digest" in refused(copied)
+
+
+def test_a_missing_file_is_found(copied):
+    next(copied.parent.glob("runs/runs/*/tables/answers.parquet")).unlink()
+    assert "is missing" in refused(copied)
+
+
+def test_a_missing_run_is_found(copied, made):
+    shutil.rmtree(copied.parent / "runs" / "runs" / made[2][1].provenance.key)
+    assert "no run" in refused(copied)
+
+
+def test_a_missing_or_exchanged_page_is_found(copied):
+    page = copied.with_suffix(".html")
+    page.write_text(page.read_text().replace("What carries it?", "What did not carry it?"))
+    assert "was changed or exchanged" in refused(copied)
+    value = json.loads(copied.read_text())
+    from interp.provenance import sha256_of
+
+    value["page"]["sha256"] = sha256_of(page)
+    assert "does not show what the store holds" in refused(rewritten(copied, value))
+    page.unlink()
+    assert "is missing beside the report" in refused(copied)
+
+
+def test_a_run_made_of_other_things_under_the_same_name_is_found(tmp_path):
+    """A whole store forged: other tables, fitting digests, the same key."""
+    path, store, runs = honest_report(tmp_path)
+    shutil.rmtree(store.root)
+    other = honest_runs(seed=1)
+    for run, honest in zip(other, runs, strict=True):
+        Store(store.root).write(replace(run, provenance=honest.provenance))
+    said = refused(path)
+    assert "necessity" in said
+    assert f"run {runs[1].provenance.key[:12]}" in said
+
+
+def spoiled(change):
+    """Claims of which the first is changed after it was measured."""
+
+    def claims(answers, random):
+        first, *rest = honest_claims(answers, random)
+        return [change(first), *rest]
+
+    return claims
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: replace(c, value=c.value + 0.05), "its table gives"),
+        (lambda c: replace(c, p=0.5), "its tables give"),
+        (lambda c: replace(c, threshold=c.value + 0.05), "is not at least"),
+        (lambda c: replace(c, threshold=c.value - 0.05), "is not beyond"),
+        (lambda c: replace(c, control="none"), "without a control"),
+        (lambda c: replace(c, control="  "), "without a control"),
+        (lambda c: replace(c, recipe={}), "no recipe"),
+        (lambda c: replace(c, recipe={**c.recipe, "column": "lost"}), "its table"),
+        (lambda c: replace(c, low=c.value + 0.01), "outside of"),
+    ],
+)  # fmt: skip
+def test_a_false_claim_fails_even_where_all_digests_fit(tmp_path, change, said):
+    path, *_ = honest_report(tmp_path, claims=spoiled(change))
+    found = refused(path)
+    assert said in found
+    assert "'necessity'" in found
+    assert found.count("\n") == 0, "only that claim is wrong"
+
+
+def test_a_claim_without_any_number_beside_it_has_no_control():
+    _, run = honest_runs()
+    claim = from_table(run.tables["claims"])[2]
+    require_control(claim)
+    with pytest.raises(ClaimError, match="without a control"):
+        require_control(replace(claim, control_value=float("nan")))
+    require_control(replace(claim, control_value=float("nan"), shown=False))
+
+
+def test_parents_come_along_and_keys_may_be_short(made):
+    runs, agreements = gather([made[2][1].provenance.key[:9]], made[1])
+    assert [run.key for run in runs] == [run.provenance.key for run in made[2]]
+    assert agreements == []
+
+
+def test_text_of_others_is_no_markup(tmp_path):
+    store = Store(tmp_path / "runs")
+    run = located(hostile=True)
+    store.write(run)
+    path = write_report(tmp_path / "r.html", [run.provenance.key], store, title=HOSTILE[0])
+    page = path.with_suffix(".html").read_text()
+    assert HOSTILE[0] not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert failures(read(path)) == []
+
+
+def test_the_same_runs_give_the_same_page_elsewhere(tmp_path):
+    one, two = (honest_report(tmp_path / name) for name in "ab")
+    values = [json.loads(path.read_text()) for path, *_ in (one, two)]
+    for value in values:
+        del value["written"], value["page"], value["sha256"]
+        for run in value["runs"]:
+            del run["written"], run["manifest"]
+    assert values[0] == values[1]
+
+
+def test_errors_at_the_door(made, tmp_path, capsys):
+    store = ["--store", str(made[1].root)]
+    key = made[2][1].provenance.key
+    for given, said in (
+        (["report", "--out", "x.html"], "give keys"),
+        (["report", key, "--all", "--out", "x.html"], "not both"),
+        (["report", "zz", "--out", str(tmp_path / "x.html")], "no run 'zz'"),
+        (["report", key, "--out", str(tmp_path / "x.pdf")], "ends in .html"),
+        (["report", key, "--out", str(tmp_path / "no" / "x.html")], "there is no folder"),
+        (["verify", str(tmp_path / "no.json")], "cannot read"),
+        (["verify", str(made[0].with_suffix(".html"))], "give the .json"),
+    ):
+        assert main([*given, *store]) == 2, given
+        err = capsys.readouterr().err
+        assert said in err
+        assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OptionError, match="one run at least"):
+        gather([], made[1])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "interp-report", "version": 2}', '"\\ud800"'])
+def test_what_is_no_report_is_one_line(tmp_path, text, capsys):
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    assert main(["verify", str(path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_command_line_writes_checks_and_fails_with_one(made, tmp_path, capsys):
+    key, out = made[2][1].provenance.key, tmp_path / "page.html"
+    assert main(["report", key[:10], "--out", str(out), "--store", str(made[1].root), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["claims"], told["shown"], told["bytes"]) == (3, 2, out.stat().st_size)
+    assert main(["verify", told["report"]]) == 0
+    assert "7 of 7 checks hold" in capsys.readouterr().out
+    value = json.loads(out.with_suffix(".json").read_text())
+    rewritten(out.with_suffix(".json"), changed_at(value, ("claims", 0, "shown"), not value["claims"][0]["shown"]))
+    assert main(["verify", told["report"], "--json"]) == 1
+    failed = json.loads(capsys.readouterr().out)["failed"]
+    assert [one["check"].split()[0] for one in failed] == ["claim"]
+    assert main(["verify", told["report"], "--store", str(tmp_path / "elsewhere")]) == 1
+
+
+def test_claims_survive_the_store(made):
+    run = made[1].get(made[2][1].provenance.key)
+    assert to_table(from_table(run.tables["claims"])).equals(run.tables["claims"])
+    assert np.isnan(from_table(run.tables["claims"])[2].p)
