@@ -15,7 +15,7 @@ from interp.claims import from_table, to_table
 from interp.cli import main
 from interp.errors import ClaimError, InterpError, OptionError
 from interp.provenance import digest
-from interp.report.document import gather, read, write_report
+from interp.report.document import TARGET, gather, read, write_report
 from interp.report.verification import checks, failures, require_control
 from interp.store import Store
 from tests.reports import honest_claims, honest_report, honest_runs
@@ -270,6 +270,19 @@ def test_text_of_others_is_no_markup(tmp_path):
     assert HOSTILE[0] not in page
     assert "&lt;script&gt;alert(1)" in page
     assert failures(read(path)) == []
+
+
+def test_the_page_of_a_model_of_32_layers_stays_below_five_megabytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.tables.LAYERS", 32)
+    monkeypatch.setattr("tests.tables.NEURONS", 14_336)
+    store, runs = Store(tmp_path / "runs"), [located(), located("integrated-zero")]
+    for run in runs:
+        store.write(run)
+    path = write_report(tmp_path / "r.html", [run.provenance.key for run in runs], store)
+    text = path.with_suffix(".html").read_text()
+    assert len(text) < TARGET == 5_000_000
+    assert "5,000 of 458,752 neurons shown" in text
+    assert "smaller scores" in text
 
 
 def test_the_same_runs_give_the_same_page_elsewhere(tmp_path):

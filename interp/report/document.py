@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,18 @@ class Run:
         """Its claims, none where it makes none."""
         return from_table(self.table.tables["claims"]) if "claims" in self.table.tables else ()
 
-    def to_json(self) -> dict[str, JSON]:
-        """What the report keeps of it."""
+    @cached_property
+    def said(self) -> dict[str, JSON]:
+        """What the report keeps of it, as JSON."""
         made, parts = self.manifest.provenance, self.manifest.parts()
-        return {
+        return plain({
             "key": self.key, "kind": self.manifest.kind, "analyzer": made.analyzer, "version": made.version,
             "parent": made.parent, "rows": self.manifest.rows, "written": self.manifest.written,
             "sentence": self.manifest.summary.get("sentence") or "", "options": made.options, "inputs": made.inputs,
             "context": made.context, "summary": dict(self.manifest.summary),
             "manifest": digest(self.manifest.to_json()),
             "files": [{"file": part.file, "size": part.size, "sha256": part.sha256} for part in parts],
-        }  # fmt: skip
+        }, finite=False)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,18 +119,15 @@ def content(runs: Sequence[Run], agreements: Sequence[Run], title: str, written:
     """All that a report says, but for the page, the store's place and the digest."""
     every = [*runs, *agreements]
     made = [claim for run in every for claim in run.claims]
-    return plain(
-        {
-            "format": FORMAT, "version": VERSION, "title": title, "written": written,
-            "interp": str(environment().get("interp", "not installed")),
-            "runs": [run.to_json() for run in every],
-            "findings": [run.manifest.summary["sentence"] for run in every if run.manifest.summary.get("sentence")],
-            "claims": [claim_json(run.key, claim) for run in every for claim in run.claims],
-            "agreement": [run.key for run in agreements],
-            "limits": limit_lines([run.table for run in every], made),
-        },
-        finite=False,
-    )  # fmt: skip
+    return {
+        "format": FORMAT, "version": VERSION, "title": title, "written": written,
+        "interp": str(environment().get("interp", "not installed")),
+        "runs": [run.said for run in every],
+        "findings": [run.manifest.summary["sentence"] for run in every if run.manifest.summary.get("sentence")],
+        "claims": [claim_json(run.key, claim) for run in every for claim in run.claims],
+        "agreement": [run.key for run in agreements],
+        "limits": limit_lines([run.table for run in every], made),
+    }  # fmt: skip
 
 
 def claim_json(key: str, claim: Claim) -> dict[str, JSON]:

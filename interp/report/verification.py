@@ -15,7 +15,7 @@ from pathlib import Path
 
 from interp.claims import Claim, check
 from interp.errors import ClaimError, InterpError
-from interp.provenance import JSON, digest, plain, sha256_of
+from interp.provenance import JSON, digest, sha256_of
 from interp.report.document import Report, Run, claim_json, content
 from interp.report.shell import without_bundle
 from interp.report.text import escaped
@@ -149,8 +149,7 @@ class _Again:
             raise ClaimError(f"page: {named} does not show what the store holds; write it again with `interp report`")
 
     def the_run(self, said: Mapping[str, JSON]) -> None:
-        made = self.run(said["key"]).to_json()
-        _same(f"run {said['key'][:12]}", said, plain(made, finite=False))
+        _same(f"run {said['key'][:12]}", said, self.run(said["key"]).said)
 
     def the_claim(self, said: Mapping[str, JSON]) -> None:
         run = self.run(said["run"])
