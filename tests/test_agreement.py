@@ -258,3 +258,40 @@ def test_ties_with_the_observed_order_count_in_the_null():
             tied = np.isclose(null, observed, rtol=0, atol=1e-9)
             assert np.array_equal(null[tied], np.full(tied.sum(), observed))
             assert observed == pytest.approx(spearmanr(a, b)[0], abs=1e-12)
+
+
+def latents(layer, changed, live=40, site="hook_resid_post", number=0):
+    """An ``sae diff`` run of one site, of whose live latents the first ``changed`` are claimed as rescaled."""
+    kinds = ["rescaled"] * changed + ["shared"] * (live - changed) + ["rescaled"]
+    columns = {
+        "latent": (np.arange(live + 1), "key", "latent"), "class": (kinds, "key", "class"),
+        "claimed": ([True] * live + [False], "flag", "claimed"),
+    }  # fmt: skip
+    summary = {"site": f"blocks.{layer}.{site}", "live": live}
+    return table("dictionary-diff", columns, provenance=made("dictionary-diff", 100 * number + layer), summary=summary)
+
+
+def test_dictionaries_of_one_pair_are_one_method_over_their_sites():
+    profile = np.linspace(0.01, 0.3, LAYERS)[::-1]
+    runs = [latents(layer, int(40 * share)) for layer, share in enumerate(profile)]
+    found = Agreement()(Runs([*runs, movement(np.repeat(profile, len(PARTS)))]))
+    mine = found.select(found["method"] == "features")
+    by_layer = dict(zip(mine["layer"].tolist(), mine["intensity"].tolist(), strict=True))
+    assert by_layer == {layer: int(40 * share) / 40 for layer, share in enumerate(profile)}
+    assert set(mine["part"].tolist()) == {"block"}
+    assert len(mine["made_by"][0].split()) == LAYERS
+    (row,) = [row for row in found.tables["agreement"].rows() if "features" in (row["first"], row["second"])]
+    assert (row["level"], row["places"]) == ("block", LAYERS)
+    assert row["correlation"] > 0.95
+    assert row["adjusted_p"] <= 0.05
+    other = Agreement()(Runs([*runs, movement(np.repeat(np.sin(np.arange(LAYERS) * 2.4) + 1.5, len(PARTS)))]))
+    assert other.tables["agreement"]["adjusted_p"][0] > 0.05
+
+
+@pytest.mark.parametrize(
+    ("site", "part"), [("hook_mlp_out", "mlp"), ("hook_attn_out", "attention"), ("attn.hook_z", "attention")]
+)
+def test_a_dictionary_stands_where_its_site_is(site, part):
+    found = Agreement()(Runs([latents(2, 8, site=site), movement(np.ones((LAYERS, len(PARTS))))]))
+    mine = found.select(found["method"] == "features")
+    assert [(row["layer"], row["part"], row["intensity"]) for row in mine.rows()] == [(2, part, 0.2)]

@@ -21,7 +21,7 @@ import numpy as np
 
 from interp import claims
 from interp.agreement.compared import Compared, agreement_table, cells_table, null_table
-from interp.agreement.places import METHODS, Place
+from interp.agreement.places import METHODS, POOLED, Place
 from interp.claims import Claim
 from interp.errors import OptionError
 from interp.maths.statistics import benjamini_hochberg
@@ -88,21 +88,25 @@ class Agreement:
         if self.draws < 19:
             raise OptionError(f"{self.draws} draws can show nothing at 5 %; use 19 at least")
         tables = sorted(runs.tables, key=lambda run: (list(METHODS).index(run.kind), run.provenance.key))
-        named = {name: METHODS[run.kind][1](run) for name, run in zip(_names(tables), tables, strict=True)}
+        named: dict[str, list[Place]] = {}
+        for name, run in zip(_names(tables), tables, strict=True):
+            named.setdefault(name, []).extend(METHODS[run.kind][1](run))
         movement = next((name for name in named if name.startswith("movement")), None)
         generator = np.random.default_rng(runs.seed)
         pairs = [Compared.of(a, b, named, movement, generator, self.draws) for a, b in combinations(named, 2)]
         adjusted = benjamini_hochberg(np.array([pair.p for pair in pairs]))
         made = [pair.claim(float(p)) for pair, p in zip(pairs, adjusted, strict=True)]
-        keys = [run.provenance.key for run in tables]
+        keys: dict[str, str] = {}
+        for name, run in zip(_names(tables), tables, strict=True):
+            keys[name] = f"{keys[name]} {run.provenance.key}" if name in keys else run.provenance.key
         return _places(
             named,
-            keys,
+            list(keys.values()),
             runs.provenance(self),
             summary={
                 "sentence": _sentence(made, named),
                 "shown": any(claim.shown for claim in made),
-                "methods": dict(zip(named, keys, strict=True)),
+                "methods": keys,
                 "silent": [name for name, places in named.items() if not any(place.amount for place in places)],
             },
             tables={
@@ -115,10 +119,13 @@ class Agreement:
 
 
 def _names(tables: Sequence[Table]) -> list[str]:
-    """One name per run: of its method, with its key where two runs are of one."""
+    """One name per run: of its method, with its key where two runs are of one, unless they are taken together."""
     names = [METHODS[run.kind][0] for run in tables]
     keys = [run.provenance.key for run in tables]
-    return [f"{name} {key[:8]}" if names.count(name) > 1 else name for name, key in zip(names, keys, strict=True)]
+    return [
+        f"{name} {key[:8]}" if names.count(name) > 1 and name not in POOLED else name
+        for name, key in zip(names, keys, strict=True)
+    ]
 
 
 def _sentence(made: Sequence[Claim], named: Mapping[str, Sequence[Place]]) -> str:
@@ -139,7 +146,7 @@ def _places(named: Mapping[str, Sequence[Place]], keys: Sequence[str], provenanc
     ]
     columns = list(zip(*rows, strict=True))
     about = {
-        "made_by": ("key", "key of the run"),
+        "made_by": ("key", "key of the run, of several taken together all of them"),
         "method": ("key", "which method"),
         "layer": ("key", "block, from 0"),
         "part": ("key", "matrix, attention, mlp, or the whole block"),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from interp.sites import MATRICES
+from interp.sites import MATRICES, Site
 from interp.table import Table
 
 SUBLAYERS = {"attn": "attention", "mlp": "mlp"}
@@ -66,14 +66,30 @@ def _by_part(part: Table, amount: np.ndarray | str, size: np.ndarray | str) -> l
     ]
 
 
+CHANGED = ("tuned-only", "base-only", "rotated", "rescaled")
+_SITES = {"mlp": "mlp", "attn": "attention"}
+
+
+def _features(run: Table) -> list[Place]:
+    """Of one dictionary: latents that tuning changed, of those that live, at its site."""
+    site = Site.parse(run.summary["site"])
+    part = next((part for name, part in _SITES.items() if name in site.hook), BLOCK)
+    changed = run["claimed"] & np.isin(run["class"], CHANGED)
+    return [Place(site.layer, part, float(changed.sum()), float(run.summary["live"]))]
+
+
 METHODS: dict[str, tuple[str, Callable[[Table], list[Place]]]] = {
     "locate-neurons": ("neurons", _neurons),
     "intruders": ("intruders", _intruders),
     "graft": ("graft", _graft),
     "tuco": ("tuco", _tuco),
     "compare": ("movement", _movement),
+    "dictionary-diff": ("features", _features),
 }
 """Kind of run -> what it is called here, and where it puts things."""
+
+POOLED = ("features",)
+"""Methods of which a run knows one place only, so that all runs of one pair are taken together."""
 
 
 def level_of(places: Sequence[Place]) -> str:

@@ -13,7 +13,9 @@ from interp.store import Store
 def command(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Keys of locate-neurons, intruders, graft, tuco, compare runs."),
+        typer.Argument(
+            metavar="RUN...", help="Keys of locate-neurons, intruders, graft, tuco, compare, sae diff runs."
+        ),
     ],
     *,
     draws: Annotated[int, typer.Option(metavar="N", min=19, help="Random draws of every null.")] = 999,
