@@ -61,7 +61,7 @@ class DictionaryProbe(Analyzer):
     """
 
     name: ClassVar[str] = "dictionary-probe"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     dictionary: Dictionary = field(compare=False)
     digest: str = ""

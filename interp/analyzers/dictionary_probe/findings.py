@@ -20,6 +20,8 @@ from interp.maths.statistics import (
 
 EFFECT, LEAST, MALFORMED, BOUND = 0.5, 0.25, 0.02, 0.1
 """Share of answers that have to return, what its interval has to exclude; broken answers, and their interval."""
+SMALLEST = 0.01
+"""Of the unchanged number's size: what moves less is no effect, however sure that it is not 0."""
 
 RESAMPLES = 500
 
@@ -123,7 +125,8 @@ def _moves(found: Evidence, one: Tried) -> Claim:
     count = len(found.sets[one.name])
     verb = ("Giving the base's part to" if one.revert else "Ablating") if ablated else "Steering by"
     what = f"{verb} {count} {one.name} latent{'s' * (count > 1)}"
-    shown = bool(value >= 0 and low > 0 and p <= ALPHA)
+    least = SMALLEST * float(np.abs(one.plain).mean())
+    shown = bool(low > least and p <= ALPHA)
     where = {"set": one.name, "change": one.how}
     size = f", contributions {one.size_ratio:.2f} times as large" if np.isfinite(one.size_ratio) and ablated else ""
     return Claim(
@@ -131,10 +134,11 @@ def _moves(found: Evidence, one: Tried) -> Claim:
         f"{what} {'lowers' if ablated == (value >= 0) else 'raises'} {words.number} "
         f"of {'positive' if ablated else 'negative'} prompts by {abs(value):.2f} {words.unit} "
         f"({len(one.null)} random sets: {null[0]:.2f} to {null[1]:.2f})."
-        + ("" if shown else _seen(one.null, f"above {{:.2f}} {words.unit}")),
+        + ("" if shown else f" More than {least:.2g} {words.unit} is asked, {SMALLEST:.0%} of what it is unchanged."
+           + _seen(one.null, f"above {{:.2f}} {words.unit}")),
         value, low, high,
         f"{len(one.null)} random sets of latents that fire as often" + (size if ablated else ", pushed as far"),
-        float(np.mean(one.null)), *null, p, 0.0, "at least", shown,
+        float(np.mean(one.null)), *null, p, least, "at least", shown,
         {"table": "numbers", "statistic": "mean", "column": "effect", "where": where, "cluster": "cluster",
          "p": {"null": {"table": "sets", "column": "effect", "where": where},
                "observed": {"table": "numbers", "statistic": "mean", "column": "effect", "where": where}}},
