@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 from interp import claims, organisms
 from interp.analyzers.dictionary_diff import DictionaryDiff
 from interp.analyzers.dictionary_eval import fingerprint
+from interp.cli.common import Common
+from interp.cli.reading import site_of
 from interp.dictionaries import Dictionary, DictionaryConfig, save
 from interp.dictionaries.classes import Thresholds
 from interp.errors import OptionError, PairError
@@ -336,3 +339,21 @@ def test_a_shipped_tune_beside_its_sham(tmp_path, run):
     assert told["clusters"] <= 48
     assert told["sham"] == "organism:refusal/sham"
     assert told["identical"] is False
+
+
+@pytest.mark.parametrize(
+    ("about", "asked_for", "said"),
+    [
+        ({"site": "blocks.1.hook_resid_post", "model": "a/tuned"}, None, []),
+        ({"site": "blocks.1.hook_resid_post", "model": "elsewhere", "base": "b"}, None, []),
+        ({"site": "blocks.1.hook_resid_post", "model": "other"}, None, ["was trained on other, and is read on"]),
+        ({"site": "blocks.1.hook_resid_post"}, "blocks.2.hook_resid_post", ["trained at blocks.1.hook_resid_post"]),
+        ({}, "blocks.2.hook_resid_post", []),
+    ],
+)
+def test_a_dictionary_of_another_model_or_site_is_remarked_on(capsys, about, asked_for, said):
+    site = site_of(Common(), Path("sae"), about, asked_for, ("c/tuned", "b"))
+    assert site == (asked_for or about["site"])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(said)
+    assert all(part in line for part, line in zip(said, lines, strict=True))

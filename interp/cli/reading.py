@@ -1,13 +1,13 @@
 """What commands that look at a pair on prompts are asked: which pair, one file of prompts or two classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.common import Running
+from interp.cli.common import Common, Running
 from interp.errors import OptionError
 
 if TYPE_CHECKING:
@@ -76,6 +76,24 @@ class Reading(Running):
 
         engine = engine_named(self.engine, self.remote)
         return Study(pair, prompts, metric, self.seed, self.batches(), engine=engine, quiet=self.quiet)
+
+
+def site_of(
+    common: Common, path: Path, about: Mapping[str, Any], asked: str | None, models: Sequence[str | None]
+) -> str:
+    """The site a dictionary is read at: the one asked, else its own; OptionError where there is neither.
+
+    Remarks on a dictionary that says it was trained at another site, or on none of these models.
+    """
+    own, trained = about.get("site"), [about[role] for role in ("model", "base") if about.get(role)]
+    if not (asked or own):
+        raise OptionError(f"{path} does not say which site it is of; add --site blocks.<layer>.hook_resid_post")
+    if asked and own and str(asked) != str(own):
+        common.remark(f"note: {path} was trained at {own}, and is read at {asked}")
+    if trained and not {Path(str(name)).name for name in trained} & {Path(name).name for name in models if name}:
+        given = ", ".join(name for name in models if name)
+        common.remark(f"note: {path} was trained on {' and '.join(map(str, trained))}, and is read on {given}")
+    return str(asked or own)
 
 
 def numbers(text: str, kind: type, flag: str) -> tuple:

@@ -1,12 +1,13 @@
 """``interp sae diff``: what became of each latent of a dictionary between a base and its tuned model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from interp.cli.common import Running, takes
+from interp.cli.reading import site_of
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, tell, write
 from interp.errors import OptionError
@@ -85,8 +86,8 @@ def command(
     common.batches()
     limits = Thresholds(nu_error, nu_reconstruction, cosine, factor, folds)
     options = {"thresholds": limits, "content_only": content_only, "sinks": sinks, "draws": draws}
-    analyzer = _analyzer(dictionary, way, site, options)
-    other = None if sham_dictionary is None else _analyzer(sham_dictionary, way, site, options)
+    analyzer = _analyzer(common, dictionary, (model, base), way, site, options)
+    other = None if sham_dictionary is None else _analyzer(common, sham_dictionary, (sham, base), way, site, options)
     if other is not None:
         _require_alike(analyzer, other)
     prompts = OneClass(read_prompts(data, column, "data")).limit(max_prompts)
@@ -114,22 +115,22 @@ def command(
     return write(common, request, described, [run], notes, title)
 
 
-def _analyzer(path: Path, way: str, site: str | None, options: Mapping[str, Any]) -> "DictionaryDiff":
+def _analyzer(
+    common: Running, path: Path, models: Sequence[str | None], way: str, site: str | None, options: Mapping[str, Any]
+) -> "DictionaryDiff":
     """The analyzer of a dictionary as it lies there, refused where it cannot be compared so."""
     from interp.analyzers.dictionary_diff import DictionaryDiff
     from interp.analyzers.dictionary_eval import fingerprint
     from interp.dictionaries.formats import read
 
     loaded, about = read(path)
-    where = site or about.get("site")
-    if not where:
-        raise OptionError(f"{path} does not say which site it is of; add --site blocks.<layer>.hook_resid_post")
+    where = site_of(common, path, about, site, models)
     said = "crosscoder" if loaded.config.models == 2 else _WAYS.get(str(about.get("of")))
     if way == "auto" and said is None:
         raise OptionError(f"{path} does not say which model it is of; add --way base, tuned or difference")
     if way != "auto" and said is not None and said != way:
         raise OptionError(f"--way {way} is of another dictionary: {path} is one for --way {said}")
-    made = DictionaryDiff(loaded, fingerprint(loaded), str(said if way == "auto" else way), str(where), **options)
+    made = DictionaryDiff(loaded, fingerprint(loaded), str(said if way == "auto" else way), where, **options)
     made.require()
     return made
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.common import Running, takes
+from interp.cli.reading import site_of
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, tell, write
 from interp.errors import OptionError
@@ -64,12 +65,10 @@ def command(
     common.batches()
     prompts = OneClass(read_chats(data, column, "data")).limit(max_prompts)
     loaded, about = read(dictionary)
-    where = site or about.get("site")
-    if not where:
-        raise OptionError(f"{dictionary} does not say which site it is of; add --site blocks.<layer>.hook_resid_post")
+    where = site_of(common, dictionary, about, site, (model, base))
     writes = target or (about.get("target") if loaded.config.is_transcoder else None)
     of = "both" if loaded.config.models > 1 else "difference" if about.get("of") == "difference" else "tuned"
-    analyzer = DictionaryEval(loaded, fingerprint(loaded), str(where), content_only, str(writes or ""), of)
+    analyzer = DictionaryEval(loaded, fingerprint(loaded), where, content_only, str(writes or ""), of)
     analyzer.require(base is not None or find(model).base_name is not None)
     described = request.describe()
     common.status(f"loading {model}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from interp.cli.common import Running, takes
-from interp.cli.reading import numbers
+from interp.cli.reading import numbers, site_of
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, tell, write
 from interp.errors import OptionError
@@ -129,9 +129,7 @@ def _reading(path: Path, common: Features, run: Table | None) -> Any:
     from interp.dictionaries.formats import read
 
     dictionary, about = read(path)
-    where = common.site or about.get("site")
-    if not where:
-        raise OptionError(f"{path} does not say which site it is of; add --site blocks.<layer>.hook_resid_post")
+    where = site_of(common, path, about, common.site, (common.model, common.base))
     own, latents = fingerprint(dictionary), common.named()
     if run is not None:
         made = run.provenance.options.get("dictionary", own) if run.provenance else own
@@ -140,7 +138,7 @@ def _reading(path: Path, common: Features, run: Table | None) -> Any:
         latents = _claimed(run)[: common.top]
     of = "both" if dictionary.config.models > 1 else "difference" if about.get("of") == "difference" else "tuned"
     return DictionaryFeatures(
-        dictionary, own, str(where), str(common.target or about.get("target") or ""), of, latents, common.top,
+        dictionary, own, where, str(common.target or about.get("target") or ""), of, latents, common.top,
         common.by, not common.no_logits, common.contexts, common.window, draws=common.draws,
         parent=None if run is None else run.provenance.key,
     )  # fmt: skip

@@ -7,6 +7,7 @@ import typer
 
 from interp.cli.asking import Asking
 from interp.cli.common import takes
+from interp.cli.reading import site_of
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, tell, write
 from interp.errors import OptionError
@@ -96,14 +97,12 @@ def command(
     spoken = common.read_markers()
     choosing, held = common.contrasts(verify=True)
     loaded, about = read(dictionary)
-    where = site or about.get("site")
-    if not where:
-        raise OptionError(f"{dictionary} does not say which site it is of; add --site blocks.<layer>.hook_resid_post")
+    where = site_of(common, dictionary, about, site, (model, common.base))
     called, store = "given", Store(common.store)
     if diff is not None:
         given, called = claimed(store.get(diff), fingerprint(loaded), loaded, diff, which), which
     analyzer = DictionaryProbe(
-        loaded, fingerprint(loaded), str(where), _of(of, loaded, about), at, counts, given, called,
+        loaded, fingerprint(loaded), where, _of(of, loaded, about), at, counts, given, called,
         held.limit(common.max_prompts), permutations, controls, control_prompts, steer, revert,
     )  # fmt: skip
     analyzer.require(common.base is not None or find(model).base_name is not None)
