@@ -18,7 +18,7 @@ from interp.study import Study
 from interp.trials.conditions import Donors
 from interp.trials.dose import Doses
 
-PROMPTS = 32
+PROMPTS, NEW_TOKENS = 32, 16
 
 
 @functools.cache
@@ -29,7 +29,9 @@ def pair(name: str) -> Pair:
 @functools.cache
 def study(name: str, split: str = "locate", prompts: int = PROMPTS) -> Study:
     groups = (read_prompts(organisms.prompts("refusal", split, group)) for group in ("harmful", "harmless"))
-    return Study(pair(name), Contrast(*groups).limit(prompts), Refusal.of(pair(name).tokenizer))
+    return Study(
+        pair(name), Contrast(*groups).limit(prompts), Refusal.of(pair(name).tokenizer), max_new_tokens=NEW_TOKENS
+    )
 
 
 @functools.cache
