@@ -1,26 +1,169 @@
-"""Documents that drift fail here: code is run, commands and links must exist."""
+"""Documents that drift fail here: code is run, commands, options and links must exist."""
 
 import re
-from pathlib import Path
+from functools import cache
+from importlib.util import find_spec
 
 import pytest
 
 from interp.analyzers.locate_neurons import METHODS
-from interp.cli import COMMANDS
+from interp.cli import COMMANDS, GROUPS, _LazyCommands, main
+from tests import pages, tiny
+from tests.pages import PAGES, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+# ---------------------------------------------------------------------------------------------- Python
 
 
-def test_the_python_of_the_readme_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    exec(compile(code.replace("limit(16)", "limit(4)"), "README.md", "exec"), {})
-    assert "integrated selects" in capsys.readouterr().out
+def _studies(place):
+    """What the page of the checks leaves to the reader: a located pair, a further tune of its base, other prompts."""
+    base, tuned = tiny.planted(tiny.llama(seed=7, tie_word_embeddings=False), pairs=6)
+    study = tiny.study(tuned, base, 4, template=False, max_new_tokens=2)
+    locating, verifying = study.contrast.split(0)
+    further = tiny.study(tiny.perturbed(tuned, 0.002), base, 4, template=False, max_new_tokens=2)
+    return {"study": study.on(locating), "held_out": study.on(verifying), "further": further, "other": study}
+
+
+def _dictionary(place):
+    from interp.dictionaries import Dictionary, DictionaryConfig
+    from interp.dictionaries.files import save
+
+    save(Dictionary(DictionaryConfig("topk", 8, 16, k=2), seed=0), place / "a-dictionary")
+    return {}
+
+
+# What the text around a page's code gives it, and where less than it says is enough to see that it runs.
+GIVEN = {
+    "README.md": (lambda place: {}, ("limit(16)", "limit(4)"), "integrated selects"),
+    "checks.md": (_studies, ('LocateNeurons(top="30")', 'LocateNeurons("change", top="4")'), ""),
+    "dictionaries.md": (lambda place: {}, (), ""),
+    "dictionary-files.md": (_dictionary, (), ""),
+}
+OWN_TEST = {"adding-an-analyzer.md"}  # tests/test_adding_an_analyzer.py
+
+
+SLOW = {"checks.md"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.name in SLOW else (), id=page.name)
+        for page in PAGES
+        if pages.blocks(page, "python") and page.name not in OWN_TEST
+    ],
+)
+def test_the_python_of_the_documents_runs(page, tmp_path, monkeypatch, capsys):
+    make, shorter, said = GIVEN[page.name]
+    monkeypatch.chdir(tmp_path)
+    names = make(tmp_path)
+    for code in pages.blocks(page, "python"):
+        if shorter:
+            assert shorter[0] in code
+            code = code.replace(*shorter)
+        exec(compile(code, page.name, "exec"), names)
+    assert said in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------- command lines
+
+
+@cache
+def flags():
+    """The options of every command, by its words."""
+    found = {}
+    for group, helps in {"": COMMANDS, **{group: helps for group, (_, helps) in GROUPS.items()}}.items():
+        loaded = _LazyCommands(helps, f"{group}_" if group else "")
+        for name in helps:
+            options = [flag for given in loaded[name].params for flag in (*given.opts, *given.secondary_opts)]
+            found[f"{group} {name}".strip()] = {flag for flag in options if flag.startswith("-")}
+    return found
+
+
+@cache
+def common():
+    """The options of every command that runs a model."""
+    return set.intersection(*(options for options in flags().values() if "--engine" in options))
+
+
+def named(arguments):
+    """The words of the command that a line calls, None for a command that is not there."""
+    words = " ".join(arguments[: 2 if arguments[0] in GROUPS else 1])
+    return words if words in flags() or words in GROUPS else None
+
+
+@pytest.fixture
+def parsed(monkeypatch, capsys):
+    """Whether a command line parses: everything up to the call of its command is done, and the call is not."""
+    called = []
+    monkeypatch.setattr("typer.core.TyperCommand.invoke", lambda self, context: called.append(context.command_path))
+
+    def parse(arguments):
+        code = main(arguments)
+        assert (code == 0) is bool(called)
+        called.clear()
+        return code, capsys.readouterr().err
+
+    return parse
+
+
+def test_what_is_no_command_line_does_not_parse(parsed):
+    assert parsed(["tuco", "TUNED", "--base", "BASE", "--prompts", "FILE"])[0] == 0
+    for wrong in (["tucco", "TUNED"], ["tuco", "TUNED", "--no-such"], ["tuco"], ["ls", "--store"], ["sae", "trian"]):
+        assert parsed(wrong)[0] == 2
+
+
+@EVERY_PAGE
+def test_every_command_line_of_a_block_parses(page, parsed):
+    """With what is optional put in; a line that ends in dots leaves out what is required."""
+    for text in pages.blocks(page, ""):
+        for line in pages.commands_of(text):
+            code, said = parsed(pages.written_out(line))
+            assert code == 0 or (line[-1] == "..." and "Missing" in said), (line, said)
+
+
+@EVERY_PAGE
+def test_every_command_in_the_text_exists_with_its_options(page, parsed):
+    for line in pages.commands_inline(page):
+        words = named(line)
+        assert words, line
+        if len(line) > len(words.split()):
+            code, said = parsed(pages.written_out(line))
+            assert code == 0 or "Missing" in said, (line, said)
+
+
+@EVERY_PAGE
+def test_every_option_in_the_text_is_one_of_its_page_s_commands(page):
+    """Of a command that the page names; where it names a script or another program, of its source."""
+    words = {named(line) for line in pages.commands(page)} | set(pages.INLINE.findall(pages.prose(page)))
+    known = {"--help", "--version"}.union(common(), *(flags()[name] for name in words & set(flags())))
+    for module in re.findall(r"python -m (\S+\w)", page.read_text(encoding="utf-8")):
+        source = ROOT / f"{module.replace('.', '/')}.py"
+        known |= set(re.findall(r"\"(--[\w-]+)\"", source.read_text(encoding="utf-8")))
+    asked = {
+        flag for code in pages.INLINE.findall(pages.prose(page)) for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", code)
+    }
+    assert asked <= known, sorted(asked - known)
+
+
+@EVERY_PAGE
+def test_scripts_and_targets_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for module in re.findall(r"python -m (\S+\w)", text):
+        assert find_spec(module), module
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for line in (line for line in pages.lines(page) if line.startswith("make ")):
+        assert {word for word in line.split()[1:] if "=" not in word} <= targets, line
+
+
+# ---------------------------------------------------------------------------------------------- what must be named
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_stands_in_the_readme(name):
-    assert f"interp {name}" in (ROOT / "README.md").read_text(encoding="utf-8") or name == "demo"
+    assert f"interp {name}" in README or name == "demo"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -28,15 +171,28 @@ def test_every_method_has_its_row(method):
     assert f"| `{method}` |" in (ROOT / "docs" / "locate-neurons.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@EVERY_PAGE
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
-        assert "://" in target or (page.parent / target).exists(), target
+    for target, part in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8")):
+        place = page.parent / target if target else page
+        assert "://" in target or place.exists(), target
+        if part and place.suffix == ".md":
+            assert part in headings(place), f"{target}#{part}"
+
+
+def headings(page):
+    """The anchors of a page's headings."""
+    found = re.findall(r"^#+ (.*)$", pages.prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", said.lower()).strip().replace(" ", "-") for said in found}
+
+
+def test_every_page_is_reached_from_the_readme():
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", README))
+    assert {f"docs/{page.name}" for page in PAGES if page.parent == ROOT / "docs"} == linked
 
 
 def test_the_tree_in_the_readme_is_the_tree():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = text[text.index("interp/\n") : text.index("organisms/   ")]
+    tree = README[README.index("interp/\n") : README.index("organisms/   ")]
     named = set(re.findall(r"^  ([\w/.]+)", tree, re.MULTILINE))
     real = {
         path.name + ("/" if path.is_dir() else "")
