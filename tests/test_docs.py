@@ -38,7 +38,6 @@ def _dictionary(place):
 GIVEN = {
     "README.md": (lambda place: {}, ("limit(16)", "limit(4)"), "integrated selects"),
     "checks.md": (_studies, ('LocateNeurons(top="30")', 'LocateNeurons("change", top="4")'), ""),
-    "dictionaries.md": (lambda place: {}, (), ""),
     "dictionary-files.md": (_dictionary, (), ""),
 }
 OWN_TEST = {"adding-an-analyzer.md"}  # tests/test_adding_an_analyzer.py
@@ -56,7 +55,7 @@ SLOW = {"checks.md"}
     ],
 )
 def test_the_python_of_the_documents_runs(page, tmp_path, monkeypatch, capsys):
-    make, shorter, said = GIVEN[page.name]
+    make, shorter, said = GIVEN.get(page.name, (lambda place: {}, (), ""))
     monkeypatch.chdir(tmp_path)
     names = make(tmp_path)
     for code in pages.blocks(page, "python"):

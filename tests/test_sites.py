@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import OptionError
+from interp.models.anatomy import PROVEN
 from interp.sites import BLOCK_HOOKS, MATRICES, Site, Weight, contribution, neurons
+from tests import sites_page
 
 
 @given(st.integers(0, 10_000), st.sampled_from(sorted(BLOCK_HOOKS)))
@@ -42,3 +44,11 @@ def test_sites_are_ordered_by_layer_and_can_be_keys():
     sites = [Site(2, "hook_resid_pre"), Site(0, "mlp.hook_post"), Site(0, "hook_resid_pre")]
     assert [site.layer for site in sorted(sites)] == [0, 0, 2]
     assert len({*sites, Site(2, "hook_resid_pre")}) == 3
+
+
+def test_the_page_of_sites_is_what_the_code_says():
+    """Of a small model of every proven family; `python -m tests.sites_page` writes it anew."""
+    text = sites_page.PAGE.read_text(encoding="utf-8")
+    found = sites_page.anatomies()
+    assert {anatomy.architecture for anatomy in found.values()} == {name.split()[0] for name in PROVEN}
+    assert sites_page.written(text, sites_page.tables(found)) == text
