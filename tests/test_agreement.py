@@ -16,6 +16,7 @@ from interp.provenance import Provenance
 from interp.sites import MATRICES
 from interp.store import Store
 from interp.table import table
+from tests.documented import require_described
 
 LAYERS, PARTS = 12, tuple(MATRICES)
 DIGESTS = {"base": "11" * 32, "tuned": "22" * 32}
@@ -93,7 +94,9 @@ def split(by_layer):
 
 
 def agreed(*tables, draws=199, seed=0):
-    return Agreement(draws)(runs := Runs(tables, seed)), runs
+    made = Agreement(draws)(runs := Runs(tables, seed))
+    require_described(made)
+    return made, runs
 
 
 def pair_of(found, *names):

@@ -35,6 +35,7 @@ from interp.prompts import Contrast, PromptSet
 from interp.study import Study
 from interp.table import ALLOWED, dtype_name
 from tests import tiny
+from tests.documented import require_described
 
 SMALL = {"controls": 3, "dose_draws": 1, "depth": 3, "control_prompts": 3}
 
@@ -228,6 +229,12 @@ def test_columns_have_roles_meanings_and_types(tables, name):
             assert dtype_name(part[column.name]) in ALLOWED[column.role]
     for part in table.tables.values():
         assert part.provenance is None
+
+
+@EACH
+def test_the_page_of_the_store_describes_it(tables, name):
+    if not name.endswith("head"):
+        require_described(tables(name))
 
 
 @EACH

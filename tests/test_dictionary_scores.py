@@ -22,6 +22,7 @@ from interp.prompts import OneClass, Prompt, PromptSet
 from interp.sites import Site
 from interp.study import Study
 from tests import tiny
+from tests.documented import require_described
 
 D = 6
 SMALL = {
@@ -384,6 +385,7 @@ class TestEvaluation:
     def test_rows_per_prompt_add_up_to_the_scores(self, pair):
         dictionary = dictionary_of(pair)
         found = DictionaryEval(dictionary, fingerprint(dictionary), "blocks.1.hook_resid_post")(study_of(pair))
+        require_described(found)
         prompts = found.tables["prompts"]
         for name in ("dictionary", "pca", "random"):
             whole = (found["dictionary"] == name) & (found["part"] == "all")

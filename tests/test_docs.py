@@ -1,14 +1,20 @@
 """Documents that drift fail here: code is run, commands, options and links must exist."""
 
+import pkgutil
 import re
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
 
+import interp.analyzers
+from interp.agreement import Agreement
+from interp.analyzers.base import Analyzer
 from interp.analyzers.locate_neurons import METHODS
 from interp.cli import COMMANDS, GROUPS, _LazyCommands, main
-from tests import pages, tiny
+from interp.figures import FIGURES
+from tests import documented, pages, tiny
 from tests.pages import PAGES, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -130,7 +136,7 @@ def test_every_command_in_the_text_exists_with_its_options(page, parsed):
         assert words, line
         if len(line) > len(words.split()):
             code, said = parsed(pages.written_out(line))
-            assert code == 0 or "Missing" in said, (line, said)
+            assert code == 0 or "Missing" in said or "requires an argument" in said, (line, said)
 
 
 @EVERY_PAGE
@@ -168,6 +174,21 @@ def test_every_command_stands_in_the_readme(name):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_its_row(method):
     assert f"| `{method}` |" in (ROOT / "docs" / "locate-neurons.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_the_store_has_every_kind_and_every_figure_s():
+    analyzers = {analyzer.name for analyzer in _analyzers(Analyzer)} | {Agreement.name}
+    assert set(documented.kinds()) == analyzers
+    described = documented.kinds().values()
+    assert set(FIGURES) <= analyzers | {kind for row in described for kind in row.parts.values()}
+
+
+def _analyzers(family):
+    """Every analyzer class that the package defines."""
+    for _, name, _ in pkgutil.walk_packages(interp.analyzers.__path__, "interp.analyzers."):
+        import_module(name)
+    own = [each for each in family.__subclasses__() if each.__module__.startswith("interp.analyzers.")]
+    return own + [deeper for each in own for deeper in _analyzers(each)]
 
 
 @EVERY_PAGE

@@ -37,6 +37,7 @@ from interp.store import Store
 from interp.store.bases import Bases
 from interp.study import Study
 from tests import families, tiny
+from tests.documented import require_described
 
 IDS = torch.tensor([[2, 40, 41, 42, 1, 3]])
 SIZE, PUSH = 96, 1.76
@@ -98,6 +99,7 @@ def same(one, other, tolerance=1e-5):
 def test_a_planted_intruder_is_found_and_claimed_beyond_random_updates(pair):
     base, child, _ = pair
     found = examine(child, base, analyzer=Intruders(top_k=1))
+    require_described(found)
     (row,) = np.flatnonzero(found["apart"])
     assert (found["part"][row], found["rank"][row]) == ("mlp.out", 1)
     assert found["sigma"][row] == pytest.approx((1 + PUSH**2) ** 0.5, abs=1e-2)
@@ -490,6 +492,7 @@ def test_without_a_task_forgetting_and_divergence_are_measured(pair, scaled):
     located, with_task = scaled
     study = Study(Pair.load(str(child), str(base)), OneClass(texts().negative), None)
     found = IntruderScaling.of(located, scales=(0.0, 0.5, 1.0, 2.0))(study)
+    require_described(found)
     assert "metric" not in found.data
     for name in ("loss", "forgetting", "kl"):
         np.testing.assert_allclose(found[name], with_task[name], atol=1e-6)
@@ -523,6 +526,7 @@ def test_batches_do_not_change_what_scaling_gives(pair, scaled):
     base, child, _ = pair
     located, found = scaled
     other = IntruderScaling.of(located, scales=(0.0, 0.5, 1.0, 2.0))(scaling_study(base, child, batch_size=1))
+    require_described(other)
     for name in ("metric", "loss"):
         np.testing.assert_allclose(other[name], found[name], atol=1e-4)
 

@@ -27,6 +27,7 @@ from interp.study import Study
 from interp.table import Table, table
 from tests import tiny
 from tests.browser import browser
+from tests.documented import require_described
 from tests.tables import HOSTILE
 
 SITE = "blocks.0.hook_resid_pre"
@@ -87,6 +88,7 @@ def found(model, dictionary):
 
 class TestLabels:
     def test_planted_lists_come_back_with_score_one(self, found, lists):
+        require_described(found)
         assert sorted(found["latent"]) == list(range(LATENTS))
         labels = found.tables["labels"]
         for row in found.rows():

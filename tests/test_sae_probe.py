@@ -27,6 +27,7 @@ from interp.sites import Site
 from interp.study import Study
 from interp.table import table
 from tests import tiny
+from tests.documented import require_described
 
 SITE = Site(1, "hook_resid_post")
 FAST = {"permutations": 39, "controls": 19, "control_prompts": 8, "k": (1,)}
@@ -82,6 +83,7 @@ def found(pair, planted):
 
 class TestPlanted:
     def test_the_latent_is_found_and_ablating_it_lowers(self, found):
+        require_described(found)
         assert found["auc"][(found["source"] == "dictionary") & (found["k"] == 1)][0] > 0.9
         by_name = {claim.name: claim for claim in claims.from_table(found.tables["claims"])}
         assert by_name["predicts-1"].shown
