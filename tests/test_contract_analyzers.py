@@ -2,13 +2,17 @@
 
 import copy
 import dataclasses
+import importlib
 import json
+import pkgutil
 
 import numpy as np
 import pytest
 import torch
 
+import interp.analyzers
 from interp import claims
+from interp.analyzers.base import Analyzer
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.compare import Compare
 from interp.analyzers.concept_shift import ConceptShift
@@ -137,7 +141,7 @@ def stitch(study, _, unit):
 OF_PAIRS = (tuco, ftc_alpha, compare, concept_shift, graft, stitch)
 FURTHER = (stability, redundancy, coalitions, transfer, dissociation, refusal_direction)
 
-# Every analyzer, with every method and unit it has; a new one is added here and nowhere else.
+# Every analyzer, with every method and unit it has. One that is made without arguments need not be named.
 ANALYZERS = {
     **{f"locate-neurons {name}": (locate, name, "neuron") for name in METHODS},
     **{f"locate-neurons {name} head": (locate, name, "head") for name in METHODS if "head" in METHODS[name].units},
@@ -153,6 +157,19 @@ OF_WEIGHTS = {"intruders", "intruder_scaling"}
 # These are of a dictionary in one model, and an identical pair is no silence to them: tests/test_dictionary_scores.py,
 # tests/test_dictionary_eval.py, tests/test_sae_features.py, tests/test_sae_probe.py.
 OF_ONE_MODEL = {"dictionary_eval", "dictionary_features", "dictionary_probe"}
+
+
+def unnamed(named):
+    """The analyzers of modules that are named nowhere here, as they are made without arguments."""
+    for _, name, _ in pkgutil.iter_modules(interp.analyzers.__path__):
+        if name not in named:
+            module = importlib.import_module(f"interp.analyzers.{name}")
+            for kind in vars(module).values():
+                if isinstance(kind, type) and kind.__module__ == module.__name__ and issubclass(kind, Analyzer):
+                    yield kind.name, (lambda study, _, unit, kind=kind: kind(), "", "neuron")
+
+
+ANALYZERS |= unnamed({"base", *OF_WEIGHTS, *OF_ONE_MODEL, *(name.split()[0].replace("-", "_") for name in ANALYZERS)})
 # Heads go the ways of neurons: one method stands for all of them but in the slow tests. So do two of four ways.
 ALWAYS = {"locate-neurons integrated head", "verify-neurons head"}
 SELDOM = ("head", "diff base", "diff difference")
@@ -495,10 +512,6 @@ def test_the_attention_kernel_is_part_of_the_key(tmp_path):
 
 
 def test_every_analyzer_is_in_this_contract():
-    import pkgutil
-
-    import interp.analyzers
-
     found = (
         {name for _, name, _ in pkgutil.iter_modules(interp.analyzers.__path__)} - {"base"} - OF_WEIGHTS - OF_ONE_MODEL
     )

@@ -79,12 +79,17 @@ def test_the_python_of_the_documents_runs(page, tmp_path, monkeypatch, capsys):
 def flags():
     """The options of every command, by its words."""
     found = {}
-    for group, helps in {"": COMMANDS, **{group: helps for group, (_, helps) in GROUPS.items()}}.items():
-        loaded = _LazyCommands(helps, f"{group}_" if group else "")
-        for name in helps:
-            options = [flag for given in loaded[name].params for flag in (*given.opts, *given.secondary_opts)]
-            found[f"{group} {name}".strip()] = {flag for flag in options if flag.startswith("-")}
+    for words in [*COMMANDS, *(f"{group} {name}" for group, (_, helps) in GROUPS.items() for name in helps)]:
+        options = [flag for given in command(words).params for flag in (*given.opts, *given.secondary_opts)]
+        found[words] = {flag for flag in options if flag.startswith("-")}
     return found
+
+
+@cache
+def command(words):
+    """A command by its words."""
+    group, _, name = words.rpartition(" ")
+    return _LazyCommands(GROUPS[group][1] if group else COMMANDS, f"{group}_" if group else "")[name]
 
 
 @cache
@@ -123,7 +128,7 @@ def test_what_is_no_command_line_does_not_parse(parsed):
 @EVERY_PAGE
 def test_every_command_line_of_a_block_parses(page, parsed):
     """With what is optional put in; a line that ends in dots leaves out what is required."""
-    for text in pages.blocks(page, ""):
+    for text in [] if page.name in OWN_TEST else pages.blocks(page, ""):
         for line in pages.commands_of(text):
             code, said = parsed(pages.written_out(line))
             assert code == 0 or (line[-1] == "..." and "Missing" in said), (line, said)
@@ -151,6 +156,27 @@ def test_every_option_in_the_text_is_one_of_its_page_s_commands(page):
         flag for code in pages.INLINE.findall(pages.prose(page)) for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", code)
     }
     assert asked <= known, sorted(asked - known)
+
+
+@EVERY_PAGE
+def test_stated_defaults_are_the_commands(page):
+    """In tables of options, and in the text as `--flag` (value)."""
+    rows = re.findall(r"^\| (`--[^|]*(?:\\\|[^|]*)*) \| ([^|]*) \| ", pages.prose(page), re.MULTILINE)
+    stated = [pair for flags, values in rows for pair in zip(flags.split(", "), values.split(", "), strict=False)]
+    stated += re.findall(r"(`--[\w-]+`) \(([0-9][\w.]*)\)", pages.prose(page))
+    assert stated or "| option |" not in pages.prose(page)
+    known = {flag: value for line in pages.commands(page) if named(line) for flag, value in defaults(named(line))}
+    for code, value in stated:
+        flag = re.match(r"`(--[\w-]+)", code).group(1)
+        if value.strip():
+            assert known[flag] == value, (code, value)
+
+
+def defaults(words):
+    """Every flag of a command with its default as a page says it."""
+    for given in command(words).params if words in flags() else ():
+        default = {None: "none", "": "none", False: "off"}.get(given.default, str(given.default))
+        yield from ((flag, default) for flag in given.opts)
 
 
 @EVERY_PAGE
@@ -202,7 +228,11 @@ def test_links_lead_somewhere(page):
 
 def headings(page):
     """The anchors of a page's headings."""
-    found = re.findall(r"^#+ (.*)$", pages.prose(page), re.MULTILINE)
+    return headings_of(pages.prose(page))
+
+
+def headings_of(text):
+    found = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", said.lower()).strip().replace(" ", "-") for said in found}
 
 
@@ -221,3 +251,20 @@ def test_the_tree_in_the_readme_is_the_tree():
     }
     assert real - named <= {"pytest_plugin.py"}
     assert named <= real
+
+
+def test_measured_figures_in_the_readme_stand_in_the_section_that_is_named():
+    table = README[README.index("## Measured") : README.index("## What it does not do")]
+    rows = re.findall(r"^\| [^|]*\(docs/benchmarks\.md#([\w-]+)\) \| ([^|]*) \| ([^|]*) \|$", table, re.MULTILINE)
+    assert len(rows) == table.count("\n| ") - 1 > 5
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    sections = {next(iter(headings_of(part))): part for part in re.split(r"(?m)^(?=##+ )", text)[1:]}
+    for anchor, found, beside in rows:
+        level = re.match("#+", sections[anchor]).group()
+        start = text.index(sections[anchor])
+        section = re.split(rf"(?m)^{level} ", text[start + len(level) + 1 :])[0]
+        assert "`python -m benchmarks." in section
+        figures = re.findall(r"\d[\d.]*%?", found + " " + beside)
+        assert figures
+        for figure in figures:
+            assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d])", section), (anchor, figure)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -74,9 +75,8 @@ class _LazyCommands(Mapping):
             return _group(*GROUPS[name], prefix=f"{name}_")
         if name not in self.helps:
             raise KeyError(name)
-        module = import_module(f"interp.cli.{self.prefix}{name.replace('-', '_')}")
         app = typer.Typer(**_STYLE)
-        app.command(name)(module.command)
+        app.command(name)(_command(self.prefix + name.replace("-", "_"), name))
         return typer.main.get_command(app)
 
     def __iter__(self) -> Iterator[str]:
@@ -84,6 +84,15 @@ class _LazyCommands(Mapping):
 
     def __len__(self) -> int:
         return len(self.helps)
+
+
+def _command(module: str, name: str) -> Callable:
+    """What ``interp.cli.<module>`` does; an analyzer without a module there has a plain command made of its fields."""
+    if find_spec(f"interp.cli.{module}") is not None:
+        return import_module(f"interp.cli.{module}").command
+    from interp.cli.plain import command_of
+
+    return command_of(name)
 
 
 def _group(said: str, helps: Mapping[str, str], *, prefix: str = "", options: Callable = lambda: None) -> TyperGroup:
