@@ -2,6 +2,7 @@
 
 import pkgutil
 import re
+import tomllib
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -217,6 +218,17 @@ def _analyzers(family):
     return own + [deeper for each in own for deeper in _analyzers(each)]
 
 
+@pytest.mark.parametrize(
+    "name", ["agree", "checks", "compare", "dictionaries", "graft", "intruders", "locate-neurons", "tuco"]
+)
+def test_a_page_of_a_method_says_what_it_asks_when_it_misleads_and_whose_it_is(name):
+    page = ROOT / "docs" / f"{name}.md"
+    text = page.read_text(encoding="utf-8")
+    assert re.search(r"^## When .*mislead", text, re.MULTILINE)
+    assert re.search(r"arXiv \d{4}\.\d{5}|\b(19|20)\d\d\b|[Nn]o paper", text)
+    assert any(named(line) and len(line) > 2 for line in pages.commands(page))
+
+
 @EVERY_PAGE
 def test_links_lead_somewhere(page):
     for target, part in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8")):
@@ -268,3 +280,23 @@ def test_measured_figures_in_the_readme_stand_in_the_section_that_is_named():
         assert figures
         for figure in figures:
             assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d])", section), (anchor, figure)
+
+
+def test_the_citation_and_the_licence_are_the_package_s():
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {interp.__version__}\n" in cited
+    assert f"\nlicense: {stated['license']}\n" in cited
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in licence
+    assert "END OF TERMS AND CONDITIONS" in licence
+
+
+@pytest.mark.parametrize("words", [*COMMANDS, *(f"sae {name}" for name in GROUPS["sae"][1])])
+def test_every_command_stands_in_the_changelog(words):
+    """By its own name, or after others of its kind."""
+    assert re.search(rf"`(interp )?{re.escape(words)}`|`interp {re.escape(words)} ", changes()), words
+
+
+def changes():
+    return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
