@@ -153,6 +153,11 @@ def test_every_option_in_the_text_is_one_of_its_page_s_commands(page):
     for module in re.findall(r"python -m (\S+\w)", page.read_text(encoding="utf-8")):
         source = ROOT / f"{module.replace('.', '/')}.py"
         known |= set(re.findall(r"\"(--[\w-]+)\"", source.read_text(encoding="utf-8")))
+    if (
+        "pytest --interp-" in page.read_text(encoding="utf-8")
+        and (plugin := ROOT / "interp" / "pytest_plugin.py").exists()
+    ):
+        known |= set(re.findall(r"\"(--interp-[\w-]+)\"", plugin.read_text(encoding="utf-8")))
     asked = {
         flag for code in pages.INLINE.findall(pages.prose(page)) for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", code)
     }

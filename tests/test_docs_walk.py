@@ -90,7 +90,7 @@ def test_dictionaries_of_a_pair_and_of_its_sham_are_compared(walk, tmp_path):
     small = "--tokens 20k --width 32 -k 4 --batch 256"
     for name in ("TUNED", "SHAM"):
         walk(page, f"sae train {name} --base BASE --of both --architecture", REFUSAL, small)
-    found = walk(page, "sae diff both --model", REFUSAL | {"other.jsonl": HARMLESS}, FEW)
+    found = walk(page, "sae diff both --model", REFUSAL | {"other.jsonl": HARMLESS}, "--max-prompts 48")
     assert sum(found["summary"]["classes"].values()) == 32
     read = walk("docs/dictionary-files.md", "sae convert SOURCE OUT", {"SOURCE": "both", "OUT": "copy"})
     assert read["to"] == "interp"
@@ -101,12 +101,10 @@ def test_dictionaries_of_a_pair_and_of_its_sham_are_compared(walk, tmp_path):
 @pytest.mark.timeout(1800)
 def test_grafts_and_stitches(walk):
     less = "--max-prompts 24 --steps 4 --relaxed-steps 2"
-    graft = walk("README.md", "graft TUNED --base BASE --task FILE", SKILL, less)
-    assert graft["summary"]["positive"] == 24
-    several = {
-        "TUNED": ["organism:skill/full", "organism:skill/second"],
-        "FILE": [TASK, OTHER_TASK],
-        "task.jsonl": TASK,
-    }
-    stitch = walk("docs/graft.md", "stitch TUNED TUNED", SKILL | several | {"RUN": graft["run"]}, "--max-prompts 24")
+    tunes = {"organism:skill/full": TASK, "organism:skill/second": OTHER_TASK}
+    start = "graft TUNED --base BASE --task FILE"
+    runs = [walk("README.md", start, SKILL | {"TUNED": tune, "FILE": file}, less) for tune, file in tunes.items()]
+    assert [run["summary"]["positive"] for run in runs] == [24, 24]
+    several = SKILL | {"TUNED": list(tunes), "FILE": list(tunes.values()), "RUN": runs[0]["run"]}
+    stitch = walk("docs/graft.md", "stitch TUNED TUNED", several, f"--mask {runs[1]['run']} --max-prompts 24")
     assert stitch["rows"] > 0
