@@ -9,12 +9,8 @@ from interp.analyzers.locate_neurons import METHODS
 from interp.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "notebooks" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]
+DOCS = ["README.md", "CONTRIBUTING.md", "notebooks/README.md"]
+PAGES = [*(ROOT / name for name in DOCS), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_python_of_the_readme_runs(capsys):
