@@ -1,4 +1,4 @@
-"""Notebooks run top to bottom, each within two minutes of two cores; what they import is there, and they keep no output."""
+"""Notebooks run top to bottom, each within two minutes of two cores; their imports exist, and they keep no output."""
 
 import ast
 import importlib
