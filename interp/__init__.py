@@ -3,29 +3,39 @@
 Public names are loaded on first use, so that looking at stored results never waits for torch.
 """
 
-from importlib import import_module
-from typing import Any
+from importlib import import_module as _load
+from types import ModuleType as _Module
+from typing import Any as _Any
 
 __version__ = "0.1.0.dev0"
 
+# fmt: off
 _HOMES = {
-    "Claim": "claims",
-    "InterpError": "errors",
-    "Pair": "models.pair",
-    "Provenance": "provenance",
-    "Site": "sites",
-    "Table": "table",
-    "Weight": "sites",
+    "Agreement": "agreement", "Claim": "claims", "Coalitions": "analyzers.coalitions", "Compare": "analyzers.compare",
+    "ConceptShift": "analyzers.concept_shift", "Contrast": "prompts", "DictionaryDiff": "analyzers.dictionary_diff",
+    "DictionaryEval": "analyzers.dictionary_eval", "DictionaryFeatures": "analyzers.dictionary_features",
+    "DictionaryProbe": "analyzers.dictionary_probe", "Dissociation": "analyzers.dissociation",
+    "FtcAlpha": "analyzers.ftc_alpha", "Graft": "analyzers.graft", "InterpError": "errors",
+    "IntruderScaling": "analyzers.intruder_scaling", "Intruders": "analyzers.intruders",
+    "LocateNeurons": "analyzers.locate_neurons", "OneClass": "prompts", "Pair": "models.pair",
+    "Partner": "analyzers.stitch", "Provenance": "provenance", "Redundancy": "analyzers.redundancy",
+    "Refusal": "metrics", "RefusalDirection": "analyzers.refusal_direction", "Runs": "agreement", "Site": "sites",
+    "Stability": "analyzers.stability", "Stitch": "analyzers.stitch", "Store": "store", "Study": "study",
+    "Table": "table", "Task": "metrics", "Transfer": "analyzers.transfer", "Tuco": "analyzers.tuco",
+    "VerifyNeurons": "analyzers.verify_neurons", "Weight": "sites", "WeightPair": "models.weights", "plot": "figures",
+    "read_prompts": "prompts", "read_task": "prompts",
 }
+# fmt: on
 
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(_load(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    own = (name for name, value in globals().items() if name.startswith("__") or isinstance(value, _Module))
+    return sorted({*own, *_HOMES})

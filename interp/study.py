@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from tqdm import tqdm
 
 from interp.capture import Backoff, batches, require_parts
+from interp.display import facts_html
 from interp.edit import Intervention
 from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, OutOfMemory, PromptError
@@ -55,6 +56,24 @@ class Study:
     quiet: bool = True
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
     _backoff: Backoff = field(default_factory=Backoff, repr=False)
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name} {value}" for name, value in self._facts)
+        return f"Study({self.pair!r}; {said})"
+
+    def _repr_html_(self) -> str:
+        return facts_html("Study", [*self.pair.facts, *self._facts])
+
+    @property
+    def _facts(self) -> list[tuple[str, Any]]:
+        prompts = [(group, self.prompts(group)) for group in self.classes]
+        metric = "none" if self.metric is None else f"{self.metric.words.number} ({self.metric.words.unit})"
+        said = [
+            (group, f"{len(found)} prompts of {len(set(found.clusters))} clusters ({found.source})")
+            for group, found in prompts
+            if len(found)
+        ]
+        return [*said, ("metric", metric), ("seed", self.seed), ("engine", self.engine.name)]
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from interp.display import described, table_html
 from interp.errors import OptionError
 from interp.provenance import JSON, Provenance, plain, whole_text
 
@@ -126,6 +127,15 @@ class Table:
             kind, tuple(columns), {column.name: [row[column.name] for row in rows] for column in columns}, **rest
         )
 
+    def __repr__(self) -> str:
+        return f"Table({self.kind!r}: {', '.join(self.data)}; {described(self)})"
+
+    def _repr_html_(self) -> str:
+        return table_html(self)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.data)
+
     def __len__(self) -> int:
         return len(next(iter(self.data.values()))) if self.data else 0
 
@@ -151,12 +161,18 @@ class Table:
         )
 
     def to_pandas(self) -> Any:
-        """The rows as a ``pandas.DataFrame``; ``OptionError`` when pandas is not installed."""
+        """The rows as a ``pandas.DataFrame``; ``OptionError`` when pandas is not installed.
+
+        Types are kept, text as pandas' own. ``attrs`` has the ``kind`` and, by column, role, meaning and unit.
+        """
         try:
             import pandas
         except ImportError as error:
             raise OptionError("pandas is not installed: pip install pandas") from error
-        return pandas.DataFrame({name: array.copy() for name, array in self.data.items()})
+        frame = pandas.DataFrame({name: array.copy() for name, array in self.data.items()})
+        told = {c.name: {"role": c.role, "meaning": c.meaning, "unit": c.unit} for c in self.columns}
+        frame.attrs |= {"kind": self.kind, "columns": told}
+        return frame
 
     def equals(self, other: Table) -> bool:
         """Same kind, columns, types, values (NaN equal to NaN), sub-tables and arrays.

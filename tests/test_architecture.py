@@ -24,6 +24,7 @@ LAYOUT = [
     "errors",
     "maths sites",
     "provenance organisms",
+    "display",
     "table prompts",
     "claims store models",
     "agreement figures engines",
@@ -54,7 +55,7 @@ STRANGERS = {
 }
 
 WITHOUT_TORCH = (
-    "interp errors maths.statistics sites provenance organisms table claims store models.sources "
+    "interp errors maths.statistics sites provenance organisms display table claims store models.sources "
     "agreement figures report cli"
 )
 

@@ -4,12 +4,14 @@ import dataclasses
 import json
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from interp.errors import OptionError
 from interp.figures import FIGURES, plot
 from interp.figures.dose import ticks
 from interp.figures.scores import LIMIT, shown_rows
+from interp.figures.style import finish, legend_rows
 from interp.table import table
 from tests.tables import HOSTILE, located, verified
 
@@ -290,3 +292,15 @@ def test_dictionaries_stand_beside_their_baselines():
         assert one.layout.title.text
         assert one.layout.meta["caption"].endswith(".")
         json.loads(one.to_json())
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"), [([], 0), (["a", "b"], 1), (["n" * 30] * 3, 1), ([f"{i}" * 40 for i in range(6)], 3)]
+)
+def test_a_legend_of_several_rows_gets_room_below_the_title(names, rows):
+    figure = go.Figure([go.Scatter(x=[1], y=[1], name=name) for name in names])
+    assert legend_rows(figure) == rows
+    finish(figure, "title", "caption.", height=400)
+    assert figure.layout.margin.t >= 42 + 21 * rows
+    assert figure.layout.height - figure.layout.margin.t == 400 - 64, "the plot itself stays as high"
+    assert legend_rows(figure.update_layout(showlegend=False)) == 0

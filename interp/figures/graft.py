@@ -46,7 +46,12 @@ def graft_figure(table: Table) -> go.Figure:
         "tune's (logarithmic); up, held-out questions answered rightly. Masks at one place are of equal size."
     )
     finish(figure, "Right answers by weights grafted", caption, height=440)
-    figure.update_xaxes(title_text="share of weights that are the tune's", type="log", tickformat=".3~%")
+    shares = sorted({float(share) for trace in figure.data for share in trace.x})
+    # plotly's own ticks of a range that begins just below 1 % run into each other
+    figure.update_xaxes(
+        title_text="share of weights that are the tune's", type="log", tickformat=".3~%",
+        tickvals=shares if len(shares) <= 12 else None,
+    )  # fmt: skip
     figure.update_yaxes(title_text="questions answered rightly", tickformat=".0%")
     return figure
 

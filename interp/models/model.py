@@ -55,6 +55,21 @@ class Model:
         module.eval().requires_grad_(False)
         return cls(name, module, read_anatomy(module))
 
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.anatomy.architecture}, {self.anatomy.n_layers} blocks)"
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Numbers held in the module's parameters: the model's own, and those of adapters inside it."""
+        kept = {id(part): part.numel() for part in self.module.parameters()}
+        added: dict[int, int] = {}
+        for layer in self.module.modules():
+            if isinstance(layer, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+                inner = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer.original_module
+                own = {id(part) for part in inner.parameters()}
+                added |= {id(part): part.numel() for part in layer.parameters() if id(part) not in own}
+        return sum(kept.values()) - sum(added.values()), sum(added.values())
+
     @contextmanager
     def active(self) -> Iterator[PreTrainedModel]:
         """The module in this model's adapter state; the previous state comes back afterwards."""

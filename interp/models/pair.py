@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from interp.display import facts_html, number
 from interp.errors import OptionError
 from interp.models import load, preflight, sources
 from interp.models.adapters import adopt, attach, memory_digests
@@ -34,6 +35,36 @@ class Pair:
         shared = len({id(model.module) for model in models}) < len(models)
         own = [note for model in models[shared:] for note in model.notes]
         object.__setattr__(self, "notes", (*self.notes, *own))
+
+    def __repr__(self) -> str:
+        return f"Pair({', '.join(str(value) for _, value in self.facts if not isinstance(value, tuple))})"
+
+    def _repr_html_(self) -> str:
+        return facts_html("Pair", self.facts)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return ["tuned"] if self.base is None else ["base", "tuned"]
+
+    @property
+    def facts(self) -> list[tuple[str, Any]]:
+        """What a person asks first of a pair, by name: models, what was tuned, size, where it is held, notes."""
+        own, added = self.tuned.sizes
+        if self.base is None:
+            kind = "no base: one model alone"
+        elif self.base.module is self.tuned.module:
+            kind = f"adapter of {number(added)} numbers, switched on and off over the base"
+        else:
+            kind = "full: two models with weights of their own"
+        anatomy, dtype = self.tuned.anatomy, str(self.tuned.dtype).removeprefix("torch.")
+        return [
+            ("tuned", self.tuned.name),
+            ("base", self.base and self.base.name),
+            ("tuning", kind),
+            ("parameters", f"{number(own)} parameters of a model"),
+            ("architecture", f"{anatomy.architecture}, {anatomy.n_layers} blocks, width {anatomy.width}"),
+            ("held as", f"{dtype} on {self.tuned.device}"),
+            ("notes", self.notes),
+        ]
 
     def __getitem__(self, role: str) -> Model:
         """``pair["base"]`` or ``pair["tuned"]``; raises OptionError when there is no base."""

@@ -1,0 +1,130 @@
+"""What notebooks show of tables, pairs and studies: HTML without scripts, and text that never becomes markup."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from interp.provenance import whole_text
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+PICTURES = {"\n": "↵", "\t": "⇥"}
+ROWS, LONGEST = 8, 120
+
+# Jupyter would set $...$ of a prompt as mathematics.
+_BOX = '<div class="interp tex2jax_ignore mathjax_ignore" style="overflow-x:auto">{}</div>'
+_CLAIM = ("claim", "value [interval]", "control [range]", "p", "threshold", "verdict")
+
+
+def escaped(value: object) -> str:
+    """``value`` as HTML text, fit for attributes too; control characters become visible signs (a line end is ↵)."""
+    return html.escape(CONTROL.sub(_picture, whole_text(str(value))), quote=True)
+
+
+def _picture(match: re.Match) -> str:
+    code = ord(match.group())
+    return PICTURES.get(match.group()) or (chr(0x2400 + code) if code < 0x20 else "\ufffd")
+
+
+def number(value: Any) -> str:
+    """A number as people read it: three or four digits, thousands apart, a dash for what is not there."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 1e15):
+        return f"{int(value):,}".replace("-", "−")
+    if isinstance(value, float):
+        return (f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}").replace("-", "−").replace("inf", "∞")
+    return str(value)
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """value [low, high], without the brackets where there is no interval."""
+    if math.isnan(low) and math.isnan(high):
+        return number(value)
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def cut(text: str) -> str:
+    """At most ``LONGEST`` characters of a text, with … for the rest."""
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def facts_html(title: str, facts: Iterable[tuple[str, Any]]) -> str:
+    """A heading over a table of facts; those that are empty are left out."""
+    rows = "".join(
+        f'<tr><th scope="row" style="text-align:left">{escaped(name)}</th>'
+        f'<td style="text-align:left">{"<br>".join(escaped(cut(str(line))) for line in _lines(value))}</td></tr>'
+        for name, value in facts
+        if value not in (None, "", ())
+    )
+    return _BOX.format(f"<strong>{escaped(title)}</strong><table><tbody>{rows}</tbody></table>")
+
+
+def _lines(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def table_html(table: Any, rows: int = ROWS) -> str:
+    """A ``Table``: what it is, its sentence, its claims beside their controls, and its first ``rows`` rows.
+
+    Headings tell role, meaning and unit when the pointer rests on them.
+    """
+    parts = [f"<strong>{escaped(table.kind)}</strong> {escaped(described(table))}"]
+    if sentence := table.summary.get("sentence"):
+        parts.append(f'<p style="max-width:60em">{escaped(sentence)}</p>')
+    claims = table if table.kind == "claims" else table.tables.get("claims")
+    if claims is not None and len(claims):
+        parts.append(_grid(((name, "") for name in _CLAIM), map(_claim, claims.rows())))
+    if claims is not table and len(table):
+        head = ((column.name, _meaning(column)) for column in table.columns)
+        first = zip(*(table[column.name][:rows].tolist() for column in table.columns), strict=True)
+        parts.append(_grid(head, (map(_cell, row) for row in first)))
+        if len(table) > rows:
+            parts.append(f"<p>… {number(len(table) - rows)} more rows: <code>.to_pandas()</code> has all</p>")
+    return _BOX.format("".join(parts))
+
+
+def described(table: Any) -> str:
+    """Size, parts and run of a table, in a few words."""
+    said = f"{number(len(table))} {'row' if len(table) == 1 else 'rows'}, {len(table.columns)} columns"
+    if table.tables:
+        said += f"; tables {', '.join(table.tables)}"
+    if table.arrays:
+        said += f"; {number(len(table.arrays))} arrays"
+    return said + (f"; run {table.provenance.key}" if table.provenance else "")
+
+
+def _meaning(column: Any) -> str:
+    return f"{column.role}: {column.meaning}" + (f" ({column.unit})" if column.unit else "")
+
+
+def _cell(value: Any) -> str:
+    return escaped(cut(number(value) if isinstance(value, (bool, int, float)) else value))
+
+
+def _claim(row: Mapping[str, Any]) -> Sequence[str]:
+    control = interval(row["control_value"], row["control_low"], row["control_high"])
+    return (
+        f"{escaped(row['sentence'])}<br><code>{escaped(row['name'])}</code>",
+        escaped(interval(row["value"], row["low"], row["high"])),
+        f"{escaped(control)}<br><small>{escaped(row['control'])}</small>",
+        escaped(number(row["p"])),
+        escaped(f"{row['direction']} {number(row['threshold'])}"),
+        "✓ shown" if row["shown"] else "✗ not shown",
+    )
+
+
+def _grid(head: Iterable[tuple[str, str]], rows: Iterable[Iterable[str]]) -> str:
+    """A table of cells that are HTML already; of the head, names and what is told of them."""
+    names = "".join(
+        f'<th scope="col" style="text-align:left" title="{escaped(told)}">{escaped(name)}</th>' for name, told in head
+    )
+    body = "".join(
+        "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
