@@ -48,6 +48,7 @@ class Commands:
         place = self.folder / digest([*command, str(report.store.root)])[:20]
         with self.alone(place):
             if not (place / "done.json").is_file():
+                shutil.rmtree(place, ignore_errors=True)  # of an interrupted one
                 (place / "out").mkdir(parents=True)
                 for key in {*kept, *named_by(command, report)}:
                     shutil.copytree(report.store.path(key), place / "store" / "runs" / key)
