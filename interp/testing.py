@@ -67,8 +67,8 @@ def assert_silent(
     __tracebackhide__ = True
     table, allowed = _table(quiet), {*allowed}
     if "selected" in table.data and table["selected"].dtype == bool:
-        rows = np.flatnonzero(table["selected"])
-        _require(not rows.size, f"{rows.size} rows of {table.kind} are selected, first {_row(table, rows[:1])}")
+        rows = np.flatnonzero(table["selected"]).tolist()
+        _require(not rows, f"{len(rows)} rows of {table.kind} are selected, first {_row(table, rows[:1])}")
     if "claims" in table.tables:
         for claim in from_table(table.tables["claims"]):
             _require(not claim.shown or claim.name in allowed, f"{told(claim)}: shown, where nothing should be")
@@ -81,11 +81,11 @@ def assert_silent(
         _require(column in part.data, f"{part.kind} has no column {column!r}: it has {_listed(part.data)}")
         size = np.abs(part[column].astype(np.float64))
         # a number that is none is not 0
-        rows = np.flatnonzero(~(size <= atol))
+        rows = np.flatnonzero(~(size <= atol)).tolist()
         _require(
-            not rows.size,
-            f"{part.kind}: {column} is not 0 in {rows.size} of {len(part)} rows, first {_row(part, rows[:1])}: "
-            f"{part[column][rows[0]] if rows.size else 0:g} (atol {atol:g})",
+            not rows,
+            f"{part.kind}: {column} is not 0 in {len(rows)} of {len(part)} rows, first {_row(part, rows[:1])}: "
+            f"{part[column][rows[0]] if rows else 0:g} (atol {atol:g})",
         )
     nothing = columns is None and not measured and "claims" not in table.tables and "selected" not in table.data
     _require(not nothing, f"nothing in a {table.kind} tells silence: name its measures of change with columns=")

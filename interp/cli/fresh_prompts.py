@@ -45,8 +45,10 @@ def with_prompts(words: Sequence[str], prompts: Sequence[Path], half: Path, dire
 
 def option(words: Sequence[str], flag: str) -> str | None:
     """The value of a flag, the last where there are several; None where it is not given."""
-    found = [word.removeprefix(f"{flag}=") for word in words if word.startswith(f"{flag}=")]
-    found += [value for word, value in pairwise(words) if word == flag]
+    found = []
+    for before, word in pairwise(["", *words]):
+        found += [word] if before == flag else []
+        found += [word.removeprefix(f"{flag}=")] if word.startswith(f"{flag}=") else []
     return found[-1] if found else None
 
 
