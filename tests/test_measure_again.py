@@ -195,8 +195,11 @@ def test_a_report_without_what_is_needed_is_told_and_no_defect(tmp_path, fresh):
     del report.value["claims"][0]["low"]
     report.value["claims"][1]["run"] = "nope"
     report.value["claims"][2]["recipe"] = 3
-    for asked in (Again_(tmp_path / "x").given(tmp_path, verified()).remeasured(report),
-                  Again_(tmp_path / "z", fresh).given(tmp_path, verified()).on_fresh_prompts(report)):  # fmt: skip
+    one = Again_(tmp_path / "x").given(tmp_path / "one", verified())
+    other = Again_(tmp_path / "y", fresh).given(
+        tmp_path / "other", located(), verified(prompts="c", positive="fresh-yes.txt")
+    )
+    for asked in (one.remeasured(report), other.on_fresh_prompts(report)):
         told = answers(asked)
         assert "the report lacks what measuring it again needs (KeyError: 'low')" in told["necessity"]
         assert told["spread"] is not None
