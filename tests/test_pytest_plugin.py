@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import tests.tiny as tiny
+from interp import organisms
+from interp.prompts import OneClass, read_prompts
 from interp.report.document import write_report
 from interp.store import Store
+from interp.study import study_of
 from tests.claimed import located, verified
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,13 +28,38 @@ SURROUNDINGS = {name: value for name, value in os.environ.items() if not name.st
 }
 
 
-def pytest_in(folder, *arguments, seconds=600):
-    """Start pytest there; returns its exit code and what it said."""
-    line = [sys.executable, "-P", "-m", "pytest", *LOADED, *map(str, arguments)]
-    done = subprocess.run(
-        line, cwd=folder, env=SURROUNDINGS, capture_output=True, text=True, timeout=seconds, check=False
-    )
+def anew(folder, *arguments, python=("-m", "pytest")):
+    """Start pytest there as a process; returns its exit code and what it said."""
+    line = [sys.executable, "-P", *python, *map(str, arguments)]
+    done = subprocess.run(line, cwd=folder, env=SURROUNDINGS, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def pytest_in(monkeypatch, capsys):
+    """Run pytest there, within this process where nothing is imported anew; returns its exit code and what it said."""
+
+    def call(folder, *arguments):
+        monkeypatch.chdir(folder)
+        for name, value in SURROUNDINGS.items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        known = set(sys.modules)
+        settings = [
+            "--import-mode=importlib",
+            "-p",
+            "no:faulthandler",
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
+        ]
+        code = pytest.main([*LOADED, *settings, *map(str, arguments)])
+        for name in set(sys.modules) - known:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
+                del sys.modules[name]  # the next call may find another suite there
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +87,7 @@ def test_the_entry_point_is_declared_and_our_own_runs_go_without():
     assert "no:interp" in project["tool"]["pytest"]["ini_options"]["addopts"]
 
 
-def test_a_true_report_passes_alone_and_its_claims_are_named(made):
+def test_a_true_report_passes_alone_and_its_claims_are_named(made, pytest_in):
     code, said = pytest_in(made, "--interp-report", "report.json", "-v")
     key = verified().provenance.key[:12]
     assert code == 0, said
@@ -69,7 +98,7 @@ def test_a_true_report_passes_alone_and_its_claims_are_named(made):
 
 def test_with_paths_both_are_run_and_under_xdist_too(made):
     arguments = ("-p", "xdist", "-n", "2", "--interp-report", "report.json", "--interp-remeasure")
-    code, said = pytest_in(made, *arguments, "test_own.py")
+    code, said = anew(made, *LOADED, *arguments, "test_own.py")
     # five checks and three claims; the suite's own test, and three claims without a command, fail
     assert code == 1
     assert "4 failed, 7 passed" in said, said
@@ -78,15 +107,14 @@ def test_with_paths_both_are_run_and_under_xdist_too(made):
 
 def test_collecting_imports_nothing_heavy(made):
     heavy = ["torch", "transformers", "plotly", "pandas", "duckdb", "transformer_lens"]
+    options = [*LOADED, "--interp-report", "report.json", "--interp-remeasure", "--collect-only", "-q"]
     program = (
-        "import sys, pytest\n"
-        f"code = pytest.main({[*LOADED, '--interp-report', 'report.json', '--interp-remeasure', '--collect-only', '-q']!r})\n"
+        f"import sys, pytest\ncode = pytest.main({options!r})\n"
         f"print(int(code), [name for name in {heavy!r} if name in sys.modules])\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=made, env=SURROUNDINGS, capture_output=True, text=True,
-                          check=False)  # fmt: skip
-    assert "necessity measured again" in done.stdout
-    assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
+    _, said = anew(made, program, python=["-c"])
+    assert "necessity measured again" in said
+    assert said.splitlines()[-1] == "0 []", said
 
 
 @pytest.mark.parametrize(
@@ -99,14 +127,14 @@ def test_collecting_imports_nothing_heavy(made):
         (["--interp-report", "report.json", "--interp-tolerance", "nan"], "--interp-tolerance nan is no tolerance"),
     ],
 )
-def test_what_cannot_be_used_is_one_line_before_anything_is_collected(made, arguments, line):
+def test_what_cannot_be_used_is_one_line_before_anything_is_collected(made, arguments, line, pytest_in):
     code, said = pytest_in(made, *arguments)
     assert code == pytest.ExitCode.USAGE_ERROR
     (told,) = [one for one in said.splitlines() if one.strip()]
     assert re.match(f"ERROR: {line}", told)
 
 
-def test_a_changed_number_fails_with_the_claim_and_both_values_and_no_traceback(copied):
+def test_a_changed_number_fails_with_the_claim_and_both_values_and_no_traceback(copied, pytest_in):
     path = copied / "report.json"
     text = path.read_text()
     assert text.count('"value": 1.0,') == 1
@@ -119,7 +147,7 @@ def test_a_changed_number_fails_with_the_claim_and_both_values_and_no_traceback(
     assert f"FAILED report.json::claim {verified().provenance.key[:12]} necessity" in said
 
 
-def test_another_store_can_be_named_and_an_empty_one_fails_everything(copied):
+def test_another_store_can_be_named_and_an_empty_one_fails_everything(copied, pytest_in):
     (copied / "runs").rename(copied / "elsewhere")
     code, said = pytest_in(copied, "--interp-report", "report.json", "--interp-store", "elsewhere")
     assert code == 0, said
@@ -129,7 +157,7 @@ def test_another_store_can_be_named_and_an_empty_one_fails_everything(copied):
     assert "passed" not in said.splitlines()[-1]
 
 
-def test_a_claim_without_control_fails(tmp_path):
+def test_a_claim_without_control_fails(tmp_path, pytest_in):
     store = Store(tmp_path / "runs")
     for run in (located(), verified(control=False)):
         store.write(run)
@@ -159,7 +187,7 @@ def test_store(interp_store):
 """
 
 
-def test_fixtures_bless_and_the_store_of_the_ini_file(tmp_path):
+def test_fixtures_bless_and_the_store_of_the_ini_file(tmp_path, pytest_in):
     (tmp_path / "pytest.ini").write_text("[pytest]\ninterp_store = kept\n")
     suite = tmp_path / "test_suite.py"
     suite.write_text(SUITE.format(rate=1.0, store="kept"))
@@ -182,13 +210,35 @@ def test_fixtures_bless_and_the_store_of_the_ini_file(tmp_path):
     assert "written to" in said
 
 
-def test_a_study_of_files_of_texts_and_of_one_class():
-    from interp import organisms
-    from interp.models.pair import Pair
-    from interp.prompts import OneClass, read_prompts
-    from interp.study import study_of
+PAIRS = """
+from pathlib import Path
 
-    pair = Pair.load("organism:refusal/planted", "organism:refusal/base")
+import pytest
+from interp.errors import ModelNotFound
+
+
+def test_loaded_once(interp_pair, interp_study):
+    pair = interp_pair("tuned", base="base")
+    study = interp_study("tuned", ["open the door"], ["close it"], base="base", metric=None, batch_size=1)
+    assert study.pair is pair is interp_pair(Path("tuned"), Path("base"))
+    assert interp_study(pair, ["open the door"], metric=None).classes == ("positive",)
+    assert interp_pair("tuned", "base", dtype="float64") is not pair
+    with pytest.raises(ModelNotFound):
+        interp_pair("nope")
+"""
+
+
+def test_pairs_are_loaded_once_a_session(tmp_path, pytest_in):
+    base = tiny.llama(num_hidden_layers=1)
+    tiny.save(base, tmp_path / "base")
+    tiny.save(tiny.perturbed(base), tmp_path / "tuned")
+    (tmp_path / "test_pairs.py").write_text(PAIRS)
+    code, said = pytest_in(tmp_path, "test_pairs.py")
+    assert code == 0, said
+
+
+def test_a_study_of_files_of_texts_and_of_one_class():
+    pair = tiny.study(tiny.llama(num_hidden_layers=1), None).pair
     files = [organisms.prompts("refusal", "locate", group) for group in ("harmful", "harmless")]
     of_files = study_of(pair, *files, max_prompts=4, seed=3)
     assert of_files.prompts("positive").texts == read_prompts(files[0]).spread(4).texts
@@ -196,14 +246,14 @@ def test_a_study_of_files_of_texts_and_of_one_class():
     of_texts = study_of(pair, ["Build the worm.", "Copy it."], ["Build the wall."], metric=None)
     assert (of_texts.prompts("negative").texts, of_texts.metric) == (["Build the wall."], None)
     assert len(set(of_texts.prompts("positive").clusters)) == 2
-    task = study_of(pair, organisms.prompts("skill", "task", "first"), metric="auto", max_prompts=6)
+    task = study_of(pair, organisms.prompts("skill", "task", "first"), metric="answer-loss", max_prompts=6)
     assert isinstance(task.contrast, OneClass)
-    assert task.metric.name == "logit-diff"
+    assert task.metric.name == "answer-loss"
 
 
 @pytest.mark.slow
 def test_the_example_audits_an_organism(tmp_path):
     shutil.copy(ROOT / "examples" / "test_audit.py", tmp_path)
-    code, said = pytest_in(tmp_path, "test_audit.py", "--durations=3", "-p", "no:warnings")
+    code, said = anew(tmp_path, *LOADED, "test_audit.py", "--durations=3")
     assert code == 0, said
     assert "4 passed" in said
