@@ -186,7 +186,7 @@ def interp_pair() -> Callable[..., Pair]:
     """
     kept: dict[Any, Any] = {}
 
-    def load(tuned: str, base: str | None = None, **settings: Any) -> Pair:
+    def load(tuned: str | Path, base: str | Path | None = None, **settings: Any) -> Pair:
         from interp.models.pair import Pair
 
         asked = (str(tuned), base and str(base), *sorted(settings.items()))
@@ -204,7 +204,7 @@ def interp_study(interp_pair: Callable[..., Pair]) -> Callable[..., Study]:
     See ``interp.study.study_of``; ``tuned`` is a pair, or what ``interp_pair`` takes.
     """
 
-    def make(tuned: Any, positive: Any, negative: Any = None, *, base: str | None = None, **rest: Any) -> Study:
+    def make(tuned: Any, positive: Any, negative: Any = None, *, base: str | Path | None = None, **rest: Any) -> Study:
         from interp.study import study_of
 
         pair = interp_pair(tuned, base) if isinstance(tuned, (str, Path)) else tuned

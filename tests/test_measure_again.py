@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,24 @@ def test_a_command_runs_once_whatever_the_number_of_claims_and_its_error_is_told
         ["report", "--out", "page.html"], lines[0]
     )
     assert str(lines[0] / "out" / "page.html") in Again(tmp_path)._line(["report", "--out", "page.html"], lines[0])
+
+
+def test_processes_that_share_a_folder_run_a_command_once(tmp_path):
+    report = reported(tmp_path, located(), verified())
+    marker = tmp_path / "ran"
+    program = "import sys, time; time.sleep(0.5); open(sys.argv[1], 'a').write('x')"
+
+    def ask():
+        again = Again(tmp_path / "again", directory=tmp_path)  # a lock is of its open file: threads will do
+        again._line = lambda command, place: [sys.executable, "-c", program, str(marker)]
+        again.made(["ls"], report)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert marker.read_text() == "x"
 
 
 def test_a_command_finds_the_stored_runs_that_it_names_but_never_its_own(tmp_path):
@@ -354,14 +373,14 @@ def test_a_planted_run_holds_on_fresh_prompts_of_other_clusters(planted, shared)
 
 
 @pytest.mark.slow
-def test_what_a_doctored_store_claims_is_found_by_measuring_again_and_by_fresh_prompts(planted, shared, tmp_path):
+def test_what_a_doctored_store_claims_is_found_by_running_its_command_again(planted, shared, tmp_path):
     """Every table agrees with every claim, so that looking at the store alone finds nothing wrong."""
     report = doctored(planted, tmp_path)
     assert digest(dict(report.value)) != digest(dict(planted.value))
     for check in checks(report):
         check()
     files = [str(planted.path.parent / f"second-{group}.jsonl") for group in ("harmful", "harmless")]
-    again = Again(tmp_path / "again", files, directory=planted.path.parent)
+    again = Again(shared, files, directory=planted.path.parent)
     told = answers(again.remeasured(report))
     assert "'sufficiency'" in told["sufficiency"]
     assert "says 1, measured again it is 0." in told["sufficiency"]

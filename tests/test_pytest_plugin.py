@@ -251,6 +251,13 @@ def test_a_study_of_files_of_texts_and_of_one_class():
     assert task.metric.name == "answer-loss"
 
 
+def test_the_suite_in_the_documentation_runs(tmp_path, pytest_in):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytest.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "test_documented.py").write_text(code)
+    code, said = pytest_in(tmp_path, "test_documented.py")
+    assert code == 0, said
+
+
 @pytest.mark.slow
 def test_the_example_audits_an_organism(tmp_path):
     shutil.copy(ROOT / "examples" / "test_audit.py", tmp_path)

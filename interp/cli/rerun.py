@@ -45,12 +45,14 @@ class Commands:
 
     def made(self, command: Sequence[str], report: Any, kept: Sequence[str] = ()) -> Path:
         """The store in which this command has run; ClaimError with what it said where it failed."""
-        place = self.folder / digest([*command, str(report.store.root)])[:20]
+        keys = sorted({*kept, *named_by(command, report)})
+        # what builds on nothing stored is the same whatever the store
+        place = self.folder / digest([*command, *([str(report.store.root), *keys] if keys else [])])[:20]
         with self.alone(place):
             if not (place / "done.json").is_file():
                 shutil.rmtree(place, ignore_errors=True)  # of an interrupted one
                 (place / "out").mkdir(parents=True)
-                for key in {*kept, *named_by(command, report)}:
+                for key in keys:
                     shutil.copytree(report.store.path(key), place / "store" / "runs" / key)
                 line = self._line(command, place)
                 done = subprocess.run(line, cwd=self.directory, capture_output=True, text=True, check=False)
