@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from interp import organisms
+from interp.cli import COMMANDS, GROUPS
 from interp.cli.fresh_prompts import option, replaced, unaskable, with_prompts
 from interp.cli.measure_again import Again, measuring_again
+from interp.cli.rerun import MEASURING
 from interp.errors import ClaimError, OptionError
 from interp.provenance import digest
 from interp.report.document import read, write_report
@@ -131,6 +133,19 @@ def test_a_command_runs_once_whatever_the_number_of_claims_and_its_error_is_told
     assert str(lines[0] / "out" / "page.html") in Again(tmp_path)._line(["report", "--out", "page.html"], lines[0])
 
 
+@pytest.mark.parametrize("command", [["sae", "convert", "a", "b"], ["sql", "select 1"], ["--debug", "demo"]])
+def test_a_stranger_s_report_runs_nothing_but_what_measures(tmp_path, command):
+    told = answers(Again(tmp_path / "x").remeasured(reported(tmp_path, located(), verified(command=command))))
+    assert "makes no claims; it is not run again, whatever the report says" in told["necessity"]
+    assert not (tmp_path / "x").exists()
+
+
+def test_every_command_measures_or_is_known_not_to():
+    names = {*COMMANDS, *(f"sae {name}" for name in GROUPS["sae"][1])}
+    looks = {"ls", "show", "sql", "organisms", "doctor", "verify", "sae train", "sae convert"}
+    assert names == {*MEASURING, *looks}
+
+
 def test_processes_that_share_a_folder_run_a_command_once(tmp_path):
     report = reported(tmp_path, located(), verified())
     marker = tmp_path / "ran"
@@ -139,7 +154,7 @@ def test_processes_that_share_a_folder_run_a_command_once(tmp_path):
     def ask():
         again = Again(tmp_path / "again", directory=tmp_path)  # a lock is of its open file: threads will do
         again._line = lambda command, place: [sys.executable, "-c", program, str(marker)]
-        again.made(["ls"], report)
+        again.made(["compare"], report)
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:

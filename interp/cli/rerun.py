@@ -22,6 +22,12 @@ from interp.cli.fresh_prompts import replaced
 from interp.errors import ClaimError, InterpError
 from interp.provenance import JSON, digest
 
+MEASURING = (
+    "locate-neurons", "transfer", "dissociate", "compare", "tuco", "intruders", "graft", "agree", "stitch", "report",
+    "demo", "sae eval", "sae diff", "sae features", "sae probe",
+)  # fmt: skip
+"""Commands that make claims, and no file but in their store or under ``--out``: a report can be a stranger's."""
+
 # The package that is imported here is the one that measures, wherever the process starts.
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import interp; sys.path.pop(0); "
@@ -45,6 +51,9 @@ class Commands:
 
     def made(self, command: Sequence[str], report: Any, kept: Sequence[str] = ()) -> Path:
         """The store in which this command has run; ClaimError with what it said where it failed."""
+        name = " ".join(command[: 2 if command[0] == "sae" else 1])
+        if name not in MEASURING:
+            raise ClaimError(f"`interp {name}` makes no claims; it is not run again, whatever the report says")
         keys = sorted({*kept, *named_by(command, report)})
         # what builds on nothing stored is the same whatever the store
         place = self.folder / digest([*command, *([str(report.store.root), *keys] if keys else [])])[:20]
