@@ -1,8 +1,9 @@
 """A study: what is under examination. A pair, prompts of one or two classes, a metric, and how passes are run."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from tqdm import tqdm
@@ -13,10 +14,10 @@ from interp.edit import Intervention
 from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, OutOfMemory, PromptError
 from interp.generate import Text, generate
-from interp.metrics import Metric, Objective
+from interp.metrics import Metric, Objective, Refusal, Task
 from interp.models.model import Model
 from interp.models.pair import Pair
-from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode
+from interp.prompts import Contrast, Encoded, OneClass, Prompt, PromptSet, encode, read_prompts, read_task
 from interp.provenance import Provenance, environment, plain
 
 Item = TypeVar("Item")
@@ -237,3 +238,39 @@ class Study:
             "environment": environment(),
         }
         return Provenance(analyzer.name, analyzer.version, plain(analyzer.options), analyzer.parent, inputs, context)
+
+
+def study_of(
+    pair: Pair,
+    positive: str | Path | Iterable[str],
+    negative: str | Path | Iterable[str] | None = None,
+    metric: Metric | str | None = "refusal",
+    *,
+    column: str = "prompt",
+    max_prompts: int | None = None,
+    **rest: Any,
+) -> Study:
+    """A study of a pair on prompt files, or on lists of texts, of two classes or of one.
+
+    ``metric`` is a metric, ``"refusal"``, the name of a task's (``"auto"``, ``"logit-diff"``, ``"answer-loss"``,
+    ``"accuracy"``), for which ``positive`` is a task file, or None. At most ``max_prompts`` of each class; ``rest``
+    goes to ``Study``. Raises PromptError, MetricError.
+    """
+    of_task = isinstance(metric, str) and metric != "refusal"
+    first = _prompts(positive, "positive", read_task if of_task else read_prompts, column)
+    prompts = OneClass(first) if negative is None else Contrast(first, _prompts(negative, "negative", column=column))
+    if metric == "refusal":
+        metric = Refusal.of(pair.tokenizer)
+    elif of_task:
+        metric = Task.of(pair.tokenizer, list(first), metric)
+    return Study(pair, prompts.limit(max_prompts), metric, **rest)
+
+
+def _prompts(
+    given: str | Path | Iterable[str], group: str, read: Callable[..., PromptSet] = read_prompts, column: str = "prompt"
+) -> PromptSet:
+    """A file, or texts each of which is a cluster of its own."""
+    if isinstance(given, (str, Path)):
+        return read(given, column, group)
+    texts = enumerate(given)
+    return PromptSet(tuple(Prompt(at, text, f"{group}:{at}") for at, text in texts), group)

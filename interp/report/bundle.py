@@ -10,18 +10,23 @@ import gzip
 from base64 import b64encode
 from functools import cache
 
-from plotly.offline import get_plotlyjs
-
 from interp.report.text import script_hash
 
 
 @cache
 def packed() -> str:
     """plotly.js as base64 of gzip, the same text every time."""
-    return b64encode(gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)).decode("ascii")
+    return b64encode(gzip.compress(_plotlyjs().encode(), compresslevel=9, mtime=0)).decode("ascii")
 
 
 @cache
 def unpacked_hash() -> str:
     """What the content security policy calls the unpacked script."""
-    return script_hash(get_plotlyjs())
+    return script_hash(_plotlyjs())
+
+
+def _plotlyjs() -> str:
+    # here: whoever only reads a report need not wait for it
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()

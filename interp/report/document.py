@@ -22,7 +22,6 @@ from interp.errors import OptionError, StoreError
 from interp.provenance import JSON, digest, environment, plain, sha256_of
 from interp.report.sections import limit_lines
 from interp.report.shell import write_text
-from interp.report.whole import whole_page
 from interp.store import Store
 from interp.store.manifest import Manifest
 from interp.table import Table
@@ -149,6 +148,8 @@ def write_report(
         raise OptionError(f"--out {out}: there is no folder {out.absolute().parent}; make it, or name another")
     if out.is_dir():
         raise OptionError(f"--out {out} is a folder; name a file in it")
+    from interp.report.whole import whole_page  # brings plotly, which reading a report need not wait for
+
     runs, agreements = gather(list(keys), store, draws)
     title = title or default_title(runs)
     value = content(runs, agreements, title, datetime.now(UTC).isoformat(timespec="seconds"))

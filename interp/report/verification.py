@@ -19,7 +19,6 @@ from interp.provenance import JSON, digest, sha256_of
 from interp.report.document import Report, Run, claim_json, content
 from interp.report.shell import without_bundle
 from interp.report.text import escaped
-from interp.report.whole import whole_page
 
 
 @dataclass(frozen=True)
@@ -144,6 +143,8 @@ class _Again:
         runs, agreements = ([self.run(run["key"]).table for run in self.said["runs"]
                              if (run["key"] in self.said["agreement"]) is wanted]
                             for wanted in (False, True))  # fmt: skip
+        from interp.report.whole import whole_page  # brings plotly, which listing the checks need not wait for
+
         made = whole_page(self.content, runs, agreements, self.report.path.name)
         if without_bundle(made) != without_bundle(text):
             raise ClaimError(f"page: {named} does not show what the store holds; write it again with `interp report`")

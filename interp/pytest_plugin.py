@@ -1,0 +1,242 @@
+"""The pytest plugin: reports whose claims are tests, and fixtures for suites that audit models.
+
+``pytest --interp-report report.json`` makes one test of every check of a report; ``--interp-remeasure`` runs the
+commands that made it again, ``--interp-prompts`` asks its claims of fresh prompts. Loading this imports pytest and
+nothing of interp that is slow: whatever reads tables or models is imported by what needs it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from interp.errors import InterpError
+
+if TYPE_CHECKING:
+    from interp.models.pair import Pair
+    from interp.store import Store
+    from interp.study import Study
+
+TOLERANCE = 1e-6
+_REPORTS = pytest.StashKey[dict[Path, Any]]()
+_AGAIN = pytest.StashKey[Any]()
+_FOLDER = "interp_again"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the plugin; all begin with ``--interp``."""
+    group = parser.getgroup("interp", "interp: claims about models, measured again")
+    group.addoption(
+        "--interp-report",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="test every claim of this report.json from its stored tables (can be given more than once)",
+    )
+    group.addoption(
+        "--interp-store", metavar="DIR", help="the store of the report's runs, and of the fixture interp_store"
+    )
+    group.addoption(
+        "--interp-remeasure",
+        action="store_true",
+        help="also run the commands again that made the report, and compare what they measure",
+    )
+    group.addoption(
+        "--interp-tolerance",
+        type=float,
+        default=TOLERANCE,
+        metavar="X",
+        help="how much a number measured again may differ: relative, absolute below 1 (default 1e-6)",
+    )
+    group.addoption(
+        "--interp-prompts",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="also ask the claims of fresh prompts; given twice: first positive, then negative ones",
+    )
+    group.addoption("--interp-bless", action="store_true", help="write what the fixture blessed compares with anew")
+    parser.addini("interp_store", "directory of the fixture interp_store, relative to this file")  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the reports: what is none ends the session in one line, before anything is collected."""
+    # a worker of pytest-xdist parses its options twice, and lists grow twice as long
+    given = list(dict.fromkeys(Path(name) for name in config.getoption("interp_report")))
+    prompts = list(dict.fromkeys(config.getoption("interp_prompts")))
+    config.option.interp_prompts = prompts
+    if not given:
+        for option in ("interp_remeasure", "interp_prompts"):
+            if config.getoption(option):
+                raise pytest.UsageError(f"--{option.replace('_', '-')} needs --interp-report FILE")
+        return
+    if not config.getoption("interp_tolerance") >= 0:
+        raise pytest.UsageError(f"--interp-tolerance {config.getoption('interp_tolerance')} is no tolerance; use 1e-6")
+    where = config.invocation_params.dir
+    config.stash[_REPORTS] = {path: _read(config, path) for path in ((where / name).resolve() for name in given)}
+    named = [*config.args] if config.args_source is config.ArgsSource.ARGS else []
+    config.args[:] = [*named, *(str(path) for path in config.stash[_REPORTS] if str(path) not in named)]
+    if config.getoption("interp_remeasure") or prompts:
+        config.stash[_AGAIN] = _again(config, [str(where / path) for path in prompts])
+
+
+def _read(config: pytest.Config, path: Path) -> Any:
+    from interp.report.document import read
+
+    store = config.getoption("interp_store")
+    try:
+        return read(path, store and config.invocation_params.dir / store)
+    except InterpError as error:
+        raise pytest.UsageError(f"--interp-report: {error}") from None
+
+
+def _again(config: pytest.Config, prompts: list[str]) -> Any:
+    from interp.cli.measure_again import Again
+
+    worker = getattr(config, "workerinput", None)
+    folder = Path(worker[_FOLDER] if worker else tempfile.mkdtemp(prefix="interp-again-"))
+    try:
+        return Again(folder, prompts, config.getoption("interp_tolerance"), config.invocation_params.dir)
+    except InterpError as error:
+        raise pytest.UsageError(f"--interp-prompts: {error}") from None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let the workers of pytest-xdist share what was measured again, so that each command runs once."""
+    if _AGAIN in node.config.stash:
+        node.workerinput[_FOLDER] = str(node.config.stash[_AGAIN].folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what was measured again."""
+    if _AGAIN in config.stash and not hasattr(config, "workerinput"):
+        shutil.rmtree(config.stash[_AGAIN].folder, ignore_errors=True)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """A report is a file of tests."""
+    if file_path.resolve() in parent.config.stash.get(_REPORTS, {}):
+        return ReportFile.from_parent(parent, path=file_path)
+    return None
+
+
+class ReportFile(pytest.File):
+    """A report: its checks, and with ``--interp-remeasure`` and ``--interp-prompts`` one more for every claim."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """One item per check."""
+        from interp.report.verification import checks
+
+        report, again = self.config.stash[_REPORTS][self.path.resolve()], self.config.stash.get(_AGAIN, None)
+        found = [*checks(report)]
+        if again is not None:
+            found += again.remeasured(report) if self.config.getoption("interp_remeasure") else []
+            found += again.on_fresh_prompts(report)
+        for check in found:
+            yield CheckItem.from_parent(self, name=check.name, check=check)
+
+
+class CheckItem(pytest.Item):
+    """One check: passes, or fails with the one line that names the claim and both values."""
+
+    def __init__(self, *, check: Callable[[], str | None], **rest: Any) -> None:
+        super().__init__(**rest)
+        self.check = check
+
+    def runtest(self) -> None:
+        """Run it; a check that returns a reason could not be asked, and is skipped."""
+        if reason := self.check():
+            pytest.skip(reason)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The line itself: a traceback would tell of the plugin, not of the report."""
+        return str(excinfo.value) if isinstance(excinfo.value, InterpError) else super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """The report's path and the check's name."""
+        return self.path, None, self.name
+
+
+@pytest.fixture(scope="session")
+def interp_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store: of ``--interp-store``, else of the ini ``interp_store``, else a temporary one of this session."""
+    from interp.store import Store
+
+    config = request.config
+    if named := config.getoption("interp_store"):
+        return Store(config.invocation_params.dir / named)
+    if named := config.getini("interp_store"):
+        return Store((config.inipath.parent if config.inipath else config.rootpath) / named)
+    return Store(tmp_path_factory.mktemp("interp-store"))
+
+
+@pytest.fixture(scope="session")
+def interp_pair() -> Callable[..., Pair]:
+    """``interp_pair("organism:refusal/planted", base="organism:refusal/base")``: a pair, loaded once a session.
+
+    Takes what ``Pair.load`` takes.
+    """
+    kept: dict[Any, Any] = {}
+
+    def load(tuned: str | Path, base: str | Path | None = None, **settings: Any) -> Pair:
+        from interp.models.pair import Pair
+
+        asked = (str(tuned), base and str(base), *sorted(settings.items()))
+        if asked not in kept:
+            kept[asked] = Pair.load(str(tuned), base and str(base), **settings)
+        return kept[asked]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def interp_study(interp_pair: Callable[..., Pair]) -> Callable[..., Study]:
+    """``interp_study(tuned, positive, negative, base=...)``: a study of prompt files, or of lists of texts.
+
+    See ``interp.study.study_of``; ``tuned`` is a pair, or what ``interp_pair`` takes.
+    """
+
+    def make(tuned: Any, positive: Any, negative: Any = None, *, base: str | Path | None = None, **rest: Any) -> Study:
+        from interp.study import study_of
+
+        pair = interp_pair(tuned, base) if isinstance(tuned, (str, Path)) else tuned
+        return study_of(pair, positive, negative, **rest)
+
+    return make
+
+
+@pytest.fixture
+def blessed(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """``blessed(table)``: the table is what it was, within a tolerance; the first time it is written, and fails.
+
+    Kept in ``blessed/<module>/<test>.json`` beside the test; further tables of a test need a ``name``. ``rtol`` is
+    relative, absolute below 1. ``--interp-bless`` writes all anew, and fails.
+    """
+    used: set[str] = set()
+
+    def compare(table: Any, name: str = "", rtol: float = TOLERANCE) -> None:
+        __tracebackhide__ = True
+        from interp.testing import compare_blessed
+
+        if name in used:
+            raise ValueError(f"blessed(table, name={name!r}) twice in one test: give each table a name")
+        used.add(name)
+        folder = request.path.parent / "blessed" / request.path.stem
+        words = request.node.nodeid.split("::", 1)[1] + (f"-{name}" if name else "")
+        compare_blessed(table, folder / f"{_file_name(words)}.json", rtol, request.config.getoption("interp_bless"))
+
+    return compare
+
+
+def _file_name(words: str) -> str:
+    """A test's name as a file's; where signs are lost a digest keeps two tests apart."""
+    kept = re.sub(r"[^\w.-]+", "_", words)[:120].strip("_")
+    return kept if kept == words else f"{kept}-{sha256(words.encode()).hexdigest()[:8]}"

@@ -1,0 +1,196 @@
+"""Assertions for your own pytest suites: is a behaviour localised, is a pair silent, is a table what it was.
+
+They read tables and import no torch. Each fails with one sentence: the claim, its value, its control, its threshold.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.claims import Claim, check, from_table
+from interp.errors import ClaimError, InterpError
+from interp.table import Table, dtype_name
+
+LOCALISED = ("behaviour", "necessity", "harmless", "malformed")
+"""What a verifying run needs to be shown as a whole."""
+
+CHANGE = {
+    "locate-neurons": ("score",),
+    "tuco": ("tuco", "beta"),
+    "compare": ("kl", "kl_last", "flips", "flip_last"),
+    "compare-weights": ("change",),
+    "intruders-matrices": ("norm",),
+}
+"""By kind of table the columns that are exactly 0 where tuning changed nothing."""
+
+_FORMAT, _VERSION = "interp-blessed", 1
+
+
+def assert_localised(verified: Any, claims: Sequence[str] = LOCALISED, most: int | None = None) -> None:
+    """Fail unless every named claim of a verifying run is shown, and follows from the run's tables measured again.
+
+    ``verified`` is a table with a sub-table ``claims``, or what ``Store.fetch`` gives. ``most`` is how many units the
+    located set may have. ``AssertionError`` names the claim, its value, control and threshold.
+    """
+    __tracebackhide__ = True
+    table = _table(verified)
+    found = {claim.name: claim for claim in _claims(table)}
+    for name in claims:
+        _require(name in found, f"there is no claim {name!r} in this run of {table.kind}: it has {_listed(found)}")
+        said = told(found[name])
+        _require(found[name].shown, f"{said}: not shown")
+        try:
+            check(found[name], table)
+        except ClaimError as error:
+            raise AssertionError(f"{said}: {error}") from None
+    if most is not None:
+        count = table.summary.get("selected")
+        _require(isinstance(count, int), f"a run of {table.kind} does not say how many units were selected")
+        _require(count <= most, f"{count} units are selected, more than the {most} allowed")
+
+
+def assert_silent(
+    quiet: Any, atol: float = 0.0, columns: Sequence[str] | None = None, allowed: Iterable[str] = ()
+) -> None:
+    """Fail if a run says that tuning did something: a unit selected, a claim shown, a measure of change above ``atol``.
+
+    ``columns`` are the measures of change that have to be 0 within ``atol``, in their own unit; by default those of
+    ``CHANGE`` for this kind of table. ``allowed`` names claims that may be shown. On an identical pair everything is
+    silent; of a sham tune ask ``columns=()``, for its weights did move. ``AssertionError`` names the first of each.
+    """
+    __tracebackhide__ = True
+    table, allowed = _table(quiet), {*allowed}
+    if "selected" in table.data and table["selected"].dtype == bool:
+        rows = np.flatnonzero(table["selected"]).tolist()
+        _require(not rows, f"{len(rows)} rows of {table.kind} are selected, first {_row(table, rows[:1])}")
+    if "claims" in table.tables:
+        for claim in from_table(table.tables["claims"]):
+            _require(not claim.shown or claim.name in allowed, f"{told(claim)}: shown, where nothing should be")
+    if columns is None:
+        parts = (table, *table.tables.values())
+        measured = [(part, name) for part in parts for name in CHANGE.get(part.kind, ()) if name in part.data]
+    else:
+        measured = [(table, column) for column in columns]
+    for part, column in measured:
+        _require(column in part.data, f"{part.kind} has no column {column!r}: it has {_listed(part.data)}")
+        size = np.abs(part[column].astype(np.float64))
+        # a number that is none is not 0
+        rows = np.flatnonzero(~(size <= atol)).tolist()
+        _require(
+            not rows,
+            f"{part.kind}: {column} is not 0 in {len(rows)} of {len(part)} rows, first {_row(part, rows[:1])}: "
+            f"{part[column][rows[0]] if rows else 0:g} (atol {atol:g})",
+        )
+    nothing = columns is None and not measured and "claims" not in table.tables and "selected" not in table.data
+    _require(not nothing, f"nothing in a {table.kind} tells silence: name its measures of change with columns=")
+
+
+def told(claim: Claim) -> str:
+    """A claim in numbers: ``claim 'necessity': 0.12 [0.05, 0.2] beside 0 [0, 0.02] (...), threshold at least 0.5``."""
+    control = "no control"
+    if not math.isnan(claim.control_value):
+        control = f"{claim.control_value:.4g} [{claim.control_low:.4g}, {claim.control_high:.4g}] ({claim.control})"
+    p = "" if math.isnan(claim.p) else f", p = {claim.p:.3g}"
+    return (
+        f"claim {claim.name!r}: {claim.value:.4g} [{claim.low:.4g}, {claim.high:.4g}] beside {control}{p}, threshold "
+        f"{claim.direction} {claim.threshold:g}"
+    )
+
+
+def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = False) -> None:
+    """Compare a table's columns with the file ``path``; write it, and fail, where there is none or ``anew`` is asked.
+
+    Keys, flags and text have to be equal, measures within ``rtol`` of their value (absolute below 1).
+    ``AssertionError`` says that it was written, or names the first cell that differs, by its row's keys.
+    """
+    __tracebackhide__ = True
+    table = _table(table)
+    if anew or not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_blessing(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        raise AssertionError(f"written to {path}; look at it, commit it, run again")
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        known = (kept["format"], kept["version"]) == (_FORMAT, _VERSION)
+        shapes = {column["name"]: (column["role"], column["type"]) for column in kept["columns"]}
+        values = {column["name"]: column["values"] for column in kept["columns"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise AssertionError(
+            f"{path} is no blessed table ({type(error).__name__}); --interp-bless writes anew"
+        ) from None
+    _require(known, f"{path} was blessed by another version of interp; --interp-bless writes anew")
+    _require(kept["kind"] == table.kind, f"{path} holds a {kept['kind']!r}, this is a {table.kind!r}")
+    mine = {column.name: (column.role, dtype_name(table[column.name])) for column in table.columns}
+    for name in [*shapes, *mine]:
+        _require(
+            shapes.get(name) == mine.get(name),
+            f"column {name!r} was {_shape(shapes.get(name))}, is {_shape(mine.get(name))} ({path})",
+        )
+    for name, column in values.items():
+        _require(len(column) == len(table), f"{table.kind} had {len(column)} rows, has {len(table)} ({path})")
+        now = _plain(table[name])
+        for row, (before, after) in enumerate(zip(column, now, strict=True)):
+            same = before == after
+            if not same and shapes[name][0] == "measure" and not {type(before), type(after)} & {str}:
+                same = abs(before - after) <= rtol * max(1.0, abs(before))
+            _require(
+                same,
+                f"column {name!r}, row {row} ({_row(table, [row])}): blessed {before!r}, now {after!r} "
+                f"(tolerance {rtol:g}; {path})",
+            )
+
+
+def _require(fine: bool, sentence: str) -> None:
+    __tracebackhide__ = True
+    if not fine:
+        raise AssertionError(sentence)
+
+
+def _table(given: Any) -> Table:
+    table = getattr(given, "table", given)
+    if not isinstance(table, Table):
+        raise TypeError(f"{type(given).__name__} is no table: give a Table, or what Store.fetch returned")
+    return table
+
+
+def _claims(table: Table) -> tuple[Claim, ...]:
+    __tracebackhide__ = True
+    _require("claims" in table.tables, f"a run of {table.kind} has no claims: give the table of the verifying run")
+    try:
+        return from_table(table.tables["claims"])
+    except InterpError as error:
+        raise AssertionError(str(error)) from None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _row(table: Table, rows: Sequence[int]) -> str:
+    """A row by its keys."""
+    keys = [column.name for column in table.columns if column.role == "key"]
+    return ", ".join(f"{name} {table[name][rows[0]]}" for name in keys) if len(rows) else ""
+
+
+def _blessing(table: Table) -> dict[str, Any]:
+    columns = [
+        {"name": c.name, "role": c.role, "unit": c.unit, "type": dtype_name(table[c.name]),
+         "values": _plain(table[c.name])}
+        for c in table.columns
+    ]  # fmt: skip
+    return {"format": _FORMAT, "version": _VERSION, "kind": table.kind, "columns": columns}
+
+
+def _plain(values: np.ndarray) -> list[Any]:
+    """Values as JSON has them: NaN and infinities, which it has not, as their names."""
+    return [str(v) if isinstance(v, float) and not math.isfinite(v) else v for v in values.tolist()]
+
+
+def _shape(shape: tuple[str, str] | None) -> str:
+    return "absent" if shape is None else " of ".join(shape)

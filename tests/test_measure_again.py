@@ -1,0 +1,405 @@
+"""Reports measured again: what is told where a command gives other numbers, another run, or none at all."""
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from interp import organisms
+from interp.cli import COMMANDS, GROUPS
+from interp.cli.fresh_prompts import option, replaced, unaskable, with_prompts
+from interp.cli.measure_again import Again, measuring_again
+from interp.cli.rerun import MEASURING
+from interp.errors import ClaimError, OptionError
+from interp.provenance import digest
+from interp.report.document import read, write_report
+from interp.report.verification import checks
+from interp.store import Store
+from tests.claimed import COMMAND, located, verified
+
+
+def reported(folder, *runs):
+    """A report over these runs, of a store beside it."""
+    store = Store(folder / "runs")
+    for run in runs:
+        store.write(run)
+    return read(write_report(folder / "report.html", [runs[-1].provenance.key], store))
+
+
+class Again_(Again):
+    """``Again`` whose commands are not run: the store in which they ran is given."""
+
+    ran = ()
+
+    def given(self, folder, *runs):
+        self.store = Store(folder / "again")
+        for run in runs:
+            self.store.write(run)
+        return self
+
+    def made(self, command, report, kept=()):
+        self.ran = (*self.ran, tuple(command))
+        return self.store.root
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """Two files of fresh prompts."""
+    files = [tmp_path / name for name in ("fresh-yes.txt", "fresh-no.txt")]
+    for path in files:
+        path.write_text("a prompt\n")
+    return [str(path) for path in files]
+
+
+def answers(asked):
+    """By claim: None where it holds, the sentence where it does not, the reason where it is not asked."""
+    told = {}
+    for one in asked:
+        try:
+            told[one.claim] = one()
+        except ClaimError as error:
+            told[one.claim] = str(error)
+    return told
+
+
+def remeasured(tmp_path, before, *after, **options):
+    report = reported(tmp_path, located(), before)
+    return answers(Again_(tmp_path / "x", **options).given(tmp_path, *after).remeasured(report))
+
+
+def replicated(tmp_path, before, fresh, *after):
+    report = reported(tmp_path, located(), before)
+    return answers(Again_(tmp_path / "x", fresh).given(tmp_path, located(), *after).on_fresh_prompts(report))
+
+
+def test_equal_numbers_hold_for_every_claim(tmp_path):
+    assert remeasured(tmp_path, verified(), located(), verified()) == {"necessity": None, "spread": None, "lost": None}
+
+
+def test_another_number_is_told_with_both_and_the_tolerance(tmp_path):
+    told = remeasured(tmp_path, verified(1.0), located(), verified(0.975))
+    assert told["necessity"].startswith("claim 'necessity' of run ")
+    assert "says 1, measured again it is 0.975, further off than 1e-06" in told["necessity"]
+    assert told["spread"] is None
+    loose = remeasured(tmp_path, verified(1.0), located(), verified(0.975), tolerance=0.05)
+    assert loose["necessity"] is None
+
+
+def test_another_verdict_is_told_though_the_numbers_are_within_the_tolerance(tmp_path):
+    told = remeasured(tmp_path, verified(1.0), located(), verified(0.4), tolerance=1.0)
+    assert told["necessity"].endswith("says shown, measured again it is not shown")
+
+
+def test_another_device_is_told_beside_another_number(tmp_path):
+    after = verified(0.975)
+    after.provenance.context["device"] = "cuda"
+    after.provenance.context["environment"]["torch"] = "3"
+    told = remeasured(tmp_path, verified(1.0), located(), after)
+    assert told["necessity"].endswith("(made on cpu, torch 2; now on cuda, torch 3)")
+
+
+def test_changed_prompts_give_another_run_and_that_is_told(tmp_path):
+    told = remeasured(tmp_path, verified(), located(), verified(prompts="edited"))
+    assert "its command makes run " in told["necessity"]
+    assert "for prompts changed; put back the prompt files" in told["necessity"]
+
+
+def test_a_run_made_in_python_fails_and_a_command_that_makes_no_such_run(tmp_path):
+    told = remeasured(tmp_path, verified(command=()), located())
+    assert "was made in Python, no command is kept" in told["necessity"]
+    told = remeasured(tmp_path, verified(most=0.4, extra=1), located())
+    assert "makes no run of verify-neurons any more" in told["necessity"]
+
+
+def test_a_command_runs_once_whatever_the_number_of_claims_and_its_error_is_told(tmp_path):
+    report = reported(tmp_path, located(), verified(command=["locate-neurons", "tuned", "--out", "page.html"]))
+    again = Again(tmp_path / "again", directory=tmp_path)
+    marker, program = (
+        tmp_path / "ran",
+        "import sys; open(sys.argv[1], 'a').write('x'); sys.exit('interp: no such model')",
+    )
+    lines = []
+    again._line = lambda command, place: lines.append(place) or [sys.executable, "-c", program, str(marker)]
+    told = answers(again.remeasured(report))
+    assert marker.read_text() == "x"
+    assert told["necessity"] == told["spread"]
+    assert told["necessity"].endswith("does not run here any more (exit code 1): no such model")
+    assert str(tmp_path / "page.html") not in Again(tmp_path / "again")._line(
+        ["report", "--out", "page.html"], lines[0]
+    )
+    assert str(lines[0] / "out" / "page.html") in Again(tmp_path)._line(["report", "--out", "page.html"], lines[0])
+
+
+@pytest.mark.parametrize("command", [["sae", "convert", "a", "b"], ["sql", "select 1"], ["--debug", "demo"]])
+def test_a_stranger_s_report_runs_nothing_but_what_measures(tmp_path, command):
+    told = answers(Again(tmp_path / "x").remeasured(reported(tmp_path, located(), verified(command=command))))
+    assert "makes no claims; it is not run again, whatever the report says" in told["necessity"]
+    assert not (tmp_path / "x").exists()
+
+
+def test_every_command_measures_or_is_known_not_to():
+    names = {*COMMANDS, *(f"sae {name}" for name in GROUPS["sae"][1])}
+    looks = {"ls", "show", "sql", "organisms", "doctor", "verify", "sae train", "sae convert"}
+    assert names == {*MEASURING, *looks}
+
+
+def test_processes_that_share_a_folder_run_a_command_once(tmp_path):
+    report = reported(tmp_path, located(), verified())
+    marker = tmp_path / "ran"
+    program = "import sys, time; time.sleep(0.5); open(sys.argv[1], 'a').write('x')"
+
+    def ask():
+        again = Again(tmp_path / "again", directory=tmp_path)  # a lock is of its open file: threads will do
+        again._line = lambda command, place: [sys.executable, "-c", program, str(marker)]
+        again.made(["compare"], report)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert marker.read_text() == "x"
+
+
+def test_a_command_finds_the_stored_runs_that_it_names_but_never_its_own(tmp_path):
+    command = ["transfer", located().provenance.key[:8], "tuned", "--draws", "1234"]
+    report = reported(tmp_path, located(), verified(command=command))
+    again = Again(tmp_path / "again", directory=tmp_path)
+    again._line = lambda command, place: [sys.executable, "-c", "pass"]
+    assert os.listdir(again.made(command, report) / "runs") == [located().provenance.key]
+    own = ["transfer", verified().provenance.key, "tuned"]
+    report = (
+        reported(tmp_path / "other", located(), verified(command=own)) if (tmp_path / "other").mkdir() is None else 0
+    )
+    assert not (again.made(own, report) / "runs").exists()
+
+
+def test_a_real_command_is_run_by_the_interp_that_is_imported_here(tmp_path):
+    report = reported(tmp_path, located(), verified(command=[*COMMAND, "--task", "task.jsonl"]))
+    with measuring_again(directory=tmp_path) as again:
+        told = answers(again.remeasured(report))
+    assert "does not run here any more (exit code 2): give either --positive FILE or --task FILE" in told["necessity"]
+    assert not again.folder.exists()
+
+
+def test_fresh_prompts_that_agree_hold_and_what_is_not_over_prompts_is_not_asked(tmp_path, fresh):
+    told = replicated(tmp_path, verified(1.0), fresh, verified(0.95, prompts="c", positive="fresh-yes.txt"))
+    assert told == {"necessity": None, "spread": "is no estimate over prompts", "lost": None}
+
+
+def test_fresh_prompts_far_off_are_told_with_the_prediction_interval(tmp_path, fresh):
+    told = replicated(tmp_path, verified(1.0), fresh, verified(0.6, prompts="c", positive="fresh-yes.txt"))
+    assert "says 1 [0.9119, 1]; on fresh prompts it is 0.6 [" in told["necessity"]
+    assert "where a true one of 2 would be" in told["necessity"]
+    assert told["lost"] is not None
+
+
+def test_fresh_prompts_within_chance_but_below_the_threshold_are_told(tmp_path, fresh):
+    told = replicated(tmp_path, verified(0.7, most=0.5), fresh,
+                      verified(0.475, n=30, most=0.5, prompts="c", positive="fresh-yes.txt"))  # fmt: skip
+    assert "is shown, 0.7; on fresh prompts it is 0.4667 [" in told["necessity"]
+    assert told["necessity"].endswith("not at least 0.5")
+    assert told["lost"] is None  # not shown, so only its size is asked
+
+
+def test_the_same_prompts_are_not_fresh_and_another_set_is_not_the_report_s(tmp_path, fresh):
+    told = replicated(tmp_path, verified(), fresh, verified(positive="fresh-yes.txt"))
+    assert told["necessity"].endswith("these are the prompts of the report, not fresh ones")
+    again = Again_(tmp_path / "y", fresh)
+    again.store = Store(tmp_path / "other")
+    other = located((0, 1, 5))
+    again.store.write(other)
+    again.store.write(verified(prompts="c", positive="fresh-yes.txt"))
+    told = answers(again.on_fresh_prompts(read(tmp_path / "report.json")))
+    assert "the command selects another set now (2 of 3 are the same)" in told["necessity"]
+
+
+def test_where_nothing_can_be_asked_of_fresh_prompts_that_is_a_failure(tmp_path, fresh):
+    told = replicated(tmp_path, verified(command=["demo"]), fresh)
+    assert told == {"": told[""]}
+    assert told[""].startswith("no claim of this report can be asked of fresh prompts: claim ")
+    assert "is of `interp demo`, which takes no other prompts" in told[""]
+
+
+def test_a_report_without_what_is_needed_is_told_and_no_defect(tmp_path, fresh):
+    report = reported(tmp_path, located(), verified())
+    del report.value["claims"][0]["low"]
+    report.value["claims"][1]["run"] = "nope"
+    report.value["claims"][2]["recipe"] = 3
+    one = Again_(tmp_path / "x").given(tmp_path / "one", verified())
+    other = Again_(tmp_path / "y", fresh).given(
+        tmp_path / "other", located(), verified(prompts="c", positive="fresh-yes.txt")
+    )
+    for asked in (one.remeasured(report), other.on_fresh_prompts(report)):
+        told = answers(asked)
+        assert "the report lacks what measuring it again needs (KeyError: 'low')" in told["necessity"]
+        assert told["spread"] is not None
+
+
+@pytest.mark.parametrize("prompts", [["nope.txt"], ["a", "b", "c"]])
+def test_prompt_files_are_checked_before_anything_runs(tmp_path, prompts):
+    with pytest.raises(OptionError, match=r"no prompt file at|3 prompt files were given"):
+        Again(tmp_path, prompts, directory=tmp_path)
+
+
+FILES = [Path("p.txt"), Path("n.txt")]
+
+
+@pytest.mark.parametrize(
+    ("words", "count", "reason"),
+    [
+        (["locate-neurons", "m"], 2, ""),
+        (["locate-neurons", "m"], 1, "two files"),
+        (["locate-neurons", "m", "--no-verify"], 2, "was not verified"),
+        (["tuco", "m", "--prompts", "x"], 1, ""),
+        (["tuco", "m", "--prompts=x"], 2, "one file"),
+        (["compare", "m", "--positive", "x", "--negative", "y"], 2, ""),
+        (["intruders", "m"], 2, "no other prompts"),
+    ],
+)
+def test_which_commands_take_fresh_prompts(words, count, reason):
+    told = unaskable(words, FILES[:count])
+    assert (reason in told) if reason else not told
+
+
+def test_words_with_other_prompts(tmp_path):
+    given = ["locate-neurons", "m", "--verify-positive=a", "--verify-negative", "b", "--top", "3"]
+    made = with_prompts(given, FILES, tmp_path, tmp_path)
+    assert made == ["locate-neurons", "m", "--verify-positive=p.txt", "--verify-negative", "n.txt", "--top", "3"]
+    assert with_prompts(["tuco", "m", "--prompts", "x"], FILES[:1], tmp_path, tmp_path)[-1] == "p.txt"
+    assert option(["--a", "1", "--a=2"], "--a") == "2"
+    assert option(["--ab", "1"], "--a") is None
+    assert replaced(["--a", "1", "--b", "1", "--a=3"], "--a", lambda value: value * 2) == [
+        "--a",
+        "11",
+        "--b",
+        "1",
+        "--a=33",
+    ]
+
+
+def test_a_held_out_half_is_parted_as_the_command_parts_it(tmp_path):
+    """The files hold what the command located on, cluster by cluster and twin by twin; the rest is held out."""
+    from interp.prompts import Contrast, read_prompts
+
+    named = [organisms.prompts("refusal", "locate", group) for group in ("harmful", "harmless")]
+    words = ["locate-neurons", "m", "--positive", str(named[0]), "--negative", str(named[1]), "--seed", "3"]
+    made = with_prompts(words, FILES, tmp_path / "half", tmp_path)
+    assert made[-4:] == ["--verify-positive", "p.txt", "--verify-negative", "n.txt"]
+    whole = Contrast(read_prompts(named[0], name="locate+"), read_prompts(named[1], name="locate-"))
+    first, second = whole.split(3)
+    for flag, group in (("--positive", "positive"), ("--negative", "negative")):
+        kept = read_prompts(option(made, flag), name="other")
+        mine, rest = getattr(first, group), getattr(second, group)
+        assert [(p.text, p.cluster, p.twin) for p in kept] == [(p.text, p.cluster, p.twin) for p in mine]
+        assert not set(kept.texts) & set(rest.texts)
+
+
+def test_verify_measures_again_and_tells_what_cannot_be_asked(tmp_path, run, fresh, monkeypatch):
+    report = reported(tmp_path, located(), verified())
+    after = tmp_path / "again"
+    stored = Store(after)
+    for one in (located(), verified(), verified(0.6, prompts="c", positive="fresh-yes.txt")):
+        stored.write(one)
+    monkeypatch.setattr(Again, "made", lambda self, command, report, kept=(): after)
+    code, out, _ = run("verify", report.path, "--remeasure", "--json")
+    assert code == 0, out
+    assert (json.loads(out)["checks"], json.loads(out)["failed"]) == (len(checks(report)) + 3, [])
+    code, out, _ = run("verify", report.path, *(word for path in fresh for word in ("--prompts", path)))
+    assert code == 1
+    assert "on fresh prompts it is 0.6" in out
+    assert "spread on fresh prompts: is no estimate over prompts" in out
+    assert out.splitlines()[-1].endswith("3 of them claims measured again; 1 could not be asked")
+    assert run("verify", report.path, "--prompts", "nope.txt")[0] == 2
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A report on the planted organism, verified on half of the clusters that verify; the others are fresh."""
+    from interp.cli import main
+
+    folder = tmp_path_factory.mktemp("planted")
+    for group in ("harmful", "harmless"):
+        lines = organisms.prompts("refusal", "verify", group).read_text().splitlines()
+        clusters = sorted({json.loads(line)["cluster"] for line in lines})
+        for name, kept in (("first", clusters[::2]), ("second", clusters[1::2])):
+            mine = [line for line in lines if json.loads(line)["cluster"] in kept]
+            (folder / f"{name}-{group}.jsonl").write_text("\n".join(mine) + "\n")
+    files = {f"--{prefix}{side}": path
+             for prefix, place in (("", organisms.prompts), ("verify-", None))
+             for side, group in (("positive", "harmful"), ("negative", "harmless"))
+             for path in [place("refusal", "locate", group) if place else f"first-{group}.jsonl"]}  # fmt: skip
+    words = ["locate-neurons", "organism:refusal/planted", "--base", "organism:refusal/base", "--top", "30", "--quiet",
+             "--max-prompts", "40", "--controls", "19", "--control-prompts", "12", "--store", "runs"]  # fmt: skip
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        assert main([*words, *(str(word) for pair in files.items() for word in pair)]) == 0
+    finally:
+        os.chdir(before)
+    store = Store(folder / "runs")
+    (key,) = (one.key for one in store.runs() if one.kind == "verify-neurons")
+    return read(write_report(folder / "report.html", [key], store))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One folder, so that what a test ran again the next need not."""
+    return tmp_path_factory.mktemp("again")
+
+
+def doctored(report, folder):
+    """A store in which sufficiency is better than it was measured, in every table alike, and its report."""
+    import dataclasses
+
+    import numpy as np
+
+    from interp.claims import from_table, to_table
+    from interp.maths.statistics import clustered_share
+
+    (key,) = (run["key"] for run in report.value["runs"] if run["kind"] == "verify-neurons")
+    run = report.store.get(key)
+    asked = run.tables["answers"]
+    rows = (asked["condition"] == "patch-tuned") & (asked["group"] == "positive") & asked["changed"]
+    better = dataclasses.replace(asked, data={**asked.data, "equal_tuned": asked["equal_tuned"] | rows})
+    value, low, high = clustered_share(np.ones(int(rows.sum()), bool), asked["cluster"][rows])
+    made = [dataclasses.replace(claim, value=value, low=low, high=high, shown=True) if claim.name == "sufficiency" else
+            claim for claim in from_table(run.tables["claims"])]  # fmt: skip
+    store = Store(folder / "runs")
+    store.write(report.store.get(run.provenance.parent))
+    store.write(dataclasses.replace(run, tables={**run.tables, "answers": better, "claims": to_table(made)}))
+    return read(write_report(folder / "report.html", [key], store))
+
+
+@pytest.mark.slow
+def test_a_planted_run_measured_again_on_this_machine_is_equal(planted, shared):
+    told = answers(Again(shared, tolerance=1e-9, directory=planted.path.parent).remeasured(planted))
+    assert told == dict.fromkeys(["behaviour", "necessity", "sufficiency", "harmless", "malformed"])
+
+
+@pytest.mark.slow
+def test_a_planted_run_holds_on_fresh_prompts_of_other_clusters(planted, shared):
+    files = ["second-harmful.jsonl", "second-harmless.jsonl"]
+    told = answers(Again(shared, files, directory=planted.path.parent).on_fresh_prompts(planted))
+    assert told == dict.fromkeys(["behaviour", "necessity", "sufficiency", "harmless", "malformed"])
+
+
+@pytest.mark.slow
+def test_what_a_doctored_store_claims_is_found_by_running_its_command_again(planted, shared, tmp_path):
+    """Every table agrees with every claim, so that looking at the store alone finds nothing wrong."""
+    report = doctored(planted, tmp_path)
+    assert digest(dict(report.value)) != digest(dict(planted.value))
+    for check in checks(report):
+        check()
+    files = [str(planted.path.parent / f"second-{group}.jsonl") for group in ("harmful", "harmless")]
+    again = Again(shared, files, directory=planted.path.parent)
+    told = answers(again.remeasured(report))
+    assert "'sufficiency'" in told["sufficiency"]
+    assert "says 1, measured again it is 0." in told["sufficiency"]
+    assert told["necessity"] is None
+    told = answers(again.on_fresh_prompts(report))
+    assert "on fresh prompts it is 0." in told["sufficiency"]
+    assert told["necessity"] is None
