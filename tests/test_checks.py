@@ -71,6 +71,7 @@ def small(pair, *options):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_check_is_a_run_with_claims_and_a_figure(run, pair):
     command = small(
         pair, "locate-neurons", pair / "tuned", "--top", "3", "--controls", "19", "--checks", "all", "--method", "cross"

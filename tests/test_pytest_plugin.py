@@ -96,6 +96,7 @@ def test_a_true_report_passes_alone_and_its_claims_are_named(made, pytest_in):
     assert "test_own" not in said
 
 
+@pytest.mark.slow
 def test_with_paths_both_are_run_and_under_xdist_too(made):
     arguments = ("-p", "xdist", "-n", "2", "--interp-report", "report.json", "--interp-remeasure")
     code, said = anew(made, *LOADED, *arguments, "test_own.py")

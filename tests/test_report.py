@@ -5,7 +5,6 @@ import json
 import shutil
 from dataclasses import replace
 from importlib.resources import files
-from typing import ClassVar
 
 import jsonschema
 import numpy as np
@@ -16,7 +15,7 @@ from interp.cli import main
 from interp.errors import ClaimError, InterpError, OptionError
 from interp.provenance import digest
 from interp.report.document import TARGET, gather, read, write_report
-from interp.report.verification import checks, failures, require_control
+from interp.report.verification import _Again, checks, failures, require_control
 from interp.store import Store
 from tests.reports import honest_claims, honest_report, honest_runs
 from tests.tables import HOSTILE, located
@@ -52,22 +51,18 @@ def falls(path):
     return False
 
 
-class Remembering(Store):
-    """A store that reads every run once: what hundreds of alterations of the report are compared with."""
+@pytest.fixture
+def remembered(monkeypatch):
+    """Every run is read once: hundreds of alterations of the report are compared with the same."""
+    kept, read_run = {}, _Again.run
 
-    kept: ClassVar[dict] = {}
+    def run(self, key):
+        place = (self.report.store.root, key)
+        if place not in kept:
+            kept[place] = read_run(self, key)
+        return kept[place]
 
-    def manifest(self, key):
-        return self._once("manifest", key)
-
-    def get(self, key):
-        return self._once("get", key)
-
-    def _once(self, what, key):
-        place = (self.root, what, key)
-        if place not in self.kept:
-            self.kept[place] = getattr(super(), what)(key)
-        return self.kept[place]
+    monkeypatch.setattr(_Again, "run", run)
 
 
 def rewritten(path, value, sealed=True):
@@ -130,9 +125,8 @@ def test_it_follows_its_published_schema(made):
         jsonschema.validate({**json.loads(made[0].read_text()), "claims": [{}]}, schema)
 
 
-def test_every_alteration_of_every_field_is_found(made, copied, monkeypatch):
+def test_every_alteration_of_every_field_is_found(made, copied, remembered):
     """Also of one who makes the digest anew. The page and the store stay as they were."""
-    monkeypatch.setattr("interp.report.document.Store", Remembering)
     value = json.loads(made[0].read_text())
     places = list(leaves(value))
     assert len(places) > 200
@@ -146,8 +140,7 @@ def test_every_alteration_of_every_field_is_found(made, copied, monkeypatch):
     assert missed == []
 
 
-def test_every_field_left_out_is_found(made, copied, monkeypatch):
-    monkeypatch.setattr("interp.report.document.Store", Remembering)
+def test_every_field_left_out_is_found(made, copied, remembered):
     value = json.loads(made[0].read_text())
     for place in leaves(value):
         changed = copy.deepcopy(value)
