@@ -15,7 +15,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from functools import cache
@@ -217,6 +218,17 @@ def commanded(words: Sequence[str]) -> None:
             kept.append(words[0])
         words = words[taken or 1 :]
     _COMMAND[:] = kept
+
+
+@contextmanager
+def as_command(words: Sequence[str]) -> Iterator[None]:
+    """Let runs that are made meanwhile say that these words make them: part of what a larger command does."""
+    before = list(_COMMAND)
+    commanded(words)
+    try:
+        yield
+    finally:
+        _COMMAND[:] = before
 
 
 def environment() -> dict[str, JSON]:

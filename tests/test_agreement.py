@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 from interp import claims
 from interp.agreement import Agreement, Runs
 from interp.agreement.compared import _null
+from interp.cli import main
 from interp.errors import OptionError
 from interp.figures import plot
 from interp.maths.statistics import rank_correlation
@@ -298,3 +299,20 @@ def test_a_dictionary_stands_where_its_site_is(site, part):
     found = Agreement()(Runs([latents(2, 8, site=site), movement(np.ones((LAYERS, len(PARTS))))]))
     mine = found.select(found["method"] == "features")
     assert [(row["layer"], row["part"], row["intensity"]) for row in mine.rows()] == [(2, part, 0.2)]
+
+
+def test_a_report_keeps_agreement_as_the_command_that_makes_it_alone(tmp_path):
+    from interp.report.document import gather
+
+    profile = np.linspace(0.01, 0.3, LAYERS * len(PARTS)).reshape(LAYERS, len(PARTS))
+    store, runs = Store(tmp_path / "runs"), [grafted(profile), movement(profile)]
+    for run in runs:
+        store.write(run)
+    keys = [run.provenance.key for run in runs]
+    kept, (agreement,) = gather(keys, store, draws=99)
+    assert [run.key for run in kept] == keys
+    said = agreement.manifest.provenance.context["environment"]["command"]
+    assert said == ["agree", *keys, "--draws", "99"]
+    assert main([*said, "--store", str(tmp_path / "runs"), "--json"]) == 0
+    again, _ = gather([*keys, agreement.key], store, draws=99)
+    assert [run.key for run in again] == keys, "an agreement among the keys is not listed twice"

@@ -180,13 +180,10 @@ def _kept_as_context(arguments: Sequence[str], commands: Mapping[str, str]) -> I
         yield
         return
     # here, because `interp --help` need not wait for it
-    from interp.provenance import commanded
+    from interp.provenance import as_command
 
-    commanded(arguments)
-    try:
+    with as_command(arguments):
         yield
-    finally:
-        commanded([])
 
 
 def _hush() -> None:

@@ -19,7 +19,7 @@ from interp.agreement import ROLES, Agreement, Runs
 from interp.agreement.places import METHODS
 from interp.claims import Claim, from_table
 from interp.errors import OptionError, StoreError
-from interp.provenance import JSON, digest, environment, plain, sha256_of
+from interp.provenance import JSON, as_command, digest, environment, plain, sha256_of
 from interp.report.sections import limit_lines
 from interp.report.shell import write_text
 from interp.store import Store
@@ -97,7 +97,9 @@ def gather(keys: Sequence[str], store: Store, draws: int = 999) -> tuple[list[Ru
     for tables in pairs.values():
         # two runs of one method agree because they are one method
         if len({table.kind for table in tables}) > 1:
-            key = store.fetch(Agreement(draws), Runs(tables)).key
+            words = ["agree", *(table.provenance.key for table in tables), "--draws", str(draws)]
+            with as_command(words):
+                key = store.fetch(Agreement(draws), Runs(tables)).key
             agreements.append(Run(store.manifest(key), store.get(key)))
     return [run for run in runs.values() if run.key not in {one.key for one in agreements}], agreements
 

@@ -10,6 +10,7 @@ from interp.report.text import escaped, number
 from interp.table import Table
 
 HEADLINES = {"base": "Base model", "tuned": "Tuned model"}
+SOFTWARE = ("interp", "commit", "python", "torch", "transformers", "peft", "numpy")
 DETAILS = {"seed": "Seed", "dtype": "Number format", "attention": "Attention", "device": "Device", "engine": "Engine"}
 
 
@@ -34,6 +35,7 @@ def facts(tables: Sequence[Table]) -> str:
     rows: list[tuple[str, str]] = []
     for name, label in HEADLINES.items():
         rows.append((label, " / ".join(_distinct(run.context.get(name) or "none" for run in runs))))
+    rows.append(("Digests of weights", " / ".join(_distinct(_digests(run) for run in runs))))
     for run in runs:
         rows.append((f"Prompts, {run.analyzer}", _prompts(run)))
     for run in runs:
@@ -46,6 +48,7 @@ def facts(tables: Sequence[Table]) -> str:
     for name, label in DETAILS.items():
         seen = [said(values[name]) for run in runs for values in (run.inputs, run.context) if name in values]
         rows.append((label, " / ".join(_distinct(seen))))
+    rows.append(("Software", " / ".join(_distinct(_software(run) for run in runs))))
     rows += [(f"Run, {run.analyzer}", run.key) for run in runs]
     body = "".join(
         f'<tr><th scope="row">{escaped(label)}</th><td>{escaped(value)}</td></tr>' for label, value in rows if value
@@ -58,6 +61,16 @@ def facts(tables: Sequence[Table]) -> str:
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = values.get(name, {})
     return value if isinstance(value, Mapping) else {name: value}
+
+
+def _digests(run: Provenance) -> str:
+    found = {role: run.inputs.get(role) for role in ("base", "tuned", "adapter")}
+    return ", ".join(f"{role} {str(value)[:16]}" for role, value in found.items() if value)
+
+
+def _software(run: Provenance) -> str:
+    made = _mapping(run.context, "environment")
+    return ", ".join(f"{name} {made[name]}" for name in SOFTWARE if name in made)
 
 
 def _prompts(run: Provenance) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from interp.claims import to_table
@@ -99,13 +100,16 @@ def section(heading: str, content: str, anchor: str = "") -> str:
     return f"<section{mark}><h2>{escaped(heading)}</h2>\n{content}</section>"
 
 
-def parts_of(runs: Sequence[Table]) -> Iterator[tuple[str, str]]:
-    """Heading and HTML of every kind of table that these runs have and that can be drawn."""
+def parts_of(runs: Sequence[Table], brief: bool = False) -> Iterator[tuple[str, str]]:
+    """Heading and HTML of every kind of table that these runs have and that can be drawn.
+
+    ``brief``: of the best units' tokens only the first few, where a page holds many runs.
+    """
     every = [part for run in runs for part in (run, *run.tables.values()) if len(part)]
     for kind, heading in HEADINGS.items():
         parts = [part for part in every if part.kind == kind]
         if parts:
-            draw = _DRAWN.get(kind, figure_of)
+            draw = (_BRIEF if brief else _DRAWN).get(kind, figure_of)
             yield heading, "\n".join(draw(part) for part in parts)
     for part in every:
         if part.kind in FIGURES and part.kind not in (*HEADINGS, "claims"):
@@ -131,3 +135,4 @@ def figure_of(table: Table) -> str:
 
 _DRAWN = {"neuron-tokens": sections.tokens_table, "dictionary-features": _features}
 """What draws kinds that are not figures alone."""
+_BRIEF = _DRAWN | {"neuron-tokens": partial(sections.tokens_table, limit=5)}

@@ -116,7 +116,7 @@ def _run_parts(table: Table) -> Iterator[str]:
         yield f'<p class="sentence">{escaped(sentence)}</p>'
     if claims := sections.claims_of([table]):
         yield sections.claims_table(claims) + figure_of(to_table(claims))
-    for heading, content in parts_of([table]):
+    for heading, content in parts_of([table], brief=True):
         yield f"<h3>{escaped(heading)}</h3>\n{content}"
     if own := sections.own_limits([table], claims):
         yield f"<h3>Limits</h3><ul>{''.join(f'<li>{escaped(line)}</li>' for line in own)}</ul>"
