@@ -159,7 +159,11 @@ def _selected(table: Table, where: Mapping[str, JSON], name: str) -> np.ndarray:
         if column not in table.data:
             raise ClaimError(f"claim {name!r} selects by {column!r}, which table {table.kind!r} does not have")
         options = wanted if isinstance(wanted, list) else [wanted]
-        mask &= np.isin(table[column], np.array(options, dtype=table[column].dtype))
+        asked = np.array(options, dtype=table[column].dtype)
+        # made to fit the column, 0.7 would be 0 and any text yes
+        if asked.dtype.kind in "bi" and asked.tolist() != options:
+            raise ClaimError(f"claim {name!r} selects {column!r} by {wanted!r}, which are no values of {asked.dtype}")
+        mask &= np.isin(table[column], asked)
     return mask
 
 
@@ -232,11 +236,14 @@ def check(claim: Claim, table: Table, tolerance: float = 1e-9) -> None:
     Of a claim marked as shown the value has to reach the threshold, p (where the recipe has one) to be at most 0.05,
     and the interval to lie beyond the threshold. Where an analyzer's rule is another the recipe says so: ``p``'s
     ``at_most``, and ``beyond``, the numbers or fields of the claim that the interval has to lie beyond, none of them
-    where it is a range. That a claim is not shown can have further reasons and is not checked.
+    where it is a range and p decides. That a claim is not shown can have further reasons and is not checked.
     """
     value = recompute(claim, table)
     if "p" in claim.recipe:
-        p = recompute_p(claim, table)
+        try:
+            p = recompute_p(claim, table)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise ClaimError(f"claim {claim.name!r} has a recipe of p that cannot be followed: {error!r}") from error
         if not _same(p, claim.p, tolerance):
             raise ClaimError(f"claim {claim.name!r} says p = {claim.p:g}, its tables give {p:g}")
     elif not math.isnan(claim.p):
@@ -254,16 +261,29 @@ def _same(one: float, other: float, tolerance: float) -> bool:
     return (math.isnan(one) and math.isnan(other)) or abs(one - other) <= tolerance
 
 
+BOUNDS = ("threshold", "control_value", "control_low", "control_high")
+"""What of a claim its interval can lie beyond: an end of its own would be no bound."""
+
+
 def _check_verdict(claim: Claim) -> None:
     said = f"claim {claim.name!r} is marked as shown, but"
-    if not claim.holds:
+    if not claim.holds or not math.isfinite(claim.threshold):
         raise ClaimError(f"{said} {claim.value:g} is not {claim.direction} {claim.threshold:g}")
-    most = claim.recipe.get("p", {}).get("at_most", ALPHA)
-    if "p" in claim.recipe and not claim.p <= most:
+    tested = "p" in claim.recipe
+    most = claim.recipe["p"].get("at_most", ALPHA) if tested else ALPHA
+    if type(most) not in (int, float) or not 0 < most <= 1:
+        raise ClaimError(f"{said} its recipe asks for p at most {most!r}")
+    if tested and not claim.p <= most:
         raise ClaimError(f"{said} p = {claim.p:g} is not at most {most:g}")
     # a claim of draws alone has no interval
-    bare = "p" in claim.recipe and math.isnan(claim.low) and math.isnan(claim.high)
-    for bound in claim.recipe.get("beyond", [] if bare else ["threshold"]):
+    bare = tested and math.isnan(claim.low) and math.isnan(claim.high)
+    bounds = claim.recipe.get("beyond", [] if bare else ["threshold"])
+    if not isinstance(bounds, list) or not all(b in BOUNDS or type(b) in (int, float) for b in bounds):
+        raise ClaimError(f"{said} its recipe asks for an interval beyond {bounds!r}: a list of {', '.join(BOUNDS)}")
+    # p that is not asked, or hardly, has to be replaced by the interval's place beside the control
+    if (not bounds and not tested) or (most > ALPHA and not {*bounds} & {*BOUNDS[1:]}):
+        raise ClaimError(f"{said} its recipe asks neither p at most {ALPHA:g} nor an interval beyond its control")
+    for bound in bounds:
         end = float(getattr(claim, bound) if isinstance(bound, str) else bound)
         if not (claim.low > end if claim.direction == "at least" else claim.high <= end):
             raise ClaimError(f"{said} its interval [{claim.low:g}, {claim.high:g}] is not beyond {end:g}")

@@ -24,6 +24,11 @@ def escaped(value: object) -> str:
     return html.escape(CONTROL.sub(_picture, whole_text(str(value))), quote=True)
 
 
+def one_line(text: str) -> str:
+    """``text`` for a terminal: what is no printable sign (ends of lines, escape sequences, bidi marks) as its code."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 def _picture(match: re.Match) -> str:
     code = ord(match.group())
     return PICTURES.get(match.group()) or (chr(0x2400 + code) if code < 0x20 else "\ufffd")

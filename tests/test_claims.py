@@ -147,6 +147,7 @@ def drawn(count=19):
 
 
 TESTED = ODDS | {"p": {"null": {"table": "random", "column": "effect", "where": {}}, "observed": ODDS}}
+WEAK = TESTED | {"p": TESTED["p"] | {"at_most": 1.0}}
 SHOWN = {"low": 5.0, "high": 7.0, "threshold": 4.0, "p": 0.05}
 
 
@@ -162,11 +163,29 @@ SHOWN = {"low": 5.0, "high": 7.0, "threshold": 4.0, "p": 0.05}
         (ODDS, {"p": float("nan"), "low": float("nan"), "high": float("nan")}, "is not beyond"),
         (TESTED | {"beyond": [4.5, "control_high"]}, {"control_high": 5.0}, "is not beyond 5"),
         (TESTED, {"threshold": 7.0}, "not at least 7"),
+        (TESTED, {"threshold": float("-inf")}, "not at least -inf"),
+        (ODDS | {"beyond": []}, {"p": float("nan")}, "asks neither p"),
+        (WEAK, {}, "asks neither p"),
+        (WEAK | {"beyond": []}, {}, "asks neither p"),
+        *[
+            (TESTED | {"beyond": odd}, {}, "asks for an interval beyond")
+            for odd in ({}, "", None, 3, ["name"], ["shown"], ["low"], ["high"], [False], [[]], ["elsewhere"])
+        ],
+        *[
+            (TESTED | {"p": TESTED["p"] | {"at_most": odd}}, {}, "asks for p at most")
+            for odd in (True, "1", None, 0, 2, [])
+        ],
+        *[
+            (TESTED | {"p": odd}, {}, "recipe of p that cannot be followed")
+            for odd in (None, {}, "x", [1], TESTED["p"] | {"null": {"table": "random", "column": "effect"}})
+        ],
+        (TESTED | {"where": {"cluster": [0.7]}}, {}, "no values of int64"),
     ],
 )
 def test_a_verdict_follows_from_interval_and_p(recipe, changes, said):
     check(claim(TESTED, 6.0, **SHOWN), drawn())
     check(claim(TESTED | {"beyond": []}, 6.0, **SHOWN | {"low": 3.0}), drawn())
+    check(claim(WEAK | {"beyond": ["control_high"]}, 6.0, **SHOWN | {"control_high": 4.9}), drawn())
     with pytest.raises(ClaimError, match=said):
         check(claim(recipe, 6.0, **SHOWN | changes), drawn())
 
@@ -176,7 +195,7 @@ def test_a_large_p_shows_only_what_says_so():
     with pytest.raises(ClaimError, match=r"p = 0.1 is not at most 0.05"):
         check(claim(TESTED, 6.0, **SHOWN | few), drawn(9))
     check(claim(TESTED, 6.0, **SHOWN | few | {"shown": False}), drawn(9))
-    check(claim(TESTED | {"p": TESTED["p"] | {"at_most": 1.0}}, 6.0, **SHOWN | few), drawn(9))
+    check(claim(WEAK | {"beyond": ["control_high"]}, 6.0, **SHOWN | few | {"control_high": 4.9}), drawn(9))
 
 
 def test_an_interval_at_most_its_bound():

@@ -225,7 +225,7 @@ def test_a_read_only_store_is_read_and_never_written(disk, reference):
     record, kept, _ = reference
     root = disk("-t", "tmpfs", "-o", "size=16m", "tmpfs")
     shutil.copytree(kept.root, root / "runs")
-    (root / "runs" / "temporary" / "dead").mkdir()
+    (root / "runs" / "temporary" / f"dead-{'0' * 12}").mkdir()
     disk("-o", "remount,ro")
     before = files(root)
     for words in (["ls"], ["show", record["run"]], ["sql", "select count(*) from locate_neurons"]):

@@ -1,5 +1,6 @@
 """Reports measured again: what is told where a command gives other numbers, another run, or none at all."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from interp import organisms
+from interp.claims import from_table, to_table
 from interp.cli import COMMANDS, GROUPS
 from interp.cli.fresh_prompts import option, replaced, unaskable, with_prompts
 from interp.cli.measure_again import Again, measuring_again
 from interp.cli.rerun import MEASURING
+from interp.cli.wording import alike
 from interp.errors import ClaimError, OptionError
 from interp.provenance import digest
 from interp.report.document import read, write_report
@@ -91,6 +94,33 @@ def test_another_number_is_told_with_both_and_the_tolerance(tmp_path):
 def test_another_verdict_is_told_though_the_numbers_are_within_the_tolerance(tmp_path):
     told = remeasured(tmp_path, verified(1.0), located(), verified(0.4), tolerance=1.0)
     assert told["necessity"].endswith("says shown, measured again it is not shown")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sentence": "They return everything."}, "has the sentence 'They return everything.', measured again"),
+        ({"sentence": "They return 70.0%."}, "has the sentence 'They return 70.0%.'"),
+        ({"control": "19 other things"}, "has the control '19 other things'"),
+    ],
+)
+def test_words_that_were_changed_in_a_store_are_told(tmp_path, change, said):
+    before = verified()
+    first, *rest = from_table(before.tables["claims"])
+    forged = to_table([dataclasses.replace(first, **change), *rest])
+    before = dataclasses.replace(before, tables={**before.tables, "claims": forged})
+    told = remeasured(tmp_path, before, located(), verified())
+    assert said in told["necessity"]
+    assert told["spread"] is None
+
+
+def test_sentences_are_alike_but_for_the_last_digit_of_their_figures():
+    said = "Of 1,600 neurons −0.25 (p = 1.2e-05) do."
+    assert alike(said, "Of 1,600 neurons −0.26 (p = 1.3e-05) do.", 1e-6)
+    for other in ("Of 1,601 neurons −0.25 (p = 1.2e-05) do.", "Of 1,600 neurons 0.25 (p = 1.2e-05) do.",
+                  "Of 1,600 neurons −0.25 (p = 1.2e-05) do not.", "Of 1,600 neurons −0.28 (p = 1.2e-05) do."):  # fmt: skip
+        assert not alike(said, other, 1e-6)
+    assert alike(said, "Of 1,600 neurons −0.28 (p = 1.2e-05) do.", 0.05)
 
 
 def test_another_device_is_told_beside_another_number(tmp_path):

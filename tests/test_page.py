@@ -115,7 +115,7 @@ def test_it_says_what_was_compared_shown_and_not_shown(pages):
         "integrated",
         KEY,
         "Dose-response beside random sets",
-        "plotly.js (packed, 2.0 MB)",
+        "plotly.js (packed)",
     ):
         assert part in told["both"], part
     assert told["both"].index("Shown: 10 neurons") < told["both"].index("10 of 256 MLP neurons")

@@ -13,7 +13,7 @@ import pytest
 from interp.claims import from_table, to_table
 from interp.cli import main
 from interp.errors import ClaimError, InterpError, OptionError
-from interp.provenance import digest
+from interp.provenance import digest, sha256_of
 from interp.report.document import TARGET, gather, read, write_report
 from interp.report.verification import _Again, checks, failures, require_control
 from interp.store import Store
@@ -187,12 +187,90 @@ def test_a_missing_or_exchanged_page_is_found(copied):
     page.write_text(page.read_text().replace("What carries it?", "What did not carry it?"))
     assert "was changed or exchanged" in refused(copied)
     value = json.loads(copied.read_text())
-    from interp.provenance import sha256_of
-
     value["page"]["sha256"] = sha256_of(page)
     assert "does not show what the store holds" in refused(rewritten(copied, value))
     page.unlink()
     assert "is missing beside the report" in refused(copied)
+
+
+def with_page(path, change, **changes):
+    """The report with another page, as someone would write it who knows how digests are made."""
+    page = path.with_suffix(".html")
+    page.write_bytes(change(page.read_text()).encode())
+    value = {**json.loads(path.read_text()), **changes}
+    return rewritten(path, {**value, "page": {"file": page.name, "sha256": sha256_of(page)}})
+
+
+BUNDLE = '<script type="text/plain" id="plotly">'
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        lambda text: text.replace(BUNDLE, f'{BUNDLE}</SCRIPT ><h1>Forged</h1><script type="text/plain">'),
+        lambda text: text.replace("<main>", f"<main>{BUNDLE}</script\n><h1>Forged</h1></script>"),
+        lambda text: text.replace(BUNDLE, BUNDLE + "AAAA"),
+        lambda text: text + BUNDLE + "</script>",
+        lambda text: "\ud800".encode("utf-16", "surrogatepass").decode("latin-1"),
+    ],
+)
+def test_nothing_hides_where_plotly_is_packed(copied, forged):
+    assert "does not show what the store holds" in refused(with_page(copied, forged))
+
+
+def test_a_page_that_cannot_be_made_again_is_told_and_not_taken(copied, monkeypatch, capsys):
+    """Of another interp, or another plotly.js: an honest one is no failure, and a forged one does not pass."""
+    assert refused(copied) == ""
+    monkeypatch.setattr("interp.report.verification.unpacked_hash", lambda: "'sha256-x'")
+    assert main(["verify", str(copied)]) == 0
+    assert "page: report.html says that it was made by another plotly.js" in capsys.readouterr().out
+    monkeypatch.undo()
+    value = json.loads(copied.read_text())
+    said = f"<h1>Forged</h1>{value['title']} {value['written']} 9.9"
+    assert main(["verify", str(with_page(copied, lambda _: said, interp="9.9"))]) == 0
+    told = capsys.readouterr().out
+    assert "made by interp 9.9, so it was not compared" in told
+    assert "6 of 6 checks hold, 3 of them claims measured again; 1 could not be asked" in told
+    assert "does not say title" in refused(with_page(copied, lambda _: "9.9", interp="9.9"))
+
+
+def test_a_name_told_twice_is_no_report(copied):
+    text = copied.read_text()
+    copied.write_text(text.replace('"findings": [', '"findings": ["Forged."],\n "findings": [', 1))
+    assert "not JSON as interp writes it" in refused(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"store": "a\0b"}, 2), ({"store": "\ud800"}, 2), ({"limits": [float("inf")]}, 2), ({"title": "\ud800"}, 2),
+        ({"page": {"file": "x" * 5000, "sha256": ""}}, 1), ({"agreement": [{}]}, 1),
+    ],
+)  # fmt: skip
+def test_odd_reports_are_refused_in_lines_of_their_own(copied, capsys, change, code):
+    copied.write_text(json.dumps({**json.loads(copied.read_text()), **change}))
+    assert main(["verify", str(copied)]) == code
+
+
+def test_depth_without_end_is_no_report(copied):
+    text = copied.read_text()
+    copied.write_text(text.replace('"limits": [', '"limits": [' + "[" * 900 + "]" * 900 + ", ", 1))
+    assert "no report" in refused(copied)
+
+
+def test_what_is_said_reaches_a_terminal_as_one_line(copied, capsys):
+    value = json.loads(copied.read_text())
+    value["runs"][0]["\r\x1b[2J\u202e\n7 of 7 checks hold"] = 1
+    assert main(["verify", str(rewritten(copied, value))]) == 1
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.endswith(r"says more than the store: \r\x1b[2J\u202e\n7 of 7 checks hold")
+
+
+def test_checking_a_report_removes_nothing_where_it_points(copied):
+    kept = copied.parent / "elsewhere" / "temporary" / "photos"
+    kept.mkdir(parents=True)
+    refused(rewritten(copied, {**json.loads(copied.read_text()), "store": "elsewhere"}))
+    assert kept.is_dir()
 
 
 def test_a_run_made_of_other_things_under_the_same_name_is_found(tmp_path):
@@ -226,7 +304,11 @@ def spoiled(change):
         (lambda c: replace(c, threshold=c.value - 0.05), "is not beyond"),
         (lambda c: replace(c, control="none"), "without a control"),
         (lambda c: replace(c, control="  "), "without a control"),
+        *[(lambda c, odd=odd: replace(c, control=odd), "without a control")
+          for odd in ("-", "\u200b", "no control", "n/a", "None.")],
         (lambda c: replace(c, recipe={}), "no recipe"),
+        (lambda c: replace(c, recipe={**c.recipe, "beyond": None}), "asks for an interval beyond"),
+        (lambda c: replace(c, recipe={**c.recipe, "p": {}}), "cannot be followed"),
         (lambda c: replace(c, recipe={**c.recipe, "column": "lost"}), "its table"),
         (lambda c: replace(c, low=c.value + 0.01), "outside of"),
     ],

@@ -384,13 +384,18 @@ def test_ctrl_c_in_the_middle(tmp_path):
 
 def test_sweeping_spares_the_living_and_the_unknown(tmp_path):
     with transaction.temporary(tmp_path, "alive") as alive:
-        orphan = tmp_path / "temporary" / "orphan"
+        orphan = tmp_path / "temporary" / f"orphan-{'a' * 12}"
         orphan.mkdir()
-        (tmp_path / "temporary" / "dead.lock").touch()
-        assert transaction.sweep(tmp_path) == ["dead", "orphan"]
+        (tmp_path / "temporary" / f"dead-{'0' * 12}.lock").touch()
+        assert transaction.sweep(tmp_path) == [f"dead-{'0' * 12}", orphan.name]
         assert alive.is_dir()
         assert not orphan.exists()
     assert list((tmp_path / "temporary").iterdir()) == []
+    others = [tmp_path / "temporary" / name for name in ("photos", "a.lock", "notes-2026", "x-ABCDEF012345")]
+    for path in others:
+        path.mkdir()
+    assert transaction.sweep(tmp_path) == []
+    assert all(path.is_dir() for path in others), "what no writer made is not ours to remove"
     assert transaction.sweep(tmp_path / "nowhere") == []
 
 

@@ -17,6 +17,8 @@ from typing import Any
 from interp.claims import Claim, check, from_table
 from interp.cli.fresh_prompts import unaskable, with_prompts
 from interp.cli.rerun import Commands, command_of
+from interp.cli.wording import alike
+from interp.display import one_line
 from interp.errors import ClaimError, InterpError, OptionError
 from interp.maths.prediction import prediction_interval
 from interp.provenance import JSON, Provenance, digest
@@ -43,10 +45,10 @@ class Asked:
         """Ask."""
         try:
             return self.ask()
-        except ClaimError:
-            raise
+        except ClaimError as error:
+            raise ClaimError(one_line(str(error))) from error
         except InterpError as error:
-            raise ClaimError(f"{self.name}: {error}") from error
+            raise ClaimError(one_line(f"{self.name}: {error}")) from error
         except (KeyError, TypeError, AttributeError) as error:
             said = f"{type(error).__name__}: {error}"
             raise ClaimError(f"{self.name}: the report lacks what measuring it again needs ({said})") from error
@@ -130,6 +132,11 @@ class Again(Commands):
         if (row["shown"], row["direction"]) != (now.shown, now.direction):
             verdicts = ("not shown", "shown")
             raise ClaimError(f"{said} says {verdicts[row['shown']]}, measured again it is {verdicts[now.shown]}")
+        for name in ("sentence", "control"):
+            if not alike(row[name], getattr(now, name), self.tolerance):
+                raise ClaimError(f"{said} has the {name} {row[name]!r}, measured again it is {getattr(now, name)!r}")
+        if row["recipe"] != now.recipe:
+            raise ClaimError(f"{said} has another recipe than the one by which it is measured again, {now.recipe}")
 
     def _unaskable(self, runs: Mapping[str, JSON], row: JSON) -> str:
         try:
@@ -160,6 +167,8 @@ class Again(Commands):
         now = self._claim(store, new.key, row["name"], said)
         before, after = (_number(row[end]) for end in NUMBERS[:3]), (now.value, now.low, now.high)
         value, low, high = before
+        if row["shown"] and not math.isfinite(now.value):
+            raise ClaimError(f"{said} is shown, {value:.4g}; on fresh prompts there is no such number ({now.value:g})")
         if not all(map(math.isfinite, after)):
             return f"has no interval on these prompts ({now.value:g})"
         least, most = prediction_interval((value, low, high), after, self._tests)
@@ -220,7 +229,7 @@ def _runs(report: Any) -> dict[str, JSON]:
 
 
 def _name(row: JSON) -> str:
-    return f"claim {row['run'][:12]} {row['name']}"
+    return one_line(f"claim {row['run'][:12]} {row['name']}")
 
 
 def _said(row: JSON) -> str:

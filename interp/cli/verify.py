@@ -54,7 +54,8 @@ def command(
 
     said = read(report, common.store)
     with measuring_again([str(path) for path in prompts or []], tolerance) as again:
-        questions = [*checks(said)]
+        checked = checks(said)
+        questions, claims = [*checked], {question.name for question in checked if question.claim}
         if remeasure:
             questions += again.remeasured(said)
         questions += again.on_fresh_prompts(said)
@@ -62,7 +63,8 @@ def command(
     record = {"report": str(report), "checks": len(questions) - len(unasked),
               "failed": [{"check": name, "why": why} for name, why in failed],
               "not_asked": [{"check": name, "why": why} for name, why in unasked]}  # fmt: skip
-    held, told = record["checks"] - len(failed), len(said.value["claims"])
+    held = record["checks"] - len(failed)
+    told = sum(bool(question.claim) for question in checked) - sum(name in claims for name, _ in failed)
     verdict = f"{held} of {record['checks']} checks hold, {told} of them claims measured again"
     if unasked:
         verdict += f"; {len(unasked)} could not be asked"

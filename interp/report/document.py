@@ -18,7 +18,7 @@ from typing import Any
 from interp.agreement import ROLES, Agreement, Runs
 from interp.agreement.places import METHODS
 from interp.claims import Claim, from_table
-from interp.errors import OptionError, StoreError
+from interp.errors import InterpError, OptionError, StoreError
 from interp.provenance import JSON, as_command, digest, environment, plain, sha256_of
 from interp.report.sections import limit_lines
 from interp.report.shell import write_text
@@ -169,12 +169,14 @@ def read(path: str | os.PathLike, store: str | os.PathLike | None = None) -> Rep
     """The report in a JSON file, with the store it names or another one; ``StoreError`` for what is none."""
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_refused)
+        # canonical JSON and UTF-8: what has no digest or no text cannot be compared
+        digest(value), json.dumps(value, ensure_ascii=False).encode()
     except OSError as error:
         raise StoreError(f"cannot read the report {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, InterpError) as error:
         hint = "; give the .json beside the page" if path.suffix.lower() in (".html", ".htm") else ""
-        raise StoreError(f"{path} is not JSON, so no report{hint}") from error
+        raise StoreError(f"{path} is not JSON as interp writes it, so no report{hint}") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise StoreError(f"{path} is no report: `interp report RUN... --out report.html` writes one")
     if value.get("version") != VERSION:
@@ -189,6 +191,18 @@ def read(path: str | os.PathLike, store: str | os.PathLike | None = None) -> Rep
     return Report(path, value, Store(place))
 
 
+def _once(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    """An object whose names are told once: readers differ in which of two they take."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return value
+
+
+def _refused(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def _wrong(value: Mapping[str, Any]) -> str:
     """What keeps the value from being checked at all, "" where nothing does."""
     kinds = {"title": str, "written": str, "interp": str, "store": str, "sha256": str, "page": dict, "runs": list,
@@ -198,6 +212,8 @@ def _wrong(value: Mapping[str, Any]) -> str:
             return f"{name} is {type(value[name]).__name__}, not {kind.__name__}"
     if set(value["page"]) != {"file", "sha256"} or not all(isinstance(said, str) for said in value["page"].values()):
         return "page names no file and digest"
+    if any("\0" in place for place in (value["store"], value["page"]["file"])):
+        return "a path holds the sign NUL"
     if not value["runs"]:
         return "it has no runs"
     for at, run in enumerate(value["runs"]):

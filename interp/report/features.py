@@ -57,8 +57,8 @@ def _item(row: Mapping[str, Any], at: int, contexts: Sequence[dict], logits: Seq
     said = f"<bdi>{escaped(row['label'])}</bdi>" if row["label"] else "<i>no label</i>"
     score = f"{number(row['detection'])} (nulls {number(max(_or(row['others']), _or(row['shuffled'])))})"
     head = (
-        f"<summary><b>{row['latent']}</b> {said} <small>{number(100 * row['density'])} % of tokens"
-        f"{f', label {score}' if row['scored'] else ''}</small></summary>"
+        f"<summary><b>{escaped(row['latent'])}</b> {said} <small>{escaped(number(100 * row['density']))} % of tokens"
+        f"{f', label {escaped(score)}' if row['scored'] else ''}</small></summary>"
     )
     return f'<details class="feature"{data}>{head}{_facts(row)}{_logits(logits)}{_contexts(contexts)}</details>'
 

@@ -55,7 +55,7 @@ def _figures(label: str, content: str) -> str:
 
 
 def _table(name: str, columns: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    head = "".join(f'<th scope="col">{escaped(column)}</th>' for column in columns)
     return (
         f'<div class="wide"><table class="{name}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -72,14 +72,16 @@ def tokens_table(table: Table, limit: int = NEURONS) -> str:
     scale = max((abs(row["value"]) for mine in best for row in mine), default=1.0) or 1.0
     rows = []
     for mine in best:
-        name = f"layer {mine[0]['layer']}<br>{unit} {mine[0][unit]}<br><small>rank {mine[0]['rank']}</small>"
+        layer, at, rank = (escaped(mine[0][column]) for column in ("layer", unit, "rank"))
+        name = f"layer {layer}<br>{escaped(unit)} {at}<br><small>rank {rank}</small>"
         head = f'<th scope="rowgroup" rowspan="{len(mine)}">{name}</th>'
         for row in mine:
             rows.append(f'<tr class="first">{head}' if row is mine[0] else "<tr>")
             rows.append(_context(row, abs(row["value"]) / scale))
             rows.append(f'<td class="figures">{escaped(number(row["value"]))}</td>')
-            rows.append(f"<td>{escaped(row['group'])} prompt {row['prompt_id']}, token {row['position']}</td></tr>")
-    note = f"<p>The {limit} best of {len(by_rank)} {unit}s.</p>" if len(by_rank) > limit else ""
+            place = f"{row['group']} prompt {row['prompt_id']}, token {row['position']}"
+            rows.append(f"<td>{escaped(place)}</td></tr>")
+    note = f"<p>The {limit} best of {len(by_rank)} {escaped(unit)}s.</p>" if len(by_rank) > limit else ""
     return note + _table(
         "tokens", (unit.capitalize(), "Most activating tokens, in context", "Activation", "Prompt"), rows
     )

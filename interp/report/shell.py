@@ -7,13 +7,19 @@ two that it names by their hashes, plotly.js and the page's own.
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import zlib
+from base64 import b64decode
 from importlib.resources import files
 from pathlib import Path
 
 from interp.errors import StoreError
 from interp.report.bundle import packed, unpacked_hash
 from interp.report.text import escaped, script_hash
+
+LONGEST_BUNDLE = 50_000_000
+"""Characters of plotly.js that are unpacked at most."""
 
 
 def document(title: str, body: str) -> str:
@@ -35,18 +41,30 @@ def document(title: str, body: str) -> str:
     )
 
 
+# base64 and nothing else: a script element ends in more ways than one, and what follows is markup
+_BUNDLE = re.compile(r'(<script type="text/plain" id="plotly">)([A-Za-z0-9+/=]*)(</script>)')
+
+
 def without_bundle(text: str) -> str:
-    """A page without its packed plotly.js: two machines may pack the same script into other bytes."""
-    head, _, rest = text.partition('<script type="text/plain" id="plotly">')
-    return head + rest.partition("</script>")[2]
+    """A page with its packed plotly.js taken out: two machines may pack the same script into other bytes."""
+    return _BUNDLE.sub(r"\1\3", text, count=1)
+
+
+def bundle_hash(text: str) -> str:
+    """What the content security policy would call the script that a page has packed; "" where it has none."""
+    found = _BUNDLE.search(text)
+    try:
+        script = zlib.decompressobj(wbits=31).decompress(b64decode(found[2]), LONGEST_BUNDLE) if found else b""
+        return script_hash(script.decode()) if script else ""
+    except (ValueError, zlib.error):
+        return ""
 
 
 def footer() -> str:
-    """What stands at the end of every page."""
-    size = round(len(packed()) / 1e6, 1)
+    """What stands at the end of every page, the same wherever it is made."""
     return (
         "Made by interp. This page is complete in itself: it loads nothing, and carries its own copy of "
-        f"plotly.js (packed, {size} MB)."
+        "plotly.js (packed)."
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from interp.errors import StoreError
 from interp.store.manifest import Damaged
 
 ATTEMPTS = 10
+# What `temporary` names: a folder that is taken for a store may hold other people's things under that name.
+DRAFT = re.compile(r".+-[0-9a-f]{12}", re.DOTALL)
 IN_THE_WAY = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
@@ -112,11 +115,16 @@ def move_aside(path: Path, place: Path) -> Path | None:
 
 
 def sweep(root: Path) -> list[str]:
-    """Remove what crashed writers left under ``root/temporary``; the names removed. Never raises ``OSError``."""
+    """Remove what crashed writers left under ``root/temporary``; the names removed. Never raises ``OSError``.
+
+    Names that ``temporary`` does not give are spared: which folder is opened may be said by a file from a stranger.
+    """
     swept = []
     with suppress(OSError):
         names = {entry.name for entry in os.scandir(root / "temporary")}
         for name in sorted(names):
+            if DRAFT.fullmatch(name.removesuffix(".lock")) is None:
+                continue
             if name.endswith(".lock") or f"{name}.lock" not in names:
                 with suppress(OSError):
                     swept += _sweep_one(root / "temporary" / name.removesuffix(".lock"))
