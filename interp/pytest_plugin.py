@@ -77,7 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
             if config.getoption(option):
                 raise pytest.UsageError(f"--{option.replace('_', '-')} needs --interp-report FILE")
         return
-    if not config.getoption("interp_tolerance") >= 0:
+    if not 0 <= config.getoption("interp_tolerance") < float("inf"):
         raise pytest.UsageError(f"--interp-tolerance {config.getoption('interp_tolerance')} is no tolerance; use 1e-6")
     where = config.invocation_params.dir
     config.stash[_REPORTS] = {path: _read(config, path) for path in ((where / name).resolve() for name in given)}

@@ -40,6 +40,10 @@ def assert_localised(verified: Any, claims: Sequence[str] = LOCALISED, most: int
     """
     __tracebackhide__ = True
     table = _table(verified)
+    if isinstance(claims, str) or not claims:
+        raise ValueError(f"claims={claims!r} asks for nothing: give names of claims")
+    names = [claim.name for claim in _claims(table)]
+    _require(len({*names}) == len(names), f"this run of {table.kind} has two claims of one name: {_listed(names)}")
     found = {claim.name: claim for claim in _claims(table)}
     for name in claims:
         _require(name in found, f"there is no claim {name!r} in this run of {table.kind}: it has {_listed(found)}")
@@ -66,6 +70,8 @@ def assert_silent(
     """
     __tracebackhide__ = True
     table, allowed = _table(quiet), {*allowed}
+    if isinstance(columns, str) or not 0 <= atol < math.inf:
+        raise ValueError(f"columns={columns!r}, atol={atol}: give names of columns, and a number that can be exceeded")
     if "selected" in table.data and table["selected"].dtype == bool:
         rows = np.flatnonzero(table["selected"]).tolist()
         _require(not rows, f"{len(rows)} rows of {table.kind} are selected, first {_row(table, rows[:1])}")
@@ -87,8 +93,8 @@ def assert_silent(
             f"{part.kind}: {column} is not 0 in {len(rows)} of {len(part)} rows, first {_row(part, rows[:1])}: "
             f"{part[column][rows[0]] if rows else 0:g} (atol {atol:g})",
         )
-    nothing = columns is None and not measured and "claims" not in table.tables and "selected" not in table.data
-    _require(not nothing, f"nothing in a {table.kind} tells silence: name its measures of change with columns=")
+    asked = any(len(part) for part, _ in measured) or len(table.tables.get("claims", ())) or "selected" in table.data
+    _require(bool(asked), f"nothing in a {table.kind} tells silence: name its measures of change with columns=")
 
 
 def told(claim: Claim) -> str:
@@ -110,6 +116,8 @@ def compare_blessed(table: Any, path: Path, rtol: float = 1e-6, anew: bool = Fal
     ``AssertionError`` says that it was written, or names the first cell that differs, by its row's keys.
     """
     __tracebackhide__ = True
+    if not 0 <= rtol < math.inf:
+        raise ValueError(f"rtol={rtol} is no tolerance: give a number that can be exceeded")
     table = _table(table)
     if anew or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -381,6 +381,8 @@ def test_errors_at_the_door(made, tmp_path, capsys):
         (["report", key, "--out", str(tmp_path / "no" / "x.html")], "there is no folder"),
         (["verify", str(tmp_path / "no.json")], "cannot read"),
         (["verify", str(made[0].with_suffix(".html"))], "give the .json"),
+        (["verify", str(made[0]), "--tolerance", "inf"], "is no tolerance"),
+        (["verify", str(made[0]), "--tolerance", "nan"], "is no tolerance"),
     ):
         assert main([*given, *store]) == 2, given
         err = capsys.readouterr().err

@@ -139,3 +139,21 @@ def test_other_shapes_of_table_and_broken_files(tmp_path):
     path.write_text(json.dumps({"format": "other"}))
     with pytest.raises(AssertionError, match=r"is no blessed table \(KeyError\); --interp-bless writes anew"):
         compare_blessed(changed(), path)
+
+
+def test_what_cannot_fail_is_no_assertion(tmp_path):
+    for claims in ((), "necessity"):
+        with pytest.raises(ValueError, match="asks for nothing"):
+            assert_localised(verified(), claims=claims)
+    for wrong in ({"columns": "score"}, {"atol": float("inf")}, {"atol": float("nan")}):
+        with pytest.raises(ValueError, match="can be exceeded"):
+            assert_silent(scores([0.0, 0.0], [0, 0]), **wrong)
+    nothing = table("x", {"loss": ([9.0], "measure", "")})
+    empty = table("tuco", {"tuco": ([], "measure", ""), "beta": ([], "measure", "")})
+    none = dataclasses.replace(nothing, tables={"claims": to_table([])})
+    for quiet, columns in ((nothing, ()), (empty, None), (none, None)):
+        with pytest.raises(AssertionError, match="tells silence"):
+            assert_silent(quiet, columns=columns)
+    for rtol in (float("inf"), float("nan"), -1.0):
+        with pytest.raises(ValueError, match="is no tolerance"):
+            compare_blessed(nothing, tmp_path / "x.json", rtol=rtol)

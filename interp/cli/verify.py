@@ -1,5 +1,6 @@
 """``interp verify``: does a report say what the store holds, and do its claims follow?"""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from interp.cli.common import Common, takes
-from interp.errors import ClaimError
+from interp.errors import ClaimError, OptionError
 
 FAILED = 1
 
@@ -52,6 +53,8 @@ def command(
     from interp.report.document import read
     from interp.report.verification import checks
 
+    if not tolerance < math.inf:
+        raise OptionError(f"--tolerance {tolerance} is no tolerance; use 1e-6")
     said = read(report, common.store)
     with measuring_again([str(path) for path in prompts or []], tolerance) as again:
         checked = checks(said)
