@@ -237,7 +237,7 @@ def test_a_page_that_cannot_be_made_again_is_told_and_not_taken(copied, monkeypa
 def test_a_name_told_twice_is_no_report(copied):
     text = copied.read_text()
     copied.write_text(text.replace('"findings": [', '"findings": ["Forged."],\n "findings": [', 1))
-    assert "not JSON as interp writes it" in refused(copied)
+    assert "JSON as interp writes it, so no report" in refused(copied)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_errors_at_the_door(made, tmp_path, capsys):
         (["verify", str(tmp_path / "no.json")], "cannot read"),
         (["verify", str(made[0].with_suffix(".html"))], "give the .json"),
         (["verify", str(made[0]), "--tolerance", "inf"], "is no tolerance"),
-        (["verify", str(made[0]), "--tolerance", "nan"], "is no tolerance"),
+        (["verify", str(made[0]), "--tolerance", "nan"], "greater than or equal to 0"),
     ):
         assert main([*given, *store]) == 2, given
         err = capsys.readouterr().err

@@ -176,7 +176,8 @@ def read(path: str | os.PathLike, store: str | os.PathLike | None = None) -> Rep
         raise StoreError(f"cannot read the report {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError, InterpError) as error:
         hint = "; give the .json beside the page" if path.suffix.lower() in (".html", ".htm") else ""
-        raise StoreError(f"{path} is not JSON as interp writes it, so no report{hint}") from error
+        kind = "JSON" if isinstance(error, json.JSONDecodeError) else "JSON as interp writes it"
+        raise StoreError(f"{path} is not {kind}, so no report{hint}") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise StoreError(f"{path} is no report: `interp report RUN... --out report.html` writes one")
     if value.get("version") != VERSION:
