@@ -1,5 +1,6 @@
 """``interp show``: one run, what it was made from, and what it found."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -67,7 +68,9 @@ def first_rows(table: Table, count: int) -> Table:
 def _made_from(made: Provenance) -> Mapping[str, Any]:
     parent = {"parent": made.parent} if made.parent else {}
     inputs = {(f"{name} digest" if name in made.context else name): value for name, value in made.inputs.items()}
-    return {**_flat(made.context), **_flat(made.options), **parent, **_flat(inputs)}
+    context = {name: shlex.join(map(str, value)) if name == "environment.command" else value
+               for name, value in _flat(made.context).items()}  # fmt: skip
+    return {**context, **_flat(made.options), **parent, **_flat(inputs)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -49,7 +49,13 @@ def facts(tables: Sequence[Table]) -> str:
         seen = [said(values[name]) for run in runs for values in (run.inputs, run.context) if name in values]
         rows.append((label, " / ".join(_distinct(seen))))
     rows.append(("Software", " / ".join(_distinct(_software(run) for run in runs))))
-    rows += [(f"Run, {run.analyzer}", run.key) for run in runs]
+    several = len({run.context.get("tuned") for run in runs}) > 1
+    rows += [
+        (f"Run, {run.analyzer}", f"{run.key} {run.context.get('tuned') or ''}".strip() if several else run.key)
+        for run in runs
+    ]
+    # runs of several models on the same prompts with the same options say so once
+    rows = list(dict.fromkeys(rows))
     body = "".join(
         f'<tr><th scope="row">{escaped(label)}</th><td>{escaped(value)}</td></tr>' for label, value in rows if value
     )

@@ -44,10 +44,22 @@ def claims_table(claims: Sequence[Claim]) -> str:
             + _figures("Value", escaped(value))
             + _figures("Control", f"{escaped(control)}<br><small>{escaped(claim.control)}</small>")
             + _figures("p", escaped(number(claim.p)))
-            + _figures("Threshold", escaped(f"{claim.direction} {number(claim.threshold)}"))
+            + _figures("Threshold", escaped(f"{claim.direction} {number(claim.threshold)}") + _beyond(claim))
             + f"{verdict}</tr>"
         )
     return _table("claims", ("Claim", "Value [interval]", "Control [range]", "p", "Threshold", "Verdict"), rows)
+
+
+def _beyond(claim: Claim) -> str:
+    """What the interval has to lie beyond, where that is another number than the threshold."""
+    bounds = [getattr(claim, bound) if isinstance(bound, str) else bound for bound in claim.recipe.get("beyond", [])]
+    ends = [float(bound) for bound in bounds if bound is not None and not np.isnan(float(bound))]
+    if not ends:
+        return ""
+    above = claim.direction == "at least"
+    end = max(ends) if above else min(ends)
+    side = "above" if above else "up to"
+    return "" if end == claim.threshold else f"<br><small>interval {side} {number(end)}</small>"
 
 
 def _figures(label: str, content: str) -> str:
@@ -113,6 +125,6 @@ def own_limits(tables: Sequence[Table], claims: Sequence[Claim]) -> list[str]:
     for table in tables:
         stated = table.summary.get("limits", [])
         if (least := table.summary.get("smallest_visible_effect")) is not None:
-            lines.append(f"Effects on at most {least:.1%} of the answers: they do not stand out from the random sets.")
+            lines.append(f"Effects on less than {least:.1%} of the answers: this run could not have shown them.")
         lines += [stated] if isinstance(stated, str) else [str(line) for line in stated]
     return lines

@@ -6,6 +6,7 @@ Made from the report's own content and the stored tables, so that it can be made
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from shlex import quote
 
 from interp.claims import to_table
 from interp.provenance import JSON
@@ -52,10 +53,8 @@ def whole_page(
 ) -> str:  # fmt: skip
     """The page as text: ``said`` is the report's content, ``beside`` the name of its JSON file."""
     made = sections.claims_of([*runs, *agreements])
-    named = [
-        (f"run-{table.provenance.key[:12]}", f"{NAMES.get(table.kind, table.kind)}", table)
-        for table in sorted(runs, key=_order)
-    ]
+    several = len({_pair(table) for table in runs}) > 1
+    named = [(f"run-{table.provenance.key[:12]}", _name(table, several), table) for table in sorted(runs, key=_order)]
     contents = [("compared", "What was compared", ""),
                 *((anchor, name, table.provenance.key[:8]) for anchor, name, table in named),
                 ("agreement", NAMES["places"], ""), ("limits", "What this does not show", ""),
@@ -72,6 +71,12 @@ def whole_page(
     return document(str(said["title"]), "\n".join(body))
 
 
+def _name(table: Table, several: bool) -> str:
+    """A run's heading, with the tuned model's name where the report is of several pairs."""
+    name, tuned = NAMES.get(table.kind, table.kind), table.provenance.context.get("tuned")
+    return f"{name}: {tuned}" if several and tuned else name
+
+
 def _order(table: Table) -> int:
     """In the order of ``NAMES``; a run that verifies stands behind the one that located."""
     kinds = list(NAMES)
@@ -80,13 +85,20 @@ def _order(table: Table) -> int:
 
 def _findings(runs: Sequence[Table], agreements: Sequence[Table], made: Sequence) -> str:
     lines = []
+    several = len({_pair(table) for table in runs}) > 1
     for table in (*sorted(runs, key=lambda table: "claims" not in table.tables), *agreements):
         if sentence := table.summary.get("sentence"):
             anchor = "agreement" if table in agreements else f"run-{table.provenance.key[:12]}"
-            lines.append(f'<li>{escaped(sentence)} <a href="#{anchor}">{_kept(table)}</a></li>')
+            of = f"<strong>{escaped(_pair(table))}:</strong> " if several and _pair(table) else ""
+            lines.append(f'<li>{of}{escaped(sentence)} <a href="#{anchor}">{_kept(table)}</a></li>')
     shown = sum(claim.shown for claim in made)
     said = f"{shown} of {len(made)} claims are shown by the data, each beside its control." if made else ""
     return f'<p class="sentence">{escaped(said)}</p><ul class="findings">{"".join(lines)}</ul>'
+
+
+def _pair(table: Table) -> str:
+    made = table.provenance.context
+    return " → ".join(str(made[role]) for role in ("base", "tuned") if made.get(role))
 
 
 def _kept(table: Table) -> str:
@@ -109,9 +121,7 @@ def _run(table: Table) -> str:
 
 
 def _run_parts(table: Table) -> Iterator[str]:
-    made = table.provenance.context
-    pair = " → ".join(str(made[role]) for role in ("base", "tuned") if made.get(role))
-    yield f'<p class="pair">{escaped(pair)} <code>{escaped(table.provenance.key)}</code></p>'
+    yield f'<p class="pair">{escaped(_pair(table))} <code>{escaped(table.provenance.key)}</code></p>'
     if sentence := table.summary.get("sentence"):
         yield f'<p class="sentence">{escaped(sentence)}</p>'
     if claims := sections.claims_of([table]):
@@ -133,7 +143,7 @@ def _checking(said: Mapping[str, JSON], beside: str) -> str:
     )  # fmt: skip
     rows = "".join(
         f'<tr><th scope="row">{escaped(run["kind"])} {escaped(run["key"])}</th><td>'
-        f"{escaped(' '.join(_command(run)) or 'made in Python')}</td></tr>"
+        f"{_command(run) or 'made in Python'}</td></tr>"
         for run in said["runs"]
     )
     return (
@@ -142,7 +152,9 @@ def _checking(said: Mapping[str, JSON], beside: str) -> str:
     )
 
 
-def _command(run: Mapping[str, JSON]) -> list[str]:
+def _command(run: Mapping[str, JSON]) -> str:
+    """What was typed, quoted as a shell needs it; lines break between words only, not after a hyphen."""
     environment = run["context"].get("environment")
     words = environment.get("command", []) if isinstance(environment, Mapping) else []
-    return ["interp", *map(str, words)] if words else []
+    said = " ".join(f'<span class="word">{escaped(quote(str(word)))}</span>' for word in ("interp", *words))
+    return f"<code>{said}</code>" if words else ""
