@@ -15,6 +15,7 @@ import numpy as np
 
 from interp.claims import Claim, check, from_table
 from interp.errors import ClaimError, InterpError
+from interp.maths.statistics import clustered_share
 from interp.table import Table, dtype_name
 
 LOCALISED = ("behaviour", "necessity", "harmless", "malformed")
@@ -57,6 +58,30 @@ def assert_localised(verified: Any, claims: Sequence[str] = LOCALISED, most: int
         count = table.summary.get("selected")
         _require(isinstance(count, int), f"a run of {table.kind} does not say how many units were selected")
         _require(count <= most, f"{count} units are selected, more than the {most} allowed")
+
+
+def assert_behaves(
+    study: Any, at_least: float = 0.0, at_most: float = 1.0, group: str = "positive", model: str = "tuned"
+) -> None:
+    """Fail unless a model shows the metric's behaviour on a class of prompts as often as asked: a floor or a ceiling.
+
+    ``study`` is an ``interp.study.Study``: its model answers, greedily. The interval over clusters of prompts (95 %)
+    must lie above ``at_least`` and below ``at_most``, so that few prompts prove little: 0.9 needs 36 clusters of which
+    all show it. ``AssertionError`` tells share, interval and clusters.
+    """
+    __tracebackhide__ = True
+    if not 0 <= at_least <= at_most <= 1 or (at_least, at_most) == (0, 1):
+        raise ValueError(f"at_least={at_least!r}, at_most={at_most!r} asks for nothing: give shares from 0 to 1")
+    prompts, metric = study.prompts(group), study.require_metric("assert_behaves")
+    answers = [study.decode(answer) for answer in study.answers(model, group)]
+    shown = metric.shown(prompts.prompts, answers, group)
+    share, low, high = clustered_share(shown, prompts.clusters, seed=study.seed)
+    said = (
+        f"the {model} model shows the behaviour on {share:.1%} [{low:.1%}, {high:.1%}] of {len(shown)} {group} prompts "
+        f"({len(set(prompts.clusters))} clusters)"
+    )
+    _require(low >= at_least, f"{said}: not surely at least {at_least:.1%}")
+    _require(high <= at_most, f"{said}: not surely at most {at_most:.1%}")
 
 
 def assert_silent(

@@ -153,8 +153,11 @@ def test_another_store_can_be_named_and_an_empty_one_fails_everything(copied, py
     code, said = pytest_in(copied, "--interp-report", "report.json", "--interp-store", "elsewhere")
     assert code == 0, said
     code, said = pytest_in(copied, "--interp-report", "report.json")
+    assert code == 4
+    assert "which is not there; name it with --store" in said
+    (copied / "runs").mkdir()
+    code, said = pytest_in(copied, "--interp-report", "report.json")
     assert code == 1
-    assert "there is no store at" in said
     assert "passed" not in said.splitlines()[-1]
 
 

@@ -413,7 +413,8 @@ def test_the_command_line_writes_checks_and_fails_with_one(made, tmp_path, capsy
     assert main(["verify", told["report"], "--json"]) == 1
     failed = json.loads(capsys.readouterr().out)["failed"]
     assert [one["check"].split()[0] for one in failed] == ["claim"]
-    assert main(["verify", told["report"], "--store", str(tmp_path / "elsewhere")]) == 1
+    assert main(["verify", told["report"], "--store", str(tmp_path / "elsewhere")]) == 2
+    assert "name it with --store DIR" in capsys.readouterr().err
 
 
 def test_claims_survive_the_store(made):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from interp.claims import from_table, to_table
 from interp.store.runs import Fetched
 from interp.table import table
-from interp.testing import assert_localised, assert_silent, compare_blessed
+from interp.testing import assert_behaves, assert_localised, assert_silent, compare_blessed
 from tests.claimed import located, verified
 
 
@@ -157,3 +158,48 @@ def test_what_cannot_fail_is_no_assertion(tmp_path):
     for rtol in (float("inf"), float("nan"), -1.0):
         with pytest.raises(ValueError, match="is no tolerance"):
             compare_blessed(nothing, tmp_path / "x.json", rtol=rtol)
+
+
+class Answering:
+    """What ``assert_behaves`` asks of a study: forty prompts in as many clusters, of which the first ``shows`` refuse."""
+
+    seed = 0
+
+    def __init__(self, shows, count=40):
+        self.shows, self.count = shows, count
+
+    def prompts(self, group):
+        return SimpleNamespace(prompts=tuple(range(self.count)), clusters=[str(at) for at in range(self.count)])
+
+    def answers(self, model, group):
+        return [[at] for at in range(self.count)]
+
+    def decode(self, answer):
+        return "no" if answer[0] < self.shows else "yes"
+
+    def require_metric(self, what):
+        return SimpleNamespace(shown=lambda prompts, answers, group: np.array([text == "no" for text in answers]))
+
+
+def test_a_behaviour_has_a_floor_that_its_interval_must_reach():
+    assert_behaves(Answering(40), at_least=0.9)
+    with pytest.raises(
+        AssertionError, match=r"on 57.5% \[.*\] of 40 positive prompts \(40 clusters\): not surely at least"
+    ):
+        assert_behaves(Answering(23), at_least=0.9)
+    with pytest.raises(AssertionError, match="not surely at least"):
+        assert_behaves(Answering(38), at_least=0.9)  # 95 %, and an interval from 83 %
+    with pytest.raises(AssertionError, match="not surely at least"):
+        assert_behaves(Answering(20, 20), at_least=0.9)  # all of too few
+
+
+def test_a_behaviour_has_a_ceiling():
+    assert_behaves(Answering(0), at_most=0.1)
+    with pytest.raises(AssertionError, match="not surely at most 10.0%"):
+        assert_behaves(Answering(4), at_most=0.1)
+
+
+@pytest.mark.parametrize("asked", [{}, {"at_least": 0.9, "at_most": 0.1}, {"at_least": 1.5}, {"at_most": float("nan")}])
+def test_a_floor_that_asks_for_nothing_is_refused(asked):
+    with pytest.raises(ValueError, match="asks for nothing"):
+        assert_behaves(Answering(40), **asked)

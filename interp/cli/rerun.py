@@ -54,6 +54,8 @@ class Commands:
         name = " ".join(command[: 2 if command[0] == "sae" else 1])
         if name not in MEASURING:
             raise ClaimError(f"`interp {name}` makes no claims; it is not run again, whatever the report says")
+        if "--remote" in command:
+            raise ClaimError(f"`interp {name} --remote` sends prompts away; it is not run again, run it yourself")
         keys = sorted({*kept, *named_by(command, report)})
         # what builds on nothing stored is the same whatever the store
         place = self.folder / digest([*command, *([str(report.store.root), *keys] if keys else [])])[:20]

@@ -189,6 +189,8 @@ def read(path: str | os.PathLike, store: str | os.PathLike | None = None) -> Rep
     if wrong:
         raise StoreError(f"{path} is no report that interp writes: {wrong}")
     place = path.absolute().parent / value["store"] if store is None else Path(store)
+    if not place.is_dir():
+        raise StoreError(f"{path} is checked against the store {place}, which is not there; name it with --store DIR")
     return Report(path, value, Store(place))
 
 

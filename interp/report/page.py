@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from interp.claims import to_table
@@ -103,7 +102,7 @@ def section(heading: str, content: str, anchor: str = "") -> str:
 def parts_of(runs: Sequence[Table], brief: bool = False) -> Iterator[tuple[str, str]]:
     """Heading and HTML of every kind of table that these runs have and that can be drawn.
 
-    ``brief``: of the best units' tokens only the first few, where a page holds many runs.
+    ``brief``: the best units' tokens are folded away, where a page holds many runs.
     """
     every = [part for run in runs for part in (run, *run.tables.values()) if len(part)]
     for kind, heading in HEADINGS.items():
@@ -137,4 +136,10 @@ def figure_of(table: Table) -> str:
 
 _DRAWN = {"neuron-tokens": sections.tokens_table, "dictionary-features": _features}
 """What draws kinds that are not figures alone."""
-_BRIEF = _DRAWN | {"neuron-tokens": partial(sections.tokens_table, limit=5)}
+
+
+def _folded_tokens(table: Table) -> str:
+    return f"<details><summary>Tokens of the best units</summary>{sections.tokens_table(table)}</details>"
+
+
+_BRIEF = _DRAWN | {"neuron-tokens": _folded_tokens}

@@ -53,8 +53,9 @@ def whole_page(
 ) -> str:  # fmt: skip
     """The page as text: ``said`` is the report's content, ``beside`` the name of its JSON file."""
     made = sections.claims_of([*runs, *agreements])
-    several = len({_pair(table) for table in runs}) > 1
-    named = [(f"run-{table.provenance.key[:12]}", _name(table, several), table) for table in sorted(runs, key=_order)]
+    pairs = list(dict.fromkeys(_pair(table) for table in runs))
+    ordered = sorted(runs, key=lambda table: (pairs.index(_pair(table)), _order(table)))
+    named = [(f"run-{table.provenance.key[:12]}", _name(table, len(pairs) > 1), table) for table in ordered]
     contents = [("compared", "What was compared", ""),
                 *((anchor, name, table.provenance.key[:8]) for anchor, name, table in named),
                 ("agreement", NAMES["places"], ""), ("limits", "What this does not show", ""),
@@ -138,7 +139,8 @@ def _checking(said: Mapping[str, JSON], beside: str) -> str:
         for what, command in (
             ("Every sentence, number and digest, made again from the stored tables:", f"interp verify {beside}"),
             ("The same as one test per claim:", f"pytest --interp-report {beside}"),
-            ("The interventions run again, same prompts:", f"pytest --interp-report {beside} --interp-remeasure"),
+            ("The interventions run again, same prompts:", f"interp verify {beside} --remeasure"),
+            ("And on fresh prompts:", f"interp verify {beside} --prompts POSITIVE --prompts NEGATIVE"),
         )
     )  # fmt: skip
     rows = "".join(

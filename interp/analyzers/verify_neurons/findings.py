@@ -176,7 +176,7 @@ def _sentence(
         return f"Not shown: no {evidence.unit.name} was selected. {first.sentence}"
     if "necessity" not in by_name:
         return f"Not shown: base and tuned model answer every positive prompt alike. {first.sentence}"
-    parts = [claim.sentence for claim in claims[1:] if claim.shown]
+    parts = [claim.sentence for claim in claims if claim.shown]
     missing = [claim for claim in claims[1:] if not claim.shown]
     # a loss that was not seen, among prompts too few to say so
     open_ended = [claim for claim in missing if claim.direction == "at most" and claim.value <= claim.threshold]
@@ -186,7 +186,7 @@ def _sentence(
     text = whole if shown else "Not shown as a whole. Held:" if parts else f"Not shown. {first.sentence}"
     text = " ".join([text, *parts])
     if failed:
-        text += " Did not hold: " + " ".join(failed)
+        text += " Not shown: " + " ".join(failed)
     if open_ended:
         text += f" Not settled by {_clusters(study)} clusters ({fewest_clusters()} at least are needed): " + " ".join(
             claim.sentence for claim in open_ended
