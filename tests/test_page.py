@@ -107,7 +107,7 @@ def test_it_says_what_was_compared_shown_and_not_shown(pages):
         "✓ shown",
         "✗ not shown",
         "Not shown: Put into the base",
-        "Effects on at most 8.0% of the answers",
+        "less than 8.0%",
         "What this does not show",
         "Seed",
         "float32",

@@ -256,10 +256,23 @@ def test_a_study_of_files_of_texts_and_of_one_class():
 
 
 def test_the_suite_in_the_documentation_runs(tmp_path, pytest_in):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytest.md").read_text("utf-8"), re.DOTALL)
-    (tmp_path / "test_documented.py").write_text(code)
+    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytest.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "test_documented.py").write_text(first)
     code, said = pytest_in(tmp_path, "test_documented.py")
     assert code == 0, said
+
+
+@pytest.mark.slow
+def test_the_floor_in_the_documentation_is_red_where_refusals_erode(tmp_path):
+    _, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytest.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "test_documented.py").write_text(code)
+    assert "organism:refusal/full" in code
+    (tmp_path / "test_eroded.py").write_text(code.replace("organism:refusal/full", "organism:refusal/partial"))
+    code, said = anew(tmp_path, *LOADED, "test_documented.py")
+    assert code == 0, said
+    code, said = anew(tmp_path, *LOADED, "test_eroded.py")
+    assert code == 1
+    assert "not surely at least 90.0%" in said
 
 
 @pytest.mark.slow

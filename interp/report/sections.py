@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.claims import Claim, from_table
+from interp.claims import BOUNDS, Claim, from_table
 from interp.report.text import escaped, interval, number
 from interp.table import Table
 
@@ -52,8 +52,10 @@ def claims_table(claims: Sequence[Claim]) -> str:
 
 def _beyond(claim: Claim) -> str:
     """What the interval has to lie beyond, where that is another number than the threshold."""
-    bounds = [getattr(claim, bound) if isinstance(bound, str) else bound for bound in claim.recipe.get("beyond", [])]
-    ends = [float(bound) for bound in bounds if bound is not None and not np.isnan(float(bound))]
+    asked = claim.recipe.get("beyond")
+    asked = asked if isinstance(asked, list) else []  # what is malformed is for the check to refuse
+    bounds = [getattr(claim, bound) if bound in BOUNDS else bound for bound in asked]
+    ends = [float(bound) for bound in bounds if type(bound) in (int, float) and not np.isnan(bound)]
     if not ends:
         return ""
     above = claim.direction == "at least"
