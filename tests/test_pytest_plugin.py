@@ -256,7 +256,7 @@ def test_a_study_of_files_of_texts_and_of_one_class():
 
 
 def test_the_suite_in_the_documentation_runs(tmp_path, pytest_in):
-    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytest.md").read_text("utf-8"), re.DOTALL)
+    first, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytest.md").read_text("utf-8"), re.DOTALL)
     (tmp_path / "test_documented.py").write_text(first)
     code, said = pytest_in(tmp_path, "test_documented.py")
     assert code == 0, said
