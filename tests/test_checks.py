@@ -114,6 +114,7 @@ def test_a_transfer_to_the_same_tune_is_whole(run, pair):
     assert LocateNeurons(**options).options.keys() == made.options.keys()
 
 
+@pytest.mark.slow
 def test_a_run_of_a_model_that_changed_cannot_be_transferred(run, only_line, pair, tmp_path):
     located = result(run, *small(pair, "locate-neurons", pair / "tuned", "--top", "3", "--method", "cross"))
     command = small(pair, "transfer", located["run"], pair / "tuned", "--source", pair / "base")

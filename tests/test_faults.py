@@ -78,6 +78,7 @@ def test_two_runs_that_write_one_key_at_once_agree(tmp_path, reference):
     same(tmp_path / "runs", reference)
 
 
+@pytest.mark.slow
 def test_interrupting_leaves_the_store_clean(tmp_path):
     process = start(tmp_path / "runs", prompts=144)  # minutes of work, so that it is interrupted in it
     begun = time.monotonic()

@@ -49,6 +49,7 @@ class Elements(HTMLParser):
         self._inside = None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_browser_draws_it_and_complains_of_nothing(pages, tmp_path):
     address, title = pages["both"].as_uri(), "getComputedStyle(document.querySelector('.xtitle, .ytitle')).fill"

@@ -191,6 +191,7 @@ def test_store(interp_store):
 """
 
 
+@pytest.mark.slow
 def test_fixtures_bless_and_the_store_of_the_ini_file(tmp_path, pytest_in):
     (tmp_path / "pytest.ini").write_text("[pytest]\ninterp_store = kept\n")
     suite = tmp_path / "test_suite.py"

@@ -285,6 +285,13 @@ def test_a_run_made_of_other_things_under_the_same_name_is_found(tmp_path):
     assert f"run {runs[1].provenance.key[:12]}" in said
 
 
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Pages of text and tables, where figures are not what is looked at and would take most of the time."""
+    for room in ("page", "whole"):
+        monkeypatch.setattr(f"interp.report.{room}.figure_of", lambda table: "")
+
+
 def spoiled(change):
     """Claims of which the first is changed after it was measured."""
 
@@ -313,7 +320,7 @@ def spoiled(change):
         (lambda c: replace(c, low=c.value + 0.01), "outside of"),
     ],
 )  # fmt: skip
-def test_a_false_claim_fails_even_where_all_digests_fit(tmp_path, change, said):
+def test_a_false_claim_fails_even_where_all_digests_fit(tmp_path, without_figures, change, said):
     path, *_ = honest_report(tmp_path, claims=spoiled(change))
     found = refused(path)
     assert said in found

@@ -133,6 +133,7 @@ def sorry(pairs=40):
     return Study(study.pair, contrast, metric, max_new_tokens=1)
 
 
+@pytest.mark.slow
 def test_planted_neurons_are_found_and_verified_by_their_task():
     study = sorry()
     located = LocateNeurons(top="3")(study)
