@@ -428,3 +428,24 @@ def test_claims_survive_the_store(made):
     run = made[1].get(made[2][1].provenance.key)
     assert to_table(from_table(run.tables["claims"])).equals(run.tables["claims"])
     assert np.isnan(from_table(run.tables["claims"])[2].p)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_alteration_of_an_organism_s_report_is_found(tmp_path, remembered):
+    """A real run: what demo located and verified, reported, and spoiled in every field."""
+    assert main(["demo", "--store", str(tmp_path / "runs"), "--quiet"]) == 0
+    assert main(["report", "--all", "--out", str(tmp_path / "r.html"), "--store", str(tmp_path / "runs")]) == 0
+    path = tmp_path / "r.json"
+    assert failures(read(path)) == []
+    value = json.loads(path.read_text())
+    places = list(leaves(value))
+    assert len(places) > 300
+    missed = []
+    for place in places:
+        inner = value
+        for step in place:
+            inner = inner[step]
+        if not falls(rewritten(path, changed_at(value, place, altered(inner)), sealed=place != ("sha256",))):
+            missed.append(place)
+    assert missed == []
