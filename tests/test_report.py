@@ -102,6 +102,18 @@ def altered(value):
             return dict(list(value.items())[:-1]) if value else {"more": 1}
 
 
+def not_found(path, value, places):
+    """The places of a report whose alteration nobody notices."""
+    missed = []
+    for place in places:
+        inner = value
+        for step in place:
+            inner = inner[step]
+        if not falls(rewritten(path, changed_at(value, place, altered(inner)), sealed=place != ("sha256",))):
+            missed.append(place)
+    return missed
+
+
 def changed_at(value, place, new):
     value = copy.deepcopy(value)
     inner = value
@@ -130,14 +142,7 @@ def test_every_alteration_of_every_field_is_found(made, copied, remembered):
     value = json.loads(made[0].read_text())
     places = list(leaves(value))
     assert len(places) > 200
-    missed = []
-    for place in places:
-        inner = value
-        for step in place:
-            inner = inner[step]
-        if not falls(rewritten(copied, changed_at(value, place, altered(inner)), sealed=place != ("sha256",))):
-            missed.append(place)
-    assert missed == []
+    assert not_found(copied, value, places) == []
 
 
 def test_every_field_left_out_is_found(made, copied, remembered):
@@ -441,11 +446,4 @@ def test_every_alteration_of_an_organism_s_report_is_found(tmp_path, remembered)
     value = json.loads(path.read_text())
     places = list(leaves(value))
     assert len(places) > 300
-    missed = []
-    for place in places:
-        inner = value
-        for step in place:
-            inner = inner[step]
-        if not falls(rewritten(path, changed_at(value, place, altered(inner)), sealed=place != ("sha256",))):
-            missed.append(place)
-    assert missed == []
+    assert not_found(path, value, places) == []
