@@ -1,7 +1,7 @@
 """Training on synthetic inputs by the package's own learner: what ``benchmarks.dictionaries_recovery`` trains with.
 
 A step is ``interp sae train``'s; only the rows come from elsewhere. Architectures without ``k`` are steered to an L0;
-those of ``FREE`` train with decoder rows of free norm (``interp sae train --free-norms``), the others with norm 1.
+decoder rows have free norms (``interp sae train --free-norms``), as in SAELens.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,6 @@ from interp.dictionaries import Dictionary, DictionaryConfig, Training
 from interp.dictionaries.config import SPARSE
 from interp.dictionaries.learner import FREE_NORM, Learner
 
-FREE = ("standard", "jumprelu", "topk", "batchtopk", "matryoshka")
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,11 +25,11 @@ class Settings:
     decay: float = 0.2
     dead_after: int = 50_000
 
-    def training(self, architecture: str, l0: float, batch: int) -> Training:
+    def training(self, l0: float, batch: int) -> Training:
         """These as options of a training."""
         return Training(
             self.steps, batch, learning_rate=self.lr, warm_up=int(self.warm * self.steps), decay=self.decay,
-            dead_after=self.dead_after, target_l0=l0, unit=architecture not in FREE,
+            dead_after=self.dead_after, target_l0=l0, unit=False,
         )  # fmt: skip
 
 
@@ -44,7 +42,7 @@ def config_of(architecture: str, width: int, latents: int, l0: float) -> Diction
         more |= {"steps": max(1, round(l0)), "residual_threshold": 0.0}
     if architecture == "jumprelu":
         more["sparsity"] = "step"
-    if architecture in FREE and architecture in SPARSE:
+    if architecture in SPARSE:
         more["rank_by"] = "norm"
     return DictionaryConfig(architecture, width, latents, **more)
 
@@ -53,15 +51,13 @@ def fit(
     config: DictionaryConfig, batch: Callable[[int], Tensor], l0: float, settings: Settings, seed: int = 0
 ) -> Dictionary:
     """Train on ``batch(0)``, ``batch(1)``, ...; ``l0`` is what architectures without ``k`` are steered to."""
-    norm = FREE_NORM if config.architecture in FREE else 1.0
+    norm = 1.0 if config.architecture == "matching_pursuit" else FREE_NORM
     dictionary, first = Dictionary(config, seed=seed, decoder_norm=norm), batch(0)
     if config.architecture == "jumprelu":
         with torch.no_grad():
             dictionary.threshold.fill_(0.1)
         dictionary.bandwidth = 0.1
-    learner = Learner(
-        config.architecture, dictionary, settings.training(config.architecture, float(l0), len(first)).settled(config)
-    )
+    learner = Learner(config.architecture, dictionary, settings.training(float(l0), len(first)).settled(config))
     learner.centre(first.mean(0), first.std(0), first.square().mean(0, keepdim=True).mean(1).sqrt())
     for step in range(settings.steps):
         learner.step(step, batch(step), None)

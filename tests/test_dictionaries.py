@@ -213,6 +213,39 @@ class TestDeadLatents:
     def test_all_dead_is_finite(self, x):
         assert torch.isfinite(self.pieces(x, torch.ones(F, dtype=torch.bool))[2])
 
+    def test_what_no_input_excites_is_raised_and_nothing_else(self, x):
+        """Independent oracle: its mean distance below 0 in numpy; AuxK alone would never reach it."""
+        dictionary, dead = made("topk", rank_by="norm"), torch.zeros(F, dtype=torch.bool)
+        dead[[2, 5, 17]] = True
+        with torch.no_grad():
+            dictionary.W_dec.mul_(torch.linspace(0.5, 2, F, dtype=x.dtype)[:, None])
+            dictionary.b_enc[[2, 9]] = -50.0
+        error = (x - dictionary(x)).detach()
+        loss = {weight: auxiliary_loss(dictionary, x, error, dead, 4, weight) for weight in (0.0, 0.5, 1.0)}
+        inside = (x - dictionary.b_dec).detach().numpy()
+        pre = inside @ dictionary.W_enc[:, 2].detach().numpy() - 50.0
+        size = np.sqrt(np.square(inside - inside.mean(0)).mean())
+        expected = -pre.mean() * np.linalg.norm(dictionary.W_dec[2].detach().numpy()) / size
+        assert loss[1.0].item() - loss[0.0].item() == pytest.approx(expected)
+        assert loss[0.5].item() - loss[0.0].item() == pytest.approx(0.5 * expected)
+        slope = {weight: torch.autograd.grad(found, dictionary.b_enc)[0] for weight, found in loss.items()}
+        assert slope[0.0][2] == 0
+        assert slope[1.0][2] < 0
+        assert torch.equal(slope[1.0].index_fill(0, torch.tensor(2), 0), slope[0.0])
+
+    def test_the_largest_are_ranked_as_codes_are(self, x):
+        """By value times norm where the dictionary ranks so: which of two alike latents gets a slope is the norm's."""
+        for name, slack in (("value", False), ("norm", True)):
+            dictionary, dead = made("topk", rank_by=name), torch.zeros(F, dtype=torch.bool)
+            dead[[2, 5]] = True
+            with torch.no_grad():
+                dictionary.W_enc[:, 5] = 0.9 * dictionary.W_enc[:, 2]
+                dictionary.b_enc[[2, 5]] = torch.tensor([10.0, 9.0], dtype=x.dtype)
+                dictionary.W_dec[5] *= 3
+            loss = auxiliary_loss(dictionary, x, (x - dictionary(x)).detach(), dead, 1)
+            slope = torch.autograd.grad(loss, dictionary.b_enc)[0]
+            assert [bool(slope[2] != 0), bool(slope[5] != 0)] == [not slack, slack]
+
     def test_scale_of_inputs_leaves_it(self, x):
         dead = torch.arange(F) < 6
         dictionary, error, loss = self.pieces(x, dead)

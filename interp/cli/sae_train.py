@@ -53,6 +53,7 @@ class Training(Common):
     warm_up: Annotated[int | None, typer.Option(metavar="N", min=0, help="Steps of rising learning rate.")] = None
     dead_after: Annotated[int | None, typer.Option(metavar="N", min=1, help="Tokens until a latent is dead.")] = None
     auxiliary: Annotated[float, typer.Option(metavar="X", help="Coefficient of AuxK for dead latents.")] = 1 / 32
+    revival: Annotated[float, typer.Option(metavar="X", help="In it, of latents that nothing excites.")] = 1.0
     buffer: Annotated[int | None, typer.Option(metavar="N", min=2, help="Tokens that are mixed.")] = None
     precision: Annotated[str, typer.Option(metavar="NAME", help="float32, or bfloat16 for the encoder.")] = "float32"
     checkpoint_every: Annotated[int, typer.Option(metavar="N", min=1, help="Steps.")] = 1000
@@ -79,8 +80,6 @@ def command(
         raise OptionError(f"--out {common.out} exists already; give a folder that does not, or remove it")
     if common.target is not None and len(common.site) > 1:
         raise OptionError("a transcoder reads one site and writes --target; name --site once")
-    if common.free_norms and "matching_pursuit" in common.architecture:
-        raise OptionError("a matching pursuit needs decoder rows of norm 1; leave --free-norms out")
     _require_used(common)
     from interp.dictionaries import Buffer, together, train
     from interp.dictionaries import Training as Options
@@ -88,7 +87,7 @@ def command(
     options = Options(
         steps=steps, batch=common.batch, learning_rate=common.learning_rate, sparsity=common.sparsity,
         target_l0=common.l0, warm_up=common.warm_up, dead_after=common.dead_after, precision=common.precision,
-        auxiliary=common.auxiliary, unit=False if common.free_norms else None,
+        auxiliary=common.auxiliary, revival=common.revival, unit=False if common.free_norms else None,
         checkpoint_every=common.checkpoint_every, log_every=min(100, max(1, steps // 10)), seed=common.seed,
     )  # fmt: skip
     with together.joined(common.device):
@@ -135,8 +134,9 @@ def _require_used(common: Training) -> None:
         if value is not None and counted.issuperset(names):
             raise OptionError(f"{flag} is of architectures without k, and --architecture is {common.architecture}; "
                               "use -k")  # fmt: skip
-    if common.auxiliary != 1 / 32 and not counted.intersection(names) - {"matching_pursuit"}:
-        raise OptionError(f"--auxiliary is of topk, batchtopk and matryoshka, not of {common.architecture}")
+    for flag, changed in (("--auxiliary", common.auxiliary != 1 / 32), ("--revival", common.revival != 1)):
+        if changed and not counted.intersection(names) - {"matching_pursuit"}:
+            raise OptionError(f"{flag} is of topk, batchtopk and matryoshka, not of {common.architecture}")
 
 
 def count(text: str) -> int:
@@ -213,7 +213,9 @@ def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
                 sparsity="step" if name == "jumprelu" else "l1",
             )  # fmt: skip
             title = ".".join(part for part, several in ((site, len(common.site) > 1), (name, True)) if several)
-            begun = FREE_NORM if common.free_norms and models == 1 else 1.0
+            # a pursuit of rows that short would take a hundredth of what it finds
+            free = common.free_norms and models == 1 and name != "matching_pursuit"
+            begun = FREE_NORM if free else 1.0
             dictionary = Dictionary(config, seed=common.seed, decoder_norm=begun).to(device)
             jobs[title] = Job(dictionary, reads, writes, about={"site": site})
     return jobs

@@ -106,6 +106,7 @@ class Learner:
             loss = training_loss(
                 dictionary, inside, target, sparsity=self._coefficient(number), target_l0=options.target_l0,
                 dead=dead, auxiliary=self._auxiliary, auxiliary_count=options.auxiliary_count,
+                revival=options.revival, hold_decoder=options.unit,
             )  # fmt: skip
             total = loss.total
             if loss.found.pre is not None and options.rescue:

@@ -95,12 +95,21 @@ def sparsity_loss(dictionary: Dictionary, found: Reconstruction, target_l0: floa
 
 
 def auxiliary_loss(
-    dictionary: Dictionary, x: Float[Tensor, "N D"], error: Float[Tensor, "N O"], dead: Bool[Tensor, " F"], count: int
+    dictionary: Dictionary,
+    x: Float[Tensor, "N D"],
+    error: Float[Tensor, "N O"],
+    dead: Bool[Tensor, " F"],
+    count: int,
+    revival: float = 0.0,
 ) -> Float[Tensor, ""]:
     """AuxK (Gao et al. 2024): dead latents reconstruct what the others left, by its variance; 0 where none is dead.
 
     ``x`` normalised inputs, ``error`` their targets less their reconstructions, ``count`` the largest pre-activations
-    of dead latents per input. Gradients reach the encoder columns and decoder rows of dead latents and no others.
+    of dead latents per input (times the decoder's norms, where the dictionary ranks by them). A latent whose
+    pre-activation is positive for no input has no code here either, and would never come back: the mean distance of
+    these below 0, in root mean squares of the inputs, is added ``revival`` times (the distance of Conerly et al. 2025,
+    for those alone that AuxK cannot reach; the combination is ours). Gradients reach the encoder columns and decoder
+    rows of dead latents and no others.
     """
     which = dead.nonzero().flatten()
     if not len(which):
@@ -110,17 +119,32 @@ def auxiliary_loss(
     columns = dictionary.W_enc.T.index_select(0, which).T
     pre = torch.addmm(dictionary.b_enc[which], inside, columns).to(inside.dtype)
     rows, count = dictionary.W_dec.index_select(0, which), min(count, len(which))
+    weight = None if dictionary.importance is None else dictionary.importance[which]
     if count * _DENSE_FROM < len(which):
-        pattern = top_per_row(pre.detach(), count)
+        pattern = top_per_row(pre.detach(), count, weight)
         guess = decode(Codes(pattern, pattern.values(pre), len(which)), rows)
     else:
         codes = pre.relu()
         if count < len(which):
+            ranked = pre.detach() if weight is None else pre.detach() * weight
             # of equal values at the border all stay
-            codes = codes * (pre >= pre.detach().topk(count, dim=1, sorted=False).values.amin(1, keepdim=True))
+            codes = codes * (ranked >= ranked.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True))
         guess = (codes @ rows).to(inside.dtype)
     loss = (guess - left).square().mean() / (left - left.mean(0)).square().mean()
+    if revival:
+        loss = loss + revival * _distance(dictionary, inside, which[pre.detach().amax(0) <= 0])
     return torch.nan_to_num(loss, nan=0.0, posinf=0.0)
+
+
+def _distance(dictionary: Dictionary, inside: Tensor, which: Tensor) -> Tensor:
+    """How far below 0 the pre-activations of latents that no input excites lie, in root mean squares of inputs."""
+    if not len(which):
+        return inside.new_zeros(())
+    centre = inside.mean(0)
+    # their mean over inputs is linear in them, so that no product over inputs is taken again
+    below = -(dictionary.b_enc[which] + centre @ dictionary.W_enc.T.index_select(0, which).T)
+    size = (inside - centre).square().mean().sqrt()
+    return (below * dictionary.decoder_norms.sum(1)[which]).mean() / size
 
 
 def training_loss(
@@ -133,12 +157,17 @@ def training_loss(
     dead: Bool[Tensor, " F"] | None = None,
     auxiliary: float = 1 / 32,
     auxiliary_count: int | None = None,
+    revival: float = 0.0,
+    hold_decoder: bool = True,
 ) -> Loss:
     """Everything that a step minimises, of normalised inputs and targets (the inputs where ``y`` is left out).
 
     ``sparsity``: coefficient of the configured sparsity. ``dead``: latents that have not been active for long; their
     AuxK loss counts ``auxiliary`` times, in units of what reconstructing the mean would cost by the configured
-    convention (1 of ``fraction``), with ``auxiliary_count`` of them per input (half the input width by default).
+    convention (1 of ``fraction``), with ``auxiliary_count`` of them per input (half the input width by default);
+    ``revival`` as in ``auxiliary_loss``. ``hold_decoder``: what a gated dictionary reconstructs from its gate alone
+    does not move the decoder (Rajamanoharan et al. 2024, whose rows have norm 1); with rows of free norm the gate then
+    collapses, and it must (as in SAELens).
     """
     config, y = dictionary.config, x if y is None else y
     found = dictionary.raw(x, training=True)
@@ -148,14 +177,14 @@ def training_loss(
     else:
         main = reconstruction_loss(error, y, config.loss, config.models)
     if config.architecture == "gated":
-        # the paper holds the decoder still here, so that it does not follow the gate
-        gate = found.pre.relu() @ dictionary.W_dec.detach() + dictionary.b_dec.detach()
+        rows, bias = dictionary.W_dec, dictionary.b_dec
+        gate = found.pre.relu() @ (rows.detach() if hold_decoder else rows) + (bias.detach() if hold_decoder else bias)
         main = main + reconstruction_loss(y - gate, y, config.loss, config.models)
     thin = sparsity * sparsity_loss(dictionary, found, target_l0) if sparsity else x.new_zeros(())
     extra = x.new_zeros(())
     if dead is not None and auxiliary and config.architecture in SPARSE:
         most = reconstruction_loss(y - y.mean(0), y, config.loss, config.models)
-        share = auxiliary_loss(dictionary, x, error, dead, auxiliary_count or max(1, config.inputs // 2))
+        share = auxiliary_loss(dictionary, x, error, dead, auxiliary_count or max(1, config.inputs // 2), revival)
         extra = auxiliary * most.detach() * share
     return Loss(main + thin + extra, main.detach(), thin.detach(), extra.detach(), found)
 

@@ -25,8 +25,9 @@ class Training:
     ``target_l0``: mean codes per input that architectures without ``k`` are steered to, by a coefficient that
     begins at ``sparsity`` and follows the L0 (of the convention ``target``: what stands in its loss).
     ``dead_after``: a latent that was not active for so many rows is dead. ``auxiliary``: coefficient of AuxK, whose
-    ``auxiliary_count`` largest dead latents reconstruct what is left, in units of the loss of the mean; ``rescue``: of
-    dead latents' distance to their threshold, for architectures without ``k``. ``clip``: largest norm of a gradient, 0
+    ``auxiliary_count`` largest dead latents reconstruct what is left, in units of the loss of the mean, and
+    ``revival`` of the distance, in it, of those that no input excites; ``rescue``: of dead latents' distance to their
+    threshold, for architectures without ``k``. ``clip``: largest norm of a gradient, 0
     for any. ``unit``: decoder rows keep norm 1, their gradients' parallel part is removed. ``precision``: of the
     encoder's product; weights and everything else are float32. ``threshold_rate``: of the running mean of the smallest
     kept value, by default 0.01, and more in fewer than 2,000 steps, so that it is of the last twentieth.
@@ -46,6 +47,7 @@ class Training:
     dead_after: int | None = None
     auxiliary: float = 1 / 32
     auxiliary_count: int | None = None
+    revival: float = 1.0
     rescue: float = 3e-6
     clip: float = 1.0
     unit: bool | None = None
@@ -66,6 +68,7 @@ class Training:
             "warm_up",
             "sparsity_warm_up",
             "auxiliary",
+            "revival",
             "rescue",
             "clip",
             "target_l0",
@@ -95,10 +98,7 @@ class Training:
             # over models norms say whose a latent is, and ranking by norm needs free ones
             "unit": config.models == 1 and config.rank_by == "value",
         }
-        chosen = {name: value for name, value in own.items() if getattr(self, name) is None}
-        if config.architecture == "matching_pursuit" and not chosen.get("unit", self.unit):
-            raise OptionError("a matching pursuit needs decoder rows of norm 1; leave unit on")
-        return replace(self, **chosen)
+        return replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
 
     def steers(self, config: DictionaryConfig) -> bool:
         """Whether the coefficient of the sparsity follows ``target_l0``."""
