@@ -157,7 +157,7 @@ def training_loss(
     dead: Bool[Tensor, " F"] | None = None,
     auxiliary: float = 1 / 32,
     auxiliary_count: int | None = None,
-    revival: float = 0.0,
+    revival: float = 1.0,
     hold_decoder: bool = True,
 ) -> Loss:
     """Everything that a step minimises, of normalised inputs and targets (the inputs where ``y`` is left out).

@@ -68,5 +68,7 @@ def joined(device: str = "cpu") -> Iterator[None]:
     distributed.init_process_group("nccl" if cuda else "gloo")
     try:
         yield
+        # a process that leaves while another still talks to it can be aborted
+        wait()
     finally:
         distributed.destroy_process_group()
