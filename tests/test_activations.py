@@ -426,13 +426,14 @@ def test_windows_do_not_keep_the_file_in_memory(pair, tmp_path):
     ("more", "said"),
     [
         (["--prefixes", "4,16"], "of matryoshka"), (["--l0", "4"], "without k"), (["--sparsity", "1"], "without k"),
-        (["--architecture", "topk,topk"], "twice"),
+        (["--architecture", "topk,topk"], "twice"), (["--architecture", "standard", "--revival", "0"], "of topk"),
+        (["--keep", "user"], "cached rows"), (["--pack"], "cached rows"), (["--sinks", "0"], "cached rows"),
     ],
 )  # fmt: skip
 def test_options_of_a_training_that_nothing_follows_are_refused(more, said, tmp_path, run):
-    out = tmp_path / "sae"
+    out, data = tmp_path / "sae", tmp_path if said == "cached rows" else "x"
     code, _, err = run(
-        "sae", "train", "organism:refusal/planted", "--site", "blocks.1.hook_resid_post", "--data", "x", "--out", out,
+        "sae", "train", "organism:refusal/planted", "--site", "blocks.1.hook_resid_post", "--data", data, "--out", out,
         *more,
     )  # fmt: skip
     assert (code, said in err, err.count("\n")) == (2, True, 1)

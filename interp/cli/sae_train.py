@@ -137,6 +137,12 @@ def _require_used(common: Training) -> None:
     for flag, changed in (("--auxiliary", common.auxiliary != 1 / 32), ("--revival", common.revival != 1)):
         if changed and not counted.intersection(names) - {"matching_pursuit"}:
             raise OptionError(f"{flag} is of topk, batchtopk and matryoshka, not of {common.architecture}")
+    if common.data.is_dir():
+        read = {"--column": common.column, "--keep": common.keep, "--no-special": common.no_special,
+                "--pack": common.pack, "--context": common.context, "--batch-size": common.batch_size,
+                "--sinks": common.sinks != 10}  # fmt: skip
+        if unused := [flag for flag, value in read.items() if value]:
+            raise OptionError(f"{unused[0]} says how documents are read, and --data {common.data} holds cached rows")
 
 
 def count(text: str) -> int:
