@@ -108,7 +108,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for dictionaries and runs; what lies there is not made again")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        text = measured(options.work or Path(scratch))
+        folder = options.work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = measured(folder)
     print(text)
     if options.write:
         write_section("dictionaries-cause", f"`python -m benchmarks.dictionaries_cause --write`. {machine()}\n\n{text}")

@@ -243,6 +243,14 @@ class TestPlanted:
                 assert (found["exchange_p"] == 1).all()
                 assert found.summary["identical"]
 
+    @pytest.mark.parametrize("way", WAYS)
+    def test_models_exchanged_in_half_of_the_documents_have_nothing_of_their_own(self, way):
+        """Each still fires where the other does not: in as many documents, so that no model's alone is claimed."""
+        _, found = found_by(way, "exchanged")
+        assert not (np.isin(found["class"], ("tuned-only", "base-only")) & found["claimed"]).any()
+        if way in ("tuned", "base"):
+            assert (found["class"] == f"{way}-only").any()
+
     def test_identical_pairs_are_alike_exactly(self):
         _, found = found_by("base", "identical")
         live = found["class"] != "silent"

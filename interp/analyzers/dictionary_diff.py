@@ -47,7 +47,7 @@ class DictionaryDiff(Analyzer):
     """
 
     name: ClassVar[str] = "dictionary-diff"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     dictionary: Dictionary = field(compare=False)
     digest: str = ""

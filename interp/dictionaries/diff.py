@@ -71,7 +71,8 @@ def compare(
 
     A latent is ``claimed`` where its class is by its whole interval, and, for classes of one model only, both models
     differ along its decoder row by more than exchanging them within pairs makes them (p at most 0.05, corrected for
-    all latents). ``sham``: the table of a pair that differs in nothing of interest, made in the same way.
+    all latents); a latent of one model's dictionary: in how often it fires. ``sham``: the table of a pair that differs
+    in nothing of interest, made in the same way.
     """
     stream, exact = stream_of(dictionary, way, folds), True
     if sham is not None and (sham.kind != KIND or sham.summary.get("way") != way):
@@ -88,9 +89,7 @@ def compare(
     named = columns["class"][0]
     p = columns["exchange_p"][0]
     one_sided = np.isin(named, ("tuned-only", "base-only"))
-    # one model's dictionary says what is kept by regression; its firing alone is exchanged
-    confirmed = (p <= ALPHA) if way not in SIDES else np.ones(len(p), bool)
-    claimed = ~np.isin(named, ("unclear", "silent", "opposed")) & (~one_sided | confirmed)
+    claimed = ~np.isin(named, ("unclear", "silent", "opposed")) & (~one_sided | (p <= ALPHA))
     columns = {
         "latent": (np.arange(len(named)), "key", "number of the latent"),
         "class": columns.pop("class"),
