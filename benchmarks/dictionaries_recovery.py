@@ -6,9 +6,10 @@ beside the same architecture trained by other libraries where a variable names t
 (INTERP_SAELENS_PYTHON, INTERP_SPARSIFY_PYTHON, INTERP_DICTIONARY_LEARNING_PYTHON, INTERP_OVERCOMPLETE_PYTHON).
 
 Every architecture of every library trains at the learning rate at which it recovered most (MCC) in a world of another
-seed, of a quarter of the samples, among ``RATES``. The whole comparison is what runs when no option is given (2M
-samples, five seeds): many hours on two cores. Results are added to ``--results`` one by one, and what stands there is
-not computed again, so that it can be stopped and goes on; the table says how many seeds there are.
+seed, of a quarter of the samples (``--tuning-part``), among ``RATES``; with ``--seeds 0`` only rates are tried. The
+whole comparison is what runs when no option is given (2M samples, five seeds): many hours on two cores. Results are
+added to ``--results`` one by one, and what stands there is not computed again, so that it can be stopped and goes on;
+the table says how many seeds there are.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from interp.dictionaries.scores import Scores
 from interp.dictionaries.synthetic import RECIPES, World, benchmark_world, rates
 
 HELD_OUT, HELD_OUT_BATCH = 20, 1024
-RATES, TUNING_SEED, TUNING_RECIPE, TUNING_PART = (5e-3, 1e-2, 2e-2), 100, "flat", 4
+RATES, TUNING_SEED, TUNING_RECIPE = (5e-3, 1e-2, 2e-2), 100, "flat"
 RESULTS = Path(__file__).with_suffix(".jsonl")
 PEERS = {
     "SAELens": ("INTERP_SAELENS_PYTHON", ("standard", "jumprelu", "gated", "topk", "batchtopk", "matryoshka",
@@ -128,7 +129,7 @@ def run(options: argparse.Namespace) -> None:
         for architecture in options.architectures
         for source in ("interp", *(name for name in options.peers if pythons[name] and architecture in PEERS[name][1]))
     ]
-    stages = [("tuning", TUNING_RECIPE, TUNING_SEED, options.samples // TUNING_PART)]
+    stages = [("tuning", TUNING_RECIPE, TUNING_SEED, options.samples // options.tuning_part)]
     stages += [("measured", r, seed, options.samples) for seed in range(options.seeds) for r in options.recipes]
     for stage, recipe, seed, samples in stages:
         mark = {"features": options.features, "recipe": recipe, "seed": seed, "samples": samples, "stage": stage}
@@ -159,7 +160,7 @@ def best_rate(rows: list[dict], options: argparse.Namespace, architecture: str, 
         for row in rows
         if row["stage"] == "tuning" and "failed" not in row
         and (row["architecture"], row["source"], row["features"], row["samples"])
-        == (architecture, source, options.features, options.samples // TUNING_PART)
+        == (architecture, source, options.features, options.samples // options.tuning_part)
     }  # fmt: skip
     return max(found, key=found.get) if found else RATES[1]
 
@@ -190,6 +191,21 @@ def tables(path: Path, features: int, samples: int) -> str:
     return "\n".join(said)
 
 
+def tried(path: Path, features: int) -> str:
+    """MCC by learning rate in the world that rates are chosen in, of as many samples as were tried."""
+    grouped = defaultdict(dict)
+    for row in map(json.loads, path.read_text().splitlines()):
+        wanted = row["features"] == features and row["stage"] == "tuning" and row["source"] in ("interp", *PEERS)
+        if wanted and "failed" not in row:
+            grouped[row["samples"], row["architecture"], row["source"]][row["lr"]] = row["mcc"]
+    rows = [
+        {"samples": key[0], "architecture": key[1], "by": key[2]}
+        | {f"{rate:g}": f"{grouped[key][rate]:.3f}" if rate in grouped[key] else "" for rate in RATES}
+        for key in sorted(grouped, key=lambda key: (key[0], list(ARCHITECTURES).index(key[1])))
+    ]
+    return f"MCC by learning rate on {TUNING_RECIPE}, seed {TUNING_SEED}.\n\n{markdown(rows, list(rows[0]))}\n"
+
+
 def _told(values: list) -> str:
     known = [value for value in values if value is not None and not math.isnan(value)]
     if not known:
@@ -210,9 +226,10 @@ def main() -> None:
     parser.add_argument("--architectures", nargs="+", choices=list(ARCHITECTURES), default=list(ARCHITECTURES))
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--tuning-part", type=int, default=4, help="rates are chosen on so many times fewer samples")
     options = parser.parse_args()
     run(options)
-    text = tables(options.results, options.features, options.samples)
+    text = tables(options.results, options.features, options.samples) + tried(options.results, options.features)
     print(text)
     if options.write:
         asked = f"--features {options.features} --samples {options.samples} --batch {options.batch}"
