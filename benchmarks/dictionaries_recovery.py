@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from interp.dictionaries.scores import Scores
 from interp.dictionaries.synthetic import RECIPES, World, benchmark_world, rates
 
 HELD_OUT, HELD_OUT_BATCH = 20, 1024
-RATES, TUNING_SEED, TUNING_RECIPE = (5e-3, 1e-2, 2e-2), 100, "flat"
+RATES, TUNING_SEED, TUNING_RECIPE, TUNING_PART = (5e-3, 1e-2, 2e-2), 100, "flat", 4
 RESULTS = Path(__file__).with_suffix(".jsonl")
 PEERS = {
     "SAELens": ("INTERP_SAELENS_PYTHON", ("standard", "jumprelu", "gated", "topk", "batchtopk", "matryoshka",
@@ -134,7 +135,12 @@ def run(options: argparse.Namespace) -> None:
     for stage, recipe, seed, samples in stages:
         mark = {"features": options.features, "recipe": recipe, "seed": seed, "samples": samples, "stage": stage}
         told = {(r["architecture"], r["source"], r["lr"]) for r in rows if mark.items() <= r.items()}
-        rates_of = {one: RATES if stage == "tuning" else (best_rate(rows, options, *one),) for one in wanted}
+        rates_of = {
+            one: RATES
+            if stage == "tuning"
+            else (best_rate(rows, options.features, options.samples // options.tuning_part, *one),)
+            for one in wanted
+        }
         todo = [(one, lr) for one in wanted for lr in rates_of[one] if (*one, lr) not in told]
         if not todo:
             continue
@@ -153,15 +159,10 @@ def run(options: argparse.Namespace) -> None:
                     print(stage, recipe, seed, lr, architecture, one["source"], one.get("failed", said), flush=True)
 
 
-def best_rate(rows: list[dict], options: argparse.Namespace, architecture: str, source: str) -> float:
+def best_rate(rows: list[dict], features: int, samples: int, architecture: str, source: str) -> float:
     """The learning rate that recovered most in the world that is for nothing else; the middle one where none ran."""
-    found = {
-        row["lr"]: row["mcc"]
-        for row in rows
-        if row["stage"] == "tuning" and "failed" not in row
-        and (row["architecture"], row["source"], row["features"], row["samples"])
-        == (architecture, source, options.features, options.samples // options.tuning_part)
-    }  # fmt: skip
+    mark = {"stage": "tuning", "architecture": architecture, "source": source, "features": features, "samples": samples}
+    found = {row["lr"]: row["mcc"] for row in rows if "failed" not in row and mark.items() <= row.items()}
     return max(found, key=found.get) if found else RATES[1]
 
 
@@ -169,13 +170,20 @@ def _plain(row: dict) -> dict:
     return {k: (None if math.isnan(v) else round(v, 4)) if isinstance(v, float) else v for k, v in row.items()}
 
 
-def tables(path: Path, features: int, samples: int) -> str:
-    """A table for every recipe: means over seeds, with standard deviations where there are several."""
+def tables(path: Path, features: int, samples: int, part: int, architectures: Sequence[str] = ARCHITECTURES) -> str:
+    """A table for every recipe: means over seeds, with standard deviations where there are several.
+
+    Of every architecture and library at the rate that was chosen on so many times fewer samples as ``part`` says.
+    """
     grouped, order = defaultdict(list), list(ARCHITECTURES)
-    for row in map(json.loads, path.read_text().splitlines()):
+    everything = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in everything:
         asked = (row["features"], row["samples"], row["stage"]) == (features, samples, "measured")
-        if asked and "failed" not in row:
-            grouped[row["recipe"], row["architecture"], row["source"]].append(row)
+        by = row["source"] if row["source"] in PEERS else "interp"
+        if asked and "failed" not in row and row["architecture"] in architectures:
+            rate = best_rate(everything, features, samples // part, row["architecture"], by)
+            if row["lr"] == rate:
+                grouped[row["recipe"], row["architecture"], row["source"]].append(row)
     said = []
     for recipe in RECIPES:
         keys = sorted((key for key in grouped if key[0] == recipe), key=lambda key: order.index(key[1]))
@@ -226,15 +234,23 @@ def main() -> None:
     parser.add_argument("--architectures", nargs="+", choices=list(ARCHITECTURES), default=list(ARCHITECTURES))
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--tuning-part", type=int, default=4, help="rates are chosen on so many times fewer samples")
+    parser.add_argument(
+        "--tuning-part", type=int, default=TUNING_PART, help="rates are chosen on so many times fewer samples"
+    )
     options = parser.parse_args()
     run(options)
-    text = tables(options.results, options.features, options.samples) + tried(options.results, options.features)
+    part, name = options.tuning_part, "dictionaries-recovery"
+    text = tables(options.results, options.features, options.samples, part, options.architectures)
+    if part != TUNING_PART:
+        text, name = f"{text}\n{tried(options.results, options.features)}", f"{name}-rates"
     print(text)
     if options.write:
         asked = f"--features {options.features} --samples {options.samples} --batch {options.batch}"
-        command = f"`python -m benchmarks.dictionaries_recovery {asked} --seeds {options.seeds} --write`"
-        write_section("dictionaries-recovery", f"{command}. {machine()}\n\n{text}")
+        asked += f" --architectures {' '.join(options.architectures)}" if part != TUNING_PART else ""
+        command = (
+            f"`python -m benchmarks.dictionaries_recovery {asked} --seeds {options.seeds} --tuning-part {part} --write`"
+        )
+        write_section(name, f"{command}. {machine()}\n\n{text}")
 
 
 if __name__ == "__main__":
