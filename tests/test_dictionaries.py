@@ -213,6 +213,17 @@ class TestDeadLatents:
     def test_all_dead_is_finite(self, x):
         assert torch.isfinite(self.pieces(x, torch.ones(F, dtype=torch.bool))[2])
 
+    @pytest.mark.parametrize("value", [0.0, 1.5])
+    def test_inputs_that_do_not_vary_give_no_slope(self, value):
+        """Differences of two equal models: nothing is left to explain, and no gradient may be NaN."""
+        dictionary, x = made("topk"), torch.full((N, D), value, dtype=torch.float64)
+        with torch.no_grad():
+            dictionary.b_dec.fill_(value)
+            dictionary.b_enc.fill_(-1.0)
+        training_loss(dictionary, x, dead=torch.arange(F) < 6, auxiliary=1.0).total.backward()
+        for name, parameter in dictionary.named_parameters():
+            assert torch.isfinite(parameter.grad).all(), name
+
     def test_what_no_input_excites_is_raised_and_nothing_else(self, x):
         """Independent oracle: its mean distance below 0 in numpy; AuxK alone would never reach it."""
         dictionary, dead = made("topk", rank_by="norm"), torch.zeros(F, dtype=torch.bool)

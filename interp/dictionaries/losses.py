@@ -11,6 +11,7 @@ their sum; ``step``, the mean L0 through the thresholds' slopes; ``tanh``, ``tan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -130,7 +131,7 @@ def auxiliary_loss(
             # of equal values at the border all stay
             codes = codes * (ranked >= ranked.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True))
         guess = (codes @ rows).to(inside.dtype)
-    loss = (guess - left).square().mean() / (left - left.mean(0)).square().mean()
+    loss = (guess - left).square().mean() / _or_infinite((left - left.mean(0)).square().mean())
     if revival:
         loss = loss + revival * _distance(dictionary, inside, which[pre.detach().amax(0) <= 0])
     return torch.nan_to_num(loss, nan=0.0, posinf=0.0)
@@ -144,7 +145,12 @@ def _distance(dictionary: Dictionary, inside: Tensor, which: Tensor) -> Tensor:
     # their mean over inputs is linear in them, so that no product over inputs is taken again
     below = -(dictionary.b_enc[which] + centre @ dictionary.W_enc.T.index_select(0, which).T)
     size = (inside - centre).square().mean().sqrt()
-    return (below * dictionary.decoder_norms.sum(1)[which]).mean() / size
+    return (below * dictionary.decoder_norms.sum(1)[which]).mean() / _or_infinite(size)
+
+
+def _or_infinite(size: Tensor) -> Tensor:
+    """Infinite for 0, so that a quotient and its slope are 0 where nothing varies (two models that are equal)."""
+    return size.where(size > 0, math.inf)
 
 
 def training_loss(
