@@ -277,6 +277,10 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
     # latents that were not made of the sham would find nothing in it
     code, _, err = run(*asked(saved, tmp_path / "runs", "--json", **{**beside, "--sham-dictionary": saved / "sae"}))
     assert (code, "is the one that is compared" in err) == (2, True)
+    # but the base is the same beside both
+    same = {**beside, "--sham-dictionary": saved / "sited"}
+    code, _, err = run(*asked(saved, tmp_path / "runs", "--way", "base", name="sited", **same))
+    assert code == 0, err
     code, out, err = run(*asked(saved, tmp_path / "runs", "--json"))
     assert code == 0, err
     assert "without a sham no number is claimed" in err
