@@ -22,6 +22,8 @@ from interp.maths.host import to_host
 DIRECTIONS = 128
 """Rows wider than this are projected: a cosine c is then off by about (1 - c^2) / sqrt(128)."""
 _CHUNK = 1 << 16
+_ROUNDING = 1e-12
+"""A sum of products that is this small beside them is 0."""
 
 
 class Lines:
@@ -70,7 +72,9 @@ class Lines:
             both = to_host(torch.einsum("kfr,lfr->klf", each[one], each[other]))
             apart = both * (1 - np.eye(self.folds))[:, :, None]
             whole = apart.sum((0, 1))
-            found[name] = np.concatenate([whole[None], whole - apart.sum(1) - apart.sum(0)])
+            value = np.concatenate([whole[None], whole - apart.sum(1) - apart.sum(0)])
+            # of a latent in two folds nothing is left without one, and rounding has a sign that roots would take
+            found[name] = np.where(np.abs(value) > _ROUNDING * np.abs(apart).sum((0, 1)), value, 0.0)
         return found
 
     def along(self, rows: Float[Tensor, "F D"], part: int = 0) -> Float[NDArray[np.float64], "K1 F"]:
