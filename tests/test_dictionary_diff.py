@@ -312,22 +312,19 @@ def test_activity_on_special_rows_is_counted_apart(way):
 
 def test_what_is_left_of_a_latent_in_two_folds_is_exactly_nothing():
     """Without one of them no pair of folds is left: 0, not rounding, whose sign would decide about roots."""
-    generator = torch.Generator().manual_seed(0)
     for seed in range(20):
-        lines = Lines(3, D, 6, 1)
-        x = torch.randn(90, D, generator=generator.manual_seed(seed), dtype=torch.float64)
-        codes = torch.zeros(90, 3, dtype=torch.float64)
-        # a mean of 0, so that slopes are of the active rows alone
-        x -= x.mean(0)
-        folds = torch.arange(90) % 6
+        generator = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(2, 90, D, generator=generator, dtype=torch.float64)
+        folds, codes = torch.arange(90) % 6, torch.zeros(90, 3, dtype=torch.float64)
         codes[(folds == 1) | (folds == 4), 0] = 0.3
         codes[:, 1] = torch.rand(90, generator=generator, dtype=torch.float64)
-        lines.add(folds, Codes.of(codes), x)
-        (found,) = lines.products({"": (0, 0)}).values()
-        assert (found[[2, 5], 0] == 0).all()
-        assert (found[[0, 1, 3, 4, 6], 0] != 0).all()
-        assert (found[:, 1] != 0).all()
-        assert (found[:, 2] == 0).all()
+        lines = Lines(3, D, 6, 2)
+        lines.add(folds, Codes.of(codes), x, y)
+        for found in lines.products({"bt": (0, 1), "tt": (1, 1)}).values():
+            assert (found[[2, 5], 0] == 0).all()
+            assert (found[[0, 1, 3, 4, 6], 0] != 0).all()
+            assert (found[:, 1] != 0).all()
+            assert (found[:, 2] == 0).all()
 
 
 def test_slopes_of_differences_are_regressions_with_an_intercept():
