@@ -18,7 +18,18 @@ from tests.pages import ROOT
 
 ONE_LINE = "## One line"
 PAGE = (ROOT / "docs" / "adding-an-analyzer.md").read_text(encoding="utf-8")
-COPIED = ("interp", "tests", "docs", "data", "benchmarks", "README.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml")
+COPIED = (
+    "interp",
+    "tests",
+    "docs",
+    "data",
+    "benchmarks",
+    "notebooks",
+    "README.md",
+    "CONTRIBUTING.md",
+    "Makefile",
+    "pyproject.toml",
+)
 NEW = re.compile(r"^[^\n]*`([\w/.]+\.py)`:\n\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```(?:python)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

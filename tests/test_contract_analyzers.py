@@ -57,11 +57,11 @@ def located(method, unit="neuron"):
     return LocateNeurons(method=method, top="4", steps=3, unit=unit)
 
 
-def elsewhere(unit):
+def elsewhere(unit, family="llama"):
     """A locating run of another pair of the same shape."""
-    key = ("elsewhere", unit)
+    key = ("elsewhere", unit, family)
     if key not in KEPT:
-        base, tuned = tiny.planted(tiny.llama(seed=7, tie_word_embeddings=False), pairs=6)
+        base, tuned = tiny.planted(tiny.FAMILIES[family](seed=7, tie_word_embeddings=False), pairs=6)
         study = tiny.study(tiny.exact(tuned), tiny.exact(base), 6, template=False, max_new_tokens=2)
         KEPT[key] = study.pair, located("change", unit)(study)
     return KEPT[key]
@@ -134,7 +134,9 @@ def dictionary_diff(study, way, unit):
 
 def stitch(study, _, unit):
     turned = other(study)
-    partner = Partner(elsewhere(unit)[0], study.contrast.negative, turned.contrast.negative)
+    # tunes are stitched in one base, so the other is of the same family
+    family = study.pair.tuned.module.config.model_type
+    partner = Partner(elsewhere(unit, family)[0], study.contrast.negative, turned.contrast.negative)
     return Stitch(held_out=turned.contrast.positive, others=(partner,), at=0.05, draws=2)
 
 
