@@ -135,12 +135,9 @@ def run(options: argparse.Namespace) -> None:
     for stage, recipe, seed, samples in stages:
         mark = {"features": options.features, "recipe": recipe, "seed": seed, "samples": samples, "stage": stage}
         told = {(r["architecture"], r["source"], r["lr"]) for r in rows if mark.items() <= r.items()}
-        rates_of = {
-            one: RATES
-            if stage == "tuning"
-            else (best_rate(rows, options.features, options.samples // options.tuning_part, *one),)
-            for one in wanted
-        }
+        length = options.samples // options.tuning_part
+        chosen = {one: (best_rate(rows, options.features, length, *one),) for one in wanted}
+        rates_of = dict.fromkeys(wanted, RATES) if stage == "tuning" else chosen
         todo = [(one, lr) for one in wanted for lr in rates_of[one] if (*one, lr) not in told]
         if not todo:
             continue

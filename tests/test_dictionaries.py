@@ -246,7 +246,7 @@ class TestDeadLatents:
 
     def test_the_largest_are_ranked_as_codes_are(self, x):
         """By value times norm where the dictionary ranks so: which of two alike latents gets a slope is the norm's."""
-        for name, slack in (("value", False), ("norm", True)):
+        for name, by_norm in (("value", False), ("norm", True)):
             dictionary, dead = made("topk", rank_by=name), torch.zeros(F, dtype=torch.bool)
             dead[[2, 5]] = True
             with torch.no_grad():
@@ -255,7 +255,7 @@ class TestDeadLatents:
                 dictionary.W_dec[5] *= 3
             loss = auxiliary_loss(dictionary, x, (x - dictionary(x)).detach(), dead, 1)
             slope = torch.autograd.grad(loss, dictionary.b_enc)[0]
-            assert [bool(slope[2] != 0), bool(slope[5] != 0)] == [not slack, slack]
+            assert [bool(slope[2] != 0), bool(slope[5] != 0)] == [not by_norm, by_norm]
 
     def test_scale_of_inputs_leaves_it(self, x):
         dead = torch.arange(F) < 6
