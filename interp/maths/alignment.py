@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from interp.maths.bootstrap import Interval
+from interp.maths.intervals import Interval, effective_clusters, jackknife
 
 
 def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
@@ -34,20 +34,16 @@ def debiased_cka(first: np.ndarray, second: np.ndarray) -> float:
     return term(*grams) / float(np.sqrt(size)) if size > 0 else float("nan")
 
 
-def clustered_cka(
-    first: np.ndarray, second: np.ndarray, clusters: ArrayLike, draws: int = 100, seed: int = 0, level: float = 0.95
-) -> Interval:
-    """``linear_cka`` and its percentile interval over whole clusters of rows; a NaN interval with fewer than two."""
+def cka_interval(first: np.ndarray, second: np.ndarray, clusters: ArrayLike, level: float = 0.95) -> Interval:
+    """``linear_cka`` and its interval over clusters of rows, by the jackknife and Student's t.
+
+    NaN ends with fewer than two clusters. The estimate is biased towards 1 and so is the interval; see ``debiased_cka``
+    for an estimate that is not.
+    """
     grams, (names, code) = (_gram(first), _gram(second)), np.unique(np.asarray(clusters), return_inverse=True)
-    estimate = float(_alignments(*grams, np.ones((1, len(code))))[0])
-    if len(names) < 2:
-        return estimate, float("nan"), float("nan")
-    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    drawn = _alignments(*grams, weights[:, code].astype(np.float64))
-    if np.isnan(drawn).all():
-        return estimate, float("nan"), float("nan")
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return estimate, float(low), float(high)
+    weights = np.concatenate([np.ones((1, len(code))), np.arange(len(names))[:, None] != code[None]]).astype(np.float64)
+    found = _alignments(*grams, weights)
+    return jackknife(found[0], found[1:], effective_clusters(clusters) - 1, level)
 
 
 def _gram(rows: np.ndarray) -> np.ndarray:

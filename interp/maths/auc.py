@@ -1,4 +1,4 @@
-"""How well one number tells two groups apart, with intervals that resample clusters; numpy only."""
+"""How well one number tells two groups apart (AUC), with intervals over clusters."""
 
 from __future__ import annotations
 
@@ -9,77 +9,67 @@ from typing import SupportsFloat
 import numpy as np
 from numpy.typing import ArrayLike
 
-from interp.maths.bootstrap import Interval
-from interp.maths.statistics import exact_interval
+from interp.maths.intervals import Interval, effective_clusters, exact_interval, jackknife
 
 NAN = float("nan")
 
 
-def wins(positive: ArrayLike, negative: ArrayLike) -> np.ndarray:
+def pairwise_order(positive: ArrayLike, negative: ArrayLike) -> np.ndarray:
     """For every pair [n, m] whether the positive's number is above the negative's: 1, 0, or 1/2 for a tie."""
     gap = np.asarray(positive, np.float64)[:, None] - np.asarray(negative, np.float64)[None]
     return 0.5 * (1 + np.sign(gap))
 
 
-def clustered_auc(
+def auc_interval(
     positive: ArrayLike,
     negative: ArrayLike,
     positive_clusters: ArrayLike,
     negative_clusters: ArrayLike,
     within: np.ndarray | None = None,
-    draws: int = 1000,
-    seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
     """Chance that a positive's number is above a negative's, and its interval: the wider of two at each end.
 
-    One resamples whole clusters, those that both groups share for both; it has no width at 0 and 1. The other is exact
-    (Clopper and Pearson) with one trial for every cluster of the group that has fewer. ``within`` [n, m] says which
-    pairs count, all by default. NaN where no pair counts, and a NaN interval with fewer than two clusters.
+    One is the jackknife's over clusters, those that both groups share left out of both at once (of single rows this is
+    the variance of DeLong et al. 1988), with Student's t; it has no width at 0 and 1. The other is exact (Clopper and
+    Pearson 1934) with the effective clusters of the group that has fewer as trials. ``within`` [n, m] says which pairs
+    count, all by default. NaN where no pair counts, NaN ends with fewer than two clusters.
     """
-    above = wins(positive, negative)
+    above = pairwise_order(positive, negative)
     counts = np.ones_like(above) if within is None else np.asarray(within, np.float64)
-    if not counts.any():
-        return NAN, NAN, NAN
-    estimate = float((above * counts).sum() / counts.sum())
     sides = np.asarray(positive_clusters), np.asarray(negative_clusters)
-    drawn = _drawn((above * counts,), counts, sides, draws, seed)
-    if drawn is None:
-        return estimate, NAN, NAN
-    low, high = np.quantile(drawn[0], [(1 - level) / 2, (1 + level) / 2])
-    exact = exact_interval(estimate * (fewest := _fewest(counts, sides)), fewest, level)
-    return estimate, float(min(low, exact[0])), float(max(high, exact[1]))
+    found = _jackknifed((above * counts,), counts, sides, level)
+    if np.isnan(found.low):
+        return found
+    fewest = _fewest(counts, sides)
+    low, high = exact_interval(found.value * fewest, fewest, level)
+    return Interval(found.value, float(min(found.low, low)), float(max(found.high, high)))
 
 
-def clustered_auc_rise(
+def auc_difference_interval(
     above: np.ndarray,
     other: np.ndarray,
     positive_clusters: ArrayLike,
     negative_clusters: ArrayLike,
     within: np.ndarray | None = None,
-    draws: int = 1000,
-    seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """By how much one number's AUC exceeds another's on the same prompts, both given as ``wins``; wider of two ends.
+    """By how much one number's AUC exceeds another's on the same rows, both as ``pairwise_order``; wider of two ends.
 
-    One resamples whole clusters, for both numbers alike. The other adds up (Newcombe 1998) the distances to the ends of
-    both AUCs' exact intervals, with one trial for every cluster of the group that has fewer. NaN as for one AUC.
+    One is the jackknife's of the difference. The other squares and adds (Newcombe 1998) the distances to the ends of
+    both AUCs' exact intervals, with the effective clusters of the group that has fewer as trials. NaN as for one AUC.
     """
     counts = np.ones_like(above) if within is None else np.asarray(within, np.float64)
-    if not counts.any():
-        return NAN, NAN, NAN
-    first, second = (float((each * counts).sum() / counts.sum()) for each in (above, other))
     sides = np.asarray(positive_clusters), np.asarray(negative_clusters)
-    drawn = _drawn((above * counts, other * counts), counts, sides, draws, seed)
-    if drawn is None:
-        return first - second, NAN, NAN
-    low, high = np.quantile(drawn[0] - drawn[1], [(1 - level) / 2, (1 + level) / 2])
+    found = _jackknifed((above * counts, other * counts), counts, sides, level)
+    if np.isnan(found.low):
+        return found
+    first, second = (float((each * counts).sum() / counts.sum()) for each in (above, other))
     fewest = _fewest(counts, sides)
     ends = [exact_interval(value * fewest, fewest, level) for value in (first, second)]
-    down = first - second - np.hypot(first - ends[0][0], ends[1][1] - second)
-    up = first - second + np.hypot(ends[0][1] - first, second - ends[1][0])
-    return first - second, float(min(low, down)), float(max(high, up))
+    down = found.value - np.hypot(first - ends[0][0], ends[1][1] - second)
+    up = found.value + np.hypot(ends[0][1] - first, second - ends[1][0])
+    return Interval(found.value, float(min(found.low, down)), float(max(found.high, up)))
 
 
 def shuffled_auc(
@@ -97,7 +87,7 @@ def shuffled_auc(
     keeps one label, as a cluster's rows of one class do; its stratum is the mean of its rows', rounded.
     """
     values, labels, strata = (np.asarray(each) for each in (values, labels, strata))
-    above, near = wins(values, values), np.abs(strata[:, None] - strata) <= float(within)
+    above, near = pairwise_order(values, values), np.abs(strata[:, None] - strata) <= float(within)
     code = np.arange(len(values)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
     places = np.round(np.bincount(code, weights=strata) / np.bincount(code)) if units is not None else strata
     null = np.full(draws, NAN)
@@ -138,20 +128,30 @@ def arrangements(labels: np.ndarray, units: np.ndarray, strata: np.ndarray) -> i
     return math.prod(math.comb(len(part), int(part.sum())) for part in parts)
 
 
-def _drawn(
-    won: Sequence[np.ndarray], counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray], draws: int, seed: int
-) -> list[np.ndarray] | None:
-    """Shares of pairs won with clusters resampled, the same draws for all of ``won``; None of fewer than two."""
-    n = len(counts)
+def _jackknifed(
+    won: Sequence[np.ndarray], counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray], level: float
+) -> Interval:
+    """Share of the pairs that count which is won, of two arrays the first's less the second's; over clusters."""
+    if not counts.any():
+        return Interval(NAN, NAN, NAN)
     names, code = np.unique(np.concatenate(sides), return_inverse=True)
-    if len(names) < 2:
-        return None
-    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    mine, theirs = weights[:, code[:n]].astype(np.float64), weights[:, code[n:]].astype(np.float64)
-    bottom, *tops = (np.einsum("dn,dn->d", mine @ part, theirs) for part in (counts, *won))
-    return [top[bottom > 0] / bottom[bottom > 0] for top in tops]
+    mine, theirs = (np.eye(names.size)[part] for part in np.split(code, [len(counts)]))
+
+    def without_each(pairs: np.ndarray) -> np.ndarray:
+        rows, columns = pairs.sum(1) @ mine, pairs.sum(0) @ theirs
+        return pairs.sum() - rows - columns + np.einsum("nk,nk->k", mine, pairs @ theirs)
+
+    bottom = without_each(counts)
+    estimate, left_out = 0.0, np.zeros(names.size)
+    for sign, top in zip((1, -1), won, strict=False):
+        estimate += sign * float(top.sum() / counts.sum())
+        with np.errstate(invalid="ignore", divide="ignore"):
+            left_out += sign * np.where(bottom > 0.5, without_each(top) / bottom, NAN)
+    freedom = min(effective_clusters(side) for side in sides) - 1
+    return jackknife(estimate, left_out, freedom, level)
 
 
-def _fewest(counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> int:
-    """Clusters with a pair that counts, of the group that has fewer."""
-    return min(np.unique(side[(counts > 0).any(axis)]).size for side, axis in zip(sides, (1, 0), strict=True))
+def _fewest(counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> float:
+    """Effective clusters among the rows with a pair that counts, of the group that has fewer."""
+    used = ((counts > 0).any(1), (counts > 0).any(0))
+    return min(effective_clusters(side[kept]) for side, kept in zip(sides, used, strict=True))

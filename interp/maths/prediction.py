@@ -7,7 +7,7 @@ from typing import SupportsFloat
 from scipy import special
 
 Estimate = tuple[SupportsFloat, SupportsFloat, SupportsFloat]
-"""Value, lower and upper end of its interval, in the order of ``clustered_bootstrap``."""
+"""Value, lower and upper end of its interval, in the order of ``cluster_interval``."""
 
 
 def prediction_interval(

@@ -1,7 +1,7 @@
-"""Intervals, permutation tests, multiplicity and rankings: numpy in, plain numbers out.
+"""Permutation tests, multiplicity and rankings: numpy in, plain numbers out.
 
 Only ``numpy`` and ``scipy.special`` are imported, so that reading a stored run stays fast; the tests compare every
-function with ``scipy.stats`` and scikit-learn. The clustered bootstrap has a file of its own, ``bootstrap.py``.
+function with ``scipy.stats`` and scikit-learn. Intervals over clusters have a file of their own, ``intervals.py``.
 """
 
 from __future__ import annotations
@@ -12,17 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from interp.maths.bootstrap import Interval, clustered_bootstrap
+from interp.maths.intervals import exact_interval
 
 __all__ = [
     "StandardisedDifference",
     "area_under_dose",
     "benjamini_hochberg",
     "clopper_pearson",
-    "clustered_bootstrap",
-    "clustered_rise",
-    "clustered_share",
-    "exact_interval",
     "paired_difference",
     "paired_difference_of_moments",
     "permutation_p",
@@ -43,62 +39,6 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float,
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes out of {n} is not a share: expected 0 <= successes <= n")
     return exact_interval(successes, n, level) if n else (0.0, 1.0)
-
-
-def clustered_share(
-    successes: ArrayLike, clusters: ArrayLike, draws: int = 2000, seed: int = 0, level: float = 0.95
-) -> Interval:
-    """Share of true values and its interval: the wider of two at each end, so that worse evidence never looks better.
-
-    One resamples clusters; it has no width at 0 and 1, and too little where clusters are few. The other counts each
-    cluster as one exact binomial trial (Clopper and Pearson, with fractional successes), the cautious reading in which
-    the rows of a cluster say the same thing.
-    """
-    estimate, low, high = clustered_bootstrap(successes, clusters, draws=draws, seed=seed, level=level)
-    n = np.unique(np.asarray(clusters)).size
-    exact = exact_interval(estimate * n, n, level)
-    return estimate, float(np.fmin(low, exact[0])), float(np.fmax(high, exact[1]))
-
-
-def exact_interval(successes: SupportsFloat, n: SupportsFloat, level: float) -> tuple[float, float]:
-    """Clopper and Pearson's interval, continued to numbers that are not whole."""
-    tail = (1 - level) / 2
-    low = 0.0 if successes <= 0 else float(special.betaincinv(successes, n - successes + 1, tail))
-    high = 1.0 if successes >= n else float(special.betaincinv(successes + 1, n - successes, 1 - tail))
-    return low, high
-
-
-def clustered_rise(after: ArrayLike, before: ArrayLike, clusters: ArrayLike, seed: int = 0) -> Interval:
-    """Mean of paired differences of yes and no, with its interval over clusters: the wider of two at each end.
-
-    One resamples clusters. The other is exact, one trial for each cluster: that rises outnumber falls has to follow
-    from a sign test among those that changed, and by how much from the share that changed, their errors added up.
-    """
-    difference = np.asarray(after, dtype=np.int64) - np.asarray(before, dtype=np.int64)
-    value, low, high = clustered_bootstrap(difference, clusters, seed=seed)
-    sizes = np.unique(np.asarray(clusters), return_counts=True)[1]
-    # as many equal clusters as tell as much: one that holds most rows is not outvoted by many that hold few
-    n = float(sizes.sum() ** 2 / (sizes**2).sum())
-    up, down = n * float((difference > 0).mean()), n * float((difference < 0).mean())
-    return value, float(np.fmin(low, _least_rise(up, down, n))), float(np.fmax(high, -_least_rise(down, up, n)))
-
-
-def _least_rise(up: float, down: float, n: float) -> float:
-    """Lower bound, at one-sided 97.5 %, of the share of rises less that of falls.
-
-    The difference is up * (2 - 1 / rise), or down * (2 * rise - 1) / (1 - rise), where ``rise`` is the share of rises
-    among what changed; an error of 2 % goes to the factor that decides and 0.5 % to the other.
-    """
-    rise, little = (_lower(up, up + down, error) for error in (0.02, 0.005))
-    if rise > 0.5:
-        return _lower(up, n, 0.005) * (2 - 1 / rise)
-    # without a rise the second factor is -1 whatever the data are: all of the error is left to the first
-    most = 1 - _lower(n - down, n, 0.02 if up else 0.025)
-    return most * min(0.0, (2 * little - 1) / (1 - little))
-
-
-def _lower(successes: float, n: float, error: float) -> float:
-    return exact_interval(successes, n, 1 - 2 * error)[0]
 
 
 def permutation_p(observed: SupportsFloat, null: ArrayLike, alternative: str = "greater") -> float:

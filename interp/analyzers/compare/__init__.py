@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from interp import claims
 from interp.analyzers.base import Analyzer
 from interp.analyzers.compare.found import claims_of, depth_table, prompt_columns, token_table, weight_table
 from interp.analyzers.compare.passes import read, rounding, stream_sites
+from interp.claims import conclude
 from interp.errors import OptionError, PairError, UnsupportedModel
 from interp.models.changes import tensor_changes
 from interp.models.pair import Pair
@@ -34,7 +34,7 @@ class Compare(Analyzer):
     """
 
     name: ClassVar[str] = "compare"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     sham: Pair | None = field(default=None, compare=False)
     cka_tokens: int = 512
@@ -80,14 +80,12 @@ class Compare(Analyzer):
         depths, layers = depth_table(study, found, sham)
         weights = weight_table(*(list(tensor_changes(pair)) for pair in (study.pair, self.sham) if pair is not None))
         columns = prompt_columns(found, sham)
-        made = claims_of(study, columns, depths, floor)
-        return table(
+        run = table(
             self.name,
             columns,
             provenance=study.provenance(self),
             summary={
-                "sentence": " ".join([*(claim.sentence for claim in made), _moved(weights)]),
-                "shown": all(claim.shown for claim in made),
+                "weights": _moved(weights),
                 "kl": float(columns["kl"][0].mean()),
                 "flips": float(columns["flips"][0].mean()),
                 "noise_floor": floor,
@@ -100,9 +98,9 @@ class Compare(Analyzer):
                 "drift": depths,
                 "tokens": token_table(study, found, self.token_rows),
                 "weights": weights,
-                "claims": claims.to_table(made),
             },
         )
+        return conclude(run, claims_of(int(depths["depth"].max()), floor, sham is not None, len(study.classes)))
 
 
 def _moved(weights: Table) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from interp.analyzers.compare.passes import DEPTHS, Read
-from interp.claims import Claim
-from interp.maths.alignment import clustered_cka, debiased_cka
-from interp.maths.statistics import clustered_bootstrap
+from interp.claims import Claim, mean
+from interp.maths.alignment import cka_interval, debiased_cka
+from interp.maths.intervals import cluster_interval
 from interp.models.changes import Change
 from interp.study import Study
 from interp.table import Table, table
@@ -69,7 +69,7 @@ def depth_table(study: Study, found: Sequence[Read], sham: Sequence[Read] | None
     clusters = [prompt.cluster for _, prompt in prompts]
     layers: dict[str, tuple] = {"depth": (np.arange(n_depths), "key", "blocks that the stream has passed")}
     for name in DEPTHS:
-        triples = [clustered_bootstrap(column, clusters, draws=500, seed=study.seed) for column in numbers[name].T]
+        triples = [cluster_interval(column, clusters) for column in numbers[name].T]
         for end, place in (("", 0), ("_low", 1), ("_high", 2)):
             said = {"": "", "_low": "lower end of: ", "_high": "upper end of: "}[end] + MEANINGS[name]
             layers[name + end] = (np.array([each[place] for each in triples]), "measure", said)
@@ -85,7 +85,7 @@ def _aligned(study: Study, found: Sequence[Read], prefix: str) -> dict[str, tupl
     clusters = [part.prompts[row].cluster for part in found for row in part.rows]
     base, other = (np.concatenate([part.sample[side] for part in found]) for side in (0, 1))
     depths = range(base.shape[1])
-    triples = np.array([clustered_cka(base[:, d], other[:, d], clusters, seed=study.seed) for d in depths])
+    triples = np.array([cka_interval(base[:, d], other[:, d], clusters) for d in depths])
     said = f"{'of the sham: ' if prefix else ''}linear CKA of the streams over {len(base)} tokens"
     found = {
         f"{prefix}cka": (triples[:, 0], "measure", said),
@@ -141,68 +141,68 @@ def _relative(each: Change) -> float:
     return each.change / each.norm if each.norm else float(each.change > 0)
 
 
-def claims_of(study: Study, columns: Mapping[str, tuple], depths: Table, floor: float) -> list[Claim]:
-    """Beyond rounding, beyond the sham, and (of two classes) more on one than on the other."""
-    kl, clusters = columns["kl"][0], columns["cluster"][0]
-    value, low, high = clustered_bootstrap(kl, clusters, seed=study.seed)
-    recipe = {"table": "", "statistic": "mean", "column": "kl", "cluster": "cluster"}
-    flips = float(columns["flips"][0].mean())
-    made = [Claim(
-        "speaks-otherwise",
-        f"The tuned model's next tokens diverge from the base's by {value:.3g} nats a token [{low:.3g}, {high:.3g}] "
-        f"(rounding alone: at most {floor:.1g}); after {flips:.1%} of the tokens another one comes first.",
-        value, low, high, "the tuned model and itself, by arithmetic of another shape", floor, NAN, NAN, NAN, floor,
-        "at least", bool(value > floor and low > floor), recipe,
-    )]  # fmt: skip
-    last = int(depths["depth"].max())
-    end = depths["depth"] == last
-    drifted = depths["drift"][end]
-    gap = clustered_bootstrap(drifted, clusters, seed=study.seed)
-    where = {"table": "drift", "statistic": "mean", "column": "drift", "where": {"depth": last}, "cluster": "cluster"}
-    if "sham_kl" not in columns:
-        made.append(Claim(
-            "stream-drifts",
-            f"After the last block the streams' cosine is {1 - gap[0]:.3g} on average; no sham was given beside it.",
-            *gap, "none: no sham was given", NAN, NAN, NAN, NAN, 0.0, "at least", False, where,
-        ))  # fmt: skip
-    else:
-        theirs = columns["sham_kl"][0]
-        beyond = clustered_bootstrap(kl, clusters, minus=theirs, seed=study.seed)
-        control = clustered_bootstrap(theirs, clusters, seed=study.seed)
-        made.append(Claim(
-            "beyond-sham",
-            f"That is {beyond[0]:.3g} nats more [{beyond[1]:.3g}, {beyond[2]:.3g}] than of a sham ({control[0]:.3g}).",
-            *beyond, "the sham tune on the same prompts", *control, NAN, 0.0, "at least", bool(beyond[1] > 0),
-            recipe | {"minus": {"column": "sham_kl"}},
-        ))  # fmt: skip
-        other = depths["sham_drift"][end]
-        more, control = (
-            clustered_bootstrap(drifted, clusters, minus=other, seed=study.seed),
-            clustered_bootstrap(other, clusters, seed=study.seed),
+def claims_of(last: int, floor: float, sham: bool, classes: int) -> list[Claim]:
+    """Beyond rounding, beyond the sham, and (of two classes) more on one than on the other.
+
+    ``last``: depth after the last block. ``floor``: divergence of the model from itself, in nats.
+    """
+    end = {"table": "drift", "where": {"depth": last}}
+    cosine = "After the last block the cosine of both models' residual streams is {cosine:.3g} on average"
+    made = [
+        Claim(
+            name="speaks-otherwise",
+            estimate=mean("kl"),
+            at_least=floor,
+            reference=floor,
+            control="the fine-tuned model and itself, by arithmetic of another shape",
+            text="The fine-tuned model's next tokens diverge from the base's by {value:.3g} nats a token [{low:.3g}, "
+            "{high:.3g}] (rounding alone: at most {control:.1g}); after {flips:.1%} of the tokens another one comes "
+            "first.",
+            also={"flips": mean("flips")},
         )
-        made.append(Claim(
-            "drifts-beyond-sham",
-            f"After the last block the streams' cosine is {1 - gap[0]:.3g} on average (sham {1 - control[0]:.3g}).",
-            *more, "the sham tune on the same prompts", *control, NAN, 0.0, "at least", bool(more[1] > 0),
-            where | {"minus": {"column": "sham_drift"}},
-        ))  # fmt: skip
-    if len(study.classes) == 2:
-        made.append(_classes(study, columns, recipe))
+    ]
+    if not sham:
+        made.append(
+            Claim(
+                name="stream-drifts",
+                estimate=mean("drift", **end),
+                at_least=0.0,
+                text=cosine + "; no control was given to compare it with.",
+                also={"cosine": mean("cosine", **end)},
+            )
+        )
+    else:
+        made += [
+            Claim(
+                name="beyond-sham",
+                estimate=mean("kl", minus={"column": "sham_kl"}),
+                at_least=0.0,
+                reference=mean("sham_kl"),
+                control="the control fine-tune on the same prompts",
+                text="That is {value:.3g} nats more [{low:.3g}, {high:.3g}] than of the control ({control:.3g}).",
+            ),
+            Claim(
+                name="drifts-beyond-sham",
+                estimate=mean("drift", minus={"column": "sham_drift"}, **end),
+                at_least=0.0,
+                reference=mean("sham_drift", **end),
+                control="the control fine-tune on the same prompts",
+                text=cosine + " (one minus that is {value:+.3g} [{low:+.3g}, {high:+.3g}] more than of the control).",
+                also={"cosine": mean("cosine", **end)},
+            ),
+        ]
+    if classes == 2:
+        positive, negative = {"where": {"group": "positive"}}, {"where": {"group": "negative"}}
+        made.append(
+            Claim(
+                name="more-on-positive",
+                estimate=mean("kl", minus=negative, **positive),
+                at_least=0.0,
+                reference=mean("kl", **negative),
+                control="negative prompts",
+                text="On positive prompts they diverge by {value:.3g} nats a token more [{low:.3g}, {high:.3g}] than "
+                "on negative ones (mean length {long:.1f} and {short:.1f} tokens).",
+                also={"long": mean("tokens", **positive), "short": mean("tokens", **negative)},
+            )
+        )
     return made
-
-
-def _classes(study: Study, columns: Mapping[str, tuple], recipe: Mapping) -> Claim:
-    mine = np.array([group == "positive" for group in columns["group"][0]])
-    tied = np.array(study.contrast.tied_clusters(), dtype=object)
-    kl = columns["kl"][0]
-    value, low, high = clustered_bootstrap(
-        kl[mine], tied[mine], minus=kl[~mine], minus_clusters=tied[~mine], seed=study.seed
-    )
-    lengths = np.array(columns["tokens"][0], np.float64)
-    return Claim(
-        "more-on-positive",
-        f"On positive prompts they diverge by {value:.3g} nats a token more [{low:.3g}, {high:.3g}] than on negative "
-        f"ones (mean length {lengths[mine].mean():.1f} and {lengths[~mine].mean():.1f} tokens).",
-        value, low, high, "negative prompts", kl[~mine].mean(), NAN, NAN, NAN, 0.0, "at least", bool(low > 0),
-        {**recipe, "where": {"group": "positive"}, "minus": {"where": {"group": "negative"}}},
-    )  # fmt: skip

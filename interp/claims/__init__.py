@@ -1,0 +1,33 @@
+"""Claims: what a run asserts, written down once as data, and measured on the run's tables.
+
+A claim names an estimate, what it has to reach, its null or control, and its sentence::
+
+    Claim(
+        name="shorter", estimate=mean("saved"), at_least=1.0, null=Draws("exchanged", "saved"),
+        control="models exchanged at random within clusters", text="Answers are {value:.1f} tokens shorter.",
+    )
+
+``conclude(table, claims)`` measures them and puts them into the table; ``check`` measures a stored finding again.
+"""
+
+from interp.claims.claim import ALPHA, Claim, Draws
+from interp.claims.estimates import Estimate, Measured, auc, mean, measure, statistic
+from interp.claims.finding import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOO_FEW, VERDICTS, Finding, evaluate
+from interp.claims.sentences import alike, literal
+from interp.claims.stored import (
+    COLUMNS,
+    MEASURES,
+    check,
+    conclude,
+    finding_of,
+    from_table,
+    headline,
+    to_table,
+    verdicts_sentence,
+)
+
+__all__ = [
+    "ALPHA", "COLUMNS", "MEASURES", "NOT_SUPPORTED", "NOT_TESTED", "SUPPORTED", "TOO_FEW", "VERDICTS", "Claim", "Draws",
+    "Estimate", "Finding", "Measured", "alike", "auc", "check", "conclude", "evaluate", "finding_of", "from_table",
+    "headline", "literal", "mean", "measure", "statistic", "to_table", "verdicts_sentence",
+]  # fmt: skip

@@ -1,0 +1,138 @@
+"""A claim, written down once: what is estimated, what it has to reach, its null, and how it is said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from interp.claims.estimates import Estimate
+from interp.errors import ClaimError
+from interp.provenance import JSON
+
+ALPHA = 0.05
+Bound = float | Literal["threshold", "control"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A null distribution that the run keeps: ``column`` of the rows ``where`` of the sub-table ``table``, one a draw.
+
+    ``observed`` is what the draws are compared with, by default the claim's own estimate. p is (1 + b) / (1 + n) with b
+    draws at least as large ("less": as small), never below 1 / ``arrangements`` where the labels can be permuted in no
+    more ways. With ``each``, a column of both tables, p is the largest over its values. ``level``: what p may be.
+    ``family``: claims of one family are corrected together (Benjamini and Hochberg 1995).
+    """
+
+    table: str
+    column: str
+    where: Mapping[str, JSON] = field(default_factory=dict)
+    observed: Estimate | None = None
+    alternative: str = "greater"
+    each: str = ""
+    arrangements: float = math.inf
+    level: float = ALPHA
+    family: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level <= ALPHA or not self.arrangements >= 1:
+            raise ValueError(
+                f"a null with level {self.level!r}, {self.arrangements!r} arrangements: at most {ALPHA}, at least 1"
+            )
+        if self.alternative not in ("greater", "less", "two-sided"):
+            raise ValueError(f"alternative {self.alternative!r}: expected 'greater', 'less' or 'two-sided'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What a run asserts; all of it is data.
+
+    It is supported where the estimate reaches ``at_least`` (or ``at_most``), its interval lies beyond all of
+    ``beyond``, p of ``null`` is at most its level, the claims named in ``requires`` are supported, and there are 6
+    effective clusters. ``beyond`` holds numbers, "threshold" and "control": the far end of the control's range; by
+    default the threshold, and nothing for an estimate without an interval over clusters.
+    ``control`` says in words what the null or the ``reference`` is; ``reference`` is an estimate or number to compare
+    with. A claim with neither null nor reference is never supported, it is "not tested".
+    ``text`` is the sentence, with fields ``{value}``, ``{low}``, ``{high}``, ``{p}``, ``{control}``, ``{control_low}``,
+    ``{control_high}``, ``{control_max}``, ``{draws}``, ``{clusters}`` and the names of ``also``, further estimates.
+    ``otherwise`` replaces it where the claim is not supported, ``undefined`` where there is no value.
+    """
+
+    name: str
+    estimate: Estimate
+    text: str
+    at_least: float | None = None
+    at_most: float | None = None
+    beyond: Sequence[Bound] | None = None
+    null: Draws | None = None
+    reference: Estimate | float | None = None
+    control: str = ""
+    requires: Sequence[str] = ()
+    also: Mapping[str, Estimate] = field(default_factory=dict)
+    otherwise: str = ""
+    undefined: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.at_least is None) == (self.at_most is None) or not math.isfinite(self.threshold):
+            raise ValueError(f"claim {self.name!r} needs one finite threshold: at_least or at_most")
+        tested = self.null is not None or self.reference is not None
+        if tested and not self.control:
+            raise ValueError(f"claim {self.name!r} does not say what its control is")
+        if bad := [one for one in self.beyond or () if isinstance(one, str) and one not in ("threshold", "control")]:
+            raise ValueError(
+                f"claim {self.name!r} asks for an interval beyond {bad[0]!r}: a number, threshold, control"
+            )
+
+    @property
+    def threshold(self) -> float:
+        """What the value has to reach."""
+        return float(self.at_most if self.at_least is None else self.at_least)
+
+    @property
+    def direction(self) -> str:
+        """On which side of the threshold: "at least" or "at most"."""
+        return "at most" if self.at_least is None else "at least"
+
+    def to_json(self) -> dict[str, JSON]:
+        """All but the name, without what is at its default."""
+        value: dict[str, JSON] = {"estimate": self.estimate.to_json(), "text": self.text}
+        value |= {"at_most": self.at_most} if self.at_least is None else {"at_least": self.at_least}
+        if self.beyond is not None:
+            value["beyond"] = list(self.beyond)
+        if self.null is not None:
+            value["null"] = _draws_json(self.null)
+        if self.reference is not None:
+            own = self.reference
+            value["reference"] = own.to_json() if isinstance(own, Estimate) else float(own)
+        value |= {name: getattr(self, name) for name in ("control", "otherwise", "undefined") if getattr(self, name)}
+        if self.requires:
+            value["requires"] = list(self.requires)
+        if self.also:
+            value["also"] = {name: estimate.to_json() for name, estimate in self.also.items()}
+        return value
+
+    @classmethod
+    def from_json(cls, name: str, value: JSON) -> Claim:
+        """Inverse of ``to_json``; ``ClaimError`` for what is no claim."""
+        try:
+            fields = dict(value)
+            fields["estimate"] = Estimate.from_json(fields["estimate"])
+            if "null" in fields:
+                null = dict(fields["null"])
+                if "observed" in null:
+                    null["observed"] = Estimate.from_json(null["observed"])
+                fields["null"] = Draws(**null)
+            if isinstance(fields.get("reference"), Mapping):
+                fields["reference"] = Estimate.from_json(fields["reference"])
+            fields["also"] = {key: Estimate.from_json(one) for key, one in fields.get("also", {}).items()}
+            return cls(name=name, **fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ClaimError(f"claim {name!r} has a recipe that cannot be read: {error}") from error
+
+
+def _draws_json(null: Draws) -> dict[str, JSON]:
+    value = {name: given for name, given in asdict(null).items() if name != "observed"}
+    default = asdict(Draws("", ""))
+    value = {name: given for name, given in value.items() if name in ("table", "column") or given != default[name]}
+    return value | ({} if null.observed is None else {"observed": null.observed.to_json()})

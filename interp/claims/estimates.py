@@ -1,0 +1,292 @@
+"""An estimate as data: which number of which rows of a run's tables, with its interval over clusters.
+
+As JSON an estimate is an object of the fields of ``Estimate`` that are not at their defaults::
+
+    {"table": "answers", "column": "correct", "cluster": "cluster", "where": {"kind": "graft"}, "pair": "prompt_id",
+     "minus": {"where": {"kind": "base"}}, "over": {"where": {"kind": "tuned"}, "minus": {"where": {"kind": "base"}}}}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import NamedTuple
+
+import numpy as np
+
+from interp.errors import ClaimError
+from interp.maths.auc import auc_difference_interval, auc_interval, pairwise_order
+from interp.maths.intervals import Interval, cluster_interval, effective_clusters, jackknife_rows
+from interp.maths.statistics import area_under_dose, rank_correlation, smallest_dose
+from interp.provenance import JSON, plain
+from interp.table import Table
+
+NAN = float("nan")
+
+
+class Measured(NamedTuple):
+    """A number, both ends of its interval (NaN where it has none), and its effective clusters (NaN likewise)."""
+
+    value: float
+    low: float
+    high: float
+    clusters: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """One number of a run's tables; use ``mean``, ``auc`` or ``statistic`` to write one down.
+
+    ``table``: "" is the run's own table. ``where`` compares columns with a value or a list of values. ``cluster`` names
+    the column over whose values the interval is taken; without one there is none. ``minus`` and ``over`` are estimates
+    too, which take every field that they do not name from this one: the value is (this - minus) / over. Rows of a
+    ``minus`` that names other rows are matched by the column or columns ``pair``; without ``pair`` they are a second,
+    independent group. ``by`` is the second column of a statistic of two. ``against``: of an AUC, the rows of the other
+    group; ``within``: a column and by how much it may differ in a pair that counts; ``folded``: the larger of AUC and
+    one minus AUC. ``reach``: of "smallest-dose". ``spread`` "range" states the least and the largest value in the
+    interval's place.
+    """
+
+    column: str
+    table: str = ""
+    where: Mapping[str, JSON] = field(default_factory=dict)
+    statistic: str = "mean"
+    cluster: str = ""
+    pair: str | Sequence[str] = ""
+    by: str = ""
+    against: Mapping[str, JSON] = field(default_factory=dict)
+    within: Sequence[JSON] = ()
+    folded: bool = False
+    reach: float = 0.95
+    spread: str = ""
+    minus: Mapping[str, JSON] = field(default_factory=dict)
+    over: Mapping[str, JSON] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, JSON]:
+        """The fields that are not at their defaults."""
+        return {name: value for name, value in plain(asdict(self), "estimate").items() if value != _DEFAULTS[name]}
+
+    @classmethod
+    def from_json(cls, value: JSON) -> Estimate:
+        """Inverse of ``to_json``; ``ClaimError`` for what is no estimate."""
+        if not isinstance(value, Mapping) or not set(value) <= {*_DEFAULTS}:
+            seen = sorted(set(value) - {*_DEFAULTS}) if isinstance(value, Mapping) else repr(value)
+            raise ClaimError(f"an estimate cannot be read: {seen} is not among the fields {', '.join(_DEFAULTS)}")
+        for name, given in value.items():
+            kind = _KINDS[name]
+            if not isinstance(given, kind) or (name != "folded" and isinstance(given, bool)):
+                raise ClaimError(f"an estimate cannot be read: its {name} is {given!r}")
+        if not value.get("column"):
+            raise ClaimError("an estimate cannot be read: it names no column")
+        return cls(**value)
+
+
+_KINDS = {
+    "column": str, "table": str, "where": Mapping, "statistic": str, "cluster": str, "pair": (str, list, tuple),
+    "by": str, "against": Mapping, "within": (list, tuple), "folded": bool, "reach": (int, float), "spread": str,
+    "minus": Mapping, "over": Mapping,
+}  # fmt: skip
+_DEFAULTS = plain(asdict(Estimate(column="x"))) | {"column": ""}
+assert list(_KINDS) == [one.name for one in fields(Estimate)]
+
+
+def mean(column: str, *, cluster: str = "cluster", **rest: JSON) -> Estimate:
+    """A mean over clusters (of a flag: a share); with ``minus`` a difference, with ``over`` a ratio: ``Estimate``."""
+    return Estimate(column=column, cluster=cluster, **rest)
+
+
+def auc(column: str, positive: Mapping, negative: Mapping, *, cluster: str = "cluster", **rest: JSON) -> Estimate:
+    """AUC of ``column`` between the rows ``positive`` and ``negative``; ``minus={"column": ...}`` another one's AUC."""
+    return Estimate(column=column, statistic="auc", where=positive, against=negative, cluster=cluster, **rest)
+
+
+def statistic(name: str, column: str, **rest: JSON) -> Estimate:
+    """Another statistic: "sum", "count", "median", "minimum", "maximum", "root-mean-square", or of two columns (``by``)
+    "area", "smallest-dose", "rank-correlation", "correlation"."""
+    return Estimate(column=column, statistic=name, **rest)
+
+
+ONE: dict[str, Callable[[np.ndarray], float]] = {
+    "mean": np.mean,
+    "median": np.median,
+    "minimum": np.min,
+    "maximum": np.max,
+    "sum": np.sum,
+    "count": np.size,
+    "root-mean-square": lambda values: np.sqrt(np.mean(np.square(values))),
+}
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's correlation; 0 where one of the two is the same in all rows."""
+    if not np.ptp(one) or not np.ptp(other):
+        return 0.0
+    return float(np.mean((one - one.mean()) / one.std() * ((other - other.mean()) / other.std())))
+
+
+TWO: dict[str, Callable[[np.ndarray, np.ndarray, float], float]] = {
+    "area": lambda values, doses, reach: area_under_dose(doses, values),
+    "smallest-dose": lambda values, doses, reach: float(smallest_dose(doses, values, reach) or NAN),
+    "rank-correlation": lambda values, others, reach: rank_correlation(values, others),
+    "correlation": lambda values, others, reach: correlation(values, others),
+}
+
+
+def measure(estimate: Estimate, run: Table) -> Measured:
+    """The estimate on a run's tables; ``ClaimError`` where these do not have what it reads."""
+    try:
+        if estimate.statistic == "auc":
+            return _auc(estimate, run)
+        if estimate.statistic == "mean" and estimate.cluster and not estimate.spread:
+            return _mean(estimate, run)
+        return _other(estimate, run)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ClaimError(f"an estimate of {estimate.column!r} cannot be measured: {error}") from error
+
+
+def rows_of(estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = None) -> tuple[Table, np.ndarray]:
+    """The table that an estimate reads, and the numbers of the rows it selects (or ``where`` does)."""
+    part = run.tables.get(estimate.table) if estimate.table else run
+    if part is None:
+        raise ClaimError(f"table {estimate.table!r} is read: the run has {', '.join(sorted(run.tables)) or 'none'}")
+    return part, np.flatnonzero(_selected(part, estimate.where if where is None else where))
+
+
+def _selected(part: Table, where: Mapping[str, JSON]) -> np.ndarray:
+    mask = np.ones(len(part), dtype=bool)
+    for column, wanted in where.items():
+        values = _column(part, column)
+        options = wanted if isinstance(wanted, (list, tuple)) else [wanted]
+        typed = np.array(options, dtype=values.dtype)
+        # made to fit the column, 0.7 would be 0 and any text yes
+        if typed.dtype.kind in "bi" and typed.tolist() != list(options):
+            raise ClaimError(f"column {column!r} is selected by {wanted!r}, which are no values of {typed.dtype}")
+        mask &= np.isin(values, typed)
+    return mask
+
+
+def _column(part: Table, name: str) -> np.ndarray:
+    if name not in part.data:
+        raise ClaimError(f"column {name!r} is read, which table {part.kind!r} does not have")
+    return part[name]
+
+
+def _numbers(estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = None) -> tuple[np.ndarray, ...]:
+    """Values (bool kept), clusters and pairing keys of the selected rows; the keys are row numbers where none are."""
+    part, rows = rows_of(estimate, run, where)
+    values = _column(part, estimate.column)
+    if values.dtype == object:
+        raise ClaimError(f"column {estimate.column!r} is measured, which holds text")
+    if not rows.size and estimate.statistic != "count":
+        raise ClaimError(f"no row of table {part.kind!r} is selected by {dict(where or estimate.where)}")
+    values = values[rows] if values.dtype == bool else values[rows].astype(np.float64)
+    clusters = _column(part, estimate.cluster)[rows] if estimate.cluster else np.arange(rows.size)
+    names = [estimate.pair] if isinstance(estimate.pair, str) else list(estimate.pair)
+    if not any(names):
+        return values, clusters, rows
+    keys = [tuple(key) for key in zip(*(_column(part, name)[rows].tolist() for name in names), strict=True)]
+    if len(set(keys)) != len(keys):
+        raise ClaimError(f"rows are paired by {', '.join(names)}, which do not tell them apart")
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return values[order], clusters[order], np.array([repr(keys[at]) for at in order], object)
+
+
+def _derived(estimate: Estimate, changes: Mapping[str, JSON]) -> Estimate:
+    """An estimate that takes what it does not name from the one around it."""
+    around = estimate.to_json()
+    for name in ("minus", "over"):
+        around.pop(name, None)
+    return Estimate.from_json(around | dict(changes))
+
+
+def _mean(estimate: Estimate, run: Table) -> Measured:
+    values, clusters, keys = _numbers(estimate, run)
+    number = effective_clusters(clusters)
+
+    def matched(part: Estimate) -> np.ndarray:
+        theirs, _, other = _numbers(part, run)
+        if not np.array_equal(keys, other):
+            raise ClaimError(
+                f"rows of {estimate.column!r} by {dict(estimate.where)} are not matched by those of {part.column!r} by "
+                f"{dict(part.where)}"
+            )
+        return theirs
+
+    options: dict[str, np.ndarray] = {}
+    if estimate.minus:
+        minus = _derived(estimate, estimate.minus)
+        same = (minus.table, dict(minus.where)) == (estimate.table, dict(estimate.where))
+        if same or estimate.pair:
+            options["minus"] = matched(minus)
+        else:
+            options["minus"], options["minus_clusters"], _ = _numbers(minus, run)
+            number = min(number, effective_clusters(options["minus_clusters"]))
+    if estimate.over:
+        over = _derived(estimate, estimate.over)
+        options["over"] = matched(over)
+        if over.minus:
+            options["over_minus"] = matched(_derived(over, over.minus))
+    return Measured(*cluster_interval(values, clusters, **options), number)
+
+
+def _auc(estimate: Estimate, run: Table) -> Measured:
+    def side(column: str, where: Mapping[str, JSON]) -> tuple[np.ndarray, np.ndarray]:
+        values, clusters, _ = _numbers(_derived(estimate, {"column": column, "pair": ""}), run, where)
+        return values.astype(np.float64), clusters
+
+    def order(column: str, folded: bool) -> np.ndarray:
+        above = pairwise_order(*(side(column, where)[0] for where in groups))
+        counted = above if near is None or not near.any() else above[near]
+        return 1 - above if folded and counted.mean() < 0.5 else above
+
+    groups = estimate.where, estimate.against
+    clusters = [side(estimate.column, where)[1] for where in groups]
+    near = None
+    if estimate.within:
+        name, most = estimate.within
+        lengths = [side(str(name), where)[0] for where in groups]
+        near = np.abs(lengths[0][:, None] - lengths[1][None]) <= float(most)
+    number = min(effective_clusters(part) for part in clusters)
+    if not estimate.minus:
+        values = [side(estimate.column, where)[0] for where in groups]
+        return Measured(*auc_interval(*values, *clusters, near), number)
+    other = _derived(estimate, estimate.minus)
+    own, theirs = order(estimate.column, estimate.folded), order(other.column, other.folded)
+    return Measured(*auc_difference_interval(own, theirs, *clusters, near), number)
+
+
+def _other(estimate: Estimate, run: Table) -> Measured:
+    value = _value(estimate, run)
+    if estimate.spread == "range":
+        values, _, _ = _numbers(estimate, run)
+        return Measured(value, float(values.min()), float(values.max()), NAN)
+    if estimate.cluster and estimate.statistic in TWO:
+        values, clusters, _ = _numbers(_derived(estimate, {"pair": ""}), run)
+        others, _, _ = _numbers(_derived(estimate, {"column": estimate.by, "pair": ""}), run)
+        two = TWO[estimate.statistic]
+        found = jackknife_rows(lambda rows: two(values[rows], others[rows], estimate.reach), clusters)
+        return Measured(*found, effective_clusters(clusters))
+    return Measured(value, NAN, NAN, NAN)
+
+
+def _value(estimate: Estimate, run: Table) -> float:
+    values, _, _ = _numbers(estimate, run)
+    if estimate.statistic in TWO:
+        others, _, _ = _numbers(_derived(estimate, {"column": estimate.by}), run)
+        result = TWO[estimate.statistic](values.astype(np.float64), others.astype(np.float64), estimate.reach)
+    elif estimate.statistic in ONE:
+        result = float(ONE[estimate.statistic](values))
+    else:
+        raise ClaimError(f"statistic {estimate.statistic!r}: known are {', '.join([*ONE, *TWO, 'auc'])}")
+    if estimate.minus:
+        result -= _value(_derived(estimate, estimate.minus), run)
+    if estimate.over:
+        divisor = _value(_derived(estimate, estimate.over), run)
+        result = result / divisor if divisor else NAN
+    return float(result) if math.isfinite(result) else NAN
+
+
+def interval_of(measured: Measured) -> Interval:
+    """Value and ends alone."""
+    return Interval(*measured[:3])

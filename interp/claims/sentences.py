@@ -1,0 +1,65 @@
+"""Sentences with numbers: templates that may come from a stranger's report, and comparing two of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from string import Formatter
+
+from interp.errors import ClaimError
+
+FORMAT = re.compile(r"[+]?,?(\.\d{1,2})?[defg%]?")
+FIGURE = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+def fill(template: str, numbers: Mapping[str, float]) -> str:
+    """``template`` with ``{name:format}`` replaced by numbers; ``ClaimError`` for an unknown name or odd format.
+
+    A field is one of ``numbers`` and a short number format, nothing that reaches into an object or pads a line.
+    """
+    pieces = []
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ClaimError(f"the sentence {template[:80]!r} is no template: {error}") from error
+    for text, name, form, conversion in parsed:
+        pieces.append(text)
+        if name is None:
+            continue
+        if name not in numbers or conversion or not FORMAT.fullmatch(form or ""):
+            raise ClaimError(
+                f"the sentence {template[:80]!r} has the field {name!r}:{form!r}; it may name {', '.join(numbers)}"
+            )
+        value = numbers[name]
+        pieces.append(format(int(value) if form == "d" else value, form or ""))
+    return "".join(pieces)
+
+
+def literal(text: str) -> str:
+    """Text that comes out of ``fill`` as it is."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def alike(before: str, after: str, tolerance: float) -> bool:
+    """Whether two texts have the same words, and figures within ``tolerance`` (relative, absolute below 1).
+
+    A figure with decimals may also differ by one unit of its last digit: two numbers that differ in their last bits
+    can be rounded to either side. Whole numbers count something.
+    """
+    if FIGURE.sub("0", before) != FIGURE.sub("0", after):
+        return False
+    pairs = zip(FIGURE.findall(before), FIGURE.findall(after), strict=True)
+    return all(one == other or _close(one, other, tolerance) for one, other in pairs)
+
+
+def _close(one: str, other: str, tolerance: float) -> bool:
+    (a, last), (b, least) = _figure(one), _figure(other)
+    return abs(a - b) <= 1.001 * max(last, least, tolerance * max(1.0, abs(a)))
+
+
+def _figure(text: str) -> tuple[float, float]:
+    """A figure of a text, and one unit of its last decimal, 0 where it has none."""
+    plain = text.replace(",", "").replace("−", "-")
+    digits, _, power = plain.partition("e")
+    decimals = digits.partition(".")[2]
+    return float(plain), 10.0 ** (int(power or 0) - len(decimals)) if decimals else 0.0

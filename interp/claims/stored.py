@@ -1,0 +1,156 @@
+"""Findings as a table of a run, read back, and measured again."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from interp.claims.claim import Claim
+from interp.claims.finding import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOO_FEW, VERDICTS, Finding, evaluate
+from interp.claims.sentences import alike
+from interp.errors import ClaimError
+from interp.provenance import JSON
+from interp.table import Column, Table
+
+COLUMNS = {
+    "name": ("key", "short name of the claim"),
+    "sentence": ("text", "the claim in one plain sentence"),
+    "value": ("measure", "the estimate"),
+    "low": ("measure", "lower end of its 95 % interval"),
+    "high": ("measure", "upper end of its 95 % interval"),
+    "clusters": ("measure", "effective number of clusters of the estimate; NaN where it has no interval over clusters"),
+    "control": ("text", "what the null or the control is"),
+    "control_value": ("measure", "the same number under the null, on average, or in the control"),
+    "control_low": ("measure", "lower end of the null's central 95 %, or of the control's interval"),
+    "control_high": ("measure", "upper end of the null's central 95 %, or of the control's interval"),
+    "p": ("measure", "(1 + b) / (1 + n) over the draws of the null; NaN where none was drawn"),
+    "p_adjusted": ("measure", "p after correction for the claims of one family; p where there is no family"),
+    "draws": ("measure", "how many draws of the null there are; 0 where there is none"),
+    "threshold": ("measure", "what the value has to reach"),
+    "direction": ("text", "on which side of the threshold"),
+    "supported": ("flag", "whether the data support the claim"),
+    "verdict": ("text", "supported, not supported, too few clusters, or not tested"),
+    "recipe": ("text", "the claim as data, from which all other columns follow, as JSON"),
+}
+MEASURES = tuple(name for name, (role, _) in COLUMNS.items() if role == "measure")
+
+
+def to_table(findings: Iterable[Finding]) -> Table:
+    """Table of kind "claims", one row each."""
+    rows = [
+        {
+            **{name: getattr(one, name) for name in COLUMNS if name != "recipe"},
+            "recipe": json.dumps(one.claim.to_json()),
+        }
+        for one in findings
+    ]
+    columns = [Column(name, role, meaning) for name, (role, meaning) in COLUMNS.items()]
+    # an empty column has no values to tell its type from
+    types = {"key": object, "text": object, "flag": bool, "measure": np.float64}
+    data = {c.name: np.array([row[c.name] for row in rows], dtype=types[c.role]) for c in columns}
+    return Table("claims", tuple(columns), data)
+
+
+def from_table(table: Table) -> tuple[Finding, ...]:
+    """Inverse of ``to_table``; ``ClaimError`` when the table does not hold claims."""
+    if missing := set(COLUMNS) - set(table.data):
+        raise ClaimError(f"table {table.kind!r} lacks the columns {', '.join(sorted(missing))}: it holds no claims")
+    return tuple(finding_of(row) for row in table.rows())
+
+
+def finding_of(row: Mapping[str, JSON]) -> Finding:
+    """The finding that a row of the table, or of a report, states; ``ClaimError`` where it contradicts itself."""
+    name = row["name"]
+    try:
+        recipe = json.loads(row["recipe"]) if isinstance(row["recipe"], str) else row["recipe"]
+    except (ValueError, RecursionError) as error:
+        raise ClaimError(f"claim {name!r} has a recipe that is not JSON: {error}") from error
+    claim = Claim.from_json(name, recipe)
+    numbers = {field: math.nan if row[field] is None else float(row[field]) for field in MEASURES}
+    threshold = numbers.pop("threshold")
+    finding = Finding(claim, **numbers, verdict=row["verdict"], sentence=row["sentence"])
+    stated = threshold, row["direction"], row["control"], row["verdict"] in VERDICTS, bool(row["supported"])
+    if stated != (finding.threshold, finding.direction, finding.control, True, finding.supported):
+        raise ClaimError(
+            f"claim {name!r} states a threshold, direction, control or verdict that its recipe does not have"
+        )
+    return finding
+
+
+def conclude(run: Table, claims: Iterable[Claim], *, lead: str = "", **summary: JSON) -> Table:
+    """The run with its claims measured: sub-table "claims", and in the summary the sentence, "supported", "verdicts".
+
+    The sentence is ``lead``, or the first claim's, and one that says which claims are supported. ``supported`` is True
+    where all claims that could be tested are; ``summary`` overrides and adds fields.
+    """
+    findings = evaluate(claims, run)
+    tested = [one for one in findings if one.verdict != NOT_TESTED]
+    own = {
+        "sentence": headline(findings, lead),
+        "supported": bool(tested) and all(one.supported for one in tested),
+        "verdicts": {one.name: one.verdict for one in findings},
+    }
+    return replace(run, summary={**own, **run.summary, **summary}, tables={**run.tables, "claims": to_table(findings)})
+
+
+def headline(findings: Sequence[Finding], lead: str = "") -> str:
+    """At most two sentences for people: the lead, else the first claim's sentence, and the verdicts."""
+    parts = [lead or findings[0].sentence] if findings or lead else []
+    return " ".join([*parts, *([verdicts_sentence(findings)] if findings else [])])
+
+
+def verdicts_sentence(findings: Sequence[Finding]) -> str:
+    """Which claims are supported, which are not, and which could not be decided."""
+    said = []
+    for verdict in VERDICTS:
+        names = [one.name for one in findings if one.verdict == verdict]
+        if names:
+            said.append(f"{verdict}: {', '.join(names)}")
+    text = "; ".join(said)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def check(finding: Finding, run: Table, tolerance: float = 1e-9) -> None:
+    """Measure the claim again; ``ClaimError`` names it where a number, its verdict or its sentence differs.
+
+    Everything but the recipe itself is measured again: value, interval, clusters, the control's numbers, p, the verdict
+    and the sentence. ``tolerance`` is relative to a number, and absolute below 1. Claims that the verdict depends on,
+    those it requires and those of its family, are taken from the run's own claims.
+    """
+    others = [one.claim for one in from_table(run.tables["claims"])] if "claims" in run.tables else []
+    claims = [one for one in others if one.name != finding.name]
+    again = next(one for one in evaluate([*claims, finding.claim], run) if one.name == finding.name)
+    for name in MEASURES:
+        stated, measured = getattr(finding, name), getattr(again, name)
+        if not _same(stated, measured, tolerance):
+            what = "" if name == "value" else f"{name} = "
+            raise ClaimError(f"claim {finding.name!r} says {what}{stated:g}, its tables give {measured:g}")
+    if finding.verdict != again.verdict:
+        raise ClaimError(
+            f"claim {finding.name!r} says {finding.verdict!r}, its tables give {again.verdict!r}{_why(again)}"
+        )
+    if not alike(finding.sentence, again.sentence, max(tolerance, 1e-6)):
+        raise ClaimError(f"claim {finding.name!r} says {finding.sentence!r}, its tables give {again.sentence!r}")
+
+
+def _same(one: float, other: float, tolerance: float) -> bool:
+    if math.isnan(one) or math.isnan(other):
+        return math.isnan(one) and math.isnan(other)
+    return one == other or abs(one - other) <= tolerance * max(1.0, abs(one))
+
+
+def _why(finding: Finding) -> str:
+    """The numbers that a verdict rests on."""
+    if finding.verdict == TOO_FEW:
+        return f" ({finding.clusters:.3g} effective clusters)"
+    if finding.verdict not in (SUPPORTED, NOT_SUPPORTED):
+        return ""
+    p = "" if math.isnan(finding.p_adjusted) else f", p = {finding.p_adjusted:.3g}"
+    return (
+        f" ({finding.value:.4g} [{finding.low:.4g}, {finding.high:.4g}]{p}, threshold {finding.direction} "
+        f"{finding.threshold:g}, control {finding.control_value:.4g})"
+    )
