@@ -120,7 +120,7 @@ def _claim(row: Mapping[str, Any]) -> Sequence[str]:
         f"{escaped(control)}<br><small>{escaped(row['control'])}</small>",
         escaped(number(row["p"])),
         escaped(f"{row['direction']} {number(row['threshold'])}"),
-        "✓ shown" if row["shown"] else "✗ not shown",
+        row["verdict"],
     )
 
 

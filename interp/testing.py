@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from interp.claims import Claim, check, from_table
+from interp.claims import Finding, check, from_table
 from interp.errors import ClaimError, InterpError
-from interp.maths.statistics import clustered_share
+from interp.maths.intervals import cluster_interval
 from interp.table import Table, dtype_name
 
 LOCALISED = ("behaviour", "necessity", "harmless", "malformed")
-"""What a verifying run needs to be shown as a whole."""
+"""What a verifying run needs to be supported as a whole."""
 
 CHANGE = {
     "locate-neurons": ("score",),
@@ -34,7 +34,7 @@ _FORMAT, _VERSION = "interp-blessed", 1
 
 
 def assert_localised(verified: Any, claims: Sequence[str] = LOCALISED, most: int | None = None) -> None:
-    """Fail unless every named claim of a verifying run is shown, and follows from the run's tables measured again.
+    """Fail unless every named claim of a verifying run is supported, and follows from the run's tables measured again.
 
     ``verified`` is a table with a sub-table ``claims``, or what ``Store.fetch`` gives. ``most`` is how many units the
     located set may have. ``AssertionError`` names the claim, its value, control and threshold.
@@ -49,7 +49,7 @@ def assert_localised(verified: Any, claims: Sequence[str] = LOCALISED, most: int
     for name in claims:
         _require(name in found, f"there is no claim {name!r} in this run of {table.kind}: it has {_listed(found)}")
         said = told(found[name])
-        _require(found[name].shown, f"{said}: not shown")
+        _require(found[name].supported, f"{said}: {found[name].verdict}")
         try:
             check(found[name], table)
         except ClaimError as error:
@@ -75,7 +75,7 @@ def assert_behaves(
     prompts, metric = study.prompts(group), study.require_metric("assert_behaves")
     answers = [study.decode(answer) for answer in study.answers(model, group)]
     shown = metric.shown(prompts.prompts, answers, group)
-    share, low, high = clustered_share(shown, prompts.clusters, seed=study.seed)
+    share, low, high = cluster_interval(np.asarray(shown, dtype=bool), prompts.clusters)
     said = (
         f"the {model} model shows the behaviour on {share:.1%} [{low:.1%}, {high:.1%}] of {len(shown)} {group} prompts "
         f"({len(set(prompts.clusters))} clusters)"
@@ -87,10 +87,10 @@ def assert_behaves(
 def assert_silent(
     quiet: Any, atol: float = 0.0, columns: Sequence[str] | None = None, allowed: Iterable[str] = ()
 ) -> None:
-    """Fail if a run says that tuning did something: a unit selected, a claim shown, a measure of change above ``atol``.
+    """Fail if a run says that tuning did something: a unit selected, a claim supported, a measure of change above ``atol``.
 
     ``columns`` are the measures of change that have to be 0 within ``atol``, in their own unit; by default those of
-    ``CHANGE`` for this kind of table. ``allowed`` names claims that may be shown. On an identical pair everything is
+    ``CHANGE`` for this kind of table. ``allowed`` names claims that may be supported. On an identical pair everything is
     silent; of a sham tune ask ``columns=()``, for its weights did move. ``AssertionError`` names the first of each.
     """
     __tracebackhide__ = True
@@ -102,7 +102,7 @@ def assert_silent(
         _require(not rows, f"{len(rows)} rows of {table.kind} are selected, first {_row(table, rows[:1])}")
     if "claims" in table.tables:
         for claim in from_table(table.tables["claims"]):
-            _require(not claim.shown or claim.name in allowed, f"{told(claim)}: shown, where nothing should be")
+            _require(not claim.supported or claim.name in allowed, f"{told(claim)}: supported, where nothing should be")
     if columns is None:
         parts = (table, *table.tables.values())
         measured = [(part, name) for part in parts for name in CHANGE.get(part.kind, ()) if name in part.data]
@@ -122,14 +122,16 @@ def assert_silent(
     _require(bool(asked), f"nothing in a {table.kind} tells silence: name its measures of change with columns=")
 
 
-def told(claim: Claim) -> str:
-    """A claim in numbers: ``claim 'necessity': 0.12 [0.05, 0.2] beside 0 [0, 0.02] (...), threshold at least 0.5``."""
+def told(claim: Finding) -> str:
+    """A claim in numbers: ``claim 'necessity': 0.12 [0.05, 0.2], control 0 [0, 0.02] (...), threshold at least 0.5``."""
     control = "no control"
     if not math.isnan(claim.control_value):
-        control = f"{claim.control_value:.4g} [{claim.control_low:.4g}, {claim.control_high:.4g}] ({claim.control})"
+        control = (
+            f"control {claim.control_value:.4g} [{claim.control_low:.4g}, {claim.control_high:.4g}] ({claim.control})"
+        )
     p = "" if math.isnan(claim.p) else f", p = {claim.p:.3g}"
     return (
-        f"claim {claim.name!r}: {claim.value:.4g} [{claim.low:.4g}, {claim.high:.4g}] beside {control}{p}, threshold "
+        f"claim {claim.name!r}: {claim.value:.4g} [{claim.low:.4g}, {claim.high:.4g}], {control}{p}, threshold "
         f"{claim.direction} {claim.threshold:g}"
     )
 

@@ -77,6 +77,20 @@ class Finding:
         return self.claim.control or "none"
 
     @property
+    def bounds(self) -> list[float]:
+        """What the interval has to lie beyond, as numbers."""
+        claim = self.claim
+        named = {
+            "threshold": claim.threshold,
+            "control": self.control_high if claim.at_most is None else self.control_low,
+        }
+        if math.isnan(named["control"]):
+            named["control"] = self.control_value
+        default = [] if math.isnan(self.clusters) else ["threshold"]
+        bounds = default if claim.beyond is None else claim.beyond
+        return [named[bound] if isinstance(bound, str) else float(bound) for bound in bounds]
+
+    @property
     def holds(self) -> bool:
         """Whether the value lies on the right side of the threshold."""
         return self.value >= self.threshold if self.direction == "at least" else self.value <= self.threshold
@@ -164,19 +178,12 @@ def _verdict(finding: Finding, required: Sequence[str]) -> str:
         return TOO_FEW
     above = claim.at_least is not None
     end = finding.low if above else finding.high
-    bounds = claim.beyond
-    if bounds is None:
-        bounds = [] if math.isnan(finding.clusters) else ["threshold"]
-    control = finding.control_high if above else finding.control_low
-    control = finding.control_value if math.isnan(control) else control
-    named = {"threshold": claim.threshold, "control": control}
-    ends = [named[bound] if isinstance(bound, str) else float(bound) for bound in bounds]
     met = (
         finding.holds
-        and all(end > bound if above else end <= bound for bound in ends)
+        and all(end > bound if above else end <= bound for bound in finding.bounds)
         and (null is None or finding.p_adjusted <= null.level)
         and all(verdict == SUPPORTED for verdict in required)
-        and bool(null is not None or ends)
+        and bool(null is not None or finding.bounds)
     )
     return SUPPORTED if met else NOT_SUPPORTED
 

@@ -14,19 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from interp.claims import Claim, check, from_table
+from interp.claims import MEASURES, Finding, alike, check, from_table
 from interp.cli.fresh_prompts import unaskable, with_prompts
 from interp.cli.rerun import Commands, command_of
-from interp.cli.wording import alike
 from interp.display import one_line
 from interp.errors import ClaimError, InterpError, OptionError
 from interp.maths.prediction import prediction_interval
 from interp.provenance import JSON, Provenance, digest
 from interp.table import Table
-
-NUMBERS = (
-    "value", "low", "high", "control_value", "control_low", "control_high", "p", "threshold",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,7 +115,7 @@ class Again(Commands):
         if not (store / "runs" / run["key"]).is_dir():
             raise ClaimError(f"{said}: {_another(run, _manifests(store))}")
         now = self._claim(store, run["key"], row["name"], said)
-        for name in NUMBERS:
+        for name in MEASURES:
             before, after = _number(row[name]), float(getattr(now, name))
             close = abs(after - before) <= self.tolerance * max(1.0, abs(before))
             if not (close or (math.isnan(before) and math.isnan(after)) or before == after):
@@ -129,18 +124,19 @@ class Again(Commands):
                     f"{said} says {before:.9g}{where}, measured again it is {after:.9g}, further off than "
                     f"{self.tolerance:g}{_elsewhere(run, self._table(store, run['key']).provenance)}"
                 )
-        if (row["shown"], row["direction"]) != (now.shown, now.direction):
-            verdicts = ("not shown", "shown")
-            raise ClaimError(f"{said} says {verdicts[row['shown']]}, measured again it is {verdicts[now.shown]}")
+        if (row["verdict"], row["direction"]) != (now.verdict, now.direction):
+            raise ClaimError(f"{said} says {row['verdict']}, measured again it is {now.verdict}")
         for name in ("sentence", "control"):
             if not alike(row[name], getattr(now, name), self.tolerance):
                 raise ClaimError(f"{said} has the {name} {row[name]!r}, measured again it is {getattr(now, name)!r}")
-        if row["recipe"] != now.recipe:
-            raise ClaimError(f"{said} has another recipe than the one by which it is measured again, {now.recipe}")
+        if row["recipe"] != now.claim.to_json():
+            raise ClaimError(
+                f"{said} has another recipe than the one by which it is measured again, {now.claim.to_json()}"
+            )
 
     def _unaskable(self, runs: Mapping[str, JSON], row: JSON) -> str:
         try:
-            if row["recipe"].get("cluster") != "cluster":
+            if row["recipe"]["estimate"].get("cluster") != "cluster":
                 return "is no estimate over prompts"
             if not all(math.isfinite(_number(row[end])) for end in ("value", "low", "high")):
                 return "has no interval"
@@ -165,10 +161,12 @@ class Again(Commands):
             raise ClaimError(f"{said}: these are the prompts of the report, not fresh ones")
         self._require_same_set(report, run, store, new, said)
         now = self._claim(store, new.key, row["name"], said)
-        before, after = (_number(row[end]) for end in NUMBERS[:3]), (now.value, now.low, now.high)
+        before, after = (_number(row[end]) for end in ("value", "low", "high")), (now.value, now.low, now.high)
         value, low, high = before
-        if row["shown"] and not math.isfinite(now.value):
-            raise ClaimError(f"{said} is shown, {value:.4g}; on fresh prompts there is no such number ({now.value:g})")
+        if row["supported"] and not math.isfinite(now.value):
+            raise ClaimError(
+                f"{said} is supported, {value:.4g}; on fresh prompts there is no such number ({now.value:g})"
+            )
         if not all(map(math.isfinite, after)):
             return f"has no interval on these prompts ({now.value:g})"
         least, most = prediction_interval((value, low, high), after, self._tests)
@@ -178,9 +176,10 @@ class Again(Commands):
                 f"{said} says {value:.4g} [{low:.4g}, {high:.4g}]; on fresh prompts it is {numbers}, outside of "
                 f"[{least:.4g}, {most:.4g}], where a true one of {self._tests} would be"
             )
-        if row["shown"] and not now.holds:
+        if row["supported"] and not now.holds:
             raise ClaimError(
-                f"{said} is shown, {value:.4g}; on fresh prompts it is {numbers}, not {now.direction} {now.threshold:g}"
+                f"{said} is supported, {value:.4g}; on fresh prompts it is {numbers}, not {now.direction} "
+                f"{now.threshold:g}"
             )
         return None
 
@@ -215,7 +214,7 @@ class Again(Commands):
             self._tables[store, key] = Store(store).get(key)
         return self._tables[store, key]
 
-    def _claim(self, store: Path, key: str, name: str, said: str) -> Claim:
+    def _claim(self, store: Path, key: str, name: str, said: str) -> Finding:
         table = self._table(store, key)
         found = {claim.name: claim for claim in from_table(table.tables["claims"])} if "claims" in table.tables else {}
         if name not in found:

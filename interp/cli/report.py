@@ -39,12 +39,12 @@ def command(
     value, size = read(beside).value, out.stat().st_size
     if size > TARGET:
         common.remark(f"note: the page has {size / 1e6:.1f} MB; fewer runs make a smaller one")
-    shown = sum(claim["shown"] for claim in value["claims"])
+    supported = sum(claim["supported"] for claim in value["claims"])
     record = {"report": str(beside), "page": str(out), "bytes": size, "runs": [run["key"] for run in value["runs"]],
-              "claims": len(value["claims"]), "shown": shown, "findings": value["findings"],
+              "claims": len(value["claims"]), "supported": supported, "findings": value["findings"],
               "agreement": value["agreement"]}  # fmt: skip
     told = [*(f"found:    {line}" for line in value["findings"]),
-            f"claims:   {shown} of {len(value['claims'])} shown",
+            f"claims:   {supported} of {len(value['claims'])} supported",
             f"page:     {out} ({size / 1e6:.1f} MB)", f"report:   {beside}",
             f"check:    interp verify {beside}"]  # fmt: skip
     common.result(record, "\n".join(told))

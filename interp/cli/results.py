@@ -31,8 +31,12 @@ def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
     """Print the first run's result, and beside it what the others say of it; returns the first's key."""
     first, summary = runs[0], dict(runs[0].summary)
     for other in runs[1:]:
-        if _kind(other) == "verify-neurons" and "shown" not in runs[0].summary:
-            summary |= {"shown": other.summary["shown"], "verified_by": other.key, "verification": other.summary}
+        if _kind(other) == "verify-neurons" and "supported" not in runs[0].summary:
+            summary |= {
+                "supported": other.summary["supported"],
+                "verified_by": other.key,
+                "verification": other.summary,
+            }
         elif [_kind(run) for run in runs].count(_kind(other)) == 1:
             summary.setdefault("checks", {})[_kind(other)] = {"run": other.key, "summary": other.summary}
         else:  # several can be of one kind

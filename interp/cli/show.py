@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from interp.claims import Claim, from_table
+from interp.claims import Finding, from_table
 from interp.cli.common import Common, takes
 from interp.cli.text import aligned, cell, listed
 from interp.errors import OptionError
@@ -24,7 +24,7 @@ def command(
     rows: Annotated[int, typer.Option("--rows", metavar="N", min=0, help="How many rows.")] = 10,
     common: Common,
 ) -> None:
-    """Show one stored run: what it was made from, its sentence, its claims beside their controls, its first rows."""
+    """Show one stored run: what it was made from, its sentence, its claims with their controls, its first rows."""
     store = Store(common.store)
     key = store.find(key)
     run, path = store.get(key), store.path(key)
@@ -80,10 +80,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _claim_lines(claims: tuple[Claim, ...]) -> str:
+def _claim_lines(claims: tuple[Finding, ...]) -> str:
     rows = [
         (
-            claim.shown,
+            claim.verdict,
             claim.name,
             f"{cell(claim.value)} [{cell(claim.low)}, {cell(claim.high)}]",
             f"{cell(claim.control_value)} [{cell(claim.control_low)}, {cell(claim.control_high)}] {claim.control}",
@@ -92,7 +92,7 @@ def _claim_lines(claims: tuple[Claim, ...]) -> str:
         )
         for claim in claims
     ]
-    return aligned(rows, ("shown", "claim", "value", "control", "p", "in words"))
+    return aligned(rows, ("verdict", "claim", "value", "control", "p", "in words"))
 
 
 def _row_lines(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""Claims beside their controls and thresholds, one row each."""
+"""Claims with their controls and thresholds, one row each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ def claims_figure(table: Table) -> go.Figure:
     """Estimate with its interval, control with its range and threshold of every claim, the first on top."""
     y = np.arange(len(table))[::-1]
     figure = go.Figure()
-    for name, colour, mask in (("shown", BLUE, table["shown"]), ("not shown", ORANGE, ~table["shown"])):
+    for name, colour in (
+        ("supported", BLUE),
+        ("not supported", ORANGE),
+        ("too few clusters", GREY),
+        ("not tested", GREY),
+    ):
+        mask = table["verdict"] == name
         if mask.any():
             figure.add_trace(_points(table, mask, y + 0.12, "", name, {"color": colour, "size": 10}))
     drawn = ~np.isnan(table["control_value"])
@@ -27,7 +33,7 @@ def claims_figure(table: Table) -> go.Figure:
         "Each row is a claim: the dot is what was measured with its interval, the diamond below it the control with "
         "its range, the upright line the threshold that the claim has to reach, on the side that the table says."
     )
-    finish(figure, "Claims beside their controls", caption, height=150 + 58 * len(table))
+    finish(figure, "Claims and their controls", caption, height=150 + 58 * len(table))
     names = [safe(name) for name in table["name"]]
     figure.update_yaxes(tickvals=y, ticktext=names, range=[-0.6, len(table) - 0.4], showgrid=False, zeroline=False)
     numbers = np.concatenate([table[name] for name in ("value", "low", "high", "threshold")])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from interp.agreement import ROLES, Agreement, Runs
 from interp.agreement.places import METHODS
-from interp.claims import Claim, from_table
+from interp.claims import COLUMNS, Finding, from_table
 from interp.errors import InterpError, OptionError, StoreError
 from interp.provenance import JSON, as_command, digest, environment, plain, sha256_of
 from interp.report.sections import limit_lines
@@ -26,7 +26,7 @@ from interp.store import Store
 from interp.store.manifest import Manifest
 from interp.table import Table
 
-FORMAT, VERSION = "interp-report", 1
+FORMAT, VERSION = "interp-report", 2
 FIELDS = ("format", "version", "title", "written", "interp", "store", "page", "runs", "findings", "claims", "agreement",
           "limits", "sha256")  # fmt: skip
 TARGET = 5_000_000
@@ -46,7 +46,7 @@ class Run:
         return self.manifest.key
 
     @property
-    def claims(self) -> tuple[Claim, ...]:
+    def claims(self) -> tuple[Finding, ...]:
         """Its claims, none where it makes none."""
         return from_table(self.table.tables["claims"]) if "claims" in self.table.tables else ()
 
@@ -131,9 +131,10 @@ def content(runs: Sequence[Run], agreements: Sequence[Run], title: str, written:
     }  # fmt: skip
 
 
-def claim_json(key: str, claim: Claim) -> dict[str, JSON]:
-    """A claim as the report keeps it, NaN as None."""
-    return {"run": key} | plain({f.name: getattr(claim, f.name) for f in fields(claim)}, finite=False)
+def claim_json(key: str, finding: Finding) -> dict[str, JSON]:
+    """A finding as the report keeps it, NaN as None."""
+    values = {name: getattr(finding, name) for name in COLUMNS if name != "recipe"}
+    return {"run": key} | plain({**values, "recipe": finding.claim.to_json()}, finite=False)
 
 
 def write_report(
@@ -181,7 +182,10 @@ def read(path: str | os.PathLike, store: str | os.PathLike | None = None) -> Rep
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise StoreError(f"{path} is no report: `interp report RUN... --out report.html` writes one")
     if value.get("version") != VERSION:
-        raise StoreError(f"{path} is a report of version {value.get('version')!r}, this interp reads {VERSION}")
+        raise StoreError(
+            f"{path} is a report of version {value.get('version')!r}, this interp reads {VERSION}: run its commands "
+            "again and write a new report"
+        )
     if set(value) != set(FIELDS):
         odd = sorted(set(value) ^ set(FIELDS))
         raise StoreError(f"{path} is no report that interp writes: {odd[0]!r} is missing or does not belong there")

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from interp.claims import BOUNDS, Claim, from_table
+from interp.claims import NOT_TESTED, SUPPORTED, TOO_FEW, Finding, from_table
 from interp.report.text import escaped, interval, number
 from interp.table import Table
 
 NEURONS = 20
+MARKS = {SUPPORTED: "✓", TOO_FEW: "–", NOT_TESTED: "–"}
 ALWAYS = (
     "Anything about other prompts, other behaviours or other models than those named above.",
     "That these are the only ones: others can carry the same behaviour, and sets can stand in for each other.",
@@ -27,18 +28,19 @@ VERIFIED = (
 )
 
 
-def claims_of(tables: Sequence[Table]) -> tuple[Claim, ...]:
+def claims_of(tables: Sequence[Table]) -> tuple[Finding, ...]:
     """The claims of all runs, in order."""
     return tuple(claim for table in tables if "claims" in table.tables for claim in from_table(table.tables["claims"]))
 
 
-def claims_table(claims: Sequence[Claim]) -> str:
-    """One row per claim, its control beside it."""
+def claims_table(claims: Sequence[Finding]) -> str:
+    """One row per claim, with its control."""
     rows = []
     for claim in claims:
         value = interval(claim.value, claim.low, claim.high)
         control = interval(claim.control_value, claim.control_low, claim.control_high)
-        verdict = '<td class="shown">✓ shown</td>' if claim.shown else '<td class="not-shown">✗ not shown</td>'
+        look = "supported" if claim.supported else "verdict"
+        verdict = f'<td class="{look}">{MARKS.get(claim.verdict, "✗")} {escaped(claim.verdict)}</td>'
         rows.append(
             f'<tr><td class="sentence">{escaped(claim.sentence)}<br><code>{escaped(claim.name)}</code></td>'
             + _figures("Value", escaped(value))
@@ -50,12 +52,9 @@ def claims_table(claims: Sequence[Claim]) -> str:
     return _table("claims", ("Claim", "Value [interval]", "Control [range]", "p", "Threshold", "Verdict"), rows)
 
 
-def _beyond(claim: Claim) -> str:
+def _beyond(claim: Finding) -> str:
     """What the interval has to lie beyond, where that is another number than the threshold."""
-    asked = claim.recipe.get("beyond")
-    asked = asked if isinstance(asked, list) else []  # what is malformed is for the check to refuse
-    bounds = [getattr(claim, bound) if bound in BOUNDS else bound for bound in asked]
-    ends = [float(bound) for bound in bounds if type(bound) in (int, float) and not np.isnan(bound)]
+    ends = [end for end in claim.bounds if not np.isnan(end)]
     if not ends:
         return ""
     above = claim.direction == "at least"
@@ -108,22 +107,22 @@ def _context(row: Mapping[str, Any], strength: float) -> str:
     return f'<td class="context">{before}{mark}{after}</td>'
 
 
-def limits(tables: Sequence[Table], claims: Sequence[Claim]) -> str:
+def limits(tables: Sequence[Table], claims: Sequence[Finding]) -> str:
     """``limit_lines`` as a list."""
     return f"<ul>{''.join(f'<li>{escaped(line)}</li>' for line in limit_lines(tables, claims))}</ul>"
 
 
-def limit_lines(tables: Sequence[Table], claims: Sequence[Claim]) -> list[str]:
-    """What is not shown: claims that failed, limits that the analyzers state, and what is always so."""
+def limit_lines(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]:
+    """What the runs do not say: claims without support, limits that the analyzers state, and what is always so."""
     lines = [*own_limits(tables, claims), VERIFIED if claims else UNVERIFIED, *ALWAYS]
     if any("neuron-tokens" in table.tables or "tokens" in table.tables for table in tables if "score" in table.data):
         lines.append(ACTIVE)
     return list(dict.fromkeys(lines))
 
 
-def own_limits(tables: Sequence[Table], claims: Sequence[Claim]) -> list[str]:
-    """Claims that failed, and limits that the analyzers state."""
-    lines = [f"Not shown: {claim.sentence}" for claim in claims if not claim.shown]
+def own_limits(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]:
+    """Claims without support, and limits that the analyzers state."""
+    lines = [f"{claim.verdict.capitalize()}: {claim.sentence}" for claim in claims if not claim.supported]
     for table in tables:
         stated = table.summary.get("limits", [])
         if (least := table.summary.get("smallest_visible_effect")) is not None:

@@ -1,7 +1,7 @@
 """Checking a report: everything it says is made again from the store and compared; every claim is measured again.
 
 What that proves: the report says what the stored tables say, the tables are the bytes that were written, each claim's
-number follows from them, its verdict from its numbers, and it stands beside a control. What it does not: that the
+numbers, verdict and sentence follow from them, and it has a control. What it does not: that the
 tables tell the truth about the models. Only running the intervention again does (``interp verify --remeasure``).
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-from interp.claims import Claim, check
+from interp.claims import Finding, check
 from interp.display import one_line
 from interp.errors import ClaimError, InterpError
 from interp.provenance import JSON, digest, sha256_of
@@ -74,13 +74,13 @@ def failures(report: Report) -> list[tuple[Check, str]]:
     return found
 
 
-def require_control(claim: Claim) -> None:
-    """Raise ``ClaimError`` for a claim that says it is shown and stands beside nothing."""
+def require_control(claim: Finding) -> None:
+    """Raise ``ClaimError`` for a claim that is supported and compared with nothing."""
     words = re.findall(r"\w+", claim.control.lower())
     missing = not words or words[0] in ("none", "no", "na") or words[:2] == ["n", "a"]
-    if claim.shown and (missing or not (math.isfinite(claim.control_value) or math.isfinite(claim.p))):
+    if claim.supported and (missing or not (math.isfinite(claim.control_value) or math.isfinite(claim.p))):
         raise ClaimError(
-            f"claim {claim.name!r} is marked as shown without a control: its control is {claim.control!r} at "
+            f"claim {claim.name!r} is supported without a control: its control is {claim.control!r} at "
             f"{claim.control_value:g}, its p {claim.p:g}"
         )
 

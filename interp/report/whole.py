@@ -1,4 +1,4 @@
-"""The page of a report: what was compared, what was found, a section per run, whether methods agree, what is not shown.
+"""The page of a report: what was compared and found, a section per run, whether methods agree, what has no support.
 
 Made from the report's own content and the stored tables, so that it can be made again and compared.
 """
@@ -92,8 +92,10 @@ def _findings(runs: Sequence[Table], agreements: Sequence[Table], made: Sequence
             anchor = "agreement" if table in agreements else f"run-{table.provenance.key[:12]}"
             of = f"<strong>{escaped(_pair(table))}:</strong> " if several and _pair(table) else ""
             lines.append(f'<li>{of}{escaped(sentence)} <a href="#{anchor}">{_kept(table)}</a></li>')
-    shown = sum(claim.shown for claim in made)
-    said = f"{shown} of {len(made)} claims are shown by the data, each beside its control." if made else ""
+    supported = sum(claim.supported for claim in made)
+    said = (
+        f"{supported} of {len(made)} claims are supported by the data, each compared with its control." if made else ""
+    )
     return f'<p class="sentence">{escaped(said)}</p><ul class="findings">{"".join(lines)}</ul>'
 
 
@@ -106,7 +108,7 @@ def _kept(table: Table) -> str:
     claims = sections.claims_of([table])
     if not claims:
         return "no claims"
-    return f"{sum(claim.shown for claim in claims)} of {len(claims)} claims shown"
+    return f"{sum(claim.supported for claim in claims)} of {len(claims)} claims supported"
 
 
 def _nav(contents: Sequence[tuple[str, str, str]]) -> str:

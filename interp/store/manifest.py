@@ -16,8 +16,7 @@ from interp.errors import InterpError, StoreError
 from interp.provenance import JSON, Provenance, digest, sha256_of
 from interp.table import Column, Table, dtype_name
 
-SCHEMA = 2
-READABLE = (1, SCHEMA)  # the manifests of schema 1 had no digest of their own
+SCHEMA = 3
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 KEY = re.compile(r"[0-9a-f]{16,64}")
 
@@ -107,10 +106,10 @@ def read(directory: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path} is not JSON: the run is damaged") from error
     schema = value.get("schema") if isinstance(value, dict) else None
-    if type(schema) is int and schema not in READABLE:
+    if type(schema) is int and schema != SCHEMA:
         raise StoreError(
             f"{path} was written by {'a newer' if schema > SCHEMA else 'an older'} interp (schema {schema}, this one "
-            f"reads {READABLE[0]} to {SCHEMA}): use that version, or another store with --store"
+            f"reads {SCHEMA}): run its command again in another store (--store DIR), or use that version"
         )
     try:
         manifest = _parsed(value)
@@ -153,13 +152,13 @@ def proven(directory: Path) -> Manifest:
 
 
 def _parsed(value: JSON) -> Manifest:
-    if value["schema"] not in READABLE or not isinstance(value["written"], str):
+    if value["schema"] != SCHEMA or not isinstance(value["written"], str):
         raise ValueError(f"schema {value['schema']!r}, written {value['written']!r}")
     content = {name: field for name, field in value.items() if name != "sha256"}
     # taken in any case: it refuses infinite numbers, and the encoding half of a surrogate pair
     found = digest(content)
     json.dumps(content, ensure_ascii=False).encode()
-    if value.get("sha256") != (found if value["schema"] > 1 else None):
+    if value.get("sha256") != found:
         raise ValueError("its content is not what its digest says")
     tables = {name: _table(part, f"tables/{name}.parquet") for name, part in value["tables"].items()}
     if bad := [name for name in (value["kind"], value["table"]["kind"], *tables) if not NAME.fullmatch(name)]:
