@@ -87,7 +87,7 @@ def assert_behaves(
 def assert_silent(
     quiet: Any, atol: float = 0.0, columns: Sequence[str] | None = None, allowed: Iterable[str] = ()
 ) -> None:
-    """Fail if a run says that tuning did something: a unit selected, a claim supported, a measure of change above ``atol``.
+    """Fail if a run says that tuning did something: a unit selected, a claim supported, a change above ``atol``.
 
     ``columns`` are the measures of change that have to be 0 within ``atol``, in their own unit; by default those of
     ``CHANGE`` for this kind of table. ``allowed`` names claims that may be supported. On an identical pair everything is

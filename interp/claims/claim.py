@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 from interp.claims.estimates import Estimate
 from interp.errors import ClaimError
 from interp.provenance import JSON
 
 ALPHA = 0.05
-Bound = float | Literal["threshold", "control"]
+Bound = SupportsFloat | Literal["threshold", "control"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,13 @@ class Draws:
     observed: Estimate | None = None
     alternative: str = "greater"
     each: str = ""
-    arrangements: float = math.inf
-    level: float = ALPHA
+    arrangements: SupportsFloat = math.inf
+    level: SupportsFloat = ALPHA
     family: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("arrangements", "level"):
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 < self.level <= ALPHA or not self.arrangements >= 1:
             raise ValueError(
                 f"a null with level {self.level!r}, {self.arrangements!r} arrangements: at most {ALPHA}, at least 1"
@@ -62,11 +64,11 @@ class Claim:
     name: str
     estimate: Estimate
     text: str
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: SupportsFloat | None = None
+    at_most: SupportsFloat | None = None
     beyond: Sequence[Bound] | None = None
     null: Draws | None = None
-    reference: Estimate | float | None = None
+    reference: Estimate | SupportsFloat | None = None
     control: str = ""
     requires: Sequence[str] = ()
     also: Mapping[str, Estimate] = field(default_factory=dict)
@@ -74,15 +76,17 @@ class Claim:
     undefined: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("at_least", "at_most", "reference"):
+            if not isinstance(value := getattr(self, name), Estimate | None):
+                object.__setattr__(self, name, float(value))
         if (self.at_least is None) == (self.at_most is None) or not math.isfinite(self.threshold):
             raise ValueError(f"claim {self.name!r} needs one finite threshold: at_least or at_most")
         tested = self.null is not None or self.reference is not None
         if tested and not self.control:
             raise ValueError(f"claim {self.name!r} does not say what its control is")
-        if bad := [one for one in self.beyond or () if isinstance(one, str) and one not in ("threshold", "control")]:
-            raise ValueError(
-                f"claim {self.name!r} asks for an interval beyond {bad[0]!r}: a number, threshold, control"
-            )
+        for one in self.beyond or ():
+            if one not in ("threshold", "control") and (isinstance(one, (bool, str)) or not math.isfinite(one)):
+                raise ValueError(f"claim {self.name!r} has the bound {one!r}: a number, 'threshold' or 'control'")
 
     @property
     def threshold(self) -> float:
@@ -99,7 +103,7 @@ class Claim:
         value: dict[str, JSON] = {"estimate": self.estimate.to_json(), "text": self.text}
         value |= {"at_most": self.at_most} if self.at_least is None else {"at_least": self.at_least}
         if self.beyond is not None:
-            value["beyond"] = list(self.beyond)
+            value["beyond"] = [one if isinstance(one, str) else float(one) for one in self.beyond]
         if self.null is not None:
             value["null"] = _draws_json(self.null)
         if self.reference is not None:

@@ -121,9 +121,7 @@ def check(finding: Finding, run: Table, tolerance: float = 1e-9) -> None:
     and the sentence. ``tolerance`` is relative to a number, and absolute below 1. Claims that the verdict depends on,
     those it requires and those of its family, are taken from the run's own claims.
     """
-    others = [one.claim for one in from_table(run.tables["claims"])] if "claims" in run.tables else []
-    claims = [one for one in others if one.name != finding.name]
-    again = next(one for one in evaluate([*claims, finding.claim], run) if one.name == finding.name)
+    again = next(one for one in evaluate(_with_related(finding.claim, run), run) if one.name == finding.name)
     for name in MEASURES:
         stated, measured = getattr(finding, name), getattr(again, name)
         if not _same(stated, measured, tolerance):
@@ -135,6 +133,21 @@ def check(finding: Finding, run: Table, tolerance: float = 1e-9) -> None:
         )
     if not alike(finding.sentence, again.sentence, max(tolerance, 1e-6)):
         raise ClaimError(f"claim {finding.name!r} says {finding.sentence!r}, its tables give {again.sentence!r}")
+
+
+def _with_related(claim: Claim, run: Table) -> list[Claim]:
+    """The claim and the run's other claims that its verdict depends on."""
+    made = [one.claim for one in from_table(run.tables["claims"])] if "claims" in run.tables else []
+    others = {one.name: one for one in made if one.name != claim.name}
+    family = claim.null.family if claim.null else ""
+    wanted = [name for name, one in others.items() if family and one.null and one.null.family == family]
+    waiting = list(claim.requires)
+    while waiting:
+        name = waiting.pop()
+        if name in others and name not in wanted:
+            wanted.append(name)
+            waiting += others[name].requires
+    return [*(others[name] for name in wanted), claim]
 
 
 def _same(one: float, other: float, tolerance: float) -> bool:

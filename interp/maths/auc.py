@@ -30,10 +30,10 @@ def auc_interval(
 ) -> Interval:
     """Chance that a positive's number is above a negative's, and its interval: the wider of two at each end.
 
-    One is the jackknife's over clusters, those that both groups share left out of both at once (of single rows this is
-    the variance of DeLong et al. 1988), with Student's t; it has no width at 0 and 1. The other is exact (Clopper and
-    Pearson 1934) with the effective clusters of the group that has fewer as trials. ``within`` [n, m] says which pairs
-    count, all by default. NaN where no pair counts, NaN ends with fewer than two clusters.
+    One is the jackknife's over clusters, those that both groups share left out of both at once, with Student's t (of
+    single rows close to DeLong et al. 1988); it has no width at 0 and 1. The other is exact (Clopper and Pearson 1934)
+    with the effective clusters of the group that has fewer as trials. ``within`` [n, m] says which pairs count, all by
+    default. NaN where no pair counts, NaN ends with fewer than two clusters.
     """
     above = pairwise_order(positive, negative)
     counts = np.ones_like(above) if within is None else np.asarray(within, np.float64)
