@@ -276,7 +276,7 @@ def test_what_contradicts_its_own_recipe_is_not_read():
 
 @pytest.mark.parametrize("recipe", ["{", "[]", "{}", '{"estimate": {"column": "x"}, "text": "t", "at_least": "2"}',
                                     '{"estimate": {"column": 3}, "text": "t", "at_least": 1}',
-                                    '{"estimate": {"column": "x"}, "text": "t", "at_least": 1, "nope": 1}'])  # fmt: skip
+                                    '{"estimate": {"column": "x"}, "text": "t", "at_least": 1, "no": 1}'])  # fmt: skip
 def test_recipes_that_cannot_be_read(recipe):
     claims = stored().tables["claims"]
     data = {**claims.data, "recipe": np.array([recipe, recipe], object)}

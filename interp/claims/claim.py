@@ -77,7 +77,10 @@ class Claim:
 
     def __post_init__(self) -> None:
         for name in ("at_least", "at_most", "reference"):
-            if not isinstance(value := getattr(self, name), Estimate | None):
+            value = getattr(self, name)
+            if isinstance(value, (str, bool)):
+                raise ValueError(f"claim {self.name!r} has {name} {value!r}: expected a number")
+            if not isinstance(value, Estimate | None):
                 object.__setattr__(self, name, float(value))
         if (self.at_least is None) == (self.at_most is None) or not math.isfinite(self.threshold):
             raise ValueError(f"claim {self.name!r} needs one finite threshold: at_least or at_most")

@@ -12,6 +12,7 @@ Only numpy and ``scipy.special`` are imported on loading, so that reading a stor
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple, SupportsFloat
 
 import numpy as np
@@ -122,6 +123,7 @@ def exact_interval(successes: SupportsFloat, n: SupportsFloat, level: float = 0.
     return low, high
 
 
+@lru_cache(maxsize=4096)
 def tango_interval(
     up: SupportsFloat, down: SupportsFloat, n: SupportsFloat, level: float = 0.95
 ) -> tuple[float, float]:
