@@ -9,9 +9,9 @@
 ``DIR``: ``analyzers/NAME.json`` for analyzers on the tiny models of the tests, ``commands/NAME.json`` for commands on
 the shipped organisms, in one temporary store. A file has every table and sub-table of the run (columns with role,
 meaning, unit, type and values; summary), and for a command its words, exit code, stdout and stderr, and the text it
-prints without ``--json``. Paths, times, digests and keys of runs are replaced by placeholders. A run that fails is kept as its error,
-and the others are made all the same. ``DIR/about.json`` has the commit, versions and the seconds of each run; it is not
-compared.
+prints without ``--json``. Paths, times, digests and keys of runs are replaced by placeholders. A run that fails is kept
+as its error, and the others are made all the same. ``DIR/about.json`` has the commit, versions and the seconds of each
+run; it is not compared.
 
 ``compare`` prints what differs, run by run: tables, columns and rows that appeared or vanished, in how many cells of a
 column the values differ by more than 1e-9 (relative above 1) and the largest difference, and fields of summaries and of
@@ -624,7 +624,8 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _changed(one: Any, other: Any) -> str:
     """Both values; of long texts what begins a little before they part."""
     if isinstance(one, str) and isinstance(other, str):
-        at = max(0, next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0) - 20)
+        shorter = min(len(one), len(other))
+        at = max(0, next((at for at in range(shorter) if one[at] != other[at]), shorter) - 20)
         return f"{'...' if at else ''}{_short(one[at:])} -> {'...' if at else ''}{_short(other[at:])}"
     return f"{_short(one)} -> {_short(other)}"
 
