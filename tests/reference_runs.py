@@ -69,7 +69,8 @@ class Placeholders:
         for path, name in self.paths.items():
             value = value.replace(path, name)
         value = DURATION.sub("<duration>", TIME.sub("<time>", value))
-        return KEY.sub(lambda found: self._name(found[0]), value)
+        # the commit of a checkout says whether it has changes
+        return KEY.sub(lambda found: self._name(found[0]), value).replace("<digest>+changes", "<digest>")
 
     def _name(self, key: str) -> str:
         """The name of the run whose key begins so; another digest is only told to be one."""
