@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from interp.maths.bootstrap import clustered_bootstrap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,7 +24,6 @@ from interp.analyzers.tuco import Tuco
 from interp.claims import from_table
 from interp.engines import Batch, TorchEngine
 from interp.engines.lockstep import lockstep
-from interp.maths.bootstrap import clustered_bootstrap
 from interp.metrics import Refusal
 from interp.models.model import Model
 from interp.models.pair import Pair

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from interp.cli.wording import alike
 
 from interp import organisms
 from interp.claims import from_table, to_table
@@ -15,7 +16,6 @@ from interp.cli import COMMANDS, GROUPS
 from interp.cli.fresh_prompts import option, replaced, unaskable, with_prompts
 from interp.cli.measure_again import Again, measuring_again
 from interp.cli.rerun import MEASURING
-from interp.cli.wording import alike
 from interp.errors import ClaimError, OptionError
 from interp.provenance import digest
 from interp.report.document import read, write_report
