@@ -90,7 +90,7 @@ def assert_silent(
     """Fail if a run says that tuning did something: a unit selected, a claim supported, a change above ``atol``.
 
     ``columns`` are the measures of change that have to be 0 within ``atol``, in their own unit; by default those of
-    ``CHANGE`` for this kind of table. ``allowed`` names claims that may be supported. On an identical pair everything is
+    ``CHANGE`` for this kind of table. ``allowed`` names claims that may be supported. On an identical pair all is
     silent; of a sham tune ask ``columns=()``, for its weights did move. ``AssertionError`` names the first of each.
     """
     __tracebackhide__ = True
@@ -123,7 +123,7 @@ def assert_silent(
 
 
 def told(claim: Finding) -> str:
-    """A claim in numbers: ``claim 'necessity': 0.12 [0.05, 0.2], control 0 [0, 0.02] (...), threshold at least 0.5``."""
+    """A claim in numbers: ``claim 'necessity': 0.12 [0.05, 0.2], control 0 [0, 0.02] (...), threshold ...``."""
     control = "no control"
     if not math.isnan(claim.control_value):
         control = (

@@ -88,12 +88,12 @@ def redundancy(study, _, unit):
 
 
 def coalitions(study, _, unit):
-    return Coalitions.of(elsewhere(unit)[1], draws=4, prompts=2, permutations=9)
+    return Coalitions.of(elsewhere(unit)[1], draws=4, prompts=2, permutations=19)
 
 
 def transfer(study, _, unit):
     source, run = elsewhere(unit)
-    return Transfer.of(run, source, recomputed=run, controls=2, control_prompts=2, permutations=9)
+    return Transfer.of(run, source, recomputed=run, controls=2, control_prompts=2, permutations=19)
 
 
 def dissociation(study, _, unit):

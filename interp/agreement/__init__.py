@@ -3,11 +3,11 @@
 Every method says where in its own units: neurons have scores, matrices have intruders, grafts have weights, blocks
 add tuned parts. Here each is an intensity per place (what lies there by what could lie there), so that a large matrix
 does not agree with another method merely by being large. Two methods are compared over the finest places that both
-know: single matrices, attention and MLP, or whole blocks. Their rank correlation stands beside that of intensities
-dealt out anew among the blocks, within each kind of matrix: that MLPs differ from attention is no agreement on depth.
+know: single matrices, attention and MLP, or whole blocks. Their rank correlation is compared with that of intensities
+permuted among the blocks, within each kind of matrix: that MLPs differ from attention is no agreement on depth.
 
 What depth profiles cannot say: neighbouring blocks are alike in many ways, so that two smooth profiles agree more often
-than dealt-out ones; and where methods agree because all follow how far weights moved, ``beyond_movement`` is near zero.
+than permuted ones; and where methods agree because all follow how far weights moved, ``beyond_movement`` is near zero.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from interp import claims
 from interp.agreement.compared import Compared, agreement_table, cells_table, null_table
 from interp.agreement.places import METHODS, POOLED, Place
-from interp.claims import Claim
+from interp.claims import Finding, conclude, evaluate
 from interp.errors import OptionError
 from interp.maths.statistics import benjamini_hochberg
 from interp.provenance import Provenance, environment
@@ -74,7 +73,7 @@ class Agreement:
     """
 
     name: ClassVar[str] = "places"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     draws: int = 999
 
@@ -86,7 +85,7 @@ class Agreement:
     def __call__(self, runs: Runs) -> Table:
         """Lay the runs over each other."""
         if self.draws < 19:
-            raise OptionError(f"{self.draws} draws can show nothing at 5 %; use 19 at least")
+            raise OptionError(f"{self.draws} draws cannot give p of 0.05; use 19 at least")
         tables = sorted(runs.tables, key=lambda run: (list(METHODS).index(run.kind), run.provenance.key))
         named: dict[str, list[Place]] = {}
         for name, run in zip(_names(tables), tables, strict=True):
@@ -95,17 +94,15 @@ class Agreement:
         generator = np.random.default_rng(runs.seed)
         pairs = [Compared.of(a, b, named, movement, generator, self.draws) for a, b in combinations(named, 2)]
         adjusted = benjamini_hochberg(np.array([pair.p for pair in pairs]))
-        made = [pair.claim(float(p)) for pair, p in zip(pairs, adjusted, strict=True)]
+        made = [pair.claim for pair in pairs]
         keys: dict[str, str] = {}
         for name, run in zip(_names(tables), tables, strict=True):
             keys[name] = f"{keys[name]} {run.provenance.key}" if name in keys else run.provenance.key
-        return _places(
+        run = _places(
             named,
             list(keys.values()),
             runs.provenance(self),
             summary={
-                "sentence": _sentence(made, named),
-                "shown": any(claim.shown for claim in made),
                 "methods": keys,
                 "silent": [name for name, places in named.items() if not any(place.amount for place in places)],
             },
@@ -113,8 +110,11 @@ class Agreement:
                 "agreement": agreement_table(pairs, adjusted),
                 "cells": cells_table(pairs),
                 "null": null_table(pairs),
-                "claims": claims.to_table(made),
             },
+        )
+        findings = evaluate(made, run)
+        return conclude(
+            run, made, sentence=_sentence(findings, named), supported=any(one.supported for one in findings)
         )
 
 
@@ -128,12 +128,12 @@ def _names(tables: Sequence[Table]) -> list[str]:
     ]
 
 
-def _sentence(made: Sequence[Claim], named: Mapping[str, Sequence[Place]]) -> str:
-    shown = [claim.name for claim in made if claim.shown]
+def _sentence(made: Sequence[Finding], named: Mapping[str, Sequence[Place]]) -> str:
+    supported = [one.name for one in made if one.supported]
     silent = [name for name, places in named.items() if not any(place.amount for place in places)]
     compared = sum(not np.isnan(claim.value) for claim in made)
-    said = f"{len(shown)} of {compared} pairs of methods agree beyond chance on where tuning put it"
-    said += f": {', '.join(shown)}." if shown else "."
+    said = f"{len(supported)} of {compared} pairs of methods agree beyond chance on where tuning put it"
+    said += f": {', '.join(supported)}." if supported else "."
     return said + (f" Found nothing anywhere: {', '.join(silent)}." if silent else "")
 
 

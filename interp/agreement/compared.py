@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp.agreement.places import LEVELS, Place, intensities, level_of
-from interp.claims import Claim
+from interp.claims import Claim, Draws, statistic
 from interp.maths.statistics import permutation_p, rank_correlation, ranks
 from interp.table import Table, table
 
@@ -60,34 +60,31 @@ class Compared:
         """Share of the null that agrees as well, with the real one."""
         return permutation_p(self.correlation, self.null)
 
-    def claim(self, adjusted: float) -> Claim:
-        """Agreement as a claim; its p is of this pair alone, its verdict after correction for all pairs."""
-        value, known = self.correlation, np.isfinite(self.null).all()
-        low, high = np.quantile(self.null, (0.05, 0.95)) if known else (np.nan, np.nan)
-        said = (
-            f"Over {len(self.places)} {PLURAL[self.level]} {self.first} and {self.second} have a rank correlation of "
-        )
-        said += f"{value:.2f} (dealt out anew {np.mean(self.null):.2f}, p = {adjusted:.2g} after correction)"
-        if np.isnan(value):
-            silent = self.first if len(self.one) and np.ptp(self.one) == 0 else self.second
-            said = f"{self.first} and {self.second} cannot be compared: {silent} is the same in every place both know"
-        elif np.isfinite(self.beyond_movement):
+    @property
+    def claim(self) -> Claim:
+        """Agreement as a claim; p is of this pair alone, the verdict after correction for all pairs of the run."""
+        between = f"{self.first} and {self.second}"
+        said = f"Over {len(self.places)} {PLURAL[self.level]} {between} have a rank correlation of {{value:.2f}} "
+        said += "(intensities permuted {control:.2f}, p = {p_adjusted:.2g} after correction)"
+        if np.isfinite(self.beyond_movement):
             said += f"; {self.beyond_movement:.2f} when what both share with the movement of weights is taken out"
+        silent = self.first if len(self.one) and np.ptp(self.one) == 0 else self.second
         where = {"first": self.first, "second": self.second}
-        recipe = {"table": "cells", "where": where, "statistic": "rank-correlation", "column": "one", "by": "other"}
-        drawn = {"null": {"table": "null", "where": where, "column": "correlation"}, "observed": recipe}
         return Claim(
-            f"{self.first}-{self.second}", f"{said}.", value, np.nan, np.nan,
-            "intensities dealt out anew among the blocks, within each kind of part",
-            float(np.mean(self.null)), low, high, self.p, high, "at least",
-            bool(adjusted <= 0.05), recipe | ({"p": drawn} if known else {}),
-        )  # fmt: skip
+            name=f"{self.first}-{self.second}",
+            estimate=statistic("rank-correlation", "one", by="other", table="cells", where=where),
+            at_least=0.0,
+            null=Draws("null", "correlation", where, family="pairs of methods"),
+            control="intensities permuted among the blocks, within each kind of part",
+            text=f"{said}.",
+            undefined=f"{between} cannot be compared: {silent} is the same in every place both know.",
+        )
 
 
 def _null(
     a: np.ndarray, b: np.ndarray, places: Sequence[tuple[int, str]], generator: np.random.Generator, draws: int
 ) -> np.ndarray:
-    """Rank correlations with ``b`` dealt out anew among the blocks, within each part."""
+    """Rank correlations with ``b`` permuted among the blocks, within each part."""
     if np.isnan(rank_correlation(a, b)):
         return np.full(draws, np.nan)
     parts, dealt = np.array([part for _, part in places]), np.tile(ranks(b), (draws, 1))
@@ -112,8 +109,8 @@ def agreement_table(pairs: Sequence[Compared], adjusted: np.ndarray) -> Table:
         "level": ([pair.level for pair in pairs], "key", "finest places that both know"),
         "places": ([len(pair.places) for pair in pairs], "measure", "how many were compared"),
         "correlation": ([pair.correlation for pair in pairs], "measure", "Spearman's, of intensities"),
-        "chance": ([float(np.mean(pair.null)) for pair in pairs], "measure", "its mean with one dealt out anew"),
-        "p": ([pair.p for pair in pairs], "measure", "share of dealt-out ones that agree as well, with the real one"),
+        "chance": ([float(np.mean(pair.null)) for pair in pairs], "measure", "its mean with one permuted"),
+        "p": ([pair.p for pair in pairs], "measure", "share of permuted ones that agree as well, with the real one"),
         "adjusted_p": (adjusted, "measure", "after correction for all pairs (Benjamini and Hochberg)"),
         "beyond_movement": ([pair.beyond_movement for pair in pairs], "measure", "correlation given movement"),
     })  # fmt: skip

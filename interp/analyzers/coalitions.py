@@ -1,4 +1,4 @@
-"""``Coalitions``: does a sum of scores foretell what a random half of all units does?
+"""``Coalitions``: does a sum of scores predict what a random half of all units does?
 
 Half of the units, drawn at random, get their base contributions inside the tuned model, and the metric is measured
 exactly; the sum of their scores is what the method said would be lost. Single units mislead where a behaviour
@@ -12,12 +12,9 @@ import numpy as np
 import torch
 from scipy.stats import linregress
 
-from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.claims import Claim
+from interp.claims import Claim, Draws, conclude, correlation, statistic
 from interp.errors import OptionError
-from interp.maths.bootstrap import clustered_bootstrap
-from interp.maths.statistics import permutation_p
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors
@@ -25,7 +22,7 @@ from interp.trials.located import scores_of, spearman, unit_of
 from interp.trials.numbers import Numbers
 from interp.trials.rows import some
 
-AGREEMENT, ALPHA = 0.5, 0.05
+AGREEMENT = 0.5
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Coalitions(Analyzer):
     """
 
     name: ClassVar[str] = "coalitions"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None
@@ -78,10 +75,9 @@ class Coalitions(Analyzer):
         # correlated with anything, rounding error would look like an effect
         exact[np.abs(exact) <= noise] = 0.0
         predicted = inside @ scores.ravel()
-        null = np.array([_agree(inside @ _shuffled(scores, generator), exact) for _ in range(self.permutations)])
-        made = _claim(study, predicted, exact, null)
+        null = np.array([correlation(inside @ _shuffled(scores, generator), exact) for _ in range(self.permutations)])
         slope = linregress(predicted, exact).slope if np.ptp(predicted) else float("nan")
-        return table(
+        run = table(
             self.name,
             {
                 "coalition": (np.arange(len(exact)), "key", "number of the half"),
@@ -90,13 +86,10 @@ class Coalitions(Analyzer):
                 "predicted": (predicted, "measure", "sum of their scores"),
                 "exact": (exact, "measure", f"fall of the {study.metric.words.number}", study.metric.words.unit),
                 "predicted_standard": (_standard(predicted), "measure", "predicted, in standard deviations"),
-                "product": (_standard(predicted) * _standard(exact), "measure", "of both in standard deviations"),
             },
             provenance=study.provenance(self),
             summary={
-                "sentence": made.sentence,
-                "shown": made.shown,
-                "pearson": made.value,
+                "pearson": correlation(predicted, exact),
                 "spearman": spearman(predicted, exact),
                 "slope": float(slope),
                 "method": self.located.summary["method"],
@@ -108,9 +101,9 @@ class Coalitions(Analyzer):
                     "draw": (np.arange(len(null)), "key", "number of the reordering"),
                     "pearson": (null, "measure", "agreement of scores reordered within layers"),
                 }),
-                "claims": claims.to_table([made]),
             },
         )  # fmt: skip
+        return conclude(run, [CLAIM])
 
 
 def _standard(values: np.ndarray) -> np.ndarray:
@@ -118,41 +111,22 @@ def _standard(values: np.ndarray) -> np.ndarray:
     return (values - values.mean()) / values.std() if np.ptp(values) else np.zeros_like(values)
 
 
-def _agree(predicted: np.ndarray, exact: np.ndarray) -> float:
-    return float((_standard(predicted) * _standard(exact)).mean())
-
-
 def _shuffled(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return generator.permuted(scores, axis=1).ravel()
 
 
-def _claim(study: Study, predicted: np.ndarray, exact: np.ndarray, null: np.ndarray) -> Claim:
-    value = _agree(predicted, exact)
-    pairs = np.arange(len(exact)) // 2
-    low, high = _interval(predicted, exact, pairs, study.seed)
-    p, ceiling = permutation_p(value, null), float(np.quantile(null, 0.975))
-    shown = bool(value >= AGREEMENT and p <= ALPHA and low > max(0.0, ceiling))
-    return Claim(
-        "coalitions",
-        f"Sums of scores {'foretell' if shown else 'do not foretell well enough'} what random halves of all units do: "
-        f"correlation {value:.2f} over {len(exact)} halves (scores reordered within layers: {null.mean():.2f}, at most "
-        f"{null.max():.2f}).",
-        value, low, high, f"{len(null)} reorderings of the scores within layers", null.mean(),
-        float(np.quantile(null, 0.025)), ceiling, p, AGREEMENT, "at least", shown,
-        {"table": "", "statistic": "mean", "column": "product", "cluster": "draw",
-         "beyond": [0.0, "control_high"],
-         "p": {"null": {"table": "permuted", "column": "pearson", "where": {}},
-               "observed": {"table": "", "statistic": "mean", "column": "product"}}},
-    )  # fmt: skip
-
-
-def _interval(predicted: np.ndarray, exact: np.ndarray, pairs: np.ndarray, seed: int) -> tuple[float, float]:
-    """Of Pearson's correlation, over draws; a half and its complement are one."""
-    rows = np.arange(len(exact), dtype=np.float64)
-
-    def agreement(drawn: np.ndarray) -> float:
-        index = drawn.astype(int)
-        return _agree(predicted[index], exact[index])
-
-    _, low, high = clustered_bootstrap(rows, pairs, statistic=agreement, draws=1000, seed=seed)
-    return low, high
+_SENTENCE = (
+    "what random halves of all units do: correlation {value:.2f} over {count:d} halves (scores reordered within "
+    "layers: {control:.2f}, at most {control_max:.2f})."
+)
+CLAIM = Claim(
+    name="coalitions",
+    estimate=statistic("correlation", "predicted", by="exact", cluster="draw"),
+    at_least=AGREEMENT,
+    beyond=[0.0, "control"],
+    null=Draws("permuted", "pearson"),
+    control="reorderings of the scores within layers",
+    text=f"Sums of scores predict {_SENTENCE}",
+    otherwise=f"Sums of scores do not predict well enough {_SENTENCE}",
+    also={"count": statistic("count", "coalition")},
+)

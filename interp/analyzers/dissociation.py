@@ -1,8 +1,8 @@
 """``Dissociation``: do two sets carry two behaviours, each its own and not the other's?
 
 Each behaviour's set is given its base contributions inside the tuned model, and both behaviours are looked at: a double
-dissociation (Teuber 1955) is shown where each set returns the base's answers to its own prompts and leaves the tuned
-model's on the other's. Random sets of equal size stand beside all four cells.
+dissociation (Teuber 1955) is supported where each set returns the base's answers to its own prompts and leaves the
+tuned model's on the other's. Random sets of equal size are measured in all four cells.
 """
 
 from dataclasses import dataclass, field
@@ -10,12 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.claims import Claim
+from interp.claims import Claim, Draws, conclude, evaluate, mean, statistic
 from interp.controls import matched_sets
 from interp.errors import OptionError
-from interp.maths.statistics import clustered_share, permutation_p
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors, Judged, contribution_norms, judge
@@ -23,7 +21,7 @@ from interp.trials.dose import Doses
 from interp.trials.located import jaccard, selected_of, unit_of
 from interp.trials.rows import some
 
-OWN, OTHER, BOUND, ALPHA = 0.5, 0.1, 0.25, 0.05
+OWN, OTHER, BOUND = 0.5, 0.1, 0.25
 NAMES = ("first", "second")
 NAN = float("nan")
 
@@ -37,7 +35,7 @@ class Dissociation(Analyzer):
     """
 
     name: ClassVar[str] = "dissociation"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     first: Table | None = field(default=None, metadata={"from_parent": True})
     second: Table | None = None
@@ -86,26 +84,26 @@ class Dissociation(Analyzer):
                     cells[name, behaviour] = judge(asked, f"ablate-{name}", "positive", receiver)
         random = self._random(studies, sets, donors, changed)
         answers = _answers(studies, own, cells, changed)
-        told = len(cells) == 4 and all(rows.any() for rows in changed.values())
-        made = _claims(studies, sets, cells, changed, random) if told else []
-        shown = bool(made) and all(claim.shown for claim in made)
-        told = "No double dissociation was shown: a set is empty, or a behaviour is alike in both models."
-        if made:
-            start = "Double dissociation shown: " if shown else "No double dissociation was shown. "
-            told = start + " ".join(claim.sentence for claim in made) + claims.not_shown(made, self.controls)
-        return table(
+        measured = len(cells) == 4 and all(rows.any() for rows in changed.values())
+        made = _claims(sets, random) if measured else []
+        run = table(
             self.name,
             _rows(sets, cells, own, changed, random),
             provenance=study.provenance(self),
             summary={
-                "sentence": told,
-                "shown": shown,
                 "jaccard": jaccard(*sets.values()),
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
-            tables={"answers": answers, "random": random, "claims": claims.to_table(made)},
-        )  # fmt: skip
+            tables={"answers": answers, "random": random},
+        )
+        supported = bool(made) and all(one.supported for one in evaluate(made, run))
+        lead = "The two sets carry the two behaviours, each its own and not the other's: a double dissociation."
+        if not supported:
+            lead = "A double dissociation is not supported."
+        if not measured:
+            lead = "Nothing can be dissociated: a set is empty, or a behaviour is alike in both models."
+        return conclude(run, made, lead=lead, supported=supported)
 
     def _random(self, studies: dict[str, Study], sets: dict, donors: Donors, changed: dict) -> Table:
         """What matched random sets do in all four cells."""
@@ -198,48 +196,42 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
             "shown": (joined(lambda _, judged: judged.shown), "flag", "the answer shows the behaviour"),
             "equal_base": (joined(lambda _, judged: judged.equal_base), "flag", "the base's answer, token for token"),
             "equal_tuned": (joined(lambda _, judged: judged.equal_tuned), "flag", "the tuned model's, token for token"),
+            "differs": (joined(lambda _, judged: ~judged.equal_tuned), "flag", "not the fine-tuned model's answer"),
         },
     )
 
 
-def _claims(studies: dict, sets: dict, cells: dict, changed: dict, random: Table) -> list[Claim]:
+def _claims(sets: dict, random: Table) -> list[Claim]:
     made = []
-    for name in NAMES:
-        other = next(b for b in NAMES if b != name)
-        null = random["effect"][(random["set"] == name) & (random["behaviour"] == name)]
-        made.append(_cell(studies, sets, cells, changed, null, name, name, own=True))
-        null = random["effect"][(random["set"] == name) & (random["behaviour"] == other)]
-        made.append(_cell(studies, sets, cells, changed, null, name, other, own=False))
+    for name, other in (NAMES, NAMES[::-1]):
+        made += [_own(name, len(sets[name])), _other(name, other, random)]
     return made
 
 
-def _cell(studies, sets, cells, changed, null, name: str, behaviour: str, own: bool) -> Claim:
-    rows = changed[behaviour]
-    values = cells[name, behaviour].equal_base[rows] if own else ~cells[name, behaviour].equal_tuned[rows]
-    clusters = np.array(studies[behaviour].prompts("positive").clusters)[rows]
-    value, low, high = clustered_share(values, clusters, seed=studies[behaviour].seed)
-    center, floor, ceiling = (
-        (null.mean(), *(float(x) for x in np.quantile(null, [0.025, 0.975]))) if len(null) else (NAN, NAN, NAN)
-    )
-    where = {"set": name, "behaviour": behaviour, "changed": True}
-    common = {"table": "answers", "statistic": "mean", "cluster": "cluster", "where": where}
-    if own:
-        p = permutation_p(value, null) if len(null) else NAN
-        return Claim(
-            f"{name}-own",
-            f"The {name} set ({len(sets[name])} units) returns {value:.1%} of the base's answers to its own behaviour "
-            f"({len(null)} matched random sets: at most {max(null, default=NAN):.1%}).",
-            value, low, high, f"{len(null)} matched random sets", center, floor, ceiling, p, OWN, "at least",
-            bool(value >= OWN and p <= ALPHA and low > ceiling),
-            common | {"column": "equal_base", "beyond": ["control_high"],
-                      "p": {"null": {"table": "random", "column": "effect",
-                                     "where": {"set": name, "behaviour": behaviour}},
-                            "observed": common | {"column": "equal_base"}}},
-        )  # fmt: skip
+def _own(name: str, size: int) -> Claim:
+    where = {"set": name, "behaviour": name}
     return Claim(
-        f"{name}-other",
-        f"The {name} set changes {value:.1%} of the tuned answers to the other behaviour (at most {high:.1%}).",
-        value, low, high, f"{len(null)} matched random sets, answers that became the base's", center, floor, ceiling,
-        NAN, OTHER, "at most", bool(value <= OTHER and high <= BOUND),
-        common | {"column": "changed", "minus": {"column": "equal_tuned"}, "beyond": [BOUND]},
-    )  # fmt: skip
+        name=f"{name}-own",
+        estimate=mean("equal_base", table="answers", where=where | {"changed": True}),
+        at_least=OWN,
+        beyond=["control"],
+        null=Draws("random", "effect", where),
+        control="matched random sets",
+        text=f"The {name} set ({size} units) returns {{value:.1%}} of the base's answers to its own behaviour "
+        "({draws:d} matched random sets: at most {control_max:.1%}).",
+    )
+
+
+def _other(name: str, other: str, random: Table) -> Claim:
+    where = {"set": name, "behaviour": other}
+    drawn = bool(((random["set"] == name) & (random["behaviour"] == other)).any())
+    return Claim(
+        name=f"{name}-other",
+        estimate=mean("differs", table="answers", where=where | {"changed": True}),
+        at_most=OTHER,
+        beyond=[BOUND],
+        reference=statistic("mean", "effect", table="random", where=where) if drawn else None,
+        control="matched random sets, answers that became the base's" if drawn else "",
+        text=f"The {name} set changes {{value:.1%}} of the fine-tuned model's answers to the other behaviour (at most "
+        "{high:.1%}).",
+    )

@@ -10,12 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.claims import Claim
+from interp.claims import Claim, Draws, conclude, mean
 from interp.controls import matched_sets
 from interp.errors import OptionError
-from interp.maths.statistics import clustered_rise, permutation_p
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.ablated import Ablated
@@ -25,7 +23,7 @@ from interp.trials.located import Pair, ranking_of, scores_of, unit_of
 from interp.trials.numbers import Numbers
 from interp.trials.rows import changed, some
 
-EFFECT, ALPHA = 0.25, 0.05
+EFFECT = 0.25
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,13 @@ class Redundancy(Analyzer):
     """Locate ``rounds`` times, each time with everything located before at its base contributions.
 
     ``locate``: the locating analyzer; every round takes as many units as its first selected. Each round's set is
-    measured alone and together with those before it, beside ``controls`` sets of the located and random ones matched to
-    the rest, on ``control_prompts`` prompts of the half that did not locate. Needs a base. Returns a table of kind
+    measured alone and together with those before it, next to ``controls`` sets of the located and random ones matched
+    to the rest, on ``control_prompts`` prompts of the half that did not locate. Needs a base. Returns a table of kind
     ``redundancy``, one row per round.
     """
 
     name: ClassVar[str] = "redundancy"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     locate: Analyzer
     parent: str | None = None
@@ -66,16 +64,17 @@ class Redundancy(Analyzer):
             sets.append([pair for pair in ranking_of(again) if pair not in set(taken)][:size])
             scores.append(scores_of(again))
         rows, null, hits = self._measure(measuring, donors, sets, scores, original)
-        made = [_claim(measuring, rows, null, hits, size)] if len(rows) > 1 else []
-        sentence = made[0].sentence if made else "Nothing was located, or both models answer every prompt alike."
-        return table(
+        made = [_claim(rows, size)] if len(rows) > 1 else []
+        lead = "" if made else "Nothing was located, or both models answer every prompt alike."
+        count, first_hits = int((hits["round"] == 1).sum()), int(hits["together"][hits["round"] == 1].sum())
+        # as a difference of counts: shares differ in their last bits, and ties with the null count
+        gains = [(round(effect * count) - first_hits) / count for _, _, effect in null]
+        run = table(
             self.name,
             {name: (np.array([row[name] for row in rows], dtype), *described)
              for name, (dtype, *described) in _COLUMNS.items()},
             provenance=study.provenance(self),
             summary={
-                "sentence": sentence,
-                "shown": bool(made and made[0].shown),
                 "rounds": len(sets),
                 "k": size,
                 "positive": len(study.contrast.positive),
@@ -88,11 +87,12 @@ class Redundancy(Analyzer):
                     "draw": (np.array([d for _, d, _ in null], np.int64), "key", "number of the random set"),
                     "effect": (np.array([e for _, _, e in null], np.float64), "measure",
                                "share of prompts given the base's answer"),
+                    "gain": (np.array(gains, np.float64), "measure", "the same less that of the first set alone"),
                 }),
                 "answers": hits,
-                "claims": claims.to_table(made),
             },
         )  # fmt: skip
+        return conclude(run, made, lead=lead)
 
     def locate_again(self, study: Study, donors: Donors, taken: list[Pair]) -> Table:
         """The locating analyzer on the tuned model with these units at their base contributions."""
@@ -184,31 +184,25 @@ def _units(sets: list[list[Pair]], scores: list[np.ndarray], unit: str) -> Table
     )
 
 
-def _claim(study: Study, rows: list[dict], null: list, hits: Table, size: int) -> Claim:
-    last, nan = len(rows), float("nan")
-    first, final = (hits["round"] == turn for turn in (1, last))
-    after, before = hits["together"][final], hits["together"][first]
-    value, low, high = clustered_rise(after, before, hits["cluster"][final], seed=study.seed)
-    effects = np.array([effect for turn, _, effect in null if turn == last])
-    # of the shares themselves: differences of equal shares can differ in their last bit
-    drawn, p = effects - before.mean(), permutation_p(after.mean(), effects)
-    center, floor, ceiling = (
-        (drawn.mean(), *(float(x) for x in np.quantile(drawn, [0.025, 0.975]))) if len(drawn) else (nan, nan, nan)
-    )
-    shown = bool(value >= EFFECT and p <= ALPHA and low > max(0.0, ceiling))
-    verdict = "Others carry it too" if shown else "That others carry it too was not shown"
-    # newcomers are backups; those that stood next from the start say that the first set was too small
+def _claim(rows: list[dict], size: int) -> Claim:
+    last, later = len(rows), sum(row["k"] for row in rows[1:])
+    # newcomers are backups; those that ranked next from the start say that the first set was too small
     next_in_line = np.average([row["foreseen"] for row in rows[1:]], weights=[row["k"] for row in rows[1:]])
+    both = {"table": "answers", "where": {"round": last}}
+    said = (
+        f"the first {size} units alone return {{alone:.1%}} of the base's answers, with the {later} located after "
+        "their ablation {together:.1%} ({value:+.1%}; with random ones instead at most {control_max:+.1%}); "
+        f"{rows[1]['left']:.0%} of the rise was left to locate, and {next_in_line:.0%} of the later ones ranked next "
+        "at first."
+    )
     return Claim(
-        "redundant",
-        f"{verdict}: the first {size} units alone return {before.mean():.1%} of the base's answers, with the "
-        f"{sum(row['k'] for row in rows[1:])} located after their ablation {after.mean():.1%} ({value:+.1%}; with "
-        f"random ones instead at most {max(drawn, default=nan):+.1%}); {rows[1]['left']:.0%} of the rise was left to "
-        f"locate, and {next_in_line:.0%} of the later ones stood next in the first ranking.",
-        value, low, high, f"{len(drawn)} times the first set with matched random ones", center, floor, ceiling, p,
-        EFFECT, "at least", shown,
-        {"table": "answers", "statistic": "mean", "column": "together", "cluster": "cluster", "where": {"round": last},
-         "minus": {"where": {"round": 1}}, "beyond": [0.0, "control_high"],
-         "p": {"null": {"table": "random", "column": "effect", "where": {"round": last}},
-               "observed": {"table": "answers", "statistic": "mean", "column": "together", "where": {"round": last}}}},
-    )  # fmt: skip
+        name="redundant",
+        estimate=mean("together", pair="prompt_id", minus={"where": {"round": 1}}, **both),
+        at_least=EFFECT,
+        beyond=[0.0, "control"],
+        null=Draws("random", "gain", {"round": last}),
+        control="the first set with matched random ones",
+        text=f"Others carry it too: {said}",
+        otherwise=f"That others carry it too is not supported: {said}",
+        also={"together": mean("together", **both), "alone": mean("together", table="answers", where={"round": 1})},
+    )

@@ -17,14 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import claims
 from interp.analyzers.base import Analyzer
 from interp.capture import capture, make_batch
-from interp.claims import Claim
+from interp.claims import Claim, conclude, mean
 from interp.edit import Add, Intervention, Project
 from interp.errors import OptionError
 from interp.maths.host import to_host
-from interp.maths.statistics import clustered_rise, clustered_share
 from interp.models.model import Model
 from interp.prompts import DECISION
 from interp.sites import Site
@@ -49,7 +47,7 @@ class RefusalDirection(Analyzer):
     """
 
     name: ClassVar[str] = "refusal-direction"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None
@@ -64,7 +62,7 @@ class RefusalDirection(Analyzer):
     def __call__(self, study: Study) -> Table:
         """Choose the direction on one half; measure both kinds of intervention on the other."""
         if self.located is None:
-            raise OptionError("a baseline needs a locating run to stand beside")
+            raise OptionError("a baseline needs a locating run to compare with")
         if not study.metric.applies("negative"):
             raise OptionError("the direction is of a behaviour that both classes can show; a task has no such")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
@@ -84,9 +82,9 @@ class RefusalDirection(Analyzer):
         own = judge(measuring, "tuned", "positive", Receiver("tuned"))
         rows = [_row(measuring, own, *arm) for arm in study.progress(arms, "direction and units")]
         answers = _answers(measuring, own, rows)
-        made = [_claim(measuring, own, rows, size, column) for column in _SAID if size and own.shown.any()]
+        made = [_claim(rows, size, column) for column in _SAID if size and own.shown.any()]
         made = made if study.pair.base is not None else made[:1]
-        met = "" if best.met else " No candidate met the criteria: the one that lowers the metric most was taken."
+        met = "" if best.met else "No candidate met the criteria: the one that lowers the metric most was taken."
         most = max(rows[: len(self.shares)], key=lambda row: row["dose"])
         lost = "the tuned model showed nothing that could be lost"
         if own.shown.any():
@@ -95,13 +93,11 @@ class RefusalDirection(Analyzer):
             f"The direction before block {best.layer} at token {best.position}, {most['dose']:.0%} of it taken away: "
             f"{lost}, at a KL of {most['kl'].mean():.2g} nats per token."
         )
-        return table(
+        run = table(
             self.name,
             _columns(rows),
             provenance=study.provenance(self),
             summary={
-                "sentence": f"{told}{met} " + (" ".join(c.sentence for c in made) or "No unit stands beside it."),
-                "shown": bool(made) and all(claim.shown for claim in made),
                 "layer": best.layer,
                 "position": best.position,
                 "met": best.met,
@@ -111,10 +107,10 @@ class RefusalDirection(Analyzer):
             tables={
                 "candidates": _told(candidates),
                 "answers": answers,
-                "claims": claims.to_table(made),
             },
             arrays={"direction": to_host(best.direction.double())},
         )
+        return conclude(run, made, lead=told, limits=[met] if met else [])
 
 
 @dataclass
@@ -269,32 +265,34 @@ def _told(candidates: list[_Candidate]) -> Table:
 
 
 _SAID = {
-    "lost": "lose {0:.1%} of what the tuned model showed",
-    "equal_base": "return the base's answer to {0:.1%} of the prompts where it showed it",
+    "lost": "lose {units:.1%} of what the tuned model showed",
+    "equal_base": "return the base's answer to {units:.1%} of the prompts where it showed it",
 }
 
 
-def _claim(study: Study, own, rows: list[dict], size: int, column: str) -> Claim:
+def _claim(rows: list[dict], size: int, column: str) -> Claim:
     """At a KL no larger than that of the located set: does it do more than the direction?"""
     units = next(row for row in rows if row["kind"] == "units" and row["dose"] == size)
     most = units["kl"].mean()
     within = [row for row in rows if row["kind"] == "direction" and row["kl"].mean() <= most]
     best = max(within, key=lambda row: (row[column].mean(), row["dose"])) if within else None
-    mine = units[column].astype(np.float64)
-    other = np.zeros(len(mine)) if best is None else best[column].astype(np.float64)
-    share = 0.0 if best is None else best["dose"]
-    clusters = np.array(study.prompts("positive").clusters)[own.shown]
-    beside = clustered_share(other.astype(bool), clusters, seed=study.seed)
-    value, low, high = clustered_rise(mine.astype(bool), other.astype(bool), clusters, seed=study.seed)
-    recipe = {"table": "answers", "statistic": "mean", "column": column, "cluster": "cluster",
-              "where": {"kind": "units", "dose": float(size)}}  # fmt: skip
-    if best is not None:
-        recipe["minus"] = {"where": {"kind": "direction", "dose": float(share)}}
-    return Claim(
+    own = {"table": "answers", "where": {"kind": "units", "dose": float(size)}}
+    name, start = (
         f"beats-direction-{column.replace('_', '-')}",
-        f"At a KL of at most {most:.2g} nats per token, {size} units {_SAID[column].format(mine.mean())}, "
-        "the direction "
-        + (f"{beside[0]:.1%} (with {share:.0%} of it)." if best else "has no share as gentle: nothing was compared."),
-        value, low, high, f"the direction at equal or smaller KL ({share:.0%} of it)", *beside, NAN, 0,
-        "at least", bool(best and low > 0), recipe,
-    )  # fmt: skip
+        f"At a KL of at most {most:.2g} nats per token, {size} units",
+    )
+    if best is None:
+        text = f"{start} {_SAID[column]}; no share of the direction is as gentle."
+        return Claim(
+            name=name, estimate=mean(column, **own), at_least=0.0, text=text, also={"units": mean(column, **own)}
+        )
+    other = {"where": {"kind": "direction", "dose": float(best["dose"])}}
+    return Claim(
+        name=name,
+        estimate=mean(column, pair="prompt_id", minus=other, **own),
+        at_least=0.0,
+        reference=mean(column, table="answers", **other),
+        control=f"the direction at equal or smaller KL ({best['dose']:.0%} of it)",
+        text=f"{start} {_SAID[column]}, the direction {{control:.1%}} (with {best['dose']:.0%} of it).",
+        also={"units": mean(column, **own)},
+    )

@@ -1,7 +1,7 @@
 """``Stability``: is the same set located again on other prompts?
 
 The locating analyzer runs on pairs of disjoint halves of the clusters and, where prompts name templates, on each
-template alone. Sets are compared by the Jaccard index, beside that of random sets with the same counts in every layer;
+template alone. Sets are compared by the Jaccard index, next to that of random sets with the same counts in every layer;
 what a template's own set does is measured on the prompts of the others.
 """
 
@@ -11,12 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.claims import Claim
+from interp.claims import Claim, Draws, conclude, literal, statistic
 from interp.controls import matched_sets
 from interp.errors import OptionError
-from interp.maths.statistics import permutation_p
 from interp.prompts import Contrast, PromptSet
 from interp.study import Study
 from interp.table import Table, table
@@ -25,8 +23,7 @@ from interp.trials.dose import Doses
 from interp.trials.located import chance_jaccards, jaccard, scores_of, selected_of, spearman, unit_of
 from interp.trials.rows import changed, some
 
-AGREEMENT, EFFECT, ALPHA = 1 / 3, 0.5, 0.05  # two sets of one size that share half of their members: Jaccard 1/3
-NAN = float("nan")
+AGREEMENT, EFFECT = 1 / 3, 0.5  # two sets of one size that share half of their members: Jaccard 1/3
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Stability(Analyzer):
     """
 
     name: ClassVar[str] = "stability"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     locate: Analyzer
     parent: str | None = None
@@ -75,20 +72,18 @@ class Stability(Analyzer):
             if drawn:
                 chances[basis] = np.mean(drawn, axis=0)
         elsewhere = self._elsewhere(study, found["templates"])
-        made = [_agreement(basis, rows, chance) for basis, chance in chances.items()]
+        made = [_agreement(basis) for basis in chances]
         if elsewhere is not None and len(elsewhere):
             made.append(_everywhere(elsewhere))
-        parts = {"units": _units(found["halves"]), "claims": claims.to_table(made), "chance": _chance(chances)}
+        parts = {"units": _units(found["halves"]), "chance": _chance(chances)}
         if elsewhere is not None:
             parts["elsewhere"] = elsewhere
         halves = np.array([row["jaccard"] for row in rows if row["basis"] == "halves"])
-        return table(
+        run = table(
             self.name,
             {name: ([row[name] for row in rows], *described) for name, described in _COLUMNS.items()},
             provenance=study.provenance(self),
             summary={
-                "sentence": " ".join(claim.sentence for claim in made),
-                "shown": all(claim.shown for claim in made),
                 "jaccard": float(halves.mean()),
                 "resamples": self.resamples,
                 "templates": [name for name, _ in found["templates"]],
@@ -97,6 +92,7 @@ class Stability(Analyzer):
             },
             tables=parts,
         )
+        return conclude(run, made)
 
     def _templates(self, study: Study) -> dict[str, Contrast]:
         """The contrast of each template; empty unless two of them have enough prompts of both classes."""
@@ -184,51 +180,38 @@ _COLUMNS = {
 }
 
 
-def _agreement(basis: str, rows: list[dict], chance: np.ndarray) -> Claim:
-    values = np.array([row["jaccard"] for row in rows if row["basis"] == basis])
+def _agreement(basis: str) -> Claim:
     what = "disjoint halves of the prompts" if basis == "halves" else "one template each"
-    p = permutation_p(values.mean(), chance)
-    ceiling = float(np.quantile(chance, 0.975))
+    where = {"basis": basis}
     return Claim(
-        basis,
-        f"Sets located on {what} have a mean Jaccard index of {values.mean():.2f} ({values.min():.2f} to "
-        f"{values.max():.2f} over {len(values)} comparisons; random sets {chance.mean():.2f}, at most "
-        f"{chance.max():.2f}).",
-        values.mean(), values.min(), values.max(),
-        f"{len(chance)} random pairs of sets with the same counts in every layer",
-        chance.mean(), float(np.quantile(chance, 0.025)), ceiling, p, AGREEMENT, "at least",
-        bool(values.mean() >= AGREEMENT and p <= ALPHA),
-        {"table": "", "statistic": "mean", "column": "jaccard", "where": {"basis": basis}, "beyond": [],
-         "p": {"null": {"table": "chance", "column": "jaccard", "where": {"basis": basis}},
-               "observed": {"table": "", "statistic": "mean", "column": "jaccard", "where": {"basis": basis}}}},
-    )  # fmt: skip
+        name=basis,
+        estimate=statistic("mean", "jaccard", where=where, spread="range"),
+        at_least=AGREEMENT,
+        null=Draws("chance", "jaccard", where),
+        control="random pairs of sets with the same counts in every layer",
+        text=f"Sets located on {what} have a mean Jaccard index of {{value:.2f}} ({{low:.2f}} to {{high:.2f}} over "
+        "{count:d} comparisons; random sets {control:.2f}, at most {control_max:.2f}).",
+        also={"count": statistic("count", "jaccard", where=where)},
+    )
 
 
 def _everywhere(elsewhere: Table) -> Claim:
     located = elsewhere["draw"] == 0
-    effects, null = elsewhere["effect"][located], elsewhere["effect"][~located]
-    weakest = elsewhere["template"][located][int(effects.argmin())]
-    ceiling = float(np.quantile(null, 0.975)) if len(null) else NAN
-    # every template's set against the random sets of its own; NaN, not the others' p, where one has none
-    p = np.max([
-        permutation_p(
-            elsewhere["effect"][located & (elsewhere["template"] == name)][0],
-            elsewhere["effect"][~located & (elsewhere["template"] == name)],
-        )
-        for name in np.unique(elsewhere["template"])
-    ])  # fmt: skip
+    weakest = elsewhere["template"][located][int(elsewhere["effect"][located].argmin())]
+    where = {"table": "elsewhere", "where": {"draw": 0}}
+    draws = sorted({*elsewhere["draw"].tolist()} - {0})
     return Claim(
-        "elsewhere",
-        f"Located on one template, a set returns {effects.min():.1%} (of {weakest}) to {effects.max():.1%} of the "
-        f"base's answers to the prompts of the others (random sets at most {null.max(initial=0):.1%}).",
-        effects.min(), effects.min(), effects.max(), "matched random sets of each template", null.mean() if len(null)
-        else NAN, float(np.quantile(null, 0.025)) if len(null) else NAN, ceiling, p, EFFECT, "at least",
-        bool(effects.min() >= EFFECT and p <= ALPHA),
-        {"table": "elsewhere", "statistic": "minimum", "column": "effect", "where": {"draw": 0}, "beyond": [],
-         "p": {"each": "template", "null": {"table": "elsewhere", "column": "effect",
-                                            "where": {"draw": sorted({int(d) for d in elsewhere["draw"]} - {0})}},
-               "observed": {"table": "elsewhere", "statistic": "mean", "column": "effect", "where": {"draw": 0}}}},
-    )  # fmt: skip
+        name="elsewhere",
+        estimate=statistic("minimum", "effect", spread="range", **where),
+        at_least=EFFECT,
+        # every template's set against the random sets of its own
+        null=Draws(
+            "elsewhere", "effect", {"draw": draws}, observed=statistic("mean", "effect", **where), each="template"
+        ),
+        control="matched random sets of each template",
+        text=f"Located on one template, a set returns {{value:.1%}} (of {literal(weakest)}) to {{high:.1%}} of the "
+        "base's answers to the prompts of the others (random sets at most {control_max:.1%}).",
+    )
 
 
 def _units(found: list[tuple[str, Table]]) -> Table:

@@ -8,19 +8,17 @@ does there, beside matched random sets, and how far the target's own locating ag
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.claims import Claim
+from interp.claims import Claim, Draws, conclude, evaluate, mean, statistic
 from interp.controls import matched_sets
 from interp.errors import OptionError, PairError
 from interp.maths.host import to_host
-from interp.maths.statistics import clustered_share, permutation_p
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Prompt
@@ -28,11 +26,10 @@ from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors, contribution_norms
 from interp.trials.dose import Doses
-from interp.trials.located import chance_jaccards, jaccard, scores_of, selected_of, spearman, unit_of
+from interp.trials.located import chance_jaccards, scores_of, selected_of, unit_of
 from interp.trials.rows import changed, some
 
-SAME, EFFECT, AGREEMENT, ALPHA = 0.5, 0.5, 1 / 3, 0.05
-NAN = float("nan")
+SAME, EFFECT, AGREEMENT = 0.5, 0.5, 1 / 3
 _SHUFFLED = 1024
 
 
@@ -46,7 +43,7 @@ class Transfer(Analyzer):
     """
 
     name: ClassVar[str] = "transfer"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     source: Pair | None = field(default=None, metadata={"from_parent": True})
@@ -75,17 +72,19 @@ class Transfer(Analyzer):
         if self.recomputed is not None and unit_of(self.recomputed) is not unit:
             raise OptionError(f"{unit.plural} are not {unit_of(self.recomputed).plural}; locate one kind in both pairs")
         if self.permutations < 1:
-            raise OptionError(f"{self.permutations} shuffles are no chance to stand beside; use at least 1")
+            raise OptionError(f"{self.permutations} shuffles are no null to compare with; use at least 1")
         _require_one_shape(self.source.tuned, target)
         donors = Donors.read(study, unit)
         cosines, shuffled = self._correspondence(study, donors)
-        made = [_same_units(cosines, shuffled, unit.plural)]
-        same, chosen = made[0].shown, selected_of(self.located)
+        made, layers = [_same_units(cosines, unit.plural)], _layers(cosines)
+        shuffles = _draws("transfer-shuffled", "cosine", shuffled, "as the lowest of a layer, units shuffled")
+        same = evaluate(made, replace(layers, tables={"layers": layers, "shuffled": shuffles}))[0].supported
+        chosen = selected_of(self.located)
         answers, null = _answers([], np.zeros(0)), np.zeros(0)
         if same and chosen and study.pair.base is not None:
             answers, null = self._reuse(study, donors, chosen)
             if len(answers):
-                made.append(_reused(study, answers, null, len(chosen), unit.name))
+                made.append(_reused(len(chosen), unit.name))
         chance, theirs = np.zeros(0), []
         if self.recomputed is not None:
             theirs = selected_of(self.recomputed)
@@ -104,35 +103,35 @@ class Transfer(Analyzer):
         if own is not None:
             columns["score_recomputed"] = (own.ravel(), "measure", "score in the target")
             columns["selected_recomputed"] = (_marked(score.shape, theirs), "flag", "selected in the target")
-        left = "" if len(answers) else " The set was not reused: it needs units, a base and answers that differ."
+        limits = []
         if not same:
-            left = f" The {unit.plural} do not correspond: the set was not reused."
-        return table(
+            limits.append(f"The {unit.plural} do not correspond: the set was not reused.")
+        elif not len(answers):
+            limits.append("The set was not reused: that needs units, a base and answers that differ.")
+        run = table(
             self.name,
             columns,
             provenance=study.provenance(self),
             summary={
-                "sentence": " ".join(claim.sentence for claim in made) + left + claims.not_shown(made, self.controls),
-                # that neurons correspond shows nothing of the set
-                "shown": bool(len(answers)) and all(claim.shown for claim in made),
                 "reused": bool(len(answers)),
                 "mean_cosine": float(cosines.mean()),
+                "limits": limits,
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
             tables={
-                "layers": table("transfer-layers", {
-                    "layer": (np.arange(len(cosines)), "key", "block"),
-                    "cosine": (cosines.mean(1), "measure", "mean cosine of its units"),
-                }),
-                "shuffled": _draws("transfer-shuffled", "cosine", shuffled, "as the lowest of a layer, units shuffled"),
+                "layers": layers,
+                "shuffled": shuffles,
                 "random": _draws("transfer-random", "effect", null, "share given the base's answer by a random set"),
                 "chance": _draws("transfer-chance", "jaccard", chance, "Jaccard index of random sets"),
                 "sets": _sets(chosen, theirs, unit.name),
                 "answers": answers,
-                "claims": claims.to_table(made),
             },
-        )  # fmt: skip
+        )
+        # that neurons correspond says nothing of the set: what it does there is what a reader asks first
+        made.sort(key=lambda claim: claim.name != "reused")
+        found = conclude(run, made)
+        return found if len(answers) else replace(found, summary={**found.summary, "supported": False})
 
     def _correspondence(self, study: Study, donors: Donors) -> tuple[np.ndarray, np.ndarray]:
         """Cosine of every unit's write weights in source and target ``[L, U]``; the lowest layer's mean if shuffled."""
@@ -164,24 +163,21 @@ class Transfer(Analyzer):
         return _answers([prompts[row] for row in rows], doses.hits(chosen)), null
 
     def _agreement(self, study: Study, width: int) -> tuple[Claim, np.ndarray]:
-        """How far the target's own set is the source's, beside random sets."""
+        """How far the target's own set is the source's, next to random sets; the claim and the random sets' indices."""
         mine, theirs = selected_of(self.located), selected_of(self.recomputed)
-        scores = [scores_of(located).ravel() for located in (self.located, self.recomputed)]
-        value, chance = jaccard(mine, theirs), chance_jaccards(mine, theirs, width, self.permutations, study.seed)
-        correlation = spearman(*scores)
-        p, ceiling = permutation_p(value, chance), float(np.quantile(chance, 0.975))
+        shared = len(set(mine) & set(theirs))
+        chance = chance_jaccards(mine, theirs, width, self.permutations, study.seed)
         made = Claim(
-            "recomputed",
-            f"Located anew in the target, {len(theirs)} units share {len(set(mine) & set(theirs))} with the source's "
-            f"{len(mine)}: Jaccard index {value:.2f} (random sets {chance.mean():.2f}, at most {chance.max():.2f}); "
-            f"rank correlation of all scores {correlation:.2f}.",
-            value, NAN, NAN, f"{len(chance)} random pairs of sets with the same counts in every layer", chance.mean(),
-            float(np.quantile(chance, 0.025)), ceiling, p, AGREEMENT, "at least",
-            bool(value >= AGREEMENT and p <= ALPHA),
-            {"table": "sets", "statistic": "mean", "column": "shared",
-             "p": {"null": {"table": "chance", "column": "jaccard", "where": {}},
-                   "observed": {"table": "sets", "statistic": "mean", "column": "shared"}}},
-        )  # fmt: skip
+            name="recomputed",
+            estimate=statistic("mean", "shared", table="sets"),
+            at_least=AGREEMENT,
+            null=Draws("chance", "jaccard"),
+            control="random pairs of sets with the same counts in every layer",
+            text=f"Located anew in the target, {len(theirs)} units share {shared} with the source's {len(mine)}: "
+            "Jaccard index {value:.2f} (random sets {control:.2f}, at most {control_max:.2f}); rank correlation of "
+            "all scores {ranks:.2f}.",
+            also={"ranks": statistic("rank-correlation", "score", by="score_recomputed")},
+        )
         return made, chance
 
 
@@ -202,41 +198,35 @@ def _directions(write: torch.Tensor, width: int) -> np.ndarray:
     return np.divide(columns, norms, out=np.zeros_like(columns), where=norms > 0)
 
 
-def _same_units(cosines: np.ndarray, shuffled: np.ndarray, plural: str) -> Claim:
+def _same_units(cosines: np.ndarray, plural: str) -> Claim:
     # in the layer where they are least alike: the mean of all would hide one that was permuted
-    means, ceiling = cosines.mean(1), float(np.quantile(shuffled, 0.975))
-    value = float(means.min())
-    shown = value >= SAME and value > ceiling
+    said = (
+        "write in like directions in source and target: mean cosine {value:.2f} in layer "
+        f"{cosines.mean(1).argmin()}, the lowest (shuffled within layers at most {{control_max:.2f}})."
+    )
     return Claim(
-        "correspondence",
-        f"The {plural} of equal index {'write' if shown else 'do not write'} in like directions in source and target: "
-        f"mean cosine {value:.2f} in layer {means.argmin()}, the lowest (shuffled within layers at most "
-        f"{shuffled.max():.2f}).",
-        value, value, means.max(),
-        f"{len(shuffled)} shuffles within layers", shuffled.mean(), float(np.quantile(shuffled, 0.025)), ceiling,
-        permutation_p(value, shuffled), SAME, "at least", shown,
-        {"table": "layers", "statistic": "minimum", "column": "cosine", "beyond": ["control_high"],
-         "p": {"at_most": 1.0, "null": {"table": "shuffled", "column": "cosine", "where": {}},
-               "observed": {"table": "layers", "statistic": "minimum", "column": "cosine"}}},
-    )  # fmt: skip
+        name="correspondence",
+        estimate=statistic("minimum", "cosine", table="layers", spread="range"),
+        at_least=SAME,
+        beyond=["control"],
+        null=Draws("shuffled", "cosine"),
+        control="shuffles within layers",
+        text=f"The {plural} of equal index {said}",
+        otherwise=f"The {plural} of equal index do not {said}",
+    )
 
 
-def _reused(study: Study, answers: Table, null: np.ndarray, size: int, unit: str) -> Claim:
-    value, low, high = clustered_share(answers["equal_base"], answers["cluster"], seed=study.seed)
-    center, floor, ceiling, p = NAN, NAN, NAN, NAN
-    if len(null):
-        center, (floor, ceiling) = float(null.mean()), (float(x) for x in np.quantile(null, [0.025, 0.975]))
-        p = permutation_p(value, null)
+def _reused(size: int, unit: str) -> Claim:
     return Claim(
-        "reused",
-        f"Given their base contributions in the target, the source's {size} {unit}s return {value:.1%} of the base's "
-        f"answers ({len(null)} matched random sets: at most {max(null, default=NAN):.1%}).",
-        value, low, high, f"{len(null)} matched random sets", center, floor, ceiling, p, EFFECT, "at least",
-        bool(value >= EFFECT and p <= ALPHA and low > ceiling),
-        {"table": "answers", "statistic": "mean", "column": "equal_base", "cluster": "cluster",
-         "beyond": ["control_high"], "p": {"null": {"table": "random", "column": "effect", "where": {}},
-               "observed": {"table": "answers", "statistic": "mean", "column": "equal_base"}}},
-    )  # fmt: skip
+        name="reused",
+        estimate=mean("equal_base", table="answers"),
+        at_least=EFFECT,
+        beyond=["control"],
+        null=Draws("random", "effect"),
+        control="matched random sets",
+        text=f"Given their base contributions in the target, the source's {size} {unit}s return {{value:.1%}} of the "
+        "base's answers ({draws:d} matched random sets: at most {control_max:.1%}).",
+    )
 
 
 def _answers(prompts: Sequence[Prompt], hits: np.ndarray) -> Table:
@@ -254,6 +244,13 @@ def _draws(kind: str, column: str, values: np.ndarray, meaning: str) -> Table:
     return table(
         kind, {"draw": (np.arange(len(values)), "key", "number of the draw"), column: (values, "measure", meaning)}
     )
+
+
+def _layers(cosines: np.ndarray) -> Table:
+    return table("transfer-layers", {
+        "layer": (np.arange(len(cosines)), "key", "block"),
+        "cosine": (cosines.mean(1), "measure", "mean cosine of its units"),
+    })  # fmt: skip
 
 
 def _marked(shape: tuple[int, ...], chosen: list) -> np.ndarray:

@@ -11,7 +11,7 @@ A claim names an estimate, what it has to reach, its null or control, and its se
 """
 
 from interp.claims.claim import ALPHA, Claim, Draws
-from interp.claims.estimates import Estimate, Measured, auc, mean, measure, statistic
+from interp.claims.estimates import Estimate, Measured, auc, correlation, mean, measure, statistic
 from interp.claims.finding import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOO_FEW, VERDICTS, Finding, evaluate
 from interp.claims.sentences import alike, literal
 from interp.claims.stored import (
@@ -28,6 +28,7 @@ from interp.claims.stored import (
 
 __all__ = [
     "ALPHA", "COLUMNS", "MEASURES", "NOT_SUPPORTED", "NOT_TESTED", "SUPPORTED", "TOO_FEW", "VERDICTS", "Claim", "Draws",
-    "Estimate", "Finding", "Measured", "alike", "auc", "check", "conclude", "evaluate", "finding_of", "from_table",
+    "Estimate", "Finding", "Measured", "alike", "auc", "check", "conclude", "correlation", "evaluate", "finding_of",
+    "from_table",
     "headline", "literal", "mean", "measure", "statistic", "to_table", "verdicts_sentence",
 ]  # fmt: skip
