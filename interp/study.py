@@ -212,10 +212,11 @@ class Study:
         hidden = self.quiet or not sys.stderr.isatty()
         return tqdm(items, desc=what, disable=hidden, leave=False, file=sys.stderr)
 
-    def provenance(self, analyzer: HasOptions) -> Provenance:
-        """What a result of this analyzer on this study is made from."""
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What of the study determines an analyzer's numbers, as JSON."""
         tuned = self.pair.tuned
-        inputs = {
+        return {
             **self.pair.digests,
             "prompts": self.contrast.digest,
             "metric": None if self.metric is None else self.metric.identity,
@@ -226,6 +227,10 @@ class Study:
             "stop_ids": list(self.stop_ids),
             "pad_id": self.pad_id,
         }
+
+    def provenance(self, analyzer: HasOptions) -> Provenance:
+        """What a result of this analyzer on this study is made from."""
+        tuned = self.pair.tuned
         context = {
             **self.pair.identity,
             **{group: self.prompts(group).source for group in self.classes},
@@ -237,7 +242,9 @@ class Study:
             "notes": list(self.pair.notes),
             "environment": environment(),
         }
-        return Provenance(analyzer.name, analyzer.version, plain(analyzer.options), analyzer.parent, inputs, context)
+        return Provenance(
+            analyzer.name, analyzer.version, plain(analyzer.options), analyzer.parent, self.inputs, context
+        )
 
 
 def study_of(

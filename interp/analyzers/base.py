@@ -3,13 +3,24 @@
 Where only weights are looked at, a ``WeightPair`` is the study.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
+from hashlib import sha256
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
+
+from interp.dictionaries import Dictionary
+from interp.errors import OptionError
+from interp.maths.host import to_host
 from interp.maths.memory import ran_out_of_memory
+from interp.models.pair import Pair
 from interp.models.weights import WeightPair
+from interp.prompts import Contrast, OneClass, PromptSet
+from interp.provenance import JSON, digest, file_digest
 from interp.study import Study
 from interp.table import Table
 
@@ -36,24 +47,63 @@ class Analyzer:
         """The options that determine the numbers: every field but ``parent`` and what the parent run determines.
 
         A field that is read from the parent run's table is marked ``field(metadata={"from_parent": True})``; without a
-        parent it was given by hand and counts.
+        parent it was given by hand and counts. Objects are told by their content: see ``fingerprint``.
         """
         inherited = getattr(self, "parent", None) is not None
-        own = [field for field in fields(self) if not (inherited and field.metadata.get("from_parent"))]
-        return {field.name: _said(getattr(self, field.name)) for field in own if field.name != "parent"}
+        own = [each for each in fields(self) if not (inherited and each.metadata.get("from_parent"))]
+        return {each.name: fingerprint(getattr(self, each.name), each.name) for each in own if each.name != "parent"}
 
     def __call__(self, study: Examined) -> Table:
         """Examine the study."""
         raise TypeError(f"{type(self).__name__} must define __call__")
 
 
-def _said(value: Any) -> Any:
-    """An option as provenance keeps it: an analyzer within another by name, version and options, a run by its key."""
-    if isinstance(value, Table):
-        return value.provenance and value.provenance.key
-    if not isinstance(value, Analyzer):
+def fingerprint(value: Any, name: str = "value") -> JSON:
+    """What provenance keeps of an option: values as they are, objects by what determines the numbers they give.
+
+    Models, prompts and dictionaries by their digests, runs by their keys, arrays and tensors by type, shape and bytes,
+    other analyzers and records by all their fields. Raises OptionError, naming the option, for what has no fingerprint:
+    an object that were left out would give two different results one key.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    return {"name": value.name, "version": value.version, "options": value.options, "parent": value.parent}
+    if isinstance(value, Analyzer):
+        return {"name": value.name, "version": value.version, "options": value.options, "parent": value.parent}
+    if isinstance(value, Table):
+        return value.provenance.key if value.provenance else _of_table(value, name)
+    if isinstance(value, (PromptSet, Contrast, OneClass, Dictionary)):
+        return value.digest
+    if isinstance(value, Pair):
+        return dict(value.digests)
+    if isinstance(value, Study):
+        return value.inputs
+    if isinstance(value, Mapping):
+        return {str(key): fingerprint(one, f"{name}.{key}") for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [fingerprint(one, f"{name}[{at}]") for at, one in enumerate(value)]
+    if isinstance(value, torch.Tensor):
+        value = to_host(value.view(torch.int16) if value.dtype == torch.bfloat16 else value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = np.asarray(value)
+        if value.dtype == object:
+            return [fingerprint(one, name) for one in value.tolist()]
+        return {"type": str(value.dtype), "shape": list(value.shape), "sha256": sha256(value.tobytes()).hexdigest()}
+    if isinstance(value, os.PathLike):
+        return file_digest(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {each.name: fingerprint(getattr(value, each.name), f"{name}.{each.name}") for each in fields(value)}
+        return {"type": type(value).__name__, **own}
+    raise OptionError(
+        f"{name} is a {type(value).__name__}, which has no fingerprint: its results could not be told apart"
+    )
+
+
+def _of_table(table: Table, name: str) -> JSON:
+    """A table that no store keeps, by its content."""
+    columns = {c.name: [c.role, c.unit, fingerprint(table[c.name], f"{name}.{c.name}")] for c in table.columns}
+    parts = {part: _of_table(one, f"{name}.{part}") for part, one in table.tables.items()}
+    arrays = {part: fingerprint(one, f"{name}.{part}") for part, one in table.arrays.items()}
+    return digest({"kind": table.kind, "columns": columns, "summary": table.summary, "tables": parts, "arrays": arrays})
 
 
 def _backing_off(examine: Callable[[Any, Examined], Table]) -> Callable[[Any, Examined], Table]:

@@ -49,17 +49,6 @@ class Dissociation(Analyzer):
         """The analyzer for two locating runs' tables and the second behaviour's study."""
         return cls(first=first, second=second, other=other, parent=first.provenance.key, **options)
 
-    @property
-    def options(self) -> dict:
-        """As of any analyzer, the second study by what determines it."""
-        other = self.other and {
-            "prompts": self.other.contrast.digest,
-            "metric": self.other.metric.identity,
-            "seed": self.other.seed,
-            "max_new_tokens": self.other.max_new_tokens,
-        }
-        return super().options | {"other": other}
-
     def __call__(self, study: Study) -> Table:
         """Measure all four cells, and the random sets beside them."""
         if self.first is None or self.second is None or self.other is None:

@@ -58,12 +58,6 @@ class Transfer(Analyzer):
         """The analyzer for a locating run's table and the pair it was made of."""
         return cls(located=located, source=source, parent=located.provenance.key, **options)
 
-    @property
-    def options(self) -> dict:
-        """As of any analyzer, a source given by hand by the digests of what was loaded."""
-        said = super().options
-        return said | ({"source": self.source and dict(self.source.digests)} if "source" in said else {})
-
     def __call__(self, study: Study) -> Table:
         """Compare weights, reuse the set, compare with what is located anew."""
         if self.located is None or self.source is None:

@@ -7,6 +7,7 @@ O, so that one of a single model is the autoencoder with the same weights. Impor
 from __future__ import annotations
 
 import math
+from hashlib import sha256
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from interp.dictionaries.active import Choose, Codes, Pattern, autoencode, decod
 from interp.dictionaries.config import BY_BATCH, SPARSE, DictionaryConfig
 from interp.dictionaries.straight_through import jump
 from interp.errors import OptionError
+from interp.maths.host import to_host
+from interp.provenance import digest
 
 
 class Reconstruction(NamedTuple):
@@ -104,6 +107,13 @@ class Dictionary(nn.Module):
     def importance(self) -> Float[Tensor, " F"] | None:
         """What values are ranked times: the decoder's norms (summed over models), None by value."""
         return self.decoder_norms.sum(1) if self.config.rank_by == "norm" else None
+
+    @property
+    def digest(self) -> str:
+        """Digest of the configuration and all numbers, whatever format they were read from."""
+        state = {name: to_host(value) for name, value in sorted(self.state_dict().items())}
+        told = {name: [str(value.dtype), sha256(value.tobytes()).hexdigest()] for name, value in state.items()}
+        return digest({"config": self.config.to_json(), "numbers": told})
 
     @property
     def decoder_norms(self) -> Float[Tensor, "F M"]:

@@ -42,17 +42,6 @@ class Compare(Analyzer):
     floor_prompts: int = 8
     parent: str | None = None
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """As of any analyzer, the sham by the digest of its weights."""
-        sham = None if self.sham is None else self.sham.digests["tuned"]
-        return {
-            "sham": sham,
-            "cka_tokens": self.cka_tokens,
-            "token_rows": self.token_rows,
-            "floor_prompts": self.floor_prompts,
-        }
-
     def require(self, study: Study) -> None:
         """Raise OptionError, PairError or UnsupportedModel for a study that cannot be compared so."""
         study.pair.require_base("a comparison")
