@@ -37,7 +37,7 @@ class Coalitions(Analyzer):
     """
 
     name: ClassVar[str] = "coalitions"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None
@@ -61,7 +61,7 @@ class Coalitions(Analyzer):
             )
         scores, unit = scores_of(self.located), unit_of(self.located)
         donors = Donors.read(study, unit)
-        rows = some(range(len(study.contrast.positive)), self.prompts, study.seed)
+        rows = some(study.contrast.positive, range(len(study.contrast.positive)), self.prompts, study.seed)
         numbers = Numbers(study, donors, rows)
         generator = np.random.default_rng(study.seed)
         inside = np.zeros((2 * self.draws, scores.size), dtype=bool)

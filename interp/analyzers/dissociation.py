@@ -37,7 +37,7 @@ class Dissociation(Analyzer):
     """
 
     name: ClassVar[str] = "dissociation"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     first: Table | None = field(default=None, metadata={"from_parent": True})
     second: Table | None = None
@@ -111,7 +111,8 @@ class Dissociation(Analyzer):
         """What matched random sets do in all four cells."""
         rows = []
         for behaviour, asked in studies.items():
-            rows_at = some(np.flatnonzero(changed[behaviour]).tolist(), self.control_prompts, asked.seed)
+            differ = np.flatnonzero(changed[behaviour]).tolist()
+            rows_at = some(asked.prompts("positive"), differ, self.control_prompts, asked.seed)
             if not rows_at:
                 continue
             mine = Donors(asked, donors.means, donors.write, donors.unit)

@@ -60,9 +60,7 @@ def command(
     second = common.of_task(other_task, other_positive, other_metric)
     spoken = common.read_markers()
     halves = [asked.contrasts(verify=True) for asked in (common, second)]
-    if shared := {*halves[0][0].positive.texts, *halves[0][1].positive.texts} & {
-        *halves[1][0].positive.texts, *halves[1][1].positive.texts
-    }:  # fmt: skip
+    if shared := {text for one in halves[0] for other in halves[1] for text in one.positive.shared(other.positive)}:
         raise OptionError(f"both behaviours have the prompt {min(shared)[:40]!r}; give two that share none")
     locate = LocateNeurons(method=method, top=top, unit=unit)
     has_base = common.base is not None or find(tuned).base_name is not None

@@ -78,7 +78,7 @@ def command(
     utility = None
     if subtract is not None:
         utility = Contrast(common.positives(subtract, "utility"), located_on.negative)
-        if shared := {*utility.positive.texts} & {*located_on.positive.texts}:
+        if shared := set(utility.positive.shared(located_on.positive)):
             raise OptionError(f"--subtract {subtract} shares prompts with those located on, {min(shared)[:40]!r}")
     locate = LocateNeurons(method=method, top=top, positions=positions, unit=unit)
     has_base = common.base is not None or find(tuned).base_name is not None

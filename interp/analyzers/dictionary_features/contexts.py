@@ -44,7 +44,8 @@ def contexts_table(
     for latent in latents:
         found = active[latent]
         generator = np.random.default_rng([study.seed, latent])
-        for level, places in sampled(found, reader.documents, count, generator).items():
+        once = reader.first[found.rows]  # a text that is repeated is one context
+        for level, places in sampled(Active(found.rows[once], found.values[once]), reader.documents, count, generator).items():
             for number, place in enumerate(places.tolist()):
                 document = int(reader.documents[place])
                 start, end = int(reader.starts[document]), int(reader.starts[document + 1])

@@ -136,7 +136,7 @@ class Graft(Analyzer):
 
     def _require_disjoint(self, study: Study) -> None:
         study.pair.require_base("grafting")
-        if shared := {*study.contrast.positive.texts} & {*self.held_out.texts}:
+        if shared := set(study.contrast.positive.shared(self.held_out)):
             raise OptionError(f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}")
 
     def _ranking(self, kind: str, study: Study, scope: Scope, located: Questions, count: int) -> Tensor:

@@ -63,7 +63,7 @@ class Stitch(Analyzer):
     """
 
     name: ClassVar[str] = "stitch"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     held_out: PromptSet | None = None
     others: tuple[Partner, ...] = ()
@@ -223,7 +223,7 @@ def _require_comparable(tunes: Sequence[Partner]) -> None:
                     f"{tune.pair.tuned.name} and {first.tuned.name} have another {part}; one stitched model needs one"
                 )
     for tune in tunes:
-        if shared := {*tune.located.texts} & {*tune.held_out.texts}:
+        if shared := set(tune.located.shared(tune.held_out)):
             raise OptionError(f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}")
 
 
