@@ -14,6 +14,7 @@ from interp import claims
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim
 from interp.controls import matched_sets
+from interp.display import as_sentence
 from interp.errors import OptionError
 from interp.maths.statistics import clustered_share, permutation_p
 from interp.study import Study
@@ -101,6 +102,7 @@ class Dissociation(Analyzer):
                 "sentence": told,
                 "shown": shown,
                 "jaccard": jaccard(*sets.values()),
+                "limits": [as_sentence(note) for note in self.other.notes],
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },

@@ -9,7 +9,6 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-
 Name = TypeVar("Name", bound=Hashable)
 
 

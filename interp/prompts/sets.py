@@ -21,6 +21,7 @@ class Prompt:
     Prompts of a task have an ``answer`` and, where the file gives one, a ``wrong_answer``; ``template`` names the form
     that a prompt's words were put into. ``split`` is what a file says it is kept for: ``locate`` or ``verify``.
     ``messages`` are the roles and words of a whole conversation, whose words together are then the text.
+    ``given_cluster`` is the name that its cluster had before another prompt tied it to one of another name.
     """
 
     id: int
@@ -32,11 +33,16 @@ class Prompt:
     template: str | None = None
     split: str | None = None
     messages: tuple[tuple[str, str], ...] | None = None
+    given_cluster: str | None = None
 
 
-def _renamed(prompts: tuple[Prompt, ...], clusters: Sequence[str]) -> tuple[Prompt, ...]:
-    rows = zip(prompts, clusters, strict=True)
-    return tuple(prompt if prompt.cluster == name else replace(prompt, cluster=name) for prompt, name in rows)
+def _tie(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """The prompts, in one cluster where they share a cluster (also as given), a text or a twin, or others tie them."""
+    given = [prompt.given_cluster or prompt.cluster for prompt in prompts]
+    keys = [text_key(prompt.text, prompt.messages) for prompt in prompts]
+    names = tied([prompt.cluster for prompt in prompts], given, keys, [prompt.twin for prompt in prompts])
+    rows = zip(prompts, given, names, strict=True)
+    return tuple(p if p.cluster == name else replace(p, cluster=name, given_cluster=own) for p, own, name in rows)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class PromptSet:
     clusters_given: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prompts", _renamed(self.prompts, tied(self.clusters, self.keys, self.twins)))
+        object.__setattr__(self, "prompts", _tie(self.prompts))
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -68,11 +74,6 @@ class PromptSet:
     def clusters(self) -> list[str]:
         """The prompts' clusters, in order."""
         return [prompt.cluster for prompt in self.prompts]
-
-    @property
-    def twins(self) -> list[str | None]:
-        """The names of the prompts' twins, in order."""
-        return [prompt.twin for prompt in self.prompts]
 
     @cached_property
     def keys(self) -> list[Hashable]:
@@ -185,10 +186,9 @@ class Contrast:
                 f"both classes hold the same prompts ({self.positive.source}, {self.negative.source}); "
                 "give two different files"
             )
-        twins, keys = self.positive.twins + self.negative.twins, self.positive.keys + self.negative.keys
-        names, count = tied(self.clusters, keys, twins), len(self.positive)
-        for name, part, own in (("positive", self.positive, names[:count]), ("negative", self.negative, names[count:])):
-            object.__setattr__(self, name, replace(part, prompts=_renamed(part.prompts, own)))
+        prompts, count = _tie((*self.positive, *self.negative)), len(self.positive)
+        object.__setattr__(self, "positive", replace(self.positive, prompts=prompts[:count]))
+        object.__setattr__(self, "negative", replace(self.negative, prompts=prompts[count:]))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -269,8 +269,10 @@ class Contrast:
         if any(prompt.twin is None for prompt in self.positive):
             return None
         # of several pairs of one name the first go together, the second, and so on
-        rows = {pair: row for row, pair in enumerate(zip(self.negative.twins, turns(self.negative.twins), strict=True))}
-        found = [rows.get(pair, -1) for pair in zip(self.positive.twins, turns(self.positive.twins), strict=True)]
+        names = [[prompt.twin for prompt in part] for part in (self.positive, self.negative)]
+        mine, theirs = (zip(part, turns(part), strict=True) for part in names)
+        rows = {pair: row for row, pair in enumerate(theirs)}
+        found = [rows.get(pair, -1) for pair in mine]
         return None if -1 in found else found
 
     def _keep(self, clusters: set[str]) -> "Contrast":

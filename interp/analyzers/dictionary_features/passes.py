@@ -36,8 +36,9 @@ class Asked(Protocol):
 class Reader:
     """The study's prompts as numbered tokens, and passes over the dictionary's codes of them.
 
-    Rows are numbered in file order, whatever the batches; ``first`` leaves out those of texts that came before. ``roles``: whose rows have codes of their own; a dictionary
-    of both models side by side, or of their difference, has one kind of row.
+    Rows are numbered in file order, whatever the batches; ``first`` is False for those of a text that came before.
+    ``roles``: whose rows have codes of their own; a dictionary of both models side by side, or of their difference, has
+    one kind of row.
     """
 
     def __init__(self, study: Study, asked: Asked) -> None:

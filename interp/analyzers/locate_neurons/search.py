@@ -10,8 +10,6 @@ located on, and so must be verified on others.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from interp.errors import OptionError
 from interp.models.units import Unit
 from interp.study import Study
