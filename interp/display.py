@@ -29,6 +29,12 @@ def one_line(text: str) -> str:
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
+def as_sentence(note: str) -> str:
+    """A note of a terminal as a sentence of a page; a name that it begins with stays as it is."""
+    first = note.split(maxsplit=1)[0] if note.strip() else ""
+    return f"{note[:1].upper() if first.isalpha() else note[:1]}{note[1:]}."
+
+
 def _picture(match: re.Match) -> str:
     code = ord(match.group())
     return PICTURES.get(match.group()) or (chr(0x2400 + code) if code < 0x20 else "\ufffd")

@@ -17,7 +17,7 @@ from interp.generate import Text, generate
 from interp.metrics import Metric, Objective, Refusal, Task
 from interp.models.model import Model
 from interp.models.pair import Pair
-from interp.prompts import Contrast, Encoded, OneClass, Prompt, PromptSet, encode, read_prompts, read_task
+from interp.prompts import Contrast, Encoded, OneClass, Prompt, PromptSet, encode, prompt_notes, read_prompts, read_task
 from interp.provenance import Provenance, environment, plain
 
 Item = TypeVar("Item")
@@ -70,11 +70,26 @@ class Study:
         prompts = [(group, self.prompts(group)) for group in self.classes]
         metric = "none" if self.metric is None else f"{self.metric.words.number} ({self.metric.words.unit})"
         said = [
-            (group, f"{len(found)} prompts of {len(set(found.clusters))} clusters ({found.source})")
+            (group, f"{len(found)} prompts of {found.n_clusters} clusters ({found.source})")
             for group, found in prompts
             if len(found)
         ]
         return [*said, ("metric", metric), ("seed", self.seed), ("engine", self.engine.name)]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever reads a result must know of the pair and of the prompts."""
+        return (*self.pair.notes, *prompt_notes(self.prompts(group) for group in self.classes))
+
+    @property
+    def counts(self) -> str:
+        """How many prompts, distinct texts and clusters there are of each class."""
+        parts = [(group, self.prompts(group)) for group in self.classes]
+        return "; ".join(
+            f"{group} {part.source}: {len(part)} prompts, {part.n_texts} distinct texts, {part.n_clusters} clusters"
+            for group, part in parts
+            if len(part)
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -235,11 +250,13 @@ class Study:
             **self.pair.identity,
             **{group: self.prompts(group).source for group in self.classes},
             **{f"n_{group}": len(self.prompts(group)) for group in self.classes},
+            **{f"texts_{group}": self.prompts(group).n_texts for group in self.classes},
+            **{f"clusters_{group}": self.prompts(group).n_clusters for group in self.classes},
             "architecture": tuned.anatomy.architecture,
             "device": str(tuned.device),
             "batch_size": self.batch_size or "auto",
             "engine": self.engine.name,
-            "notes": list(self.pair.notes),
+            "notes": list(self.notes),
             "environment": environment(),
         }
         return Provenance(
@@ -276,8 +293,8 @@ def study_of(
 def _prompts(
     given: str | Path | Iterable[str], group: str, read: Callable[..., PromptSet] = read_prompts, column: str = "prompt"
 ) -> PromptSet:
-    """A file, or texts each of which is a cluster of its own."""
+    """A file, or texts, of which equal ones are one cluster."""
     if isinstance(given, (str, Path)):
         return read(given, column, group)
     texts = enumerate(given)
-    return PromptSet(tuple(Prompt(at, text, f"{group}:{at}") for at, text in texts), group)
+    return PromptSet(tuple(Prompt(at, text, f"{group}:{at}") for at, text in texts), group, clusters_given=False)

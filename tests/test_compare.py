@@ -244,6 +244,31 @@ def test_tables_of_many_tokens_are_cut_and_samples_bounded():
     assert "over 4 tokens" in table.tables["layers"].column("cka").meaning
 
 
+@pytest.mark.parametrize("two", [False, True])
+def test_twenty_copies_of_each_prompt_change_nothing(two):
+    """Six clusters, and every prompt twenty times in a file without clusters: equal claims, floor, depths and CKA."""
+    pair, sham = pair_of("llama"), pair_of("llama", 0.002)
+    both = tiny.contrast(6)
+    prompts = tiny.copied(both if two else OneClass(both.positive), 1)
+    once, often = (Study(pair, tiny.copied(prompts, times), None) for times in (1, 20))
+    assert len(often.prompts("positive")) == 120
+    assert (once.prompts("positive").n_clusters, often.prompts("positive").n_clusters) == (6, 6)
+    one, other = (Compare(sham, floor_prompts=8, cka_tokens=64)(study) for study in (once, often))
+    assert one.summary["noise_floor"] == other.summary["noise_floor"]
+    assert one.tables["claims"]["name"].tolist() == other.tables["claims"]["name"].tolist()
+    for column in ("value", "low", "high", "control_value", "threshold"):
+        mine, theirs = (each.tables["claims"][column].astype(float) for each in (one, other))
+        np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-9, err_msg=column)
+    for column in one.tables["layers"].columns:
+        mine, theirs = (each.tables["layers"][column.name].astype(float) for each in (one, other))
+        np.testing.assert_allclose(theirs, mine, rtol=1e-3, atol=1e-6, err_msg=column.name)
+    made = other.provenance.context
+    assert (made["n_positive"], made["texts_positive"], made["clusters_positive"]) == (120, 6, 6)
+    repeated = "120 prompts of positive hold 6 distinct texts: equal texts count once as evidence"
+    assert made["notes"].count(repeated) == 1
+    assert repeated not in one.provenance.context["notes"]
+
+
 @pytest.mark.slow
 def test_a_planted_organism_stands_out_from_a_sham():
     pairs = [Pair.load(f"organism:refusal/{name}", "organism:refusal/base") for name in ("planted", "sham")]

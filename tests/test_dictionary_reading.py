@@ -108,10 +108,24 @@ def test_labels_are_made_and_scored_on_different_documents():
 
 
 def test_rows_of_a_cluster_are_in_one_half():
-    where = Texts.of(np.zeros(100, int), np.arange(100) // 5, np.arange(100) // 5 % 4)
+    where = Texts.of(np.arange(100), np.arange(100) // 5, np.arange(100) // 5 % 4)
     for cluster in range(4):
         assert len(set(where.training[where.clusters == cluster])) == 1
     assert where.training.sum() == 50
+
+
+def test_documents_of_equal_tokens_are_one_cluster():
+    """Ten documents, each twice; and those that share a cluster with one of two copies go with the other."""
+    tokens, documents = np.tile(np.arange(50), 2), np.arange(100) // 5
+    where = Texts.of(tokens, documents)
+    assert len(set(where.clusters)) == 10
+    np.testing.assert_array_equal(where.clusters[:50], where.clusters[50:])
+    np.testing.assert_array_equal(where.training[:50], where.training[50:])
+    # 0 and 1 are a cluster, so are the copies of 1 and 2
+    clusters = np.array([0, 0, *range(2, 10), 10, 11, 11, *range(13, 20)])
+    assert len(set(Texts.of(tokens, documents, clusters[documents]).clusters)) == 8
+    with pytest.raises(OptionError, match="2 documents or more"):
+        Texts.of(np.zeros(100, int), documents)
 
 
 def test_examples_come_from_every_quantile_without_repetition():

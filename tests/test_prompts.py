@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,8 @@ from interp.prompts import (
     Prompt,
     PromptSet,
     encode,
+    prompt_notes,
+    read_chats,
     read_prompts,
 )
 from tests import tiny
@@ -330,3 +333,145 @@ def test_a_prompt_without_tokens_is_refused():
 def test_completion_tokens_have_their_own_role():
     found = Encoded((1, 2), (CONTENT, DECISION)).with_completion([7, 8])
     assert found == Encoded((1, 2, 7, 8), (CONTENT, DECISION, COMPLETION, COMPLETION))
+
+
+# ------------------------------------------------------------------------------------- one notion of cluster
+
+
+def closure(*columns):
+    """Which rows are tied, as the transitive closure of sharing a value, by powers of a matrix."""
+    same = np.eye(len(columns[0]), dtype=bool)
+    for column in columns:
+        same |= np.array([[a is not None and a == b for b in column] for a in column])
+    for _ in columns[0]:
+        same = (same.astype(int) @ same.astype(int)) > 0
+    return same
+
+
+def partition(clusters):
+    return np.array([[a == b for b in clusters] for a in clusters])
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.one_of(st.none(), st.integers(0, 4))),
+                min_size=1, max_size=12))  # fmt: skip
+def test_clusters_are_the_finest_that_keep_together_clusters_texts_and_twins(rows):
+    texts, names, twins = (list(column) for column in zip(*rows, strict=True))
+    texts, names = [f"text {one}" for one in texts], [f"c{one}" for one in names]
+    twins = [None if one is None else f"t{one}" for one in twins]
+    found = prompt_set(texts, names, twins)
+    np.testing.assert_array_equal(partition(found.clusters), closure(texts, names, twins))
+    assert set(found.clusters) <= set(names)  # named after one of those that were tied, the first
+    for row, name in enumerate(found.clusters):
+        assert name == names[found.clusters.index(found.clusters[row])]
+    # whoever takes some of the prompts finds them in the clusters of the whole
+    some = found.keep(range(0, len(rows), 2))
+    assert some.clusters == found.clusters[::2]
+    assert PromptSet(found.prompts, "again").digest == found.digest
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(5, 14), st.integers(4, 9)), min_size=1, max_size=8),
+)
+def test_clusters_of_a_contrast_are_those_of_both_classes_together(positive, negative):
+    sets = [prompt_set([f"text {t}" for t, _ in rows], [f"c{c}" for _, c in rows]) for rows in (positive, negative)]
+    if set(sets[0].texts) == set(sets[1].texts):
+        return
+    found = Contrast(*sets)
+    together = closure(*([str(row[at]) for row in positive + negative] for at in (0, 1)))
+    np.testing.assert_array_equal(partition(found.clusters), together)
+    assert found.clusters == found.positive.clusters + found.negative.clusters
+    assert found.n_clusters == min(len(set(part.clusters)) for part in (found.positive, found.negative))
+    assert Contrast(found.positive, found.negative).digest == found.digest
+
+
+def test_equal_texts_are_one_cluster_whatever_the_file_says(tmp_path):
+    lines = as_text(tmp_path / "x", TEXTS * 50)
+    found = read_prompts(lines, name="n")
+    assert (len(found), found.n_texts, found.n_clusters) == (150, 3, 3)
+    assert found.clusters == ["n:0", "n:1", "n:2"] * 50
+    rows = [{"prompt": text, "cluster": f"{row}"} for row, text in enumerate(TEXTS * 2)]
+    found = read_prompts(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))))
+    assert found.clusters == ["0", "1", "2"] * 2
+    # a before b by their cluster, b before d by their text
+    assert prompt_set(["a", "b", "b", "d", "e"], ["c1", "c1", "c2", "c2", "c3"]).clusters == ["c1"] * 4 + ["c3"]
+
+
+def test_texts_are_equal_by_unicode_and_but_for_the_space_around_them():
+    alike = ["caf\u00e9 open", "cafe\u0301 open", "  caf\u00e9 open\n"]
+    assert prompt_set(alike).n_clusters == 1
+    assert prompt_set([*alike, "caf\u00e9  open", "Caf\u00e9 open"]).n_clusters == 3
+    first, second = (Contrast(prompt_set([text]), prompt_set(["x" + text])) for text in alike[:2])
+    with pytest.raises(PromptError, match="2 verifying prompts are also used to locate"):
+        first.require_disjoint(second)
+    with pytest.raises(PromptError, match="both classes hold the same prompts"):
+        Contrast(prompt_set(alike), prompt_set(alike[:1]))
+
+
+def test_conversations_are_equal_by_their_messages(tmp_path):
+    said = [("user", "open the door"), ("assistant", "no")]
+    chats = [said, said[:1], [("user", "open the door\nno")], said, [("assistant", "open the door"), ("user", "no")]]
+    rows = [{"messages": [{"role": role, "content": words} for role, words in chat]} for chat in chats]
+    rows.append({"messages": " open the door"})
+    found = read_chats(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))), "messages", "n")
+    assert found.clusters == ["n:0", "n:1", "n:2", "n:0", "n:4", "n:1"]
+
+
+def test_a_twin_or_a_text_ties_clusters_of_both_classes():
+    positive = prompt_set(["a", "b", "c"], ["p1", "p1", "p2"], ["t", None, None], "p")
+    negative = prompt_set(["x", "c", "y"], ["n1", "n2", "n2"], ["t", None, None], "n")
+    found = Contrast(positive, negative)
+    assert found.positive.clusters == ["p1", "p1", "p2"]
+    assert found.negative.clusters == ["p1", "p2", "p2"]
+    assert found.positive.source == "p"
+
+
+def test_copies_of_pairs_pair_off():
+    named = prompt_set(["a", "b", "a"], twins=["t1", "t2", "t1"])
+    assert Contrast(named, prompt_set(["x", "y", "x"], twins=["t1", "t2", "t1"])).pairs() == [0, 1, 2]
+    assert Contrast(named, prompt_set(["y", "x", "x"], twins=["t2", "t1", "t1"])).pairs() == [1, 0, 2]
+    assert Contrast(named, prompt_set(["x", "y"], twins=["t1", "t2"])).pairs() is None
+
+
+def test_a_split_never_parts_copies():
+    many = Contrast(prompt_set([*"ababab"]), prompt_set([*"xyxyxy"], source="n"))
+    for seed in range(10):
+        for half in many.split(seed):
+            assert half.positive.n_texts == half.negative.n_texts == 1
+            assert len(half.positive) == len(half.negative) == 3
+    with pytest.raises(PromptError, match="2 clusters cannot be parted"):
+        Contrast(prompt_set([*"aaaa"]), prompt_set([*"xxxx"], source="n")).split(0)
+
+
+def test_few_prompts_are_taken_from_many_clusters_and_texts():
+    found = prompt_set([*"aaabbc"], ["1", "1", "1", "2", "2", "2"])
+    assert found.clusters == ["1"] * 3 + ["2"] * 3
+    assert found.spread(2).texts == ["a", "b"]
+    assert found.spread(5).texts == [*"aaabb"]
+    assert found.sample(2) == [0, 3]
+    assert found.sample(9) == [0, 3, 5]
+
+
+def test_whether_clusters_were_given_and_what_is_noted(tmp_path):
+    lines = read_prompts(as_text(tmp_path / "lines", TEXTS * 4))
+    assert not lines.clusters_given
+    assert not lines.spread(5).clusters_given
+    assert prompt_notes([lines]) == (
+        "12 prompts of lines.txt hold 3 distinct texts: equal texts count once as evidence",
+        "no clusters are given in lines.txt: every text counts as independent evidence; add a column cluster (.csv, "
+        ".jsonl or .parquet) that tells which prompts are variants of one",
+    )
+    other = read_prompts(as_csv(tmp_path / "other", TEXTS[:2]))
+    (note,) = prompt_notes(Contrast(prompt_set(["z"]), other).negative for _ in range(2))
+    assert note.startswith("no clusters are given in other.csv: ")
+    for column in ("cluster", "twin"):
+        rows = [{"prompt": "a", column: "c"}, {"prompt": "b", column: None}]
+        given = read_prompts(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))))
+        assert given.clusters_given
+        assert prompt_notes([given, given]) == ()
+    rows = [{"prompt": "a", "cluster": "", "twin": None}, {"prompt": "b"}]
+    assert not read_prompts(write(tmp_path / "y.jsonl", "\n".join(map(json.dumps, rows)))).clusters_given
+    assert prompt_set(TEXTS).clusters_given
+    assert lines.digest == PromptSet(lines.prompts, "given").digest

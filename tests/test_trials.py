@@ -121,12 +121,23 @@ def test_rows(study):
     own = [study.answers(role, "positive") for role in ("base", "tuned")]
     assert changed(study) == [row for row in range(6) if own[0][row] != own[1][row]]
     assert changed(study)
-    drawn = [some(range(50), 8, seed) for seed in range(200)]
+    fifty = tiny.contrast(50).positive
+    drawn = [some(fifty, range(50), 8, seed) for seed in range(200)]
     assert all(rows == sorted(set(rows)) and len(rows) == 8 for rows in drawn)
     counts = np.bincount(np.concatenate(drawn), minlength=50)
     assert abs(counts - 32).max() < 5 * np.sqrt(200 * 0.16 * 0.84)
-    assert some([4, 2], 8, 0) == [2, 4]
-    assert some([], 8, 0) == []
+    assert some(fifty, [4, 2], 8, 0) == [2, 4]
+    assert some(fifty, [], 8, 0) == []
+
+
+def test_copies_of_a_prompt_leave_no_other_out():
+    """Of 50 prompts the first stands there 50 times more: it is drawn once, unless more is asked than there is."""
+    fifty = tiny.contrast(50).positive
+    many = PromptSet((*fifty, *[replace(fifty.prompts[0], id=50 + at) for at in range(50)]), "many")
+    for seed in range(20):
+        rows = some(many, range(100), 50, seed)
+        assert len({many.prompts[row].text for row in rows}) == 50
+        assert len(some(many, range(100), 60, seed)) == 60
 
 
 # ---------------------------------------------------------------------------------------------- numbers

@@ -639,6 +639,38 @@ def test_of_few_clusters_it_is_said_that_none_can_be_shown():
     assert shared.shuffles.ways == 6 * 6
 
 
+@pytest.mark.parametrize("twins", [False, True])
+def test_twenty_copies_of_each_prompt_change_nothing(twins):
+    """Six clusters a class, and every prompt twenty times in a file without clusters: equal claims, p and floor."""
+    pair = pair_of("llama")
+    both = tiny.contrast(6)
+    if not twins:
+        sets = (
+            replace(part, prompts=tuple(replace(p, twin=None) for p in part)) for part in (both.positive, both.negative)
+        )
+        both = Contrast(*sets)
+    once, often = (Study(pair, tiny.copied(both, times), None) for times in (1, 20))
+    assert len(often.prompts("positive")) == 120
+    assert (once.contrast.n_clusters, often.contrast.n_clusters) == (6, 6)
+    asked = Tuco(sham=pair_of("llama", 0.002), caliper=4, permutations=60)
+    one, other = (asked(study) for study in (once, often))
+    assert one.summary["noise_floor"] == other.summary["noise_floor"]
+    assert one.tables["claims"]["name"].tolist() == other.tables["claims"]["name"].tolist()
+    for column in ("value", "low", "high", "control_value", "p", "threshold"):
+        mine, theirs = (each.tables["claims"][column].astype(float) for each in (one, other))
+        np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-9, err_msg=column)
+
+
+def test_a_text_in_a_cluster_of_both_classes_is_dealt_out_once():
+    """Copies are no further ways to deal out labels: they would make the null too narrow."""
+    names, copies = ["one", "one", "two", "two"], np.repeat(np.arange(4), 5)
+    parts = [measured(sign, np.arange(4.0)[copies], [names[row] for row in copies]) for sign in "pn"]
+    for part in parts:
+        prompts = tuple(replace(p, text=f"{part.group} {copies[p.id]}") for p in part.prompts)
+        object.__setattr__(part, "prompts", prompts)
+    assert compared(*parts).shuffles.ways == 6 * 6
+
+
 def planted_in_one_file():
     """Prompts of both classes in one file, of which the planted tune refuses the first."""
     study = tiny.planted_study("llama")

@@ -5,6 +5,7 @@ import functools
 import json
 import types
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from interp.metrics import Refusal
 from interp.models.pair import Pair
-from interp.prompts import Contrast, Prompt, PromptSet, encode
+from interp.prompts import Contrast, OneClass, Prompt, PromptSet, encode
 from interp.study import Study
 
 WORDS = (
@@ -155,6 +156,16 @@ def lora(family: str, model: PreTrainedModel, path: Path, base: Path | str = "",
 
 FRAMES = ["the {1} please {0}", "a {1} . {0}", "tell me how the old {1} {0}", "new {1} and {0}"]
 NOUNS = ["door", "window", "gate", "fences"]
+
+
+def copied(prompts: Contrast | OneClass, times: int) -> Contrast | OneClass:
+    """Every prompt so many times, as rows of a file that gives no clusters: the whole set again and again."""
+    sets = []
+    for name in prompts.classes:
+        own = getattr(prompts, name)
+        rows = [replace(p, id=at * len(own) + p.id, cluster=f"{name}:{at}:{p.id}") for at in range(times) for p in own]
+        sets.append(replace(own, prompts=tuple(rows), clusters_given=False))
+    return Contrast(*sets) if len(sets) == 2 else OneClass(*sets)
 
 
 def contrast(pairs: int = 16) -> Contrast:

@@ -58,7 +58,7 @@ class Coalitions(Analyzer):
             )
         scores, unit = scores_of(self.located), unit_of(self.located)
         donors = Donors.read(study, unit)
-        rows = some(range(len(study.contrast.positive)), self.prompts, study.seed)
+        rows = some(study.contrast.positive, range(len(study.contrast.positive)), self.prompts, study.seed)
         numbers = Numbers(study, donors, rows)
         generator = np.random.default_rng(study.seed)
         inside = np.zeros((2 * self.draws, scores.size), dtype=bool)

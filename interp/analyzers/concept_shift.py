@@ -19,7 +19,7 @@ from interp.dictionaries.reading import Texts
 from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.maths.statistics import clopper_pearson, clustered_bootstrap
-from interp.prompts import CONTENT, apart
+from interp.prompts import CONTENT, PromptSet, apart, turns
 from interp.sites import Site
 from interp.study import Study
 from interp.table import Table, table
@@ -36,7 +36,7 @@ class ConceptShift(Analyzer):
     """
 
     name: ClassVar[str] = "concept-shift"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     site: str = ""
     concepts: int = 20
@@ -93,15 +93,16 @@ class ConceptShift(Analyzer):
         models = {"base": study.pair.require_base("a shift of concepts"), "tuned": study.pair.tuned}
         for model in models.values():
             model.at(site)
-        encoded, clusters = [], []
-        for group in study.classes:
-            encoded += [apart(study.pair.tokenizer, one) for one in study.encoded(group)]
-            clusters += study.prompts(group).clusters
+        encoded = [apart(study.pair.tokenizer, one) for group in study.classes for one in study.encoded(group)]
+        prompts = PromptSet(tuple(prompt for group in study.classes for prompt in study.prompts(group)), "")
+        clusters, texts = prompts.clusters, set(prompts.sample(len(prompts)))
         places = [np.flatnonzero(np.array(coded.roles) == CONTENT) for coded in encoded]
         generator = np.random.default_rng(study.seed)
-        each = max(1, self.tokens // len(encoded))
-        for row in generator.permutation(len(encoded))[self.tokens :]:
-            places[row] = places[row][:0]
+        each = max(1, self.tokens // len(texts))
+        order = [row for row in generator.permutation(len(encoded)).tolist() if row in texts]
+        turn = turns([clusters[row] for row in order])
+        kept = {order[at] for at in np.argsort(turn, kind="stable")[: self.tokens]}
+        places = [own if row in kept else own[:0] for row, own in enumerate(places)]
         kept = [np.sort(generator.permutation(own[:-1])[: each - 1].tolist() + own[-1:].tolist()).astype(np.int64)
                 for own in places]  # fmt: skip
         states: dict[str, list[np.ndarray]] = {role: [np.zeros(0)] * len(encoded) for role in models}

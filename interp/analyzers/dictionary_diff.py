@@ -47,7 +47,7 @@ class DictionaryDiff(Analyzer):
     """
 
     name: ClassVar[str] = "dictionary-diff"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     dictionary: Dictionary = field(compare=False)
     digest: str = ""
@@ -85,7 +85,7 @@ class DictionaryDiff(Analyzer):
         study.pair.require_base("comparing models by a dictionary")
         for role in ROLES:
             study.pair[role].at(site)
-        clusters = len({name for _, name in _documents(study)})
+        clusters = len(set(_documents(study)))
         if clusters < self.thresholds.folds:
             raise OptionError(
                 f"the prompts are of {clusters} clusters and a latent must be active in {self.thresholds.folds} to be "
@@ -105,7 +105,7 @@ class DictionaryDiff(Analyzer):
     def __call__(self, study: Study) -> Table:
         """Two passes, classes, claims."""
         self.require_study(study)
-        told = _Told(len({name for _, name in _documents(study)}))
+        told = _Told(len(set(_documents(study))))
         found = compare(
             self.dictionary.to(study.pair.tuned.device), self.way, self._rows(study, told), limits=self.thresholds,
             folds=min(FOLDS, told.clusters), draws=self.draws, seed=study.seed, sham=self.sham,
@@ -183,9 +183,9 @@ class _Told:
     sinks: Counter[int] = field(default_factory=Counter)
 
 
-def _documents(study: Study) -> list[tuple[str, str]]:
-    """Class and cluster of every prompt, in order."""
-    return [(group, name) for group in study.classes for name in study.prompts(group).clusters]
+def _documents(study: Study) -> list[str]:
+    """The cluster of every prompt, in order."""
+    return [name for group in study.classes for name in study.prompts(group).clusters]
 
 
 def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
@@ -193,7 +193,7 @@ def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
     tokenizer = study.pair.tokenizer
     encoded = [apart(tokenizer, coded) for group in study.classes for coded in study.encoded(group)]
     number: dict[str, int] = {}
-    return encoded, torch.tensor([number.setdefault(name, len(number)) for _, name in _documents(study)])
+    return encoded, torch.tensor([number.setdefault(name, len(number)) for name in _documents(study)])
 
 
 def _alive(norms: Sequence[Float[np.ndarray, "2 _"]], sinks: float) -> list[Bool[np.ndarray, " _"]]:

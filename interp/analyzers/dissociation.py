@@ -13,6 +13,7 @@ import numpy as np
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, evaluate, mean, statistic
 from interp.controls import matched_sets
+from interp.display import as_sentence
 from interp.errors import OptionError
 from interp.study import Study
 from interp.table import Table, table
@@ -81,6 +82,7 @@ class Dissociation(Analyzer):
             provenance=study.provenance(self),
             summary={
                 "jaccard": jaccard(*sets.values()),
+                "limits": [as_sentence(note) for note in self.other.notes],
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
@@ -98,7 +100,8 @@ class Dissociation(Analyzer):
         """What matched random sets do in all four cells."""
         rows = []
         for behaviour, asked in studies.items():
-            rows_at = some(np.flatnonzero(changed[behaviour]).tolist(), self.control_prompts, asked.seed)
+            differ = np.flatnonzero(changed[behaviour]).tolist()
+            rows_at = some(asked.prompts("positive"), differ, self.control_prompts, asked.seed)
             if not rows_at:
                 continue
             mine = Donors(asked, donors.means, donors.write, donors.unit)

@@ -104,7 +104,7 @@ class Redundancy(Analyzer):
 
     def _measure(self, study: Study, donors: Donors, sets: list, scores: list, original: tuple[Pair, ...]):
         """Per round what its set does alone and with those before; the random sets; hits per prompt."""
-        rows_at = some(changed(study), self.control_prompts, study.seed)
+        rows_at = some(study.prompts("positive"), changed(study), self.control_prompts, study.seed)
         rows, null, hits = [], [], {}
         if not sets or not rows_at:
             return rows, null, _hits(study, rows_at, hits)

@@ -15,7 +15,7 @@ from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, literal, statistic
 from interp.controls import matched_sets
 from interp.errors import OptionError
-from interp.prompts import Contrast, PromptSet
+from interp.prompts import Contrast
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors, contribution_norms
@@ -100,7 +100,7 @@ class Stability(Analyzer):
         names = sorted({prompt.template for prompt in parts[0] if prompt.template is not None})
         found = {}
         for name in names:
-            kept = [PromptSet(tuple(p for p in part if p.template == name), part.source) for part in parts]
+            kept = [part.keep([row for row, p in enumerate(part) if p.template == name]) for part in parts]
             if min(map(len, kept)) >= self.least:
                 found[name] = Contrast(*kept)
         return found if len(found) > 1 else {}
@@ -139,7 +139,7 @@ class Stability(Analyzer):
         for name, located in study.progress(found, "sets on other templates"):
             chosen = selected_of(located)
             others = [row for row in differ if prompts[row].template not in (name, None)]
-            others = some(others, self.control_prompts, study.seed)
+            others = some(study.prompts("positive"), others, self.control_prompts, study.seed)
             if not others:
                 continue
             if not chosen:

@@ -147,7 +147,7 @@ class Transfer(Analyzer):
 
     def _reuse(self, study: Study, donors: Donors, chosen: list) -> tuple[Table, np.ndarray]:
         """Whether each prompt got the base's answer by the source's set; the same share of random sets."""
-        rows = some(changed(study), self.control_prompts, study.seed)
+        rows = some(study.prompts("positive"), changed(study), self.control_prompts, study.seed)
         if not rows:
             return _answers([], np.zeros(0)), np.zeros(0)
         doses, norms = Doses(study, donors, "necessity", rows), contribution_norms(study, donors)

@@ -7,7 +7,7 @@ import typer
 from interp.cli.common import takes
 from interp.cli.reading import Reading
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 
 
 @takes(Reading)
@@ -43,10 +43,8 @@ def command(
     other = None if sham is None else common.load_beside(sham, pair)
     study, look = common.study(pair, prompts), Compare(other, cka_tokens)
     look.require(study)
+    notes = remarked(common, study.counts, *study.notes)
     run = store.fetch(look, study)
-    notes = [f"note: {line}" for line in pair.notes]
-    for note in notes:
-        common.remark(note)
     return write(common, request, described, [run], notes, _title(tuned))
 
 

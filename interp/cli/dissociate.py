@@ -8,7 +8,7 @@ import typer
 from interp.cli.asking import METRICS, Asking
 from interp.cli.common import takes
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 
 
@@ -48,6 +48,8 @@ def command(
     if common.verify_positive is not None:
         raise OptionError("--verify-positive is not of this command; half of each behaviour's clusters measure")
     if (kept := request.recall()) is not None:
+        for note in kept.notes:
+            common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
     from interp.analyzers.dissociation import Dissociation
     from interp.analyzers.locate_neurons import LocateNeurons
@@ -60,9 +62,7 @@ def command(
     second = common.of_task(other_task, other_positive, other_metric)
     spoken = common.read_markers()
     halves = [asked.contrasts(verify=True) for asked in (common, second)]
-    if shared := {*halves[0][0].positive.texts, *halves[0][1].positive.texts} & {
-        *halves[1][0].positive.texts, *halves[1][1].positive.texts
-    }:  # fmt: skip
+    if shared := {text for one in halves[0] for other in halves[1] for text in one.positive.shared(other.positive)}:
         raise OptionError(f"both behaviours have the prompt {min(shared)[:40]!r}; give two that share none")
     locate = LocateNeurons(method=method, top=top, unit=unit)
     has_base = common.base is not None or find(tuned).base_name is not None
@@ -77,11 +77,12 @@ def command(
     for asked, (locating, measuring) in zip((common, second), halves, strict=True):
         metric = asked.measured(pair.tokenizer, spoken, locating, measuring)
         studies.append((asked.study(pair, locating, metric), asked.study(pair, measuring, metric)))
+    notes = remarked(common, *(line for halves in studies for half in halves for line in (half.counts, *half.notes)))
     store = Store(common.store)
     first, other = (store.fetch(locate, locating) for locating, _ in studies)
     check = Dissociation.of(first.table, other.table, studies[1][1], controls=controls, control_prompts=control_prompts)
     measured = store.fetch(check, studies[0][1])
-    return write(common, request, described, [measured, first, other], [], _title(tuned))
+    return write(common, request, described, [measured, first, other], notes, _title(tuned))
 
 
 def _title(tuned: str) -> str:

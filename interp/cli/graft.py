@@ -8,7 +8,7 @@ import typer
 
 from interp.cli.common import Running, takes
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def command(
     from interp.engines import engine_named
     from interp.metrics import Task
     from interp.models.pair import Pair
+    from interp.prompts import prompt_notes
     from interp.study import Study
 
     common.batches()
@@ -133,7 +134,8 @@ def command(
     metric = Task.of(pair.tokenizer, located_on.positive.prompts, "answer-loss")
     study = Study(pair, located_on, metric, common.seed, common.batches(), engine=engine_named(common.engine, False),
                   quiet=common.quiet)  # fmt: skip
-    return write(common, request, described, [store.fetch(analyzer, study)], pair.notes, _title(tuned))
+    notes = remarked(common, study.counts, *study.notes, *prompt_notes(part for part in (verified_on, other) if part))
+    return write(common, request, described, [store.fetch(analyzer, study)], notes, _title(tuned))
 
 
 def _title(tuned: str) -> str:

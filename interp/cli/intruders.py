@@ -7,7 +7,7 @@ import typer
 
 from interp.cli.common import Running, takes
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 
 _FILE = {"metavar": "FILE"}
@@ -71,12 +71,13 @@ def command(
     weights = WeightPair.load(
         tuned, base, embeddings=embeddings, seed=common.seed, jobs=jobs, quiet=common.quiet, kept=Bases(common.store)
     )
-    for note in weights.notes:
-        common.remark(f"note: {note}")
+    notes = remarked(common, *weights.notes)
     runs = [store.fetch(analyzer, weights)]
     if factors is not None:
-        runs.append(_scaling(common, store, runs[0].table, tuned, base, contrast, metric, factors, which))
-    return write(common, request, described, runs, [f"note: {note}" for note in weights.notes], _title(tuned))
+        study = _study(common, tuned, base, contrast, metric)
+        notes += remarked(common, study.counts, *study.notes)
+        runs.append(store.fetch(IntruderScaling.of(runs[0].table, which=which, scales=factors), study))
+    return write(common, request, described, runs, notes, _title(tuned))
 
 
 def _factors(scale: str | None, task: Path | None, text: Path | None, metric: str) -> tuple[float, ...] | None:
@@ -105,8 +106,7 @@ def _contrast(task: Path | None, text: Path, limit: int | None):
     return Contrast(read_task(task, name="task"), read_prompts(text, name="text")).limit(limit)
 
 
-def _scaling(common, store, located, tuned, base, contrast, metric, factors, which):
-    from interp.analyzers.intruder_scaling import IntruderScaling
+def _study(common, tuned, base, contrast, metric):
     from interp.engines import engine_named
     from interp.metrics import Task
     from interp.models.pair import Pair
@@ -118,8 +118,7 @@ def _scaling(common, store, located, tuned, base, contrast, metric, factors, whi
     pair = Pair.load(tuned, base, device=common.device, dtype=common.dtype)
     aim = None if len(contrast.classes) == 1 else Task.of(pair.tokenizer, contrast.positive.prompts, metric)
     engine = engine_named(common.engine, False)
-    study = Study(pair, contrast, aim, common.seed, common.batches(), engine=engine, quiet=common.quiet)
-    return store.fetch(IntruderScaling.of(located, which=which, scales=factors), study)
+    return Study(pair, contrast, aim, common.seed, common.batches(), engine=engine, quiet=common.quiet)
 
 
 def _title(tuned: str) -> str:

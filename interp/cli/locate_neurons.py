@@ -9,7 +9,7 @@ from interp.cli import checks as further
 from interp.cli.asking import Asking
 from interp.cli.common import takes
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 
 METHODS_HELP = (
@@ -78,28 +78,27 @@ def command(
     utility = None
     if subtract is not None:
         utility = Contrast(common.positives(subtract, "utility"), located_on.negative)
-        if shared := {*utility.positive.texts} & {*located_on.positive.texts}:
+        if shared := set(utility.positive.shared(located_on.positive)):
             raise OptionError(f"--subtract {subtract} shares prompts with those located on, {min(shared)[:40]!r}")
     locate = LocateNeurons(method=method, top=top, positions=positions, unit=unit)
     has_base = common.base is not None or find(tuned).base_name is not None
     locate.check(has_base, differentiable=common.differentiable)
     asked = further.applicable(asked, checks == "all", has_base, common.task is not None)
-    described, notes = request.describe(), []
+    described = request.describe()
     common.status(f"loading {tuned}" + (f" and {common.base}" if common.base else ""))
     pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
     anatomy, kind = pair.tuned.anatomy, unit_named(unit)
     kind.require(anatomy)
     locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy), common.differentiable)
     metric = common.measured(pair.tokenizer, spoken, located_on, verified_on, utility)
-    notes += [f"note: {note}" for note in pair.notes]
-    if verify and (few := verified_on.limit(common.max_prompts).n_clusters) < fewest_clusters():
-        notes.append(
-            f"note: {few} clusters of prompts verify, at least {fewest_clusters()} are needed to show anything"
-        )
-    for note in notes:
-        common.remark(note)
     study, store = common.study(pair, located_on, metric), Store(common.store)
     verifying = None if verified_on is None else study.on(verified_on.limit(common.max_prompts))
+    lines = [f"located on {study.counts}", *study.notes]
+    if verifying is not None:
+        lines += [f"verified on {verifying.counts}", *verifying.notes]
+        if (few := verifying.contrast.n_clusters) < fewest_clusters():
+            lines.append(f"{few} clusters of prompts verify, at least {fewest_clusters()} are needed to show anything")
+    notes = remarked(common, *lines)
     if utility is not None:
         locate = locate.minus(store.fetch(locate, study.on(utility.limit(common.max_prompts))).table)
     run = store.fetch(locate, study)

@@ -15,7 +15,7 @@ import typer
 from interp.cli.common import takes
 from interp.cli.reading import Reading
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 
 TYPES = (bool, int, float, str)
@@ -46,6 +46,8 @@ def command_of(name: str) -> Callable[..., str]:
             raise OptionError(f"unknown --metric {metric!r}; use {' or '.join(METRICS)}")
         examine, title = kind(**given), f"{name}: {tuned}"
         if (kept := request.recall()) is not None:
+            for note in kept.notes:
+                common.remark(note)
             return tell(common, kept.runs, page_again(common.store, kept, title))
         from interp.metrics import Refusal
         from interp.store import Store
@@ -55,9 +57,7 @@ def command_of(name: str) -> Callable[..., str]:
         pair = common.load(tuned, name)
         study = common.study(pair, prompts, Refusal.of(pair.tokenizer) if metric == "refusal" else None)
         run = store.fetch(examine, study)
-        notes = [f"note: {line}" for line in pair.notes]
-        for note in notes:
-            common.remark(note)
+        notes = remarked(common, study.counts, *study.notes)
         return write(common, request, described, [run], notes, title)
 
     command.__doc__ = inspect.getdoc(kind)

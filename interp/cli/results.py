@@ -15,6 +15,14 @@ def page_name(keys: Sequence[str]) -> str:
     return "page.html" if len(keys) == 1 else f"page-{keys[-1][:8]}.html"
 
 
+def remarked(common: Common, *lines: str) -> list[str]:
+    """Say on stderr what a reader must know beside the result, each note once; returns what was said, to be kept."""
+    notes = [f"note: {line}" for line in dict.fromkeys(lines)]
+    for note in notes:
+        common.remark(note)
+    return notes
+
+
 def write(
     common: Common, request: Request, described: JSON, runs: Sequence[Any], notes: Sequence[str], title: str
 ) -> str:

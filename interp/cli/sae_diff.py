@@ -9,7 +9,7 @@ import typer
 from interp.cli.common import Running, takes
 from interp.cli.reading import site_of
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
@@ -99,19 +99,18 @@ def command(
     study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine_named(common.engine, False),
                   quiet=common.quiet)  # fmt: skip
     analyzer.require_study(study)
-    store, notes = Store(common.store), [f"note: {line}" for line in pair.notes]
+    store, lines = Store(common.store), [study.counts, *study.notes]
     if other is not None:
         common.status(f"loading {sham}")
         beside = Pair.load(sham, pair.require_base("a sham").name, device=common.device, dtype=common.dtype)
         kept = store.fetch(other, replace(study, pair=beside, _kept={}))
         analyzer = replace(analyzer, sham=kept.table)
-        notes.append(f"note: the sham pair is run {kept.key}")
+        lines.append(f"the sham pair is run {kept.key}")
     else:
-        notes.append("note: without a sham no number is claimed; train a dictionary alike on a tune that learned "
+        lines.append("without a sham no number is claimed; train a dictionary alike on a tune that learned "
                      "nothing of interest, and add --sham TUNED --sham-dictionary DIR")  # fmt: skip
     run = store.fetch(analyzer, study)
-    for note in notes:
-        common.remark(note)
+    notes = remarked(common, *lines)
     return write(common, request, described, [run], notes, title)
 
 

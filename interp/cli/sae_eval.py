@@ -8,7 +8,7 @@ import typer
 from interp.cli.common import Running, takes
 from interp.cli.reading import site_of
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
@@ -75,7 +75,8 @@ def command(
     pair = Pair.load(model, base, device=common.device, dtype=common.dtype)
     study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine_named(common.engine, False),
                   quiet=common.quiet)  # fmt: skip
-    return write(common, request, described, [Store(common.store).fetch(analyzer, study)], pair.notes, title)
+    notes = remarked(common, study.counts, *study.notes)
+    return write(common, request, described, [Store(common.store).fetch(analyzer, study)], notes, title)
 
 
 def _digest(path: Path) -> str:

@@ -9,7 +9,7 @@ import typer
 from interp.cli.common import Running, takes
 from interp.cli.reading import numbers, site_of
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 from interp.table import Table
@@ -98,10 +98,10 @@ def command(
     pair = Pair.load(common.model, common.base, device=common.device, dtype=common.dtype)
     engine = engine_named(common.engine, False)
     study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine, quiet=common.quiet)
-    store = Store(common.store)
+    store, notes = Store(common.store), remarked(common, study.counts, *study.notes)
     # concepts first: whether the text is enough for them is known only now, and no run should stand beside an error
     runs = [store.fetch(one, study) for one in reversed(made)][::-1]
-    return write(common, request, described, runs, pair.notes, title)
+    return write(common, request, described, runs, notes, title)
 
 
 def _diff(common: Features) -> Table:

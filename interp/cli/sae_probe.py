@@ -9,7 +9,7 @@ from interp.cli.asking import Asking
 from interp.cli.common import takes
 from interp.cli.reading import site_of
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
@@ -111,7 +111,9 @@ def command(
     pair = Pair.load(model, common.base, device=common.device, dtype=common.dtype)
     metric = common.measured(pair.tokenizer, spoken, choosing, held)
     study = common.study(pair, choosing, metric)
-    return write(common, request, described, [store.fetch(analyzer, study)], pair.notes, title)
+    judging = study.on(held.limit(common.max_prompts))
+    notes = remarked(common, f"chosen on {study.counts}", *study.notes, f"judged on {judging.counts}", *judging.notes)
+    return write(common, request, described, [store.fetch(analyzer, study)], notes, title)
 
 
 def numbers(text: str, flag: str) -> tuple[int, ...]:

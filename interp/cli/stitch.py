@@ -10,7 +10,7 @@ import typer
 from interp.cli.common import Running, takes
 from interp.cli.graft import halved, share
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 
 
@@ -84,7 +84,7 @@ def command(
     from interp.analyzers.stitch import Partner, Stitch
     from interp.engines import engine_named
     from interp.metrics import Task
-    from interp.prompts import Contrast
+    from interp.prompts import Contrast, prompt_notes
     from interp.study import Study
 
     common.batches()
@@ -101,7 +101,9 @@ def command(
     metric = Task.of(pairs[0].tokenizer, located.positive.prompts, "answer-loss")
     study = Study(pairs[0], located, metric, common.seed, common.batches(), engine=engine_named(common.engine, False),
                   quiet=common.quiet)  # fmt: skip
-    notes = tuple(dict.fromkeys(note for pair in pairs for note in pair.notes))
+    read = [part for task in tasks for part in task]
+    notes = remarked(common, study.counts, *(note for pair in pairs for note in pair.notes), *study.notes,
+                     *prompt_notes(read))  # fmt: skip
     return write(common, request, described, [store.fetch(replace(analyzer, others=others), study)], notes, title)
 
 

@@ -7,7 +7,7 @@ import typer
 from interp.cli.asking import Asking
 from interp.cli.common import takes
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 
 
@@ -67,18 +67,16 @@ def command(
     common.status(f"loading {tuned}")
     pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
     study = common.study(pair, located_on, common.measured(pair.tokenizer, spoken, located_on, verified_on))
-    notes = []
+    measuring = study.on(verified_on.limit(common.max_prompts))
+    lines = [f"located on {study.counts}", *study.notes, f"measured on {measuring.counts}", *measuring.notes]
     if made.parent or made.options.get("excluded"):
-        notes.append(f"note: run {run} left out units that utility prompts locate too; what is located anew keeps them")
-        common.remark(notes[-1])
+        lines.append(f"run {run} left out units that utility prompts locate too; what is located anew keeps them")
     if made.inputs["prompts"] != study.contrast.digest:
-        notes.append(
-            f"note: run {run} located on other prompts than are located on here; see that none of them measure"
-        )
-        common.remark(notes[-1])
+        lines.append(f"run {run} located on other prompts than are located on here; see that none of them measure")
+    notes = remarked(common, *lines)
     again = store.fetch(locate, study)
     transfer = Transfer.of(located, origin, recomputed=again.table, controls=controls, control_prompts=control_prompts)
-    measured = store.fetch(transfer, study.on(verified_on.limit(common.max_prompts)))
+    measured = store.fetch(transfer, measuring)
     return write(common, request, described, [measured, again], notes, _title(tuned))
 
 

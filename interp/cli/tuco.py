@@ -9,7 +9,7 @@ import typer
 from interp.cli.common import takes
 from interp.cli.reading import Reading, numbers
 from interp.cli.repeat import Request
-from interp.cli.results import page_again, tell, write
+from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 
 ANSWER = 48  # tokens that an answer may have where none are asked
@@ -108,9 +108,7 @@ def command(
         studies.append((scaling, common.study(pair, prompts, of)))
         scaling.require(studies[-1][1])
     runs = [store.fetch(analyzer, study) for analyzer, study in studies]
-    notes = [f"note: {line}" for line in dict.fromkeys([*pair.notes, *(x for r in runs for x in r.summary["limits"])])]
-    for note in notes:
-        common.remark(note)
+    notes = remarked(common, asked.counts, *asked.notes, *(line for run in runs for line in run.summary["limits"]))
     return write(common, request, described, runs, notes, _title(tuned))
 
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from interp.errors import OptionError
 from interp.maths.statistics import benjamini_hochberg, permutation_p
+from interp.prompts import tied
 
 FEWEST = 10
 """Times that a latent must be active in each half to be labelled and scored."""
@@ -49,9 +50,13 @@ class Texts:
 
     @classmethod
     def of(cls, tokens: ArrayLike, documents: ArrayLike, clusters: ArrayLike | None = None, seed: int = 0) -> Texts:
-        """Halves drawn by ``seed``; ``clusters`` [N] default to documents. OptionError for fewer than two clusters."""
+        """Halves drawn by ``seed``; ``clusters`` [N] default to documents, and documents of equal tokens share one.
+
+        OptionError for fewer than two clusters.
+        """
         tokens, documents = np.asarray(tokens), np.unique(np.asarray(documents), return_inverse=True)[1]
-        names, clusters = np.unique(documents if clusters is None else np.asarray(clusters), return_inverse=True)
+        clusters = documents if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+        names, clusters = np.unique(_alike(tokens, documents, clusters), return_inverse=True)
         if len(names) < 2:
             raise OptionError("labels are scored on documents that made none; give 2 documents or more")
         chosen = np.zeros(len(names), bool)
@@ -180,6 +185,14 @@ def labels(
             Label(latent, ids, score, low, high, beside, np.array(chance[latent]), float(p), len(found.active))
         )
     return result
+
+
+def _alike(tokens: NDArray, documents: NDArray, clusters: NDArray) -> NDArray:
+    """The cluster of every token, those that have documents of equal tokens as one."""
+    order = np.argsort(documents, kind="stable")
+    starts = np.flatnonzero(np.diff(documents[order], prepend=-1))
+    own = [tokens[rows].tobytes() for rows in np.split(order, starts[1:])]
+    return np.array(tied(clusters[order[starts]].tolist(), own))[documents]
 
 
 def adjusted(found: Iterable[Label]) -> Float[NDArray[np.float64], " n"]:

@@ -1,7 +1,9 @@
 """Prompts: files read at the door, contrasts split by cluster, token ids with the role of every token."""
 
+from interp.prompts.clusters import tied, turns
 from interp.prompts.documents import SPECIAL, TURNS, Document, Documents, encode_document, packed, special_ids
 from interp.prompts.files import read_chats, read_prompts, read_task
+from interp.prompts.notes import prompt_notes
 from interp.prompts.sets import NOTHING, Contrast, OneClass, Prompt, PromptSet
 from interp.prompts.tokens import (
     COMPLETION,
@@ -38,8 +40,11 @@ __all__ = [
     "encode_answer",
     "encode_document",
     "packed",
+    "prompt_notes",
     "read_chats",
     "read_prompts",
     "read_task",
     "special_ids",
+    "tied",
+    "turns",
 ]

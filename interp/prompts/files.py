@@ -1,9 +1,9 @@
 """Prompt files, read at the door.
 
 A file is ``.txt`` (a prompt a line), ``.jsonl``, ``.csv`` or ``.parquet`` with a column ``prompt``. Optional columns:
-``cluster`` (prompts that must not be parted: intervals resample whole clusters), ``twin`` (the same value in both
-classes names a harmful prompt and its harmless twin), ``split`` (``locate`` or ``verify``, see ``PromptSet.halves``). A
-task file has a column ``answer`` and perhaps ``wrong_answer``.
+``cluster`` (prompts that are variants of one: never parted, and one piece of evidence), ``twin`` (the same value in
+both classes names a harmful prompt and its harmless twin), ``split`` (``locate`` or ``verify``, see
+``PromptSet.halves``). A task file has a column ``answer`` and perhaps ``wrong_answer``.
 """
 
 import csv
@@ -84,7 +84,8 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool, 
     without = [prompt.id for prompt in prompts if prompt.wrong_answer is None]
     if task and 0 < len(without) < len(prompts):
         raise PromptError(f"{path}, row {without[0]} has no wrong_answer, other rows have; give it to all or none")
-    return PromptSet(tuple(prompts), path.name)
+    given = any(row.get(key) not in (None, "") for row in rows for key in ("cluster", "twin"))
+    return PromptSet(tuple(prompts), path.name, given)
 
 
 def _conversation(path: Path, index: int, column: str, value: Any) -> tuple[str, tuple[tuple[str, str], ...]]:

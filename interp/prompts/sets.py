@@ -4,11 +4,12 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from interp.errors import PromptError
+from interp.prompts.clusters import text_key, tied, turns
 
 _TRIES = 64
 
@@ -20,6 +21,7 @@ class Prompt:
     Prompts of a task have an ``answer`` and, where the file gives one, a ``wrong_answer``; ``template`` names the form
     that a prompt's words were put into. ``split`` is what a file says it is kept for: ``locate`` or ``verify``.
     ``messages`` are the roles and words of a whole conversation, whose words together are then the text.
+    ``given_cluster`` is the name that its cluster had before another prompt tied it to one of another name.
     """
 
     id: int
@@ -31,14 +33,31 @@ class Prompt:
     template: str | None = None
     split: str | None = None
     messages: tuple[tuple[str, str], ...] | None = None
+    given_cluster: str | None = None
+
+
+def _tie(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """The prompts, in one cluster where they share a cluster (also as given), a text or a twin, or others tie them."""
+    given = [prompt.given_cluster or prompt.cluster for prompt in prompts]
+    keys = [text_key(prompt.text, prompt.messages) for prompt in prompts]
+    names = tied([prompt.cluster for prompt in prompts], given, keys, [prompt.twin for prompt in prompts])
+    rows = zip(prompts, given, names, strict=True)
+    return tuple(p if p.cluster == name else replace(p, cluster=name, given_cluster=own) for p, own, name in rows)
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts of one class, in file order."""
+    """Prompts of one class, in file order; those that share a twin or a text are one cluster, whatever was given.
+
+    ``clusters_given`` is False where nobody said which prompts are variants of one: then every text is a cluster.
+    """
 
     prompts: tuple[Prompt, ...]
     source: str
+    clusters_given: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", _tie(self.prompts))
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -56,20 +75,52 @@ class PromptSet:
         """The prompts' clusters, in order."""
         return [prompt.cluster for prompt in self.prompts]
 
+    @cached_property
+    def keys(self) -> list[Hashable]:
+        """For every prompt what it has in common with those of equal text (or messages); see ``text_key``."""
+        return [text_key(prompt.text, prompt.messages) for prompt in self.prompts]
+
+    @property
+    def n_texts(self) -> int:
+        """How many distinct texts there are."""
+        return len(set(self.keys))
+
+    @property
+    def n_clusters(self) -> int:
+        """How many clusters there are."""
+        return len(set(self.clusters))
+
+    def keep(self, rows: Sequence[int]) -> "PromptSet":
+        """The prompts of some rows."""
+        return replace(self, prompts=tuple(self.prompts[row] for row in rows))
+
+    def shared(self, other: "PromptSet") -> list[str]:
+        """The texts that ``other`` holds too."""
+        theirs = set(other.keys)
+        return [text for text, key in zip(self.texts, self.keys, strict=True) if key in theirs]
+
     def halves(self) -> "tuple[PromptSet, PromptSet] | None":
         """The prompts kept to locate on and to verify on, where the file says which are which; else None."""
-        parts = [tuple(prompt for prompt in self.prompts if prompt.split == name) for name in ("locate", "verify")]
-        return (PromptSet(parts[0], self.source), PromptSet(parts[1], self.source)) if all(parts) else None
+        parts = [[row for row, p in enumerate(self.prompts) if p.split == name] for name in ("locate", "verify")]
+        return (self.keep(parts[0]), self.keep(parts[1])) if all(parts) else None
 
     def spread(self, count: int) -> "PromptSet":
-        """At most ``count`` prompts, the first of every cluster before the second of any."""
-        seen: Counter[str] = Counter()
-        turn = []
-        for row, prompt in enumerate(self.prompts):
-            turn.append((seen[prompt.cluster], row))
-            seen[prompt.cluster] += 1
-        rows = sorted(row for _, row in sorted(turn)[:count])
-        return PromptSet(tuple(self.prompts[row] for row in rows), self.source)
+        """At most ``count`` prompts, in file order, the first of every cluster before the second of any."""
+        return self.keep(self.spread_rows(count))
+
+    def spread_rows(self, count: int) -> list[int]:
+        """The rows of ``spread``, ascending."""
+        return sorted(self.over_clusters()[:count])
+
+    def sample(self, count: int) -> list[int]:
+        """Rows of at most ``count`` distinct texts, ascending: the first of every cluster before the second of any."""
+        first = {key: row for row, key in reversed(list(enumerate(self.keys)))}
+        return sorted([row for row in self.over_clusters() if first[self.keys[row]] == row][:count])
+
+    def over_clusters(self) -> list[int]:
+        """All rows, the first of every cluster before the second of any."""
+        turn = turns(self.clusters)
+        return sorted(range(len(self)), key=turn.__getitem__)
 
     @cached_property
     def digest(self) -> str:
@@ -118,7 +169,10 @@ class OneClass:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two classes of prompts: ``positive`` should show the behaviour, ``negative`` should not, or is ``NOTHING``."""
+    """Two classes of prompts: ``positive`` should show the behaviour, ``negative`` should not, or is ``NOTHING``.
+
+    Clusters of the two that share a name, a twin or a text are one.
+    """
 
     positive: PromptSet
     negative: PromptSet
@@ -127,11 +181,14 @@ class Contrast:
         for name, prompts in (("positive", self.positive), ("negative", self.negative)):
             if not len(prompts) and not (name == "negative" and prompts == NOTHING):
                 raise PromptError(f"the {name} class has no prompts ({prompts.source}); give at least one")
-        if sorted(self.positive.texts) == sorted(self.negative.texts):
+        if set(self.positive.keys) == set(self.negative.keys):
             raise PromptError(
                 f"both classes hold the same prompts ({self.positive.source}, {self.negative.source}); "
                 "give two different files"
             )
+        prompts, count = _tie((*self.positive, *self.negative)), len(self.positive)
+        object.__setattr__(self, "positive", replace(self.positive, prompts=prompts[:count]))
+        object.__setattr__(self, "negative", replace(self.negative, prompts=prompts[count:]))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -143,49 +200,30 @@ class Contrast:
         """Content fingerprint of both classes, in order."""
         return hashlib.sha256(f"{self.positive.digest} {self.negative.digest}".encode()).hexdigest()
 
+    @property
+    def clusters(self) -> list[str]:
+        """The cluster of every positive, then every negative prompt."""
+        return [*self.positive.clusters, *self.negative.clusters]
+
     def split(self, seed: int) -> tuple["Contrast", "Contrast"]:
         """Two halves, one to locate on and one to verify on, that share no cluster, no twin and no text."""
-        tied = self._tied()
-        names = sorted(set(tied.values()))
+        names = sorted(set(self.clusters))
         generator = random.Random(seed)
         for _ in range(_TRIES):  # of a few clusters a draw can leave a half without one class
             generator.shuffle(names)
-            chosen = _halve(names, Counter(tied[p.cluster] for p in self.positive),
-                            Counter(tied[p.cluster] for p in self.negative))  # fmt: skip
-            first = {cluster for cluster, name in tied.items() if name in chosen}
-            if min(_count(self, first), _count(self, set(tied) - first)):
-                return self._keep(first), self._keep(set(tied) - first)
+            first = _halve(names, Counter(self.positive.clusters), Counter(self.negative.clusters))
+            if min(_count(self, first), _count(self, set(names) - first)):
+                return self._keep(first), self._keep(set(names) - first)
         raise PromptError(
             f"{len(self.positive)} positive and {len(self.negative)} negative prompts in {len(names)} clusters cannot "
             "be parted into a locating and a verifying half with both classes; "
             "give more prompts, or separate files with --verify-positive and --verify-negative"
         )
 
-    def _tied(self) -> dict[str, str]:
-        """Cluster -> the first of the clusters to which shared twins or texts tie it."""
-        parent = {cluster: cluster for cluster in {*self.positive.clusters, *self.negative.clusters}}
-
-        def root(cluster: str) -> str:
-            while parent[cluster] != cluster:
-                cluster = parent[cluster]
-            return cluster
-
-        seen: dict[tuple[str, str | None], str] = {}
-        for prompt in (*self.positive, *self.negative):
-            for tie in [("text", prompt.text), ("twin", prompt.twin)][: 1 if prompt.twin is None else 2]:
-                first, second = sorted((root(prompt.cluster), root(seen.setdefault(tie, prompt.cluster))))
-                parent[second] = first
-        return {cluster: root(cluster) for cluster in parent}
-
-    def tied_clusters(self) -> list[str]:
-        """The cluster of every positive, then every negative prompt, those that share a twin or a text as one."""
-        tied = self._tied()
-        return [tied[cluster] for cluster in (*self.positive.clusters, *self.negative.clusters)]
-
     @property
     def n_clusters(self) -> int:
         """Clusters of the class that has fewer."""
-        return min(len(set(part.clusters)) for part in (self.positive, self.negative) if len(part))
+        return min(part.n_clusters for part in (self.positive, self.negative) if len(part))
 
     def limit(self, count: int | None) -> "Contrast":
         """At most ``count`` prompts of each class, in file order, from as many clusters as can be.
@@ -199,13 +237,13 @@ class Contrast:
             twin = {prompt: self.negative.prompts[row] for prompt, row in zip(self.positive, pairs, strict=True)}
             kept = self.positive.spread(count)
             chosen = {twin[prompt] for prompt in kept}
-            return Contrast(kept, PromptSet(tuple(p for p in self.negative if p in chosen), self.negative.source))
+            return Contrast(kept, self.negative.keep([row for row, p in enumerate(self.negative) if p in chosen]))
         return Contrast(*(part.spread(count) for part in (self.positive, self.negative)))
 
     def require_disjoint(self, other: "Contrast") -> None:
         """Refuse prompts that stand in both; locating and verifying on the same ones proves nothing."""
-        mine = {*self.positive.texts, *self.negative.texts}
-        shared = [text for part in (other.positive, other.negative) for text in part.texts if text in mine]
+        parts = self.positive, self.negative
+        shared = [text for part in parts for theirs in (other.positive, other.negative) for text in theirs.shared(part)]
         if shared:
             raise PromptError(
                 f"{len(shared)} verifying prompts are also used to locate, first {shared[0][:40]!r}; "
@@ -230,16 +268,16 @@ class Contrast:
         """
         if any(prompt.twin is None for prompt in self.positive):
             return None
-        rows = {prompt.twin: row for row, prompt in enumerate(self.negative)}
-        found = [rows.get(prompt.twin, -1) for prompt in self.positive]
-        return found if -1 not in found and len(set(found)) == len(found) else None
+        # of several pairs of one name the first go together, the second, and so on
+        names = [[prompt.twin for prompt in part] for part in (self.positive, self.negative)]
+        mine, theirs = (zip(part, turns(part), strict=True) for part in names)
+        rows = {pair: row for row, pair in enumerate(theirs)}
+        found = [rows.get(pair, -1) for pair in mine]
+        return None if -1 in found else found
 
     def _keep(self, clusters: set[str]) -> "Contrast":
-        parts = (
-            PromptSet(tuple(prompt for prompt in part if prompt.cluster in clusters), part.source)
-            for part in (self.positive, self.negative)
-        )
-        return Contrast(*parts)
+        parts = (self.positive, self.negative)
+        return Contrast(*(part.keep([row for row, c in enumerate(part.clusters) if c in clusters]) for part in parts))
 
 
 def _halve(names: list[str], *sizes: Counter[str]) -> set[str]:

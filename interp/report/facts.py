@@ -84,7 +84,11 @@ def _prompts(run: Provenance) -> str:
     for side in ("positive", "negative"):
         if side in run.context:
             count = run.context.get(f"n_{side}")
-            sides.append(f"{side}: {run.context[side]}" + (f" ({number(count)})" if count is not None else ""))
+            texts, clusters = (run.context.get(f"{what}_{side}") for what in ("texts", "clusters"))
+            parts = [number(count)] if count is not None else []
+            if texts is not None and clusters is not None:
+                parts = [f"{number(count)} prompts", f"{number(texts)} distinct texts", f"{number(clusters)} clusters"]
+            sides.append(f"{side}: {run.context[side]}" + (f" ({', '.join(parts)})" if parts else ""))
     return "; ".join(sides)
 
 

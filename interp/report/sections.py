@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from interp.claims import NOT_TESTED, SUPPORTED, TOO_FEW, Finding, from_table
+from interp.display import as_sentence
 from interp.report.text import escaped, interval, number
 from interp.table import Table
 
@@ -121,11 +122,13 @@ def limit_lines(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]
 
 
 def own_limits(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]:
-    """Claims without support, and limits that the analyzers state."""
+    """Claims without support, limits that the analyzers state, and notes on models and prompts."""
     lines = [f"{claim.verdict.capitalize()}: {claim.sentence}" for claim in claims if not claim.supported]
     for table in tables:
         stated = table.summary.get("limits", [])
         if (least := table.summary.get("smallest_visible_effect")) is not None:
             lines.append(f"Effects on less than {least:.1%} of the answers: this run could not have shown them.")
         lines += [stated] if isinstance(stated, str) else [str(line) for line in stated]
-    return lines
+    said = {line.casefold() for line in lines}
+    notes = [note for table in tables if table.provenance for note in table.provenance.context.get("notes") or ()]
+    return lines + [line for line in map(as_sentence, map(str, notes)) if line.casefold() not in said]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.metrics import token_losses
 from interp.models.model import Model
-from interp.prompts import Encoded, Prompt, Tokenizer, encode, encode_answer
+from interp.prompts import Encoded, Prompt, PromptSet, Tokenizer, encode, encode_answer
 
 Logits = Callable[[Batch, int], Float[Tensor, "B keep V"]]
 
@@ -45,12 +45,16 @@ class Graded:
 
 @dataclass(frozen=True)
 class Questions:
-    """Prompts with their answers as token ids, and where the wrong answer parts from the right one."""
+    """Prompts with their answers as token ids, and where the wrong answer parts from the right one.
+
+    Questions of equal text have equal ``keys`` and are one of the ``clusters``.
+    """
 
     read: tuple[Encoded, ...]
     answers: tuple[tuple[int, ...], ...]
     wrong: tuple[tuple[int, int] | None, ...]
     clusters: tuple[str, ...]
+    keys: tuple[Hashable, ...]
     ids: tuple[int, ...]
     pad_id: int
 
@@ -76,8 +80,11 @@ class Questions:
                         f"prompt {prompt.id}: the tokens of {prompt.answer!r} and {prompt.wrong_answer!r} do not part"
                     )
                 wrong[-1] = (parting, other[parting])
-        clusters, ids = tuple(p.cluster for p in prompts), tuple(p.id for p in prompts)
-        return cls(tuple(read), tuple(answers), tuple(wrong), clusters, ids, tokenizer.pad_token_id or 0)
+        asked = PromptSet(tuple(prompts), "")
+        return cls(
+            tuple(read), tuple(answers), tuple(wrong), tuple(asked.clusters), tuple(asked.keys),
+            tuple(prompt.id for prompt in prompts), tokenizer.pad_token_id or 0,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.read)

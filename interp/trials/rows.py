@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from interp.prompts import PromptSet, turns
 from interp.study import Study
 
 
@@ -13,6 +14,11 @@ def changed(study: Study) -> list[int]:
     return [row for row, (one, other) in enumerate(zip(base, tuned, strict=True)) if one != other]
 
 
-def some(rows: Iterable[int], count: int, seed: int) -> list[int]:
-    """At most ``count`` of the rows, drawn at random, in ascending order."""
-    return sorted(np.random.default_rng(seed).permutation(list(rows))[:count].tolist())
+def some(prompts: PromptSet, rows: Iterable[int], count: int, seed: int) -> list[int]:
+    """At most ``count`` of the rows of these prompts, drawn at random, in ascending order.
+
+    One of every cluster comes before a second of any, so that copies of a prompt leave no other out.
+    """
+    drawn = np.random.default_rng(seed).permutation(np.array(list(rows), np.int64))
+    turn = turns([prompts.prompts[row].cluster for row in drawn])
+    return sorted(drawn[np.argsort(turn, kind="stable")][:count].tolist())

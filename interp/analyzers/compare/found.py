@@ -97,10 +97,11 @@ def _aligned(study: Study, found: Sequence[Read], prefix: str) -> dict[str, tupl
 
 
 def token_table(study: Study, found: Sequence[Read], most: int) -> Table:
-    """One row per token of the first prompts, classes in turn."""
+    """One row per token of the first prompts of every cluster, then of the second ones, classes in turn."""
     decode, rows = study.pair.tokenizer.decode, []
-    turns = max(len(part.prompts) for part in found)
-    for row, part in ((row, part) for row in range(turns) for part in found if row < len(part.prompts)):
+    orders = [(part, study.prompts(part.group).over_clusters()) for part in found]
+    for row, part in ((order[at], part) for at in range(max(len(order) for _, order in orders))
+                      for part, order in orders if at < len(order)):  # fmt: skip
         if len(rows) + len(part.ids[row]) > most and rows:
             break
         numbers = part.tokens[row]

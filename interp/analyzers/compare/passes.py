@@ -20,6 +20,7 @@ from interp.models.model import Model
 from interp.prompts import Prompt
 from interp.sites import Site
 from interp.study import Study
+from interp.trials.rows import some
 
 DEPTHS = ("cosine", "norm_ratio", "lens_kl", "lens_flip", "base_to_end", "tuned_to_end")
 
@@ -144,7 +145,7 @@ def rounding(study: Study, asked: Asked) -> float:
     """Largest mean KL of a prompt between the tuned model and itself behind more padding."""
     model, largest = study.pair.tuned, 0.0
     for group in study.classes:
-        encoded = study.encoded(group)[: asked.floor_prompts]
+        encoded = [study.encoded(group)[row] for row in study.prompts(group).sample(asked.floor_prompts)]
         for rows in study.batches(encoded, model, 8 * model.anatomy.vocabulary):
             batch = make_batch(encoded, rows, study.pad_id, model.device)[0]
             ids = [encoded[row].ids for row in rows]
@@ -156,14 +157,15 @@ def rounding(study: Study, asked: Asked) -> float:
 
 
 def _picked(study: Study, asked: Asked, group: str) -> list[list[int]]:
-    """Tokens whose streams are kept for CKA: the last of every prompt, and others drawn at random."""
-    encoded, generator = study.encoded(group), np.random.default_rng(study.seed)
-    each = max(1, asked.cka_tokens // sum(len(study.encoded(name)) for name in study.classes))
-    found = []
-    for coded in encoded:
-        last = len(coded.ids) - 1
-        found.append(sorted({last, *map(int, generator.permutation(last)[: each - 1])}))
-    keep = set(map(int, generator.permutation(len(encoded))[: asked.cka_tokens // len(study.classes)]))
+    """Tokens whose streams are kept for CKA: the last of every distinct text, and others drawn at random."""
+    prompts, generator = study.prompts(group), np.random.default_rng(study.seed)
+    each = max(1, asked.cka_tokens // sum(study.prompts(name).n_texts for name in study.classes))
+    texts = prompts.sample(len(prompts))
+    found: list[list[int]] = [[] for _ in prompts]
+    for row in texts:
+        last = len(study.encoded(group)[row].ids) - 1
+        found[row] = sorted({last, *map(int, generator.permutation(last)[: each - 1])})
+    keep = set(some(prompts, texts, asked.cka_tokens // len(study.classes), study.seed))
     return [tokens if row in keep else [] for row, tokens in enumerate(found)]
 
 

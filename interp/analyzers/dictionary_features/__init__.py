@@ -52,7 +52,7 @@ class DictionaryFeatures(Analyzer):
     """
 
     name: ClassVar[str] = "dictionary-features"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     dictionary: Dictionary = field(compare=False)
     digest: str = ""

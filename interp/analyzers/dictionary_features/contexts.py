@@ -44,7 +44,9 @@ def contexts_table(
     for latent in latents:
         found = active[latent]
         generator = np.random.default_rng([study.seed, latent])
-        for level, places in sampled(found, reader.documents, count, generator).items():
+        first = reader.first[found.rows]  # a text that is repeated gives its contexts once
+        once = Active(found.rows[first], found.values[first])
+        for level, places in sampled(once, reader.documents, count, generator).items():
             for number, place in enumerate(places.tolist()):
                 document = int(reader.documents[place])
                 start, end = int(reader.starts[document]), int(reader.starts[document + 1])

@@ -36,8 +36,9 @@ class Asked(Protocol):
 class Reader:
     """The study's prompts as numbered tokens, and passes over the dictionary's codes of them.
 
-    Rows are numbered in file order, whatever the batches. ``roles``: whose rows have codes of their own; a dictionary
-    of both models side by side, or of their difference, has one kind of row.
+    Rows are numbered in file order, whatever the batches; ``first`` is False for those of a text that came before.
+    ``roles``: whose rows have codes of their own; a dictionary of both models side by side, or of their difference, has
+    one kind of row.
     """
 
     def __init__(self, study: Study, asked: Asked) -> None:
@@ -48,7 +49,9 @@ class Reader:
         self.starts = np.concatenate([[0], np.cumsum(lengths)])
         self.tokens = np.array([token for coded in self.encoded for token in coded.ids])
         self.documents = np.repeat(np.arange(len(lengths)), lengths)
-        clusters = np.array(study.prompts("positive").clusters, dtype=object)
+        prompts = study.prompts("positive")
+        self.first = np.isin(self.documents, prompts.sample(len(prompts)))
+        clusters = np.array(prompts.clusters, dtype=object)
         self.clusters = np.unique(clusters, return_inverse=True)[1][self.documents]
         self.models = {"tuned": study.pair.tuned}
         if study.pair.base is not None or self.of != TUNED:

@@ -147,7 +147,7 @@ class DictionaryProbe(Analyzer):
         whole = {name: _steady(np.concatenate([part[0][name] for part in parts])) for name in parts[0][0]}
         labels = np.concatenate([_labels(half) for half in (choosing, held)])
         names = [f"{which} {cluster}" for which, half in enumerate((choosing, held))
-                 for cluster in half.contrast.tied_clusters()]  # fmt: skip
+                 for cluster in half.contrast.clusters]  # fmt: skip
         training = np.arange(len(labels)) < len(_labels(choosing))
         clusters = np.unique(names, return_inverse=True)[1]
         found = {}
@@ -244,5 +244,4 @@ def _labels(study: Study) -> NDArray[np.bool_]:
 
 def _spread(study: Study, group: str, count: int) -> list[int]:
     """Rows of at most ``count`` prompts, of as many clusters as can be."""
-    kept = set(study.prompts(group).spread(count))
-    return [row for row, prompt in enumerate(study.prompts(group)) if prompt in kept]
+    return study.prompts(group).spread_rows(count)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from interp import claims
 from interp.analyzers.dictionary_probe.passes import ABLATE, GROUP, Firing
 from interp.dictionaries.probe import Probed
+from interp.display import as_sentence
 from interp.maths.statistics import permutation_p, roc_auc, smallest_effect
 from interp.provenance import Provenance
 from interp.study import Study
@@ -107,7 +108,7 @@ def tables(kind: str, found: Evidence, made: Any, provenance: Provenance) -> Tab
         "held_positive": len(found.held.prompts("positive")),
         "held_negative": len(found.held.prompts("negative")),
         **{group: len(study.prompts(group)) for group in study.classes},
-        "limits": made.limits,
+        "limits": [*made.limits, *map(as_sentence, found.held.notes)],
     }
     return table(
         kind, _probes(found), provenance=provenance, summary=summary,

@@ -22,10 +22,11 @@ from interp.analyzers.base import Analyzer
 from interp.analyzers.graft.beside import all_overlaps, others_mask, require_comparable, same_tune
 from interp.analyzers.graft.findings import Findings
 from interp.analyzers.graft.rows import Rows, layers_table
+from interp.display import as_sentence
 from interp.errors import OptionError
 from interp.maths.calibration import calibration_error
 from interp.models.grafts import PARTS, Scope
-from interp.prompts import PromptSet
+from interp.prompts import PromptSet, prompt_notes
 from interp.study import Study
 from interp.table import Table
 from interp.trials import masks
@@ -114,7 +115,8 @@ class Graft(Analyzer):
                 mask = self._drawn(kind, scope, kept["learned"], study.seed + draw)
                 kept.setdefault(kind, mask)
                 measured.of_draw(kind, draw, mask)
-        limits: list[str] = []
+        measuring = [part for part in (self.held_out, self.other) if part]
+        limits = [as_sentence(note) for note in prompt_notes(measuring)]
         if self.control:
             dealt = scope.shuffled(study.seed)
             ranking = self._ranking("learned", study, dealt, located, count)
@@ -136,7 +138,7 @@ class Graft(Analyzer):
 
     def _require_disjoint(self, study: Study) -> None:
         study.pair.require_base("grafting")
-        if shared := {*study.contrast.positive.texts} & {*self.held_out.texts}:
+        if shared := set(study.contrast.positive.shared(self.held_out)):
             raise OptionError(f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}")
 
     def _ranking(self, kind: str, study: Study, scope: Scope, located: Questions, count: int) -> Tensor:

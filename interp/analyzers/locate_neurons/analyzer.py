@@ -34,7 +34,7 @@ class LocateNeurons(Analyzer):
     """
 
     name: ClassVar[str] = "locate-neurons"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     method: str = "auto"
     top: str = "0.5%"

@@ -138,7 +138,7 @@ def _folds(study: Study, labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarra
     """Rows to train and to test on, no cluster or twin in both; none where there are too few clusters."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    groups = study.contrast.tied_clusters()
+    groups = study.contrast.clusters
     count = min(_FOLDS, len(np.unique(groups)))
     if count < 2:
         return []

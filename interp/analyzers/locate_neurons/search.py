@@ -10,13 +10,12 @@ located on, and so must be verified on others.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from interp.errors import OptionError
 from interp.models.units import Unit
 from interp.study import Study
 from interp.trials.conditions import Donors
 from interp.trials.dose import Doses, grid, refine
+from interp.trials.rows import changed, some
 
 Set = list[tuple[int, int]]
 REACH, PROMPTS = 0.95, 48
@@ -35,11 +34,10 @@ class Found:
 def smallest(study: Study, unit: Unit, ranking: Sequence[tuple[int, int]], reach: float = REACH) -> Found | None:
     """Search a ranking of units; None where not even all of it reaches, or base and tuned model answer alike."""
     study.pair.require_base("--top smallest")
-    base, tuned = study.answers("base", "positive"), study.answers("tuned", "positive")
-    differ = [row for row, (before, after) in enumerate(zip(base, tuned, strict=True)) if before != after]
+    differ = changed(study)
     if not differ or not ranking:
         return None
-    rows = sorted(np.random.default_rng(study.seed).permutation(differ)[:PROMPTS].tolist())
+    rows = some(study.prompts("positive"), differ, PROMPTS, study.seed)
     doses = Doses(study, Donors.read(study, unit), "necessity", rows)
     effects: dict[int, float] = {}
     for k in study.progress(grid(len(ranking)), "smallest set"):

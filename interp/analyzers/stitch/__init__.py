@@ -19,12 +19,13 @@ from interp import claims
 from interp.analyzers.base import Analyzer
 from interp.analyzers.stitch.findings import Findings
 from interp.analyzers.stitch.rows import Asked, Rows
+from interp.display import as_sentence
 from interp.errors import OptionError, PairError
 from interp.models.grafts import PARTS, Scope
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.stitches import aligned, averaged, stitched
-from interp.prompts import PromptSet
+from interp.prompts import PromptSet, prompt_notes
 from interp.study import Study
 from interp.table import Table
 from interp.trials import masks
@@ -63,7 +64,7 @@ class Stitch(Analyzer):
     """
 
     name: ClassVar[str] = "stitch"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     held_out: PromptSet | None = None
     others: tuple[Partner, ...] = ()
@@ -165,6 +166,10 @@ class Stitch(Analyzer):
                 "kept": kept,
                 "claimed_by_several": met,
                 "kept_gain": {kind: shown.gains(kind) for kind in ("stitched", "average")},
+                "limits": [
+                    as_sentence(note)
+                    for note in prompt_notes(p for tune in tunes for p in (tune.located, tune.held_out))
+                ],
                 "measuring": [len(tune.held_out) for tune in tunes],
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
@@ -223,7 +228,7 @@ def _require_comparable(tunes: Sequence[Partner]) -> None:
                     f"{tune.pair.tuned.name} and {first.tuned.name} have another {part}; one stitched model needs one"
                 )
     for tune in tunes:
-        if shared := {*tune.located.texts} & {*tune.held_out.texts}:
+        if shared := set(tune.located.shared(tune.held_out)):
             raise OptionError(f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}")
 
 

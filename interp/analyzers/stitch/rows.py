@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from interp.maths.calibration import calibration_error
+from interp.prompts import tied
 from interp.table import Table, table
 from interp.trials.questions import Graded, Questions
 
@@ -75,8 +76,11 @@ class Rows:
         return numbers
 
     def clusters(self, task: int) -> np.ndarray:
-        """Clusters of a task's questions, told apart from those of other tasks."""
-        return np.array([f"{task}:{name}" for name in self.asked[task - 1].clusters])
+        """Clusters of a task's questions, told apart from those of other tasks that have no question in common."""
+        names = [f"{number}:{name}" for number, asked in enumerate(self.asked, 1) for name in asked.clusters]
+        found = tied(names, [key for asked in self.asked for key in asked.keys])
+        start = sum(len(asked) for asked in self.asked[: task - 1])
+        return np.array(found[start : start + len(self.asked[task - 1])])
 
     def answers(self) -> Table:
         """What became of each held-out question under each model."""

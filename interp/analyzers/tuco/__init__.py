@@ -47,7 +47,7 @@ class Tuco(Analyzer):
     """
 
     name: ClassVar[str] = "tuco"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     granularity: str = "block"
     positions: str = "last"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from interp.metrics import malformed
-from interp.prompts import Contrast, OneClass, PromptSet
+from interp.prompts import Contrast, OneClass
 from interp.study import Study
 from interp.table import Table, table
 
@@ -26,7 +26,7 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
     answers = study.answers("tuned", "positive")
     texts = [study.decode(answer) for answer in answers]
     shown = metric.shown(prompts.prompts, texts, "positive")
-    column, source = metric.words.column, prompts.source
+    column = metric.words.column
     names = (column, f"not {column}")
     broken = [malformed(answer, study.stop_ids, ended_before=False) for answer in answers]
     columns = {
@@ -36,10 +36,7 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
         "malformed": (broken, "flag", "the tuned model's answer is empty or repeats itself"),
         **({"text": (texts, "text", "what the tuned model wrote")} if keep_text else {}),
     }
-    parts = [
-        PromptSet(tuple(prompt for prompt, each in zip(prompts, shown, strict=True) if each == wanted), source)
-        for wanted in (True, False)
-    ]
+    parts = [prompts.keep([row for row, each in enumerate(shown) if each == wanted]) for wanted in (True, False)]
     said = (
         f"Of {len(prompts)} prompts {len(parts[0])} were {names[0]} and {len(parts[1])} were not ({sum(broken)} "
         "answers are malformed)."

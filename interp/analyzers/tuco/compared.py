@@ -224,8 +224,8 @@ class Classes:
 
     @property
     def _clusters(self) -> tuple[list[str], list[str]]:
-        tied, count = self.study.contrast.tied_clusters(), len(self.positive.prompts)
-        return tied[:count], tied[count:]
+        clusters, count = self.study.contrast.clusters, len(self.positive.prompts)
+        return clusters[:count], clusters[count:]
 
     def _auc(self, column: str, near: np.ndarray | None = None) -> tuple[float, float, float]:
         values = (getattr(part, column) for part in (self.positive, self.negative))

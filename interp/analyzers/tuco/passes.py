@@ -73,6 +73,7 @@ def measure(study: Study, asked: Asked, group: str, other: Pair | None = None) -
     base, tuned = pair.require_base("TuCo"), pair.tuned
     n_layers, count = tuned.anatomy.n_layers, len(encoded)
     numbers = {name: np.zeros((count, n_layers)) for name in _BY_BLOCK}
+    mapped = set(study.prompts(group).sample(asked.map_prompts))
     output_co, base_own, tokens = np.full(count, np.nan), np.full(count, np.nan), {}
     held = 4 * tuned.anatomy.width * (n_layers + 1) * (1 if asked.positions == "last" else 5)
     for rows in study.progress(study.groups(group, tuned, held), f"tuco, {group}"):
@@ -91,7 +92,7 @@ def measure(study: Study, asked: Asked, group: str, other: Pair | None = None) -
         if asked.positions == "all":
             shares = np.stack([to_host(value) for value in running.tokens], 1)
             for row, mine in zip(rows, shares, strict=True):
-                if row < asked.map_prompts:
+                if row in mapped:
                     words = [study.pair.tokenizer.decode([token]) for token in encoded[row].ids]
                     tokens[row] = words, mine[:, -len(words) :]
     lengths = np.array([len(coded.ids) for coded in encoded])
@@ -132,12 +133,13 @@ def noise(study: Study, asked: Asked) -> Table:
     """TuCo of the tuned model and itself on some prompts of each class, taken again behind more padding."""
     tuned, rows, groups, values = study.pair.tuned, [], [], []
     for group in study.classes:
-        encoded = study.encoded(group)[: asked.floor_prompts]
+        chosen = study.prompts(group).sample(asked.floor_prompts)
+        encoded = [study.encoded(group)[row] for row in chosen]
         for part in study.batches(encoded, tuned):
             batch: Batch = make_batch(encoded, part, study.pad_id, tuned.device)[0]
             stream = Stream.read(study.engine, tuned, batch, asked.positions, asked.way)
             running, _ = split(study, asked, tuned, stream.shifted(_SHIFT, study.pad_id))
-            rows += [study.prompts(group).prompts[row].id for row in part]
+            rows += [study.prompts(group).prompts[chosen[row]].id for row in part]
             groups += [group] * len(part)
             values.append(to_host(running.betas[-1]))
     return table(

@@ -20,8 +20,9 @@ class Shuffles:
     """Labels of positive, then negative prompts, the unit of every prompt and the stratum of every unit.
 
     Prompts of a cluster move together, so that single ones shuffled would be more alike than classes of clusters are.
-    Clusters of one class exchange labels whole; one that both classes share, within itself; twins, where all are
-    paired off, their sides, and those of one cluster at once. ``sides`` are a cluster's prompts of one class.
+    Clusters of one class exchange labels whole; one that both classes share, within itself, prompts of equal text
+    together; twins, where all are paired off, their sides, and those of one cluster at once. ``sides`` are a cluster's
+    prompts of one class.
     """
 
     labels: np.ndarray
@@ -34,24 +35,24 @@ class Shuffles:
         """For the prompts of a contrast."""
         prompts = (*contrast.positive, *contrast.negative)
         labels = np.arange(len(prompts)) < len(contrast.positive)
-        tied, own = contrast.tied_clusters(), [prompt.cluster for prompt in prompts]
-        both, shared = _both(tied, labels), _both(own, labels)
+        clusters, texts = contrast.clusters, [*contrast.positive.keys, *contrast.negative.keys]
+        shared = _both(clusters, labels)
         pairs, units, strata = contrast.pairs(), [], []
         twins = (
             set() if pairs is None else {*range(len(contrast.positive)), *(len(contrast.positive) + p for p in pairs)}
         )
-        for row, (label, group, name) in enumerate(zip(labels, tied, own, strict=True)):
+        for row, (label, cluster, text) in enumerate(zip(labels, clusters, texts, strict=True)):
             if pairs is not None:
-                unit = (group, bool(label)) if row in twins else row
-                stratum: Hashable = group if row in twins else ("alone", row)
+                unit = (cluster, bool(label)) if row in twins else row
+                stratum: Hashable = cluster if row in twins else ("alone", row)
             else:
-                unit = row if name in shared else name
-                stratum = ("shared", group) if group in both else ""
+                unit = (text, bool(label)) if cluster in shared else cluster
+                stratum = ("shared", cluster) if cluster in shared else ""
             units.append(unit)
             strata.append(stratum)
         code, place = _codes(units), _codes(strata)
         first = np.unique(code, return_index=True)[1]
-        sides = _codes([(group, bool(label)) for group, label in zip(tied, labels, strict=True)])
+        sides = _codes([(cluster, bool(label)) for cluster, label in zip(clusters, labels, strict=True)])
         return cls(labels, code, place[first], sides)
 
     @property

@@ -26,6 +26,7 @@ from interp.trials.conditions import (
 )
 from interp.trials.dose import Doses, grid, refine
 from interp.trials.located import ranking_of
+from interp.trials.rows import some
 
 Ranking = tuple[tuple[int, int], ...]
 
@@ -41,7 +42,7 @@ class VerifyNeurons(Analyzer):
     """
 
     name: ClassVar[str] = "verify-neurons"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
@@ -73,7 +74,7 @@ class VerifyNeurons(Analyzer):
             judge(study, name, group, donors.condition(name, located)) for name in (*roles, *names) for group in GROUPS
         ]
         changed = _changed(judged, has_base)
-        rows = _sample(study, np.flatnonzero(changed), self.control_prompts)
+        rows = some(study.prompts("positive"), np.flatnonzero(changed), self.control_prompts, study.seed)
         evidence = Evidence(
             judged=judged, changed=changed, rows=rows, has_base=has_base, selected=self.selected, unit=unit
         )
@@ -136,12 +137,6 @@ def _changed(judged: list[Judged], has_base: bool) -> np.ndarray:
     """Positive prompts that base and tuned model answer differently (without a base: that show the behaviour)."""
     tuned = next(item for item in judged if item.condition == "tuned" and item.group == "positive")
     return ~tuned.equal_base if has_base else tuned.shown
-
-
-def _sample(study: Study, rows: np.ndarray, count: int) -> list[int]:
-    """At most ``count`` of the rows, drawn with the study's seed."""
-    order = np.random.default_rng(study.seed).permutation(rows)[:count]
-    return sorted(int(row) for row in order)
 
 
 def _harmless(study: Study, donors: Donors, sets, count: int) -> list[float]:
