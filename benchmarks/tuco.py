@@ -1,9 +1,9 @@
 """TuCo: ``python -m benchmarks.tuco [--write] [--work]``. What splitting the tuned stream costs; what organisms give.
 
 Cost: the random models of ``benchmarks.speed``, 8 prompts of 64 tokens, one thread; CPU seconds, each ratio taken
-within its round, the median over rounds with a bootstrap interval. Values: every organism of refusal on shipped verify
-prompts, beside the sham. Work: multiplications and additions of the same passes, counted; the same on every machine,
-and all that ``--work`` asks for.
+within its round, the median over rounds with its exact interval (order statistics). Values: every organism of refusal
+on shipped verify prompts, compared with the sham. Work: multiplications and additions of the same passes, counted; the
+same on every machine, and all that ``--work`` asks for.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from interp.maths.bootstrap import clustered_bootstrap
+from scipy.stats import quantile_test
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -45,7 +45,8 @@ def passes(name: str) -> dict[str, Callable[[], object]]:
     kept = Stream.read(engine, tuned, batch)
 
     def split(path: str, output: bool = False) -> None:
-        stream = Stream.read(engine, tuned, batch, path=path)
+        # beta, which the full path gives, is over all tokens
+        stream = Stream.read(engine, tuned, batch, "last" if path == "fast" else "all", path)
         against(engine, base, stream, lambda *_: None, path=path)
         if output:
             own_ends(engine, base, stream, path)
@@ -61,6 +62,7 @@ def passes(name: str) -> dict[str, Callable[[], object]]:
         "TuCo, fast path": lambda: split("fast"),
         "TuCo, full path": lambda: split("full"),
         "TuCo and OutputCo, fast path": lambda: split("fast", True),
+        "TuCo and OutputCo, full path": lambda: split("full", True),
         "one pass at another strength": scaled,
     }
 
@@ -73,8 +75,8 @@ def costs(name: str) -> list[dict]:
         row = {"model": name, "what": what}
         for of in list(rows)[:2]:
             ratios = seconds[what] / seconds[of]
-            value, low, high = clustered_bootstrap(ratios, np.arange(len(ratios)), statistic=np.median)
-            row[f"of a {of}"] = f"{value:.2f} [{low:.2f}, {high:.2f}]"
+            low, high = quantile_test(ratios, p=0.5).confidence_interval()
+            row[f"of a {of}"] = f"{np.median(ratios):.2f} [{low:.2f}, {high:.2f}]"
         found.append(row)
     return found
 

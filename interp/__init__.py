@@ -11,19 +11,20 @@ __version__ = "0.1.0.dev0"
 
 # fmt: off
 _HOMES = {
-    "Agreement": "agreement", "Claim": "claims", "Coalitions": "analyzers.coalitions", "Compare": "analyzers.compare",
-    "ConceptShift": "analyzers.concept_shift", "Contrast": "prompts", "DictionaryDiff": "analyzers.dictionary_diff",
-    "DictionaryEval": "analyzers.dictionary_eval", "DictionaryFeatures": "analyzers.dictionary_features",
-    "DictionaryProbe": "analyzers.dictionary_probe", "Dissociation": "analyzers.dissociation",
+    "Agreement": "agreement", "Checkpoints": "analyzers.intruder_forgetting", "Claim": "claims",
+    "Coalitions": "analyzers.coalitions", "Compare": "analyzers.compare", "ConceptShift": "analyzers.concept_shift",
+    "Contrast": "prompts", "DictionaryDiff": "analyzers.dictionary_diff", "DictionaryEval": "analyzers.dictionary_eval",
+    "DictionaryFeatures": "analyzers.dictionary_features", "DictionaryProbe": "analyzers.dictionary_probe",
+    "Dissociation": "analyzers.dissociation", "Forgetting": "analyzers.intruder_forgetting",
     "FtcAlpha": "analyzers.ftc_alpha", "Graft": "analyzers.graft", "InterpError": "errors",
-    "IntruderScaling": "analyzers.intruder_scaling", "Intruders": "analyzers.intruders",
-    "LocateNeurons": "analyzers.locate_neurons", "OneClass": "prompts", "Pair": "models.pair",
-    "Partner": "analyzers.stitch", "Provenance": "provenance", "Redundancy": "analyzers.redundancy",
-    "Refusal": "metrics", "RefusalDirection": "analyzers.refusal_direction", "Runs": "agreement", "Site": "sites",
-    "Stability": "analyzers.stability", "Stitch": "analyzers.stitch", "Store": "store", "Study": "study",
-    "Table": "table", "Task": "metrics", "Transfer": "analyzers.transfer", "Tuco": "analyzers.tuco",
-    "VerifyNeurons": "analyzers.verify_neurons", "Weight": "sites", "WeightPair": "models.weights", "plot": "figures",
-    "read_prompts": "prompts", "read_task": "prompts",
+    "IntruderForgetting": "analyzers.intruder_forgetting", "IntruderScaling": "analyzers.intruder_scaling",
+    "Intruders": "analyzers.intruders", "LocateNeurons": "analyzers.locate_neurons", "OneClass": "prompts",
+    "Pair": "models.pair", "Partner": "analyzers.stitch", "Provenance": "provenance",
+    "Redundancy": "analyzers.redundancy", "Refusal": "metrics", "RefusalDirection": "analyzers.refusal_direction",
+    "Runs": "agreement", "Site": "sites", "Stability": "analyzers.stability", "Stitch": "analyzers.stitch",
+    "Store": "store", "Study": "study", "Table": "table", "Task": "metrics", "Transfer": "analyzers.transfer",
+    "Tuco": "analyzers.tuco", "VerifyNeurons": "analyzers.verify_neurons", "Weight": "sites",
+    "WeightPair": "models.weights", "plot": "figures", "read_prompts": "prompts", "read_task": "prompts",
 }
 # fmt: on
 

@@ -154,8 +154,9 @@ ANALYZERS = {
     **{make.__name__.replace("_", "-"): (make, "", "neuron") for make in OF_PAIRS},
     **{f"dictionary-diff {way}": (dictionary_diff, way, "neuron") for way in WAYS},
 }
-# These read checkpoints on disk, not prompts, or take what was found there: tests/test_intruders.py.
-OF_WEIGHTS = {"intruders", "intruder_scaling"}
+# These read checkpoints on disk, not prompts, or take what was found there: tests/test_intruders.py,
+# tests/test_intruder_forgetting.py.
+OF_WEIGHTS = {"intruders", "intruder_scaling", "intruder_forgetting"}
 # These are of a dictionary in one model, and an identical pair is no silence to them: tests/test_dictionary_scores.py,
 # tests/test_dictionary_eval.py, tests/test_sae_features.py, tests/test_sae_probe.py.
 OF_ONE_MODEL = {"dictionary_eval", "dictionary_features", "dictionary_probe"}

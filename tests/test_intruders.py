@@ -1,6 +1,7 @@
 """Matrices from disk, intruders among them beside random updates, and what scaling them does."""
 
 import copy
+import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from peft import IA3Config, get_peft_model
 from safetensors.torch import load_file, save_file
+from scipy import stats
 
 from interp import claims
 from interp.analyzers.intruder_scaling import IntruderScaling
@@ -17,6 +19,7 @@ from interp.analyzers.intruders import Intruders
 from interp.claims import from_table
 from interp.errors import (
     AdapterNotLanded,
+    ClaimError,
     DepthMismatch,
     MissingWeights,
     NonFiniteWeights,
@@ -106,10 +109,17 @@ def test_a_planted_intruder_is_found_and_claimed_beyond_random_updates(pair):
     assert found["max_cosine"][row] == pytest.approx(1 / (1 + PUSH**2) ** 0.5, abs=1e-2)
     assert found["nearest"][row] == 2
     assert found["beyond_null"][row]
-    (claim,) = from_table(found.tables["claims"])
-    assert claim.shown
-    assert (claim.value, claim.p, claim.control_high) == (1, 1 / 21, 0)
-    claims.check(claim, found)
+    for claim in from_table(found.tables["claims"]):
+        assert claim.supported
+        assert (claim.value, claim.p, claim.control_high) == (1, 1 / 21, 0)
+        claims.check(claim, found)
+        moved = dataclasses.replace(claim, control_value=0.5)
+        with pytest.raises(ClaimError, match="control_value"):
+            claims.check(moved, found)
+    assert found.summary["sentence"].startswith(
+        "1 of 7 leading left singular vectors in 7 matrices are intruders (no |cosine| with a base vector reaches "
+        "0.5); random updates of equal rank, norm and singular values give 0.0 (0 to 0), p = 0.048."
+    )
     for part in (found, found.tables["image"]):
         assert json.loads(plot(part).to_json())["data"]
     # the image is of the matrix with the most
@@ -124,9 +134,15 @@ def test_a_random_update_of_its_size_is_not_claimed(root, pair):
     child.model.layers[0].self_attn.o_proj.weight.data += strong
     found = examine(tiny.save(child, root / "strong"), tiny.save(base, root / "wide"), analyzer=Intruders())
     assert found["apart"].sum() == 1
-    (claim,) = from_table(found.tables["claims"])
-    assert not claim.shown
-    assert claim.p > 0.5
+    plain, apart = from_table(found.tables["claims"])
+    null, totals = found.tables["null"], found.tables["totals"]
+    for claim, column in ((plain, "intruders"), (apart, "apart")):
+        assert claim.verdict == claims.NOT_SUPPORTED
+        assert claim.p > 0.5
+        draws = [null[column][null["draw"] == draw].sum() for draw in range(20)]
+        assert totals[f"{column}_total"].tolist() == draws
+        assert claim.p == (1 + sum(draw >= claim.value for draw in draws)) / 21
+        assert claim.control_value == np.mean(draws)
     matrix = found.tables["matrices"]
     changed = np.flatnonzero(matrix["changed"])
     assert matrix["part"][changed].tolist() == ["attn.o"]
@@ -140,7 +156,7 @@ def test_nothing_in_nothing_out(pair):
     assert (found["max_cosine"] == 1).all()
     assert not found["is_intruder"].any()
     assert not found.tables["null"]["intruders"].any()
-    assert not found.summary["shown"]
+    assert not found.summary["supported"]
     assert any("every difference is zero" in limit for limit in found.summary["limits"])
     assert found.summary["mean_relative_norm"] == 0
 
@@ -159,9 +175,11 @@ def test_small_matrices_are_flagged_and_not_claimed(tmp_path):
     child.model.layers[1].self_attn.o_proj.weight.data += 30 * torch.eye(32)[0][:, None] @ torch.ones(1, 32)
     found = examine(tiny.save(child, tmp_path / "child"), base, analyzer=Intruders(eps=0.9, draws=20))
     assert found["small"].all()
-    assert not found.summary["shown"]
+    assert not found.summary["supported"]
     assert "size 64 or less" in found.summary["sentence"]
-    claims.check(from_table(found.tables["claims"])[0], found)
+    for claim in from_table(found.tables["claims"]):
+        assert claim.verdict == claims.NOT_TESTED
+        claims.check(claim, found)
 
 
 def noisy(model, size=0.02):
@@ -464,7 +482,18 @@ def test_scaling_measures_task_and_text_beside_two_controls(scaled):
     assert edited["part"].tolist() == ["mlp.out", "mlp.out"]
     assert edited["rank"].tolist() == [1, 2]
     made = from_table(found.tables["claims"])
-    assert {claim.name for claim in made} == {"forgets-less", "beats-the-update"}
+    assert [claim.name for claim in made] == ["forgets-less", "forgets-less-than-neighbours", "beats-the-update"]
+    texts_of = found.tables["texts"]
+
+    def losses(kind, scale):
+        return texts_of["loss"][(texts_of["kind"] == kind) & (texts_of["scale"] == scale)]
+
+    gaps = losses("intruder", 0.5) - losses("intruder", 1), losses("intruder", 0.5) - losses("neighbour", 0.5)
+    for claim, gap in zip(made, gaps, strict=False):  # every text is a cluster: Student's paired t
+        wanted = stats.ttest_1samp(gap, 0).confidence_interval()
+        assert claim.value == pytest.approx(gap.mean())
+        assert claim.interval == pytest.approx((wanted.low, wanted.high), rel=1e-6)
+    assert made[0].control_value == pytest.approx((losses("neighbour", 0.5) - losses("intruder", 1)).mean())
     for claim in made:
         claims.check(claim, found)
     assert json.loads(plot(found).to_json())["data"]
@@ -499,9 +528,10 @@ def test_without_a_task_forgetting_and_divergence_are_measured(pair, scaled):
     nothing = (found["kind"] == "update") & (found["scale"] == 0)
     assert found["kl"][nothing][0] == pytest.approx(0, abs=1e-6)
     assert (found["kl"][~nothing] > 1e-6).all()
-    (claim,) = from_table(found.tables["claims"])
-    assert claim.name == "forgets-less"
-    claims.check(claim, found)
+    made = from_table(found.tables["claims"])
+    assert [claim.name for claim in made] == ["forgets-less", "forgets-less-than-neighbours"]
+    for claim in made:
+        claims.check(claim, found)
     assert any("No task was given" in limit for limit in found.summary["limits"])
     assert json.loads(plot(found).to_json())["data"]
 
@@ -537,7 +567,7 @@ def test_without_intruders_only_the_update_is_scaled(pair):
     found = IntruderScaling.of(located)(scaling_study(base, child))
     assert set(found["kind"]) == {"update"}
     assert "no intruder" in found.summary["sentence"]
-    assert not found.summary["shown"]
+    assert not found.summary["supported"]
 
 
 def test_another_model_than_the_runs_is_refused(pair, scaled):
@@ -700,7 +730,7 @@ def test_the_command_keeps_a_run_and_is_answered_from_it(run, pair, tmp_path):
     assert (one["cached"], other["cached"]) == (False, True)
     assert one["run"] == other["run"]
     assert one["rows"] == 7
-    assert one["summary"]["shown"]
+    assert one["summary"]["supported"]
     assert "Which singular vectors the base does not have" in Path(one["page"]).read_text(encoding="utf-8")
 
 

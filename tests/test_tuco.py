@@ -4,34 +4,33 @@ import copy
 import json
 import warnings
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 
 from interp import claims, organisms
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.tuco import Tuco
-from interp.analyzers.tuco.compared import Classes
-from interp.analyzers.tuco.passes import Measured
+from interp.analyzers.tuco.compared import claims_of, permuted
+from interp.analyzers.tuco.shuffles import Shuffles
 from interp.edit import Watch
 from interp.engines import Batch, TorchEngine, engine_named
 from interp.engines.lockstep import lockstep
-from interp.errors import OptionError, PairError, UnsupportedModel
+from interp.errors import ClaimError, OptionError, PairError, UnsupportedModel
 from interp.figures import plot
 from interp.generate import Text, generate
-from interp.maths.auc import clustered_auc, clustered_auc_rise, shuffled_auc, wins
+from interp.maths.auc import auc_difference_interval, auc_interval, pairwise_order, shuffled_auc
 from interp.maths.shares import Running, share, size
-from interp.maths.statistics import permutation_p
 from interp.models.interpolate import interpolated
 from interp.models.invisible import blocks_of
 from interp.models.model import Model
 from interp.models.pair import Pair
-from interp.prompts import Contrast, OneClass, Prompt, PromptSet, encode, read_prompts
+from interp.prompts import Contrast, OneClass, PromptSet, encode, read_prompts
 from interp.sites import Site
 from interp.store import Store
 from interp.study import Study
@@ -70,7 +69,9 @@ def batch_of(pair, side="left"):
 
 
 def plain(pair, ids):
-    """TuCo of one prompt as its definition says it: every block called by itself, in float64, through torch alone."""
+    """TuCo, OutputCo and beta of one prompt by their definitions: every block called by itself in float64, norms by
+    numpy. Beta is over all tokens, its second form at the last one.
+    """
     taken = {}
     models = {}
     for role in ("base", "tuned"):
@@ -91,7 +92,7 @@ def plain(pair, ids):
             for handle in handles:
                 handle.remove()
             taken[role] = calls
-    base = tuned = 0
+    base, tuned, betas = 0, 0, []
     for block, (args, kwargs, _), (read, also, after) in zip(
         blocks_of(models["base"]), taken["base"], taken["tuned"], strict=True
     ):
@@ -99,11 +100,12 @@ def plain(pair, ids):
         with torch.no_grad():
             out = block(x, *args[1:], **{k: v for k, v in kwargs.items() if k != "hidden_states"})
         update = (out[0] if isinstance(out, tuple) else out) - x
-        base, tuned = base + update[0, -1], tuned + (after - x - update)[0, -1]
+        base, tuned = base + update[0].numpy(), tuned + (after - x - update)[0].numpy()
+        sizes = [[np.abs(part[rows:]).sum() for part in (tuned, base)] for rows in (0, -1)]
+        betas.append([size[0] / sum(size) for size in sizes])
     ends = [taken[role][-1][2][0, -1] for role in ("tuned", "base")]
-    tuco = tuned.abs().sum() / (tuned.abs().sum() + base.abs().sum())
     gap = (ends[0] - ends[1]).abs().sum()
-    return float(tuco), float(gap / (gap + ends[1].abs().sum()))
+    return betas[-1][1], float(gap / (gap + ends[1].abs().sum())), np.max(betas, 0)
 
 
 def split(pair, batch, positions="last", granularity="block", path="full", engine=ENGINE):
@@ -211,10 +213,14 @@ def test_it_equals_the_plain_computation(name):
     study = study_of(pair, 2)
     found = [Tuco(path=path)(study) for path in ("fast", "full")]
     for row, coded in enumerate(study.encoded("positive")):
-        tuco, output = plain(pair, coded.ids)
+        tuco, output, (beta, beta_last) = plain(pair, coded.ids)
         for table in found:
             assert table["tuco"][row] == pytest.approx(tuco, abs=1e-5)
             assert table["output_co"][row] == pytest.approx(output, abs=1e-5)
+            assert table["beta_last"][row] == pytest.approx(beta_last, abs=1e-5)
+        assert np.isnan(found[0]["beta"]).all()
+        assert found[1]["beta"][row] == pytest.approx(beta, abs=1e-5)
+        assert abs(beta - beta_last) > 1e-3  # the two are told apart here
 
 
 CHILDREN = [
@@ -231,7 +237,8 @@ def test_it_equals_the_plain_computation_on_organisms(name):
     study = Study(pair, OneClass(prompts), None)
     table = Tuco()(study)
     for row, coded in enumerate(study.encoded("positive")):
-        tuco, output = plain(pair, coded.ids)
+        tuco, output, (beta, _) = plain(pair, coded.ids)
+        assert table["beta"][row] == pytest.approx(beta, abs=1e-5)
         assert table["tuco"][row] == pytest.approx(tuco, abs=1e-5)
         assert table["output_co"][row] == pytest.approx(output, abs=1e-5)
 
@@ -245,10 +252,11 @@ def test_an_identical_pair_is_silent(name):
     pair = Pair.from_modules(copy.deepcopy(base), base, tiny.tokenizer())
     for granularity, path in WAYS:
         table = Tuco(granularity=granularity, path=path)(study_of(pair))
-        largest = max(table["tuco"].max(), table["beta"].max())
+        largest = max(table["tuco"].max(), table["beta_last"].max())
         assert largest == 0 if path == "full" else largest <= 1e-6
+        assert path == "fast" or not table["beta"].any()
         assert not table["output_co"].any()
-        assert not claims.from_table(table.tables["claims"])[0].shown
+        assert not claims.from_table(table.tables["claims"])[0].supported
     everywhere = Tuco(positions="all")(study_of(pair))
     assert not everywhere["tuco"].any()
     assert not everywhere.tables["tokens"]["beta"].any()
@@ -273,7 +281,7 @@ def test_neither_path_nor_padding_nor_batches_count(name):
     np.testing.assert_allclose(exact["tuco"] + exact["pre_co"], 1, rtol=1e-15)
     for path, batch_size in (("full", None), ("fast", None), ("fast", 2)):
         other = Tuco(path=path)(study_of(pair, batch_size=batch_size))
-        for column in ("tuco", "output_co", "beta"):
+        for column in ("tuco", "output_co", "beta_last", *(["beta"] if path == "full" else [])):
             np.testing.assert_allclose(other[column], exact[column], rtol=2e-6, err_msg=column)
 
 
@@ -309,6 +317,9 @@ def test_all_tokens_and_the_last_agree_where_they_meet():
     for row, length in enumerate(one["tokens"]):
         mine = (tokens["prompt_id"] == row) & (tokens["position"] == length - 1) & (tokens["layer"] == 2)
         assert tokens["beta"][mine].item() == pytest.approx(one["tuco"][row], rel=1e-5)
+        assert every["tuco"][row] == every.tables["layers"]["beta"][3 * row + 2]
+    for column in ("beta", "beta_last"):
+        np.testing.assert_array_equal(one[column], every[column])
     assert len(tokens) == 3 * one["tokens"].sum()
 
 
@@ -500,14 +511,14 @@ def test_strengths_bring_a_planted_behaviour():
     for each in (claim, beside):
         claims.check(each, table)
     assert beside.name == "blocks-against-weights"
-    assert not claim.shown  # nothing among the strengths beats the tuned model
+    assert not claim.supported  # nothing among the strengths beats the tuned model
     assert "no other strength" in claim.sentence
     assert "raises the mean" not in claim.sentence
     one = PromptSet(tuple(replace(p, cluster="one") for p in study.contrast.positive.prompts), "one cluster")
     alone = FtcAlpha(alphas=(0.0, 0.5), new_tokens=1)(study.on(Contrast(one, study.contrast.negative)))
     left = claims.from_table(alone.tables["claims"])
     assert [each.name for each in left] == ["blocks-against-weights"]
-    assert not alone.summary["shown"]
+    assert not alone.summary["supported"]
     assert alone.summary["sentence"].startswith("One cluster")
     claims.check(left[0], alone)
     assert "text" not in table.tables["prompts"].data
@@ -521,39 +532,41 @@ def test_strengths_bring_a_planted_behaviour():
 def test_auc_is_that_of_others_and_can_be_kept_to_pairs():
     generator = np.random.default_rng(0)
     one, other = generator.normal(0.5, 1, 40).round(1), generator.normal(0, 1, 50).round(1)
-    value, low, high = clustered_auc(one, other, np.arange(40), np.arange(50) + 40)
+    value, low, high = auc_interval(one, other, np.arange(40), np.arange(50) + 40)
     assert value == pytest.approx(roc_auc_score([1] * 40 + [0] * 50, np.r_[one, other]))
     assert low < value < high
     # of two classes that differ in length alone, nothing is left at equal length
     lengths = generator.integers(5, 30, 200), generator.integers(15, 40, 200)
     values = [length + generator.normal(0, 0.3, 200) for length in lengths]
     near = np.abs(lengths[0][:, None] - lengths[1]) == 0
-    free, kept = (clustered_auc(*values, range(200), range(200, 400), within) for within in (None, near))
+    free, kept = (auc_interval(*values, range(200), range(200, 400), within) for within in (None, near))
     assert free[2] < 0.3
     assert kept[1] < 0.5 < kept[2]
-    assert clustered_auc([1.0], [0.0], ["a"], ["b"])[0] == 1
-    low = clustered_auc(np.ones(10), np.zeros(10), range(10), range(10, 20))[1]
+    assert auc_interval([1.0], [0.0], ["a"], ["b"])[0] == 1
+    low = auc_interval(np.ones(10), np.zeros(10), range(10), range(10, 20))[1]
     assert low == pytest.approx(0.6915, abs=1e-3)  # ten of ten is not certainty
-    assert np.isnan(clustered_auc([1.0], [0.0], ["a"], ["b"], np.zeros((1, 1)))).all()
+    assert np.isnan(auc_interval([1.0], [0.0], ["a"], ["b"], np.zeros((1, 1)))).all()
 
 
-def test_beside_another_number_the_auc_rises_only_where_it_does():
-    """Two numbers that tell classes apart equally well: a rise is seen in at most 5 % of draws. And it is found."""
+def test_the_auc_exceeds_another_number_s_only_where_it_does():
+    """Of two numbers that tell classes apart equally well in at most 5 % of draws; of one that does better in most."""
     generator = np.random.default_rng(0)
     names, seen, found = (np.arange(30), np.arange(30)), 0, 0
-    for draw in range(60):
+    for _ in range(60):
         shared = generator.normal([[0.5], [0]], 1, (2, 30))
         first, second = ([part + generator.normal(0, 0.7, 30) for part in shared] for _ in range(2))
-        value, low, high = clustered_auc_rise(wins(*first), wins(*second), *names, draws=200, seed=draw)
+        value, low, high = auc_difference_interval(pairwise_order(*first), pairwise_order(*second), *names)
         assert low <= value <= high
-        assert value == pytest.approx(clustered_auc(*first, *names)[0] - clustered_auc(*second, *names)[0])
+        assert value == pytest.approx(auc_interval(*first, *names)[0] - auc_interval(*second, *names)[0])
         seen += low > 0
-        found += clustered_auc_rise(wins(first[0] + 3, first[1]), wins(*second), *names, draws=200, seed=draw)[1] > 0
+        found += (
+            auc_difference_interval(pairwise_order(first[0] + 3, first[1]), pairwise_order(*second), *names).low > 0
+        )
     assert seen <= 3
     assert found >= 48
-    same = wins(*first)
-    assert clustered_auc_rise(same, same, *names)[0] == 0
-    assert np.isnan(clustered_auc_rise(same, same, *names, within=np.zeros((30, 30)))).all()
+    same = pairwise_order(*first)
+    assert auc_difference_interval(same, same, *names)[0] == 0
+    assert np.isnan(auc_difference_interval(same, same, *names, within=np.zeros((30, 30)))).all()
 
 
 def test_labels_shuffled_at_equal_length_keep_what_length_does():
@@ -563,80 +576,111 @@ def test_labels_shuffled_at_equal_length_keep_what_length_does():
         lengths = np.r_[generator.integers(8, 14, 40), generator.integers(10, 16, 40)]
         labels, values = np.arange(80) < 40, lengths + generator.normal(0, 0.5, 80)
         near = np.abs(lengths[:40, None] - lengths[40:]) <= 1
-        observed = clustered_auc(values[:40], values[40:], range(40), range(40, 80), near, draws=10)[0]
+        observed = auc_interval(values[:40], values[40:], range(40), range(40, 80), near).value
         null = shuffled_auc(values, labels, lengths, 1, 40, draw)
         small += (np.sum(null <= observed) + 1) / 41 <= 0.1
         shifted = np.where(labels, values + 1, values)
-        again = clustered_auc(shifted[:40], shifted[40:], range(40), range(40, 80), near, draws=10)[0]
+        again = auc_interval(shifted[:40], shifted[40:], range(40), range(40, 80), near).value
         assert again > shuffled_auc(shifted, labels, lengths, 1, 20, draw).mean()
     assert observed < 0.45  # at most a token apart is not yet equally long
     assert small <= 7
     assert np.isnan(shuffled_auc([1.0, 2.0], [True, False], [1, 9], 1, 3, 0)).all()
 
 
+def by_class(values, clusters=None, lengths=None, asked=None, seed=0):
+    """A run of two classes made of numbers: positive ``values[0]``, negative ``values[1]``."""
+    labels = [True] * len(values[0]) + [False] * len(values[1])
+    clusters = [f"c{row}" for row in range(len(labels))] if clusters is None else [*clusters[0], *clusters[1]]
+    lengths = np.full(len(labels), 5.0) if lengths is None else np.concatenate(lengths)
+    asked = asked or Tuco(output=False)
+    shuffles = Shuffles.of(labels, clusters, lengths)
+    both = np.concatenate(values)
+    columns = {
+        "group": (["positive" if label else "negative" for label in labels], "key", ""),
+        "cluster": (clusters, "key", ""), "tokens": (lengths, "measure", ""), "tuco": (both, "measure", ""),
+        "base_own": (both[::-1].copy(), "measure", ""),
+    }  # fmt: skip
+    run = make_table("tuco", columns, tables={"permuted": permuted(shuffles, asked, both, seed)})
+    return claims.conclude(run, claims_of(asked, 0.0, len(labels), ("a", "b"), False, shuffles)), shuffles
+
+
+def findings(run):
+    return {each.name: each for each in claims.from_table(run.tables["claims"])}
+
+
 @pytest.mark.parametrize("seed", range(30))
-def test_a_recomputed_p_counts_the_same_ties(seed):
-    """The AUC is discrete: one last bit between the value and its null, and every tie is lost."""
+def test_p_counts_draws_that_equal_the_observed_auc(seed):
+    """The AUC is discrete: one last bit between the value and its null would lose every tie. Counted by scipy here."""
     generator = np.random.default_rng(seed)
-    counts = generator.integers(5, 12, 2)
-    found = [measured(name, generator.normal(0.8 * (not side), 1, counts[side]))
-             for side, name in enumerate(("positive", "negative"))]  # fmt: skip
-    classes = compared(*found)
-    null = classes.shuffled(200)
-    columns = classes.columns(None) | {"group": (["positive"] * counts[0] + ["negative"] * counts[1], "key", "class")}
-    draws = {"auc": (null[0], "measure", ""), "auc_near": (null[1], "measure", "")}
-    whole = make_table("tuco", columns, tables={"permuted": make_table("tuco-permuted", draws)})
-    for claim in classes.claims(null, None)[:2]:
-        claims.check(claim, whole)
+    counts = generator.integers(5, 9, 2)
+    values = [generator.normal(0.8 * (not side), 1, counts[side]) for side in range(2)]
+    run, _ = by_class(values)
+    pairs = counts[0] * counts[1]
+    above = [round(float(draw) * pairs) for draw in run.tables["permuted"]["auc"]]
+    observed = mannwhitneyu(*values).statistic
+    for name in ("separates", "separates-at-equal-length"):
+        found = findings(run)[name]
+        claims.check(found, run)
+        assert found.value == observed / pairs
+        b = sum(round(float(draw) * pairs) >= observed for draw in run.tables["permuted"][_column(found)])
+        assert found.p == (1 + b) / 201
+    assert len(set(above)) < 200  # ties there are
 
 
-def measured(name, values, clusters=None, twins=None, lengths=None):
-    clusters = [f"{name}{row}" for row in range(len(values))] if clusters is None else clusters
-    prompts = tuple(
-        Prompt(row, f"{name} {row}", cluster, None if twins is None else twins[row])
-        for row, cluster in enumerate(clusters)
-    )
-    none, lengths = np.zeros((len(values), 1)), np.full(len(values), 5) if lengths is None else lengths
-    return Measured(name, prompts, lengths, values, values, values, *[none] * 5, {})
+def _column(found):
+    return found.claim.null.column
 
 
-kept_pair = cache(pair_of)
-
-
-def compared(positive, negative):
-    parts = (PromptSet(part.prompts, part.group) for part in (positive, negative))
-    return Classes.of(Study(kept_pair("llama"), Contrast(*parts), None), Tuco(), positive, negative, ("a", "b"))
+def test_every_arrangement_drawn_gives_the_exact_p():
+    """Of four and four clusters 70 arrangements: p over very many draws nears scipy's exact one."""
+    values = [np.array([1.0, 2, 3, 7]), np.array([0.0, 0.5, 4, 5])]
+    run, shuffles = by_class(values, asked=Tuco(output=False, permutations=4000))
+    assert shuffles.ways == 70
+    exact = mannwhitneyu(*values, alternative="greater", method="exact").pvalue
+    assert findings(run)["separates"].p == pytest.approx(exact, abs=0.03)
+    assert findings(run)["separates"].verdict == claims.TOO_FEW
 
 
 @pytest.mark.parametrize("twins", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_shuffles_keep_clusters_whole(twins):
+def test_permutations_keep_clusters_whole(twins):
     """Eight clusters of eight a class, alike within and with no effect between: p is seldom small."""
     small, found = np.zeros(2), np.zeros(2)
-    names = [[f"{sign}{row // 8}" for row in range(64)] for sign in "pn"]
-    named = [f"t{row}" for row in range(64)] if twins else None
+    names = [[f"{sign * (not twins)}{row // 8}" for row in range(64)] for sign in "pn"]
     for draw in range(60):
         generator = np.random.default_rng(draw)
         values = [generator.normal(0, 1, 8).repeat(8) + generator.normal(0, 1, 64) for _ in range(2)]
         for shift, counted in ((0, small), (4, found)):
-            parts = [measured(sign, part + shift * (sign == "p"), each, named)
-                     for sign, part, each in zip("pn", values, names, strict=True)]  # fmt: skip
-            classes = compared(*parts)
-            observed = roc_auc_score([1] * 64 + [0] * 64, np.concatenate([part.tuco for part in parts]))
-            counted += [permutation_p(observed, null) <= 0.05 for null in classes.shuffled(60)]
+            run, _ = by_class([values[0] + shift, values[1]], names, asked=Tuco(output=False, permutations=60))
+            counted += [each.p <= 0.05 for name, each in findings(run).items() if name.startswith("separates")]
     assert (small <= 7).all()
     assert (found >= 50).all()
 
 
-def test_of_few_clusters_it_is_said_that_none_can_be_shown():
+def test_with_few_clusters_nothing_is_tested_and_the_sentence_says_why():
     names = [["p0"] * 6 + ["p1"] * 6, ["n0"] * 6 + ["n1"] * 6]
-    parts = [measured(sign, np.arange(12) + 20.0 * (sign == "p"), each) for sign, each in zip("pn", names, strict=True)]
-    classes = compared(*parts)
-    for claim in classes.claims(classes.shuffled(50), None)[:2]:
-        assert "in only 6 ways: too few for 5 %" in claim.sentence
-        assert not claim.shown
-    # a cluster of both classes is shuffled within itself
-    shared = compared(*[measured(sign, np.arange(4.0), ["one", "one", "two", "two"]) for sign in "pn"])
-    assert shared.shuffles.ways == 6 * 6
+    run, _ = by_class([np.arange(12) + 20.0, np.arange(12.0)], names)
+    for name in ("separates", "separates-at-equal-length"):
+        found = findings(run)[name]
+        assert "in only 6 ways: too few for p of 5 %" in found.sentence
+        assert found.verdict == claims.NOT_TESTED
+    # a cluster of both classes exchanges the labels of its two sides
+    assert by_class([np.arange(4.0)] * 2, [["one", "one", "two", "two"]] * 2)[1].ways == 2**2
+
+
+def test_the_control_that_no_tuning_touches_is_taken_in_the_direction_that_tells_more_apart():
+    values = [np.linspace(1, 2, 8), np.linspace(0, 1.2, 8)]
+    run, _ = by_class(values, asked=Tuco())
+    found = findings(run)["separates-beyond-base"]
+    plain_auc = roc_auc_score([1] * 8 + [0] * 8, np.concatenate(values)[::-1])
+    assert plain_auc < 0.5
+    assert found.control_value == pytest.approx(1 - plain_auc)
+    assert found.value == pytest.approx(findings(run)["separates-at-equal-length"].value - (1 - plain_auc))
+    order = [pairwise_order(*values), 1 - pairwise_order(*np.split(np.concatenate(values)[::-1], 2))]
+    wanted = auc_difference_interval(*order, range(8), range(8, 16))
+    assert found.interval == pytest.approx(wanted[1:])
+    moved = replace(found, control_value=plain_auc)
+    with pytest.raises(ClaimError, match="control_value"):
+        claims.check(moved, run)
 
 
 @pytest.mark.parametrize("twins", [False, True])
@@ -700,8 +744,8 @@ def test_prompts_are_parted_by_what_is_answered():
     np.testing.assert_allclose(table["sham_tuco"][order], alone["tuco"], rtol=1e-5)
     kept = study.contrast.positive.prompts[:6]
     alike = Tuco(by_answer=True, keep_text=True)(study.on(OneClass(PromptSet(kept, "refused"))))
-    assert "There are no two classes to compare" in alike.summary["sentence"]
-    assert not alike.summary["shown"]
+    assert "there are no two classes to compare" in alike.summary["sentence"]
+    assert not alike.summary["supported"]
     assert "text" in alike.tables["answers"].data
     with pytest.raises(OptionError, match="two were given"):
         Tuco(by_answer=True)(tiny.planted_study("llama"))
@@ -714,12 +758,12 @@ def test_a_sham_is_not_beyond_itself():
     table = Tuco(sham=pair, caliper=9)(Study(pair, tiny.contrast(16), None))
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     assert made["separates-beyond-sham"].value == made["beyond-sham"].value == 0
-    assert not table.summary["shown"]
+    assert not table.summary["supported"]
     with pytest.raises(PairError, match="another base"):
         Tuco(sham=pair_of("gpt2"))(Study(pair, tiny.contrast(4), None))
 
 
-def test_two_classes_have_an_auc_beside_their_length():
+def test_two_classes_have_an_auc_and_that_of_their_length():
     pair = pair_of("llama")
     both = tiny.contrast(16)
     study = Study(pair, both, None)
@@ -735,13 +779,13 @@ def test_two_classes_have_an_auc_beside_their_length():
     apart = PromptSet(both.positive.prompts[:1], "one"), PromptSet(tiny.contrast(33).negative.prompts[32:], "long")
     alone = Tuco(caliper=0)(study.on(Contrast(*apart)))
     for claim in claims.from_table(alone.tables["claims"])[2:]:
-        assert not claim.shown
+        assert not claim.supported
         claims.check(claim, alone)
     single = Tuco()(study.on(OneClass(apart[0])))
     rounding = claims.from_table(single.tables["claims"])[0]
     assert np.isnan(rounding.low)
-    assert not rounding.shown  # one prompt, however large its TuCo
-    assert "cannot be told apart" in alone.summary["sentence"]
+    assert rounding.verdict == claims.TOO_FEW  # one prompt, however large its TuCo
+    assert "cannot be told apart" in findings(alone)["separates-at-equal-length"].sentence
 
 
 def test_one_class_is_a_study():
@@ -760,7 +804,7 @@ def test_one_class_is_a_study():
 
 
 def test_the_key_follows_every_option():
-    study, names = study_of(pair_of("llama")), {"granularity": "sublayer", "positions": "all", "path": "full",
+    study, names = study_of(pair_of("llama")), {"granularity": "sublayer", "positions": "all", "path": "fast",
         "order": 2, "drop": (1,), "output": False, "caliper": 2, "permutations": 9, "floor_prompts": 1,
         "map_prompts": 2, "by_answer": True, "keep_text": True, "sham": pair_of("llama", 0.03),
         "parent": "1" * 20}  # fmt: skip
@@ -776,7 +820,7 @@ def test_the_table_is_whole():
     layers = table.tables["layers"]
     assert len(layers) == 15
     assert layers["error"].max() < 1e-6
-    np.testing.assert_allclose(layers["beta"][layers["layer"] == 2], table["tuco"])
+    np.testing.assert_array_equal(layers["beta"][layers["layer"] == 2], table["tuco"])
     assert 0 < table.summary["noise_floor"] < 1e-6
     assert table.summary["sentence"].endswith(".")
     for part in (table, layers, table.tables["tokens"]):
@@ -833,8 +877,7 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
     scaling = Store(saved / "runs").get(record["summary"]["checks"]["ftc-alpha"]["run"])
     for each in (table, scaling):
         for claim in claims.from_table(each.tables["claims"]):
-            if claim.recipe:
-                claims.check(claim, each)
+            claims.check(claim, each)
     page = Path(record["page"]).read_text(encoding="utf-8")
     assert "How much of each prompt is tuning?" in page
     assert "What if tuning were weaker or stronger?" in page
@@ -856,7 +899,7 @@ def test_the_command_parts_prompts_by_their_answers(run, saved):
     table = Store(saved / "runs").get(record["run"])
     assert table.tables["answers"]["refused"].sum() == 8
     assert "text" in table.tables["answers"].data
-    assert not record["summary"]["shown"]  # it is its own sham
+    assert not record["summary"]["supported"]  # it is its own control
 
 
 def test_the_command_takes_one_file_and_answers_of_a_task(run, saved):
@@ -925,5 +968,5 @@ def test_organisms_say_what_their_names_promise():
         name: {claim.name: claim for claim in claims.from_table(table.tables["claims"])}["separates-beyond-base"]
         for name, table in found.items()
     }
-    assert beyond["planted"].shown
-    assert not beyond["sham"].shown
+    assert beyond["planted"].supported
+    assert not beyond["sham"].supported

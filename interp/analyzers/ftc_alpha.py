@@ -1,7 +1,7 @@
 """``FtcAlpha``: the tuned part of every block at other strengths (FTC_alpha of TuCo, arXiv 2506.23423).
 
-Every block adds ``f_base(x) + alpha (f_tuned(x) - f_base(x))`` on the stream that is so scaled, at all tokens. Beside
-it, as a control, the whole update at that strength: weights ``W_base + alpha (W_tuned - W_base)``, which also scales
+Every block adds ``f_base(x) + alpha (f_tuned(x) - f_base(x))`` on the stream that is so scaled, at all tokens. The
+control is the whole update at that strength: weights ``W_base + alpha (W_tuned - W_base)``, which also scales
 embeddings, final norm and head. A strength is chosen on half of the clusters and judged on the other half.
 """
 
@@ -14,16 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp import claims
 from interp.analyzers.base import Analyzer
 from interp.capture import make_batch
-from interp.claims import Claim
+from interp.claims import Claim, Estimate, conclude, literal, mean
 from interp.engines import TorchEngine
 from interp.engines.lockstep import lockstep
 from interp.errors import OptionError, UnsupportedModel
 from interp.generate import generate
 from interp.maths.host import to_host
-from interp.maths.statistics import clustered_bootstrap, clustered_rise
+from interp.maths.intervals import cluster_interval
 from interp.metrics import malformed, token_divergences
 from interp.models.interpolate import interpolated, require_interpolable
 from interp.models.invisible import changed_settings, remarks
@@ -42,11 +41,11 @@ class FtcAlpha(Analyzer):
     1 is always among them. ``new_tokens`` above 0 also writes greedy answers of at most that length and scores them;
     their text is kept where ``keep_text`` asks for it. A strength costs a pass of both models' blocks, for every token
     that is written too. Returns a table of kind ``ftc-alpha``, one row per way, strength and class; ``prompts`` has one
-    per prompt. With answers a second claim sets what they show beside whole weights, strength by strength.
+    per prompt. With answers a second claim compares what they show with whole weights at the same strengths.
     """
 
     name: ClassVar[str] = "ftc-alpha"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     alphas: tuple[float, ...] = GRID
     new_tokens: int = 0
@@ -80,24 +79,22 @@ class FtcAlpha(Analyzer):
         columns = _columns(study, rows, held, self)
         prompts = table("ftc-alpha-prompts", columns)
         made = _gain(study, prompts, ways)
-        said = [claim.sentence for claim in made] or [
-            "One cluster of prompts cannot both choose a strength and judge it: no strength is claimed to be the best."
-        ]
+        # a strength that could not be chosen and judged is no result, whatever else was claimed
+        undecided = {} if made else {
+            "lead": "One cluster of prompts cannot both choose a strength and judge it: no strength is claimed to be "
+            "the best.",
+            "supported": False,
+        }  # fmt: skip
         if self.new_tokens and WEIGHTS in ways and len(self.grid) > 1:
-            made.append(_beside_weights(study, prompts, [alpha for alpha in self.grid if alpha != 1]))
-            said.append(made[-1].sentence)
-        return table(
+            made.append(_against_weights(study, [alpha for alpha in self.grid if alpha != 1]))
+        run = table(
             self.name,
             _means(study, prompts, self.new_tokens),
             provenance=study.provenance(self),
-            summary={
-                "sentence": " ".join(said) + claims.not_shown(made),
-                "shown": len(made) == len(said) and all(claim.shown for claim in made),
-                "limits": limits,
-                **{group: len(study.prompts(group)) for group in study.classes},
-            },
-            tables={"prompts": prompts, "claims": claims.to_table(made)},
+            summary={"limits": limits, **{group: len(study.prompts(group)) for group in study.classes}},
+            tables={"prompts": prompts},
         )
+        return conclude(run, made, **undecided)
 
     def require(self, study: Study) -> None:
         """Raise OptionError or UnsupportedModel for a study whose blocks cannot be scaled exactly."""
@@ -209,7 +206,7 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
     def each(column: str, statistic: Callable = np.mean) -> np.ndarray:
         return np.array([float(statistic(prompts[column][mask])) for mask in masks])
 
-    intervals = [clustered_bootstrap(prompts["number"][mask], prompts["cluster"][mask], draws=1000) for mask in masks]
+    intervals = [cluster_interval(prompts["number"][mask], prompts["cluster"][mask]) for mask in masks]
     columns = {
         "way": ([key[0] for key in keys], "key", "what is scaled: each block's update, or all weights"),
         "alpha": ([key[1] for key in keys], "measure", "strength: 0 is the base's, 1 the tuned model's"),
@@ -233,55 +230,60 @@ def _gain(study: Study, prompts: Table, ways: Sequence[str]) -> list[Claim]:
     held = prompts["held"][prompts["group"] == "positive"]
     if held.all() or not held.any():
         return []
-    found = {way: _chosen(study, prompts, way) for way in ways}
-    alpha, value, low, high = found[BLOCKS]
-    control = found.get(WEIGHTS, (NAN, NAN, NAN, NAN))
-    words = study.require_metric("scaling").words
-    where = {"way": BLOCKS, "group": "positive", "held": True}
-    beside = f" (whole weights, at their own choice of {control[0]:g}: {control[1]:+.3g})" if WEIGHTS in ways else ""
+    words, alpha = study.require_metric("scaling").words, _chosen(prompts, BLOCKS)
+    number, unit = literal(words.number), literal(words.unit)
+    control, compared = "the fine-tuned model as it is, on the same prompts", ""
+    reference = mean("number", table="prompts", where={"way": BLOCKS, "group": "positive", "held": True, "alpha": 1.0})
+    if WEIGHTS in ways:
+        other = _chosen(prompts, WEIGHTS)
+        control, reference = "the whole update, weights interpolated, at its own choice", _rise(WEIGHTS, other)
+        compared = f" (whole weights, at their own choice of {other:g}: {{control:+.3g}})"
     said = (
         f"What tuning added to every block at strength {alpha:g}, chosen on half of the clusters, raises the mean "
-        f"{words.number} of the other half by {value:.3g} {words.unit} [{low:.3g}, {high:.3g}]{beside}."
+        f"{number} of the other half by {{value:.3g}} {unit} [{{low:.3g}}, {{high:.3g}}]{compared}."
     )
     if alpha == 1:
-        said = f"On half of the clusters no other strength gave a higher mean {words.number} than strength 1{beside}."
-    return [Claim(
-        "alpha-gain",
-        said,
-        value, low, high, "the whole update, weights interpolated, at its own choice", *control[1:], NAN, 0.0,
-        "at least", bool(alpha != 1 and low > 0),
-        {"table": "prompts", "statistic": "mean", "column": "number", "where": where | {"alpha": alpha},
-         "cluster": "cluster", "minus": {"where": where | {"alpha": 1.0}}},
-    )]  # fmt: skip
+        said = f"On half of the clusters no other strength gave a higher mean {number} than strength 1{compared}."
+    return [
+        Claim(
+            name="alpha-gain",
+            estimate=_rise(BLOCKS, alpha),
+            at_least=0.0,
+            reference=reference,
+            control=control,
+            text=said,
+        )
+    ]
 
 
-def _beside_weights(study: Study, prompts: Table, alphas: Sequence[float]) -> Claim:
+def _rise(way: str, alpha: float) -> Estimate:
+    """The mean number at one strength less that of the same prompts at strength 1, where strengths are judged."""
+    where = {"way": way, "group": "positive", "held": True}
+    minus = {"where": where | {"alpha": 1.0}}
+    return mean("number", table="prompts", where=where | {"alpha": alpha}, minus=minus, pair="prompt_id")
+
+
+def _against_weights(study: Study, alphas: Sequence[float]) -> Claim:
     """How much more often the behaviour is shown with blocks scaled than with whole weights, over all strengths."""
     words = study.require_metric("scaling").words
-    mine = (prompts["group"] == "positive") & np.isin(prompts["alpha"], alphas)
-    here, there = (prompts[words.column][mine & (prompts["way"] == way)] for way in (BLOCKS, WEIGHTS))
-    # both ways list the same prompts at the same strengths, in one order
-    clusters = prompts["cluster"][mine & (prompts["way"] == BLOCKS)]
-    value, low, high = clustered_rise(here, there, clusters, seed=study.seed)
-    where = {"group": "positive", "alpha": list(alphas)}
+    blocks, weights = ({"group": "positive", "alpha": list(alphas), "way": way} for way in (BLOCKS, WEIGHTS))
     return Claim(
-        "blocks-against-weights",
-        f"Over the strengths {', '.join(f'{alpha:g}' for alpha in alphas)} the {words.share} is {here.mean():.1%} with "
-        f"blocks scaled, {value:+.1%} [{low:+.1%}, {high:+.1%}] beside whole weights ({there.mean():.1%}).",
-        value, low, high, "the whole update, weights interpolated, at the same strengths", there.mean(), NAN, NAN, NAN,
-        0.0, "at least", bool(low > 0),
-        {"table": "prompts", "statistic": "mean", "column": words.column, "where": where | {"way": BLOCKS},
-         "cluster": "cluster", "minus": {"where": where | {"way": WEIGHTS}}},
-    )  # fmt: skip
+        name="blocks-against-weights",
+        estimate=mean(
+            words.column, table="prompts", where=blocks, minus={"where": weights}, pair=["prompt_id", "alpha"]
+        ),
+        at_least=0.0,
+        reference=mean(words.column, table="prompts", where=weights),
+        control="the whole update, weights interpolated, at the same strengths",
+        text=f"Over the strengths {', '.join(f'{alpha:g}' for alpha in alphas)} the {literal(words.share)} is "
+        "{blocks:.1%} with blocks scaled, {value:+.1%} [{low:+.1%}, {high:+.1%}] compared with whole weights "
+        "({control:.1%}).",
+        also={"blocks": mean(words.column, table="prompts", where=blocks)},
+    )
 
 
-def _chosen(study: Study, prompts: Table, way: str) -> tuple[float, float, float, float]:
-    mine = (prompts["way"] == way) & (prompts["group"] == "positive")
+def _chosen(prompts: Table, way: str) -> float:
+    """The strength with the largest mean number on the clusters that choose; of equal ones the nearest to 1."""
+    mine = (prompts["way"] == way) & (prompts["group"] == "positive") & ~prompts["held"]
     alphas = sorted(set(map(float, prompts["alpha"])), key=lambda alpha: (abs(alpha - 1), alpha))
-
-    def numbers(alpha: float, held: bool) -> np.ndarray:
-        return prompts["number"][mine & (prompts["alpha"] == alpha) & (prompts["held"] == held)]
-
-    best = max(alphas, key=lambda alpha: numbers(alpha, False).mean())
-    clusters = prompts["cluster"][mine & (prompts["alpha"] == 1.0) & prompts["held"]]
-    return best, *clustered_bootstrap(numbers(best, True), clusters, minus=numbers(1.0, True), seed=study.seed)
+    return max(alphas, key=lambda alpha: prompts["number"][mine & (prompts["alpha"] == alpha)].mean())

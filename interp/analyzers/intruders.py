@@ -2,7 +2,7 @@
 
 Shuttleworth, Andreas, Torralba, Sharma (arXiv 2410.21228): of every matrix the ``top_k`` left singular vectors of the
 tuned weight are compared with *all* of the base's; one whose largest absolute cosine stays below ``eps`` is an
-intruder. Beside it: the same against the base's vectors of like singular value together, since within a cluster of
+intruder. Two controls: the same against the base's vectors of like singular value together, since within a cluster of
 equal values vectors are arbitrary; and random updates with the singular values of the real one, since a large enough
 update of any direction makes intruders.
 """
@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.claims import Claim
+from interp.claims import ALPHA, Claim, Draws, conclude, statistic
 from interp.errors import OptionError
 from interp.maths import subspaces
 from interp.maths.host import to_host
@@ -27,7 +26,7 @@ from interp.models.low_rank import Factors
 from interp.models.weights import Both, Matrix, WeightPair
 from interp.table import Table, table
 
-SMALL, ALPHA, FEWEST_DRAWS, SHOWN_OF_BASE = 64, 0.05, 20, 40
+SMALL, FEWEST_DRAWS, SHOWN_OF_BASE = 64, 20, 40
 ROUGH = 1e-5
 NAN = float("nan")
 
@@ -42,7 +41,7 @@ class Intruders(Analyzer):
     """
 
     name: ClassVar[str] = "intruders"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     top_k: int = 10
     eps: float = 0.5
@@ -57,16 +56,21 @@ class Intruders(Analyzer):
         found = study.each(lambda index, matrix: _examine(self, study, index, matrix), "matrices")
         rows, matrices, null = (_joined([one[name] for one in found]) for name in ("vectors", "matrix", "null"))
         counted = ~matrices["small"] if not matrices["small"].all() else np.ones(len(found), bool)
-        apart = null["apart"].reshape(len(found), self.draws)[counted].sum(0)
-        made = self._claim(rows, matrices, apart)
+        totals = {
+            f"{name}_total": null[name].reshape(len(found), self.draws)[counted].sum(0)
+            for name in ("intruders", "apart")
+        }
         worst = max(found, key=lambda one: (one["matrix"]["apart"][0], -one["matrix"]["min_cosine"][0]))
-        return table(
+        notes = [*study.notes]
+        if 0 < (small := int(matrices["small"].sum())) < len(found):
+            notes.append(
+                f"{small} more matrices of size {SMALL} or less, where random vectors come near eps, do not count"
+            )
+        run = table(
             self.name,
             _described(rows),
             provenance=study.provenance(self),
             summary={
-                "sentence": made.sentence,
-                "shown": made.shown,
                 "matrices": len(found),
                 "changed": int(matrices["changed"].sum()),
                 "small": int(matrices["small"].sum()),
@@ -77,16 +81,16 @@ class Intruders(Analyzer):
                 "min_cosine": float(rows["max_cosine"].min()),
                 "mean_effective_rank": float(matrices["effective_rank"].mean()),
                 "mean_relative_norm": float(matrices["relative_norm"].mean()),
-                "limits": [f"{note[:1].upper()}{note[1:]}." for note in study.notes],
+                "limits": [f"{note[:1].upper()}{note[1:]}." for note in notes],
             },
             tables={
                 "matrices": table("intruders-matrices", _described(matrices)),
                 "null": table("intruders-null", _described(null)),
-                "totals": table("intruders-totals", _described({"draw": np.arange(self.draws), "apart_total": apart})),
+                "totals": table("intruders-totals", _described({"draw": np.arange(self.draws)} | totals)),
                 "image": table("intruders-image", _described(worst["image"])),
-                "claims": claims.to_table([made]),
             },
         )
+        return conclude(run, self._claims(matrices))
 
     def require(self) -> None:
         """Raise OptionError for options that mean nothing."""
@@ -99,38 +103,49 @@ class Intruders(Analyzer):
         if self.draws and self.draws < FEWEST_DRAWS:
             raise OptionError(f"{self.draws} random updates cannot give p of {ALPHA}; use {FEWEST_DRAWS} or more, or 0")
 
-    def _claim(self, rows: dict, matrices: dict, null: np.ndarray) -> Claim:
-        where = {} if matrices["small"].all() else {"small": [False]}
-        counted = np.ones(len(rows["apart"]), bool) if not where else ~rows["small"]
-        matrix_counted = np.ones(len(matrices["small"]), bool) if not where else ~matrices["small"]
-        value = int(rows["apart"][counted].sum())
-        p = permutation_p(value, null)
-        center, low, high = (float(null.mean()), *np.quantile(null, [0.025, 0.975])) if len(null) else (NAN, NAN, NAN)
-        shown = bool(value >= 1 and p <= ALPHA and where)
-        beside = "No random updates were drawn, so nothing is claimed."
-        if len(null):
+    def _claims(self, matrices: dict[str, np.ndarray]) -> list[Claim]:
+        """More intruders than random updates give, by single vectors as published and by subspaces too."""
+        counted = ~matrices["small"]
+        none = not counted.any()
+        where = {} if none else {"small": [False]}
+        tested = bool(self.draws) and not none
+        vectors = int(matrices["k"].sum() if none else matrices["k"][counted].sum())
+        drawn = "random updates of equal rank, norm and singular values in every matrix"
+        beside = "; no random updates were drawn to compare it with"
+        if none:
+            beside = f"; all matrices are of size {SMALL} or less, where random vectors come near eps: not tested"
+        elif tested:
             beside = (
-                f"Random updates of equal rank, norm and singular values give {center:.1f} ({low:.0f} to {high:.0f}), "
-                f"p = {p:.3f}: {'more than these do' if p <= ALPHA else 'not more than these do'}."
+                "; random updates of equal rank, norm and singular values give {control:.1f} ({control_low:.0f} to "
+                "{control_high:.0f}), p = {p:.2g}"
             )
-        if not matrix_counted.all():
-            small = int((~matrix_counted).sum())
-            beside += (
-                f" {small} more matrices of size {SMALL} or less, where random vectors come near eps, do not count."
+
+        def claim(name: str, column: str, total: str, text: str) -> Claim:
+            return Claim(
+                name=name,
+                estimate=statistic("sum", column, where=where),
+                at_least=1.0,
+                null=Draws("totals", f"{total}_total") if tested else None,
+                control=f"{drawn} ({self.draws} draws)" if tested else "",
+                text=f"{text}{beside}.",
             )
-        if not where:
-            beside += f" All matrices are of size {SMALL} or less, where random vectors come near eps: not claimed."
-        recipe = {"table": "", "statistic": "sum", "column": "apart", "where": where}
-        drawn = {"null": {"table": "totals", "column": "apart_total", "where": {}}, "observed": recipe}
-        return Claim(
-            "intruders",
-            f"{int(rows['is_intruder'][counted].sum())} of {int(counted.sum())} leading {self.side} singular vectors "
-            f"in {int(matrix_counted.sum())} matrices are intruders (no |cosine| with a base vector reaches "
-            f"{self.eps:g}), "
-            f"{value} of them also against the base's vectors of like singular value together. {beside}",
-            value, NAN, NAN, f"{len(null)} random updates of equal rank, norm and singular values in every matrix",
-            center, low, high, p, 1, "at least", shown, recipe | ({"p": drawn} if len(null) else {}),
-        )  # fmt: skip
+
+        return [
+            claim(
+                "intruders",
+                "is_intruder",
+                "intruders",
+                f"{{value:.0f}} of {vectors} leading {self.side} singular vectors in "
+                f"{len(counted) if none else int(counted.sum())} matrices are intruders (no |cosine| with a base "
+                f"vector reaches {self.eps:g})",
+            ),
+            claim(
+                "intruders-by-subspace",
+                "apart",
+                "apart",
+                "{value:.0f} of them are intruders also against the base's vectors of like singular value together",
+            ),
+        ]
 
 
 def _examine(options: Intruders, study: WeightPair, index: int, matrix: Matrix) -> dict[str, dict[str, np.ndarray]]:
@@ -269,7 +284,8 @@ _MEANINGS = {
     "norm": ("measure", "Frobenius norm of the update"),
     "relative_norm": ("measure", "the same over the base's norm"),
     "matrix_p": ("measure", "share of random updates with as many intruders apart, with the real one"),
-    "apart_total": ("measure", "intruders apart over all matrices that count"),
+    "intruders_total": ("measure", "intruders over all matrices that count"),
+    "apart_total": ("measure", "intruders by both measures over all matrices that count"),
 }
 _APART = {
     True: ("flag", "an intruder also against the base's vectors of like singular value together"),

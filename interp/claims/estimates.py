@@ -250,6 +250,8 @@ def _auc(estimate: Estimate, run: Table) -> Measured:
     number = min(effective_clusters(part) for part in clusters)
     if not estimate.minus:
         values = [side(estimate.column, where)[0] for where in groups]
+        plain, turned = order(estimate.column, False), order(estimate.column, estimate.folded)
+        values = values if np.array_equal(plain, turned) else [-part for part in values]
         return Measured(*auc_interval(*values, *clusters, near), number)
     other = _derived(estimate, estimate.minus)
     own, theirs = order(estimate.column, estimate.folded), order(other.column, other.folded)

@@ -1,5 +1,6 @@
-"""``interp intruders``: which singular vectors of a tune's matrices the base does not have, and what they do."""
+"""``interp intruders``: which singular vectors of a fine-tuned model the base does not have, and what they do."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +31,15 @@ def command(
     ] = None,
     which: Annotated[str, typer.Option(metavar="NAME", help="Scale top1 of each matrix, or all.")] = "top1",
     task: Annotated[Path | None, typer.Option(**_FILE, help="With --scale, if wanted: prompts with answers.")] = None,
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Earlier checkpoints of the run, or the folder that holds them; repeatable. With --text.",
+        ),
+    ] = None,
     text: Annotated[
-        Path | None, typer.Option(**_FILE, help="With --scale: plain text, for loss and divergence.")
+        Path | None, typer.Option(**_FILE, help="With --scale or --checkpoints: plain text, for the loss.")
     ] = None,
     metric: Annotated[str, typer.Option(metavar="NAME", help="Of the task: logit-diff, answer-loss, accuracy.")] = (
         "auto"
@@ -39,15 +47,17 @@ def command(
     max_prompts: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N of each file.")] = None,
     common: Running,
 ) -> str:
-    """Count intruder dimensions beside random updates of equal singular values, and scale them.
+    """Count intruder dimensions, compared with random updates of equal singular values, and scale them.
 
     Weights are read one pair of matrices at a time and no model is built (on the CPU, whatever --device says); only
-    --scale loads the pair.
+    --scale and --checkpoints load models. --checkpoints correlates the number of intruders with forgetting.
 
     Example: interp intruders ./tuned --base ./base --scale 0,0.5,1,2 --task task.jsonl --text plain.txt
     """
-    request = Request.of("intruders", {**locals()})
-    factors = _factors(scale, task, text, metric)
+    given = {**locals()}
+    factors = _factors(scale, task, text, metric, bool(checkpoints))
+    earlier = _checkpoints(given.pop("checkpoints") or [], common.remote)
+    request = Request.of("intruders", given | {"tuned": [tuned, *earlier]})
     if (kept := request.recall()) is not None:
         for note in kept.notes:
             common.remark(note)
@@ -64,25 +74,60 @@ def command(
         from interp.analyzers.intruder_scaling import IntruderScaling
 
         IntruderScaling(which=which, scales=factors).require()
-    contrast = None if factors is None else _contrast(task, text, max_prompts)
+    contrast = None if text is None else _contrast(task, text, max_prompts)
     described = request.describe()
     store = Store(common.store)
-    common.status(f"reading {tuned}")
-    weights = WeightPair.load(
-        tuned, base, embeddings=embeddings, seed=common.seed, jobs=jobs, quiet=common.quiet, kept=Bases(common.store)
-    )
+
+    def weights_of(name: str) -> WeightPair:
+        common.status(f"reading {name}")
+        return WeightPair.load(
+            name, base, embeddings=embeddings, seed=common.seed, jobs=jobs, quiet=common.quiet, kept=Bases(common.store)
+        )
+
+    weights = weights_of(tuned)
     notes = remarked(common, *weights.notes)
     runs = [store.fetch(analyzer, weights)]
     if factors is not None:
         study = _study(common, tuned, base, contrast, metric)
         notes += remarked(common, study.counts, *study.notes)
         runs.append(store.fetch(IntruderScaling.of(runs[0].table, which=which, scales=factors), study))
+    if earlier:
+        # the null is of the last checkpoint alone: the others are only counted
+        counting = Intruders(top_k, eps, side, gap, 0)
+        counted, twice = _counted(store, counting, weights_of, earlier, weights)
+        notes += remarked(common, *twice)
+        counted[tuned] = runs[0].table
+        runs.append(_forgetting(common, store, counted, base, contrast))
     return write(common, request, described, runs, notes, _title(tuned))
 
 
-def _factors(scale: str | None, task: Path | None, text: Path | None, metric: str) -> tuple[float, ...] | None:
+def _checkpoints(given: list[str], remote: bool) -> list[str]:
+    """The checkpoints, in the order given; a folder of checkpoints stands for them, in the order of their numbers."""
+    if given and remote:
+        raise OptionError("--checkpoints measures the loss of every checkpoint on this machine; leave --remote out")
+    found = []
+    for name in given:
+        inside = [path for path in Path(name).glob("*") if _is_model(path)] if Path(name).is_dir() else []
+        found += map(str, sorted(inside, key=_by_number)) if inside else [name]
+    return list(dict.fromkeys(found))
+
+
+def _is_model(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
+
+
+def _by_number(path: Path) -> tuple[int, str]:
+    numbers = re.findall(r"\d+", path.name)
+    return int(numbers[-1]) if numbers else 0, path.name
+
+
+def _factors(
+    scale: str | None, task: Path | None, text: Path | None, metric: str, checkpoints: bool
+) -> tuple[float, ...] | None:
+    if checkpoints and text is None:
+        raise OptionError("--checkpoints needs --text FILE (plain text, for forgetting)")
     if scale is None:
-        if task is not None or text is not None:
+        if task is not None or (text is not None and not checkpoints):
             raise OptionError("--task and --text measure what --scale does; give --scale 0,0.5,1,1.5 too")
         return None
     if text is None:
@@ -119,6 +164,40 @@ def _study(common, tuned, base, contrast, metric):
     aim = None if len(contrast.classes) == 1 else Task.of(pair.tokenizer, contrast.positive.prompts, metric)
     engine = engine_named(common.engine, False)
     return Study(pair, contrast, aim, common.seed, common.batches(), engine=engine, quiet=common.quiet)
+
+
+def _counted(store, counting, weights_of, names, last):
+    """Runs of intruders by checkpoint, and remarks on checkpoints with the weights of another one."""
+    counted, notes, seen = {}, [], {last.digests["tuned"]: last.tuned}
+    for name in names:
+        weights = weights_of(name)
+        digest = weights.digests["tuned"]
+        if digest in seen:
+            notes.append(f"{name} has the weights of {seen[digest]}: counted once")
+            continue
+        seen[digest] = name
+        counted[name] = store.fetch(counting, weights).table
+    return counted, notes
+
+
+def _forgetting(common, store, counted, base, contrast):
+    """The run of the correlation, and of every checkpoint one of the loss on plain text."""
+    from interp.analyzers.intruder_forgetting import Checkpoints, Forgetting, IntruderForgetting
+    from interp.engines import engine_named
+    from interp.models.pair import Pair
+    from interp.prompts import OneClass
+    from interp.study import Study
+
+    if len(counted) < 2:
+        raise OptionError("all checkpoints have the same weights: a correlation needs different ones, 5 to be tested")
+    text = OneClass(contrast.positive if len(contrast.classes) == 1 else contrast.negative)
+    engine, lost = engine_named(common.engine, False), []
+    for name in counted:
+        common.status(f"loading {name}")
+        pair = Pair.load(name, base, device=common.device, dtype=common.dtype)
+        study = Study(pair, text, None, common.seed, common.batches(), engine=engine, quiet=common.quiet)
+        lost.append(store.fetch(Forgetting(), study).table)
+    return store.fetch(IntruderForgetting(), Checkpoints(list(counted.values()), lost, common.seed))
 
 
 def _title(tuned: str) -> str:

@@ -22,7 +22,9 @@ def command(
     *,
     granularity: Annotated[str, typer.Option(metavar="NAME", help="Unit of the split: block or sublayer.")] = "block",
     positions: Annotated[str, typer.Option(metavar="NAME", help="last (token of the prompt) or all.")] = "last",
-    path: Annotated[str, typer.Option(metavar="NAME", help="fast, full, or auto: fast where it can be.")] = "auto",
+    path: Annotated[
+        str, typer.Option(metavar="NAME", help="full, or fast: the last token alone, without beta over all tokens.")
+    ] = "full",
     norm: Annotated[int, typer.Option(metavar="1|2", help="L1 as in the paper, or Euclidean.")] = 1,
     drop_dims: Annotated[str, typer.Option(metavar="D,D,...", help="Stream dimensions left out of norms.")] = "",
     output_co: Annotated[bool, typer.Option(help="Also OutputCo: one more pass of the base.")] = True,
@@ -30,7 +32,7 @@ def command(
         bool, typer.Option("--by-answer", help="Two classes of --prompts: answers that show the metric, and others.")
     ] = False,
     sham: Annotated[
-        str | None, typer.Option(metavar="TUNED", help="A tune of the same base that learned nothing of interest.")
+        str | None, typer.Option(metavar="TUNED", help="Control: the same base, fine-tuned on harmless data.")
     ] = None,
     caliper: Annotated[int, typer.Option(metavar="N", min=0, help="Tokens that prompts of equal length differ.")] = 1,
     alpha: Annotated[
@@ -51,7 +53,8 @@ def command(
 
     TuCo (arXiv 2506.23423) is the tuned share at the last prompt token. With two classes of prompts it says how well
     TuCo tells them apart, over all and at equal length; with --by-answer the classes are what the tuned model refused
-    and what it did not. With --sham all of it stands beside another tune. With --alpha it also scales the tuned part.
+    and what it did not. With --sham all of it is compared with a control fine-tune. With --alpha it also scales the
+    tuned part.
 
     Example: interp tuco ./tuned --base ./base --prompts prompts.txt --alpha 0,0.5,1,1.25
     """

@@ -36,6 +36,7 @@ from interp.figures.dictionary_probe import (
 from interp.figures.dissociation import dissociation_figure
 from interp.figures.dose import dose_figure
 from interp.figures.graft import graft_figure, graft_layers_figure
+from interp.figures.intruder_forgetting import intruder_forgetting_figure
 from interp.figures.intruder_scaling import intruder_scaling_figure
 from interp.figures.intruders import intruders_figure, intruders_image_figure
 from interp.figures.overlaps import overlaps_figure
@@ -72,6 +73,7 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "ftc-alpha": ftc_alpha_figure,
     "graft": graft_figure,
     "graft-layers": graft_layers_figure,
+    "intruder-forgetting": intruder_forgetting_figure,
     "intruder-scaling": intruder_scaling_figure,
     "intruders": intruders_figure,
     "intruders-image": intruders_image_figure,

@@ -46,12 +46,13 @@ def tuco_figure(table: Table) -> go.Figure:
 
 
 def tuco_layers_figure(table: Table) -> go.Figure:
-    """Mean beta after every block by class, with the middle half of the prompts."""
+    """Mean beta after every block by class, with the middle half of the prompts; at the last token on the fast path."""
     figure = go.Figure()
+    column = "beta_last" if np.isnan(table["beta"]).all() else "beta"
     groups, layers = list(dict.fromkeys(table["group"].tolist())), np.unique(table["layer"])
     for group, colour in zip(groups, COLOURS, strict=False):
         mine = table["group"] == group
-        each = [table["beta"][mine & (table["layer"] == layer)] for layer in layers]
+        each = [table[column][mine & (table["layer"] == layer)] for layer in layers]
         low, high = (np.array([np.quantile(part, q) for part in each]) for q in (0.25, 0.75))
         band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
         figure.add_trace(go.Scatter(x=layers, y=high, **band))
@@ -67,7 +68,8 @@ def tuco_layers_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "Share of tuning in what all blocks up to and with this one added, mean over prompts; the band holds the "
+        "Share of tuning in what all blocks up to and with this one added, "
+        f"{'over all tokens' if column == 'beta' else 'at the last token'}, mean over prompts; the band holds the "
         "middle half of them."
     )
     finish(figure, "Share of tuning by depth", caption, height=380)

@@ -17,10 +17,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.analyzers.intruder_scaling.found import HALF, claimed
+from interp.analyzers.intruder_scaling.found import HALF, claims_of
 from interp.analyzers.intruder_scaling.passes import measured, of_text
+from interp.claims import conclude
 from interp.errors import OptionError, UnsupportedModel
 from interp.maths import subspaces
 from interp.maths.host import to_host
@@ -45,7 +45,7 @@ class IntruderScaling(Analyzer):
     """
 
     name: ClassVar[str] = "intruder-scaling"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None
@@ -68,10 +68,6 @@ class IntruderScaling(Analyzer):
         found, plain, base_loss = measured(study, base, kinds, scales, partial(_scaled, study, chosen))
         if study.metric is None:
             notes.append("no task was given: whether what was tuned is kept was not measured")
-        made = claimed(study, found, scales) if chosen["intruder"] else []
-        sentence = " ".join(claim.sentence for claim in made) or (
-            "The run found no intruder in a matrix of a block: there was nothing to scale but the update."
-        )
         keys = list(found)
         losses, kls = (np.array([getattr(one, name).mean() for one in found.values()]) for name in ("loss", "kl"))
         task, prompts = {}, {}
@@ -80,7 +76,7 @@ class IntruderScaling(Analyzer):
             task = {"metric": (means, "measure", words.number, words.unit)}
             prompts = {"prompts": _each("prompts", study.prompts("positive"), found, metric="the metric")}
         counts = {group: len(study.prompts(group)) for group in study.classes}
-        return table(
+        run = table(
             self.name,
             {
                 "kind": ([k for k, _ in keys], "key", "what is scaled: intruder, neighbour or the whole update"),
@@ -92,8 +88,6 @@ class IntruderScaling(Analyzer):
             },
             provenance=study.provenance(self),
             summary={
-                "sentence": sentence + claims.not_shown(made),
-                "shown": bool(made) and all(claim.shown for claim in made),
                 "edited": len(chosen["intruder"]),
                 "base_loss": float(base_loss.mean()),
                 "tuned_loss": float(plain.loss.mean()),
@@ -108,9 +102,13 @@ class IntruderScaling(Analyzer):
                     "texts", study.prompts(of_text(study)), found, loss="loss per token", kl="KL from the base"
                 ),
                 "edited": edited,
-                "claims": claims.to_table(made),
             },
         )
+        if not chosen["intruder"]:
+            return conclude(
+                run, [], lead="The run has no intruder in a matrix of a block: only the whole update was scaled."
+            )
+        return conclude(run, claims_of(study, found, scales))
 
     def require(self) -> list[float]:
         """The scales in order, 1 among them; raises OptionError for options that mean nothing."""

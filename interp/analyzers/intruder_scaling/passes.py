@@ -9,12 +9,11 @@ from jaxtyping import Float
 
 from interp.capture import make_batch
 from interp.engines import Batch
-from interp.errors import PromptError
 from interp.maths.host import to_host
 from interp.metrics import token_divergences, token_losses
 from interp.models.model import Model
-from interp.prompts import Encoded
 from interp.study import Study
+from interp.trials.plain_text import coded_texts
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def measured(
 
     Raises PromptError for a text of one token.
     """
-    texts, tuned = _texts(study), study.pair.tuned
+    texts, tuned = coded_texts(study, of_text(study)), study.pair.tuned
     settings = [("", 1.0), *((kind, scale) for kind in kinds for scale in scales if scale != 1)]
     before, losses, kls = np.zeros(len(texts)), *np.zeros((2, len(settings), len(texts)))
     # texts outside and scales inside: the base has to run unscaled, and under an adapter it shares what is scaled
@@ -79,14 +78,3 @@ def _numbers(study: Study) -> np.ndarray:
         aim = study.objective("positive", rows)
         found[rows] = to_host(aim.of(study.engine.run(model, batch, keep=aim.keep).logits))
     return found
-
-
-def _texts(study: Study) -> list[Encoded]:
-    """The plain texts as tokens, without a template, cut at the context."""
-    coded = []
-    for prompt in study.prompts(of_text(study)):
-        ids = study.pair.tokenizer(prompt.text)["input_ids"][: study.pair.tuned.context_length]
-        if len(ids) < 2:
-            raise PromptError(f"text {prompt.id} has {len(ids)} token(s), so nothing to predict; give longer ones")
-        coded.append(Encoded(tuple(ids), (0,) * len(ids)))
-    return coded

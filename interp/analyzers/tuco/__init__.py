@@ -4,6 +4,7 @@
 2. The base's blocks read that stream: ``PTC`` is what they would have added, ``FTC`` what the tuned ones add beyond it.
 3. Both are summed over blocks as vectors, at the last token of the prompt; TuCo is ``|FTC| / (|PTC| + |FTC|)`` of the
    sums, by sums of magnitudes (L1). The embedding is in neither; what is outside the blocks is not seen.
+4. ``beta`` is the largest such share after any block, over all tokens as one vector.
 """
 
 from dataclasses import dataclass, field, fields
@@ -11,11 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from interp import claims
 from interp.analyzers.base import Analyzer
 from interp.analyzers.tuco.answered import by_answer
-from interp.analyzers.tuco.compared import rows_and_claims
+from interp.analyzers.tuco.compared import claims_of, permuted, prompt_columns
 from interp.analyzers.tuco.passes import Measured, measure, noise
+from interp.analyzers.tuco.shuffles import Shuffles
+from interp.claims import conclude
 from interp.errors import OptionError, PairError, UnsupportedModel
 from interp.models.invisible import remarks
 from interp.models.pair import Pair
@@ -31,15 +33,17 @@ class Tuco(Analyzer):
     """TuCo of every prompt, ``pre_co`` (one minus it), ``output_co`` and ``beta``; needs a base.
 
     ``granularity``: ``block`` is the paper's; ``sublayer`` gives the base's MLP what it reads after the tuned
-    attention, with the same total in another split. ``positions``: the ``last`` token, or ``all`` tokens as one vector.
-    ``path``: ``fast`` takes the base's output projections and MLPs of the last token alone, ``full`` of all, ``auto``
-    the fast one where it can. ``order`` of the norm is 1 or 2; dimensions in ``drop`` are left out of it. ``output``
+    attention, with the same total in another split. ``positions`` of TuCo: the ``last`` token, as in the paper, or
+    ``all`` tokens as one vector. ``beta`` is over all tokens whatever they are, as in the paper, and ``beta_last`` at
+    the last one. ``path``: ``full``, or ``fast``, which takes the base's output projections and MLPs of the last token
+    alone and so has no ``beta``. ``order`` of the norm is 1 or 2; dimensions in ``drop`` are left out of it. ``output``
     false leaves out ``output_co`` and with it a pass of the base on its own stream. With two classes, the AUC of
-    positive above negative prompts, over all pairs and over those whose lengths differ by at most ``caliper`` tokens.
+    positive above negative prompts, over all pairs and over those whose lengths differ by at most ``caliper`` tokens,
+    with ``permutations`` of the labels of whole clusters.
 
     ``by_answer`` makes two classes of one: positive are the prompts whose greedy answer, the tuned model's, shows the
-    study's metric, negative the others; ``keep_text`` keeps these answers. ``sham``: a pair of the same base and a tune
-    that learned nothing of interest, whose TuCo stands beside everything.
+    study's metric, negative the others; ``keep_text`` keeps these answers. ``sham``: a pair of the same base and a
+    model fine-tuned on harmless data, the control with which everything is compared.
 
     Returns a table of kind ``tuco``, one row per prompt, with ``layers`` (sizes and betas after every block), ``floor``
     (the same pair of models taken twice, by arithmetic of another shape), for ``all`` positions ``tokens``, and
@@ -51,7 +55,7 @@ class Tuco(Analyzer):
 
     granularity: str = "block"
     positions: str = "last"
-    path: str = "auto"
+    path: str = "full"
     order: int = 1
     drop: tuple[int, ...] = ()
     output: bool = True
@@ -70,22 +74,17 @@ class Tuco(Analyzer):
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "parent"}
         return own | {"sham": None if self.sham is None else self.sham.digests["tuned"]}
 
-    @property
-    def way(self) -> str:
-        """The path that is taken."""
-        return ("fast" if self.positions == "last" else "full") if self.path == "auto" else self.path
-
     def check(self) -> None:
         """Raise OptionError for options that mean nothing, before any model is loaded."""
         known = {
-            "granularity": ("block", "sublayer"), "positions": ("last", "all"), "path": ("auto", "fast", "full"),
+            "granularity": ("block", "sublayer"), "positions": ("last", "all"), "path": ("full", "fast"),
             "order": ORDERS,
         }  # fmt: skip
         for name, values in known.items():
             if (given := getattr(self, name)) not in values:
                 raise OptionError(f"unknown {name} {given!r}; use {', '.join(map(str, values))}")
         if self.positions == "all" and self.path == "fast":
-            raise OptionError("the fast path is of the last token; take path full (or auto) for all positions")
+            raise OptionError("the fast path is of the last token; use path full for all positions")
         if any(dimension < 0 for dimension in self.drop):
             raise OptionError(f"dimensions to drop are counted from 0, not {min(self.drop)}")
 
@@ -118,43 +117,49 @@ class Tuco(Analyzer):
             answered = by_answer(study, self.keep_text)
             study, names = answered.study, answered.names
         if len(study.classes) == 2 and self.sham is None:
-            notes.append("An AUC says that the classes differ; how far after any tuning, no sham was given to tell.")
+            notes.append("An AUC says that the classes differ; no control fine-tune was given to compare it with.")
         found = [measure(study, self, group) for group in study.classes]
         sham = None if self.sham is None else [measure(study, self, group, self.sham) for group in study.classes]
         floor = noise(study, self)
-        columns, made, permuted = rows_and_claims(study, self, found, sham, float(np.max(floor["tuco"])), names)
-        tables = {"layers": _layers(found), "floor": floor}
+        tables, shuffles = {"layers": _layers(found), "floor": floor}, None
+        tuco = np.concatenate([part.tuco for part in found])
         if self.positions == "all":
             tables["tokens"] = _tokens(found)
-        if permuted is not None:
-            tables["permuted"] = permuted
+        columns = prompt_columns(self, found, sham, names)
+        if len(found) == 2:
+            labels = [group == "positive" for group in columns["group"][0]]
+            shuffles = Shuffles.of(labels, columns["cluster"][0], columns["tokens"][0])
+            tables["permuted"] = permuted(shuffles, self, tuco, study.seed)
         if answered is not None:
             tables["answers"] = answered.answers
-        tuco = np.concatenate([part.tuco for part in found])
-        return table(
+        limit = float(np.max(floor["tuco"]))
+        run = table(
             self.name,
             columns,
             provenance=given.provenance(self),
             summary={
-                "sentence": " ".join([*([answered.sentence] if answered else []), *(claim.sentence for claim in made)])
-                + claims.not_shown(made),
-                "shown": all(claim.shown for claim in made) and (answered is None or len(found) == 2),
                 "sham": "" if self.sham is None else self.sham.tuned.name,
                 "tuco": float(tuco.mean()),
                 "output_co": float(np.concatenate([part.output_co for part in found]).mean()),
-                "noise_floor": float(np.max(floor["tuco"])),
+                "noise_floor": limit,
                 "largest_error": max(float(part.errors.max()) for part in found),
-                "path": self.way,
+                "path": self.path,
                 "limits": notes,
                 **{group: len(study.prompts(group)) for group in study.classes},
             },
-            tables={**tables, "claims": claims.to_table(made)},
+            tables=tables,
         )
+        claims = claims_of(self, limit, len(tuco), names, sham is not None, shuffles)
+        if answered is None:
+            return conclude(run, claims)
+        # without two classes the question that was asked has no answer
+        undecided = {} if len(found) == 2 else {"supported": False}
+        return conclude(run, claims, lead=answered.sentence, **undecided)
 
 
 def _layers(found: list[Measured]) -> Table:
     """One row per prompt and block."""
-    shape = [part.betas.shape for part in found]
+    shape = [part.betas_last.shape for part in found]
     places = [np.indices(size) for size in shape]
     ids = [np.array([p.id for p in part.prompts])[place[0]].ravel() for part, place in zip(found, places, strict=True)]
     groups = [part.group for part, size in zip(found, shape, strict=True) for _ in range(size[0] * size[1])]
@@ -166,7 +171,11 @@ def _layers(found: list[Measured]) -> Table:
         "group": (groups, "key", "class of the prompt"),
         "prompt_id": (np.concatenate(ids), "key", "position in the prompt file, from 0"),
         "layer": (np.concatenate([place[1].ravel() for place in places]), "key", "block, from 0"),
-        "beta": (joined("betas"), "measure", "share of tuning in what the blocks up to and with this one added"),
+        "beta": (
+            joined("betas"), "measure",
+            "share of tuning in what the blocks up to and with this one added, over all tokens; NaN on the fast path",
+        ),
+        "beta_last": (joined("betas_last"), "measure", "the same at the last token"),
         "base_size": (joined("base_sizes"), "measure", "norm of what the base's block adds (PTC)"),
         "tuned_size": (joined("tuned_sizes"), "measure", "norm of what the tuned block adds beyond it (FTC)"),
         "cosine": (joined("cosines"), "measure", "of the two"),

@@ -12,7 +12,7 @@ from interp.table import Table, table
 
 @dataclass(frozen=True)
 class Answered:
-    """The study on both classes (or on one, where all answers are alike), their names, and what was answered."""
+    """The study on both classes (or on one, where all answers are alike), their names, and the answers."""
 
     study: Study
     names: tuple[str, str]
@@ -39,9 +39,7 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
     parts = [prompts.keep([row for row, each in enumerate(shown) if each == wanted]) for wanted in (True, False)]
     said = (
         f"Of {len(prompts)} prompts {len(parts[0])} were {names[0]} and {len(parts[1])} were not ({sum(broken)} "
-        "answers are malformed)."
+        f"answers are malformed){'' if all(parts) else ': there are no two classes to compare'}."
     )
-    if not all(parts):
-        said += " There are no two classes to compare."
     contrast = Contrast(*parts) if all(parts) else OneClass(prompts)
     return Answered(study.on(contrast), names, table("tuco-answers", columns), said)

@@ -1,9 +1,9 @@
-"""Passes over a class of prompts: shares by prompt, by block, by token, and how far rounding alone would bring them."""
+"""Passes over a class of prompts: shares by prompt, by block, by token, and how large rounding alone makes them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -20,9 +20,9 @@ from interp.models.pair import Pair
 from interp.prompts import Prompt
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.split import Stream, against, own_ends
+from interp.trials.split import Positions, Stream, against, own_ends
 
-_BY_BLOCK = ("betas", "base_sizes", "tuned_sizes", "cosines", "errors")
+_BY_BLOCK = ("base_sizes", "tuned_sizes", "cosines")
 _SHIFT = 5  # columns of padding that give the arithmetic another shape
 
 
@@ -39,18 +39,16 @@ class Asked(Protocol):
     permutations: int
     floor_prompts: int
     map_prompts: int
-
-    @property
-    def way(self) -> str:
-        """The path that is taken: fast or full."""
-        ...
+    path: str
 
 
 @dataclass(frozen=True)
 class Measured:
     """Numbers of one class, prompts in file order; by block ``[prompts, L]``, by token ``row -> (words, [L, T])``.
 
-    ``base_own`` is the norm of what the base's blocks add up to on its own stream: it knows nothing of tuning.
+    ``betas`` are shares over all tokens (NaN on the fast path), ``betas_last`` at the last one; sizes, cosines and
+    errors are of the positions of TuCo. ``base_own`` is the norm of what the base's blocks add up to on its own stream:
+    it knows nothing of tuning.
     """
 
     group: str
@@ -60,6 +58,7 @@ class Measured:
     output_co: np.ndarray
     base_own: np.ndarray
     betas: np.ndarray
+    betas_last: np.ndarray
     base_sizes: np.ndarray
     tuned_sizes: np.ndarray
     cosines: np.ndarray
@@ -67,57 +66,81 @@ class Measured:
     tokens: dict[int, tuple[list[str], np.ndarray]]
 
 
+@dataclass
+class Sums:
+    """Sums of one batch over blocks: ``every`` over all columns (None where only the last one was read), ``last``.
+
+    ``errors``: by how much embedding and sums miss the stream after each block, at the positions of TuCo.
+    """
+
+    last: Running
+    every: Running | None = None
+    errors: list[Float[Tensor, " B"]] = field(default_factory=list)
+
+
 def measure(study: Study, asked: Asked, group: str, other: Pair | None = None) -> Measured:
     """Split the stream of every prompt of a class, in the study's pair or in an ``other`` one, without OutputCo."""
     pair, encoded = other or study.pair, study.encoded(group)
     base, tuned = pair.require_base("TuCo"), pair.tuned
     n_layers, count = tuned.anatomy.n_layers, len(encoded)
-    numbers = {name: np.zeros((count, n_layers)) for name in _BY_BLOCK}
+    numbers = {name: np.full((count, n_layers), np.nan) for name in ("betas", "betas_last", *_BY_BLOCK, "errors")}
     mapped = set(study.prompts(group).sample(asked.map_prompts))
     output_co, base_own, tokens = np.full(count, np.nan), np.full(count, np.nan), {}
-    held = 4 * tuned.anatomy.width * (n_layers + 1) * (1 if asked.positions == "last" else 5)
+    read: Positions = "last" if asked.path == "fast" else "all"
+    held = 4 * tuned.anatomy.width * (n_layers + 1) * (1 if read == "last" else 5)
     for rows in study.progress(study.groups(group, tuned, held), f"tuco, {group}"):
         batch, _ = make_batch(encoded, rows, study.pad_id, tuned.device)
-        stream = Stream.read(study.engine, tuned, batch, asked.positions, asked.way)
-        running, errors = split(study, asked, base, stream)
-        for name, values in numbers.items():
-            found = errors if name == "errors" else getattr(running, name)
-            values[rows] = np.stack([to_host(value) for value in found], 1)
+        stream = Stream.read(study.engine, tuned, batch, read, asked.path)
+        sums = split(study, asked, base, stream)
+        own_sums = sums.last if asked.positions == "last" or sums.every is None else sums.every
+        found = {name: getattr(own_sums, name) for name in _BY_BLOCK} | {"errors": sums.errors}
+        found |= {"betas_last": sums.last.betas} | ({} if sums.every is None else {"betas": sums.every.betas})
+        for name, values in found.items():
+            numbers[name][rows] = np.stack([to_host(value) for value in values], 1)
         if asked.output and other is None:
-            start, own = own_ends(study.engine, base, stream, asked.way)
-            end, keep = stream.cut(stream.before[-1]).to(own), kept(asked, stream).to(own)
+            start, own = (looked_at(asked, end) for end in own_ends(study.engine, base, stream, asked.path))
+            end = looked_at(asked, stream.cut(stream.before[-1])).to(own)
+            keep = looked_at(asked, kept(asked, stream)).to(own)
             gap, theirs = (size(value * keep, asked.order) for value in (end - own, own))
             output_co[rows] = to_host(share(gap, theirs))
             base_own[rows] = to_host(size((own - start) * keep, asked.order))
-        if asked.positions == "all":
-            shares = np.stack([to_host(value) for value in running.tokens], 1)
+        if asked.positions == "all" and sums.every is not None:
+            shares = np.stack([to_host(value) for value in sums.every.tokens], 1)
             for row, mine in zip(rows, shares, strict=True):
                 if row in mapped:
                     words = [study.pair.tokenizer.decode([token]) for token in encoded[row].ids]
                     tokens[row] = words, mine[:, -len(words) :]
     lengths = np.array([len(coded.ids) for coded in encoded])
     prompts = study.prompts(group).prompts
-    tuco = numbers["betas"][:, -1]
+    tuco = numbers["betas_last" if asked.positions == "last" else "betas"][:, -1]
     numbers |= {"output_co": output_co, "base_own": base_own}
     return Measured(group, prompts, lengths, tuco, **numbers, tokens=dict(sorted(tokens.items())))
 
 
-def split(study: Study, asked: Asked, other: Model, stream: Stream) -> tuple[Running, list[Float[Tensor, " B"]]]:
-    """The sums of one batch against ``other``'s blocks, and how far embedding and sums miss the stream after each."""
+def split(study: Study, asked: Asked, other: Model, stream: Stream) -> Sums:
+    """The sums of one batch against ``other``'s blocks."""
     keep = kept(asked, stream).to(other.device)
-    real = kept(asked, stream, whole=True).to(other.device)
-    running, errors = Running(asked.order, keep), []
-    total: list[Tensor] = [stream.cut(stream.before[0]).double().to(other.device)]
+    real = looked_at(asked, kept(asked, stream, whole=True).to(other.device))
+    sums = Sums(Running(asked.order, keep[:, -1:]))
+    sums.every = Running(asked.order, keep) if stream.positions == "all" else None
+    total: list[Tensor] = [looked_at(asked, stream.cut(stream.before[0])).double().to(other.device)]
 
     def see(layer: int, ptc: Tensor, ftc: Tensor) -> None:
-        running.add(ptc, ftc)
-        total[0] = total[0] + ptc + ftc
-        after = stream.cut(stream.before[layer + 1]).double().to(total[0].device)
+        sums.last.add(ptc[:, -1:], ftc[:, -1:])
+        if sums.every is not None:
+            sums.every.add(ptc, ftc)
+        total[0] = total[0] + looked_at(asked, ptc) + looked_at(asked, ftc)
+        after = looked_at(asked, stream.cut(stream.before[layer + 1])).double().to(total[0].device)
         missed, whole = size((total[0] - after) * real), size(after * real)
-        errors.append(missed / whole.clamp(min=torch.finfo(whole.dtype).tiny))
+        sums.errors.append(missed / whole.clamp(min=torch.finfo(whole.dtype).tiny))
 
-    against(study.engine, other, stream, see, asked.granularity, asked.way)
-    return running, errors
+    against(study.engine, other, stream, see, asked.granularity, asked.path)
+    return sums
+
+
+def looked_at(asked: Asked, value: Float[Tensor, "B P D"]) -> Float[Tensor, "B Q D"]:
+    """The columns over which TuCo is taken: the last one, which is a prompt's last token, or all."""
+    return value[:, -1:] if asked.positions == "last" else value
 
 
 def kept(asked: Asked, stream: Stream, whole: bool = False) -> Float[Tensor, "B P D"]:
@@ -137,11 +160,11 @@ def noise(study: Study, asked: Asked) -> Table:
         encoded = [study.encoded(group)[row] for row in chosen]
         for part in study.batches(encoded, tuned):
             batch: Batch = make_batch(encoded, part, study.pad_id, tuned.device)[0]
-            stream = Stream.read(study.engine, tuned, batch, asked.positions, asked.way)
-            running, _ = split(study, asked, tuned, stream.shifted(_SHIFT, study.pad_id))
+            stream = Stream.read(study.engine, tuned, batch, asked.positions, asked.path)
+            sums = split(study, asked, tuned, stream.shifted(_SHIFT, study.pad_id))
             rows += [study.prompts(group).prompts[chosen[row]].id for row in part]
             groups += [group] * len(part)
-            values.append(to_host(running.betas[-1]))
+            values.append(to_host((sums.every or sums.last).betas[-1]))
     return table(
         "tuco-floor",
         {

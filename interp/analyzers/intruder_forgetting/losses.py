@@ -1,0 +1,53 @@
+"""``Forgetting``: how much worse a fine-tuned model predicts plain text than its base."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from interp.analyzers.base import Analyzer
+from interp.claims import Claim, conclude, mean
+from interp.study import Study
+from interp.table import Table, table
+from interp.trials.plain_text import coded_texts, text_losses
+
+
+@dataclass(frozen=True)
+class Forgetting(Analyzer):
+    """Loss of plain text in both models of a pair; needs a base.
+
+    Texts are the study's negative prompts, or its only class; they are read without a chat template. Returns a table of
+    kind ``forgetting``, one row per text.
+    """
+
+    name: ClassVar[str] = "forgetting"
+    version: ClassVar[int] = 1
+
+    parent: str | None = None
+
+    def __call__(self, study: Study) -> Table:
+        """Read every text with both models."""
+        base, group = study.pair.require_base("forgetting"), study.classes[-1]
+        before, after = text_losses(study, group, [base, study.pair.tuned])
+        prompts = study.prompts(group)
+        run = table(
+            self.name,
+            {
+                "prompt_id": ([prompt.id for prompt in prompts], "key", "position in the file, from 0"),
+                "cluster": (prompts.clusters, "key", "texts that count as one in intervals"),
+                "tokens": ([len(text.ids) for text in coded_texts(study, group)], "measure", "tokens of the text"),
+                "base_loss": (before, "measure", "loss per token in the base", "nats"),
+                "loss": (after, "measure", "loss per token in the fine-tuned model", "nats"),
+                "forgetting": (after - before, "measure", "the one less the other", "nats"),
+            },
+            provenance=study.provenance(self),
+            summary={"base_loss": float(before.mean()), "loss": float(after.mean()), "texts": len(before)},
+        )
+        forgets = Claim(
+            name="forgets",
+            estimate=mean("loss", minus={"column": "base_loss"}),
+            at_least=0.0,
+            reference=mean("base_loss"),
+            control="the base on the same texts",
+            text="On plain text the loss is {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}] compared with the "
+            "base's ({control:.3f}).",
+        )
+        return conclude(run, [forgets])
