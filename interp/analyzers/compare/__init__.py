@@ -8,7 +8,7 @@ what both would say from every depth, and which weights moved; beside a sham tun
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 

@@ -7,8 +7,8 @@
 4. ``beta`` is the largest such share after any block, over all tokens as one vector.
 """
 
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -67,12 +67,6 @@ class Tuco(Analyzer):
     keep_text: bool = False
     sham: Pair | None = field(default=None, compare=False)
     parent: str | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """As of any analyzer, the sham by the digest of its weights."""
-        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "parent"}
-        return own | {"sham": None if self.sham is None else self.sham.digests["tuned"]}
 
     def check(self) -> None:
         """Raise OptionError for options that mean nothing, before any model is loaded."""
