@@ -11,7 +11,7 @@ from interp.dictionaries.active import Codes
 from interp.dictionaries.classes import Thresholds, of_crosscoder
 from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.diff import WAYS, compare
+from interp.dictionaries.diff import WAYS, _claim, compare
 from interp.dictionaries.differences import DifferenceScaling
 from interp.dictionaries.exchange import exchange_p
 from interp.dictionaries.folds import FoldSums, jackknife
@@ -20,6 +20,7 @@ from interp.dictionaries.planted import VARIANTS, planted_tune
 from interp.dictionaries.scaling import BASE, TUNED, LatentScaling
 from interp.errors import OptionError
 from interp.table import table
+from tests.remeasured import require_remeasured
 
 D, F, N = 6, 11, 240
 
@@ -228,11 +229,11 @@ class TestPlanted:
         assert one["class"].tolist() == [named.get(kind, kind) for kind in other["class"]]
         assert {"tuned-only"} == set(one["class"]) & set(named)
         for column in one.data:
-            if column not in ("class", "rate_base"):
+            if column not in ("class", "rate_base", "claimed_tuned_only"):
                 np.testing.assert_array_equal(one[column], other[column], err_msg=column)
         np.testing.assert_array_equal(one["rate_base"], other["rate_tuned"])
         assert one.summary["unexplained_base"] == other.summary["unexplained_tuned"]
-        assert [claim.name for claim in claims.from_table(one.tables["claims"])] == ["tuned-only", "changed"]
+        assert list(one.summary["verdicts"]) == ["tuned-only", "changed"]
 
     @pytest.mark.parametrize("way", WAYS)
     def test_sham_and_identical_pairs_give_nothing(self, way):
@@ -262,12 +263,19 @@ class TestPlanted:
         _, sham = found_by("crosscoder", "sham", easy=8)
         _, alone = found_by("crosscoder", easy=8)
         _, found = found_by("crosscoder", sham=sham, easy=8)
-        for each, shown in ((alone, []), (found, ["tuned-only", "changed"])):
-            made = claims.from_table(each.tables["claims"])
-            for claim in made:
-                claims.check(claim, each)
+        for each, supported in ((alone, []), (found, ["tuned-only", "changed"])):
+            made = require_remeasured(each)
             # four latents of the base alone, beside an interval of none of 44, are too few
-            assert [claim.name for claim in made if claim.shown] == shown
+            assert [name for name, one in made.items() if one.supported] == supported
+            count, live = each.summary["claimed"]["tuned-only"], each.summary["live"]
+            exact = stats.binomtest(count, live).proportion_ci()
+            assert made["tuned-only"].interval == pytest.approx((exact.low, exact.high))
+        assert set(alone.summary["verdicts"].values()) == {"not tested"}
+        assert np.isnan(alone.tables["claims"]["control_value"]).all()
+        none = stats.binomtest(0, sham.summary["live"]).proportion_ci()
+        assert made["tuned-only"].control_high == pytest.approx(none.high)
+        assert found.summary["supported"]
+        assert not alone.summary["supported"]
         with pytest.raises(OptionError, match="compare the sham pair in the same way"):
             found_by("difference", sham=sham)
 
@@ -277,13 +285,28 @@ class TestPlanted:
         columns = {"class": (nothing, "text", "class"), "claimed": (np.ones(len(nothing), bool), "flag", "claimed")}
         sham = table("dictionary-diff", columns, summary={"way": "crosscoder"})
         _, found = found_by("crosscoder", sham=sham, easy=1, narrow=0)
-        (own,) = [claim for claim in claims.from_table(found.tables["claims"]) if claim.name == "tuned-only"]
-        assert own.shown
-        assert own.value == 1 > own.low
-        claims.check(own, found)
+        own = require_remeasured(found)["tuned-only"]
+        assert own.supported
+        assert own.value == 1 / found.summary["live"] > own.low > own.control_high
+        assert "1 of" in own.sentence
         counted = found.tables["classes"]
         assert counted["latents"].sum() == len(found) + len(sham)
         assert (counted["live"][counted["pair"] == "sham"] == len(sham)).all()
+
+    def test_shares_of_two_alike_pairs_differ_at_the_nominal_rate_at_most(self):
+        """Silence: classes of this pair and of the sham drawn alike; intervals that must not touch seldom part."""
+        generator, hits, n = np.random.default_rng(3), 0, 300
+        for _ in range(n):
+            columns, parts = {}, {}
+            for name, size in (("", 60), ("sham", 50)):
+                flags = generator.random(size) < 0.1
+                part = {"latent": (np.arange(size), "key", "latent"), "live": (np.ones(size, bool), "flag", "live"),
+                        "claimed_tuned_only": (flags, "flag", "claimed")}  # fmt: skip
+                columns, parts = (part, parts) if not name else (columns, {name: table("x", part)})
+            beside = table("y", {"class": (["shared"], "text", "class")})
+            (one,) = claims.evaluate([_claim("tuned-only", beside)], table("z", columns, tables=parts))
+            hits += one.supported
+        assert hits <= stats.binom.ppf(0.999, n, 0.025), hits / n
 
 
 @pytest.mark.parametrize("way", WAYS)
