@@ -222,8 +222,18 @@ def _crosscoder(found: Any, limits: Thresholds, draws: int, seed: int) -> tuple[
         "folds_active": (found.folds_active, *_FOLDS),
         **_estimate("nu_error", found.nu["error", TUNED], "base by tuned in the error with its part put back"),
         **_estimate("nu_reconstruction", found.nu["reconstruction", TUNED], "base by tuned in the reconstruction"),
+        **_estimate(
+            "nu_reconstruction_no_bias",
+            found.nu["reconstruction_no_bias", TUNED],
+            "the same without the decoder's bias",
+        ),
         **_estimate("nu_error_base", found.nu["error", BASE], "tuned by base along the base's decoder row"),
         **_estimate("nu_reconstruction_base", found.nu["reconstruction", BASE], "the same in the reconstruction"),
+        **_estimate(
+            "nu_reconstruction_no_bias_base",
+            found.nu["reconstruction_no_bias", BASE],
+            "the same without the decoder's bias",
+        ),
         **_estimate("ratio", found.ratio, "how many times as long the tuned model's slope on its codes is"),
         **_estimate("cosine", found.cosine, "cosine of both models' slopes on its codes"),
         **_estimate("part_cosine", found.part_cosine, "cosine of both models' parts along its decoder rows"),
