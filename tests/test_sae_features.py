@@ -420,7 +420,8 @@ class TestCommand:
 
     def test_a_run_is_kept_shown_and_recalled(self, tmp_path, run):
         words = self.words(tmp_path, "--base", "organism:refusal/base", "--top", 5, "--by", "gain", "--shift", 2,
-                           "--draws", 19, "--json")  # fmt: skip
+                           "--sham", "organism:refusal/sham", "--sham", "organism:refusal/lora", "--draws", 19,
+                           "--json")  # fmt: skip
         code, out, err = run(*words)
         assert code == 0, err
         told = json.loads(out)
@@ -430,6 +431,7 @@ class TestCommand:
         page = Path(told["page"]).read_text("utf-8")
         assert page.count('<details class="feature"') == 5
         assert "Where concepts move" in page
+        assert "in each of 2 control fine-tunes" in page
         code, out, _ = run(*words)
         assert code == 0
         assert json.loads(out)["cached"] is True
@@ -443,6 +445,7 @@ class TestCommand:
             (["--latents", "48"], "no latent 48"),
             (["--diff", "abc"], "no store"),
             (["--shift", "3"], "add --base"),
+            (["--sham", "organism:refusal/sham"], "add --shift K"),
             (["--by", "gain"], "add --base"),
             (["--site", "blocks.1.hook_rezid"], "unknown site"),
             (["--site", "blocks.99.hook_resid_post"], "blocks.99"),
