@@ -120,7 +120,7 @@ def measured(folder: Path) -> str:
                 "value": f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]",
                 "null": f"{claim['control_low']:.3f} to {claim['control_high']:.3f}",
                 "p": "" if claim["p"] is None or np.isnan(claim["p"]) else f"{claim['p']:.3f}",
-                "shown": "yes" if claim["shown"] else "no",
+                "verdict": claim["verdict"],
             }
             for claim in shown["claims"]
         ]  # fmt: skip

@@ -62,9 +62,9 @@ def main() -> None:
                 {
                     "architecture": name,
                     "claim": claim["name"],
-                    "dictionary": f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]",
-                    "beside": f"{claim['control_value']:.3f}",
-                    "shown": "yes" if claim["shown"] else "no",
+                    "gap": f"{claim['value']:+.3f} [{claim['low']:+.3f}, {claim['high']:+.3f}]",
+                    "baseline": f"{claim['control_value']:.3f}",
+                    "verdict": claim["verdict"],
                 }
                 for claim in shown["claims"]
             ]

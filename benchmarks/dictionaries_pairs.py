@@ -70,9 +70,9 @@ def measure(folder: Path, way: str, site: str, seed: int) -> tuple[list[dict], l
     claims += [
         {
             "site": site, "seed": seed, "way": way, "claim": claim["name"],
-            "latents": f"{claim['value']:.0f} [{claim['low']:.1f}, {claim['high']:.1f}]",
-            "beside": f"{claim['control_value']:.1f} [{claim['control_low']:.1f}, {claim['control_high']:.1f}]",
-            "shown": "yes" if claim["shown"] else "no",
+            "share of live latents": f"{claim['value']:.1%} [{claim['low']:.1%}, {claim['high']:.1%}]",
+            "sham's": f"{claim['control_value']:.1%} [{claim['control_low']:.1%}, {claim['control_high']:.1%}]",
+            "verdict": claim["verdict"],
         }
         for claim in shown["claims"]
     ]  # fmt: skip

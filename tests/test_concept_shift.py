@@ -3,12 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from interp.analyzers.concept_shift import ConceptShift
+from interp.claims import conclude
 from interp.dictionaries import shift as shifts
 from interp.dictionaries.reading import Texts
-from interp.errors import OptionError
+from interp.dictionaries.shift_claims import Concepts, claims_of, columns_of, control_columns
+from interp.errors import OptionError, PairError
+from interp.models.pair import Pair
+from interp.table import table
 from tests import tiny
+from tests.remeasured import require_remeasured
 
 K, D, DOCUMENTS, LONG = 5, 12, 40, 15
 
@@ -112,6 +118,125 @@ def test_consistency_is_numpys_over_pairs_of_different_documents():
     assert (one.pairwise[:, 2] > one.pairwise[:, 0]).all()
 
 
+def test_intervals_are_the_jackknifes_over_clusters_by_hand():
+    a, concepts, texts, generator = world()
+    moved = generator.normal(size=a.shape) + 0.5
+    one, mine = found(a, a + moved, concepts, texts), concepts == 1
+    clusters, unit = texts.clusters[mine], moved[mine] / np.linalg.norm(moved[mine], axis=1, keepdims=True)
+    toward = moved[mine].mean(0) / np.linalg.norm(moved[mine].mean(0))
+
+    def pairwise(kept):
+        apart = clusters[kept][:, None] != clusters[kept][None]
+        return (unit[kept] @ unit[kept].T)[apart].mean()
+
+    for statistic, stated in ((pairwise, one.pairwise[1]), (lambda kept: (unit[kept] @ toward).mean(), one.aligned[1])):
+        left = np.array([statistic(clusters != name) for name in np.unique(clusters)])
+        value, m, sizes = statistic(clusters >= 0), len(left), np.unique(clusters, return_counts=True)[1]
+        error = np.sqrt((m - 1) / m * np.square(left - value).sum())
+        reach = error * stats.t.ppf(0.975, sizes.sum() ** 2 / (sizes**2).sum() - 1)
+        np.testing.assert_allclose(stated, [value, value - reach, value + reach], rtol=1e-9)
+
+
+def test_an_excess_is_numpys_over_pairs_of_different_clusters():
+    a, concepts, texts, generator = world()
+    moved, control = (generator.normal(size=a.shape) + shift for shift in (0.5, 0.2))
+    got = shifts.excess(moved, control, concepts, texts.clusters, K + 1)
+    for concept in range(K):
+        mine = concepts == concept
+        apart = texts.clusters[mine][:, None] != texts.clusters[mine][None]
+        own, other = ((rows[mine] @ rows[mine].T)[apart].mean() for rows in (moved, control))
+        assert got[concept, 0] == pytest.approx(own - shifts.FACTOR**2 * other)
+        assert got[concept, 1] < got[concept, 0] < got[concept, 2]
+    assert np.isnan(got[K]).all()
+
+
+def test_an_excess_at_the_border_is_positive_at_the_nominal_rate():
+    """The control moves just half as far; the noise of tokens and documents is in both and larger in one."""
+    generator, hits, n = np.random.default_rng(5), [], 400
+    clusters = np.repeat(np.arange(16), 6)
+    for draw in range(n):
+        shift = generator.normal(size=D)
+        noise = [generator.normal(size=(16, D))[clusters] + generator.normal(size=(96, D)) for _ in range(2)]
+        size = 3.0 if draw % 2 else 0.5
+        got = shifts.excess(shift + size * noise[0], shift / 2 + noise[1], np.zeros(96, int), clusters, 1)
+        hits.append((got[0, 1] > 0, got[0, 0]))
+    assert stats.binomtest(int(sum(hit for hit, _ in hits)), n, 0.025).pvalue > 0.001
+    values = np.array([value for _, value in hits])
+    assert abs(values.mean()) < 3 * stats.sem(values), "noise adds nothing on average"
+
+
+COUNT = 12
+
+
+def fine_tune(states, concepts, documents, generator, size=1.0):
+    """What training of any kind does: every concept has a shift of its own, and documents and tokens their noise."""
+    spread = generator.gamma(8, 1 / 8, size=(COUNT, 1))
+    own = size * (spread * generator.normal(size=(COUNT, D)) + generator.normal(size=D))
+    noise = 0.3 * generator.normal(size=(int(documents.max()) + 1, D))[documents] + 0.3 * generator.normal(
+        size=states.shape
+    )
+    return states + own[concepts] + noise
+
+
+def concluded(states, tuned, texts, controls, draws=39):
+    (own, *others), member = Concepts(COUNT, draws)(states, [tuned, *controls], texts)
+    columns = columns_of(own, states[texts.training])
+    if others:
+        columns |= control_columns(own, others, member, texts.clusters[texts.training])
+    return conclude(table("concept-shift", columns), claims_of(columns, len(others)))
+
+
+def drawn(seed):
+    generator = np.random.default_rng(seed)
+    concepts = generator.integers(0, COUNT, 60 * LONG)
+    states = (8 * generator.normal(size=(COUNT, D)))[concepts] + 0.3 * generator.normal(size=(len(concepts), D))
+    texts = Texts.of(concepts, np.repeat(np.arange(60), LONG))
+    return states, texts, lambda size=1.0: fine_tune(states, concepts, texts.documents, generator, size)
+
+
+BEYOND = ["concepts-shift-beyond-sham", "concepts-own-way-beyond-sham", "shift-recovers-beyond-sham"]
+
+
+def test_two_fine_tunes_of_one_recipe_are_told_apart_at_the_nominal_rate_at_most():
+    hits, n = np.zeros(3), 30
+    for seed in range(n):
+        states, texts, tune = drawn(seed)
+        # how far a training goes as a whole differs from one to the next
+        size = iter(np.exp(0.2 * np.random.default_rng(seed + 1000).normal(size=3)))
+        run = concluded(states, tune(next(size)), texts, [tune(next(size)) for _ in range(1 + seed % 2)])
+        # alone, everything that this fine-tune does would have been claimed
+        assert run["shifted"].mean() > 0.9
+        assert run["own_way"].mean() > 0.5
+        hits += [run.summary["verdicts"][name] == "supported" for name in BEYOND]
+    assert (hits <= stats.binom.ppf(0.999, n, 0.025)).all(), hits / n
+
+
+@pytest.mark.parametrize("controls", [1, 3])
+def test_a_planted_shift_is_supported_beyond_controls_and_not_without_one(controls):
+    states, texts, tune = drawn(0)
+    tuned = tune(4.0)
+    run = concluded(states, tuned, texts, [tune() for _ in range(controls)])
+    made = require_remeasured(run)
+    assert [name for name, one in made.items() if one.supported] == BEYOND
+    assert run["beyond_control"].sum() > COUNT / 2
+    assert not run["control_beyond"].any()
+    one, up = made[BEYOND[0]], int(run["beyond_control"].sum())
+    assert (one.value, one.clusters) == (up / COUNT, COUNT)
+    assert ("each of 3 control" in one.sentence) == (controls == 3)
+    turned = concluded(states, tune(), texts, [tune(4.0)])
+    assert not set(turned.summary["verdicts"].values()) & {"supported", "not tested"}
+    assert turned["control_beyond"].sum() > COUNT / 2
+    alone = concluded(states, tuned, texts, [])
+    made = require_remeasured(alone)
+    assert list(made) == ["concepts-shift", "concepts-own-way", "shift-recovers"]
+    assert {one.verdict for one in made.values()} == {"not tested"}
+    assert all("no control fine-tune was given" in one.sentence for one in made.values())
+    assert alone.summary["supported"] is False
+    # the numbers of the model itself do not depend on its controls
+    for name in alone.data:
+        np.testing.assert_array_equal(alone[name], run[name], err_msg=name)
+
+
 def test_few_tokens_are_no_concept_and_k_means_finds_planted_ones():
     a, concepts, texts, _ = world()
     few = np.where(np.arange(len(concepts)) < 9, K, concepts)
@@ -134,10 +259,24 @@ def test_an_analyzer_reads_the_same_tokens_of_both_and_finds_a_moved_stream():
     with torch.no_grad():
         tuned.model.embed_tokens.weight += 0.5
     study = tiny.study(tuned, tiny.exact(base), 24)
-    table = ConceptShift("blocks.0.hook_resid_pre", 3)(study)
-    assert table.summary["mean_shift"] == pytest.approx(0.5 * 32**0.5)
-    assert table["shifted"][table["measured"]].all()
-    assert not table["own_way"].any()
+    alone = ConceptShift("blocks.0.hook_resid_pre", 3)(study)
+    assert alone.summary["mean_shift"] == pytest.approx(0.5 * 32**0.5)
+    assert alone["shifted"][alone["measured"]].all()
+    assert not alone["own_way"].any()
+    assert alone.summary["verdicts"]["concepts-shift"] == "not tested"
+    assert "no control was given" in alone.summary["limits"][0]
+    # beside another fine-tune that does as much it does not stand out, beside one that does little it does
+    shams = [Pair.from_modules(tiny.exact(each), tiny.exact(base), tiny.tokenizer())
+             for each in (tuned, tiny.perturbed(base, 0.01))]  # fmt: skip
+    for shams_given, supported in ((shams[:1], False), (shams[1:], True), (shams, False)):
+        one = ConceptShift("blocks.0.hook_resid_pre", 8, shams=tuple(shams_given))
+        there = one(study)
+        assert require_remeasured(there)["concepts-shift-beyond-sham"].supported == supported
+        assert there.summary["shams"] == [pair.tuned.name for pair in shams_given]
+        assert study.provenance(one).key != alone.provenance.key
+    other_base = Pair.from_modules(tiny.exact(tuned), tiny.exact(tuned), tiny.tokenizer())
+    with pytest.raises(PairError, match="another base"):
+        ConceptShift("blocks.0.hook_resid_pre", 3, shams=(other_base,))(study)
     # a change of a later block is no shift here
     other = tiny.perturbed(base, 0.0)
     with torch.no_grad():

@@ -11,15 +11,16 @@ from interp.dictionaries.active import Codes
 from interp.dictionaries.classes import Thresholds, of_crosscoder
 from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.diff import WAYS, compare
+from interp.dictionaries.diff import WAYS, _claim, compare
 from interp.dictionaries.differences import DifferenceScaling
 from interp.dictionaries.exchange import exchange_p
 from interp.dictionaries.folds import FoldSums, jackknife
 from interp.dictionaries.lines import Lines
 from interp.dictionaries.planted import VARIANTS, planted_tune
-from interp.dictionaries.scaling import BASE, TUNED, LatentScaling
+from interp.dictionaries.scaling import BASE, TARGETS, TUNED, LatentScaling
 from interp.errors import OptionError
 from interp.table import table
+from tests.remeasured import require_remeasured
 
 D, F, N = 6, 11, 240
 
@@ -68,13 +69,77 @@ def test_betas_are_least_squares_of_every_latent(rows, normalisation):
             design = np.outer(f[:, latent], rows_of[direction][latent]).reshape(-1, 1)
             for model in (BASE, TUNED):
                 without = given[model] - made[model] + np.outer(f[:, latent], rows_of[model][latent])
-                for target, y in (("error", without), ("reconstruction", made[model] - bias[model])):
+                for target, y in (
+                    ("error", without), ("reconstruction", made[model]),
+                    ("reconstruction_no_bias", made[model] - bias[model]),
+                ):  # fmt: skip
                     expected = np.linalg.lstsq(design, y.reshape(-1), rcond=None)[0][0]
                     assert found.beta[target, direction, model].value[latent] == pytest.approx(expected, abs=1e-10)
     for estimate in (*found.beta.values(), *found.nu.values(), found.ratio, found.cosine):
         for numbers in estimate:
             assert np.isnan(numbers[-1]), "a silent latent has no number, not 0"
     assert found.rate[-1] == 0
+
+
+def by_the_reference(activations, encode, weight, bias):
+    """Both nu of every latent as Minder et al. compute them, by dense float64 arrays.
+
+    ``activations`` [N, 2, D]; ``weight`` [2, F, D] and ``bias`` [2, D] of the decoder. Every factor is
+    ``d . (Y' f) / (|d|^2 |f|^2)`` with the tuned model's row d; Y is a model's reconstruction by the whole decoder, or
+    its activations less that reconstruction without the latent.
+    """
+    f = encode(activations)
+    d = weight[1]
+    made = np.einsum("nf,mfd->nmd", f, weight) + bias
+    scale = (d**2).sum(1) * (f**2).sum(0)
+    scale[scale == 0] = np.nan
+    betas = {}
+    for model in (0, 1):
+        betas["reconstruction", model] = np.einsum("fd,fd->f", d, f.T @ made[:, model]) / scale
+        left = activations[:, model] - made[:, model]
+        each = [(left + np.outer(f[:, j], weight[model][j])).T @ f[:, j] @ d[j] for j in range(len(d))]
+        betas["error", model] = np.array(each) / scale
+    return {target: betas[target, 0] / betas[target, 1] for target in ("error", "reconstruction")}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nu_is_the_reference_s_and_its_threshold_is_applied_to_that(rows, seed):
+    dictionary, (x, documents) = crosscoder(seed), rows
+    with torch.no_grad():
+        # a bias of the size that training gives it: the mean of the rows
+        dictionary.b_dec.add_(torch.randn(2 * D, generator=torch.Generator().manual_seed(9), dtype=torch.float64))
+        wanted = by_the_reference(
+            x.numpy().reshape(N, 2, D), lambda rows: dictionary.encode(torch.tensor(rows.reshape(N, -1))).numpy(),
+            dictionary.W_dec.numpy().reshape(F, 2, D).transpose(1, 0, 2), dictionary.b_dec.numpy().reshape(2, D),
+        )  # fmt: skip
+    found = scaled(dictionary, x, documents)
+    np.testing.assert_allclose(found.nu["error", TUNED].value[:-1], wanted["error"][:-1], rtol=1e-9)
+    np.testing.assert_allclose(found.nu["reconstruction", TUNED].value[:-1], wanted["reconstruction"][:-1], rtol=1e-9)
+    without = found.nu["reconstruction_no_bias", TUNED].value[:-1]
+    assert np.abs(without - wanted["reconstruction"][:-1]).max() > 0.1
+    columns = compare(dictionary, "crosscoder", [(*x.chunk(2, 1), documents)])
+    np.testing.assert_allclose(columns["nu_reconstruction"][:-1], wanted["reconstruction"][:-1], rtol=1e-9)
+    np.testing.assert_allclose(columns["nu_reconstruction_no_bias"][:-1], without, rtol=1e-9)
+
+
+def test_a_class_follows_the_reconstruction_with_its_bias():
+    """Intervention: a bias of the base along a latent of the tuned model's own turns its class, nothing else."""
+    pair = planted_tune(48, seed=2)
+    dictionary = known(pair, "crosscoder")
+    batches = list(held_out(pair, 8))
+    before = compare(dictionary, "crosscoder", batches)
+    own = before["class"].tolist().index("tuned-only")
+    with torch.no_grad():
+        push = torch.cat([dictionary.W_dec[own, 48:], torch.zeros(48)])
+        dictionary.b_dec.add_(push)
+        dictionary.b_enc.add_(push @ dictionary.W_enc)  # codes stay as they are
+    moved = [(base + push[:48], tuned, documents) for base, tuned, documents in batches]
+    after = compare(dictionary, "crosscoder", moved)
+    np.testing.assert_allclose(after["nu_error"], before["nu_error"], atol=1e-4)
+    np.testing.assert_allclose(after["nu_reconstruction_no_bias"], before["nu_reconstruction_no_bias"], atol=1e-4)
+    assert abs(before["nu_reconstruction"][own]) < 0.1
+    assert after["nu_reconstruction"][own] > 0.5
+    assert after["class"][own] != "tuned-only"
 
 
 def test_betas_that_were_put_in_come_out():
@@ -108,7 +173,7 @@ def test_order_batches_and_swapped_models(rows):
         state | {"W_enc": state["W_enc"][half], "W_dec": state["W_dec"][:, half], "b_dec": state["b_dec"][half]}
     )
     mirrored = scaled(swapped, x[:, half], documents)
-    for target in ("error", "reconstruction"):
+    for target in TARGETS:
         for ours, theirs, back in zip(
             whole.nu[target, TUNED], shuffled.nu[target, TUNED], mirrored.nu[target, BASE], strict=True
         ):
@@ -228,11 +293,11 @@ class TestPlanted:
         assert one["class"].tolist() == [named.get(kind, kind) for kind in other["class"]]
         assert {"tuned-only"} == set(one["class"]) & set(named)
         for column in one.data:
-            if column not in ("class", "rate_base"):
+            if column not in ("class", "rate_base", "claimed_tuned_only"):
                 np.testing.assert_array_equal(one[column], other[column], err_msg=column)
         np.testing.assert_array_equal(one["rate_base"], other["rate_tuned"])
         assert one.summary["unexplained_base"] == other.summary["unexplained_tuned"]
-        assert [claim.name for claim in claims.from_table(one.tables["claims"])] == ["tuned-only", "changed"]
+        assert list(one.summary["verdicts"]) == ["tuned-only", "changed"]
 
     @pytest.mark.parametrize("way", WAYS)
     def test_sham_and_identical_pairs_give_nothing(self, way):
@@ -262,12 +327,19 @@ class TestPlanted:
         _, sham = found_by("crosscoder", "sham", easy=8)
         _, alone = found_by("crosscoder", easy=8)
         _, found = found_by("crosscoder", sham=sham, easy=8)
-        for each, shown in ((alone, []), (found, ["tuned-only", "changed"])):
-            made = claims.from_table(each.tables["claims"])
-            for claim in made:
-                claims.check(claim, each)
+        for each, supported in ((alone, []), (found, ["tuned-only", "changed"])):
+            made = require_remeasured(each)
             # four latents of the base alone, beside an interval of none of 44, are too few
-            assert [claim.name for claim in made if claim.shown] == shown
+            assert [name for name, one in made.items() if one.supported] == supported
+            count, live = each.summary["claimed"]["tuned-only"], each.summary["live"]
+            exact = stats.binomtest(count, live).proportion_ci()
+            assert made["tuned-only"].interval == pytest.approx((exact.low, exact.high))
+        assert set(alone.summary["verdicts"].values()) == {"not tested"}
+        assert np.isnan(alone.tables["claims"]["control_value"]).all()
+        none = stats.binomtest(0, sham.summary["live"]).proportion_ci()
+        assert made["tuned-only"].control_high == pytest.approx(none.high)
+        assert found.summary["supported"]
+        assert not alone.summary["supported"]
         with pytest.raises(OptionError, match="compare the sham pair in the same way"):
             found_by("difference", sham=sham)
 
@@ -277,13 +349,28 @@ class TestPlanted:
         columns = {"class": (nothing, "text", "class"), "claimed": (np.ones(len(nothing), bool), "flag", "claimed")}
         sham = table("dictionary-diff", columns, summary={"way": "crosscoder"})
         _, found = found_by("crosscoder", sham=sham, easy=1, narrow=0)
-        (own,) = [claim for claim in claims.from_table(found.tables["claims"]) if claim.name == "tuned-only"]
-        assert own.shown
-        assert own.value == 1 > own.low
-        claims.check(own, found)
+        own = require_remeasured(found)["tuned-only"]
+        assert own.supported
+        assert own.value == 1 / found.summary["live"] > own.low > own.control_high
+        assert "1 of" in own.sentence
         counted = found.tables["classes"]
         assert counted["latents"].sum() == len(found) + len(sham)
         assert (counted["live"][counted["pair"] == "sham"] == len(sham)).all()
+
+    def test_shares_of_two_alike_pairs_differ_at_the_nominal_rate_at_most(self):
+        """Silence: classes of this pair and of the sham drawn alike; intervals that must not touch seldom part."""
+        generator, hits, n = np.random.default_rng(3), 0, 300
+        for _ in range(n):
+            columns, parts = {}, {}
+            for name, size in (("", 60), ("sham", 50)):
+                flags = generator.random(size) < 0.1
+                part = {"latent": (np.arange(size), "key", "latent"), "live": (np.ones(size, bool), "flag", "live"),
+                        "claimed_tuned_only": (flags, "flag", "claimed")}  # fmt: skip
+                columns, parts = (part, parts) if not name else (columns, {name: table("x", part)})
+            beside = table("y", {"class": (["shared"], "text", "class")})
+            (one,) = claims.evaluate([_claim("tuned-only", beside)], table("z", columns, tables=parts))
+            hits += one.supported
+        assert hits <= stats.binom.ppf(0.999, n, 0.025), hits / n
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -7,10 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from interp import claims
-from interp.analyzers.dictionary_eval import DictionaryEval, claimed, fingerprint
-from interp.analyzers.dictionary_eval.passes import Passes
+from interp.analyzers.dictionary_eval import DictionaryEval, fingerprint
+from interp.analyzers.dictionary_eval.claimed import claims_of, words
+from interp.analyzers.dictionary_eval.passes import Passes, Sums
+from interp.analyzers.dictionary_eval.told import prompts_table, splice_table
 from interp.dictionaries import Dictionary, DictionaryConfig, save
 from interp.dictionaries.baselines import Covariance, predicted, principal
 from interp.dictionaries.parts import recoded
@@ -22,7 +25,9 @@ from interp.models.pair import Pair
 from interp.prompts import OneClass, Prompt, PromptSet, encode
 from interp.sites import BLOCK_HOOKS, Site
 from interp.study import Study
+from interp.table import table
 from tests import tiny
+from tests.remeasured import require_remeasured
 
 RESID, INTO, OUT = "blocks.1.hook_resid_post", "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
 POST, DOWN = "blocks.1.mlp.hook_post", "blocks.1.mlp.out.hook_out"
@@ -34,14 +39,6 @@ KINDS = {
     "skip": ("tuned", INTO, OUT, {"d_out": D, "input_bias": False, "skip": True}),
 }
 EVERY = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_draws():
-    """Intervals are tested elsewhere; here they would take most of the time."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(claimed, "DRAWS", 50)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -230,25 +227,102 @@ def test_neither_batches_nor_padding_count_and_claims_are_measured_again(pair, k
         for column in one.columns:
             if column.role == "measure" and name not in ("density", "claims"):
                 np.testing.assert_allclose(one[column.name], other[column.name], rtol=1e-7, atol=1e-9, err_msg=name)
-    made = claims.from_table(told.tables["claims"])
-    for claim in made:
-        claims.check(claim, told)
-        with pytest.raises(claims.ClaimError):
-            claims.check(dataclasses.replace(claim, value=claim.value + 0.01), told)
+    made = require_remeasured(told)
     wanted = {"explains-more-than-pca", "explains-more-than-random"}
-    assert wanted <= {claim.name for claim in made}
-    assert ("explains-more-of-the-difference-than-pca" in {c.name for c in made}) == (kind == "crosscoder")
+    assert wanted <= set(made)
+    assert ("explains-more-of-the-difference-than-pca" in made) == (kind == "crosscoder")
     # rows at random explain nothing
-    assert not told.summary["shown"]
+    assert not told.summary["supported"]
     json.dumps(told.summary, allow_nan=False)
-    for table in (told, told.tables["recovered"]):
-        json.loads(plot(table).to_json())
+    for part in (told, told.tables["recovered"]):
+        json.loads(plot(part).to_json())
     prompts = told.tables["prompts"]
     for part, prefix in (("all", ""), ("difference", "difference_")):
         rows = (told["dictionary"] == "dictionary") & (told["part"] == part)
         if rows.any():
             share = 1 - prompts[f"{prefix}dictionary"].sum() / prompts[f"{prefix}deviation"].sum()
             assert told["explained_variance"][rows][0] == pytest.approx(share, abs=1e-9)
+
+
+# ------------------------------------------------------------------ claims of known sums
+
+
+def run_of(errors, loss, kl, clusters):
+    """A run whose sums per prompt are given: squared errors by name, costs by condition."""
+    ids, count = np.arange(len(clusters)), len(clusters)
+    costs = {("tuned", name): np.stack([loss[name], kl[name]]) for name in loss}
+    sums = Sums(errors, {}, costs, np.full((2, count), 10))
+    place = Place(Site.parse(RESID), Site.parse(RESID), "tuned")
+    made = claims_of(sums, K, words(place, DictionaryConfig("topk", D, 40, k=K)))
+    parts = {"prompts": prompts_table(sums, ids, clusters), "splice": splice_table(sums, ids, clusters, place)}
+    whole = table("dictionary-scores", {
+        "dictionary": (["dictionary", "pca", "random"], "key", "which"), "part": (["all"] * 3, "key", "part"),
+        "l0": (np.array([4.5, 5.0, 5.0]), "measure", "codes"),
+    }, tables=parts)  # fmt: skip
+    return claims.conclude(whole, made)
+
+
+def sums_of(generator, gap, prompts=48, ablation=2.0):
+    """Errors and costs per prompt, of which the dictionary's are smaller than the baseline's by ``gap`` on average."""
+    size = generator.gamma(4, size=prompts)
+    noise = {name: 0.2 * size * generator.normal(size=prompts) for name in ("dictionary", "pca", "loss", "kl")}
+    errors = {"deviation": size, "pca": 0.5 * size + noise["pca"], "random": 0.9 * size,
+              "dictionary": (0.5 - gap) * size + noise["dictionary"]}  # fmt: skip
+    spent = {name: {"clean": 3 * size, "pca": 4 * size, "dictionary": (4 - gap) * size + noise[name],
+                    "mean": (3 + ablation) * size, "zero": 9 * size, "random": 5 * size}
+             for name in ("loss", "kl")}  # fmt: skip
+    return errors, spent["loss"], {**spent["kl"], "clean": 0 * size}
+
+
+def leave_one_out(top, bottom, clusters):
+    """Ratio of sums with the jackknife's interval over clusters of equal size, by scipy's t."""
+    names = np.unique(clusters)
+    value = top.sum() / bottom.sum()
+    others = np.array([top[clusters != one].sum() / bottom[clusters != one].sum() for one in names])
+    error = np.sqrt((len(names) - 1) / len(names) * np.square(others - value).sum())
+    return value, *(value + error * stats.t.ppf([0.025, 0.975], len(names) - 1))
+
+
+def test_a_claim_is_the_paired_gap_as_a_ratio_of_sums():
+    errors, loss, kl = sums_of(np.random.default_rng(0), 0.3)
+    clusters = np.array([f"c{row // 3}" for row in range(48)], object)
+    found = require_remeasured(run_of(errors, loss, kl, clusters))
+    for name, value in (("pca", errors["pca"]), ("random", errors["random"])):
+        wanted = leave_one_out(value - errors["dictionary"], errors["deviation"], clusters)
+        one = found[f"explains-more-than-{name}"]
+        np.testing.assert_allclose((one.value, one.low, one.high), wanted)
+        assert one.control_value == pytest.approx(1 - value.sum() / errors["deviation"].sum())
+        assert one.supported
+    for name, spent in (("loss", loss), ("divergence", kl)):
+        wanted = leave_one_out(spent["pca"] - spent["dictionary"], spent["mean"] - spent["clean"], clusters)
+        one = found[f"recovers-more-{name}-than-pca"]
+        np.testing.assert_allclose((one.value, one.low, one.high), wanted)
+        assert one.supported
+        assert one.clusters == 16
+    level = 1 - errors["dictionary"].sum() / errors["deviation"].sum()
+    assert f"explains {level:.3f} of the variance with 4.5 codes" in found["explains-more-than-pca"].sentence
+
+
+def test_no_better_than_its_baseline_is_silent_at_the_nominal_rate():
+    generator, hits, n = np.random.default_rng(1), np.zeros(3), 120
+    names = ["explains-more-than-pca", "recovers-more-loss-than-pca", "recovers-more-divergence-than-pca"]
+    clusters = np.array([f"c{row // 3}" for row in range(48)], object)
+    for _ in range(n):
+        verdicts = run_of(*sums_of(generator, 0.0), clusters).summary["verdicts"]
+        hits += [verdicts[name] == "supported" for name in names]
+    assert (hits <= stats.binom.ppf(0.999, n, 0.025)).all(), hits / n
+
+
+def test_of_an_ablation_that_may_cost_nothing_no_share_is_given():
+    errors, loss, kl = sums_of(np.random.default_rng(2), 0.3)
+    loss["mean"] = loss["clean"] + np.tile([3.0, -2.9], 24)
+    run = run_of(errors, loss, kl, np.array([f"c{row}" for row in range(48)], object))
+    one = require_remeasured(run)["recovers-more-loss-than-pca"]
+    assert np.isnan(one.value)
+    assert one.verdict == "not tested"
+    assert "cannot be told from 0" in one.sentence
+    few = run_of(errors, loss, kl, np.array([f"c{row % 5}" for row in range(48)], object))
+    assert few.summary["verdicts"]["explains-more-than-pca"] == "too few clusters"
 
 
 # ------------------------------------------------------------------ what is perfect, and what is nothing
@@ -322,17 +396,17 @@ def test_an_identical_pair_is_silent_and_says_so(modules, kind):
     json.dumps(told.summary, allow_nan=False)
     name = "explained_variance" if kind == "difference" else "difference_explained_variance"
     assert told.summary[name] is None
-    assert told.summary["shown"] is False
+    assert told.summary["supported"] is False
     assert any("are the models the same?" in said for said in told.summary["limits"])
     made = claims.from_table(told.tables["claims"])
-    assert not any(claim.shown for claim in made)
+    assert not any(claim.supported for claim in made)
     assert not any("difference" in claim.name for claim in made)
     if kind == "difference":
         assert not made
         assert told.summary["kl_recovered_mean"] is None
         assert any("the base's value in the site's place costs no kl" in s for s in told.summary["limits"])
-    for table in (told, told.tables["recovered"]):
-        plot(table)
+    for part in (told, told.tables["recovered"]):
+        plot(part)
 
 
 # ------------------------------------------------------------------ the baseline of a transcoder
@@ -409,7 +483,7 @@ def folder(tmp_path_factory):
     return where
 
 
-def words(folder, kind, tmp_path, *more):
+def command_of(folder, kind, tmp_path, *more):
     return ["sae", "eval", folder / kind, "--model", folder / "tuned", "--data", folder / "text.txt", "--store",
             tmp_path / "runs", "--json", *more]  # fmt: skip
 
@@ -417,7 +491,7 @@ def words(folder, kind, tmp_path, *more):
 @pytest.mark.parametrize("kind", [*list(KINDS)[:3], pytest.param("skip", marks=pytest.mark.slow)])
 def test_a_command_judges_every_kind(folder, tmp_path, run, kept, kind):
     base = ["--base", folder / "base"] if KINDS[kind][0] != "tuned" else []
-    code, out, err = run(*words(folder, kind, tmp_path, *base))
+    code, out, err = run(*command_of(folder, kind, tmp_path, *base))
     assert code == 0, err
     told = json.loads(out)["summary"]
     wanted = kept(kind).summary
@@ -442,13 +516,13 @@ def test_the_command_refuses_in_one_line_before_models_are_loaded(
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(Pair, "load", never)
-    code, _, err = run(*words(folder, kind, tmp_path, "--quiet", *more))
+    code, _, err = run(*command_of(folder, kind, tmp_path, "--quiet", *more))
     assert code == 2
     assert said in only_line(err)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_target_of_another_width_is_one_line(folder, tmp_path, run, only_line):
-    code, _, err = run(*words(folder, "transcoder", tmp_path, "--quiet", "--target", POST))
+    code, _, err = run(*command_of(folder, "transcoder", tmp_path, "--quiet", "--target", POST))
     assert code == 2
     assert f"of width 32 and {POST} of 48" in only_line(err)

@@ -46,7 +46,7 @@ def test_chance_is_found_at_the_nominal_rate():
     """The best of 60 latents parts the half that it was chosen on; held out and beside the null it is nothing."""
     hits, n = 0, 40
     for seed in range(n):
-        hits += SparseProbe(draws=19, seed=seed, resamples=2)(*data(seed)).p <= 0.05
+        hits += SparseProbe(draws=19, seed=seed)(*data(seed)).p <= 0.05
     assert stats.binomtest(hits, n, 0.05).pvalue > 0.01, hits
 
 
@@ -59,6 +59,16 @@ def test_a_held_out_auc_is_scikit_learns():
     np.testing.assert_array_equal(found.scores, scores)
     assert found.latents.tolist() == latents.tolist()
     assert found.auc == pytest.approx(roc_auc_score(labels[~training], scores[~training]))
+    values = [found.auc]
+    for one in np.unique(clusters[~training]):
+        rest = ~training & (clusters != one)
+        values.append(roc_auc_score(labels[rest], scores[rest]))
+    m = len(values) - 1
+    reach = np.sqrt((m - 1) / m * np.square(np.array(values[1:]) - values[0]).sum()) * stats.t.ppf(0.975, m - 1)
+    won = found.auc * m
+    exact = stats.beta.ppf([0.025, 0.975], [won, won + 1], [m - won + 1, m - won])
+    assert found.low == pytest.approx(min(values[0] - reach, exact[0]))
+    assert found.high == pytest.approx(max(values[0] + reach, exact[1]))
     assert not set(clusters[training]) & set(clusters[~training])
 
 
@@ -157,6 +167,7 @@ class TestConfirm:
         found = self.found(pair, "causal")
         assert found["ablate"].change[2] < 0 < found["steer"].change[1]
         assert found["steer"].change[0] == pytest.approx(2.0)
+        assert found["steer"].change[1] == pytest.approx(2.0), "the same in every prompt"
         assert found["ablate"].p == found["steer"].p == 0.05
 
     def test_another_latent_is_not(self, pair):

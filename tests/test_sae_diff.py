@@ -20,6 +20,7 @@ from interp.models.pair import Pair
 from interp.prompts import OneClass, Prompt, PromptSet
 from interp.study import Study
 from tests import tiny
+from tests.remeasured import require_remeasured
 
 SITE = "blocks.0.hook_resid_pre"
 OTHER = {"crosscoder": "base-only", "tuned": "base-only", "base": "tuned-only", "difference": "base-only"}
@@ -115,16 +116,16 @@ class TestPlanted:
         kept = analyzer()(study(tune(0.0)))
         assert kept.summary["claimed"]["tuned-only"] == 0
         beside = analyzer(sham=kept)(study())
-        claim, changed = claims.from_table(beside.tables["claims"])
-        claims.check(claim, beside)
-        assert "A sham pair gives 0 of" in claim.sentence
-        assert (changed.name, changed.shown) == ("changed", False)
+        made = require_remeasured(beside)
+        assert "the control pair gives 0 of" in made["tuned-only"].sentence
+        assert made["changed"].verdict == "not supported"
+        assert len(beside.tables["sham"]) == len(kept)
         assert beside.summary["sham_run"] == kept.provenance.key
         assert set(beside.tables["classes"]["pair"]) == {"this pair", "sham"}
         assert beside.provenance.key != found.provenance.key
         # alone, the number is said and not claimed
         alone, _ = claims.from_table(found.tables["claims"])
-        assert (alone.value, alone.shown) == (claim.value, False)
+        assert (alone.value, alone.verdict) == (made["tuned-only"].value, "not tested")
         assert "no sham was given" in found.summary["limits"][0]
 
     def test_rows_are_those_of_both_models(self, found):
@@ -147,7 +148,7 @@ class TestPlanted:
         for kind in ("tuned-only", "base-only", "rotated", "rescaled"):
             assert one.summary["claimed"][kind] == 0, kind
         assert (one["exchange_p"] == 1).all()
-        assert not one.summary["shown"]
+        assert not one.summary["supported"]
 
 
 class TestWhatCounts:
@@ -284,7 +285,7 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
     code, out, err = run(*asked(saved, tmp_path / "runs", "--json"))
     assert code == 0, err
     assert "without a sham no number is claimed" in err
-    assert not json.loads(out)["summary"]["shown"]
+    assert not json.loads(out)["summary"]["supported"]
 
 
 def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):

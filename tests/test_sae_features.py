@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from interp import claims
 from interp.analyzers.dictionary_eval import fingerprint
@@ -28,6 +29,7 @@ from interp.table import Table, table
 from tests import tiny
 from tests.browser import browser
 from tests.documented import require_described
+from tests.remeasured import require_remeasured
 from tests.tables import HOSTILE
 
 SITE = "blocks.0.hook_resid_pre"
@@ -94,7 +96,9 @@ class TestLabels:
         for row in found.rows():
             told = set(labels["token_id"][labels["latent"] == row["latent"]].tolist())
             assert told == set(lists[row["latent"]])
-            assert row["detection"] == row["detection_low"] == 1
+            assert row["detection"] == row["detection_high"] == 1
+            # of no more clusters than the 40 documents that made no label
+            assert 0.75 < row["detection_low"] <= 0.025 ** (1 / 40)
             assert row["others"] < 0.85
             assert row["shuffled"] < 0.6
             assert row["examples"] >= 10
@@ -102,15 +106,19 @@ class TestLabels:
         assert (np.diff(found["density"]) <= 0).all()
 
     def test_claims_can_be_measured_again(self, found):
-        made = {claim.name: claim for claim in claims.from_table(found.tables["claims"])}
+        made = require_remeasured(found)
         assert set(made) == {"labels-detect", "labels-beyond-nulls", "logits-stand-out"}
-        for claim in made.values():
-            claims.check(claim, found)
-        assert made["labels-detect"].shown
-        assert made["labels-beyond-nulls"].shown
+        gap = found["detection"] - found["others"]
+        low, high = stats.t.interval(0.95, LATENTS - 1, gap.mean(), stats.sem(gap))
+        one = made["labels-detect"]
+        np.testing.assert_allclose((one.value, one.low, one.high), (gap.mean(), low, high))
+        exact = stats.binomtest(LATENTS, LATENTS).proportion_ci()
+        assert made["labels-beyond-nulls"].interval == pytest.approx((exact.low, exact.high))
+        assert made["labels-detect"].supported
+        assert made["labels-beyond-nulls"].supported
         # random rows of the initialisation write nothing of their own
-        assert not made["logits-stand-out"].shown
-        assert found.summary["shown"] is False
+        assert not made["logits-stand-out"].supported
+        assert found.summary["supported"] is False
         json.dumps(found.summary, allow_nan=False)
 
     def test_firing_on_positions_is_not_told_by_tokens(self, model):
@@ -165,7 +173,19 @@ class TestActivity:
             tuned.get_input_embeddings().weight[other] = model.get_input_embeddings().weight[lists[0][0]]
         moved = reading(dictionary, by="gain")(study_of(tiny.exact(tuned), model))
         row = next(row for row in moved.rows() if row["latent"] == 0)
-        assert row["density_gain"] > 0
+        here = study_of(tiny.exact(tuned), model)
+        on = {"tuned": [*lists[0], other], "base": lists[0]}
+        count = {
+            role: [np.isin(coded.ids, ids).sum() for coded in here.encoded("positive")] for role, ids in on.items()
+        }
+        more = np.subtract(count["tuned"], count["base"])
+        sizes = np.array([len(coded.ids) for coded in here.encoded("positive")])
+        left = (more.sum() - more) / (sizes.sum() - sizes)
+        error = np.sqrt((len(more) - 1) / len(more) * np.square(left - more.sum() / sizes.sum()).sum())
+        reach = error * stats.t.ppf(0.975, sizes.sum() ** 2 / (sizes**2).sum() - 1)
+        assert row["density_gain"] == pytest.approx(more.sum() / sizes.sum())
+        assert row["density_gain_low"] == pytest.approx(row["density_gain"] - reach)
+        assert row["density_gain_high"] == pytest.approx(row["density_gain"] + reach)
         assert row["density_gain_low"] > 0
         assert (np.diff(np.abs(moved["density_gain"])) <= 1e-12).all()
 
@@ -400,7 +420,8 @@ class TestCommand:
 
     def test_a_run_is_kept_shown_and_recalled(self, tmp_path, run):
         words = self.words(tmp_path, "--base", "organism:refusal/base", "--top", 5, "--by", "gain", "--shift", 2,
-                           "--draws", 19, "--json")  # fmt: skip
+                           "--sham", "organism:refusal/sham", "--sham", "organism:refusal/lora", "--draws", 19,
+                           "--json")  # fmt: skip
         code, out, err = run(*words)
         assert code == 0, err
         told = json.loads(out)
@@ -410,6 +431,7 @@ class TestCommand:
         page = Path(told["page"]).read_text("utf-8")
         assert page.count('<details class="feature"') == 5
         assert "Where concepts move" in page
+        assert "in each of 2 control fine-tunes" in page
         code, out, _ = run(*words)
         assert code == 0
         assert json.loads(out)["cached"] is True
@@ -423,6 +445,7 @@ class TestCommand:
             (["--latents", "48"], "no latent 48"),
             (["--diff", "abc"], "no store"),
             (["--shift", "3"], "add --base"),
+            (["--sham", "organism:refusal/sham"], "add --shift K"),
             (["--by", "gain"], "add --base"),
             (["--site", "blocks.1.hook_rezid"], "unknown site"),
             (["--site", "blocks.99.hook_resid_post"], "blocks.99"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from interp import claims
 from interp.analyzers.dictionary_eval import fingerprint
@@ -19,7 +20,7 @@ from interp.dictionaries.confirm import rate_matched
 from interp.dictionaries.edits import Latents, intervention
 from interp.dictionaries.probe import SparseProbe
 from interp.engines import Batch, TorchEngine
-from interp.errors import ClaimError, OptionError
+from interp.errors import OptionError
 from interp.figures import plot
 from interp.generate import Text, generate
 from interp.models.pair import Pair
@@ -28,6 +29,7 @@ from interp.study import Study
 from interp.table import table
 from tests import tiny
 from tests.documented import require_described
+from tests.remeasured import require_remeasured
 
 SITE = Site(1, "hook_resid_post")
 FAST = {"permutations": 39, "controls": 19, "control_prompts": 8, "k": (1,)}
@@ -85,26 +87,40 @@ class TestPlanted:
     def test_the_latent_is_found_and_ablating_it_lowers(self, found):
         require_described(found)
         assert found["auc"][(found["source"] == "dictionary") & (found["k"] == 1)][0] > 0.9
-        by_name = {claim.name: claim for claim in claims.from_table(found.tables["claims"])}
-        assert by_name["predicts-1"].shown
+        by_name = require_remeasured(found)
+        assert by_name["predicts-1"].supported
         assert 5 in found.summary["latents"]["probed"]
-        assert by_name["ablation-lowers-probed"].shown
+        assert by_name["ablation-lowers-probed"].supported
         assert by_name["ablation-lowers-probed"].value > by_name["ablation-lowers-probed"].control_high
-        assert found.summary["shown"] is True
+        assert found.summary["supported"] is True
 
     def test_in_the_base_it_says_less(self, found):
         """Positive control of what tuning adds: the base's neurons write nothing."""
         claim = {c.name: c for c in claims.from_table(found.tables["claims"])}["tuning-adds"]
-        assert claim.shown
+        assert claim.supported
         assert claim.control_value < 0.9
+        scores = found.tables["scores"]
+        rows = (scores["source"] == "dictionary") & (scores["k"] == 1)
+        positive = scores["group"][rows] == "positive"
+        own, base = (roc_auc_score(positive, scores[name][rows]) for name in ("score", "base_score"))
+        assert claim.value == pytest.approx(own - base)
+        assert claim.control_value == pytest.approx(base)
+        assert claim.clusters == len(set(scores["cluster"])) == PAIRS // 2
 
-    def test_every_claim_can_be_measured_again_and_no_other_number_can(self, found):
-        for claim in claims.from_table(found.tables["claims"]):
-            claims.check(claim, found)
-            with pytest.raises(ClaimError):
-                claims.check(
-                    dataclasses.replace(claim, value=claim.value + (0.01 if claim.value < 1 else -0.01)), found
-                )
+    def test_numbers_of_claims_are_those_of_scipy(self, found):
+        by_name, numbers = require_remeasured(found), found.tables["numbers"]
+        rows = (numbers["set"] == "probed") & (numbers["change"] == "ablate")
+        moved = numbers["effect"][rows]
+        assert len(set(numbers["cluster"][rows])) == len(moved), "a prompt to a cluster"
+        one = by_name["ablation-lowers-probed"]
+        low, high = stats.t.interval(0.95, len(moved) - 1, moved.mean(), stats.sem(moved))
+        np.testing.assert_allclose((one.value, one.low, one.high), (moved.mean(), low, high))
+        answers = found.tables["answers"]
+        back = answers["equal_base"][(answers["condition"] == "probed") & answers["changed"]]
+        exact = stats.binomtest(int(back.sum()), len(back)).proportion_ci()
+        assert by_name["answers-equal-base-probed"].interval == pytest.approx((exact.low, exact.high))
+        null = found.tables["sets"]["effect"][found.tables["sets"]["change"] == "ablate"]
+        assert one.p == (1 + (null >= moved.mean()).sum()) / (1 + len(null))
         json.dumps(found.summary, allow_nan=False)
 
     @pytest.mark.slow
@@ -115,10 +131,10 @@ class TestPlanted:
         table = analyzer(planted, given=tuple(others))(study(pair))
         by_name = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
         if claim := by_name.get("ablation-lowers-given"):
-            assert not claim.shown
+            assert not claim.supported
             assert "could have been seen" in claim.sentence
         else:
-            assert "Nothing was confirmed of the given latents" in table.summary["sentence"]
+            assert "Nothing was confirmed of the given latents" in " ".join(table.summary["limits"])
 
     @pytest.mark.slow
     def test_twice_is_the_same_and_batches_and_padding_do_not_count(self, pair, planted, found):
@@ -158,14 +174,14 @@ class TestPlanted:
 
 
 def test_permuted_labels_are_shown_at_the_nominal_rate():
-    """The probe's own numbers on codes of the prompts, whose classes were dealt out anew."""
+    """The probe's own numbers on codes of the prompts, whose classes were drawn at random."""
     generator, hits, n = np.random.default_rng(0), 0, 40
     codes = np.maximum(generator.normal(size=(80, 48)), 0)
     clusters = np.repeat(np.arange(40), 2)
     training = clusters % 2 == 0
     for seed in range(n):
         labels = (generator.random(40) < 0.5)[clusters] ^ np.tile([True, False], 40)
-        probe = SparseProbe(1, 19, seed, resamples=2, firing=True)
+        probe = SparseProbe(1, 19, seed, firing=True)
         hits += probe(codes, labels, clusters, training).p <= 0.05
     assert stats.binomtest(hits, n, 0.05).pvalue > 0.01, hits
 
@@ -248,8 +264,7 @@ class TestBesideTheBase:
         made = self.crosscoder(of)
         found = analyzer(made, of=of, at="max", k=(1, 2), given=(3, 4), controls=3)(study(pair))
         assert "base" not in found["source"]
-        for claim in claims.from_table(found.tables["claims"]):
-            claims.check(claim, found)
+        require_remeasured(found)
 
     def test_what_is_missing_is_said(self, pair):
         made = self.crosscoder("both")

@@ -1,38 +1,39 @@
 """``ConceptShift``: which concepts of a base's hidden states tuning moves, and whether each moves in its own way.
 
-1. Both models read the prompts; states of a site at content tokens are kept, the same tokens of both.
+1. The models read the prompts; states of a site at content tokens are kept, the same tokens of all.
 2. On one half of the clusters concepts are made of the base's states by k-means, and their shifts measured.
-3. On the other half the tuned model's own concepts are made: do shifted concepts come nearer to those?
+3. On the other half each fine-tuned model's own concepts are made: do shifted concepts come nearer to those?
+4. All of it once more in control fine-tunes: any fine-tune moves concepts, and what is claimed is that this moves more.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
-from interp import claims
 from interp.analyzers.base import Analyzer
 from interp.capture import capture
-from interp.claims import Claim
+from interp.claims import conclude
 from interp.dictionaries import shift as shifts
 from interp.dictionaries.reading import Texts
-from interp.errors import OptionError
+from interp.dictionaries.shift_claims import Concepts, claims_of, columns_of, control_columns
+from interp.errors import OptionError, PairError
 from interp.maths.host import to_host
-from interp.maths.statistics import clopper_pearson, clustered_bootstrap
+from interp.models.pair import Pair
 from interp.prompts import CONTENT, PromptSet, apart, turns
 from interp.sites import Site
 from interp.study import Study
 from interp.table import Table, table
-
-NAN, ALPHA = float("nan"), 0.05
 
 
 @dataclass(frozen=True)
 class ConceptShift(Analyzer):
     """``concepts`` concepts of ``site`` over the study's prompts; needs a base (arXiv 2501.03012).
 
-    At most ``tokens`` content tokens are kept, the last of every prompt first. ``draws`` of each null. Returns a table
-    of kind ``concept-shift``, one row per concept, with ``words`` (a concept's commonest tokens).
+    At most ``tokens`` content tokens are kept, the last of every prompt first. ``draws`` of each null. ``shams``: pairs
+    of the same base and a fine-tuned model that learned nothing of interest (the same training on harmless data), whose
+    shifts of the same concepts the model's have to exceed; without one nothing is claimed. Returns a table of kind
+    ``concept-shift``, one row per concept, with ``words`` (a concept's commonest tokens).
     """
 
     name: ClassVar[str] = "concept-shift"
@@ -42,7 +43,14 @@ class ConceptShift(Analyzer):
     concepts: int = 20
     tokens: int = 20_000
     draws: int = 199
+    shams: tuple[Pair, ...] = field(default=(), compare=False)
     parent: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As of any analyzer, the controls by the digests of their weights."""
+        own = {name: value for name, value in super().options.items() if name != "shams"}
+        return {**own, "shams": [pair.digests["tuned"] for pair in self.shams]}
 
     def require(self) -> Site:
         """The site; OptionError for numbers that mean nothing."""
@@ -52,45 +60,53 @@ class ConceptShift(Analyzer):
             raise OptionError(f"{self.tokens} tokens and {self.draws} draws are too few to shift a concept by")
         return Site.parse(self.site)
 
+    def require_study(self, study: Study) -> Site:
+        """The site; raises PairError for a control of another base, OptionError as ``require``."""
+        for pair in self.shams:
+            if pair.digests.get("base") != study.pair.digests.get("base"):
+                raise PairError(
+                    f"the control {pair.tuned.name} was given with another base than {study.pair.tuned.name}; a "
+                    "control is tuned from the same one"
+                )
+        return self.require()
+
     def __call__(self, study: Study) -> Table:
-        """One pass, concepts, shifts, recovery."""
-        site = self.require()
-        a, b, ids, documents, clusters = self._states(study, site)
-        names = np.unique(clusters, return_inverse=True)[1]
-        whole = Texts.of(ids, documents, names, study.seed)
-        mine, other = whole.training, ~whole.training
-        if min(mine.sum(), other.sum()) < max(2 * shifts.FEWEST, self.concepts):
-            raise OptionError(
-                f"{len(ids)} content tokens leave {min(mine.sum(), other.sum())} in a half, too few for "
-                f"{self.concepts} concepts; give more prompts or ask for fewer concepts"
-            )
-        member = shifts.clustered(a[mine], self.concepts, study.seed)
-        half = Texts(ids[mine], whole.documents[mine], names[mine], np.ones(int(mine.sum()), bool))
-        found = shifts.ConceptShift(self.draws, study.seed)(a[mine], b[mine], member, half, self.concepts)
-        theirs = shifts.clustered(b[other], self.concepts, study.seed)
-        nearer = shifts.recovery(found, shifts.means(b[other], theirs, self.concepts))
-        columns = self._columns(found, nearer, a[mine])
-        made = self._claims(columns, study.seed)
+        """One pass, concepts, shifts, recovery; in every control too."""
+        site = self.require_study(study)
+        (base, *tuned), (ids, documents, clusters) = self._states(study, site)
+        texts = Texts.of(ids, documents, np.unique(clusters, return_inverse=True)[1], study.seed)
+        (own, *controls), member = Concepts(self.concepts, self.draws, study.seed)(base, tuned, texts)
+        mine = texts.training
+        columns = columns_of(own, base[mine])
+        if controls:
+            columns |= control_columns(own, controls, member, texts.clusters[mine])
         few = int((columns["tokens"][0] < shifts.FEWEST).sum())
-        return table(
+        run = table(
             self.name, columns, provenance=study.provenance(self),
             summary={
-                "sentence": " ".join(claim.sentence for claim in made) or "No concept had tokens enough.",
-                "shown": bool(made) and all(claim.shown for claim in made),
                 "site": self.site, "concepts": self.concepts, "kept": len(ids),
-                "mean_shift": float(np.linalg.norm(found.overall)), "positive": len(study.prompts("positive")),
+                "mean_shift": float(np.linalg.norm(own.found.overall)), "positive": len(study.prompts("positive")),
                 **({"negative": len(study.prompts("negative"))} if "negative" in study.classes else {}),
+                "shams": [pair.tuned.name for pair in self.shams],
                 "limits": [
+                    *([] if self.shams else ["Whether another fine-tune moves concepts as far: no control was given to "
+                                             "compare with (--sham TUNED)."]),
                     "Concepts by k-means depend on their number; a shift is of a group of tokens, not of a meaning.",
                     *([f"{few} concepts have fewer than {shifts.FEWEST} tokens and no shift."] if few else []),
                 ],
             },
-            tables={"words": self._words(study, ids[mine], member), "claims": claims.to_table(made)},
+            tables={"words": self._words(study, ids[mine], member)},
         )  # fmt: skip
+        made = claims_of(columns, len(controls))
+        return conclude(run, made, lead="" if made else "No concept had tokens enough.")
 
-    def _states(self, study: Study, site: Site) -> tuple[np.ndarray, ...]:
-        """States of base and tuned model [N, D] at kept tokens, their ids, documents and clusters, in file order."""
+    def _states(self, study: Study, site: Site) -> tuple[list[np.ndarray], tuple[np.ndarray, ...]]:
+        """States [N, D] of base, tuned model and controls at kept tokens; their ids, documents and clusters.
+
+        In file order.
+        """
         models = {"base": study.pair.require_base("a shift of concepts"), "tuned": study.pair.tuned}
+        models |= {f"sham {at}": pair.tuned for at, pair in enumerate(self.shams, 1)}
         for model in models.values():
             model.at(site)
         encoded = [apart(study.pair.tokenizer, one) for group in study.classes for one in study.encoded(group)]
@@ -114,74 +130,9 @@ class ConceptShift(Analyzer):
                     states[role][row] = to_host(value).astype(np.float64)[kept[row]]
         documents = np.repeat(np.arange(len(encoded)), [len(own) for own in kept])
         ids = np.concatenate([np.array(coded.ids)[own] for coded, own in zip(encoded, kept, strict=True)])
-        return (
-            *(np.concatenate(states[role]) for role in ("base", "tuned")),
-            ids.astype(np.int64),
-            documents,
-            np.array(clusters, dtype=object)[documents],
-        )
-
-    def _columns(self, found: shifts.Shifts, nearer: shifts.Recovery, a: np.ndarray) -> dict[str, tuple]:
-        size = float(np.sqrt(np.square(a - a.mean(0)).sum(1).mean()))
-        exchange, permuted = shifts.corrected(found.exchange_p), shifts.corrected(found.permuted_p)
-        columns = {
-            "concept": (np.arange(self.concepts), "key", "number of the concept, by falling size"),
-            "tokens": (found.tokens, "measure", "tokens of it in the half that makes concepts"),
-            "shift": (found.size, "measure", "length of its mean shift"),
-            "relative": (found.size / size if size else found.size, "measure", "the same over the spread of the base's "
-                         "states"),
-            "own": (found.own, "measure", "length of its shift beyond the mean shift of all tokens"),
-        }  # fmt: skip
-        said = {"pairwise": "mean cosine of two tokens' shifts, of different clusters",
-                "aligned": "mean cosine of a token's shift and its concept's"}  # fmt: skip
-        for name, meaning in said.items():
-            value, low, high = getattr(found, name).T
-            columns[name] = (value, "measure", meaning)
-            columns[f"{name}_low"] = (low, "measure", f"lower end of its interval over clusters: {meaning}")
-            columns[f"{name}_high"] = (high, "measure", f"upper end of its interval over clusters: {meaning}")
-        return columns | {
-            "exchange_p": (exchange, "measure", "p that models exchanged by document shift it as far, corrected"),
-            "permuted_p": (permuted, "measure", "p that concepts put onto other clusters have a shift as far from the "
-                           "mean's, corrected"),
-            "measured": (np.isfinite(found.size), "flag", "it has tokens enough"),
-            "shifted": (np.nan_to_num(exchange, nan=1.0) <= ALPHA, "flag", "it moves more than exchanged models do"),
-            "own_way": (np.nan_to_num(permuted, nan=1.0) <= ALPHA, "flag", "it moves otherwise than tokens at large"),
-            "match": (nearer.match, "measure", "the tuned model's concept that it is paired with, -1 for none"),
-            "gain": (nearer.gain, "measure", "how much nearer to that its shift brings it, on held-out clusters"),
-            "gain_overall": (nearer.by_overall, "measure", "the same of the mean shift of all tokens"),
-            "cosine_gain": (nearer.cosine_gain, "measure", "rise of the cosine with that"),
-            "paired": (np.isfinite(nearer.gain), "flag", "it has a shift and a partner"),
-        }  # fmt: skip
-
-    def _claims(self, columns: dict[str, tuple], seed: int) -> list[Claim]:
-        made, measured, paired = [], columns["measured"][0], columns["paired"][0]
-        told = (
-            ("concepts-shift", "shifted", "concepts move more than exchanging the models does", "models exchanged"),
-            ("concepts-own-way", "own_way", "move otherwise than tokens at large", "concepts put onto other clusters"),
-        )
-        for name, column, said, control in told if measured.any() else ():
-            flags = columns[column][0][measured]
-            count, total = int(flags.sum()), len(flags)
-            low, high = clopper_pearson(count, total)
-            made.append(Claim(
-                name, f"{count} of {total} {said}.", count / total, low, high, f"{control}, corrected", ALPHA, NAN, NAN,
-                NAN, ALPHA, "at least", bool(low > ALPHA),
-                {"table": "", "statistic": "share", "column": column, "where": {"measured": [True]}},
-            ))  # fmt: skip
-        if paired.any():
-            own, other = columns["gain"][0][paired], columns["gain_overall"][0][paired]
-            concepts = columns["concept"][0][paired]
-            value, low, high = clustered_bootstrap(own, concepts, minus=other, seed=seed)
-            made.append(Claim(
-                "shift-recovers",
-                f"Its own shift brings a concept {own.mean():.3g} nearer to the tuned model's on held-out clusters, "
-                f"the mean shift of all tokens {other.mean():.3g}.",
-                value, low, high, "the mean shift of all tokens", *clustered_bootstrap(other, concepts, seed=seed), NAN,
-                0.0, "at least", bool(low > 0),
-                {"table": "", "statistic": "mean", "column": "gain", "where": {"paired": [True]},
-                 "minus": {"column": "gain_overall"}},
-            ))  # fmt: skip
-        return made
+        return [np.concatenate(states[role]) for role in models], (
+            ids.astype(np.int64), documents, np.array(clusters, dtype=object)[documents]
+        )  # fmt: skip
 
     def _words(self, study: Study, ids: np.ndarray, member: np.ndarray, most: int = 8) -> Table:
         rows = []

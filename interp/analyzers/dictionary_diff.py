@@ -43,7 +43,7 @@ class DictionaryDiff(Analyzer):
     else their activity is told apart. ``sinks``: tokens whose norm exceeds this many medians in either model are left
     out in both, 0 for none. ``draws`` of exchanging the models. ``sham``: the table of a sham pair on the same prompts,
     by its own dictionary. Prompts of one cluster are one document. Returns a table of kind ``dictionary-diff``, a row
-    per latent, with ``classes`` (counts beside the sham's).
+    per latent, with ``classes`` (counts of this pair and of the sham) and ``sham`` (its latents and their classes).
     """
 
     name: ClassVar[str] = "dictionary-diff"

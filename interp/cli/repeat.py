@@ -36,7 +36,8 @@ class Request:
     def of(cls, command: str, given: Mapping[str, Any]) -> "Request":
         """The request of a command's arguments by name: none can be forgotten, and every path is a file it reads.
 
-        ``source``, ``source_base`` and ``sham`` are models too, where a command has them; ``tuned`` can be several.
+        ``source``, ``source_base`` and ``sham`` are models too, where a command has them; ``tuned`` and ``sham`` can be
+        several.
         """
         given = dict(given)
         common = given.pop("common")
@@ -45,7 +46,10 @@ class Request:
         tuned = given.pop("tuned")
         first, *further = [tuned] if isinstance(tuned, str) else tuned
         models = {"tuned": first, "base": given.pop("base")} | {f"tuned {at}": m for at, m in enumerate(further, 2)}
-        models |= {role: given.pop(role) for role in ("source", "source_base", "sham") if role in given}
+        for role in {"source", "source_base", "sham"} & set(given):
+            named = given.pop(role)
+            several = isinstance(named, list)
+            models |= {f"{role} {at}": m for at, m in enumerate(named, 1)} if several else {role: named}
         for name in [name for name, value in given.items() if _are_paths(value)]:
             given |= {f"{name} {at}": path for at, path in enumerate(given.pop(name), 1)}
         files = {name: value for name, value in given.items() if isinstance(value, Path)}

@@ -45,7 +45,7 @@ def command(
     column: Annotated[str, typer.Option(metavar="NAME", help="Column of the file.")] = "prompt",
     max_prompts: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N of the file's rows.")] = None,
     nu_error: Annotated[float, typer.Option(metavar="X", help="One model's own: |nu| of the error below.")] = 0.2,
-    nu_reconstruction: Annotated[float, typer.Option(metavar="X", help="And |nu| of the reconstruction.")] = 0.5,
+    nu_reconstruction: Annotated[float, typer.Option(metavar="X", help="And |nu| of the whole reconstruction.")] = 0.5,
     cosine: Annotated[float, typer.Option(metavar="X", help="Rotated: a measured cosine below.")] = 0.95,
     factor: Annotated[float, typer.Option(metavar="X", help="Rescaled: so many times as much in one model.")] = 1.5,
     folds: Annotated[int, typer.Option(metavar="N", help="Silent: active in fewer of 20 folds of prompts.")] = 8,

@@ -1,6 +1,6 @@
 """``interp sae features``: what single latents of a dictionary fire on and write, as a page to browse."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +31,9 @@ class Features(Running):
     shift: Annotated[
         int | None, typer.Option(metavar="K", min=1, help="Also: shift vectors of K concepts (needs a base).")
     ] = None
+    sham: Annotated[
+        list[str] | None, typer.Option(metavar="TUNED", help="With --shift: a control fine-tune; repeatable.")
+    ] = None
     no_logits: Annotated[bool, typer.Option("--no-logits", help="Leave logit effects out.")] = False
     contexts: Annotated[int, typer.Option(metavar="N", min=1, help="Contexts of each level, top, middle, low.")] = 5
     window: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens shown on each side.")] = 10
@@ -44,6 +47,8 @@ class Features(Running):
             raise OptionError("--latents and --diff both name latents; give one of them")
         if self.latents is not None and not self.named():
             raise OptionError("--latents names none; write numbers with commas between")
+        if self.sham and self.shift is None:
+            raise OptionError("--sham is a control for shifts of concepts; add --shift K, or leave it out")
         if self.remote:
             raise OptionError("--remote does not give the rows that a dictionary reads; use this machine")
         self.batches()
@@ -62,7 +67,8 @@ def command(
     """Read latents of a sparse dictionary: labels with their scores on held-out documents, logit effects, contexts.
 
     Beside each score stand other latents' labels and shuffled firing, beside each logit effect random rows. With a base
-    the density in its rows stands beside; a crosscoder needs one.
+    the density in its rows stands beside; a crosscoder needs one. --shift is claimed beyond a control fine-tune of the
+    same base (--sham), and without one is only measured.
 
     Example: interp sae features ./sae --model ./tuned --base ./base --data text.txt --top 50 --by gain
     """
@@ -99,6 +105,12 @@ def command(
     engine = engine_named(common.engine, False)
     study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine, quiet=common.quiet)
     store, notes = Store(common.store), remarked(common, study.counts, *study.notes)
+    if common.sham:
+        # a control's base is the pair's own
+        base = pair.require_base("a control").name
+        shams = [Pair.load(name, base, device=common.device, dtype=common.dtype) for name in common.sham]
+        made[1] = replace(made[1], shams=tuple(shams))
+        made[1].require_study(study)
     # concepts first: whether the text is enough for them is known only now, and no run should stand beside an error
     runs = [store.fetch(one, study) for one in reversed(made)][::-1]
     return write(common, request, described, runs, notes, title)

@@ -30,8 +30,9 @@ CHANGED = ("rotated", "rescaled")
 @dataclass(frozen=True)
 class Thresholds:
     """Where classes begin. ``error``, ``reconstruction``: a latent is specific where ``|nu|`` of that target is smaller
-    (Minder et al. 2025: 0.2 and 0.5). ``cosine``: rotated where both measured cosines are smaller. ``factor``: rescaled
-    where one model has that many times as much. ``folds``: with activity in fewer a latent is silent.
+    (Minder et al. 2025: 0.2, and 0.5 of the reconstruction with the decoder's bias). ``cosine``: rotated where both
+    measured cosines are smaller. ``factor``: rescaled where one model has that many times as much. ``folds``: with
+    activity in fewer a latent is silent.
     """
 
     error: float = 0.2

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.edits import Latents
 from interp.errors import OptionError
-from interp.maths.bootstrap import Interval, clustered_bootstrap
+from interp.maths.intervals import Interval, cluster_interval
 from interp.maths.statistics import permutation_p
 from interp.sites import Site
 
@@ -78,6 +78,6 @@ def confirm(
 
         own = change(latents)
         null = np.array([change(chosen).mean() for chosen in sets])
-        interval = clustered_bootstrap(own, clusters, seed=seed)
+        interval = cluster_interval(own, clusters)
         found[name] = Effect(interval, null, permutation_p(abs(own.mean()), np.abs(null)))
     return found

@@ -1,4 +1,4 @@
-"""What became of each latent between a base and its tuned model, four ways, as one table beside its nulls.
+"""What became of each latent between a base and its tuned model, four ways, as one table with its nulls.
 
 ``crosscoder``: a dictionary of both models side by side, by latent scaling. ``difference``: a dictionary of tuned less
 base. ``base``: the base's own dictionary, applied to the tuned model. ``tuned``: the tuned model's own, applied to the
@@ -9,7 +9,7 @@ alike.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp import claims
-from interp.claims import Claim
+from interp.claims import Claim, conclude, mean, statistic
 from interp.dictionaries import classes
 from interp.dictionaries.applied import ROLES, OneOnOther
 from interp.dictionaries.classes import CHANGED, CLASSES, Thresholds
@@ -30,15 +29,15 @@ from interp.dictionaries.exchange import DRAWS, exchange_p
 from interp.dictionaries.folds import FOLDS, Apart, Estimate
 from interp.dictionaries.scaling import BASE, TUNED, LatentScaling
 from interp.errors import OptionError
-from interp.maths.statistics import clopper_pearson
 from interp.table import Table, table
 
 WAYS = ("crosscoder", "difference", "base", "tuned")
 SIDES = {"base": ("base-only",), "tuned": ("tuned-only",)}
 """What one model's own dictionary can say is one model's alone; the other ways say both."""
 ALPHA = 0.05
-NAN = float("nan")
 KIND = "dictionary-diff"
+KINDS = {"tuned-only": ("tuned-only",), "base-only": ("base-only",), "changed": CHANGED}
+"""What is claimed of a pair, and the classes that count for it."""
 
 Batch = (
     tuple[Float[Tensor, "N D"], Float[Tensor, "N D"], Int[Tensor, " N"]]
@@ -96,20 +95,49 @@ def compare(
         "claimed": (claimed, "flag", "the class is claimed: whole interval, and where one-sided beyond exchange"),
         **columns,
     }
-    live = int((named != "silent").sum())
-    sides = {kind: (kind,) for kind in SIDES.get(way, ("tuned-only", "base-only"))}
-    made = [_claim(columns, *asked, live, sham) for asked in (sides | {"changed": CHANGED}).items()]
+    kinds = [kind for kind in KINDS if kind == "changed" or kind in SIDES.get(way, KINDS)]
+    columns |= _flags(named, claimed, kinds)
+    live = int(columns["live"][0].sum())
     counts = {kind: int(((named == kind) & claimed).sum()) for kind in CLASSES}
     summary = {
-        "sentence": "Both models' rows are equal, bit for bit. " * exact + " ".join(c.sentence for c in made)
-        + f" {len(named) - live} of {len(named)} latents are active too seldom to say anything, "
-        f"{int((named == 'unclear').sum())} are unclear.",
         "way": way, "latents": len(named), "live": live, "claimed": counts, "identical": bool(exact),
-        "classes": {kind: int((named == kind).sum()) for kind in CLASSES},
-        "shown": any(claim.shown for claim in made), "thresholds": asdict(limits), **more,
+        "classes": {kind: int((named == kind).sum()) for kind in CLASSES}, "thresholds": asdict(limits), **more,
     }  # fmt: skip
-    parts = {"claims": claims.to_table(made), "classes": _counted(named, claimed, sham)}
-    return table(KIND, columns, summary=summary, tables=parts)
+    parts = {"classes": _counted(named, claimed, sham)}
+    if sham is not None:
+        parts["sham"] = _sham_table(sham, kinds)
+    lead = "" if live else f"None of {len(named)} latents is active often enough to say anything."
+    run = conclude(
+        table(KIND, columns, summary=summary, tables=parts), [_claim(kind, sham) for kind in kinds] if live else [],
+        lead="Both models' rows are equal, bit for bit." if exact else lead,
+    )  # fmt: skip
+    return replace(run, summary={**run.summary, "supported": any(run.tables["claims"]["supported"])})
+
+
+def _flags(named: np.ndarray, claimed: np.ndarray, kinds: Iterable[str]) -> dict[str, tuple]:
+    """Which latents count, and which of them are claimed to be of a kind: what shares of live latents are made of."""
+    return {
+        "live": (named != "silent", "flag", "active in folds enough to be classified"),
+        **{
+            _flag(kind): (np.isin(named, KINDS[kind]) & claimed, "flag", f"claimed to be {' or '.join(KINDS[kind])}")
+            for kind in kinds
+        },
+    }
+
+
+def _flag(kind: str) -> str:
+    return f"claimed_{kind.replace('-', '_')}"
+
+
+def _sham_table(sham: Table, kinds: Iterable[str]) -> Table:
+    """Table of kind "dictionary-diff-sham": the class of every latent of the control pair's own dictionary."""
+    named, claimed = sham["class"], sham["claimed"]
+    return table("dictionary-diff-sham", {
+        "latent": (np.arange(len(named)), "key", "number of the latent in the control pair's dictionary"),
+        "class": _named(named),
+        "claimed": (claimed, "flag", "the class is claimed"),
+        **_flags(named, claimed, kinds),
+    })  # fmt: skip
 
 
 def _counted(named: np.ndarray, claimed: np.ndarray, sham: Table | None) -> Table:
@@ -129,28 +157,33 @@ def _counted(named: np.ndarray, claimed: np.ndarray, sham: Table | None) -> Tabl
     })  # fmt: skip
 
 
-def _claim(
-    columns: dict[str, tuple], name: str, kinds: tuple[str, ...], live: int, sham: Table | None
-) -> Claim:  # fmt: skip
-    named, claimed = columns["class"][0], columns["claimed"][0]
-    count = int((np.isin(named, kinds) & claimed).sum())
-    low, high = (live * end for end in clopper_pearson(count, live)) if live else (NAN, NAN)
-    said = " or ".join(kinds)
-    expected, least, most, beside = NAN, NAN, NAN, "No sham run was given, so the number is not claimed."
-    if sham is not None:
-        theirs = int((np.isin(sham["class"], kinds) & sham["claimed"]).sum())
-        alive = int((sham["class"] != "silent").sum())
-        share = clopper_pearson(theirs, alive)
-        expected = live * theirs / alive if alive else NAN
-        least, most = live * share[0], live * share[1]
-        beside = f"A sham pair gives {theirs} of {alive}."
+def _claim(kind: str, sham: Table | None) -> Claim:
+    """That a larger share of live latents is of a kind than in the control pair, by both intervals."""
+    column, rows = _flag(kind), {"where": {"live": True}}
+    beside = {"table": "sham", **rows}
+    control = sham is not None and bool((sham["class"] != "silent").any())
+    also = {"count": statistic("sum", column, **rows), "total": statistic("count", column, **rows)}
+    if control:
+        also |= {
+            f"sham_{name}": statistic(one, column, **beside) for name, one in (("count", "sum"), ("total", "count"))
+        }
+    end = {
+        (True, True): "the control pair gives {sham_count:d} of {sham_total:d} ({control:.1%}, at most "
+        "{control_high:.1%}).",
+        (True, False): "no latent of the control pair is active often enough to compare with.",
+        (False, False): "no control pair was given to compare with.",
+    }[sham is not None, control]
     return Claim(
-        name, f"{count} of {live} live latents are {said}. {beside}", count, low, high,
-        "the same of a sham pair, per live latent", expected, least, most, NAN, 1, "at least",
-        bool(sham is not None and count >= 1 and low > most),
-        {"table": "", "statistic": "count", "column": "latent", "where": {"class": list(kinds), "claimed": [True]},
-         "beyond": ["control_high"]},
-    )  # fmt: skip
+        name=kind,
+        estimate=mean(column, cluster="latent", **rows),
+        at_least=0.0,
+        beyond=["control"],
+        reference=mean(column, cluster="latent", **beside) if control else None,
+        control="the same share in the control pair" if control else "",
+        text=f"{{count:d}} of {{total:d}} live latents are {' or '.join(KINDS[kind])} ({{low:.1%}} to {{high:.1%}}); "
+        + end,
+        also=also,
+    )
 
 
 def _estimate(name: str, found: Estimate, meaning: str) -> dict[str, tuple]:
@@ -189,8 +222,18 @@ def _crosscoder(found: Any, limits: Thresholds, draws: int, seed: int) -> tuple[
         "folds_active": (found.folds_active, *_FOLDS),
         **_estimate("nu_error", found.nu["error", TUNED], "base by tuned in the error with its part put back"),
         **_estimate("nu_reconstruction", found.nu["reconstruction", TUNED], "base by tuned in the reconstruction"),
+        **_estimate(
+            "nu_reconstruction_no_bias",
+            found.nu["reconstruction_no_bias", TUNED],
+            "the same without the decoder's bias",
+        ),
         **_estimate("nu_error_base", found.nu["error", BASE], "tuned by base along the base's decoder row"),
         **_estimate("nu_reconstruction_base", found.nu["reconstruction", BASE], "the same in the reconstruction"),
+        **_estimate(
+            "nu_reconstruction_no_bias_base",
+            found.nu["reconstruction_no_bias", BASE],
+            "the same without the decoder's bias",
+        ),
         **_estimate("ratio", found.ratio, "how many times as long the tuned model's slope on its codes is"),
         **_estimate("cosine", found.cosine, "cosine of both models' slopes on its codes"),
         **_estimate("part_cosine", found.part_cosine, "cosine of both models' parts along its decoder rows"),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from interp.errors import OptionError
-from interp.maths.auc import clustered_auc
+from interp.maths.auc import auc_interval
 from interp.maths.statistics import permutation_p, roc_auc, standardised_difference
 
 FEWEST = 8
@@ -40,14 +40,14 @@ class Probed(NamedTuple):
 
 @dataclass(frozen=True)
 class SparseProbe:
-    """Options of a k-sparse probe: how many latents, draws of the null, seed of the split and the null, resamples of
-    clusters for the interval. ``firing``: only latents that are larger with the label are chosen, in the null too.
+    """Options of a k-sparse probe: how many latents, draws of the null, seed of the split and the null.
+
+    ``firing``: only latents that are larger with the label are chosen, in the null too.
     """
 
     k: int = 1
     draws: int = 99
     seed: int = 0
-    resamples: int = 500
     firing: bool = False
 
     def __call__(
@@ -70,10 +70,9 @@ class SparseProbe:
         _require(labels, clusters, training, len(names))
         latents, weights, scores = self._fitted(codes, labels, training)
         held = ~training
-        auc, low, high = clustered_auc(
-            scores[held & labels], scores[held & ~labels], clusters[held & labels], clusters[held & ~labels],
-            draws=self.resamples, seed=self.seed,
-        )  # fmt: skip
+        auc, low, high = auc_interval(
+            scores[held & labels], scores[held & ~labels], clusters[held & labels], clusters[held & ~labels]
+        )
         null = []
         for _ in range(self.draws):
             drawn = _permuted(labels, clusters, generator)

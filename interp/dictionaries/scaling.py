@@ -2,9 +2,11 @@
 
 ``beta(y, j)`` minimises ``sum_i |y_i - beta f_j(i) d_j|^2`` for a target ``y`` of one model and one direction ``d_j``
 (Minder et al. 2025, arXiv 2504.02922). Two targets per model: the error with the latent's own part put back, in which
-a part that the sparsity took from a model's decoder is still there (complete shrinkage), and the reconstruction without
-bias, in which other latents may hold it (latent decoupling). ``nu`` is the other model's beta over the own one's: near
-0 where a latent is specific. All betas come from one pass and products at active codes, O(active codes * D).
+a part that the sparsity took from a model's decoder is still there (complete shrinkage), and the reconstruction, in
+which other latents may hold it (latent decoupling). The reconstruction is the whole decoder's output, its bias
+included, as in the paper's own code, whose threshold is for that; the same without the bias is a third target.
+``nu`` is the other model's beta over the own one's: near 0 where a latent is specific. All betas come from one pass and
+products at active codes, O(active codes * D).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from interp.errors import OptionError
 from interp.maths.host import to_host
 
 BASE, TUNED = 0, 1
-TARGETS = ("error", "reconstruction")
+TARGETS = ("error", "reconstruction", "reconstruction_no_bias")
 TINY = 1e-3
 """An own beta smaller than this has no ratio: the latent explains nothing of the model that it should belong to."""
 
@@ -72,6 +74,8 @@ class LatentScaling:
         rows = dictionary.W_dec.detach().double()
         self._rows = [part.contiguous() for part in rows.chunk(2, 1)]
         self._gram = np.stack([[to_host((a * b).sum(1)) for b in self._rows] for a in self._rows])
+        bias = dictionary.b_dec.detach().double().chunk(2)
+        self._bias = np.stack([[to_host(row @ part) for part in bias] for row in self._rows])
 
     @torch.no_grad()
     def update(
@@ -82,8 +86,8 @@ class LatentScaling:
         found = self.dictionary.raw(inside)
         codes, bias = found.codes, self.dictionary.b_dec
         pattern, values = codes.pattern, codes.values.double()
-        sums = {"count": torch.ones_like(values), "square": values.square()}
-        targets = {"error": inside - found.output, "reconstruction": found.output - bias}
+        sums = {"count": torch.ones_like(values), "square": values.square(), "code": values}
+        targets = {"error": inside - found.output, "reconstruction_no_bias": found.output - bias}
         for target, both in targets.items():
             for model, part in enumerate(both.double().chunk(2, 1)):
                 for direction, rows in enumerate(self._rows):
@@ -97,20 +101,20 @@ class LatentScaling:
 
     def result(self, level: float = 0.95) -> Scaled:
         """Betas, their ratios and intervals; NaN, not 0, for a latent that was never active."""
-        sums, gram = self._sums.sums(), self._gram
+        sums, gram, bias = self._sums.sums(), self._gram, self._bias
         norms = np.sqrt(np.stack([gram[BASE, BASE], gram[TUNED, TUNED]]))
         beta = {
-            (target, direction, model): jackknife(sums, _beta(target, direction, model, gram), level)
+            (target, direction, model): jackknife(sums, _beta(target, direction, model, gram, bias), level)
             for target in TARGETS for direction in (BASE, TUNED) for model in (BASE, TUNED)
         }  # fmt: skip
         nu = {
-            (target, direction): jackknife(sums, _nu(target, direction, gram), level)
+            (target, direction): jackknife(sums, _nu(target, direction, gram, bias), level)
             for target in TARGETS for direction in (BASE, TUNED)
         }  # fmt: skip
 
         def length(found: Sums, model: int, along: int) -> NDArray[np.float64]:
             """How long the model's part of the latent is along a direction of length 1."""
-            return _beta("error", along, model, gram)(found) * norms[along]
+            return _beta("error", along, model, gram, bias)(found) * norms[along]
 
         def cosine(found: Sums) -> NDArray[np.float64]:
             one = length(found, BASE, TUNED) / length(found, BASE, BASE)
@@ -134,19 +138,25 @@ class LatentScaling:
             )  # fmt: skip
 
 
-def _beta(target: str, direction: int, model: int, gram: NDArray[np.float64]):
+def _beta(target: str, direction: int, model: int, gram: NDArray[np.float64], bias: NDArray[np.float64]):
+    """The least-squares factor; ``gram, bias`` [direction, model, F]: a direction with a model's row and its bias."""
+
     def of(sums: Sums) -> NDArray[np.float64]:
         square = np.where(sums["square"] > 0, sums["square"], np.nan)
-        along = sums[f"{target} {direction} {model}"]
+        summed = "error" if target == "error" else "reconstruction_no_bias"
+        along = sums[f"{summed} {direction} {model}"]
         if target == "error":
             along = along + square * gram[direction, model]
+        elif target == "reconstruction":
+            # the same bias in every row
+            along = along + sums["code"] * bias[direction, model]
         return along / (gram[direction, direction] * square)
 
     return of
 
 
-def _nu(target: str, direction: int, gram: NDArray[np.float64]):
-    own, other = (_beta(target, direction, model, gram) for model in (direction, 1 - direction))
+def _nu(target: str, direction: int, gram: NDArray[np.float64], bias: NDArray[np.float64]):
+    own, other = (_beta(target, direction, model, gram, bias) for model in (direction, 1 - direction))
 
     def of(sums: Sums) -> NDArray[np.float64]:
         denominator = own(sums)

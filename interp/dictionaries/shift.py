@@ -2,8 +2,9 @@
 
 Hidden states ``a`` of the base and ``b`` of the tuned model, of the same tokens. Every token has one concept, by the
 base's state; a concept ``u`` is the mean of its states, its shift the mean of ``b - a``, ``u + shift`` the shifted
-concept. What is claimed of a shift is beside two nulls: models exchanged document by document (is there any shift?) and
-concepts put onto other clusters' shifts (is it another than every other concept's?).
+concept. Two nulls: models exchanged document by document (is there any shift?) and concepts put onto other clusters'
+shifts (is it another than every other concept's?). Any fine-tune passes both, so what is claimed is that concepts move
+further than in a control fine-tune (``excess``).
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from scipy.optimize import linear_sum_assignment
 
 from interp.dictionaries.reading import Texts
 from interp.errors import OptionError
+from interp.maths.intervals import effective_clusters, jackknife
 from interp.maths.statistics import benjamini_hochberg
 
 FEWEST = 10
 """Tokens that a concept must have for its shift to mean anything."""
 
-RESAMPLES = 500
+FACTOR = 2.0
+"""How many times as far as in the control a concept has to move: two fine-tunes of one recipe differ by less."""
 
 
 class Shifts(NamedTuple):
@@ -99,24 +102,18 @@ class ConceptShift:
         size = np.linalg.norm(moved, axis=1)
         unit = moved / np.where(size > 0, size, 1.0)[:, None]
         toward = shift / np.maximum(np.linalg.norm(shift, axis=1, keepdims=True), np.finfo(float).tiny)
-        generator = np.random.default_rng(self.seed)
         pairwise, aligned = np.full((2, k, 3), np.nan)
         for concept in range(k):
             mine = (concepts == concept) & (size > 0)
             names, code = np.unique(clusters[mine], return_inverse=True)
             if mine.sum() < FEWEST or len(names) < 2:
                 continue
-            counts = np.bincount(code)
-            sums = _sums(unit[mine], code, len(names))
+            counts, freedom = np.bincount(code), effective_clusters(code) - 1
             along = np.bincount(code, unit[mine] @ toward[concept])
-            drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
-            weights = np.concatenate([np.ones((1, len(names)), np.int64), drawn])
-            # pairs within a cluster, or of a cluster and its own copy, say nothing of other documents
-            pairs = np.square(weights @ counts) - np.square(weights) @ np.square(counts)
-            inner = np.square(weights @ sums).sum(1) - np.square(weights) @ np.square(sums).sum(1)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                pairwise[concept] = _interval(np.where(pairs > 0, inner / pairs, np.nan))
-            aligned[concept] = _interval((weights @ along) / (weights @ counts))
+            left = (along.sum() - along) / (counts.sum() - counts)
+            between = _between(_sums(unit[mine], code, len(names)), counts)
+            pairwise[concept] = jackknife(between[0], between[1:], freedom)
+            aligned[concept] = jackknife(along.sum() / counts.sum(), left, freedom)
         return pairwise, aligned
 
     def _nulls(
@@ -143,6 +140,32 @@ class ConceptShift:
         p = (1 + reached) / (1 + self.draws)
         p = np.where(np.isfinite(np.stack(observed)), p, np.nan)
         return tuple(np.where(each <= floor, 1.0, one) for each, one in zip(observed, p, strict=True))
+
+
+def excess(
+    moved: Float[NDArray, "N D"], control: Float[NDArray, "N D"], concepts: Int[NDArray, " N"],
+    clusters: Int[NDArray, " N"], count: int, factor: float = FACTOR,
+) -> Float[NDArray[np.float64], "K three"]:  # fmt: skip
+    """A concept's squared shift less ``factor`` squared times the control's, with its interval over clusters.
+
+    ``moved``, ``control``: of the same tokens, the tuned model's and the control's states less the base's. A squared
+    shift is the mean product of the shifts of two tokens of different clusters: what is noise of a token or of its
+    document adds nothing to it on average, so that few tokens do not look moved. NaN for concepts with fewer than
+    ``FEWEST`` tokens or two clusters.
+    """
+    found = np.full((count, 3), np.nan)
+    for concept in range(count):
+        mine = concepts == concept
+        names, code = np.unique(clusters[mine], return_inverse=True)
+        if mine.sum() < FEWEST or len(names) < 2:
+            continue
+        own, other = (
+            _between(_sums(np.asarray(rows[mine], np.float64), code, len(names)), np.bincount(code))
+            for rows in (moved, control)
+        )
+        values = own - factor**2 * other
+        found[concept] = jackknife(values[0], values[1:], effective_clusters(code) - 1)
+    return found
 
 
 def recovery(found: Shifts, tuned: Float[NDArray, "J D"]) -> Recovery:
@@ -196,10 +219,16 @@ def _sums(rows: NDArray, code: NDArray, count: int) -> NDArray:
     return where @ rows
 
 
-def _interval(values: NDArray) -> NDArray:
-    drawn = values[1:][np.isfinite(values[1:])]
-    ends = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else [np.nan, np.nan]
-    return np.array([values[0], *ends])
+def _between(sums: Float[NDArray, "m D"], counts: Int[NDArray, " m"]) -> Float[NDArray[np.float64], " m1"]:
+    """Mean product of two rows of different clusters: of all m clusters first, then without each of them.
+
+    ``sums`` and ``counts`` of every cluster's rows; NaN where no two clusters are left.
+    """
+    total, squares, n = sums.sum(0), np.square(sums).sum(1), counts.sum()
+    inner = np.concatenate([[0.0], 2 * squares - 2 * sums @ total]) + total @ total - squares.sum()
+    pairs = np.concatenate([[0], 2 * counts**2 - 2 * n * counts]) + n**2 - (counts**2).sum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(pairs > 0, inner / pairs, np.nan)
 
 
 def _cosine(a: NDArray, b: NDArray) -> NDArray:

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from interp import claims
 from interp.analyzers.base import Analyzer
 from interp.analyzers.dictionary_eval.claimed import claims_of, words
 from interp.analyzers.dictionary_eval.passes import (
@@ -28,6 +27,7 @@ from interp.analyzers.dictionary_eval.passes import (
     fitted,
 )
 from interp.analyzers.dictionary_eval.told import errors, limits, prompts_table, recovered_table, shares, splice_table
+from interp.claims import conclude
 from interp.dictionaries import Dictionary
 from interp.dictionaries.activations import LONGEST
 from interp.dictionaries.baselines import Covariance
@@ -60,7 +60,7 @@ class DictionaryEval(Analyzer):
     """
 
     name: ClassVar[str] = "dictionary-scores"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     dictionary: Dictionary = field(compare=False)
     digest: str = ""
@@ -114,9 +114,9 @@ class DictionaryEval(Analyzer):
     def _table(self, study: Study, place: Place, scored: dict[str, Scores], sums: Sums, k: int, read: Read) -> Table:
         prompts = study.prompts("positive")
         ids, clusters = np.array([prompt.id for prompt in prompts]), np.array(prompts.clusters, dtype=object)
-        saved, said = shares(sums), words(place, self.dictionary.config)
-        made = claims_of(scored, sums, clusters, k, said)
-        own, parts = scored[OWN].summary(), errors(scored[OWN])
+        saved, wording = shares(sums), words(place, self.dictionary.config)
+        made, own = claims_of(sums, k, wording), scored[OWN].summary()
+        left_open = limits(saved, sums, read.limits(), wording)
         views = {
             f"{name}{part}_explained_variance": scored[which].summary(part)["explained_variance"]
             for which, name in ((OWN, ""), (PCA, "pca_")) for part in place.views
@@ -124,17 +124,15 @@ class DictionaryEval(Analyzer):
         if sums.halves and (spread := sums.halves[DEVIATION].sum()) > 0:
             views["pca_alone_difference_explained_variance"] = 1 - sums.halves[PCA_ALONE].sum() / spread
         stands = {} if place.site == place.target else {"target": str(place.target)}
-        return scores_table(
+        run = scores_table(
             scored,
             provenance=study.provenance(self),
             summary={
-                "sentence": " ".join([*(claim.sentence for claim in made), parts[1]]),
-                "shown": bool(made) and all(claim.shown for claim in made),
                 "site": self.site,
                 **stands,
                 **({} if self.of == TUNED else {"of": self.of}),
                 **own,
-                "parts": parts[0],
+                "parts": errors(scored[OWN]),
                 **{
                     f"{name}_explained_variance": scored[name].summary()["explained_variance"] for name in (PCA, RANDOM)
                 },
@@ -144,17 +142,17 @@ class DictionaryEval(Analyzer):
                     f"{'' if role == TUNED else f'{role}_'}{what}_recovered_{over}": share
                     for (role, name, what, over), share in saved.items() if name == OWN
                 },
-                "limits": limits(saved, sums, read.limits(), said),
+                "limits": left_open,
             },
             tables={
                 "prompts": prompts_table(sums, ids, clusters),
                 "conversations": conversations_table(scored, ids),
-                "splice": splice_table(sums, ids, place),
+                "splice": splice_table(sums, ids, clusters, place),
                 "recovered": recovered_table(saved, place),
                 "density": density_table(scored),
-                "claims": claims.to_table(made),
             },
         )  # fmt: skip
+        return conclude(run, made, lead="" if made else left_open[0])
 
 
 def fingerprint(dictionary: Dictionary) -> str:

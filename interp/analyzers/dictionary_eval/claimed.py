@@ -1,21 +1,17 @@
-"""Claims of an evaluation: a dictionary beside its baselines, with intervals over clusters of prompts."""
+"""Claims of an evaluation: a dictionary compared with its baselines, with intervals over clusters of prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from interp.analyzers.dictionary_eval.passes import DEVIATION, OWN, PCA, PCA_ALONE, RANDOM, Sums
-from interp.claims import Claim
+from interp.claims import Claim, Estimate, mean, statistic
 from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.place import BOTH, DIFFERENCE, TUNED, Place
-from interp.dictionaries.scores import ALL, Scores
+from interp.dictionaries.scores import ALL
 from interp.dictionaries.splice import CLEAN, MEAN, recovered
-from interp.maths.statistics import clustered_bootstrap
-
-DRAWS = 1000
 
 
 class Words(NamedTuple):
@@ -68,79 +64,92 @@ def words(place: Place, config: DictionaryConfig) -> Words:
     )  # fmt: skip
 
 
-def claims_of(scored: Mapping[str, Scores], sums: Sums, clusters: np.ndarray, k: int, said: Words) -> list[Claim]:
-    """What is claimed; nothing of a variance that is zero, or of an ablation that costs nothing."""
+def claims_of(sums: Sums, k: int, wording: Words) -> list[Claim]:
+    """What is claimed; nothing of a variance that is zero, or of an ablation that costs nothing.
 
-    def interval(statistic: Callable[[Any], float]) -> tuple[float, float, float]:
-        # rows are drawn by number, since a ratio needs two columns of each
-        return clustered_bootstrap(np.arange(len(clusters)), clusters, lambda rows: statistic(rows.astype(int)), DRAWS)
-
+    Every claim is of a paired gap between the dictionary and a baseline, as a ratio of means over prompts: of squared
+    errors to the distance from the mean, or of costs to what the mean in the target's place costs.
+    """
     made: list[Claim] = []
-    for part, errors, against in ((ALL, sums.prompts, (PCA, RANDOM)), (DIFFERENCE, sums.halves, (PCA,))):
+    for part, errors, baselines in ((ALL, sums.prompts, (PCA, RANDOM)), (DIFFERENCE, sums.halves, (PCA,))):
         if errors and errors[DEVIATION].sum() > 0:
-            made += [_more(scored, part, errors, name, interval, k, said) for name in against]
-    for index, (what, cost) in enumerate((("ce", "loss"), ("kl", "divergence"))):
-        if not np.isfinite(_saved(sums, index, OWN)(slice(None))):
-            continue
-        mine, other = interval(_saved(sums, index, OWN)), interval(_saved(sums, index, PCA))
-        gap = interval(_less(_saved(sums, index, OWN), _saved(sums, index, PCA)))
-        where = {"dictionary": OWN, "cost": what, "ablation": MEAN} | ({"model": TUNED} if sums.halves else {})
-        recipe = {"table": "recovered", "statistic": "mean", "column": "recovered", "where": where}
-        shown = bool(gap[1] > 0 and mine[0] >= other[0])
-        verb = "costs" if said.mean == "the mean" else "cost"
-        made.append(Claim(
-            f"recovers-more-{cost}-than-pca",
-            f"Spliced in, it saves {mine[0]:.3f} of the {cost} that {said.mean} in its place {verb}, {said.pca} "
-            f"{other[0]:.3f}: {'more' if shown else 'not shown to be more'}.",
-            *mine, f"{said.pca}, {k} codes", *other, float("nan"), other[0], "at least", shown, recipe,
-        ))  # fmt: skip
+            made += [_explains(part, name, k, wording) for name in baselines]
+    for index, column in enumerate(("loss", "kl")):
+        spent, clean, ablated = (float(sums.costs[TUNED, name][index].sum()) for name in (OWN, CLEAN, MEAN))
+        if math.isfinite(recovered(spent, clean, ablated)):
+            made.append(_recovers(column, {"model": TUNED} if sums.halves else {}, k, wording))
     return made
 
 
-def _more(
-    scored: Mapping[str, Scores], part: str, errors: Mapping[str, np.ndarray], name: str, interval: Callable, k: int,
-    said: Words,
-) -> Claim:  # fmt: skip
-    """That the dictionary explains more of a part than a baseline does."""
+def explained(prefix: str, which: str) -> Estimate:
+    """Share of the variance that ``which`` explains, of squared errors in the table "prompts"."""
+    whole = f"{prefix}{DEVIATION}"
+    return mean(whole, table="prompts", minus={"column": f"{prefix}{which}"}, over={"column": whole})
 
-    def share(which: str) -> Callable[[Any], float]:
-        return lambda rows: 1 - errors[which][rows].sum() / errors[DEVIATION][rows].sum()
 
-    own, other, gap = interval(share(OWN)), interval(share(name)), interval(_less(share(OWN), share(name)))
-    mine, beside = scored[OWN].summary(part), scored[name].summary(part)
-    value, l0, level = mine["explained_variance"], mine["l0"], beside["explained_variance"]
-    shown = bool(gap[1] > 0 and value >= level)
-    by = said.random if name == RANDOM else said.pca
-    more = "more" if shown else "not shown to be more"
-    if part == ALL:
-        title = f"explains-more-than-{name}"
-        sentence = (
-            f"The dictionary explains {value:.3f} of {said.variance} with {l0:.1f} codes a token, {by} {level:.3f} "
-            f"with {beside['l0']:.1f}: {more}."
-        )
-    else:
-        title = f"explains-more-of-the-difference-than-{name}"
-        sentence = (
-            f"The difference of its halves explains {value:.3f} of the variance of tuned less base, that of {by}' "
-            f"halves {level:.3f}: {more}. Components of tuned less base alone, with as many codes, explain "
-            f"{share(PCA_ALONE)(slice(None)):.3f}."
-        )
-    recipe = {
-        "table": "", "statistic": "mean", "column": "explained_variance", "where": {"dictionary": OWN, "part": part}
-    }  # fmt: skip
-    return Claim(
-        title, sentence, value, own[1], own[2], f"{by}, {k} codes", level, other[1], other[2], float("nan"), level,
-        "at least", shown, recipe,
+def saved(column: str, which: str, where: Mapping[str, Any]) -> Estimate:
+    """Share of what the mean in the target's place costs that ``which`` saves, of costs in the table "splice"."""
+    return _spent(column, MEAN, which, where)
+
+
+def _spent(column: str, more: str, less: str, where: Mapping[str, Any]) -> Estimate:
+    """What ``more`` costs beyond ``less``, by what the mean costs beyond the clean pass."""
+    rows = {name: {"where": {"condition": name, **where}} for name in {more, less, MEAN, CLEAN}}
+    return mean(
+        column, table="splice", pair="prompt_id", **rows[more], minus=rows[less],
+        over={**rows[MEAN], "minus": rows[CLEAN]},
     )  # fmt: skip
 
 
-def _saved(sums: Sums, index: int, name: str) -> Callable[[Any], float]:
-    def share(rows: Any) -> float:
-        lost, clean, mean = (sums.costs[TUNED, condition][index][rows].sum() for condition in (name, CLEAN, MEAN))
-        return recovered(lost, clean, mean)
+def _explains(part: str, name: str, k: int, wording: Words) -> Claim:
+    """That the dictionary explains more of a part than a baseline does."""
+    prefix = "" if part == ALL else "difference_"
+    by = wording.random if name == RANDOM else wording.pca
+    gap = "{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    also = {"own": explained(prefix, OWN)}
+    if part == ALL:
+        also |= {
+            label: statistic("mean", "l0", where={"dictionary": which, "part": part})
+            for label, which in (("codes", OWN), ("baseline_codes", name))
+        }
+        text = (
+            f"The dictionary explains {{own:.3f}} of {wording.variance} with {{codes:.1f}} codes a token, {by} "
+            f"{{control:.3f}} with {{baseline_codes:.1f}}: a difference of {gap}."
+        )
+    else:
+        also["alone"] = explained(prefix, PCA_ALONE)
+        text = (
+            f"The difference of its halves explains {{own:.3f}} of the variance of tuned less base, that of {by}' "
+            f"halves {{control:.3f}}: a difference of {gap}. Components of tuned less base alone, with as many codes, "
+            "explain {alone:.3f}."
+        )
+    return Claim(
+        name=f"explains-more{'' if part == ALL else '-of-the-difference'}-than-{name}",
+        estimate=mean(
+            f"{prefix}{name}", table="prompts", minus={"column": f"{prefix}{OWN}"},
+            over={"column": f"{prefix}{DEVIATION}"},
+        ),
+        at_least=0.0,
+        reference=explained(prefix, name),
+        control=f"{by}, {k} codes",
+        text=text,
+        also=also,
+    )  # fmt: skip
 
-    return share
 
-
-def _less(one: Callable[[Any], float], other: Callable[[Any], float]) -> Callable[[Any], float]:
-    return lambda rows: one(rows) - other(rows)
+def _recovers(column: str, where: Mapping[str, Any], k: int, wording: Words) -> Claim:
+    """That the dictionary, in the target's place, saves more of the mean's cost than principal components do."""
+    cost = {"loss": "loss", "kl": "divergence"}[column]
+    verb = "costs" if wording.mean == "the mean" else "cost"
+    return Claim(
+        name=f"recovers-more-{cost}-than-pca",
+        estimate=_spent(column, PCA, OWN, where),
+        at_least=0.0,
+        reference=saved(column, PCA, where),
+        control=f"{wording.pca}, {k} codes",
+        text=f"Spliced in, it saves {{own:.3f}} of the {cost} that {wording.mean} in its place {verb}, {wording.pca} "
+        "{control:.3f}: a difference of {value:+.3f} [{low:+.3f}, {high:+.3f}].",
+        undefined=f"What {wording.mean} in its place {verb} in {cost} cannot be told from 0 over these prompts, so no "
+        "share of it is given.",
+        also={"own": saved(column, OWN, where)},
+    )

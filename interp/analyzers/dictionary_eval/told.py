@@ -47,7 +47,7 @@ def prompts_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray) -> Table:
     })  # fmt: skip
 
 
-def splice_table(sums: Sums, ids: np.ndarray, place: Place) -> Table:
+def splice_table(sums: Sums, ids: np.ndarray, clusters: np.ndarray, place: Place) -> Table:
     """Table of kind ``dictionary-splice``: costs of every prompt, by what stands in the target's place."""
     keys = list(sums.costs)
     model = (np.repeat(np.array([role for role, _ in keys], object), len(ids)), "key", "the model it stands in")
@@ -55,6 +55,7 @@ def splice_table(sums: Sums, ids: np.ndarray, place: Place) -> Table:
         "condition": (np.repeat(np.array([name for _, name in keys], object), len(ids)), "key",
                       "what stands in the site's place"),
         "prompt_id": (np.tile(ids, len(keys)), "key", "position in the file"),
+        "cluster": (np.tile(clusters, len(keys)), "key", "rows that move together"),
         "loss": (np.concatenate([sums.costs[key][0] for key in keys]), "measure", "summed loss of next tokens", "nats"),
         "kl": (np.concatenate([sums.costs[key][1] for key in keys]), "measure", "summed divergence from clean", "nats"),
         **({"model": model} if len(place.edited) > 1 else {}),
@@ -73,14 +74,11 @@ def recovered_table(saved: Shares, place: Place) -> Table:
     })  # fmt: skip
 
 
-def errors(scored: Scores) -> tuple[dict[str, dict[str, Any]], str]:
-    """Errors of every part that has an input, and a sentence of them."""
-    told = {part: scored.summary(part) for part in scored.names if scored.summary(part)["tokens"]}
+def errors(scored: Scores) -> dict[str, dict[str, Any]]:
+    """Errors of every part that has an input, by token and with every conversation counting the same."""
+    parts = {part: scored.summary(part) for part in scored.names if scored.summary(part)["tokens"]}
     names = ("tokens", "conversations", "mse", "conversation_mse", "fvu")
-    found = {part: {name: row[name] for name in names if np.isfinite(row[name])} for part, row in told.items()}
-    rows = {ALL: scored.summary()} | told
-    said = ", ".join(f"{part} {row['mse']:.4g} ({row['conversation_mse']:.4g})" for part, row in rows.items())
-    return found, f"Squared error of a token, in brackets with every conversation counting the same: {said}."
+    return {part: {name: row[name] for name in names if np.isfinite(row[name])} for part, row in parts.items()}
 
 
 def limits(saved: Shares, sums: Sums, read: Sequence[str], said: Words) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from interp import claims
 from interp.analyzers.base import Analyzer
 from interp.analyzers.dictionary_features.contexts import contexts_table
 from interp.analyzers.dictionary_features.found import (
@@ -18,11 +17,12 @@ from interp.analyzers.dictionary_features.found import (
     claims_of,
     label_columns,
     labels_table,
+    lead,
     logit_columns,
-    sentence,
 )
 from interp.analyzers.dictionary_features.logits import Written, written
 from interp.analyzers.dictionary_features.passes import BOTH, DIFFERENCE, OF, TUNED, Reader
+from interp.claims import conclude
 from interp.dictionaries import Dictionary
 from interp.dictionaries.activity import Activity
 from interp.dictionaries.reading import FEWEST, labels
@@ -123,23 +123,21 @@ class DictionaryFeatures(Analyzer):
         wrote = written(study, self.dictionary, chosen, self.draws) if self.logits else None
         columns = {
             "latent": (np.array(chosen, np.int64), "key", "number of the latent"),
-            **activity_columns(reader, seen, active, chosen, study.seed),
+            **activity_columns(reader, seen, active, chosen),
             **label_columns(found, study.pair.tokenizer.decode),
             **(logit_columns(wrote) if wrote else {}),
         }
-        made = claims_of(columns, wrote is not None, study.seed)
-        return table(
+        live = int((seen[TUNED].counts > 0).sum())
+        run = table(
             self.name,
             columns,
             provenance=study.provenance(self),
             summary={
-                "sentence": sentence(columns, made, int((seen[TUNED].counts > 0).sum())),
-                "shown": bool(made) and all(claim.shown for claim in made),
                 "site": self.site,
                 "of": self.of,
                 "order": "as named" if self.latents else self.by,
                 "latents": len(chosen),
-                "live": int((seen[TUNED].counts > 0).sum()),
+                "live": live,
                 "tokens": len(reader.tokens),
                 "documents": len(reader.encoded),
                 "scored": int(columns["scored"][0].sum()),
@@ -150,9 +148,9 @@ class DictionaryFeatures(Analyzer):
                 "contexts": contexts_table(reader, active[TUNED], chosen, self.contexts, self.window, study),
                 "labels": labels_table(found, study.pair.tokenizer.decode),
                 **({"logits": wrote.table(study.pair.tokenizer.decode)} if wrote else {}),
-                "claims": claims.to_table(made),
             },
         )
+        return conclude(run, claims_of(columns, wrote is not None), lead=lead(columns, live))
 
     def _chosen(self, seen: dict[str, Activity]) -> list[int]:
         """The latents asked for, or the first by the order among those that fire; OptionError where none does."""

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from interp.analyzers.dictionary_features.logits import Written
 from interp.analyzers.dictionary_features.passes import TUNED, Reader
-from interp.claims import Claim
+from interp.claims import ALPHA, Claim, mean, statistic
 from interp.dictionaries.activity import Activity
 from interp.dictionaries.reading import Active, Label, adjusted
 from interp.maths.host import to_host
-from interp.maths.statistics import clopper_pearson, clustered_bootstrap
+from interp.maths.intervals import Interval, effective_clusters, jackknife
 from interp.table import Table, table
 
-NAN, ALPHA, DRAWS = float("nan"), 0.05, 500
+NAN = float("nan")
 _ROUNDED = ALPHA * (1 + 1e-9)
 """Correction of equal p is off by its last bit."""
 Columns = dict[str, tuple]
 
 
 def activity_columns(
-    reader: Reader, seen: Mapping[str, Activity], active: Mapping[str, Mapping[int, Active]], chosen: Sequence[int],
-    seed: int,
-) -> Columns:  # fmt: skip
+    reader: Reader, seen: Mapping[str, Activity], active: Mapping[str, Mapping[int, Active]], chosen: Sequence[int]
+) -> Columns:
     """How often and how strongly each is active, and the same in the base's rows where it reads them."""
     own = seen[TUNED]
     special, content = own.densities[:, chosen]
@@ -43,7 +41,7 @@ def activity_columns(
         columns["decoder_norm_base"] = (base, "measure", "norm of its decoder row in the base's half")
     if "base" in seen:
         other = seen["base"]
-        gain, low, high = _gains(reader, active, chosen, seed)
+        gain, low, high = np.array(_gains(reader, active, chosen)).T
         columns |= {
             "density_base": (other.density[chosen], "measure", "share of tokens on which it is active in the base"),
             "mean_base": (other.mean[chosen], "measure", "mean code where active in the base"),
@@ -58,19 +56,20 @@ def _norms(reader: Reader) -> NDArray:
     return to_host(reader.dictionary.decoder_norms)
 
 
-def _gains(reader: Reader, active: Mapping, chosen: Sequence[int], seed: int) -> tuple[NDArray, NDArray, NDArray]:
-    """Density less the base's with an interval over clusters, of every chosen latent by the same draws."""
+def _gains(reader: Reader, active: Mapping, chosen: Sequence[int]) -> list[Interval]:
+    """Density less the base's of every chosen latent, with the jackknife's interval over clusters of documents."""
     count = int(reader.clusters.max()) + 1
     tokens = np.bincount(reader.clusters, minlength=count)
-    more = np.stack([
-        np.bincount(reader.clusters[active[TUNED][latent].rows], minlength=count)
-        - np.bincount(reader.clusters[active["base"][latent].rows], minlength=count)
-        for latent in chosen
-    ], 1)  # fmt: skip
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), DRAWS)
-    drawn = (weights @ more) / (weights @ tokens)[:, None]
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0) if count > 1 else np.full((2, len(chosen)), NAN)
-    return more.sum(0) / tokens.sum(), low, high
+    freedom = effective_clusters(reader.clusters) - 1
+    found = []
+    for latent in chosen:
+        mine, base = (np.bincount(reader.clusters[active[role][latent].rows], minlength=count)
+                      for role in (TUNED, "base"))  # fmt: skip
+        more = mine - base
+        with np.errstate(invalid="ignore"):
+            others = (more.sum() - more) / (tokens.sum() - tokens)
+        found.append(jackknife(more.sum() / tokens.sum(), others, freedom))
+    return found
 
 
 def label_columns(found: Sequence[Label], decode: Callable[[list[int]], str]) -> Columns:
@@ -133,50 +132,56 @@ def logit_columns(wrote: Written) -> Columns:
     }  # fmt: skip
 
 
-def claims_of(columns: Columns, logits: bool, seed: int) -> list[Claim]:
-    """Labels tell more than other latents', more of them than chance, and rows write more than random ones."""
+def claims_of(columns: Columns, logits: bool) -> list[Claim]:
+    """Labels tell more than other latents' labels, more of them than chance, and rows write more than random ones."""
     made, scored = [], columns["scored"][0]
-    latents = columns["latent"][0]
-    where = {"where": {"scored": [True]}}
-    known = scored & np.isfinite(columns["others"][0])
-    if scored.any() and known.sum() == scored.sum():
-        own, theirs = columns["detection"][0][scored], columns["others"][0][scored]
-        control = clustered_bootstrap(theirs, latents[scored], seed=seed)
-        made.append(Claim(
-            "labels-detect",
-            f"Labels tell on other documents where their latents are active with accuracy {own.mean():.3g} on average; "
-            f"other latents' labels with {theirs.mean():.3g}.",
-            *clustered_bootstrap(own, latents[scored], minus=theirs, seed=seed),
-            "labels of other latents, on the same tokens", *control, NAN, 0.0, "at least", False,
-            {"table": "", "statistic": "mean", "column": "detection", **where, "minus": {"column": "others"}},
-        ))  # fmt: skip
+    rows = {"where": {"scored": True}}
+    known = np.isfinite(columns["others"][0])
+    if scored.any() and known[scored].all():
+        made.append(
+            Claim(
+                name="labels-detect",
+                estimate=mean("detection", cluster="latent", minus={"column": "others"}, **rows),
+                at_least=0.0,
+                reference=mean("others", cluster="latent", **rows),
+                control="labels of other latents, on the same tokens",
+                text="Labels tell on other documents where their latents are active with accuracy {own:.3g} on "
+                "average, other latents' labels with {control:.3g}: a difference of {value:+.3g} "
+                "[{low:+.3g}, {high:+.3g}] over latents.",
+                also={"own": mean("detection", cluster="latent", **rows)},
+            )
+        )
     if scored.any():
-        made.append(_share(
-            "labels-beyond-nulls", "labels tell more than other latents' labels and shuffled firing do",
-            columns["detected"][0][scored], "other latents' labels and shuffled firing, corrected", "detected", where,
-        ))  # fmt: skip
+        made.append(
+            _share(
+                "labels-beyond-nulls", "labels tell more than other latents' labels and shuffled firing do",
+                "detected", "other latents' labels and shuffled firing, corrected", rows,
+            )
+        )  # fmt: skip
     if logits:
-        made.append(_share(
-            "logits-stand-out", "decoder rows move some token's logit more than random rows",
-            columns["stands_out"][0], "random rows of equal norm, corrected", "stands_out", {},
-        ))  # fmt: skip
-    return [_judged(claim) for claim in made]
+        made.append(
+            _share(
+                "logits-stand-out", "decoder rows move some token's logit more than random rows",
+                "stands_out", "random rows of equal norm, corrected", {},
+            )
+        )  # fmt: skip
+    return made
 
 
-def _judged(claim: Claim) -> Claim:
-    return replace(claim, shown=bool(claim.value > claim.threshold and claim.low > claim.threshold))
-
-
-def _share(name: str, said: str, flags: NDArray, control: str, column: str, where: Mapping) -> Claim:
-    count, total = int(flags.sum()), len(flags)
+def _share(name: str, what: str, column: str, control: str, rows: Mapping[str, Mapping]) -> Claim:
+    """That more latents stand out than the level at which single ones are tested lets through."""
     return Claim(
-        name, f"{count} of {total} {said}.", count / total, *clopper_pearson(count, total), control, ALPHA, NAN, NAN,
-        NAN, ALPHA, "at least", False, {"table": "", "statistic": "share", "column": column, **where},
-    )  # fmt: skip
+        name=name,
+        estimate=mean(column, cluster="latent", **rows),
+        at_least=ALPHA,
+        reference=ALPHA,
+        control=control,
+        text=f"{{count:d}} of {{total:d}} {what} ({{low:.1%}} to {{high:.1%}}; {ALPHA:.0%} by chance at most).",
+        also={"count": statistic("sum", column, **rows), "total": statistic("count", column, **rows)},
+    )
 
 
-def sentence(columns: Columns, made: Sequence[Claim], live: int) -> str:
+def lead(columns: Columns, live: int) -> str:
     """What a person is told first."""
     count, scored = len(columns["latent"][0]), int(columns["scored"][0].sum())
-    said = f"{count} latents of {live} that are active, {scored} active often enough to be labelled."
-    return " ".join([said, *(claim.sentence for claim in made)])
+    return f"{count} latents of {live} that are active, {scored} active often enough to be labelled."

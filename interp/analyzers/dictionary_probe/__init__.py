@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,6 +33,7 @@ from interp.analyzers.dictionary_probe.passes import (
     covariance,
 )
 from interp.analyzers.dictionary_probe.rows import GIVEN, PROBED, Evidence, Probes, Tried
+from interp.claims import SUPPORTED, conclude
 from interp.dictionaries import Dictionary
 from interp.dictionaries.baselines import Covariance, principal, random_rows
 from interp.dictionaries.confirm import rate_matched
@@ -57,11 +58,11 @@ class DictionaryProbe(Analyzer):
     ``controls`` random sets, on ``control_prompts`` of each class. ``steer``: in units of the mean code of the set
     where it fires. ``revert``: of a crosscoder, ablation puts the base's part of a latent in the tuned model's place.
     Returns a table of kind ``dictionary-probe``, a row per probe; ``latents``, ``effects``, ``sets``,
-    ``numbers``, ``answers``, ``null`` stand beside.
+    ``numbers``, ``answers``, ``scores`` and ``null`` are its sub-tables.
     """
 
     name: ClassVar[str] = "dictionary-probe"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     dictionary: Dictionary = field(compare=False)
     digest: str = ""
@@ -126,8 +127,11 @@ class DictionaryProbe(Analyzer):
             sets[self.named] = list(self.given)
         tried = [one for name, latents in sets.items() for one in self._tried(held, reader, firing, name, latents)]
         evidence = Evidence(study, choosing, held, self.k, probes, firing, sets, tried, self._norms(reader))
-        made = findings.find(evidence)
-        return rows.tables(self.name, evidence, made, study.provenance(self))
+        run = rows.tables(self.name, evidence, findings.limits_of(evidence), study.provenance(self))
+        run = conclude(run, findings.claims_of(evidence))
+        known = [name for name, verdict in run.summary["verdicts"].items() if verdict == SUPPORTED]
+        supported = all(any(name.startswith(kind) for name in known) for kind in findings.CONFIRMING)
+        return replace(run, summary={**run.summary, "supported": supported})
 
     @staticmethod
     def _norms(reader: Reader) -> NDArray[np.float64]:

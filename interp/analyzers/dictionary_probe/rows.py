@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import claims
 from interp.analyzers.dictionary_probe.passes import ABLATE, GROUP, Firing
+from interp.claims import ALPHA
 from interp.dictionaries.probe import Probed
 from interp.display import as_sentence
 from interp.maths.statistics import permutation_p, roc_auc, smallest_effect
@@ -91,14 +90,17 @@ class Evidence:
     tried: list[Tried]
     norms: NDArray[np.float64]
 
+    @property
+    def level(self) -> float:
+        """What p of one probe may be, of as many as there are."""
+        return ALPHA / len(self.k)
 
-def tables(kind: str, found: Evidence, made: Any, provenance: Provenance) -> Table:
-    """The table of probes with all others beside it."""
+
+def tables(kind: str, found: Evidence, limits: list[str], provenance: Provenance) -> Table:
+    """The table of probes with all others; claims are measured on these."""
     study, ran = found.study, [one for one in found.tried if one.moved is not None]
     effects = {f"{one.name} {one.how}": float(one.moved.mean()) for one in ran}
     summary = {
-        "sentence": made.sentence,
-        "shown": made.shown,
         "auc": {str(k): found.probes.found[OWN, k].auc for k in found.k},
         "latents": {name: latents for name, latents in found.sets.items() if name == PROBED},
         "sizes": {name: len(latents) for name, latents in found.sets.items()},
@@ -108,13 +110,13 @@ def tables(kind: str, found: Evidence, made: Any, provenance: Provenance) -> Tab
         "held_positive": len(found.held.prompts("positive")),
         "held_negative": len(found.held.prompts("negative")),
         **{group: len(study.prompts(group)) for group in study.classes},
-        "limits": [*made.limits, *map(as_sentence, found.held.notes)],
+        "limits": [*limits, *map(as_sentence, found.held.notes)],
     }
     return table(
         kind, _probes(found), provenance=provenance, summary=summary,
         tables={
-            "null": _null(found), "latents": _latents(found), "effects": _effects(ran), "sets": _sets(ran),
-            "numbers": _numbers(found, ran), "answers": _answers(found, ran), "claims": claims.to_table(made.claims),
+            "scores": _scores(found), "null": _null(found), "latents": _latents(found), "effects": _effects(ran),
+            "sets": _sets(ran), "numbers": _numbers(found, ran), "answers": _answers(found, ran),
         },
     )  # fmt: skip
 
@@ -134,11 +136,34 @@ def _probes(found: Evidence) -> dict[str, tuple]:
         "high": (of("high"), "measure", "upper end"),
         "null_mean": (np.array([one.null.mean() for one in each]), "measure", "mean under permuted labels"),
         "null_most": (
-            np.array([smallest_effect(one.null) for one in each]), "measure",
-            "what it had to exceed for p of 0.05 or less",
+            np.array([smallest_effect(one.null, found.level) for one in each]), "measure",
+            "what it had to exceed for p of 0.05, divided by how many k were tried, or less",
         ),
         "p": (of("p"), "measure", "that permuted labels, choosing anew, give as much"),
     }  # fmt: skip
+
+
+def _scores(found: Evidence) -> Table:
+    """Held-out scores, a row per probe and prompt; of the largest probe also those that it gives in the base."""
+    held = np.flatnonzero(~found.probes.training)
+    prompts = [(group, prompt) for group in found.held.classes for prompt in found.held.prompts(group).prompts]
+    keys, groups = list(found.probes.found), np.array([group for group, _ in prompts], object)
+    base = found.probes.found.get((BASE, found.k[-1]))
+    beside = [
+        base.scores[held] if base is not None and key == (OWN, found.k[-1]) else np.full(held.size, NAN) for key in keys
+    ]
+    return table("dictionary-probe-scores", {
+        "source": (np.repeat(np.array([name for name, _ in keys], object), held.size), "key", "whose codes"),
+        "k": (np.repeat([k for _, k in keys], held.size), "key", "latents in the probe"),
+        "group": (np.tile(groups, len(keys)), "key", "class of the held-out prompt"),
+        "prompt_id": (np.tile([prompt.id for _, prompt in prompts], len(keys)), "key", "position in the file"),
+        "cluster": (np.tile(np.array([prompt.cluster for _, prompt in prompts], object), len(keys)), "key",
+                    "prompts that move together"),
+        "score": (np.concatenate([found.probes.found[key].scores[held] for key in keys]), "measure",
+                  "what the regression gives; higher for the positive class"),
+        "base_score": (np.concatenate(beside), "measure", "of the largest probe: the same latents, fitted anew, in the "
+                       "base; else NaN"),
+    })  # fmt: skip
 
 
 def _null(found: Evidence) -> Table:
@@ -208,7 +233,7 @@ def _numbers(found: Evidence, ran: list[Tried]) -> Table:
         "set": ([one.name for one, _, _ in each], "key", "which latents"),
         "change": ([one.how for one, _, _ in each], "key", "ablate or steer"),
         "prompt_id": (np.array([prompt.id for _, _, prompt in each], np.int64), "key", "position in the file"),
-        "cluster": ([prompt.cluster for _, _, prompt in each], "key", "prompts that are resampled together"),
+        "cluster": ([prompt.cluster for _, _, prompt in each], "key", "prompts that move together"),
         "plain": (np.array([one.plain[at] for one, at, _ in each]), "measure", "the metric as it is"),
         "effect": (np.array([one.moved[at] for one, at, _ in each]), "measure", "its fall or rise"),
         "equal_base": (np.array(back, bool), "flag", "answered as the base answers, by one pass"),
@@ -235,10 +260,11 @@ def _answers(found: Evidence, ran: list[Tried]) -> Table:
         "condition": ([name for name, _, _ in prompts], "key", "latents ablated, or a model as it is"),
         "group": ([judged.group for _, judged, _ in prompts], "key", "class"),
         "prompt_id": (np.array([prompt.id for prompt in asked], np.int64), "key", "position in the file"),
-        "cluster": ([prompt.cluster for prompt in asked], "key", "prompts that are resampled together"),
+        "cluster": ([prompt.cluster for prompt in asked], "key", "prompts that move together"),
         "changed": (np.array(changed, bool), "flag", "tuned shows the behaviour and does not answer as the base"),
         "shown": (of("shown"), "flag", "the answer shows the behaviour"),
         "equal_base": (of("equal_base"), "flag", "the base's answer, token for token"),
         "equal_tuned": (of("equal_tuned"), "flag", "the tuned model's, token for token"),
         "malformed": (of("malformed"), "flag", "a broken answer"),
+        "lost": (~(of("shown") | of("malformed")), "flag", "neither: a whole answer without the behaviour"),
     })  # fmt: skip
