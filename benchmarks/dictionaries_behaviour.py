@@ -14,7 +14,6 @@ import numpy as np
 from benchmarks.dictionaries_organism import asked, chats
 from benchmarks.page import machine, markdown, write_section
 from interp import organisms
-from interp.analyzers.dictionary_eval import fingerprint
 from interp.analyzers.dictionary_probe import DictionaryProbe
 from interp.capture import capture
 from interp.dictionaries.diff import compare
@@ -62,7 +61,7 @@ def tried(name: str, pair: Pair, folder: Path) -> list[dict]:
         dictionary, _ = read(folder / f"{site}.topk")
         given, counts = tuned_only(study, dictionary, site)
         table = DictionaryProbe(
-            dictionary, fingerprint(dictionary), site, k=(1, MOST), given=tuple(given), controls=1,
+            dictionary, site, k=(1, MOST), given=tuple(given), controls=1,
             control_prompts=48, permutations=19,
         )(study)  # fmt: skip
         effects = table.summary["effects"]

@@ -17,7 +17,6 @@ from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.compare import Compare
 from interp.analyzers.concept_shift import ConceptShift
 from interp.analyzers.dictionary_diff import DictionaryDiff
-from interp.analyzers.dictionary_eval import fingerprint
 from interp.analyzers.dissociation import Dissociation
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.graft import Graft
@@ -129,7 +128,7 @@ def graft(study, _, unit):
 def dictionary_diff(study, way, unit):
     config = DictionaryConfig("topk", 32, 40, models=1 + (way == "crosscoder"), k=8)
     dictionary = Dictionary(config, seed=3).double()
-    return DictionaryDiff(dictionary, fingerprint(dictionary), way, "blocks.1.hook_resid_post", Thresholds(folds=2))
+    return DictionaryDiff(dictionary, way, "blocks.1.hook_resid_post", Thresholds(folds=2))
 
 
 def stitch(study, _, unit):

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from interp import claims
-from interp.analyzers.dictionary_eval import DictionaryEval, fingerprint
+from interp.analyzers.dictionary_eval import DictionaryEval
 from interp.analyzers.dictionary_eval.claimed import claims_of, words
 from interp.analyzers.dictionary_eval.passes import Passes, Sums
 from interp.analyzers.dictionary_eval.told import prompts_table, splice_table
@@ -68,7 +68,7 @@ def dictionary_of(kind, seed=1, width=40):
 
 def analyzer_of(dictionary, kind, **more):
     of, site, target, _ = KINDS[kind]
-    return DictionaryEval(dictionary, fingerprint(dictionary), site, target=target, of=of, **more)
+    return DictionaryEval(dictionary, site, target=target, of=of, **more)
 
 
 @pytest.fixture(scope="module")
@@ -381,7 +381,7 @@ def test_a_skip_connection_that_is_the_model_s_own_matrix_costs_nothing(pair, mo
     own = Dictionary(config).double().requires_grad_(False)
     own.W_dec[:], own.b_dec[:] = 0, 0
     own.W_skip.copy_(modules[1].model.layers[1].mlp.down_proj.weight)
-    told = DictionaryEval(own, fingerprint(own), POST, target=DOWN)(study_of(pair))
+    told = DictionaryEval(own, POST, target=DOWN)(study_of(pair))
     assert told.summary["explained_variance"] == pytest.approx(1)
     assert told.summary["pca_explained_variance"] == pytest.approx(1)
     assert spent(told, "dictionary") == pytest.approx(0, abs=1e-9)

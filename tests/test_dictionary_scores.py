@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.dictionaries_training import Settings, config_of, fit
 from interp import claims
-from interp.analyzers.dictionary_eval import DictionaryEval, fingerprint
+from interp.analyzers.dictionary_eval import DictionaryEval
 from interp.capture import make_batch
 from interp.dictionaries import Dictionary, DictionaryConfig, save
 from interp.dictionaries.baselines import Covariance, permuted, principal, random_rows
@@ -359,7 +359,7 @@ def dictionary_of(pair, k=6):
 class TestEvaluation:
     def test_a_run_is_kept_with_claims_that_can_be_measured_again(self, pair):
         dictionary = dictionary_of(pair)
-        analyzer = DictionaryEval(dictionary, fingerprint(dictionary), "blocks.1.hook_resid_post")
+        analyzer = DictionaryEval(dictionary, "blocks.1.hook_resid_post")
         found = analyzer(study_of(pair))
         made = claims.from_table(found.tables["claims"])
         assert {claim.name for claim in made} >= {"explains-more-than-pca", "recovers-more-divergence-than-pca"}
@@ -375,7 +375,7 @@ class TestEvaluation:
         np.testing.assert_allclose(
             again.tables["recovered"]["recovered"], found.tables["recovered"]["recovered"], atol=1e-4
         )
-        bare = DictionaryEval(dictionary, fingerprint(dictionary), "blocks.1.hook_resid_post", content_only=True)
+        bare = DictionaryEval(dictionary, "blocks.1.hook_resid_post", content_only=True)
         fewer = bare(study_of(pair))
         assert set(fewer["part"]) == {"all"}
         content = (found["part"] == "content") & (found["dictionary"] == "dictionary")
@@ -384,7 +384,7 @@ class TestEvaluation:
 
     def test_rows_per_prompt_add_up_to_the_scores(self, pair):
         dictionary = dictionary_of(pair)
-        found = DictionaryEval(dictionary, fingerprint(dictionary), "blocks.1.hook_resid_post")(study_of(pair))
+        found = DictionaryEval(dictionary, "blocks.1.hook_resid_post")(study_of(pair))
         require_described(found)
         prompts = found.tables["prompts"]
         for name in ("dictionary", "pca", "random"):
@@ -428,5 +428,5 @@ class TestEvaluation:
 
     def test_a_fingerprint_is_of_the_numbers(self):
         two = Dictionary(DictionaryConfig("topk", 8, 8, models=2, k=2))
-        assert fingerprint(two) == fingerprint(Dictionary(two.config))
-        assert fingerprint(two) != fingerprint(Dictionary(two.config, seed=1))
+        assert two.digest == Dictionary(two.config).digest
+        assert two.digest != Dictionary(two.config, seed=1).digest

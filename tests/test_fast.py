@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.analyzers.dictionary_eval import DictionaryEval, fingerprint
+from interp.analyzers.dictionary_eval import DictionaryEval
 from interp.capture import make_batch
 from interp.dictionaries import Buffer, Dictionary, DictionaryConfig, Training, load, save, train
 from interp.dictionaries.activations import Activations, Reading
@@ -68,7 +68,7 @@ def dictionary(seed=0, width=32):
 
 def evaluated(study, **more):
     made = dictionary()
-    return DictionaryEval(made, fingerprint(made), str(SITE), **more)(study)
+    return DictionaryEval(made, str(SITE), **more)(study)
 
 
 def row_of(told, part, name="dictionary"):

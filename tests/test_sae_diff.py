@@ -10,7 +10,6 @@ import torch
 
 from interp import claims, organisms
 from interp.analyzers.dictionary_diff import DictionaryDiff
-from interp.analyzers.dictionary_eval import fingerprint
 from interp.cli.common import Common
 from interp.cli.reading import site_of
 from interp.dictionaries import Dictionary, DictionaryConfig, save
@@ -81,7 +80,7 @@ def dictionary(way="tuned", seed=0):
 
 def analyzer(way="tuned", made=None, **options):
     made = made or dictionary(way)
-    return DictionaryDiff(made, fingerprint(made), way, **{"site": SITE, **options})
+    return DictionaryDiff(made, way, **{"site": SITE, **options})
 
 
 @pytest.fixture(scope="module")

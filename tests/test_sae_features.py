@@ -12,7 +12,6 @@ import torch
 from scipy import stats
 
 from interp import claims
-from interp.analyzers.dictionary_eval import fingerprint
 from interp.analyzers.dictionary_features import DictionaryFeatures
 from interp.dictionaries import Dictionary, DictionaryConfig, save
 from interp.dictionaries.unembedding import chance, effects
@@ -80,7 +79,7 @@ def dictionary(model, lists):
 
 
 def reading(dictionary, **options):
-    return DictionaryFeatures(dictionary, fingerprint(dictionary), SITE, **{"top": 50, "draws": 19, **options})
+    return DictionaryFeatures(dictionary, SITE, **{"top": 50, "draws": 19, **options})
 
 
 @pytest.fixture(scope="module")

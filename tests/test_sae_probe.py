@@ -11,7 +11,6 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from interp import claims
-from interp.analyzers.dictionary_eval import fingerprint
 from interp.analyzers.dictionary_probe import DictionaryProbe
 from interp.cli import main
 from interp.cli.sae_probe import claimed
@@ -75,7 +74,7 @@ def planted(pair):
 
 
 def analyzer(dictionary, **options):
-    return DictionaryProbe(dictionary, fingerprint(dictionary), str(SITE), **{**FAST, **options})
+    return DictionaryProbe(dictionary, str(SITE), **{**FAST, **options})
 
 
 @pytest.fixture(scope="module")
@@ -301,13 +300,13 @@ def test_tuned_only_latents_come_of_a_run_of_the_same_dictionary(planted, pair):
                "claimed": (np.array([True, False] + [True] * 46), "flag", "c")}  # fmt: skip
     made = study(pair).provenance(analyzer(planted))
     run = table("dictionary-diff", columns, provenance=made)
-    assert claimed(run, fingerprint(planted), planted, "r", "tuned-only") == (0,)
+    assert claimed(run, planted.digest, planted, "r", "tuned-only") == (0,)
     with pytest.raises(OptionError, match="claims no changed latent"):
-        claimed(run, fingerprint(planted), planted, "r", "changed")
+        claimed(run, planted.digest, planted, "r", "changed")
     with pytest.raises(OptionError, match="another dictionary"):
         claimed(run, "0", planted, "r", "tuned-only")
     with pytest.raises(OptionError, match="of kind x"):
-        claimed(dataclasses.replace(run, kind="x"), fingerprint(planted), planted, "r", "tuned-only")
+        claimed(dataclasses.replace(run, kind="x"), planted.digest, planted, "r", "tuned-only")
 
 
 def test_through_the_command_line(tmp_path, capsys):

@@ -7,7 +7,7 @@
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -45,12 +45,6 @@ class ConceptShift(Analyzer):
     draws: int = 199
     shams: tuple[Pair, ...] = field(default=(), compare=False)
     parent: str | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """As of any analyzer, the controls by the digests of their weights."""
-        own = {name: value for name, value in super().options.items() if name != "shams"}
-        return {**own, "shams": [pair.digests["tuned"] for pair in self.shams]}
 
     def require(self) -> Site:
         """The site; OptionError for numbers that mean nothing."""

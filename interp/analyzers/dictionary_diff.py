@@ -6,7 +6,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,7 +39,7 @@ MAINLY = 0.5
 class DictionaryDiff(Analyzer):
     """A dictionary of ``site`` (of both models, one, or their difference: ``way``), over the study's prompts.
 
-    ``digest`` names the dictionary's numbers. ``content_only``: special tokens and the chat template's count nowhere,
+    ``content_only``: special tokens and the chat template's count nowhere,
     else their activity is told apart. ``sinks``: tokens whose norm exceeds this many medians in either model are left
     out in both, 0 for none. ``draws`` of exchanging the models. ``sham``: the table of a sham pair on the same prompts,
     by its own dictionary. Prompts of one cluster are one document. Returns a table of kind ``dictionary-diff``, a row
@@ -50,7 +50,6 @@ class DictionaryDiff(Analyzer):
     version: ClassVar[int] = 4
 
     dictionary: Dictionary = field(compare=False)
-    digest: str = ""
     way: str = "crosscoder"
     site: str = ""
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -59,12 +58,6 @@ class DictionaryDiff(Analyzer):
     draws: int = DRAWS
     sham: Table | None = field(default=None, compare=False)
     parent: str | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The dictionary by its digest, how it is compared, and the sham by its run."""
-        own = {name: value for name, value in super().options.items() if name not in ("dictionary", "digest")}
-        return {"dictionary": self.digest, **own, "thresholds": asdict(self.thresholds)}
 
     def require(self) -> Site:
         """The site; OptionError for a dictionary that cannot be compared so, before any model is loaded."""

@@ -119,7 +119,6 @@ def _analyzer(
 ) -> "DictionaryDiff":
     """The analyzer of a dictionary as it lies there, refused where it cannot be compared so."""
     from interp.analyzers.dictionary_diff import DictionaryDiff
-    from interp.analyzers.dictionary_eval import fingerprint
     from interp.dictionaries.formats import read
 
     loaded, about = read(path)
@@ -129,7 +128,7 @@ def _analyzer(
         raise OptionError(f"{path} does not say which model it is of; add --way base, tuned or difference")
     if way != "auto" and said is not None and said != way:
         raise OptionError(f"--way {way} is of another dictionary: {path} is one for --way {said}")
-    made = DictionaryDiff(loaded, fingerprint(loaded), str(said if way == "auto" else way), where, **options)
+    made = DictionaryDiff(loaded, str(said if way == "auto" else way), where, **options)
     made.require()
     return made
 

@@ -53,7 +53,7 @@ def command(
         for note in kept.notes:
             common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, title))
-    from interp.analyzers.dictionary_eval import DictionaryEval, fingerprint
+    from interp.analyzers.dictionary_eval import DictionaryEval
     from interp.dictionaries.formats import read
     from interp.engines import engine_named
     from interp.models.pair import Pair
@@ -68,7 +68,7 @@ def command(
     where = site_of(common, dictionary, about, site, (model, base))
     writes = target or (about.get("target") if loaded.config.is_transcoder else None)
     of = "both" if loaded.config.models > 1 else "difference" if about.get("of") == "difference" else "tuned"
-    analyzer = DictionaryEval(loaded, fingerprint(loaded), where, content_only, str(writes or ""), of)
+    analyzer = DictionaryEval(loaded, where, content_only, str(writes or ""), of)
     analyzer.require(base is not None or find(model).base_name is not None)
     described = request.describe()
     common.status(f"loading {model}")

@@ -136,13 +136,12 @@ def _claimed(run: Table) -> tuple[int, ...]:
 
 def _reading(path: Path, common: Features, run: Table | None) -> Any:
     """The analyzer; OptionError where the dictionary does not say its site, or is not the run's."""
-    from interp.analyzers.dictionary_eval import fingerprint
     from interp.analyzers.dictionary_features import DictionaryFeatures
     from interp.dictionaries.formats import read
 
     dictionary, about = read(path)
     where = site_of(common, path, about, common.site, (common.model, common.base))
-    own, latents = fingerprint(dictionary), common.named()
+    own, latents = dictionary.digest, common.named()
     if run is not None:
         made = run.provenance.options.get("dictionary", own) if run.provenance else own
         if made != own:

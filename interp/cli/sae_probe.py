@@ -83,7 +83,6 @@ def command(
         for note in kept.notes:
             common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, title))
-    from interp.analyzers.dictionary_eval import fingerprint
     from interp.analyzers.dictionary_probe import DictionaryProbe
     from interp.dictionaries.formats import read
     from interp.models.pair import Pair
@@ -100,9 +99,9 @@ def command(
     where = site_of(common, dictionary, about, site, (model, common.base))
     called, store = "given", Store(common.store)
     if diff is not None:
-        given, called = claimed(store.get(diff), fingerprint(loaded), loaded, diff, which), which
+        given, called = claimed(store.get(diff), loaded.digest, loaded, diff, which), which
     analyzer = DictionaryProbe(
-        loaded, fingerprint(loaded), where, _of(of, loaded, about), at, counts, given, called,
+        loaded, where, _of(of, loaded, about), at, counts, given, called,
         held.limit(common.max_prompts), permutations, controls, control_prompts, steer, revert,
     )  # fmt: skip
     analyzer.require(common.base is not None or find(model).base_name is not None)

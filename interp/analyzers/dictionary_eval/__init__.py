@@ -5,9 +5,8 @@
 3. A second pass: baselines' reconstructions, and the model run with each of them, zero or the mean in the site's place.
 """
 
-import hashlib
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,15 +34,13 @@ from interp.dictionaries.parts import OUTSIDE, UNKNOWN, Read, parts_of, read_who
 from interp.dictionaries.place import TUNED, Place
 from interp.dictionaries.scores import Scores, conversations_table, density_table, scores_table
 from interp.errors import OptionError
-from interp.maths.host import to_host
-from interp.provenance import digest
 from interp.study import Study
 from interp.table import Table
 
 
 @dataclass(frozen=True)
 class DictionaryEval(Analyzer):
-    """A dictionary of ``site``, over the study's prompts and the tuned model; ``digest`` names its numbers.
+    """A dictionary of ``site``, over the study's prompts and the tuned model.
 
     ``target``: the site that a transcoder writes. ``of``: what rows are (``interp.dictionaries.place``): the tuned
     model's, both models' side by side (a crosscoder) or tuned less base; the last two need a base.
@@ -63,19 +60,11 @@ class DictionaryEval(Analyzer):
     version: ClassVar[int] = 3
 
     dictionary: Dictionary = field(compare=False)
-    digest: str = ""
     site: str = ""
     content_only: bool = False
     target: str = ""
     of: str = TUNED
     parent: str | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The dictionary by its digest, where it stands, what counts; an autoencoder's are those it always had."""
-        own = {"dictionary": self.digest, "site": self.site, "content_only": self.content_only}
-        writes = {"target": self.target} if self.dictionary.config.is_transcoder else {}
-        return own | writes | ({} if self.of == TUNED else {"of": self.of})
 
     def require(self, based: bool) -> Place:
         """Where it stands; OptionError for a dictionary that cannot. ``based``: whether there is a base."""
@@ -155,13 +144,6 @@ class DictionaryEval(Analyzer):
         return conclude(run, made, lead="" if made else left_open[0])
 
 
-def fingerprint(dictionary: Dictionary) -> str:
-    """Digest of a dictionary's configuration and numbers, whatever format it was read from."""
-    state = {name: to_host(value) for name, value in sorted(dictionary.state_dict().items())}
-    told = {name: [str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()] for name, value in state.items()}
-    return digest({"config": dictionary.config.to_json(), "numbers": told})
-
-
 def _read(study: Study, place: Place) -> tuple[Read, bool]:
     """The prompts with codes of who says what, and whether there are whole conversations among them."""
     prompts, tokenizer = study.prompts("positive"), study.pair.tokenizer
@@ -172,4 +154,4 @@ def _read(study: Study, place: Place) -> tuple[Read, bool]:
     return read_whole(tokenizer, prompts, context, prompts.source), True
 
 
-__all__ = ["DictionaryEval", "fingerprint"]
+__all__ = ["DictionaryEval"]

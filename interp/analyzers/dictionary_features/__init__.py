@@ -6,7 +6,7 @@
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,7 +42,7 @@ OTHERS = 99
 
 @dataclass(frozen=True)
 class DictionaryFeatures(Analyzer):
-    """Some latents of a dictionary of ``site``, over the study's prompts; ``digest`` names its numbers.
+    """Some latents of a dictionary of ``site``, over the study's prompts.
 
     ``of``: rows are the tuned model's, both models' side by side (a crosscoder) or tuned less base. ``latents``: which,
     in this order; none stands for the first ``top`` by ``by`` (see ``ORDERS``). ``target``: what a transcoder writes.
@@ -55,7 +55,6 @@ class DictionaryFeatures(Analyzer):
     version: ClassVar[int] = 3
 
     dictionary: Dictionary = field(compare=False)
-    digest: str = ""
     site: str = ""
     target: str = ""
     of: str = TUNED
@@ -68,11 +67,6 @@ class DictionaryFeatures(Analyzer):
     examples: int = 100
     draws: int = 199
     parent: str | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """As of any analyzer, the dictionary by its digest."""
-        return {name: value for name, value in super().options.items() if name != "dictionary"}
 
     def require(self, based: bool) -> Site:
         """The site; OptionError for what cannot be read so. ``based``: whether there is a base."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ from interp.trials.conditions import Receiver, judge
 
 @dataclass(frozen=True)
 class DictionaryProbe(Analyzer):
-    """A dictionary of ``site`` over a contrast; ``digest`` names its numbers, ``of`` what it reads (see ``Latents``).
+    """A dictionary of ``site`` over a contrast; ``of`` what it reads (see ``Latents``).
 
     ``held_out`` has the prompts that the probe does not see, by default half of the study's clusters. ``at``: a
     prompt's code is that of its last token, or the largest or mean over its tokens. ``k``: numbers of latents; those
@@ -65,7 +65,6 @@ class DictionaryProbe(Analyzer):
     version: ClassVar[int] = 4
 
     dictionary: Dictionary = field(compare=False)
-    digest: str = ""
     site: str = ""
     of: str = "tuned"
     at: str = "last"
@@ -79,16 +78,6 @@ class DictionaryProbe(Analyzer):
     steer: float = 1.0
     revert: bool = False
     parent: str | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The dictionary and the held-out prompts by their digests, and every other option."""
-        other = None if self.held_out is None else self.held_out.digest
-        named = ("site", "of", "at", "k", "given", "named", "permutations", "controls", "control_prompts", "steer")
-        named += ("revert",)
-        return {"dictionary": self.digest, "held_out": other} | {
-            name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in named
-        }
 
     def require(self, has_base: bool) -> Site:
         """The site; OptionError for options that contradict each other or the dictionary."""
