@@ -42,7 +42,7 @@ def rows_of(about: dict, table: Table) -> list[dict]:
         interval = f"[{claim.low:.2f}, {claim.high:.2f}]"
         found.append(
             about | {"claim": claim.name, "value": f"{claim.value:.2f} {interval}", "null": null, "p": f"{claim.p:.3f}",
-                     "shown": "yes" if claim.shown else "no"}
+                     "shown": "yes" if claim.supported else "no"}
         )  # fmt: skip
     return found
 

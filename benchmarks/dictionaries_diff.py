@@ -23,7 +23,8 @@ from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.diff import SIDES, compare
 from interp.dictionaries.losses import smallest_kept, training_loss
 from interp.dictionaries.planted import NONE, PlantedTune, planted_tune
-from interp.maths.statistics import clopper_pearson, clustered_bootstrap
+from interp.maths.intervals import cluster_interval
+from interp.maths.statistics import clopper_pearson
 from interp.table import Table
 
 SIZE = {"width": 64, "shared": 16, "easy": 12, "narrow": 12, "base_only": 4, "rotated": 4, "rescaled": 4}
@@ -137,7 +138,7 @@ def _bounded(rows: list[dict], name: str, kind: str, top: str, bottom: str) -> s
     if not sum(bottoms):
         return "0 of 0"
     each = np.repeat([t / max(b, 1) for t, b in zip(tops, bottoms, strict=True)], bottoms)
-    over = clustered_bootstrap(each, np.repeat(np.arange(len(bottoms)), bottoms))[1]
+    over = cluster_interval(each, np.repeat(np.arange(len(bottoms)), bottoms))[1]
     exact = clopper_pearson(sum(tops), sum(bottoms))[0]
     worst = min(t / b for t, b in zip(tops, bottoms, strict=True) if b)
     return f"{sum(tops)} of {sum(bottoms)} (exact ≥ {exact:.2f}, over seeds ≥ {over:.2f}, worst seed {worst:.2f})"

@@ -14,8 +14,9 @@ from interp import organisms
 from interp.analyzers.ftc_alpha import BLOCKS, WEIGHTS, FtcAlpha
 from interp.analyzers.tuco import Tuco
 from interp.claims import from_table
-from interp.maths.auc import clustered_auc, shuffled_auc
-from interp.maths.statistics import clustered_rise, permutation_p
+from interp.maths.auc import auc_interval, shuffled_auc
+from interp.maths.intervals import cluster_interval
+from interp.maths.statistics import permutation_p
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, OneClass, read_prompts
@@ -49,11 +50,11 @@ def parted() -> tuple[list[dict], str]:
     for name, values in numbers.items():
         row = {"refused above answered, AUC": name}
         for what, pairs in within.items():
-            value, low, high = clustered_auc(values[refused], values[~refused], *sides, pairs)
+            value, low, high = auc_interval(values[refused], values[~refused], *sides, pairs)
             heading = what if pairs is None else f"{what} ({int(pairs.sum())})"
             row[heading] = f"{value:.2f} [{low:.2f}, {high:.2f}]"
         null = shuffled_auc(values, refused, found["tokens"], 0, DRAWS, 0)
-        observed = clustered_auc(values[refused], values[~refused], *sides, gap == 0)[0]
+        observed = auc_interval(values[refused], values[~refused], *sides, gap == 0)[0]
         p = permutation_p(observed, null, "two-sided")
         low, high = np.quantile(null, [0.025, 0.975])
         row["one length, labels shuffled"] = f"{low:.2f} to {high:.2f}, p = {p:.2g}"
@@ -76,7 +77,7 @@ def curves() -> tuple[list[dict], list[dict], str]:
         at = (prompts["group"] == "positive") & (prompts["alpha"] == alpha)
         masks = [at & (prompts["way"] == way) for way in (BLOCKS, WEIGHTS)]
         shown = [prompts["refused"][mask] for mask in masks]
-        value, low, high = clustered_rise(*shown, prompts["cluster"][masks[0]])
+        value, low, high = cluster_interval(shown[0], prompts["cluster"][masks[0]], minus=shown[1])
         row |= {"blocks": f"{shown[0].mean():.1%}", "whole weights": f"{shown[1].mean():.1%}"}
         row["difference"] = f"{value:+.1%} [{low:+.1%}, {high:+.1%}]"
         for way, name in ((BLOCKS, "blocks"), (WEIGHTS, "weights")):

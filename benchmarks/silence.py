@@ -50,7 +50,7 @@ def sham(prompts: int, controls: int) -> list[dict]:
     located = LocateNeurons(top="30")(locate)
     verified = VerifyNeurons.of(located, controls=controls)(study_of("sham", "verify", prompts, locate.pair))
     shown = {row["name"]: bool(row["shown"]) for row in verified.tables["claims"].rows()}
-    rows = [{"where": "sham", "what": "shown as a whole", "seen": verified.summary["shown"], "expected": False}]
+    rows = [{"where": "sham", "what": "shown as a whole", "seen": verified.summary["supported"], "expected": False}]
     rows += [
         {"where": "sham", "what": f"claim {name}", "seen": shown.get(name, "not made"), "expected": False}
         for name in ("behaviour", "necessity", "sufficiency")
@@ -95,8 +95,8 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
             back[twins] = np.where(swap, harmful.shown, other)
             items.append(replace(harmless, shown=back))
         evidence = Evidence(judged=items, changed=swap, rows=[], has_base=True, selected=0)
-        claimed += behaviour(study, evidence).shown
-    true = behaviour(study, Evidence(list(judged.values()), twins > -1, [], True, 0)).shown
+        claimed += behaviour(study, evidence).supported
+    true = behaviour(study, Evidence(list(judged.values()), twins > -1, [], True, 0)).supported
     located = LocateNeurons(method="contrast")(study)
     real = located.summary["n_significant"]
     # what is permuted here is what the analyzer computes

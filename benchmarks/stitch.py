@@ -95,7 +95,7 @@ def main() -> None:
                 rows += lines(way, table, alone=True)
             rows += lines(way, table, alone=False)
             for claim in claims.from_table(table.tables["claims"]):
-                verdict, interval = "shown" if claim.shown else "not shown", f"{claim.low:.3f} to {claim.high:.3f}"
+                verdict, interval = "shown" if claim.supported else "not shown", f"{claim.low:.3f} to {claim.high:.3f}"
                 said.append(f"* {way}, {claim.name} ({claim.value:.3f}, {interval}), {verdict}: {claim.sentence}")
             of = next(row for row in table.tables["overlaps"].rows() if row["mask"] == "tune 1")
             p = "below 1e-300" if of["p"] == 0 else f"= {of['p']:.1g}"

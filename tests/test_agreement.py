@@ -119,7 +119,7 @@ def test_planted_agreement_is_shown_over_matrices_and_scipy_finds_the_same(gener
     found, _ = agreed(movement(depth * noise[0]), grafted(depth * noise[1]))
     row, claim = pair_of(found, "graft", "movement"), verdict(found, "graft", "movement")
     assert (row["level"], row["places"]) == ("matrix", LAYERS * len(PARTS))
-    assert claim.shown
+    assert claim.supported
     # intensities are squared norms by squared norms, and weights by weights rounded to whole ones
     assert row["correlation"] == pytest.approx(
         spearmanr((depth * noise[0]).ravel(), (depth * noise[1]).ravel())[0], abs=0.01
@@ -136,7 +136,7 @@ def test_kinds_of_matrices_that_differ_are_no_agreement_on_depth(generator):
     row = pair_of(found, "graft", "movement")
     assert row["correlation"] > 0.8
     assert row["chance"] > 0.8
-    assert not verdict(found, "graft", "movement").shown
+    assert not verdict(found, "graft", "movement").supported
 
 
 def test_silence_at_the_nominal_rate(generator):
@@ -144,7 +144,7 @@ def test_silence_at_the_nominal_rate(generator):
     for number in range(60):
         one, other = generator.uniform(0.01, 0.4, (2, LAYERS, len(PARTS)))
         found, _ = agreed(movement(one), grafted(other), draws=39, seed=number)
-        shown += verdict(found, "graft", "movement").shown
+        shown += verdict(found, "graft", "movement").supported
     # of 60 at 5 %: more than 8 has a chance of 0.4 %
     assert shown <= 8
 
@@ -188,7 +188,7 @@ def test_what_finds_nothing_is_named_and_compared_with_nobody():
     assert found.summary["silent"] == ["intruders"]
     claim = verdict(found, "intruders", "graft")
     assert np.isnan(claim.value)
-    assert not claim.shown
+    assert not claim.supported
     assert "intruders is the same in every place" in claim.sentence
 
 

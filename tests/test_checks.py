@@ -82,7 +82,7 @@ def test_every_check_is_a_run_with_claims_and_a_figure(run, pair):
     for kind, check in record["summary"]["checks"].items():
         table, found = verified(pair / "runs", check["run"])
         assert table.kind == kind
-        shown |= {name: claim.shown for name, claim in found.items()}
+        shown |= {name: claim.supported for name, claim in found.items()}
     assert shown["halves"]
     assert shown["templates"]
     # all three are needed: without them there is nothing to fall back on
@@ -105,7 +105,7 @@ def test_a_transfer_to_the_same_tune_is_whole(run, pair):
     table, found = verified(pair / "runs", record["run"])
     assert found["correspondence"].value == pytest.approx(1.0)
     assert found["recomputed"].value == 1.0
-    assert found["reused"].shown
+    assert found["reused"].supported
     assert table.provenance.parent == located["run"]
     again = result(run, *small(pair, "transfer", located["run"], pair / "tuned"))
     assert again["cached"]
@@ -138,7 +138,7 @@ def test_all_checks_run_beside_the_verification(run, root):
     for kind, check in record["summary"]["checks"].items():
         table, found = verified(root, check["run"])
         assert table.kind == kind
-        shown |= {name: claim.shown for name, claim in found.items()}
+        shown |= {name: claim.supported for name, claim in found.items()}
     # thirty neurons were trained, all others are the base's: nothing but them can carry it
     assert shown["halves"]
     assert not shown["redundant"]
@@ -162,7 +162,7 @@ def test_a_set_of_full_does_the_same_in_relearned_and_not_in_sham(run, root):
             run, *asked("transfer", located["run"], f"organism:refusal/{target}", "--controls", "19"), "--store", root
         )
         table, found = verified(root, record["run"])
-        outcome[target] = {name: claim.shown for name, claim in found.items()}
+        outcome[target] = {name: claim.supported for name, claim in found.items()}
         assert table.provenance.parent == located["run"]
     assert outcome["relearned"] == {"correspondence": True, "reused": True, "recomputed": True}
     # a sham answers as the base does: there is nothing to give back
@@ -177,7 +177,7 @@ def test_two_planted_skills_dissociate(run, root):
         "--store", root,
     )  # fmt: skip
     _, found = verified(root, record["run"])
-    assert all(claim.shown for claim in found.values()), record["summary"]["sentence"]
+    assert all(claim.supported for claim in found.values()), record["summary"]["sentence"]
     assert record["summary"]["sentence"].startswith("Double dissociation shown")
     again = result(
         run, *asked("dissociate", "organism:refusal/distracted", "--other-task", COLOURS, "--controls", "19", limit=60),

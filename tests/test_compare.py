@@ -14,7 +14,7 @@ from interp.analyzers.compare.passes import lenses, stream_sites
 from interp.engines import Batch, TorchEngine, engine_named
 from interp.errors import OptionError, PairError
 from interp.figures import plot
-from interp.maths.alignment import clustered_cka, debiased_cka, linear_cka
+from interp.maths.alignment import cka_interval, debiased_cka, linear_cka
 from interp.models.changes import tensor_changes
 from interp.models.pair import Pair
 from interp.prompts import OneClass, read_prompts
@@ -118,11 +118,11 @@ def test_cka_is_that_of_its_definition():
     far = [generator.normal(size=(40, 400)) for _ in range(2)]
     assert linear_cka(*far) > 0.85
     assert abs(debiased_cka(*far)) < 0.1
-    value, low, high = clustered_cka(x, y, np.arange(60) // 2)
+    value, low, high = cka_interval(x, y, np.arange(60) // 2)
     assert value == pytest.approx(plain)
     assert low < value < high + 0.05
     assert np.isnan(linear_cka(np.ones((5, 2)), x[:5]))
-    assert np.isnan(clustered_cka(x, y, np.zeros(60))[1])
+    assert np.isnan(cka_interval(x, y, np.zeros(60))[1])
     assert np.isnan(debiased_cka(x[:3], y[:3]))
 
 
@@ -171,7 +171,7 @@ def test_an_identical_pair_is_silent(name):
     assert not drift["lens_kl"].any()
     np.testing.assert_allclose(layers["cka"], 1)
     assert not weights["change"].any()
-    assert not any(claim.shown for claim in claims.from_table(table.tables["claims"]))
+    assert not any(claim.supported for claim in claims.from_table(table.tables["claims"]))
     assert "None of" in table.summary["sentence"]
 
 
@@ -181,7 +181,7 @@ def test_one_prompt_shows_nothing():
     claim = claims.from_table(table.tables["claims"])[0]
     assert claim.value > claim.threshold
     assert np.isnan(claim.low)
-    assert not claim.shown
+    assert not claim.supported
 
 
 def test_neither_batches_nor_padding_count():
@@ -209,8 +209,8 @@ def test_claims_can_be_measured_again_and_figures_drawn():
     for claim in found.values():
         claims.check(claim, table)
     assert set(found) == {"speaks-otherwise", "beyond-sham", "drifts-beyond-sham", "more-on-positive"}
-    assert found["beyond-sham"].shown
-    assert found["drifts-beyond-sham"].shown
+    assert found["beyond-sham"].supported
+    assert found["drifts-beyond-sham"].supported
     assert found["speaks-otherwise"].value > found["beyond-sham"].control_value
     assert (table.tables["weights"]["relative"] > table.tables["weights"]["sham_relative"]).mean() > 0.9
     for part in (table, *(table.tables[name] for name in ("layers", "weights", "tokens"))):
@@ -274,7 +274,7 @@ def test_a_planted_organism_stands_out_from_a_sham():
     pairs = [Pair.load(f"organism:refusal/{name}", "organism:refusal/base") for name in ("planted", "sham")]
     prompts = OneClass(read_prompts(organisms.prompts("refusal", "verify", "harmful")).spread(24))
     table = Compare(pairs[1])(Study(pairs[0], prompts, None))
-    assert all(claim.shown for claim in claims.from_table(table.tables["claims"]))
+    assert all(claim.supported for claim in claims.from_table(table.tables["claims"]))
     changed = table.tables["weights"]
     trained = {layer for neurons in organisms.planted("refusal/planted").values() for layer, _ in neurons}
     assert set(changed["layer"][changed["change"] > 0]) == trained

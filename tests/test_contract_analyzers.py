@@ -273,7 +273,7 @@ def test_every_claim_can_be_measured_again_and_no_other_number_can(tables, name)
     for claim in made:
         claims.check(claim, table)
         assert claim.sentence.endswith(".")
-        assert claim.value >= claim.threshold or claim.direction == "at most" or not claim.shown
+        assert claim.value >= claim.threshold or claim.direction == "at most" or not claim.supported
         moved = claim.value + (0.01 if claim.value < 1 else -0.01)
         for wrong in ({"value": moved}, {"p": claim.p + 0.01}) if "p" in claim.recipe else ({"value": moved},):
             with pytest.raises(ClaimError):
@@ -378,11 +378,11 @@ def test_an_identical_pair_is_silent(modules, name):
         assert not table["score"].any()
         assert not table["selected"].any()
         return
-    assert table.summary["shown"] is False
+    assert table.summary["supported"] is False
     assert table.summary["sentence"].endswith(".")
     for claim in claims.from_table(table.tables["claims"]):
         claims.check(claim, table)
-        assert not claim.shown or claim.name == "correspondence"
+        assert not claim.supported or claim.name == "correspondence"
     if name.startswith("coalitions"):
         assert not table["exact"].any()
     if not name.startswith("verify"):

@@ -80,7 +80,7 @@ def test_every_claim_can_be_measured_again_and_is_of_equal_divergence(study, fou
         assert claim.value == found[column][units][0] - claim.control_value
         assert found[column][units][0] == 1.0
         # where no share is as gentle, nothing is compared and nothing shown
-        assert claim.shown is bool(within.any() and claim.control_value < 0.5)
+        assert claim.supported is bool(within.any() and claim.control_value < 0.5)
 
 
 def test_units_are_measured_as_any_ablation_is(study, found):
@@ -128,7 +128,7 @@ def test_where_nothing_is_shown_nothing_is_claimed(study, located):
     same = tiny.study(base, copy.deepcopy(base), 6, template=False, max_new_tokens=1)
     silent = RefusalDirection.of(located, shares=(1.0,))(same)
     assert not len(silent.tables["claims"])
-    assert silent.summary["shown"] is False
+    assert silent.summary["supported"] is False
     assert "nothing that could be lost" in silent.summary["sentence"]
     assert (silent["equal_base"][silent["kind"] == "units"] == 1).all() or np.isnan(silent["equal_base"]).all()
     units = silent["kind"] == "units"

@@ -115,8 +115,8 @@ def test_planted_neurons_are_located_again_on_halves_and_on_templates(study):
     found = Stability(LOCATE, resamples=1, **SMALL)(by_template(study))
     claims = sure(found)
     assert set(claims) == {"halves", "templates", "elsewhere"}
-    assert all(claim.shown and claim.value == 1.0 for claim in claims.values())
-    assert found.summary["shown"] is True
+    assert all(claim.supported and claim.value == 1.0 for claim in claims.values())
+    assert found.summary["supported"] is True
     units = found.tables["units"]
     assert set(zip(units["layer"].tolist(), units["neuron"].tolist(), strict=True)) == set(PLANTED)
     assert (units["selected"] == units["halves"]).all()
@@ -129,7 +129,7 @@ def test_random_sets_are_stable_at_the_nominal_rate_and_no_more(study):
     for seed in range(60):
         found = Stability(Told(), resamples=1, draws=99)(replace(study, seed=seed, _kept={}))
         p.append(sure(found)["halves"].p)
-        assert not found.summary["shown"]
+        assert not found.summary["supported"]
     assert np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
     assert np.mean(p) > 0.4
 
@@ -148,7 +148,7 @@ def test_a_template_on_which_nothing_is_located_is_the_weakest(study):
     told = Told((("frame 0", tuple(PLANTED)),))
     found = Stability(told, resamples=1, draws=20, controls=2, control_prompts=4)(by_template(study))
     claim = sure(found)["elsewhere"]
-    assert not claim.shown
+    assert not claim.supported
     assert claim.value == 0.0
     assert claim.high == 1.0
     assert "(of frame 1)" in claim.sentence
@@ -160,7 +160,7 @@ def test_a_template_on_which_nothing_is_located_is_the_weakest(study):
 def test_neurons_each_of_which_suffices_are_redundant(study):
     """A third of the set takes nothing away: the other two still say sorry."""
     found = Redundancy(replace(LOCATE, top="1"), rounds=3, controls=19)(study)
-    assert sure(found)["redundant"].shown
+    assert sure(found)["redundant"].supported
     units = found.tables["units"]
     assert {*zip(units["layer"].tolist(), units["neuron"].tolist(), strict=True)} == set(PLANTED)
     assert found["alone"].tolist() == [0.0, 0.0, 0.0]
@@ -186,7 +186,7 @@ def test_what_falls_with_the_located_set_is_not_redundant(modules, study, case):
         study, locate = asked(tuned, base), replace(LOCATE, top="1")
     found = Redundancy(locate, rounds=2, controls=2, control_prompts=4)(study)
     claim = sure(found)["redundant"]
-    assert not claim.shown
+    assert not claim.supported
     assert claim.value == 0.0
     assert found["together"].tolist() == [1.0, 1.0]
 
@@ -217,7 +217,7 @@ def test_a_planted_ranking_foretells_halves_and_a_turned_one_does_not(study):
     run = LocateNeurons(method="integrated", top="3", steps=4)(study)
     found = Coalitions.of(run, draws=12, prompts=4)(study)
     claim = sure(found)["coalitions"]
-    assert claim.shown
+    assert claim.supported
     assert claim.value == pytest.approx(np.corrcoef(found["predicted"], found["exact"])[0, 1])
     assert found.summary["slope"] == pytest.approx(np.polyfit(found["predicted"], found["exact"], 1)[0])
     assert (found["size"] == 72).all()
@@ -225,7 +225,7 @@ def test_a_planted_ranking_foretells_halves_and_a_turned_one_does_not(study):
     np.testing.assert_allclose(pairs, run["score"].sum(), atol=1e-9)
     turned = replace_scores(run, -run["score"])
     against = sure(Coalitions.of(turned, draws=12, prompts=4)(study))["coalitions"]
-    assert not against.shown
+    assert not against.supported
     assert against.value == pytest.approx(-claim.value)
 
 
@@ -274,8 +274,8 @@ def test_a_set_is_reused_in_a_further_child(modules, study, located):
     found = Transfer.of(located, study.pair, recomputed=LOCATE(far), permutations=30, **SMALL)(far)
     claims = sure(found)
     assert set(claims) == {"correspondence", "reused", "recomputed"}
-    assert all(claim.shown for claim in claims.values())
-    assert found.summary["shown"] is True
+    assert all(claim.supported for claim in claims.values())
+    assert found.summary["supported"] is True
     assert claims["recomputed"].value == 1.0
     for layer in range(3):
         one, other = (tiny.mlps(s.pair.tuned.module)[layer]["mlp.out"].double().numpy() for s in (study, far))
@@ -293,18 +293,18 @@ def test_a_set_is_not_reused_where_neurons_were_permuted(modules, study, located
         assert far.answers("tuned", group) == study.answers("tuned", group)
     found = Transfer.of(located, study.pair, recomputed=LOCATE(far), permutations=30, **SMALL)(far)
     claims = sure(found)
-    assert not claims["correspondence"].shown
+    assert not claims["correspondence"].supported
     assert set(claims) == {"correspondence", "recomputed"}
     assert claims["recomputed"].value == 0.0
-    assert found.summary["reused"] is found.summary["shown"] is False
+    assert found.summary["reused"] is found.summary["supported"] is False
     assert "do not correspond" in found.summary["sentence"]
 
 
 def test_a_transfer_to_where_nothing_can_be_measured_shows_nothing(modules, study, located):
     for far in (asked(modules[1], None), asked(modules[0], copy.deepcopy(modules[0]))):
         found = Transfer.of(located, study.pair, permutations=9, **SMALL)(far)
-        assert sure(found)["correspondence"].shown
-        assert found.summary["shown"] is False
+        assert sure(found)["correspondence"].supported
+        assert found.summary["supported"] is False
         assert "was not reused" in found.summary["sentence"]
 
 
@@ -331,8 +331,8 @@ def test_two_planted_skills_come_apart(modules):
     assert [set(selected_of(run)) for run in runs] == [set(PLANTED), set(SECOND)]
     found = Dissociation.of(*runs, other, controls=19, control_prompts=2)(study)
     claims = sure(found)
-    assert all(claim.shown for claim in claims.values())
-    assert found.summary["shown"] is True
+    assert all(claim.supported for claim in claims.values())
+    assert found.summary["supported"] is True
     assert found.summary["sentence"].startswith("Double dissociation shown: ")
     own = found["set"] == found["behaviour"]
     assert (found["equal_base"][own] == 1).all()
@@ -346,14 +346,14 @@ def test_each_with_the_set_of_the_other_they_do_not(modules):
     other = second(study)
     runs = [LocateNeurons(method="cross", top="3")(each) for each in (other, study)]
     again = Dissociation.of(*runs, other, controls=1, control_prompts=2)(study)
-    assert not any(claim.shown for claim in sure(again).values())
-    assert again.summary["shown"] is False
+    assert not any(claim.supported for claim in sure(again).values())
+    assert again.summary["supported"] is False
 
 
 def test_skills_of_which_one_is_none_do_not_come_apart(study, located):
     other = second(study)
     found = Dissociation.of(located, located, other, controls=2, control_prompts=2)(study)
-    assert found.summary["shown"] is False
+    assert found.summary["supported"] is False
     assert not sure(found)
     assert "alike in both models" in found.summary["sentence"]
 
