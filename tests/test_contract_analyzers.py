@@ -273,11 +273,15 @@ def test_every_claim_can_be_measured_again_and_no_other_number_can(tables, name)
     for claim in made:
         claims.check(claim, table)
         assert claim.sentence.endswith(".")
-        assert claim.value >= claim.threshold or claim.direction == "at most" or not claim.supported
-        moved = claim.value + (0.01 if claim.value < 1 else -0.01)
-        for wrong in ({"value": moved}, {"p": claim.p + 0.01}) if "p" in claim.recipe else ({"value": moved},):
+        assert claim.holds or not claim.supported
+        for field in ("value", "low", "high", "p"):
+            number = getattr(claim, field)
+            wrong = {field: 0.5 if np.isnan(number) else number + (0.01 if number < 1 else -0.01)}
             with pytest.raises(ClaimError):
                 claims.check(dataclasses.replace(claim, **wrong), table)
+        other = next(verdict for verdict in claims.VERDICTS if verdict != claim.verdict)
+        with pytest.raises(ClaimError):
+            claims.check(dataclasses.replace(claim, verdict=other), table)
 
 
 @pytest.mark.parametrize("name", marked(LOCATING))
