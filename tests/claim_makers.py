@@ -72,3 +72,11 @@ def require_honest_makers(run, examples=5):
 
     require_honest(run)
     holds()
+
+
+def require_remeasured(run, examples=2):
+    """The same, and the summary's verdicts; returns the findings by name."""
+    require_honest_makers(run, examples)
+    found = {finding.name: finding for finding in findings(run)}
+    assert run.summary["verdicts"] == {name: finding.verdict for name, finding in found.items()}
+    return found

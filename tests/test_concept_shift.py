@@ -14,7 +14,7 @@ from interp.errors import OptionError, PairError
 from interp.models.pair import Pair
 from interp.table import table
 from tests import tiny
-from tests.remeasured import require_remeasured
+from tests.claim_makers import require_remeasured
 
 K, D, DOCUMENTS, LONG = 5, 12, 40, 15
 

@@ -20,7 +20,7 @@ from interp.dictionaries.planted import VARIANTS, planted_tune
 from interp.dictionaries.scaling import BASE, TARGETS, TUNED, LatentScaling
 from interp.errors import OptionError
 from interp.table import table
-from tests.remeasured import require_remeasured
+from tests.claim_makers import require_remeasured
 
 D, F, N = 6, 11, 240
 

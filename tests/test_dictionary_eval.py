@@ -27,7 +27,7 @@ from interp.sites import BLOCK_HOOKS, Site
 from interp.study import Study
 from interp.table import table
 from tests import tiny
-from tests.remeasured import require_remeasured
+from tests.claim_makers import require_remeasured
 
 RESID, INTO, OUT = "blocks.1.hook_resid_post", "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
 POST, DOWN = "blocks.1.mlp.hook_post", "blocks.1.mlp.out.hook_out"

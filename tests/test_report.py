@@ -316,7 +316,7 @@ def reread(**changes):
         (lambda f: replace(f, high=f.high + 0.01), "high = "),
         (lambda f: replace(f, clusters=f.clusters + 1), "clusters = "),
         (lambda f: replace(f, verdict="not supported"), "says 'not supported', its tables give 'supported'"),
-        (lambda f: replace(f, sentence="All of them come back."), "its tables give 'Of the base's"),
+        (lambda f: replace(f, sentence="All of them come back."), "says 'All of them come back.', its tables give"),
         (redefined(at_least=0.99), "says 'supported', its tables give 'not supported'"),
         (redefined(beyond=[0.99]), "says 'supported', its tables give 'not supported'"),
         (redefined(text="All of them, {value:.1%}."), "its tables give 'All of them"),

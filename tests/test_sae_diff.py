@@ -19,7 +19,7 @@ from interp.models.pair import Pair
 from interp.prompts import OneClass, Prompt, PromptSet
 from interp.study import Study
 from tests import tiny
-from tests.remeasured import require_remeasured
+from tests.claim_makers import require_remeasured
 
 SITE = "blocks.0.hook_resid_pre"
 OTHER = {"crosscoder": "base-only", "tuned": "base-only", "base": "tuned-only", "difference": "base-only"}
@@ -194,7 +194,7 @@ class TestWhatCounts:
 def test_the_key_follows_every_option(found):
     kept = analyzer()(study(tune(0.0)))
     changed = {
-        "digest": "other", "way": "base", "site": "blocks.1.hook_resid_pre", "thresholds": Thresholds(error=0.1),
+        "dictionary": Dictionary(DictionaryConfig("topk", 8, 12, k=2)), "way": "base", "site": "blocks.1.hook_resid_pre", "thresholds": Thresholds(error=0.1),
         "content_only": True, "sinks": 5.0, "draws": 99, "sham": kept, "parent": "1" * 20,
     }  # fmt: skip
     assert {field.name for field in dataclasses.fields(DictionaryDiff)} == {"dictionary", *changed}

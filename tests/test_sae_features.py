@@ -27,8 +27,8 @@ from interp.study import Study
 from interp.table import Table, table
 from tests import tiny
 from tests.browser import browser
+from tests.claim_makers import require_remeasured
 from tests.documented import require_described
-from tests.remeasured import require_remeasured
 from tests.tables import HOSTILE
 
 SITE = "blocks.0.hook_resid_pre"
@@ -128,7 +128,7 @@ class TestLabels:
         site = "blocks.2.hook_attn_out"
         with torch.no_grad():
             silent.W_enc[:] = torch.randn(WIDE, 30, generator=generator, dtype=torch.float64)
-        table = DictionaryFeatures(silent, "", site, draws=19, logits=False)(base)
+        table = DictionaryFeatures(silent, site, draws=19, logits=False)(base)
         shuffled = table["shuffled"][table["scored"]]
         assert shuffled.mean() == pytest.approx(0.5, abs=0.02)
 
@@ -329,23 +329,23 @@ class TestKinds:
     def test_what_cannot_be_read_is_refused(self, config, options, said):
         own = Dictionary(DictionaryConfig("standard", 32, 40, input_bias=False, **config))
         with pytest.raises(OptionError, match=said):
-            DictionaryFeatures(own, "", **{"site": SITE, **options}).require(False)
-        DictionaryFeatures(own, "", "blocks.0.mlp.hook_in", logits=False, of="both" if own.config.models == 2 else
+            DictionaryFeatures(own, **{"site": SITE, **options}).require(False)
+        DictionaryFeatures(own, "blocks.0.mlp.hook_in", logits=False, of="both" if own.config.models == 2 else
                            "tuned").require(True)  # fmt: skip
 
     @pytest.mark.slow
     def test_a_transcoder_that_writes_into_the_stream(self, model):
         own = Dictionary(DictionaryConfig("topk", WIDE, 40, d_out=WIDE, k=4, input_bias=False)).double()
-        made = DictionaryFeatures(own, "", "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", draws=1)(study_of(model))
+        made = DictionaryFeatures(own, "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", draws=1)(study_of(model))
         assert len(made.tables["logits"]) == 20 * len(made)
-        bare = DictionaryFeatures(own, "", "blocks.1.mlp.hook_in", logits=False, draws=1)(study_of(model))
+        bare = DictionaryFeatures(own, "blocks.1.mlp.hook_in", logits=False, draws=1)(study_of(model))
         assert "logits" not in bare.tables
         assert "largest_logit" not in bare.data
 
     def test_the_key_follows_every_option(self, model, dictionary):
         study, made = study_of(model), DictionaryFeatures(dictionary, "a", SITE)
         changes = {
-            "digest": "b", "site": "blocks.1.hook_resid_pre", "target": "x", "of": "both", "latents": (1,), "top": 7,
+            "dictionary": Dictionary(DictionaryConfig("topk", 8, 12, k=2)), "site": "blocks.1.hook_resid_pre", "target": "x", "of": "both", "latents": (1,), "top": 7,
             "by": "max", "logits": False, "contexts": 3, "window": 3, "examples": 7, "draws": 7, "parent": "1" * 20,
         }  # fmt: skip
         assert {field.name for field in dataclasses.fields(made)} == {*changes, "dictionary"}

@@ -27,8 +27,8 @@ from interp.sites import Site
 from interp.study import Study
 from interp.table import table
 from tests import tiny
+from tests.claim_makers import require_remeasured
 from tests.documented import require_described
-from tests.remeasured import require_remeasured
 
 SITE = Site(1, "hook_resid_post")
 FAST = {"permutations": 39, "controls": 19, "control_prompts": 8, "k": (1,)}
@@ -166,7 +166,7 @@ class TestPlanted:
         one, plain = study(pair), analyzer(planted)
         others = {"site": "blocks.2.hook_resid_post", "at": "max", "k": (1, 2), "given": (3,), "named": "x",
                   "permutations": 9, "controls": 3, "control_prompts": 2, "steer": 2.0, "of": "difference",
-                  "held_out": tiny.contrast(9), "digest": "0", "revert": True}  # fmt: skip
+                  "held_out": tiny.contrast(9), "dictionary": Dictionary(DictionaryConfig("topk", 8, 12, k=2)), "revert": True}  # fmt: skip
         keys = {name: one.provenance(dataclasses.replace(plain, **{name: value})).key for name, value in others.items()}
         assert set(others) == {f.name for f in dataclasses.fields(plain)} - {"dictionary", "parent"}
         assert len({*keys.values(), one.provenance(plain).key}) == len(others) + 1

@@ -136,7 +136,7 @@ def _analyzer(
 def _require_alike(one: "DictionaryDiff", other: "DictionaryDiff") -> None:
     """Raise OptionError for a sham's dictionary whose counts would be of something else."""
     # a base is the same beside its tune and beside the sham, and so is its dictionary
-    if one.digest == other.digest and one.way != "base":
+    if one.dictionary.digest == other.dictionary.digest and one.way != "base":
         raise OptionError("the sham's dictionary is the one that is compared: what the tuned model alone has would be "
                           "sought in the sham by latents not made of it; train one of the sham pair")  # fmt: skip
     for name, ours, theirs in (

@@ -149,7 +149,7 @@ def _reading(path: Path, common: Features, run: Table | None) -> Any:
         latents = _claimed(run)[: common.top]
     of = "both" if dictionary.config.models > 1 else "difference" if about.get("of") == "difference" else "tuned"
     return DictionaryFeatures(
-        dictionary, own, where, str(common.target or about.get("target") or ""), of, latents, common.top,
+        dictionary, where, str(common.target or about.get("target") or ""), of, latents, common.top,
         common.by, not common.no_logits, common.contexts, common.window, draws=common.draws,
         parent=None if run is None else run.provenance.key,
     )  # fmt: skip

@@ -43,7 +43,7 @@ def auc_interval(
         return found
     fewest = fewest_clusters(counts, sides)
     low, high = exact_interval(found.value * fewest, fewest, level)
-    return Interval(found.value, float(min(found.low, low)), float(max(found.high, high)))
+    return Interval(found.value, max(0.0, min(found.low, low)), min(1.0, max(found.high, high)))
 
 
 def auc_difference_interval(
@@ -69,7 +69,7 @@ def auc_difference_interval(
     ends = [exact_interval(value * fewest, fewest, level) for value in (first, second)]
     down = found.value - np.hypot(first - ends[0][0], ends[1][1] - second)
     up = found.value + np.hypot(ends[0][1] - first, second - ends[1][0])
-    return Interval(found.value, float(min(found.low, down)), float(max(found.high, up)))
+    return Interval(found.value, max(-1.0, min(found.low, float(down))), min(1.0, max(found.high, float(up))))
 
 
 def shuffled_auc(
