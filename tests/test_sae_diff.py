@@ -191,18 +191,6 @@ class TestWhatCounts:
         assert one.provenance.key == found.provenance.key
 
 
-def test_the_key_follows_every_option(found):
-    kept = analyzer()(study(tune(0.0)))
-    changed = {
-        "dictionary": Dictionary(DictionaryConfig("topk", 8, 12, k=2)), "way": "base", "site": "blocks.1.hook_resid_pre", "thresholds": Thresholds(error=0.1),
-        "content_only": True, "sinks": 5.0, "draws": 99, "sham": kept, "parent": "1" * 20,
-    }  # fmt: skip
-    assert {field.name for field in dataclasses.fields(DictionaryDiff)} == {"dictionary", *changed}
-    here = study()
-    keys = [here.provenance(dataclasses.replace(analyzer(), **{name: value})).key for name, value in changed.items()]
-    assert len({found.provenance.key, *keys}) == len(changed) + 1
-
-
 def test_a_sham_of_something_else_is_refused():
     kept = analyzer()(study(tune(0.0)))
     with pytest.raises(OptionError, match="another content_only"):

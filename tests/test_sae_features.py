@@ -342,17 +342,6 @@ class TestKinds:
         assert "logits" not in bare.tables
         assert "largest_logit" not in bare.data
 
-    def test_the_key_follows_every_option(self, model, dictionary):
-        study, made = study_of(model), DictionaryFeatures(dictionary, "a", SITE)
-        changes = {
-            "dictionary": Dictionary(DictionaryConfig("topk", 8, 12, k=2)), "site": "blocks.1.hook_resid_pre", "target": "x", "of": "both", "latents": (1,), "top": 7,
-            "by": "max", "logits": False, "contexts": 3, "window": 3, "examples": 7, "draws": 7, "parent": "1" * 20,
-        }  # fmt: skip
-        assert {field.name for field in dataclasses.fields(made)} == {*changes, "dictionary"}
-        keys = [study.provenance(one).key for one in
-                (made, *(dataclasses.replace(made, **{k: v}) for k, v in changes.items()))]  # fmt: skip
-        assert len(set(keys)) == len(keys)
-
 
 def hostile(found: Table) -> Table:
     """The same table with tokens and labels that are markup."""

@@ -162,15 +162,6 @@ class TestPlanted:
         drawn = np.concatenate([np.asarray(t.y if not kind else t.x, float) for t in figure.data])
         assert set(part["auc" if not kind else "effect"]) <= set(drawn)
 
-    def test_the_key_follows_every_option(self, pair, planted):
-        one, plain = study(pair), analyzer(planted)
-        others = {"site": "blocks.2.hook_resid_post", "at": "max", "k": (1, 2), "given": (3,), "named": "x",
-                  "permutations": 9, "controls": 3, "control_prompts": 2, "steer": 2.0, "of": "difference",
-                  "held_out": tiny.contrast(9), "dictionary": Dictionary(DictionaryConfig("topk", 8, 12, k=2)), "revert": True}  # fmt: skip
-        keys = {name: one.provenance(dataclasses.replace(plain, **{name: value})).key for name, value in others.items()}
-        assert set(others) == {f.name for f in dataclasses.fields(plain)} - {"dictionary", "parent"}
-        assert len({*keys.values(), one.provenance(plain).key}) == len(others) + 1
-
 
 def test_permuted_labels_are_shown_at_the_nominal_rate():
     """The probe's own numbers on codes of the prompts, whose classes were drawn at random."""
