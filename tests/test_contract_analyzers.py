@@ -274,8 +274,10 @@ def test_every_claim_can_be_measured_again_and_no_other_number_can(tables, name)
         claims.check(claim, table)
         assert claim.sentence.endswith(".")
         assert claim.value >= claim.threshold or claim.direction == "at most" or not claim.shown
-        moved = claim.value + (0.01 if claim.value < 1 else -0.01)
-        for wrong in ({"value": moved}, {"p": claim.p + 0.01}) if "p" in claim.recipe else ({"value": moved},):
+        # of a partner that gains nothing the share of its gain is no number, and then no number can be claimed
+        moved = 0.5 if np.isnan(claim.value) else claim.value + (0.01 if claim.value < 1 else -0.01)
+        p = 0.5 if np.isnan(claim.p) else claim.p + 0.01
+        for wrong in ({"value": moved}, {"p": p}) if "p" in claim.recipe else ({"value": moved},):
             with pytest.raises(ClaimError):
                 claims.check(dataclasses.replace(claim, **wrong), table)
 
