@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import tempfile
 from functools import partial
 from importlib.machinery import SourceFileLoader
@@ -58,3 +59,11 @@ def only_line():
         return err
 
     return check
+
+
+@pytest.fixture
+def interruptible():
+    """What a shell starts in the background ignores SIGINT, and so do its children; a handler is not inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -67,6 +67,7 @@ def build(name: str, seed: int = 0, **changes) -> PreTrainedModel:
     torch.manual_seed(seed)
     settings = {**_SIZES, "tie_word_embeddings": False, **special, **changes}
     model = architecture(configuration(**settings)).eval()
+    model.config.architectures = [architecture.__name__]  # as a checkpoint states it; TransformerLens goes by it
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if "norm" in key:

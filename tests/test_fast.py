@@ -297,7 +297,7 @@ def test_a_broken_conversation_ends_either_command_in_one_line(run, only_line, t
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_command_that_was_killed_goes_on_in_another_process_bit_for_bit(tmp_path):
     write_model(tmp_path)
     data = file_of(tmp_path / "t.jsonl", chats(40))
@@ -307,7 +307,7 @@ def test_a_command_that_was_killed_goes_on_in_another_process_bit_for_bit(tmp_pa
         return [sys.executable, "-m", "interp", *map(str, training(tmp_path, data, out, *more))]
 
     process = subprocess.Popen(words("cut"))
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not list((tmp_path / "cut.part").glob("step-*")) and time.monotonic() < until:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -315,7 +315,7 @@ def test_a_command_that_was_killed_goes_on_in_another_process_bit_for_bit(tmp_pa
     assert not (tmp_path / "cut").exists()
     assert list((tmp_path / "cut.part").glob("step-*"))
     for out in ("cut", "whole"):
-        subprocess.run(words(out), check=True, timeout=300)
+        subprocess.run(words(out), check=True, timeout=600)
     one, other = (load(tmp_path / out)[0].state_dict() for out in ("cut", "whole"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert (tmp_path / "cut" / "weights.safetensors").read_bytes() == (

@@ -32,6 +32,15 @@ def start(store: Path, prompts: int = 6) -> subprocess.Popen:
     )
 
 
+def computing(store: Path, process: subprocess.Popen) -> None:
+    """Wait until the run's store is there: it is made after everything is loaded and before anything is computed."""
+    begun = time.monotonic()
+    while not (store / "runs").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < begun + 240
+        time.sleep(0.05)
+
+
 def finish(process: subprocess.Popen) -> dict:
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
@@ -63,9 +72,11 @@ def test_json_is_one_object_that_names_run_path_rows_and_summary(reference):
 @pytest.mark.slow
 def test_a_run_killed_in_the_middle_is_made_whole_by_the_next(tmp_path, reference):
     process = start(tmp_path / "runs")
-    time.sleep(6)
+    computing(tmp_path / "runs", process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert Store(tmp_path / "runs").runs() == []
     finish(start(tmp_path / "runs"))
     same(tmp_path / "runs", reference)
 
@@ -79,11 +90,9 @@ def test_two_runs_that_write_one_key_at_once_agree(tmp_path, reference):
 
 
 @pytest.mark.slow
-def test_interrupting_leaves_the_store_clean(tmp_path):
+def test_interrupting_leaves_the_store_clean(tmp_path, interruptible):
     process = start(tmp_path / "runs", prompts=144)  # minutes of work, so that it is interrupted in it
-    begun = time.monotonic()
-    while not (tmp_path / "runs").exists() and time.monotonic() < begun + 90:
-        time.sleep(0.1)
+    computing(tmp_path / "runs", process)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()

@@ -93,7 +93,7 @@ def executed(book, folder):
         warnings.filterwarnings("ignore", category=ResourceWarning, message="unclosed")
         from nbclient import NotebookClient
 
-        NotebookClient(book, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+        NotebookClient(book, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
     return book
 
 

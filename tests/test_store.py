@@ -374,7 +374,7 @@ def test_killed_in_the_middle_then_run_again(tmp_path):
     assert store.get(located().provenance.key).equals(located())
 
 
-def test_ctrl_c_in_the_middle(tmp_path):
+def test_ctrl_c_in_the_middle(tmp_path, interruptible):
     process = writer(tmp_path, "hang")
     assert process.stdout.readline() == "filled\n"
     process.send_signal(signal.SIGINT)
