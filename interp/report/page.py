@@ -30,6 +30,7 @@ HEADINGS = {
     "intruder-scaling": "What scaling the intruders does",
     "intruders": "Which singular vectors the base does not have",
     "intruders-image": "Where they stand among the base's",
+    "intruder-forgetting": "Do intruders go with forgetting?",
     "transfer": "Does it do the same in a further tune?",
     "dissociation": "Does each set carry its own behaviour only?",
     "graft": "How few weights it takes",
@@ -55,7 +56,7 @@ HEADINGS = {
     "neuron-tokens": "What the best ones read",
     "stability": "Is the same set found on other prompts?",
     "redundancy": "What is found when it is out of the way?",
-    "coalitions": "Do the scores foretell what halves of all units do?",
+    "coalitions": "Do the scores predict what halves of all units do?",
     "refusal-direction": "Does it do more than one direction?",
 }
 

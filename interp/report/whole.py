@@ -25,6 +25,8 @@ NAMES = {
     "ftc-alpha": "A weaker and a stronger tune",
     "intruders": "Intruder dimensions",
     "intruder-scaling": "Scaling intruders",
+    "forgetting": "Forgetting",
+    "intruder-forgetting": "Intruders and forgetting over checkpoints",
     "graft": "Grafts",
     "stitch": "Stitching several tunes",
     "stability": "Stability of the located set",
