@@ -16,8 +16,11 @@ from benchmarks.methods import study_of
 from benchmarks.page import machine, markdown, write_section
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.analyzers.verify_neurons.findings import Evidence, behaviour
+from interp.analyzers.verify_neurons.behaviour import behaviour
+from interp.analyzers.verify_neurons.evidence import Evidence
+from interp.analyzers.verify_neurons.tables import answers_table
 from interp.capture import capture
+from interp.claims import evaluate
 from interp.controls import matched_sets, permute_within_twins
 from interp.maths.host import to_host
 from interp.maths.statistics import (
@@ -30,6 +33,7 @@ from interp.maths.statistics import (
 from interp.models.pair import Pair
 from interp.sites import neurons
 from interp.study import Study
+from interp.table import table
 from interp.trials.conditions import Donors, Receiver, contribution_norms, judge
 from interp.trials.dose import Doses
 
@@ -49,10 +53,10 @@ def sham(prompts: int, controls: int) -> list[dict]:
     locate = study_of("sham", "locate", prompts)
     located = LocateNeurons(top="30")(locate)
     verified = VerifyNeurons.of(located, controls=controls)(study_of("sham", "verify", prompts, locate.pair))
-    shown = {row["name"]: bool(row["shown"]) for row in verified.tables["claims"].rows()}
-    rows = [{"where": "sham", "what": "shown as a whole", "seen": verified.summary["supported"], "expected": False}]
+    verdicts, whole = verified.summary["verdicts"], verified.summary["supported"]
+    rows = [{"where": "sham", "what": "supported as a whole", "seen": whole, "expected": False}]
     rows += [
-        {"where": "sham", "what": f"claim {name}", "seen": shown.get(name, "not made"), "expected": False}
+        {"where": "sham", "what": f"claim {name}", "seen": verdicts.get(name, "not made"), "expected": "not supported"}
         for name in ("behaviour", "necessity", "sufficiency")
     ]
     return rows
@@ -95,8 +99,8 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
             back[twins] = np.where(swap, harmful.shown, other)
             items.append(replace(harmless, shown=back))
         evidence = Evidence(judged=items, changed=swap, rows=[], has_base=True, selected=0)
-        claimed += behaviour(study, evidence).supported
-    true = behaviour(study, Evidence(list(judged.values()), twins > -1, [], True, 0)).supported
+        claimed += _claimed(study, evidence)
+    true = _claimed(study, Evidence(list(judged.values()), twins > -1, [], True, 0))
     located = LocateNeurons(method="contrast")(study)
     real = located.summary["n_significant"]
     # what is permuted here is what the analyzer computes
@@ -110,6 +114,12 @@ def permuted(name: str, prompts: int, draws: int) -> list[dict]:
         _rate(name, "the same with an unpaired t, which is not used", unpaired, draws),
         _rate(name, "behaviour claimed", claimed, draws),
     ]
+
+
+def _claimed(study: Study, evidence: Evidence) -> bool:
+    """Whether the claim that there is a behaviour is supported by these answers."""
+    run = table("verify-neurons", {}, tables={"answers": answers_table(study, evidence)})
+    return evaluate([behaviour(study, evidence)], run)[0].supported
 
 
 def random_rankings(name: str, prompts: int, draws: int) -> list[dict]:

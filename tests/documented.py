@@ -26,7 +26,7 @@ def kinds() -> dict[str, Described]:
 
 
 def _parts(kind: str, text: str) -> dict[str, str]:
-    named = re.findall(r"`([a-z]+)`(?: \(`([\w-]+)`\))?", text)
+    named = re.findall(r"`([a-z_]+)`(?: \(`([\w-]+)`\))?", text)
     return {part: own or ("claims" if part == "claims" else f"{kind}-{part}") for part, own in named}
 
 

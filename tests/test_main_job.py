@@ -1,4 +1,4 @@
-"""The main job on shipped organisms: neurons that are known to carry the behaviour are found, and shown to carry it."""
+"""The main job on shipped organisms: neurons that are known to carry the behaviour are found, and verified."""
 
 import functools
 
@@ -68,9 +68,9 @@ def test_weight_is_the_positive_control_where_only_known_neurons_were_trained():
     assert np.array_equal(moved > 0, labels)
 
 
-def test_the_planted_set_is_shown_beside_its_controls():
+def test_the_planted_set_is_supported_against_its_controls():
     table = verified("planted")
-    assert table.summary["shown"], table.summary["sentence"]
+    assert table.summary["supported"], table.summary["sentence"]
     found = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     assert found["necessity"].value >= 0.95
     assert found["necessity"].p == pytest.approx(1 / 25)
@@ -92,10 +92,9 @@ def test_doing_what_the_attribution_predicts_removes_refusals_and_only_them():
 
 def test_nothing_is_claimed_on_the_sham_tune():
     table = verified("sham")
-    assert not table.summary["shown"]
-    assert table.summary["sentence"].startswith("Not shown")
+    assert not table.summary["supported"]
     by_name = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
-    assert not by_name["behaviour"].shown
+    assert by_name["behaviour"].verdict == "not supported"
 
 
 def test_attention_tune_transmits_through_neurons_none_of_which_was_tuned():
@@ -159,10 +158,10 @@ def test_batch_size_does_not_change_answers_or_scores():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "lora", "attention", "distracted", "relearned"])
-def test_every_child_that_refuses_is_shown_to_do_so_through_neurons(name):
+def test_every_child_that_refuses_does_so_through_neurons(name):
     table = LocateNeurons(top="300")(study(name, prompts=64))
     check = VerifyNeurons.of(table, controls=40, dose_draws=1)(study(name, "verify", 64))
     found = {claim.name: claim for claim in claims.from_table(check.tables["claims"])}
-    assert found["behaviour"].shown
+    assert found["behaviour"].supported
     if name != "attention":  # half of its log-odds do not run through MLPs
-        assert found["necessity"].shown, check.summary["sentence"]
+        assert found["necessity"].supported, check.summary["sentence"]

@@ -141,10 +141,10 @@ def test_planted_neurons_are_found_and_verified_by_their_task():
     assert set(zip(located["layer"][chosen], located["neuron"][chosen], strict=True)) == {(1, 5), (1, 17), (1, 30)}
     checked = VerifyNeurons.of(located, controls=40)(study)
     by_name = {claim.name: claim for claim in claims.from_table(checked.tables["claims"])}
-    assert by_name["necessity"].shown
-    # one right answer for all prompts: shuffled answers are as right, and nothing was shown about a task
+    assert by_name["necessity"].supported
+    # one right answer for all prompts: shuffled answers are as right, and nothing is supported about a task
     assert by_name["behaviour"].value == by_name["behaviour"].control_value == 1.0
-    assert not by_name["behaviour"].shown
+    assert not by_name["behaviour"].supported
     assert "shuffled" in by_name["behaviour"].control
     for claim in by_name.values():
         claims.check(claim, checked)

@@ -1,18 +1,19 @@
-"""``verify-neurons``: planted truth is shown, silence stays silent, and every number can be had another way."""
+"""``verify-neurons``: planted truth is supported, silence stays silent, and every number can be had another way."""
 
 import copy
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import beta
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
-from interp.analyzers.verify_neurons.findings import Evidence, find
-from interp.claims import check, from_table
-from interp.errors import OptionError
-from interp.maths.statistics import clopper_pearson
+from interp.analyzers.verify_neurons.evidence import Evidence
+from interp.analyzers.verify_neurons.tables import build
+from interp.claims import MEASURES, check, from_table
+from interp.errors import ClaimError, OptionError
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.sites import neurons
@@ -47,25 +48,51 @@ def row(table, condition, group):
     return next(found.rows())
 
 
-def test_planted_neurons_are_shown_to_carry_the_behaviour(table):
-    claims = {claim.name: claim for claim in from_table(table.tables["claims"])}
-    assert all(claim.shown for claim in claims.values()), [claim for claim in claims.values() if not claim.shown]
-    assert {"behaviour", "necessity", "sufficiency", "harmless", "malformed"} <= set(claims)
-    assert claims["necessity"].value == claims["sufficiency"].value == 1.0
-    assert claims["necessity"].p == pytest.approx(1 / 20)
-    assert claims["necessity"].control_high == 0.0
-    assert table.summary["shown"] is True
+def findings_of(table):
+    return {finding.name: finding for finding in from_table(table.tables["claims"])}
+
+
+def test_planted_neurons_are_supported_to_carry_the_behaviour(table):
+    found = findings_of(table)
+    assert {"behaviour", "necessity", "sufficiency", "harmless", "malformed"} == set(found)
+    assert {one.verdict for one in found.values()} == {"supported"}
+    assert found["necessity"].value == found["sufficiency"].value == 1.0
+    assert found["necessity"].p == pytest.approx(1 / 20)
+    assert found["necessity"].control_high == 0.0
+    assert table.summary["supported"] is True
     assert table.summary["k95"] == 3
     assert table.summary["changed_prompts"] == PAIRS
-    assert table.summary["sentence"].startswith("Shown: ")
+    assert table.summary["limits"] == []
+    assert table.summary["sentence"] == (
+        "Given the base's contributions, 3 neurons return 100.0% of the base's answers (19 matched random sets: 0.0% "
+        "to 0.0%). Supported: behaviour, necessity, sufficiency, harmless, malformed."
+    )
 
 
-def test_every_claim_can_be_measured_again(table):
-    claims = from_table(table.tables["claims"])
-    for claim in claims:
-        check(claim, table)
-        assert np.isfinite([claim.value, claim.low, claim.high]).all()
-        assert claim.low <= claim.value <= claim.high
+def test_intervals_are_exact_binomial_ones(table):
+    """Of so many clusters of one prompt each: shares at their ends, as scipy's beta distribution has them."""
+    found, least = findings_of(table), beta.ppf(0.025, PAIRS, 1)
+    for name in ("necessity", "sufficiency"):
+        assert found[name].interval == pytest.approx((least, 1.0))
+        assert found[name].clusters == PAIRS
+    assert found["harmless"].interval == pytest.approx((0.0, 1 - least))
+    assert found["malformed"].interval == pytest.approx((least - 1, 1 - least))
+
+
+def test_every_claim_can_be_measured_again_and_no_other_can(table):
+    for finding in from_table(table.tables["claims"]):
+        check(finding, table)
+        assert np.isfinite([finding.value, finding.low, finding.high]).all()
+        assert finding.low <= finding.value <= finding.high
+        for name in MEASURES:
+            if name == "threshold":  # read from the claim itself
+                continue
+            moved = getattr(finding, name) - 0.01
+            with pytest.raises(ClaimError):
+                check(replace(finding, **{name: 0.5 if np.isnan(moved) else moved}), table)
+        for wrong in ({"verdict": "not supported"}, {"sentence": "All is well."}):
+            with pytest.raises(ClaimError):
+                check(replace(finding, **wrong), table)
 
 
 def test_conditions_of_the_planted_pair(table):
@@ -240,47 +267,54 @@ def test_refining_finds_the_smallest_dose(threshold):
 # ---------------------------------------------------------------------------------------------- silence
 
 
-def test_an_identical_pair_shows_nothing(family):
+def test_an_identical_pair_supports_nothing(family):
     model = tiny.FAMILIES[family](seed=7)
     study = tiny.study(model, copy.deepcopy(model), pairs=4, max_new_tokens=2)
     located = LocateNeurons(top="3")(study)
     table = VerifyNeurons.of(located, **SMALL)(study)
-    assert table.summary["shown"] is False
+    assert table.summary["supported"] is False
     assert table.summary["changed_prompts"] == 0
     assert table.summary["k95"] is None
-    assert table.summary["sentence"].startswith("Not shown")
+    assert table.summary["sentence"].endswith(" Too few clusters: behaviour.")
     assert set(table["condition"]) == {"base", "tuned"}
     assert (table["equal_base"] == 1).all()
-    for claim in from_table(table.tables["claims"]):
-        assert not claim.shown
-        check(claim, table)
+    for finding in from_table(table.tables["claims"]):
+        assert not finding.supported
+        check(finding, table)
 
 
-def test_the_wrong_neurons_are_not_shown(family):
+def test_the_wrong_neurons_are_not_supported(family):
     """Random neurons in place of the planted ones: the behaviour is there, its carriers are not these."""
     wrong = VerifyNeurons(ranking=((0, 3), (1, 9), (2, 11)), selected=3, **SMALL)
     table = wrong(tiny.planted_study(family))
-    claims = {claim.name: claim for claim in from_table(table.tables["claims"])}
-    assert claims["behaviour"].shown
-    assert not claims["necessity"].shown
-    assert not claims["sufficiency"].shown
-    assert table.summary["shown"] is False
+    found = findings_of(table)
+    assert found["behaviour"].supported
+    assert found["necessity"].verdict == found["sufficiency"].verdict == "not supported"
+    assert table.summary["supported"] is False
     assert table.summary["k95"] is None
-    assert table.summary["smallest_visible_effect"] is not None
-    assert table.summary["sentence"].startswith("Not shown")
+    least = table.summary["smallest_visible_effect"]
+    few, smallest = table.summary["limits"]
+    assert few.startswith("16 clusters of prompts are too few to exclude that 10 % of the answers are lost")
+    assert smallest == f"The smallest share of the base's answers that this run could have supported is {least:.0%}."
+    # of 16 clusters, the smallest share whose exact interval lies above a quarter
+    assert least == min(k for k in range(1, 17) if beta.ppf(0.025, k, 17 - k) > 0.25) / 16
+    assert table.summary["sentence"].startswith("Given the base's contributions, 3 neurons return 0.0% of the base's")
 
 
 def test_too_few_prompts_are_named_as_the_reason(family):
     """Everything returned and nothing lost, among too few prompts to say so: not a failure, and not a finding."""
     study = tiny.planted_study(family, pairs=12)
     table = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)(study)
-    sentence = table.summary["sentence"]
-    assert sentence.startswith("Not shown as a whole. Held: ")
-    assert (
-        f"Not settled by 12 clusters ({fewest_clusters()} at least are needed): The ablation changes 0.0%" in sentence
+    assert table.summary["supported"] is False
+    assert table.summary["sentence"].endswith(
+        "Supported: behaviour, necessity, sufficiency; not supported: harmless, malformed."
     )
-    assert "Did not hold" not in sentence
-    assert clopper_pearson(0, fewest_clusters())[1] <= 0.1 < clopper_pearson(0, fewest_clusters() - 1)[1]
+    assert table.summary["limits"] == [
+        "12 clusters of prompts are too few to exclude that 10 % of the answers are lost (at least "
+        f"{fewest_clusters()} are needed): harmless, malformed."
+    ]
+    # none of so many: the upper end is 1 - 0.025^(1/n)
+    assert 1 - 0.025 ** (1 / fewest_clusters()) <= 0.1 < 1 - 0.025 ** (1 / (fewest_clusters() - 1))
 
 
 def test_models_that_were_exchanged_are_suspected(family):
@@ -289,20 +323,24 @@ def test_models_that_were_exchanged_are_suspected(family):
     table = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)(
         Study(pair, study.contrast, study.metric, max_new_tokens=1)
     )
-    assert "are the two exchanged?" in table.summary["sentence"]
+    assert "are the two exchanged?" in table.summary["limits"][0]
+    assert not findings_of(table)["behaviour"].supported
 
 
 def test_without_a_base(family):
     study = tiny.planted_study(family, with_base=False)
     table = VerifyNeurons(ranking=(*PLANTED, (0, 0), (0, 1), (2, 2)), selected=3, **SMALL)(study)
     assert set(table["condition"]) == {"tuned", "ablate-zero", "ablate-mean", "ablate-twin"}
-    claims = {claim.name: claim for claim in from_table(table.tables["claims"])}
-    assert claims["behaviour"].shown
-    assert claims["necessity"].value == 1.0
-    assert "sufficiency" not in claims
+    found = findings_of(table)
+    assert found["behaviour"].supported
+    assert found["necessity"].value == 1.0
+    assert "sufficiency" not in found
     assert "base" not in table.summary["sentence"]
-    for claim in claims.values():
-        check(claim, table)
+    # random sets are ablated on harmless prompts here too
+    assert len(table.tables["random_harmless"]) == 1
+    assert found["harmless"].control_value == table.tables["random_harmless"]["altered"].mean()
+    for finding in found.values():
+        check(finding, table)
 
 
 # ---------------------------------------------------------------------------------------------- verdicts
@@ -310,30 +348,30 @@ def test_without_a_base(family):
 N = 40
 
 
-def judged(condition, group, **flags):
-    """Forty answers of which the named flags hold for the first so many."""
+def judged(condition, group, n=N, **flags):
+    """Answers of which the named flags hold for the first so many."""
     names = ("shown", "equal_base", "equal_tuned", "malformed")
-    arrays = {name: np.arange(N) < flags.get(name, 0) for name in names}
-    return Judged(condition, group, **arrays, number=np.zeros(N), loss=np.zeros(N))
+    arrays = {name: np.arange(n) < flags.get(name, 0) for name in names}
+    return Judged(condition, group, **arrays, number=np.zeros(n), loss=np.zeros(n))
 
 
-def evidence(returned=N, null=(0.0,) * 19, kept=N, broken=0, **changes):
+def evidence(returned=N, null=(0.0,) * 19, kept=N, broken=0, given=N, n=N, **changes):
     """A located set that does all it should, but for what is named."""
     items = [
-        judged("base", "positive", equal_base=N),
-        judged("tuned", "positive", shown=N, equal_tuned=N),
-        judged("base", "negative", equal_base=N, equal_tuned=N),
-        judged("tuned", "negative", equal_base=N, equal_tuned=N),
-        judged("ablate-base", "positive", equal_base=returned, malformed=broken),
-        judged("ablate-base", "negative", equal_tuned=kept),
-        judged("patch-tuned", "positive", equal_tuned=N),
+        judged("base", "positive", n, equal_base=n),
+        judged("tuned", "positive", n, shown=n, equal_tuned=n),
+        judged("base", "negative", n, equal_base=n, equal_tuned=n),
+        judged("tuned", "negative", n, equal_base=n, equal_tuned=n),
+        judged("ablate-base", "positive", n, equal_base=returned, malformed=broken),
+        judged("ablate-base", "negative", n, equal_tuned=kept),
+        judged("patch-tuned", "positive", n, equal_tuned=given),
     ]
     share = returned / N
     found = Evidence(
-        items, np.ones(N, bool), list(range(N)), True, 3,
+        items, np.ones(n, bool), list(range(n)), True, 3,
         dose={"necessity": {3: share}, "sufficiency": {3: 1.0}},
         random={"necessity": list(null), "sufficiency": [0.0] * 19},
-        harmless=[1.0] * 5, ratios=[1.0] * 19, sets=[[]] * 19,
+        harmless=[1.0] * 5, ratios=[1.0] * 19, sets=[[]] * 19, depth=3,
     )  # fmt: skip
     return replace(found, **changes)
 
@@ -343,48 +381,56 @@ def forty():
     return tiny.planted_study("llama", pairs=N)
 
 
+def concluded(study, found):
+    """The run of this evidence; whatever its verdicts, each claim passes its own check."""
+    table = build(VerifyNeurons(), study, found, 0.95)
+    for finding in from_table(table.tables["claims"]):
+        check(finding, table)
+    return table
+
+
 @pytest.mark.parametrize(
     ("changes", "failing"),
     [
-        ({}, set()),
-        ({"returned": 19}, {"necessity"}),  # below a half
-        ({"null": [0.0] * 18 + [1.0]}, {"necessity"}),  # p = 0.1: one of nineteen random sets does as well
-        ({"null": [0.97] * 19}, {"necessity"}),  # p = 0.05, and the interval reaches below the random sets
-        ({"null": [0.0] * 17}, {"necessity"}),  # 17 sets cannot give p of 0.05
-        ({"kept": 39}, {"harmless"}),  # 2.5 % of harmless answers changed
-        ({"broken": 1}, {"malformed"}),
+        ({}, {}),
+        ({"returned": 19}, {"necessity": "not supported"}),  # below a half
+        # p = 0.1: one of nineteen random sets does as well
+        ({"null": [0.0] * 18 + [1.0]}, {"necessity": "not supported"}),
+        # p = 0.05, and the interval reaches below the random sets
+        ({"null": [0.97] * 19}, {"necessity": "not supported"}),
+        ({"null": [0.0] * 17}, {"necessity": "not tested"}),  # 17 sets cannot give p of 0.05
+        ({"null": []}, {"necessity": "not tested"}),
+        ({"kept": 39}, {"harmless": "not supported"}),  # 2.5 % of harmless answers changed
+        ({"broken": 1}, {"malformed": "not supported"}),
     ],
 )
 def test_each_condition_of_a_claim_decides_it(forty, changes, failing):
-    findings = find(forty, evidence(**changes), 0.95)
-    assert {claim.name for claim in findings.claims if not claim.shown} == failing
-    assert findings.shown is not bool(failing)
+    table = concluded(forty, evidence(**changes))
+    verdicts = table.summary["verdicts"]
+    assert {name: verdict for name, verdict in verdicts.items() if verdict != "supported"} == failing
+    assert table.summary["supported"] is not bool(failing)
 
 
-def test_claims_of_few_prompts_are_not_shown(forty):
+def test_claims_of_few_prompts_are_not_supported(forty):
     """Everything returned and nothing lost, but of 12 prompts: the bounds of what may be lost are too wide."""
     few = forty.on(forty.contrast.limit(12))
-    found = evidence()
-    cut = [replace(item, **{f.name: getattr(item, f.name)[:12] for f in fields(item) if f.name not in
-                            ("condition", "group", "chance")}) for item in found.judged]  # fmt: skip
-    findings = find(few, replace(found, judged=cut, changed=np.ones(12, bool), rows=list(range(12))), 0.95)
-    shown = {claim.name: claim.shown for claim in findings.claims}
-    assert shown == dict(behaviour=True, necessity=True, sufficiency=True, harmless=False, malformed=False)
-    one = forty.on(forty.contrast.limit(1))
-    cut = [replace(item, **{f.name: getattr(item, f.name)[:1] for f in fields(item) if f.name not in
-                            ("condition", "group", "chance")}) for item in found.judged]  # fmt: skip
-    findings = find(one, replace(found, judged=cut, changed=np.ones(1, bool), rows=[0]), 0.95)
-    assert not any(claim.shown for claim in findings.claims if claim.name != "behaviour")
+    failing = dict.fromkeys(("harmless", "malformed"), "not supported")
+    expected = dict.fromkeys(("behaviour", "necessity", "sufficiency"), "supported") | failing
+    assert concluded(few, evidence(12, kept=12, given=12, n=12, dose={"necessity": {3: 1.0}, "sufficiency": {3: 1.0}})
+                     ).summary["verdicts"] == expected  # fmt: skip
+    five = forty.on(forty.contrast.limit(5))
+    verdicts = concluded(five, evidence(5, kept=5, given=5, n=5)).summary["verdicts"]
+    assert set(verdicts.values()) == {"too few clusters"}
 
 
-def test_necessary_but_not_sufficient_and_untuned_are_said(forty):
-    found = evidence(tuned=0)
-    none = [replace(item, equal_tuned=np.zeros(N, bool)) if item.condition == "patch-tuned" else item
-            for item in found.judged]  # fmt: skip
-    sentence = find(forty, replace(found, judged=none), 0.95).sentence
-    assert sentence.startswith("Shown to be necessary, not sufficient: ")
-    assert sentence.endswith("Tuning moved the weights of none of them: they transmit what was changed elsewhere.")
-    assert "transmit" not in find(forty, evidence(tuned=2), 0.95).sentence
+def test_necessary_but_not_sufficient_is_supported_and_untuned_is_said(forty):
+    table = concluded(forty, evidence(tuned=0, given=0))
+    assert table.summary["supported"]
+    assert table.summary["sentence"].endswith(
+        "Supported: behaviour, necessity, harmless, malformed; not supported: sufficiency."
+    )
+    assert "transmit what was changed elsewhere" in table.summary["limits"][-1]
+    assert not concluded(forty, evidence(tuned=2)).summary["limits"]
 
 
 # ---------------------------------------------------------------------------------------------- options

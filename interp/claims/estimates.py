@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from interp.errors import ClaimError
-from interp.maths.auc import auc_difference_interval, auc_interval, pairwise_order
+from interp.maths.auc import auc_difference_interval, auc_interval, fewest_clusters, pairwise_order
 from interp.maths.intervals import Interval, cluster_interval, effective_clusters, jackknife_rows
 from interp.maths.statistics import area_under_dose, rank_correlation, smallest_dose
 from interp.provenance import JSON, plain
@@ -247,7 +247,8 @@ def _auc(estimate: Estimate, run: Table) -> Measured:
         name, most = estimate.within
         lengths = [side(str(name), where)[0] for where in groups]
         near = np.abs(lengths[0][:, None] - lengths[1][None]) <= float(most)
-    number = min(effective_clusters(part) for part in clusters)
+    counted = np.ones((clusters[0].size, clusters[1].size)) if near is None else near
+    number = fewest_clusters(counted, (clusters[0], clusters[1])) if counted.any() else 0.0
     if not estimate.minus:
         values = [side(estimate.column, where)[0] for where in groups]
         plain, turned = order(estimate.column, False), order(estimate.column, estimate.folded)

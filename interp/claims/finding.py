@@ -180,7 +180,7 @@ def _verdict(finding: Finding, required: Sequence[str]) -> str:
     end = finding.low if above else finding.high
     met = (
         finding.holds
-        and all(end > bound if above else end <= bound for bound in finding.bounds)
+        and all(end > bound if above else end < bound for bound in finding.bounds)
         and (null is None or finding.p_adjusted <= null.level)
         and all(verdict == SUPPORTED for verdict in required)
         and bool(null is not None or finding.bounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from string import Formatter
@@ -31,7 +32,8 @@ def fill(template: str, numbers: Mapping[str, float]) -> str:
                 f"the sentence {template[:80]!r} has the field {name!r}:{form!r}; it may name {', '.join(numbers)}"
             )
         value = numbers[name]
-        pieces.append(format(int(value) if form == "d" else value, form or ""))
+        whole = form == "d" and math.isfinite(value)
+        pieces.append(format(int(value), "d") if whole else format(value, "" if form == "d" else form or ""))
     return "".join(pieces)
 
 

@@ -41,7 +41,7 @@ def auc_interval(
     found = _jackknifed((above * counts,), counts, sides, level)
     if np.isnan(found.low):
         return found
-    fewest = _fewest(counts, sides)
+    fewest = fewest_clusters(counts, sides)
     low, high = exact_interval(found.value * fewest, fewest, level)
     return Interval(found.value, float(min(found.low, low)), float(max(found.high, high)))
 
@@ -65,7 +65,7 @@ def auc_difference_interval(
     if np.isnan(found.low):
         return found
     first, second = (float((each * counts).sum() / counts.sum()) for each in (above, other))
-    fewest = _fewest(counts, sides)
+    fewest = fewest_clusters(counts, sides)
     ends = [exact_interval(value * fewest, fewest, level) for value in (first, second)]
     down = found.value - np.hypot(first - ends[0][0], ends[1][1] - second)
     up = found.value + np.hypot(ends[0][1] - first, second - ends[1][0])
@@ -147,11 +147,10 @@ def _jackknifed(
         estimate += sign * float(top.sum() / counts.sum())
         with np.errstate(invalid="ignore", divide="ignore"):
             left_out += sign * np.where(bottom > 0.5, without_each(top) / bottom, NAN)
-    freedom = min(effective_clusters(side) for side in sides) - 1
-    return jackknife(estimate, left_out, freedom, level)
+    return jackknife(estimate, left_out, fewest_clusters(counts, sides) - 1, level)
 
 
-def _fewest(counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> float:
+def fewest_clusters(counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> float:
     """Effective clusters among the rows with a pair that counts, of the group that has fewer."""
     used = ((counts > 0).any(1), (counts > 0).any(0))
     return min(effective_clusters(side[kept]) for side, kept in zip(sides, used, strict=True))

@@ -1,4 +1,4 @@
-"""Verify a located set of neurons by intervention, beside matched random sets, on prompts it was not located on."""
+"""Verify a located set of neurons by intervention, next to matched random sets, on prompts it was not located on."""
 
 from interp.analyzers.verify_neurons.analyzer import VerifyNeurons
 from interp.analyzers.verify_neurons.findings import fewest_clusters

@@ -1,4 +1,4 @@
-"""``VerifyNeurons``: intervene on located neurons, beside their nulls, on prompts they were not located on."""
+"""``VerifyNeurons``: intervene on located neurons, next to random sets, on prompts they were not located on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
-from interp.analyzers.verify_neurons.findings import Evidence, find
+from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.controls import matched_sets, norm_ratio
 from interp.errors import OptionError
 from interp.models.changes import weight_change
@@ -33,7 +33,7 @@ Ranking = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class VerifyNeurons(Analyzer):
-    """Necessity, sufficiency, dose-response and specificity of a located set, each beside matched random sets.
+    """Necessity, sufficiency, dose-response and specificity of a located set, each next to matched random sets.
 
     ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``controls``: random
     sets at the located size; ``dose_draws`` of them also at every other dose. ``control_prompts`` positive prompts
@@ -61,7 +61,7 @@ class VerifyNeurons(Analyzer):
         return cls(parent=located.provenance.key, ranking=ranking, selected=chosen, unit=unit, **options)
 
     def __call__(self, study: Study) -> Table:
-        """Run all conditions, doses and controls; findings become claims."""
+        """Run all conditions, doses and controls; what they gave becomes claims."""
         if self.controls < 1:
             raise OptionError(f"--controls {self.controls} leaves the claims without a null; use at least 19")
         has_base = study.pair.base is not None
@@ -88,10 +88,11 @@ class VerifyNeurons(Analyzer):
             evidence.depth = depth
             for direction in ("necessity", "sufficiency"):
                 self._measure(study, Doses(study, donors, direction, rows), direction, depth, norms, evidence)
-            evidence.harmless = _harmless(study, donors, evidence.sets[: self.dose_draws], self.control_prompts)
         elif located and not has_base:
             self._without_base(study, donors, evidence)
-        return tables.build(self, study, evidence, find(study, evidence, self.reach))
+        if evidence.random:
+            evidence.harmless = self._harmless(study, donors, evidence)
+        return tables.build(self, study, evidence, self.reach)
 
     def _draw(self, study: Study, located: Ranking, norms: np.ndarray, evidence: Evidence) -> None:
         """Random sets of exactly the located size; none where the layers have too few other neurons."""
@@ -132,18 +133,17 @@ class VerifyNeurons(Analyzer):
         evidence.dose["necessity"] = {self.selected: lost(located)}
         evidence.random["necessity"] = [lost(draw) for draw in study.progress(evidence.sets, "necessity, random sets")]
 
+    def _harmless(self, study: Study, donors: Donors, evidence: Evidence) -> list[float]:
+        """Share of answers to negative prompts that ablating each of the first random sets changes."""
+        few, name = study.on(study.contrast.limit(self.control_prompts)), evidence.ablation
+        changed = []
+        for draw in study.progress(evidence.sets[: self.dose_draws], "harmless, random sets"):
+            judged = judge(few, name, "negative", donors.condition(name, draw))
+            changed.append(float((~judged.equal_tuned).mean()))
+        return changed
+
 
 def _changed(judged: list[Judged], has_base: bool) -> np.ndarray:
     """Positive prompts that base and tuned model answer differently (without a base: that show the behaviour)."""
     tuned = next(item for item in judged if item.condition == "tuned" and item.group == "positive")
     return ~tuned.equal_base if has_base else tuned.shown
-
-
-def _harmless(study: Study, donors: Donors, sets, count: int) -> list[float]:
-    """Share of negative prompts answered as before, under each random set's ablation to base."""
-    few = study.on(study.contrast.limit(count))
-    found = []
-    for draw in study.progress(sets, "harmless, random sets"):
-        receiver = donors.condition("ablate-base", draw)
-        found.append(float(judge(few, "ablate-base", "negative", receiver).equal_tuned.mean()))
-    return found

@@ -2,10 +2,12 @@
 
 import numpy as np
 
-from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.analyzers.verify_neurons.findings import Evidence, Findings
-from interp.maths.statistics import area_under_dose, clustered_share
+from interp.analyzers.verify_neurons.evidence import Evidence
+from interp.analyzers.verify_neurons.findings import NEEDED, claims_of, lead, limits, smallest_visible
+from interp.claims import SUPPORTED, conclude, evaluate
+from interp.maths.intervals import cluster_interval
+from interp.maths.statistics import area_under_dose, smallest_dose
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.dose import grid
@@ -13,32 +15,50 @@ from interp.trials.dose import grid
 _CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate-mean": "necessity"}
 
 
-def build(analyzer: Analyzer, study: Study, evidence: Evidence, findings: Findings) -> Table:
-    """The table of kind ``verify-neurons`` with its named parts."""
+def build(analyzer: Analyzer, study: Study, evidence: Evidence, reach: float) -> Table:
+    """The table of kind ``verify-neurons`` with its named parts and its claims.
+
+    ``supported`` of the summary is True where the behaviour is there and the set is necessary, harmless and breaks
+    nothing, whether or not it is sufficient.
+    """
     summary = {
-        "sentence": findings.sentence,
-        **findings.summary,
+        "k95": None,
+        "selected_and_tuned": evidence.tuned,
+        "changed_prompts": int(evidence.changed.sum()),
+        "smallest_visible_effect": smallest_visible(study, evidence),
+        "norm_ratio_of_random_sets": float(np.mean(evidence.ratios)) if evidence.ratios else None,
         "verified": analyzer.parent,
         "selected": evidence.selected,
         "positive": len(study.contrast.positive),
         "negative": len(study.contrast.negative),
         "random_sets": len(evidence.sets),
     }
+    if evidence.has_base and (effects := evidence.dose.get("necessity")):
+        summary["k95"] = smallest_dose(list(effects), list(effects.values()), reach)
     for direction, effects in evidence.dose.items():
         # the area is comparable only on one grid: bisected doses are left out
         steps = [k for k in grid(evidence.depth) if k in effects] or sorted(effects)
         summary[f"dose_area_{direction}"] = area_under_dose(steps, [effects[k] for k in steps])
-    return table(
+    run = table(
         analyzer.name,
         _conditions(study, evidence),
         provenance=study.provenance(analyzer),
         summary=summary,
         tables={
-            "answers": _answers(study, evidence),
+            "answers": answers_table(study, evidence),
             "dose": _dose(evidence),
             "random": _random(evidence),
-            "claims": claims.to_table(findings.claims),
+            "random_harmless": _random_harmless(evidence),
         },
+    )
+    claims = claims_of(study, evidence)
+    findings = {one.name: one for one in evaluate(claims, run)}
+    return conclude(
+        run,
+        claims,
+        lead=lead(evidence, findings),
+        supported=all(name in findings and findings[name].verdict == SUPPORTED for name in NEEDED),
+        limits=limits(study, evidence, findings),
     )
 
 
@@ -47,7 +67,7 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
     own = {group: evidence.get("tuned", group) for group in ("positive", "negative")}
     for item in evidence.judged:
         clusters = study.prompts(item.group).clusters
-        rate, low, high = clustered_share(item.shown, clusters, seed=study.seed)
+        rate, low, high = cluster_interval(item.shown, clusters)
         if not study.metric.applies(item.group):
             rate = low = high = float("nan")
         controls = _controls(evidence, item.condition, item.group)
@@ -89,7 +109,8 @@ def _controls(evidence: Evidence, condition: str, group: str) -> tuple[float, fl
     return (float(null.mean()), *(float(x) for x in np.quantile(null, [0.025, 0.975])))
 
 
-def _answers(study: Study, evidence: Evidence) -> Table:
+def answers_table(study: Study, evidence: Evidence) -> Table:
+    """One row per condition, class and prompt: what the answer is like, and the metric's number."""
     blocks, words = [], study.metric.words
     for item in evidence.judged:
         prompts = study.prompts(item.group)
@@ -108,16 +129,18 @@ def _answers(study: Study, evidence: Evidence) -> Table:
                 "lost": item.lost(kept),
                 "equal_base": item.equal_base,
                 "equal_tuned": item.equal_tuned,
+                "altered": ~item.equal_tuned,
                 "malformed": item.malformed,
                 words.short: item.number,
                 "loss": item.loss,
+                "chance": np.full(len(prompts), np.nan) if item.chance is None else item.chance,
             }
         )
     described = {
         "condition": ("key", "which model answered, under which intervention"),
         "group": ("key", "class of the prompt"),
         "prompt_id": ("key", "position in the prompt file"),
-        "cluster": ("key", "prompts that intervals resample together"),
+        "cluster": ("key", "prompts that intervals take as one"),
         "changed": (
             "flag",
             "base and tuned model answer this prompt differently (without a base: it shows the behaviour)",
@@ -127,10 +150,13 @@ def _answers(study: Study, evidence: Evidence) -> Table:
         "lost": ("flag", "the tuned model's answer shows the behaviour, and this one, well-formed, does not"),
         "equal_base": ("flag", "token for token the base's answer"),
         "equal_tuned": ("flag", "token for token the tuned model's answer"),
+        "altered": ("flag", "not token for token the tuned model's answer"),
         "malformed": ("flag", "empty, unended or repeating"),
         words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.unit),
         "loss": ("measure", "negative log-likelihood per token of the reference answer", "nats"),
     }
+    if any(item.chance is not None for item in evidence.judged):
+        described["chance"] = ("measure", "share of the other positive prompts to which this answer would be right")
     return table(
         "answers",
         {name: (np.concatenate([b[name] for b in blocks]), *rest) for name, rest in described.items()},
@@ -175,5 +201,19 @@ def _random(evidence: Evidence) -> Table:
             "k": (np.array(columns[2], np.int64), "measure", "units in it"),
             "norm_ratio": (np.array(columns[3], np.float64), "measure", "size of its contributions over the located's"),
             "effect": (np.array(columns[4], np.float64), "measure", "share of answers that became the donor's"),
+        },
+    )
+
+
+def _random_harmless(evidence: Evidence) -> Table:
+    return table(
+        "random-harmless",
+        {
+            "draw": (np.arange(len(evidence.harmless)), "key", "number of the random set"),
+            "altered": (
+                np.array(evidence.harmless, np.float64),
+                "measure",
+                "share of answers to negative prompts that ablating it changes",
+            ),
         },
     )

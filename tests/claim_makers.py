@@ -1,0 +1,74 @@
+"""What every claim maker owes: a verdict that the check accepts, and no other, whatever the numbers are."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interp import claims
+from interp.errors import ClaimError
+
+
+def perturbed(run, seed):
+    """The run with other numbers: measures rescaled, flags flipped, keys as they are."""
+    generator = np.random.default_rng(seed)
+
+    def moved(part):
+        data = {}
+        for column in part.columns:
+            values = part[column.name]
+            if column.role == "flag":
+                flips = generator.random(len(values)) < generator.choice([0.0, 0.1, 0.5])
+                values = generator.choice([True, False]) if generator.random() < 0.2 else values ^ flips
+                values = np.broadcast_to(values, len(part)).copy()
+            elif column.role == "measure" and values.dtype.kind == "f":
+                how = generator.integers(4)
+                scale = (
+                    generator.lognormal(0, 1, len(values)) if how else np.full(len(values), generator.choice([0, 1]))
+                )
+                values = (values * scale).astype(values.dtype)
+            data[column.name] = values
+        return dataclasses.replace(part, data=data, tables={}, arrays={}, provenance=None)
+
+    tables = {name: moved(part) for name, part in run.tables.items() if name != "claims"}
+    return dataclasses.replace(moved(run), tables=tables)
+
+
+def findings(run):
+    """The run's claims as it states them."""
+    return claims.from_table(run.tables["claims"])
+
+
+def require_honest(run):
+    """Every finding is accepted by the check, and none with another number, verdict or sentence."""
+    for finding in findings(run):
+        claims.check(finding, run)
+        assert finding.sentence.endswith(".")
+        assert finding.holds or not finding.supported
+        for name in ("value", "low", "high", "p"):
+            number = getattr(finding, name)
+            wrong = 0.5 if np.isnan(number) else number + (0.01 if abs(number) < 1 else -0.01 * number)
+            with pytest.raises(ClaimError):
+                claims.check(dataclasses.replace(finding, **{name: wrong}), run)
+        other = claims.NOT_SUPPORTED if finding.supported else claims.SUPPORTED
+        with pytest.raises(ClaimError):
+            claims.check(dataclasses.replace(finding, verdict=other), run)
+
+
+def require_honest_makers(run, examples=5):
+    """The same of the run's claims on other numbers, drawn by hypothesis."""
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    @given(st.integers(0, 2**31))
+    def holds(seed):
+        made = claims.conclude(perturbed(run, seed), [finding.claim for finding in findings(run)])
+        for finding in findings(made):
+            claims.check(finding, made)
+            other = claims.NOT_SUPPORTED if finding.supported else claims.SUPPORTED
+            with pytest.raises(ClaimError):
+                claims.check(dataclasses.replace(finding, verdict=other), made)
+
+    require_honest(run)
+    holds()
