@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from interp.claims import Claim, to_table
-from interp.maths.statistics import permutation_p
+from interp.claims import Claim, Draws, conclude, from_table, mean, to_table
 from interp.report.document import write_report
 from interp.store import Store
 from interp.table import table
@@ -14,41 +13,37 @@ from tests.tables import located, provenance, verified
 PROMPTS, SETS = 40, 60
 
 
-def honest_claims(answers, random):
-    """Three claims, one of them not shown, with the numbers that the tables give."""
-    nan = float("nan")
+def honest_claims():
+    """Three claims, one of them not supported by the tables below."""
 
     def where(condition, group="positive"):
-        return {"condition": condition, "group": group}
+        return {"table": "answers", "where": {"condition": condition, "group": group}}
 
-    def share(condition, group="positive"):
-        mine = (answers["condition"] == condition) & (answers["group"] == group)
-        return float(answers["equal_base"][mine].mean())
-
-    made, drawn = [], random["effect"]
-    for name, condition, threshold in (("necessity", "ablate-base", 0.5), ("sufficiency", "patch-tuned", 0.9)):
-        value = share(condition)
-        recipe = {"table": "answers", "statistic": "mean", "column": "equal_base", "cluster": "cluster",
-                  "where": where(condition)}  # fmt: skip
-        null = {"table": "random", "column": "effect", "where": {"direction": name}}
-        own = drawn[random["direction"] == name]
-        p = permutation_p(value, own)
-        made.append(Claim(
-            name, f"Of the base's answers {value:.1%} come back.", value, value - 0.1, min(value + 0.1, 1.0),
-            f"{SETS} matched random sets", float(own.mean()), float(own.min()), float(own.max()), p, threshold,
-            "at least", value - 0.1 > threshold, recipe | {"p": {"null": null, "observed": recipe}},
-        ))  # fmt: skip
-    changed = 1 - share("ablate-base", "negative")
-    lost = {"table": "answers", "statistic": "mean", "column": "lost", "where": where("ablate-base", "negative")}
-    made.append(Claim(
-        "harmless", f"The ablation changes {changed:.1%} of the answers to negative prompts.", changed, 0.0, 0.02,
-        "the base's own answers", 0.0, nan, nan, nan, 0.1, "at most", True, lost,
-    ))  # fmt: skip
-    return made
+    made = [
+        Claim(
+            name=name,
+            estimate=mean("equal_base", **where(condition)),
+            at_least=threshold,
+            null=Draws("random", "effect", {"direction": name}),
+            control=f"{SETS} matched random sets",
+            text="Of the base's answers {value:.1%} come back.",
+        )
+        for name, condition, threshold in (("necessity", "ablate-base", 0.5), ("sufficiency", "patch-tuned", 0.9))
+    ]
+    harmless = Claim(
+        name="harmless",
+        estimate=mean("lost", **where("ablate-base", "negative")),
+        at_most=0.1,
+        beyond=[0.2],
+        reference=0.0,
+        control="the base's own answers",
+        text="The ablation changes {value:.1%} of the answers to negative prompts.",
+    )
+    return [*made, harmless]
 
 
-def honest_runs(seed=0, claims=honest_claims):
-    """A locating run and a verifying run; ``claims`` makes the claims of its answers and random sets."""
+def honest_runs(seed=0, forged=None):
+    """A locating run and a verifying run; ``forged`` changes the first of its findings."""
     generator = np.random.default_rng(seed)
     first = located(seed=seed)
     rows = [(condition, group, prompt) for condition in ("base", "ablate-base", "patch-tuned")
@@ -68,8 +63,12 @@ def honest_runs(seed=0, claims=honest_claims):
     })  # fmt: skip
     second = verified(first.provenance.key)
     made = provenance("verify-neurons", seed=seed, parent=first.provenance.key)
-    parts = {"answers": answers, "random": random, "claims": to_table(claims(answers, random))}
-    return first, replace(second, provenance=made, tables=parts)
+    second = replace(second, provenance=made, tables={"answers": answers, "random": random})
+    second = conclude(second, honest_claims())
+    if forged is not None:
+        lead, *rest = from_table(second.tables["claims"])
+        second = replace(second, tables={**second.tables, "claims": to_table([forged(lead), *rest])})
+    return first, second
 
 
 def honest_report(folder, name="report", **rest):

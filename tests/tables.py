@@ -2,12 +2,15 @@
 
 import numpy as np
 
-from interp.claims import Claim, to_table
+from interp.claims import Claim, Draws, Finding, literal, mean, to_table
 from interp.provenance import Provenance
 from interp.table import Table, table
 
 LAYERS, NEURONS = 4, 64
 HOSTILE = ("<script>alert(1)</script>", '<img src=x onerror="alert(1)">', "</script><!--", "{{x}} %{y} <b>&amp;</b>")
+
+
+NAN = float("nan")
 
 
 def provenance(analyzer="locate-neurons", seed=0, parent=None, **context):
@@ -114,25 +117,28 @@ def dose() -> Table:
     return table("dose", {n: (list(v), "measure" if n == "effect" else "key", n) for n, v in columns})
 
 
+def finding(name, sentence, value, low, high, null=(NAN, NAN, NAN), p=NAN, verdict="supported", control="", **sides):
+    """A finding made by hand: its numbers follow from no table."""
+    where = {"condition": "ablate-base", "group": "positive"}
+    tested = {"null": Draws("random", "effect")} if control else {}
+    claim = Claim(
+        name=name, estimate=mean("equal_base", table="answers", where=where), text=literal(sentence), control=control,
+        **tested, **sides,
+    )  # fmt: skip
+    return Finding(claim, value, low, high, 40.0, *null, p, p, 200.0 if control else 0.0, verdict, sentence)
+
+
 def claims(hostile=False):
-    nan, sets = float("nan"), "200 matched random sets"
-    recipe = {
-        "table": "answers",
-        "statistic": "mean",
-        "column": "equal_base",
-        "where": {"condition": "ablate-base", "group": "positive"},
-    }
+    sets = "200 matched random sets"
     extra = HOSTILE[1] if hostile else ""
-    # fmt: off
     return (
-        Claim("necessity", f"Given their base contributions, 10 neurons return 95.0% of the base's answers{extra}.",
-              0.95, 0.9, 0.99, sets, 0.01, 0.0, 0.03, 0.005, 0.5, "at least", True, recipe),
-        Claim("harmless", "The ablation changes 1.0% of the answers to negative prompts.",
-              0.01, 0.0, 0.03, "none", nan, nan, nan, nan, 0.02, "at most", True, recipe),
-        Claim("sufficiency", "Put into the base, 10 neurons' tuned contributions give 12.0% of the tuned answers.",
-              0.12, 0.05, 0.2, sets, 0.0, 0.0, 0.02, 0.08, 0.5, "at least", False, recipe),
-    )
-    # fmt: on
+        finding("necessity", f"Given their base contributions, 10 neurons return 95.0% of the base's answers{extra}.",
+                0.95, 0.9, 0.99, (0.01, 0.0, 0.03), 0.005, control=sets, at_least=0.5),
+        finding("harmless", "The ablation changes 1.0% of the answers to negative prompts.", 0.01, 0.0, 0.03,
+                at_most=0.02),
+        finding("sufficiency", "Put into the base, 10 neurons' tuned contributions give 12.0% of the tuned answers.",
+                0.12, 0.05, 0.2, (0.0, 0.0, 0.02), 0.08, "not supported", control=sets, at_least=0.5),
+    )  # fmt: skip
 
 
 def answers() -> Table:
@@ -172,7 +178,8 @@ def verified(parent=None, hostile=False) -> Table:
             "group": ([group for _, group in rows], "key", "class of the prompts"),
             **{name: (values, "measure", name) for name, values in measures.items()},
         },
-        summary={"sentence": sentence, "shown": True, "verified": parent, "k95": 32, "smallest_visible_effect": 0.08},
+        summary={"sentence": sentence, "supported": True, "verified": parent, "k95": 32,
+                 "smallest_visible_effect": 0.08},
         provenance=provenance("verify-neurons", parent=parent),
         tables={"answers": answers(), "dose": dose(), "random": table("random-sets", random),
                 "claims": to_table(claims(hostile))},

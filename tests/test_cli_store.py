@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from interp.claims import Claim, to_table
+from interp.claims import to_table
 from interp.cli.text import aligned, comma_separated
 from interp.provenance import Provenance
 from interp.store import Store
 from interp.table import table
+from tests.tables import finding
 
 
 @pytest.mark.parametrize("arguments", [["ls"], ["show", "abc"], ["sql", "select 1"]], ids=lambda a: a[0])
@@ -30,7 +31,9 @@ def store(tmp_path):
         "rank": ([2, 3, 1], "measure", "1 is best"),
     }
     tokens = table("neuron-tokens", {"token": (["a,b", 'say "no"', "line\nbreak"], "text", "token")})
-    claim = Claim("necessity", "All of it.", 0.9, 0.8, 1, "random sets", 0.1, 0.0, 0.2, 0.005, 0.5, "at least", True)
+    claim = finding(
+        "necessity", "All of it.", 0.9, 0.8, 1.0, (0.1, 0.0, 0.2), 0.005, control="random sets", at_least=0.5
+    )
     for seed in (0, 1):
         provenance = Provenance("locate-neurons", 1, {"method": "change"}, None, {"seed": seed}, {"tuned": "child"})
         parts = {"tokens": tokens, "claims": to_table([claim])} if seed else {}

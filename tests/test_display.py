@@ -19,6 +19,7 @@ from interp.provenance import Provenance
 from interp.study import Study
 from interp.table import table
 from tests import tiny
+from tests.tables import finding
 
 HOSTILE = "</td></table><script>alert(1)</script><img src=x onerror='alert(2)'>\"$x$\n\u202e\x00"
 VOID = {"br"}
@@ -96,21 +97,20 @@ def test_numbers_and_the_rows_left_out():
 def claim(**changes):
     fields = {
         "name": "necessity", "sentence": f"ablation {HOSTILE}", "value": 0.9, "low": 0.8, "high": 0.95,
-        "control": f"random sets {HOSTILE}", "control_value": 0.1, "control_low": 0.0, "control_high": 0.2,
-        "p": 0.05, "threshold": 0.5, "direction": "at least", "shown": True,
+        "null": (0.1, 0.0, 0.2), "p": 0.05, "control": f"random sets {HOSTILE}", "at_least": 0.5,
     }  # fmt: skip
-    return claims.Claim(**fields | changes)
+    return finding(**fields | changes)
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["a table of claims", "a run with claims"])
 def test_claims_stand_beside_their_controls(own):
-    held = claims.to_table([claim(), claim(name="nothing", shown=False, p=float("nan"))])
+    held = claims.to_table([claim(), claim(name="nothing", verdict="not supported", p=float("nan"))])
     made = held if own else table("run", {"x": ([1], "key", "")}, tables={"claims": held})
     seen = Tags(made._repr_html_())
     assert set(seen.tags) <= ALLOWED
-    for said in ("0.9 [0.8, 0.95]", "0.1 [0, 0.2]", "at least 0.5", "✓ shown", "✗ not shown", "necessity"):
+    for said in ("0.9 [0.8, 0.95]", "0.1 [0, 0.2]", "at least 0.5", "supported", "not supported", "necessity"):
         assert said in seen.text
-    assert seen.text.index("0.9 [0.8") < seen.text.index("0.1 [0,") < seen.text.index("✓ shown")
+    assert seen.text.index("0.9 [0.8") < seen.text.index("0.1 [0,") < seen.text.index("supported")
 
 
 def test_an_empty_table_and_one_without_columns():

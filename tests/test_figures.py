@@ -156,7 +156,7 @@ def test_claims_shows_value_control_and_threshold_of_each():
     figure = plot(made)
     shown, not_shown, control, threshold = figure.data
     assert sorted([*shown.x, *not_shown.x]) == sorted(made["value"])
-    np.testing.assert_allclose(shown.x + shown.error_x.array, made["high"][made["shown"]])
+    np.testing.assert_allclose(shown.x + shown.error_x.array, made["high"][made["supported"]])
     assert control.x.tolist() == [0.01, 0.0]
     assert threshold.x.tolist() == made["threshold"].tolist()
     assert threshold.y.tolist() == list(figure.layout.yaxis.tickvals) == [2, 1, 0]

@@ -8,10 +8,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from interp.cli.wording import alike
 
 from interp import organisms
-from interp.claims import from_table, to_table
+from interp.claims import alike, from_table, to_table
 from interp.cli import COMMANDS, GROUPS
 from interp.cli.fresh_prompts import option, replaced, unaskable, with_prompts
 from interp.cli.measure_again import Again, measuring_again
@@ -93,7 +92,7 @@ def test_another_number_is_told_with_both_and_the_tolerance(tmp_path):
 
 def test_another_verdict_is_told_though_the_numbers_are_within_the_tolerance(tmp_path):
     told = remeasured(tmp_path, verified(1.0), located(), verified(0.4), tolerance=1.0)
-    assert told["necessity"].endswith("says shown, measured again it is not shown")
+    assert told["necessity"].endswith("says supported, measured again it is not supported")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +230,7 @@ def test_fresh_prompts_within_chance_but_below_the_threshold_are_told(tmp_path, 
                       verified(0.475, n=30, most=0.5, prompts="c", positive="fresh-yes.txt"))  # fmt: skip
     assert "is shown, 0.7; on fresh prompts it is 0.4667 [" in told["necessity"]
     assert told["necessity"].endswith("not at least 0.5")
-    assert told["lost"] is None  # not shown, so only its size is asked
+    assert told["lost"] is None  # not supported, so only its size is asked
 
 
 def test_the_same_prompts_are_not_fresh_and_another_set_is_not_the_report_s(tmp_path, fresh):

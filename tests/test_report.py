@@ -10,14 +10,14 @@ import jsonschema
 import numpy as np
 import pytest
 
-from interp.claims import from_table, to_table
+from interp.claims import Draws, from_table, to_table
 from interp.cli import main
 from interp.errors import ClaimError, InterpError, OptionError
 from interp.provenance import digest, sha256_of
 from interp.report.document import TARGET, gather, read, write_report
 from interp.report.verification import _Again, checks, failures, require_control
 from interp.store import Store
-from tests.reports import honest_claims, honest_report, honest_runs
+from tests.reports import honest_report, honest_runs
 from tests.tables import HOSTILE, located
 
 
@@ -297,36 +297,42 @@ def without_figures(monkeypatch):
         monkeypatch.setattr(f"interp.report.{room}.figure_of", lambda table: "")
 
 
-def spoiled(change):
-    """Claims of which the first is changed after it was measured."""
+def redefined(**changes):
+    """The claim itself is another one, its numbers are as they were."""
+    return lambda finding: replace(finding, claim=replace(finding.claim, **changes))
 
-    def claims(answers, random):
-        first, *rest = honest_claims(answers, random)
-        return [change(first), *rest]
 
-    return claims
+def reread(**changes):
+    """The same numbers, said to be of another estimate."""
+    return lambda f: replace(f, claim=replace(f.claim, estimate=replace(f.claim.estimate, **changes)))
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: replace(c, value=c.value + 0.05), "its table gives"),
-        (lambda c: replace(c, p=0.5), "its tables give"),
-        (lambda c: replace(c, threshold=c.value + 0.05), "is not at least"),
-        (lambda c: replace(c, threshold=c.value - 0.05), "is not beyond"),
-        (lambda c: replace(c, control="none"), "without a control"),
-        (lambda c: replace(c, control="  "), "without a control"),
-        *[(lambda c, odd=odd: replace(c, control=odd), "without a control")
-          for odd in ("-", "\u200b", "no control", "n/a", "None.")],
-        (lambda c: replace(c, recipe={}), "no recipe"),
-        (lambda c: replace(c, recipe={**c.recipe, "beyond": None}), "asks for an interval beyond"),
-        (lambda c: replace(c, recipe={**c.recipe, "p": {}}), "cannot be followed"),
-        (lambda c: replace(c, recipe={**c.recipe, "column": "lost"}), "its table"),
-        (lambda c: replace(c, low=c.value + 0.01), "outside of"),
+        (lambda f: replace(f, value=f.value + 0.05), "its tables give"),
+        (lambda f: replace(f, p=0.5), "its tables give"),
+        (lambda f: replace(f, low=f.low + 0.01), "low = "),
+        (lambda f: replace(f, high=f.high + 0.01), "high = "),
+        (lambda f: replace(f, clusters=f.clusters + 1), "clusters = "),
+        (lambda f: replace(f, verdict="not supported"), "says 'not supported', its tables give 'supported'"),
+        (lambda f: replace(f, sentence="All of them come back."), "its tables give 'Of the base's"),
+        (redefined(at_least=0.99), "says 'supported', its tables give 'not supported'"),
+        (redefined(beyond=[0.99]), "says 'supported', its tables give 'not supported'"),
+        (redefined(text="All of them, {value:.1%}."), "its tables give 'All of them"),
+        (redefined(requires=["sufficiency"]), "its tables give 'not supported'"),
+        *[(redefined(control=odd), "without a control")
+          for odd in ("none", "  ", "-", "\u200b", "no control", "n/a", "None.")],
+        (redefined(null=None, control=""), "its tables give"),
+        (reread(column="lost"), "its tables give"),
+        (reread(column="nope"), "column 'nope' is read"),
+        (reread(where={}), "its tables give"),
+        (reread(cluster="prompt_id"), "its tables give"),
+        (redefined(null=Draws("nope", "effect")), "table 'nope' is read"),
     ],
 )  # fmt: skip
 def test_a_false_claim_fails_even_where_all_digests_fit(tmp_path, without_figures, change, said):
-    path, *_ = honest_report(tmp_path, claims=spoiled(change))
+    path, *_ = honest_report(tmp_path, forged=change)
     found = refused(path)
     assert said in found
     assert "'necessity'" in found
@@ -339,7 +345,7 @@ def test_a_claim_without_any_number_beside_it_has_no_control():
     require_control(claim)
     with pytest.raises(ClaimError, match="without a control"):
         require_control(replace(claim, control_value=float("nan")))
-    require_control(replace(claim, control_value=float("nan"), shown=False))
+    require_control(replace(claim, control_value=float("nan"), verdict="not supported"))
 
 
 def test_parents_come_along_and_keys_may_be_short(made):
@@ -417,11 +423,13 @@ def test_the_command_line_writes_checks_and_fails_with_one(made, tmp_path, capsy
     key, out = made[2][1].provenance.key, tmp_path / "page.html"
     assert main(["report", key[:10], "--out", str(out), "--store", str(made[1].root), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["claims"], told["shown"], told["bytes"]) == (3, 2, out.stat().st_size)
+    assert (told["claims"], told["supported"], told["bytes"]) == (3, 2, out.stat().st_size)
     assert main(["verify", told["report"]]) == 0
     assert "7 of 7 checks hold" in capsys.readouterr().out
     value = json.loads(out.with_suffix(".json").read_text())
-    rewritten(out.with_suffix(".json"), changed_at(value, ("claims", 0, "shown"), not value["claims"][0]["shown"]))
+    rewritten(
+        out.with_suffix(".json"), changed_at(value, ("claims", 0, "supported"), not value["claims"][0]["supported"])
+    )
     assert main(["verify", told["report"], "--json"]) == 1
     failed = json.loads(capsys.readouterr().out)["failed"]
     assert [one["check"].split()[0] for one in failed] == ["claim"]

@@ -423,7 +423,7 @@ def asked(tmp_path_factory):
             "select sentence, summary->>'$.method' m from runs where key = 'KEY'",
             [("10 of 256 MLP neurons carry the refusal.", "integrated")],
         ),
-        ("select name from verify_neurons_claims where not shown", [("sufficiency",)]),
+        ("select name from verify_neurons_claims where not supported", [("sufficiency",)]),
         ("with top as (from locate_neurons where rank = 1) select count(*) from top join runs on run = key", [(3,)]),
         (
             "select null as a, 1 as a, 2.5::decimal(9,2) as b, date '2020-01-02' as c, [1] as d",

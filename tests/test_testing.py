@@ -33,15 +33,15 @@ def test_a_localised_behaviour_passes_as_table_and_as_fetched(tmp_path):
 
 def test_what_is_not_shown_is_told_with_control_and_threshold():
     said = says(
-        "claim 'necessity': 0.5 [", "] beside 0.05 [0, 0.1] (19 random sets), p = 0.05", "at least 0.5: not shown"
+        "claim 'necessity': 0.5 [", "], control 0.05 [", "] (19 random sets), p = 0.05", "at least 0.5: not supported"
     )
     with pytest.raises(AssertionError, match=said):
         assert_localised(verified(0.5), claims=("necessity",))
 
 
 def test_a_claim_that_does_not_follow_from_the_tables_is_refused():
-    doctored = with_claim(verified(0.5), "necessity", value=0.9, low=0.8, high=1.0, shown=True)
-    with pytest.raises(AssertionError, match=says("claim 'necessity'", "says 0.9, its table gives 0.5")):
+    doctored = with_claim(verified(0.5), "necessity", value=0.9, low=0.8, high=1.0, verdict="supported")
+    with pytest.raises(AssertionError, match=says("claim 'necessity'", "says 0.9, its tables give 0.5")):
         assert_localised(doctored, claims=("necessity",))
 
 

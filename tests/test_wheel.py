@@ -133,7 +133,7 @@ class TestInstalled:
         assert {"interp", "torch", "organisms", "forward"} <= {check["name"] for check in checks["checks"]}
 
     def test_the_demo_shows_the_planted_neurons(self, demo, away):
-        assert demo["summary"]["shown"] is True
+        assert demo["summary"]["supported"] is True
         assert Path(away, demo["page"]).stat().st_size > 1e5
 
     def test_a_report_of_it_verifies_and_an_altered_one_does_not(self, here, bare, away, demo):
