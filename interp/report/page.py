@@ -31,7 +31,7 @@ HEADINGS = {
     "intruders": "Which singular vectors the base does not have",
     "intruders-image": "Where they stand among the base's",
     "intruder-forgetting": "Do intruders go with forgetting?",
-    "transfer": "Does it do the same in a further tune?",
+    "transfer": "Does it do the same in a further fine-tuned model?",
     "dissociation": "Does each set carry its own behaviour only?",
     "graft": "How few weights it takes",
     "graft-layers": "Where masks lie",
@@ -80,7 +80,7 @@ def page(tables: Sequence[Table], title: str) -> str:
     body = [f"<header><h1>{escaped(title)}</h1>{_pair(runs)}{sentences}</header>"]
     if found:
         drawn = figure_of(to_table(found))
-        body.append(section("What was claimed, and what was shown", sections.claims_table(found) + drawn))
+        body.append(section("Claims and verdicts", sections.claims_table(found) + drawn))
     body += [section(heading, content) for heading, content in parts_of(runs)]
     body.append(section("What this does not show", sections.limits(runs, found)))
     body.append(section("What was compared", facts(runs)))
