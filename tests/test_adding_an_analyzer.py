@@ -112,7 +112,7 @@ def test_one_file_and_one_line_make_a_command(run, only_line, tmp_path, monkeypa
     assert "Random exchanges of the two models' answers" in said
     assert "tokens the tuned model's answers are shorter" in said
     asked = ("answer-length", "no-model", "--base", "no-base", "--prompts", "none.txt")
-    assert run(*asked, "--draws", "3")[::2] == (2, "interp: 3 exchanges can show nothing at 5 %; use 19 at least\n")
+    assert run(*asked, "--draws", "3")[::2] == (2, "interp: 3 exchanges cannot reach p = 0.05; use 19 at least\n")
     assert "no prompt file at none.txt" in only_line(run(*asked)[2])
     assert "unknown --metric 'words'" in only_line(run(*asked, "--metric", "words")[2])
     names = {}

@@ -175,6 +175,18 @@ def test_a_paired_difference_of_shares_holds_its_level_where_nothing_rises_on_ba
         assert chance[lows > 1e-9].sum() <= 0.0355
 
 
+@pytest.mark.parametrize("n", [6, 8, 20])
+def test_a_paired_difference_of_shares_misses_little_where_thresholds_are(n):
+    """As docs/decisions.md has it: the lower end at true differences up to a half, the upper end up to a quarter."""
+    outcomes = np.array([(up, down, n - up - down) for up in range(n + 1) for down in range(n + 1 - up)])
+    ends = np.array([tango_interval(up, down, n) for up, down, _ in outcomes])
+    for truth in np.linspace(0, 0.5, 51):
+        for falls in np.linspace(0, (1 - truth) / 2, 11):
+            chance = scipy.stats.multinomial.pmf(outcomes, n, [falls + truth, falls, max(0, 1 - 2 * falls - truth)])
+            assert chance[ends[:, 0] > truth + 1e-9].sum() <= 0.051
+            assert truth > 0.25 or chance[ends[:, 1] < truth - 1e-9].sum() <= 0.061
+
+
 def test_a_paired_difference_needs_six_flips_one_way_and_counts_clusters():
     def low(up, down, n, clusters=None):
         after = np.arange(n) < up

@@ -121,7 +121,7 @@ def test_it_says_what_was_compared_shown_and_not_shown(pages):
         assert part in told["both"], part
     assert told["both"].index("Shown: 10 neurons") < told["both"].index("10 of 256 MLP neurons")
     assert "nothing was intervened on" in told["located"]
-    assert "What was claimed" not in told["located"]
+    assert "Claims and verdicts" not in told["located"]
     assert "Most activating tokens" in told["located"]
 
 

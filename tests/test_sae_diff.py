@@ -271,7 +271,7 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
     assert code == 0, err
     code, out, err = run(*asked(saved, tmp_path / "runs", "--json"))
     assert code == 0, err
-    assert "without a sham no number is claimed" in err
+    assert "without a sham nothing is tested" in err
     assert not json.loads(out)["summary"]["supported"]
 
 

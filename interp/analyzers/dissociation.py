@@ -183,7 +183,7 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
             ),
             "behaviour": (np.repeat(np.array([b[1] for b in blocks], object), sizes), "key", "whose prompt"),
             "prompt_id": (np.array([prompt.id for prompt in prompts]), "key", "position in the prompt file"),
-            "cluster": ([prompt.cluster for prompt in prompts], "key", "prompts that are resampled together"),
+            "cluster": ([prompt.cluster for prompt in prompts], "key", "prompts that depend on each other"),
             "changed": (joined(lambda behaviour, _: changed[behaviour]), "flag", "base and tuned answer differently"),
             "shown": (joined(lambda _, judged: judged.shown), "flag", "the answer shows the behaviour"),
             "equal_base": (joined(lambda _, judged: judged.equal_base), "flag", "the base's answer, token for token"),

@@ -175,7 +175,7 @@ def _columns(study: Study, rows: Sequence[dict], held: set[str], asked: FtcAlpha
         "alpha": ([row["alpha"] for row in rows], "measure", "strength: 0 is the base's, 1 the tuned model's"),
         "group": ([row["group"] for row in rows], "key", "class of the prompt"),
         "prompt_id": ([row["prompt"].id for row in rows], "key", "position in the prompt file, from 0"),
-        "cluster": ([row["prompt"].cluster for row in rows], "key", "prompts that are resampled together"),
+        "cluster": ([row["prompt"].cluster for row in rows], "key", "prompts that depend on each other"),
         "held": ([row["prompt"].cluster in held for row in rows], "flag", "judges a strength, did not choose it"),
         "number": (np.array([row["number"] for row in rows]), "measure", words.number, words.unit),
         "kl": (np.array([row["kl"] for row in rows]), "measure", "next token, tuned model as it is || scaled", "nats"),
@@ -264,7 +264,7 @@ def _rise(way: str, alpha: float) -> Estimate:
 
 
 def _against_weights(study: Study, alphas: Sequence[float]) -> Claim:
-    """How much more often the behaviour is shown with blocks scaled than with whole weights, over all strengths."""
+    """How much more often the behaviour occurs with blocks scaled than with whole weights, over all strengths."""
     words = study.require_metric("scaling").words
     blocks, weights = ({"group": "positive", "alpha": list(alphas), "way": way} for way in (BLOCKS, WEIGHTS))
     return Claim(

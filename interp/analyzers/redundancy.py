@@ -162,7 +162,7 @@ def _hits(study: Study, rows: list[int], hits: dict[int, tuple[np.ndarray, np.nd
         {
             "round": (np.repeat(np.array(list(hits), np.int64), len(rows)), "key", "whose set"),
             "prompt_id": (np.array([prompts[row].id for _ in hits for row in rows], np.int64), "key", "in the file"),
-            "cluster": ([clusters[row] for _ in hits for row in rows], "key", "prompts that are resampled together"),
+            "cluster": ([clusters[row] for _ in hits for row in rows], "key", "prompts that depend on each other"),
             "alone": (alone, "flag", "given the base's answer, token for token, by the round's set alone"),
             "together": (together, "flag", "the same by it and all before it"),
         },

@@ -241,8 +241,8 @@ def _answers(study: Study, own, rows: list[dict]) -> Table:
             "kind": ([row["kind"] for row in rows for _ in kept], "key", "direction or units"),
             "dose": (np.repeat(np.array([row["dose"] for row in rows]), len(kept)), "measure", "share, or units"),
             "prompt_id": (np.array([p.id for _ in rows for p in prompts], np.int64), "key", "in the prompt file"),
-            "cluster": ([p.cluster for _ in rows for p in prompts], "key", "prompts that are resampled together"),
-            "lost": (np.concatenate([row["lost"] for row in rows]), "flag", "shown by the tuned model, not here"),
+            "cluster": ([p.cluster for _ in rows for p in prompts], "key", "prompts that depend on each other"),
+            "lost": (np.concatenate([row["lost"] for row in rows]), "flag", "behaviour of the tuned model, not here"),
             "equal_base": (np.concatenate([row["equal_base"] for row in rows]), "flag", "the base's, token for token"),
         },
     )

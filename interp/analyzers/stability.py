@@ -50,7 +50,7 @@ class Stability(Analyzer):
         """Compare halves with halves, and templates with templates."""
         if self.resamples < 1 or self.draws < 1:
             raise OptionError(
-                f"{self.resamples} resamples, {self.draws} draws: nothing to compare; use at least 1 of each"
+                f"{self.resamples} pairs of halves, {self.draws} draws: nothing to compare; use at least 1 of each"
             )
         found: dict[str, list[tuple[str, Table]]] = {"halves": [], "templates": []}
         for turn in study.progress(range(self.resamples), "locating on halves"):

@@ -228,7 +228,7 @@ def _answers(prompts: Sequence[Prompt], hits: np.ndarray) -> Table:
         "transfer-answers",
         {
             "prompt_id": (np.array([prompt.id for prompt in prompts], np.int64), "key", "position in the prompt file"),
-            "cluster": ([prompt.cluster for prompt in prompts], "key", "prompts that are resampled together"),
+            "cluster": ([prompt.cluster for prompt in prompts], "key", "prompts that depend on each other"),
             "equal_base": (np.array(hits, bool), "flag", "given the base's answer by the source's set"),
         },
     )

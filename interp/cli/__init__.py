@@ -1,8 +1,8 @@
 """The command line: names and one-line helps here, one module per command, loaded when it is called.
 
-``interp --help`` imports typer and nothing else, so it answers at once. Exit codes: 0 done (also when nothing was
-shown), 1 a claim failed (``verify`` only), 2 bad input, 70 a defect of ours, 130 interrupted. Whatever goes wrong is
-one line on stderr; ``--debug`` adds the traceback.
+``interp --help`` imports typer and nothing else, so it answers at once. Exit codes: 0 done (also when no claim is
+supported), 1 a claim failed (``verify`` only), 2 bad input, 70 a defect of ours, 130 interrupted. Whatever goes wrong
+is one line on stderr; ``--debug`` adds the traceback.
 """
 
 import errno

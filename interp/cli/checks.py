@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 CHECKS = {
     "stability": "is the same set located on other prompts",
     "redundancy": "what is located when the set is out of the way",
-    "coalitions": "do the scores foretell what random halves of all units do",
+    "coalitions": "do the scores predict what random halves of all units do",
     "direction": "does the set do more than one direction of the stream at equal KL",
 }
 NEEDS_BASE = ("redundancy", "coalitions")

@@ -15,7 +15,7 @@ def command(
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")],
     *,
     sham: Annotated[
-        str | None, typer.Option(metavar="TUNED", help="A tune of the same base that learned nothing of interest.")
+        str | None, typer.Option(metavar="TUNED", help="Control: the same base, fine-tuned on harmless data.")
     ] = None,
     cka_tokens: Annotated[int, typer.Option(metavar="N", min=4, help="Tokens whose streams are aligned.")] = 512,
     common: Reading,
@@ -23,7 +23,7 @@ def command(
     """Say what the tuned model says otherwise, where its stream parts from the base's, and which weights moved.
 
     Divergence and another first token after every token; cosine, length and linear CKA of the streams by depth; the
-    logit lens of both; the change of every tensor. With --sham all of it stands beside another tune.
+    logit lens of both; the change of every tensor. With --sham all of it is compared with a control fine-tune.
 
     Example: interp compare ./tuned --base ./base --prompts prompts.txt --sham ./sham
     """

@@ -46,10 +46,10 @@ def command(
     """Find the MLP neurons (or heads) that carry a tuned behaviour; verify them, held out, against random sets.
 
     Prompt files are .txt (a prompt a line), .jsonl, .csv or .parquet. Half of the clusters locate and half verify,
-    unless two more files verify or --no-verify locates on all; to show anything the verifying half needs 36 clusters a
-    class. METHOD auto is integrated with a base and act-grad without. With --task the behaviour is to answer rightly,
-    and --metric auto is logit-diff where the file has wrong answers, else answer-loss. The run is kept in the store,
-    with one offline HTML page beside it.
+    unless two more files verify or --no-verify locates on all. It needs 36 clusters a class to verify: with fewer,
+    no loss at all cannot exclude a 10 % loss. METHOD auto is integrated with a base and act-grad without. With --task
+    the behaviour is to answer rightly, and --metric auto is logit-diff where the file has wrong answers, else
+    answer-loss. The run is kept in the store, with one offline HTML page beside it.
 
     Example: interp locate-neurons ./tuned --base ./base --positive harmful.txt --negative harmless.txt --top 30
     """

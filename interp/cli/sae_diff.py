@@ -65,7 +65,7 @@ def command(
     if way not in ("auto", *_WAYS.values()):
         raise OptionError(f"unknown --way {way!r}; use auto, {', '.join(_WAYS.values())}")
     if (sham is None) != (sham_dictionary is None):
-        raise OptionError("a sham is a tune and its own dictionary: give both --sham and --sham-dictionary, or neither")
+        raise OptionError("a sham is a model with its own dictionary: give both --sham and --sham-dictionary")
     given = {**locals(), "dictionary": _digest(dictionary)}
     given |= {"tuned": given.pop("model"), "sham_dictionary": sham_dictionary and _digest(sham_dictionary)}
     request, title = Request.of("sae-diff", given), f"{dictionary}: what {model} has and its base has not"
@@ -107,8 +107,8 @@ def command(
         analyzer = replace(analyzer, sham=kept.table)
         lines.append(f"the sham pair is run {kept.key}")
     else:
-        lines.append("without a sham no number is claimed; train a dictionary alike on a tune that learned "
-                     "nothing of interest, and add --sham TUNED --sham-dictionary DIR")  # fmt: skip
+        lines.append("without a sham nothing is tested; train a dictionary alike on a control fine-tune "
+                     "(harmless data), and add --sham TUNED --sham-dictionary DIR")  # fmt: skip
     run = store.fetch(analyzer, study)
     notes = remarked(common, *lines)
     return write(common, request, described, [run], notes, title)

@@ -66,9 +66,9 @@ def command(
 ) -> str:
     """Read latents of a sparse dictionary: labels with their scores on held-out documents, logit effects, contexts.
 
-    Beside each score stand other latents' labels and shuffled firing, beside each logit effect random rows. With a base
-    the density in its rows stands beside; a crosscoder needs one. --shift is claimed beyond a control fine-tune of the
-    same base (--sham), and without one is only measured.
+    Each score is compared with other latents' labels and with shuffled firing, each logit effect with random rows. With
+    a base the density in its rows is given too; a crosscoder needs one. --shift is compared with a control fine-tune of
+    the same base (--sham), and without one is not tested.
 
     Example: interp sae features ./sae --model ./tuned --base ./base --data text.txt --top 50 --by gain
     """
@@ -111,7 +111,7 @@ def command(
         shams = [Pair.load(name, base, device=common.device, dtype=common.dtype) for name in common.sham]
         made[1] = replace(made[1], shams=tuple(shams))
         made[1].require_study(study)
-    # concepts first: whether the text is enough for them is known only now, and no run should stand beside an error
+    # concepts first: whether the text is enough for them is known only now, and no run should be kept next to an error
     runs = [store.fetch(one, study) for one in reversed(made)][::-1]
     return write(common, request, described, runs, notes, title)
 

@@ -59,8 +59,8 @@ def command(
     """Find latents that predict a behaviour, then ablate and steer them on prompts that the probe did not see.
 
     Half of the clusters choose and half judge, unless --verify-positive and --verify-negative name files that do.
-    Ablation keeps what the dictionary does not explain, and stands beside random latents that fire as often. A
-    crosscoder, and a dictionary of differences, read the base too: it runs beside the tuned model.
+    Ablation keeps what the dictionary does not explain, and is compared with ablating random latents that fire as
+    often. A crosscoder, and a dictionary of differences, read the base too: it runs beside the tuned model.
 
     Example: interp sae probe ./sae --model ./tuned --base ./base --positive harmful.txt --negative harmless.txt
     """

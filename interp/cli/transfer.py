@@ -26,7 +26,7 @@ def command(
     control_prompts: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts that measure the set.")] = 48,
     common: Asking,
 ) -> str:
-    """Reuse the set of a stored run in a further tune, and compare it with what is located there anew.
+    """Reuse the set of a stored run in a further fine-tuned model, and compare it with what is located there.
 
     The set is reused only where units of equal index write in like directions in both models. Half of the clusters
     locate anew, with the run's own method, and half measure, unless two more files do.

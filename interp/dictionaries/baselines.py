@@ -130,7 +130,7 @@ def predicted(
 
 
 def permuted(dictionary: Dictionary, seed: int = 0) -> Dictionary:
-    """The dictionary whose decoder rows were dealt out anew: its codes mean what they meant, its directions do not."""
+    """The dictionary with its decoder rows permuted: its codes mean what they meant, its directions do not."""
     if dictionary.config.architecture == "matching_pursuit":
         raise OptionError("a matching pursuit has one matrix; dealing its rows out anew changes nothing")
     made = Dictionary(replace(dictionary.config)).to(dictionary.W_dec)

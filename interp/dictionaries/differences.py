@@ -79,7 +79,7 @@ class Regression:
         return sums
 
     def slope(self, model: int):
-        """The model's slope on a latent, of sums with a leading axis of resamples."""
+        """The model's slope on a latent, of sums with a leading axis of jackknife samples."""
         name, norms = ("base", "tuned")[model], to_host(self.rows.square().sum(1))
 
         def of(sums: Sums) -> NDArray[np.float64]:

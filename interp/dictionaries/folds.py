@@ -1,4 +1,4 @@
-"""Sums kept per fold of documents, so that intervals resample documents and no activation is stored.
+"""Sums kept per fold of documents, so that intervals are over documents and no activation is stored.
 
 A document falls whole into one fold. The interval is the delete-one-fold jackknife's (Miller, 1974, Biometrika 61) with
 Student's t: for ratios of sums it needs nothing but the sums without each fold.
@@ -44,7 +44,7 @@ class Estimate(NamedTuple):
 
 
 Sums = Mapping[str, NDArray[np.float64]]
-"""Sums by name, each with a leading axis of resamples."""
+"""Sums by name, each with a leading axis of jackknife samples."""
 
 
 def jackknife(sums: Sums, statistic: Callable[[Sums], NDArray[np.float64]], level: float = 0.95) -> Estimate:

@@ -73,7 +73,7 @@ def compare_layers_figure(table: Table) -> go.Figure:
     caption = (
         "By the number of blocks that the stream has passed. Top: how alike directions are (1 is the same). Middle: "
         "lengths. Bottom: how far what the models would say from there diverges, each by its own final norm and head. "
-        "Bands are 95 % intervals over clusters of prompts; dotted lines a sham tune."
+        "Bands are 95 % intervals over clusters of prompts; dotted lines the control fine-tune."
     )
     finish(figure, "Streams of base and tuned model by depth", caption, height=640)
     for row, text in enumerate(("alike", "ratio", "KL, nats"), 1):

@@ -15,7 +15,7 @@ LOOKS = {
     "first-order": ("first order", GREEN, "triangle-up"),
     "random": ("random", GREY, "x"),
     "matched": ("random, equal counts", GREY, "cross"),
-    "shuffled": ("learned on movement dealt out anew", INK, "star"),
+    "shuffled": ("learned on shuffled movement", INK, "star"),
 }
 
 

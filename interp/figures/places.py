@@ -70,7 +70,7 @@ def agreement_figure(table: Table) -> go.Figure:
     told = np.stack([table["places"][rows], table["adjusted_p"][rows]], 1)
     figure = go.Figure()
     for column, name, look in (
-        ("chance", "dealt out anew", {"color": GREY, "symbol": "line-ns-open", "size": 14}),
+        ("chance", "permuted", {"color": GREY, "symbol": "line-ns-open", "size": 14}),
         ("beyond_movement", "beside movement", {"color": "#ffffff", "size": 11, "line": {"color": INK, "width": 1.5}}),
         ("correlation", "rank correlation", {"color": BLUE, "size": 11}),
     ):
@@ -90,7 +90,7 @@ def agreement_figure(table: Table) -> go.Figure:
     caption = (
         "Each row is a pair of methods: filled, the rank correlation of their intensities over the finest places that "
         "both know; open, the same with what both share with the movement of weights taken out; the tick, its mean "
-        "when intensities are dealt out anew among the blocks."
+        "when intensities are permuted among the blocks."
     )
     caption += f" {silent} pairs are left out: one of the two is the same everywhere." if silent else ""
     finish(figure, "How far they agree", caption, height=160 + 36 * max(1, len(rows)))

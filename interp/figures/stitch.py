@@ -1,4 +1,4 @@
-"""Right answers to every task of a stitched model and of those it stands beside."""
+"""Right answers to every task of a stitched model and of those it is compared with."""
 
 from __future__ import annotations
 

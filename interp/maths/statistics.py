@@ -204,7 +204,7 @@ def smallest_effect(null: ArrayLike, alpha: float = 0.05) -> float:
 
 
 def smallest_share(n: int, level: float = 0.95) -> float:
-    """Upper end of the exact interval of 0 out of ``n``: larger shares would have shown themselves."""
+    """Upper end of the exact interval of 0 out of ``n``: larger shares are excluded."""
     return clopper_pearson(0, n, level)[1]
 
 

@@ -127,7 +127,7 @@ class Scope:
         return flat
 
     def shuffled(self, seed: int) -> Scope:
-        """The same base, with the movement of every parameter dealt out anew among its own weights.
+        """The same base, with the movement of every parameter shuffled among its own weights.
 
         The tune's values are kept in at least float32, and rounded to the model's dtype where they are stood in.
         """

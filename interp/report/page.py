@@ -30,7 +30,8 @@ HEADINGS = {
     "intruder-scaling": "What scaling the intruders does",
     "intruders": "Which singular vectors the base does not have",
     "intruders-image": "Where they stand among the base's",
-    "transfer": "Does it do the same in a further tune?",
+    "intruder-forgetting": "Do intruders go with forgetting?",
+    "transfer": "Does it do the same in a further fine-tuned model?",
     "dissociation": "Does each set carry its own behaviour only?",
     "graft": "How few weights it takes",
     "graft-layers": "Where masks lie",
@@ -55,7 +56,7 @@ HEADINGS = {
     "neuron-tokens": "What the best ones read",
     "stability": "Is the same set found on other prompts?",
     "redundancy": "What is found when it is out of the way?",
-    "coalitions": "Do the scores foretell what halves of all units do?",
+    "coalitions": "Do the scores predict what halves of all units do?",
     "refusal-direction": "Does it do more than one direction?",
 }
 
@@ -79,7 +80,7 @@ def page(tables: Sequence[Table], title: str) -> str:
     body = [f"<header><h1>{escaped(title)}</h1>{_pair(runs)}{sentences}</header>"]
     if found:
         drawn = figure_of(to_table(found))
-        body.append(section("What was claimed, and what was shown", sections.claims_table(found) + drawn))
+        body.append(section("Claims and verdicts", sections.claims_table(found) + drawn))
     body += [section(heading, content) for heading, content in parts_of(runs)]
     body.append(section("What this does not show", sections.limits(runs, found)))
     body.append(section("What was compared", facts(runs)))

@@ -24,8 +24,8 @@ UNVERIFIED = (
     "Run it without --no-verify to test them against matched random sets."
 )
 VERIFIED = (
-    "How a differently trained child of the same base would behave: intervals resample prompts in clusters, not "
-    "training runs."
+    "How a differently trained child of the same base would behave: intervals are over clusters of prompts, not "
+    "over training runs."
 )
 
 
@@ -127,7 +127,7 @@ def own_limits(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]:
     for table in tables:
         stated = table.summary.get("limits", [])
         if (least := table.summary.get("smallest_visible_effect")) is not None:
-            lines.append(f"Effects on less than {least:.1%} of the answers: this run could not have shown them.")
+            lines.append(f"Effects on less than {least:.1%} of the answers: too small for this run to support.")
         lines += [stated] if isinstance(stated, str) else [str(line) for line in stated]
     said = {line.casefold() for line in lines}
     notes = [note for table in tables if table.provenance for note in table.provenance.context.get("notes") or ()]

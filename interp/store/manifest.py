@@ -80,7 +80,7 @@ class Manifest:
         return [self.table, *self.tables.values(), *([self.arrays] if self.arrays else [])]
 
     def to_json(self) -> dict[str, JSON]:
-        """The record as one JSON object, with the digest of all that stands beside it."""
+        """The record as one JSON object, with the digest of all its other fields."""
         value = {"schema": SCHEMA, **asdict(self)}
         return {**value, "sha256": digest(value)}
 

@@ -1,5 +1,5 @@
 """``Compare``: the first look at a pair. What the tuned model says otherwise, where its stream parts from the base's,
-what both would say from every depth, and which weights moved; beside a sham tune where one is given.
+what both would say from every depth, and which weights moved; compared with a control fine-tune where one is given.
 
 1. Both models read every prompt: divergence and another first token, token by token.
 2. Streams side by side at every depth: cosine, ratio of lengths, linear CKA; and both logit lenses at the last token.
@@ -27,7 +27,7 @@ from interp.table import Table, table
 class Compare(Analyzer):
     """Both models of a pair over the study's prompts; needs a base.
 
-    ``sham``: a pair of the same base and a tune that learned nothing of interest (the same training on harmless data),
+    ``sham``: a pair of the same base and a control fine-tune (the same training on harmless data),
     which is read and weighed in the same way. ``cka_tokens`` streams are kept for CKA; ``token_rows`` rows of the table
     of tokens. Returns a table of kind ``compare``, one row per prompt, with ``layers`` (depths, with intervals),
     ``drift`` (prompt by depth), ``tokens`` and ``weights``.

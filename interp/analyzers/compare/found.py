@@ -35,7 +35,7 @@ def prompt_columns(found: Sequence[Read], sham: Sequence[Read] | None) -> dict[s
     columns = {
         "group": ([part.group for part in found for _ in part.prompts], "key", "class of the prompt"),
         "prompt_id": (np.array([p.id for p in prompts]), "key", "position in the prompt file, from 0"),
-        "cluster": ([p.cluster for p in prompts], "key", "prompts that are resampled together"),
+        "cluster": ([p.cluster for p in prompts], "key", "prompts that depend on each other"),
         "tokens": ([len(ids) for part in found for ids in part.ids], "measure", "tokens of the prompt"),
         "kl": (np.concatenate([part.kl for part in found]), "measure", "KL of the next token, tuned || base, mean over "
                "tokens", "nats"),
@@ -59,7 +59,7 @@ def depth_table(study: Study, found: Sequence[Read], sham: Sequence[Read] | None
     columns = {
         "group": ([group for group, _ in prompts for _ in range(n_depths)], "key", "class of the prompt"),
         "prompt_id": (np.repeat([p.id for _, p in prompts], n_depths), "key", "position in the prompt file, from 0"),
-        "cluster": ([p.cluster for _, p in prompts for _ in range(n_depths)], "key", "prompts resampled together"),
+        "cluster": ([p.cluster for _, p in prompts for _ in range(n_depths)], "key", "dependent prompts"),
         "depth": (np.tile(np.arange(n_depths), len(prompts)), "key", "blocks that the stream has passed"),
         **{name: (numbers[name].ravel(), "measure", MEANINGS[name]) for name in DEPTHS},
         "drift": (1 - numbers["cosine"].ravel(), "measure", "one minus the cosine"),

@@ -215,7 +215,7 @@ def _effects(ran: list[Tried]) -> Table:
 def _sets(ran: list[Tried]) -> Table:
     draws = [len(one.null) for one in ran]
     return table("dictionary-probe-sets", {
-        "set": (np.repeat(np.array([one.name for one in ran], object), draws), "key", "which latents it stands beside"),
+        "set": (np.repeat(np.array([one.name for one in ran], object), draws), "key", "latents it is compared with"),
         "change": (np.repeat(np.array([one.how for one in ran], object), draws), "key", "ablate or steer"),
         "draw": (np.concatenate([np.arange(n) for n in draws] or [np.zeros(0, np.int64)]), "key", "random set"),
         "effect": (np.array([x for one in ran for x in one.null]), "measure", "fall if ablated, rise if steered"),

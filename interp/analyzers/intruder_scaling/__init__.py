@@ -207,7 +207,7 @@ def _each(kind: str, prompts: PromptSet, found: Mapping, **columns: str) -> Tabl
             "kind": (np.repeat(np.array([k for k, _ in keys], object), count), "key", "what is scaled"),
             "scale": (np.repeat(np.array([s for _, s in keys]), count), "measure", "factor on the singular value"),
             "prompt_id": (np.tile([p.id for p in prompts], len(keys)), "key", "place in the file"),
-            "cluster": (np.tile(np.array(prompts.clusters, object), len(keys)), "key", "resampled together"),
+            "cluster": (np.tile(np.array(prompts.clusters, object), len(keys)), "key", "dependent prompts"),
             **{
                 name: (
                     np.concatenate([np.zeros(0), *(getattr(one, name) for one in found.values())]),

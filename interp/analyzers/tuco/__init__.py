@@ -47,7 +47,7 @@ class Tuco(Analyzer):
 
     Returns a table of kind ``tuco``, one row per prompt, with ``layers`` (sizes and betas after every block), ``floor``
     (the same pair of models taken twice, by arithmetic of another shape), for ``all`` positions ``tokens``, and
-    ``answers`` (what was shown, by prompt) where classes are made of answers.
+    ``answers`` (whether the behaviour occurs, by prompt) where classes are made of answers.
     """
 
     name: ClassVar[str] = "tuco"

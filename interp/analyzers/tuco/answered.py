@@ -31,7 +31,7 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
     broken = [malformed(answer, study.stop_ids, ended_before=False) for answer in answers]
     columns = {
         "prompt_id": ([prompt.id for prompt in prompts], "key", "position in the prompt file, from 0"),
-        "cluster": (prompts.clusters, "key", "prompts that are resampled together"),
+        "cluster": (prompts.clusters, "key", "prompts that depend on each other"),
         column: (shown, "flag", metric.words.flag),
         "malformed": (broken, "flag", "the tuned model's answer is empty or repeats itself"),
         **({"text": (texts, "text", "what the tuned model wrote")} if keep_text else {}),

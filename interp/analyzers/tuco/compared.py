@@ -28,7 +28,7 @@ def prompt_columns(
         "group": ([part.group for part in found for _ in part.prompts], "key",
                   f"class of the prompt: {names[0]} prompts are positive"),
         "prompt_id": ([p.id for part in found for p in part.prompts], "key", "position in the prompt file, from 0"),
-        "cluster": ([p.cluster for part in found for p in part.prompts], "key", "prompts that are resampled together"),
+        "cluster": ([p.cluster for part in found for p in part.prompts], "key", "prompts that depend on each other"),
         "tokens": (joined("lengths"), "measure", "tokens of the prompt"),
         "tuco": (tuco, "measure", f"share of tuning in what all blocks add {tokens_of(asked)}"),
         "pre_co": (1 - tuco, "measure", "share of the base's blocks"),
