@@ -100,12 +100,14 @@ def test_another_verdict_is_told_though_the_numbers_are_within_the_tolerance(tmp
     [
         ({"sentence": "They return everything."}, "has the sentence 'They return everything.', measured again"),
         ({"sentence": "They return 70.0%."}, "has the sentence 'They return 70.0%.'"),
-        ({"control": "19 other things"}, "has the control '19 other things'"),
+        ({"claim": {"control": "19 other things"}}, "has the control '19 other things'"),
     ],
 )
 def test_words_that_were_changed_in_a_store_are_told(tmp_path, change, said):
     before = verified()
     first, *rest = from_table(before.tables["claims"])
+    if "claim" in change:
+        change = {"claim": dataclasses.replace(first.claim, **change["claim"])}
     forged = to_table([dataclasses.replace(first, **change), *rest])
     before = dataclasses.replace(before, tables={**before.tables, "claims": forged})
     told = remeasured(tmp_path, before, located(), verified())
@@ -228,7 +230,7 @@ def test_fresh_prompts_far_off_are_told_with_the_prediction_interval(tmp_path, f
 def test_fresh_prompts_within_chance_but_below_the_threshold_are_told(tmp_path, fresh):
     told = replicated(tmp_path, verified(0.7, most=0.5), fresh,
                       verified(0.475, n=30, most=0.5, prompts="c", positive="fresh-yes.txt"))  # fmt: skip
-    assert "is shown, 0.7; on fresh prompts it is 0.4667 [" in told["necessity"]
+    assert "is supported, 0.7; on fresh prompts it is 0.4667 [" in told["necessity"]
     assert told["necessity"].endswith("not at least 0.5")
     assert told["lost"] is None  # not supported, so only its size is asked
 

@@ -73,7 +73,7 @@ def test_silence_is_exact_unless_a_tolerance_is_given():
 def test_a_selected_unit_and_a_shown_claim_are_no_silence():
     with pytest.raises(AssertionError, match="1 rows of locate-neurons are selected, first layer 1"):
         assert_silent(scores([0.0, 0.0], [0, 1]))
-    with pytest.raises(AssertionError, match=says("claim 'necessity'", "shown, where nothing should be")):
+    with pytest.raises(AssertionError, match=says("claim 'necessity'", "supported, where nothing should be")):
         assert_silent(verified())
     assert_silent(verified(0.0), allowed=("spread",))
 
