@@ -105,7 +105,7 @@ def test_it_says_what_was_compared_shown_and_not_shown(pages):
         "200 matched random sets",
         "0.005",
         "at least 0.5",
-        "✓ shown",
+        "✓ supported",
         "✗ not supported",
         "Not supported: Put into the base",
         "less than 8.0%",
