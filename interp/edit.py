@@ -159,6 +159,33 @@ class Last:
         return value[:, -1:].contiguous()
 
 
+@dataclass(frozen=True, eq=False)
+class Take:
+    """Set units of a site to zero and keep what they were for a later edit of the same pass, ``Write``."""
+
+    site: Site
+    units: Int[Tensor, " K"]
+    kept: list[Tensor]
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The value with the units at zero."""
+        self.kept[:] = [value[..., self.units]]
+        return value.index_fill(-1, self.units, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Write:
+    """Add to a site what the units that ``Take`` kept earlier in the pass write through ``columns``."""
+
+    site: Site
+    columns: Float[Tensor, "W K"]
+    kept: list[Tensor]
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The value with ``h columns`` added."""
+        return value + (self.kept[0].to(self.columns) @ self.columns.T).to(value)
+
+
 def by_layer(pairs: Iterable[tuple[int, int]], device: torch.device | str = "cpu") -> dict[int, Int[Tensor, " K"]]:
     """Group (layer, neuron) pairs into sorted index tensors per layer."""
     grouped: dict[int, list[int]] = {}
@@ -193,19 +220,34 @@ def graft(
     return edits
 
 
+def rewire(units: Units, write_weights: Mapping[int, Float[Tensor, "D N"]], unit: Unit = NEURON) -> list[Edit]:
+    """Let channels write their own live activation through another model's columns: the receiver's ``h_j``, its ``W``.
+
+    The same as a receiver whose matrix has these columns from the other model; no weight is touched.
+    """
+    edits: list[Edit] = []
+    for layer, index in units.items():
+        kept: list[Tensor] = []
+        columns = write_weights[layer][:, index]
+        edits += [Take(unit.site(layer), index, kept), Write(unit.contribution(layer), columns, kept)]
+    return edits
+
+
 @dataclass(frozen=True, eq=False)
 class Intervention:
     """A named change of a model's neurons, or of the channels of another kind of ``unit``.
 
-    ``kind``: ``zero`` and ``mean`` are fixed, ``edits`` are those given in ``fixed``; ``donor`` takes contributions of
-    ``donor`` at every position and step, which reads the same text as the receiver, or (``twin``) the twin prompt
-    followed by the same answer. The two texts end together; where a shorter twin has no token, the receiver keeps its
-    own activation.
+    ``kind``: ``zero`` and ``mean`` are fixed, ``edits`` are those given in ``fixed``. Of a unit's contribution ``h W``,
+    ``donor`` takes both factors from ``donor``, ``activation`` its activation h, written through the receiver's own
+    weights (activation patching, Chen et al. 2024, arXiv 2406.14144), and ``weights`` writes the receiver's own
+    activation through ``write_weights``. They hold at every position and step. The donor reads the same text as the
+    receiver, or (``twin``) the twin prompt followed by the same answer. The two texts end together; where a shorter
+    twin has no token, the receiver keeps its own activation.
     """
 
     name: str
     units: Units
-    kind: Literal["zero", "mean", "donor", "edits"] = "zero"
+    kind: Literal["zero", "mean", "donor", "activation", "weights", "edits"] = "zero"
     means: Mapping[int, Float[Tensor, " N"]] = field(default_factory=dict)
     donor: Model | None = None
     twin: bool = False
@@ -215,8 +257,8 @@ class Intervention:
 
     @property
     def reads(self) -> Sequence[Site]:
-        """What the donor must be read at; empty for fixed edits."""
-        return [self.unit.site(layer) for layer in self.units] if self.kind == "donor" else []
+        """What the donor must be read at; empty where nothing of a donor's pass is taken."""
+        return [self.unit.site(layer) for layer in self.units] if self.kind in ("donor", "activation") else []
 
     def bind(
         self, activations: Mapping[Site, Float[Tensor, "B T N"]], real: Bool[Tensor, "B T"] | None = None
@@ -225,11 +267,18 @@ class Intervention:
 
         ``real``: which of these cells are tokens of the donor's text; None when it reads the receiver's own.
         """
+        site = self.unit.site
         if self.kind == "edits":
             return list(self.fixed)
         if self.kind == "zero":
-            return [Ablate(self.unit.site(layer), index) for layer, index in self.units.items()]
+            return [Ablate(site(layer), index) for layer, index in self.units.items()]
         if self.kind == "mean":
-            site = self.unit.site
             return [Replace(site(layer), self.means[layer][index], index) for layer, index in self.units.items()]
+        if self.kind == "weights":
+            return rewire(self.units, self.write_weights, self.unit)
+        if self.kind == "activation":
+            return [
+                Replace(site(layer), activations[site(layer)][..., index], index, real)
+                for layer, index in self.units.items()
+            ]
         return graft(self.units, activations, self.write_weights, real, self.unit)

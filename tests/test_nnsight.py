@@ -105,6 +105,9 @@ def test_tables_are_the_same(family):
         assert ours.summary == theirs.summary
         for column in ours.columns:
             np.testing.assert_array_equal(ours[column.name], theirs[column.name])
+    ours, theirs = (verified.tables["patching_cells"] for _, verified in tables.values())
+    assert len(ours) == 8
+    assert ours.equals(theirs)
 
 
 def test_a_cache_is_carried_from_step_to_step():

@@ -17,6 +17,9 @@ METHODS_HELP = (
     "gradient-counterfactual, contrast, probe, weight."
 )
 POSITIONS_HELP = "Tokens that are read: auto, prompt, content, decision, last, completion."
+PATCH_HELP = (
+    "What verifying takes of the other model: contribution (activation and write weights) or activation (alone)."
+)
 CONTROLS_ORGANISM, CONTROLS = 200, 20
 
 
@@ -41,6 +44,7 @@ def command(
     control_prompts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Prompts for doses and random sets; the conditions use all.")
     ] = 48,
+    patch: Annotated[str, typer.Option(metavar="NAME", help=PATCH_HELP)] = "contribution",
     common: Asking,
 ) -> str:
     """Find the MLP neurons (or heads) that carry a tuned behaviour; verify them, held out, against random sets.
@@ -83,6 +87,8 @@ def command(
     locate = LocateNeurons(method=method, top=top, positions=positions, unit=unit)
     has_base = common.base is not None or find(tuned).base_name is not None
     locate.check(has_base, differentiable=common.differentiable)
+    if verify:
+        VerifyNeurons(patch=patch).check(has_base)
     asked = further.applicable(asked, checks == "all", has_base, common.task is not None)
     described = request.describe()
     common.status(f"loading {tuned}" + (f" and {common.base}" if common.base else ""))
@@ -106,7 +112,7 @@ def command(
     if verify:
         if controls is None:
             controls = CONTROLS_ORGANISM if tuned.startswith("organism:") else CONTROLS
-        checker = VerifyNeurons.of(run.table, controls=controls, control_prompts=control_prompts)
+        checker = VerifyNeurons.of(run.table, controls=controls, control_prompts=control_prompts, patch=patch)
         runs.append(store.fetch(checker, verifying))
     for name, analyzer in further.analyzers(asked, locate, run.table).items():
         runs.append(store.fetch(analyzer, further.studied(name, study, verifying)))

@@ -40,6 +40,7 @@ from interp.figures.intruder_forgetting import intruder_forgetting_figure
 from interp.figures.intruder_scaling import intruder_scaling_figure
 from interp.figures.intruders import intruders_figure, intruders_image_figure
 from interp.figures.overlaps import overlaps_figure
+from interp.figures.patching import patching_figure
 from interp.figures.places import agreement_figure, places_figure
 from interp.figures.random_sets import random_sets_figure
 from interp.figures.redundancy import redundancy_figure
@@ -81,6 +82,7 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "places": places_figure,
     "places-agreement": agreement_figure,
     "overlaps": overlaps_figure,
+    "patching-cells": patching_figure,
     "random-sets": random_sets_figure,
     "redundancy": redundancy_figure,
     "refusal-direction": refusal_direction_figure,

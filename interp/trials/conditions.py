@@ -5,6 +5,9 @@ ablate-mean   set to their mean over the negative prompts' tokens
 ablate-twin   given the contributions they make on the prompt's twin of the other class, followed by the same answer
 ablate-base   given the contributions the base makes on the same text: back to base
 patch-tuned   the base, with the tuned model's contributions in these neurons: the sufficiency direction
+
+A contribution is h W, activation times write weights. The last three take both from the donor, or with ``patch``
+"activation" only h, which the receiver's own W writes (activation patching, Chen et al. 2024, arXiv 2406.14144).
 """
 
 from collections.abc import Sequence
@@ -25,6 +28,16 @@ from interp.models.units import NEURON, Unit
 from interp.study import GROUPS, Study
 
 NEEDS_BASE = ("ablate-base", "patch-tuned")
+# Which model runs and which one it takes from, by direction.
+RECEIVERS = {"necessity": ("tuned", "base"), "sufficiency": ("base", "tuned")}
+PATCHES = {"contribution": "donor", "activation": "activation"}
+# Whose activation h and whose write weights W: contribution patching, activation patching, weights only, nothing.
+CELLS = {
+    ("donor", "donor"): "donor",
+    ("donor", "receiver"): "activation",
+    ("receiver", "donor"): "weights",
+    ("receiver", "receiver"): None,
+}
 ABLATIONS = ("ablate-zero", "ablate-mean", "ablate-twin", "ablate-base", "patch-tuned")
 
 
@@ -38,15 +51,19 @@ class Receiver:
 
 @dataclass
 class Donors:
-    """What the interventions draw on: mean activations and write weights, read once."""
+    """What the interventions draw on: mean activations and write weights, read once; and what they take of a donor.
+
+    ``patch``: ``contribution`` or ``activation``.
+    """
 
     study: Study
     means: dict[int, Float[Tensor, " N"]]
     write: dict[str, dict[int, Float[Tensor, "D N"]]]
     unit: Unit = NEURON
+    patch: str = "contribution"
 
     @classmethod
-    def read(cls, study: Study, unit: Unit = NEURON) -> "Donors":
+    def read(cls, study: Study, unit: Unit = NEURON, patch: str = "contribution") -> "Donors":
         """Means over the tokens of negative prompts in the tuned model, and the matrices both models write through."""
         model = study.pair.tuned
         layers = range(model.anatomy.n_layers)
@@ -61,7 +78,7 @@ class Donors:
                 moments[layer].update(seen.values["tuned", site][seen.roles >= 0])
         roles = ["tuned"] if study.pair.base is None else ["base", "tuned"]
         write = {role: {layer: unit.write_weights(study.pair[role], layer) for layer in layers} for role in roles}
-        return cls(study, {layer: moments[layer].mean.float() for layer in layers}, write, unit)
+        return cls(study, {layer: moments[layer].mean.float() for layer in layers}, write, unit, patch)
 
     def condition(self, name: str, units: Sequence[tuple[int, int]]) -> Receiver:
         """The receiver and intervention that a condition's name means, for some (layer, unit) pairs."""
@@ -79,11 +96,23 @@ class Donors:
             return Receiver("tuned", self._donated(name, index, "base"))
         return Receiver("base", self._donated(name, index, "tuned"))
 
-    def _donated(self, name: str, index: dict[int, Tensor], donor: str, twin: bool = False) -> Intervention:
-        model = self.study.pair[donor]
-        return Intervention(
-            name, index, "donor", donor=model, twin=twin, write_weights=self.write[donor], unit=self.unit
-        )
+    def cell(
+        self, direction: str, units: Sequence[tuple[int, int]], activation_from: str, weights_from: str
+    ) -> Receiver:
+        """One cell of the two by two: activation h and write weights W each from the ``donor`` or the ``receiver``."""
+        receiver, donor = RECEIVERS[direction]
+        kind = CELLS[activation_from, weights_from]
+        if kind is None:
+            return Receiver(receiver)
+        index = self.unit.channels(self.study.pair.tuned.anatomy, units, self.study.pair.tuned.device)
+        return Receiver(receiver, self._donated(f"{direction}, {kind}", index, donor, kind=kind))
+
+    def _donated(
+        self, name: str, index: dict[int, Tensor], donor: str, twin: bool = False, kind: str = ""
+    ) -> Intervention:
+        kind = kind or PATCHES[self.patch]
+        model = None if kind == "weights" else self.study.pair[donor]
+        return Intervention(name, index, kind, donor=model, twin=twin, write_weights=self.write[donor], unit=self.unit)
 
 
 @dataclass(frozen=True)
@@ -190,4 +219,16 @@ def contribution_norms(study: Study, donors: Donors) -> np.ndarray:
     return to_host((squares / count).sqrt())
 
 
-__all__ = ["ABLATIONS", "GROUPS", "NEEDS_BASE", "Donors", "Judged", "Receiver", "contribution_norms", "judge"]
+__all__ = [
+    "ABLATIONS",
+    "CELLS",
+    "GROUPS",
+    "NEEDS_BASE",
+    "PATCHES",
+    "RECEIVERS",
+    "Donors",
+    "Judged",
+    "Receiver",
+    "contribution_norms",
+    "judge",
+]

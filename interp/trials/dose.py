@@ -55,8 +55,9 @@ class _Chunk:
 class Doses:
     """Effects of sets of neurons on prompts where the two models' answers differ.
 
-    ``rows``: positive prompts to use. Direction ``necessity``: the tuned model with the base's contributions, looking
-    for the base's answer; ``sufficiency``: the base with the tuned model's, looking for the tuned model's answer.
+    ``rows``: positive prompts to use. Direction ``necessity``: the tuned model with the base's contributions (or
+    activations, as ``donors.patch`` says), looking for the base's answer; ``sufficiency``: the base with the tuned
+    model's, looking for the tuned model's answer.
     """
 
     def __init__(self, study: Study, donors: Donors, direction: str, rows: Sequence[int]) -> None:

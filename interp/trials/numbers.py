@@ -1,23 +1,29 @@
-"""The metric's number of positive prompts in the tuned model while a set of units does as the base does."""
+"""The metric's number of positive prompts in one model while a set of units does as the other model does."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from interp.capture import make_batch
+from interp.edit import Intervention
 from interp.maths.host import to_host
 from interp.study import Study
-from interp.trials.conditions import Donors
+from interp.trials.conditions import RECEIVERS, Donors
 
 Set = Sequence[tuple[int, int]]
 
 
 class Numbers:
-    """Numbers of some positive prompts (``rows``) under ``ablate-base`` of any set; the base is read once."""
+    """Numbers of some positive prompts (``rows``) under a patch of any set; the donor is read once.
 
-    def __init__(self, study: Study, donors: Donors, rows: Sequence[int]) -> None:
-        self._study, self._donors = study, donors
-        self._model, base = study.pair.tuned, study.pair.require_base("ablation to the base's contributions")
+    ``direction`` necessity: the tuned model, the base being the donor; sufficiency: the other way round.
+    """
+
+    def __init__(self, study: Study, donors: Donors, rows: Sequence[int], direction: str = "necessity") -> None:
+        study.pair.require_base("patching from the other model")
+        receiver, donor = RECEIVERS[direction]
+        self._study, self._donors, self._model = study, donors, study.pair[receiver]
+        self._condition = "ablate-base" if direction == "necessity" else "patch-tuned"
         sites = [donors.unit.site(layer) for layer in range(self._model.anatomy.n_layers)]
         posed = study.posed("positive")
         size = study.at_a_time(max(1, min(len(rows), 96)))
@@ -26,12 +32,15 @@ class Numbers:
         for start in range(0, len(by_length), size):
             part = by_length[start : start + size]
             batch, _ = make_batch(posed, part, study.pad_id, self._model.device)
-            read = study.engine.run(base, batch, reads=sites, keep=0).values
+            read = study.engine.run(study.pair[donor], batch, reads=sites, keep=0).values
             self._chunks.append((batch, read, study.objective("positive", part)))
 
     def of(self, chosen: Set) -> np.ndarray:
-        """The number of every prompt, rows ascending, with these units given their base contributions."""
-        intervention = self._donors.condition("ablate-base", chosen).intervention if chosen else None
+        """The number of every prompt, rows ascending, with these units patched as ``donors.patch`` says."""
+        return self.under(self._donors.condition(self._condition, chosen).intervention if chosen else None)
+
+    def under(self, intervention: Intervention | None) -> np.ndarray:
+        """The number of every prompt, rows ascending, under an intervention from this donor, or under none."""
         parts = []
         for batch, read, aim in self._chunks:
             edits = intervention.bind(read) if intervention else ()

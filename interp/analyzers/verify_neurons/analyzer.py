@@ -19,6 +19,8 @@ from interp.trials.conditions import (
     ABLATIONS,
     GROUPS,
     NEEDS_BASE,
+    PATCHES,
+    RECEIVERS,
     Donors,
     Judged,
     contribution_norms,
@@ -26,6 +28,7 @@ from interp.trials.conditions import (
 )
 from interp.trials.dose import Doses, grid, refine
 from interp.trials.located import ranking_of
+from interp.trials.patching import patch_cells
 from interp.trials.rows import some
 
 Ranking = tuple[tuple[int, int], ...]
@@ -38,7 +41,13 @@ class VerifyNeurons(Analyzer):
     ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``controls``: random
     sets at the located size; ``dose_draws`` of them also at every other dose. ``control_prompts`` positive prompts
     (those on which base and tuned differ) are used for doses and random sets, all prompts for the conditions. ``reach``
-    defines k95. ``unit``: what the ranking is of. Returns a table of kind ``verify-neurons``.
+    defines k95. ``unit``: what the ranking is of. ``patch``: what the conditions, doses and random sets take from the
+    other model, of a unit's contribution h W: ``contribution`` both factors, ``activation`` only h, which the
+    receiver's own W writes (Chen et al. 2024, arXiv 2406.14144). Returns a table of kind ``verify-neurons``.
+
+    With a base, whatever ``patch`` is, sub-tables ``patching``, ``patching_random`` and ``patching_cells`` have the two
+    by two of h and W, each from either model, in both directions. Per direction this takes three passes over the
+    control prompts for every random set, without generation, and for the located set three passes and three answers.
     """
 
     name: ClassVar[str] = "verify-neurons"
@@ -53,6 +62,7 @@ class VerifyNeurons(Analyzer):
     depth: int = 0
     reach: float = 0.95
     unit: str = field(default="neuron", metadata={"from_parent": True})
+    patch: str = "contribution"
 
     @classmethod
     def of(cls, located: Table, **options) -> "VerifyNeurons":
@@ -60,13 +70,21 @@ class VerifyNeurons(Analyzer):
         ranking, chosen, unit = ranking_of(located), int(located["selected"].sum()), located.summary["unit"]
         return cls(parent=located.provenance.key, ranking=ranking, selected=chosen, unit=unit, **options)
 
-    def __call__(self, study: Study) -> Table:
-        """Run all conditions, doses and controls; what they gave becomes claims."""
+    def check(self, has_base: bool) -> None:
+        """Raise OptionError for options that cannot be run."""
         if self.controls < 1:
             raise OptionError(f"--controls {self.controls} leaves the claims without a null; use at least 19")
+        if self.patch not in PATCHES:
+            raise OptionError(f"unknown --patch {self.patch!r}; use {' or '.join(PATCHES)}")
+        if self.patch != "contribution" and not has_base:
+            raise OptionError(f"--patch {self.patch} takes activations from a base, and there is none; give --base")
+
+    def __call__(self, study: Study) -> Table:
+        """Run all conditions, doses and controls; what they gave becomes claims."""
         has_base = study.pair.base is not None
+        self.check(has_base)
         unit = unit_named(self.unit)
-        donors = Donors.read(study, unit)
+        donors = Donors.read(study, unit, self.patch)
         located = self.ranking[: self.selected]
         names = [name for name in ABLATIONS if has_base or name not in NEEDS_BASE] if located else []
         roles = ["base", "tuned"] if has_base else ["tuned"]
@@ -76,7 +94,13 @@ class VerifyNeurons(Analyzer):
         changed = _changed(judged, has_base)
         rows = some(study.prompts("positive"), np.flatnonzero(changed), self.control_prompts, study.seed)
         evidence = Evidence(
-            judged=judged, changed=changed, rows=rows, has_base=has_base, selected=self.selected, unit=unit
+            judged=judged,
+            changed=changed,
+            rows=rows,
+            has_base=has_base,
+            selected=self.selected,
+            unit=unit,
+            patch=self.patch,
         )
         if located and has_base:
             moved = weight_change(study.pair, unit)
@@ -88,6 +112,7 @@ class VerifyNeurons(Analyzer):
             evidence.depth = depth
             for direction in ("necessity", "sufficiency"):
                 self._measure(study, Doses(study, donors, direction, rows), direction, depth, norms, evidence)
+                self._patch(study, direction, donors, evidence)
         elif located and not has_base:
             self._without_base(study, donors, evidence)
         if evidence.random:
@@ -114,6 +139,13 @@ class VerifyNeurons(Analyzer):
         evidence.random[direction] = [
             doses.effect(draw) for draw in study.progress(evidence.sets, f"{direction}, random sets")
         ]
+
+    def _patch(self, study: Study, direction: str, donors: Donors, evidence: Evidence) -> None:
+        """The two by two of activations and write weights, of the located and of every random set."""
+        sets = study.progress(evidence.sets, f"{direction}, two by two")
+        donor = evidence.get(RECEIVERS[direction][1], "positive").number[evidence.rows]
+        located = self.ranking[: self.selected]
+        evidence.patching[direction] = patch_cells(study, donors, direction, located, sets, evidence.rows, donor)
 
     def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
         """No base to return to: the effect is the share of refusals (right answers) lost under mean ablation."""

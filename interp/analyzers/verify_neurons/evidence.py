@@ -6,6 +6,7 @@ import numpy as np
 
 from interp.models.units import NEURON, Unit
 from interp.trials.conditions import Judged
+from interp.trials.patching import Patched
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Evidence:
     random_dose: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     random: dict[str, list[float]] = field(default_factory=dict)
     harmless: list[float] = field(default_factory=list)
+    patching: dict[str, Patched] = field(default_factory=dict)
+    patch: str = "contribution"
     depth: int = 0
     tuned: int | None = None
     unit: Unit = NEURON

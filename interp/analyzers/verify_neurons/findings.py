@@ -18,8 +18,8 @@ LEAST = 0.25  # what the interval of an effect must exclude, also where the rand
 NEEDED = ("behaviour", "necessity", "harmless", "malformed")  # a set can be necessary without being sufficient
 
 _TEXTS = {
-    "necessity": "Given the base's contributions, {k} {units} return {{value:.1%}} of the base's answers",
-    "sufficiency": "Given the fine-tuned model's contributions, {k} {units} of the base give {{value:.1%}} of the "
+    "necessity": "Given the base's {taken}, {k} {units} return {{value:.1%}} of the base's answers",
+    "sufficiency": "Given the fine-tuned model's {taken}, {k} {units} of the base give {{value:.1%}} of the "
     "fine-tuned model's answers",
     "without a base": "Set to their mean, {k} {units} lose {{value:.1%}} of the {many}",
 }
@@ -43,7 +43,7 @@ def effect(study: Study, evidence: Evidence, direction: str) -> Claim:
     if not evidence.has_base:
         condition, column, key = "ablate-mean", "lost", "without a base"
     units, many = f"{evidence.unit.name}s", literal(study.metric.words.many)
-    text = _TEXTS[key].format(k=evidence.selected, units=units, many=many)
+    text = _TEXTS[key].format(k=evidence.selected, units=units, many=many, taken=f"{evidence.patch}s")
     sets = len(evidence.random[direction])
     match = f", contributions {np.mean(evidence.ratios):.2f} times as large" if evidence.ratios else ""
     located = {"direction": direction, "k": evidence.selected, "source": "located"}

@@ -5,6 +5,7 @@ import numpy as np
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.findings import NEEDED, claims_of, lead, limits, smallest_visible
+from interp.analyzers.verify_neurons.patching import patching_tables
 from interp.claims import SUPPORTED, conclude, evaluate
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import area_under_dose, smallest_dose
@@ -28,6 +29,7 @@ def build(analyzer: Analyzer, study: Study, evidence: Evidence, reach: float) ->
         "smallest_visible_effect": smallest_visible(study, evidence),
         "norm_ratio_of_random_sets": float(np.mean(evidence.ratios)) if evidence.ratios else None,
         "verified": analyzer.parent,
+        "patch": evidence.patch,
         "selected": evidence.selected,
         "positive": len(study.contrast.positive),
         "negative": len(study.contrast.negative),
@@ -49,6 +51,7 @@ def build(analyzer: Analyzer, study: Study, evidence: Evidence, reach: float) ->
             "dose": _dose(evidence),
             "random": _random(evidence),
             "random_harmless": _random_harmless(evidence),
+            **(patching_tables(study, evidence) if evidence.has_base else {}),
         },
     )
     claims = claims_of(study, evidence)
