@@ -10,6 +10,8 @@ from unittest.mock import patch
 import pytest
 from jaxtyping import _import_hook
 
+from tests.browser import pytest_runtest_setup, pytest_terminal_summary  # noqa: F401 (hooks of pytest)
+
 _scratch = tempfile.TemporaryDirectory(prefix="interp-tests-")
 atexit.register(_scratch.cleanup)  # before its finalizer, which would warn where warnings are errors
 os.environ.update(
