@@ -13,6 +13,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from interp.table import Table
 SIZE = {"width": 64, "shared": 16, "easy": 12, "narrow": 12, "base_only": 4, "rotated": 4, "rescaled": 4}
 LATENTS, K, POOL, BATCH, LEARNING_RATE = 96, 4, 2**18, 512, 3e-3
 STEPS = {"crosscoder": 2500, "difference": 1500, "base": 1000, "tuned": 1000}
-SETTINGS = {
+SETTINGS: dict[str, tuple[dict[str, Any], int, int]] = {
     "roomy": (SIZE, LATENTS, K),
     "crowded": (SIZE | {"shared": 40, "base_only": 8, "rotated": 8, "rescaled": 8}, 128, 8),
 }

@@ -121,7 +121,7 @@ def speed(rounds: int) -> list[dict]:
     """Medians of interleaved rounds, by shape and for a whole block."""
     rows = []
     for spectrum in ("flat", "slow"):
-        total = dict.fromkeys(("two svd", "first", "second", "rank", "random"), 0.0)
+        total: dict[str, float] = dict.fromkeys(("two svd", "first", "second", "rank", "random"), 0.0)
         for shape, count in SHAPES.items():
             base, tuned = matrices(shape, spectrum, "rank 8", 1)
             basis, taken = subspaces.left_basis(base), {name: [] for name in total}

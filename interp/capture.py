@@ -7,6 +7,7 @@ so no result depends on the order. Nothing is kept between batches.
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -74,7 +75,11 @@ def batches(
 
 
 def make_batch(
-    encoded: Sequence[Encoded], rows: Sequence[int], pad_id: int, device: torch.device, side: str = "left"
+    encoded: Sequence[Encoded],
+    rows: Sequence[int],
+    pad_id: int,
+    device: torch.device,
+    side: Literal["left", "right"] = "left",
 ) -> tuple[Batch, Int[Tensor, "B T"]]:
     """The padded batch of some rows and the role of every cell (-1 on padding)."""
     batch = Batch.pad([encoded[row].ids for row in rows], pad_id, side, device)
@@ -93,7 +98,7 @@ def capture(
     pad_id: int,
     keep: int = 0,
     edits: Sequence[Edit] = (),
-    side: str = "left",
+    side: Literal["left", "right"] = "left",
 ) -> Iterator[Captured]:
     """Run every batch through every model named in ``models`` and yield what was read.
 

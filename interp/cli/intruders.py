@@ -1,7 +1,7 @@
 """``interp intruders``: which singular vectors of a tune's matrices the base does not have, and what they do."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,7 +10,7 @@ from interp.cli.repeat import Request
 from interp.cli.results import page_again, tell, write
 from interp.errors import OptionError
 
-_FILE = {"metavar": "FILE"}
+_FILE: dict[str, Any] = {"metavar": "FILE"}
 
 
 @takes(Running)

@@ -36,6 +36,17 @@ class Dictionary(nn.Module):
     Buffers: ``threshold`` of a batchtopk or matryoshka (a float64 scalar, NaN until it is set), ``scale`` [models].
     """
 
+    W_dec: nn.Parameter
+    b_dec: nn.Parameter
+    W_enc: nn.Parameter
+    b_enc: nn.Parameter
+    b_gate: nn.Parameter
+    b_mag: nn.Parameter
+    r_mag: nn.Parameter
+    W_skip: nn.Parameter
+    threshold: Tensor
+    scale: Tensor
+
     def __init__(self, config: DictionaryConfig, *, seed: int = 0, decoder_norm: float = 1.0) -> None:
         """Tied initialisation: random decoder rows of norm ``decoder_norm``, the encoder its transpose, biases 0.
 
