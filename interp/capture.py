@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp.engines import Batch, Edit, Engine
 from interp.errors import UnsupportedModel
+from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.prompts import Encoded
 from interp.sites import Site
@@ -130,11 +131,11 @@ def require_parts(engine: Engine, model: Model, encoded: Encoded) -> None:
     for layer in layers:
         before, attention, mlp, after = (found[Site(layer, part)].double() for part in parts)
         # relative to what is added: a large stream must not hide a wrong part
-        size = torch.stack([part.square().mean().sqrt() for part in (attention, mlp)]).max()
-        rounding = float(torch.finfo(model.dtype).eps) * float(torch.stack([before, after]).abs().max())
-        error = (before + attention + mlp - after).square().mean().sqrt()
+        size = float(to_host(torch.stack([part.square().mean().sqrt() for part in (attention, mlp)]).max()))
+        rounding = float(torch.finfo(model.dtype).eps) * float(to_host(torch.stack([before, after]).abs().max()))
+        error = float(to_host((before + attention + mlp - after).square().mean().sqrt()))
         if not error <= 1e-3 * size + 4 * rounding:
             raise UnsupportedModel(
                 f"{model.name}: block {layer} of {model.anatomy.architecture} is not the sum of its parts (off by "
-                f"{float(error):.2g}, parts of size {float(size):.2g}); a scaled or hidden branch is not handled"
+                f"{error:.2g}, parts of size {size:.2g}); a scaled or hidden branch is not handled"
             )

@@ -116,13 +116,14 @@ def _forward(name: str) -> Check:
     """One pass of an organism through the default engine."""
     try:
         from interp.engines import Batch, TorchEngine
+        from interp.maths.host import to_host
         from interp.models.pair import Pair
 
         start = time.perf_counter()
         pair = Pair.load(f"organism:{name}", device="cpu")
         ids = pair.tokenizer("Which word is last: lamp stone river?")["input_ids"]
         logits = TorchEngine().run(pair.tuned, Batch.pad([ids], 0)).logits
-        good = bool(logits.isfinite().all())
+        good = bool(to_host(logits.isfinite().all()))
     except Exception as error:
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
         return Check("fail", "forward", f"organism:{name} does not run ({reason}): install the package again")

@@ -18,6 +18,7 @@ from interp.dictionaries.active import Choose, Codes, Pattern, autoencode, decod
 from interp.dictionaries.config import BY_BATCH, SPARSE, DictionaryConfig
 from interp.dictionaries.straight_through import jump
 from interp.errors import OptionError
+from interp.maths.host import to_host
 
 
 class Reconstruction(NamedTuple):
@@ -128,7 +129,7 @@ class Dictionary(nn.Module):
             return lambda pre: top_per_row(pre, config.k, weight)
         if training:
             return lambda pre: top_per_batch(pre, config.k, weight)
-        if bool(self.threshold.isnan()):
+        if bool(to_host(self.threshold.isnan())):
             raise OptionError(
                 f"this {config.architecture} dictionary has no threshold, so that what it finds would depend on the "
                 "batch; train it further, or set it with calibrate()"
