@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +147,7 @@ def run(options: argparse.Namespace) -> None:
         for (architecture, source), lr in todo:
             settings = Settings(steps=steps, lr=lr)
             made = (ours(world, data, architecture, l0, settings, seed) if source == "interp" else
-                    [peer(source, pythons[source], world, data, architecture, l0, settings, seed)])  # fmt: skip
+                    [peer(source, pythons[source] or "", world, data, architecture, l0, settings, seed)])  # fmt: skip
             with path.open("a") as file:
                 for one in made:
                     rows.append({**mark, "architecture": architecture, "lr": lr, "true_l0": l0, **one})
