@@ -5,9 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 2
+TYPES = $(BIN)/basedpyright --pythonpath $(BIN)/python
 STATED := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow test-gpu lint format organisms bench clean
+.PHONY: demo test test-slow test-gpu lint type-baseline format organisms bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -25,6 +26,11 @@ test-gpu: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(TYPES) --baselinemode lock
+
+# Writes .basedpyright/baseline.json anew: the type errors that are there now.
+type-baseline: $(VENV)/.installed-dev
+	$(TYPES) --writebaseline > /dev/null; test -s .basedpyright/baseline.json
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -4,13 +4,12 @@ Every number comes from the commands that a user would type: five runs per organ
 ``interp sql`` over blocks and parts. With ``--store`` runs that are kept there are not made again.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 
 TASK = str(organisms.prompts("skill", "task", "first"))
@@ -22,6 +21,8 @@ COMMANDS = (
     ["tuco", "--prompts", TASK],
     ["compare", "--prompts", TASK],
 )
+LIMITS: dict[str, tuple[str, ...]] = {}
+"""More options, by command."""
 METHODS = ("neurons", "intruders", "graft", "tuco", "movement")
 OF = "sum(amount) filter (where method = '{name}') / sum(size) filter (where method = '{name}') as {name}"
 WIDE = (
@@ -29,6 +30,11 @@ WIDE = (
     + ", ".join(OF.format(name=name) for name in METHODS)
     + " from places where run = '{run}' group by all order by place, block"
 )
+SMALL = {
+    "organisms": ["masked"],
+    "LIMITS": {name: ("--max-prompts", "8") for name in ("locate-neurons", "graft", "tuco", "compare")}
+    | {"intruders": ("--controls", "1")},
+}  # fmt: skip
 
 
 def asked(*words: str) -> dict:
@@ -42,7 +48,7 @@ def asked(*words: str) -> dict:
 def measured(name: str, store: str) -> tuple[list[dict], list[dict], str]:
     """Places and pairs of one organism, and the sentence over both."""
     pair = [f"organism:skill/{name}", "--base", "organism:refusal/base", "--store", store, "--quiet"]
-    runs = [asked(command, *pair, *words)["run"] for command, *words in COMMANDS]
+    runs = [asked(command, *pair, *words, *LIMITS.get(command, ()))["run"] for command, *words in COMMANDS]
     agreed = asked("agree", *runs, "--store", store)
     where = asked("sql", WIDE.format(run=agreed["run"]), "--store", store)
     pairs = asked("sql", f"select * from places_agreement where run = '{agreed['run']}'", "--store", store)
@@ -56,11 +62,10 @@ def number(value: float | None, form: str = ".2f") -> str:
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser = CommandLine(globals(), SMALL)
     parser.add_argument("--store", help="keep runs there")
     parser.add_argument("--organisms", nargs="+", default=["full", "masked", "lora-8-fast"])
-    options = parser.parse_args()
+    options = parser.read()
     parts = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.organisms:

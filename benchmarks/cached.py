@@ -1,17 +1,17 @@
 """A command asked again: ``python -m benchmarks.cached [--write]``: its first run, its repeat, and ``import torch``."""
 
-import argparse
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 
 PYTHON, PROMPTS = sys.executable, 8
 COLUMNS = ["command", "minimum s", "median s", "median CPU s", "runs"]
+SMALL = {"repeats": 1}
 
 
 def command(store: str) -> list[str]:
@@ -42,10 +42,9 @@ def row(name: str, times: list[tuple[float, float]]) -> dict:
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
+    parser = CommandLine(globals(), SMALL, "the table")
     parser.add_argument("--repeats", type=int, default=9)
-    options = parser.parse_args()
+    options = parser.read()
     with tempfile.TemporaryDirectory() as store:
         first, again, torch = [seconds(*command(store))], [], []
         for _ in range(options.repeats):

@@ -5,10 +5,8 @@ scores with exact patching of random halves of all neurons; transfer of a set lo
 dissociation of two skills in ``distracted``.
 """
 
-import argparse
-
 from benchmarks.methods import study_of
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.dissociation import Dissociation
@@ -25,7 +23,13 @@ from interp.table import Table
 
 TOPS = {"planted": "30", "full": "150", "lora": "150", "distracted": "30"}
 COALITIONS = ("planted", "full", "lora")
-PROMPTS = 120
+PROMPTS, COALITION_PROMPTS, MEASURED, CONTROLS = 120, 48, 96, 40
+TARGETS = ("relearned", "planted", "lora", "sham")
+SIZES = ("smallest", "12", "30")
+SMALL = {
+    "TOPS": {"planted": "30"}, "COALITIONS": ("planted",), "PROMPTS": 24, "COALITION_PROMPTS": 8, "MEASURED": 16,
+    "CONTROLS": 19, "TARGETS": ("sham",), "SIZES": ("12",), "METHODS": {"change": METHODS["change"]},
+}  # fmt: skip
 
 
 def prompts_of(split: str, limit: int) -> Contrast:
@@ -61,8 +65,8 @@ def checked(name: str, top: str) -> list[dict]:
 
 def coalitions(name: str) -> list[dict]:
     """How well each method's scores foretell random halves."""
-    study, rows = study_of(name, "locate", 48), []
-    measured = study_of(name, "verify", 48, study.pair)
+    study, rows = study_of(name, "locate", COALITION_PROMPTS), []
+    measured = study_of(name, "verify", COALITION_PROMPTS, study.pair)
     for method in METHODS:
         table = Coalitions.of(LocateNeurons(method=method)(study))(measured)
         claim = from_table(table.tables["claims"])[0]
@@ -81,10 +85,10 @@ def transfers() -> list[dict]:
     source, rows = study_of("full", "locate", PROMPTS), []
     locate = LocateNeurons(top="150")
     located = locate(source)
-    for target in ("relearned", "planted", "lora", "sham"):
+    for target in TARGETS:
         study = study_of(target, "locate", PROMPTS)
-        measured = study_of(target, "verify", 96, study.pair)
-        transfer = Transfer.of(located, source.pair, recomputed=locate(study), controls=40)
+        measured = study_of(target, "verify", MEASURED, study.pair)
+        transfer = Transfer.of(located, source.pair, recomputed=locate(study), controls=CONTROLS)
         rows += rows_of({"from": "full", "to": target}, transfer(measured))
         print(markdown(rows[-1:], list(rows[-1])).splitlines()[-1], flush=True)
     return rows
@@ -97,11 +101,11 @@ def dissociations() -> list[dict]:
     halves = Contrast(task, study.contrast.negative).split(0)
     metric = Task.of(study.pair.tokenizer, task.prompts)
     locating, measuring = (Study(study.pair, half, metric) for half in halves)
-    verify = study_of("distracted", "verify", 96, study.pair)
-    for top in ("smallest", "12", "30"):
+    verify = study_of("distracted", "verify", MEASURED, study.pair)
+    for top in SIZES:
         locate = LocateNeurons(top=top)
         sets = locate(study), locate(locating)
-        table = Dissociation.of(*sets, measuring, controls=40)(verify)
+        table = Dissociation.of(*sets, measuring, controls=CONTROLS)(verify)
         sizes = " and ".join(str(int(located["selected"].sum())) for located in sets)
         rows += rows_of({"top": top, "neurons": sizes}, table)
         print(markdown(rows[-1:], list(rows[-1])).splitlines()[-1], flush=True)
@@ -110,9 +114,8 @@ def dissociations() -> list[dict]:
 
 def main() -> None:
     """Measure all; with ``--write`` into docs/benchmarks.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
-    options = parser.parse_args()
+    parser = CommandLine(globals(), SMALL)
+    options = parser.read()
     parts = {
         "Stability, redundancy, direction": [row for name, top in TOPS.items() for row in checked(name, top)],
         "Random halves": [row for name in COALITIONS for row in coalitions(name)],
@@ -120,6 +123,7 @@ def main() -> None:
         "Double dissociation": dissociations(),
     }
     text = "\n\n".join(f"### {title}\n\n{markdown(rows, list(rows[0]))}" for title, rows in parts.items())
+    print(text)
     if options.write:
         write_section("checks", f"`python -m benchmarks.checks --write`. {machine()}\n\n{text}")
 

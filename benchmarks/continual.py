@@ -9,15 +9,14 @@ paper, and data are the second skill's own, without a question of the first.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 
-from benchmarks.graft import OPTIONS, grafted
-from benchmarks.page import machine, markdown, write_section
+from benchmarks import graft
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp.store import Store
 from organisms import skill_measure, skills, tasks
 from organisms.skill_children import EXAMPLES
@@ -28,6 +27,10 @@ from organisms.train import train
 Indices = Mapping[str, np.ndarray]
 COLUMNS = ["frozen", "weights", "first, right", "first, exact", "drop", "second, right", "second, exact", "perplexity"]
 STEPS, RATE, SEED, DRAWS = 150, 1e-3, 21, 2
+GRAFT = graft.OPTIONS["full at 10 %"]
+SMALL = {
+    "STEPS": 1, "DRAWS": 1, "GRAFT": {"at": 0.1, "sweep": (), "steps": 1, "relaxed_steps": 0, "draws": 1},
+}  # fmt: skip
 
 
 def freeze(model: torch.nn.Module, mask: Indices):
@@ -40,7 +43,8 @@ def freeze(model: torch.nn.Module, mask: Indices):
 
     def take_off() -> None:
         for name, where in places.items():
-            named[name].grad.view(-1)[where] = 0
+            if (gradient := named[name].grad) is not None:
+                gradient.view(-1)[where] = 0
 
     return take_off
 
@@ -75,12 +79,11 @@ def line(what: str, size: int, model, tokenizer, before: float) -> dict[str, str
 
 def main() -> None:
     """Train, measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
+    parser = CommandLine(globals(), SMALL, "the table")
     parser.add_argument("--store", help="keep the graft's run there")
-    options = parser.parse_args()
+    options = parser.read()
     with tempfile.TemporaryDirectory() as scratch:
-        table = grafted("full", Store(options.store or scratch), **OPTIONS["full at 10 %"])
+        table = graft.grafted("full", Store(options.store or scratch), **GRAFT)
         masks = {
             kind: {
                 name.split("/", 1)[1]: np.array(w) for name, w in table.arrays.items() if name.startswith(f"{kind}/")

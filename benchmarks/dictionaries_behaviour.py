@@ -5,14 +5,13 @@ locate, at three depths. Tuned-only latents: those of the tuned model's dictiona
 depth is chosen on prompts that locate; ``interp sae probe`` judges there on prompts that verify.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.dictionaries_organism import asked, chats
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.dictionary_probe import DictionaryProbe
 from interp.capture import capture
@@ -28,7 +27,12 @@ SITES = tuple(f"blocks.{layer}.hook_resid_post" for layer in (1, 2, 3))
 TOKENS, WIDTH, K = "1M", "512", "8"
 BASE, TUNES = "organism:refusal/base", ("full", "sham")
 PROBES, MOST, CONTROLS = "1,4,32", 32, 200
+PROMPTS: int | None = None
+"""Prompts per class; None takes all."""
 NAMED = "given"
+SMALL = {
+    "SITES": SITES[:1], "TOKENS": "20k", "WIDTH": "64", "PROBES": "1,4", "MOST": 4, "CONTROLS": 19, "PROMPTS": 16,
+}  # fmt: skip
 
 
 def tuned_only(study: Study, dictionary, site: str) -> tuple[list[int], dict[str, int]]:
@@ -55,7 +59,7 @@ def tuned_only(study: Study, dictionary, site: str) -> tuple[list[int], dict[str
 def tried(name: str, pair: Pair, folder: Path) -> list[dict]:
     """At every depth, on the prompts that locate: tuned-only latents, and what ablating them does."""
     files = [organisms.prompts("refusal", "locate", kind) for kind in ("harmful", "harmless")]
-    study = Study(pair, Contrast(*map(read_prompts, files)), Refusal.of(pair.tokenizer))
+    study = Study(pair, Contrast(*map(read_prompts, files)).limit(PROMPTS), Refusal.of(pair.tokenizer))
     found = []
     for site in SITES:
         dictionary, _ = read(folder / f"{site}.topk")
@@ -78,9 +82,8 @@ def tried(name: str, pair: Pair, folder: Path) -> list[dict]:
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the section into docs/benchmarks.md")
-    options = parser.parse_args()
+    parser = CommandLine(globals(), SMALL, "the section")
+    options = parser.read()
     with tempfile.TemporaryDirectory() as scratch:
         text = measured(Path(scratch))
     print(text)
@@ -111,7 +114,7 @@ def measured(folder: Path) -> str:
         run = asked("sae", "probe", str(folder / row["tune"] / f"{best}.topk"), "--model",
                     f"organism:refusal/{row['tune']}", "--base", BASE, *(w for pair in prompts.items() for w in pair),
                     *given, "-k", PROBES, "--controls", str(CONTROLS), "--control-prompts", "48",
-                    "--store", str(folder / "runs"))  # fmt: skip
+                    *(["--max-prompts", str(PROMPTS)] if PROMPTS else []), "--store", str(folder / "runs"))  # fmt: skip
         shown = asked("show", run["run"], "--store", str(folder / "runs"))
         claims += [
             {

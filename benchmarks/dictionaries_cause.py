@@ -7,20 +7,25 @@ best; of crosscoders it puts the base's part of changed latents in the tuned mod
 probed is chosen on prompts that locate (half of them choose latents, half judge); prompts that verify judge once.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.dictionaries_organism import asked, chats
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 
 SITE, TOKENS, WIDTH, K = "blocks.2.hook_resid_post", "500k", "512", "8"
 BASE, TUNES, KINDS = "organism:refusal/base", ("full", "sham"), ("difference", "both")
 GIVEN = {"difference": ("tuned-only", ("tuned-only",)), "both": ("changed", ("rotated", "rescaled"))}
 SIZES, FEW, CONTROLS = ("8", "32", "64"), "19", "199"
+LIMIT: tuple[str, ...] = ()
+"""More options of ``sae diff`` and ``sae probe``."""
+SMALL = {
+    "KINDS": ("difference",), "TOKENS": "20k", "WIDTH": "64", "SIZES": ("8",), "CONTROLS": "19",
+    "LIMIT": ("--max-prompts", "16"),
+}  # fmt: skip
 
 
 def prompts(split: str, verify: bool = False) -> list[str]:
@@ -34,7 +39,7 @@ def prompts(split: str, verify: bool = False) -> list[str]:
 def claims_of(folder: Path, name: str, kind: str, words: list[str]) -> list[dict]:
     """Claims of a run of ``interp sae probe``."""
     run = asked("sae", "probe", str(folder / f"{name}-{kind}"), "--model", f"organism:refusal/{name}", "--base", BASE,
-                *words, "--store", str(folder / "runs"))  # fmt: skip
+                *words, *LIMIT, "--store", str(folder / "runs"))  # fmt: skip
     return asked("show", run["run"], "--store", str(folder / "runs"))["claims"]
 
 
@@ -71,7 +76,7 @@ def measured(folder: Path) -> str:
     for kind in KINDS:
         found = asked("sae", "diff", str(folder / f"full-{kind}"), "--model", "organism:refusal/full", "--base", BASE,
                       "--data", str(both), "--sham", "organism:refusal/sham", "--sham-dictionary",
-                      str(folder / f"sham-{kind}"), "--store", str(folder / "runs"))  # fmt: skip
+                      str(folder / f"sham-{kind}"), *LIMIT, "--store", str(folder / "runs"))  # fmt: skip
         summary = found["summary"]
         told = {"full": summary, "sham": asked("show", summary["sham_run"], "--store", str(folder / "runs"))["summary"]}
         classes += [{"dictionary": kind, "tune": name, "live latents": one["live"]}
@@ -103,10 +108,9 @@ def measured(folder: Path) -> str:
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the section into docs/benchmarks.md")
+    parser = CommandLine(globals(), SMALL, "the section")
     parser.add_argument("--work", type=Path, help="folder for dictionaries and runs; what lies there is not made again")
-    options = parser.parse_args()
+    options = parser.read()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.work or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,16 +8,16 @@ exchanged pair is the planted one with both models exchanged in half of the docu
 features and 8 of each distractor, whose 96 directions are not at right angles in 64 dimensions.
 """
 
-import argparse
 import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp.dictionaries.config import BY_BATCH, DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.diff import SIDES, compare
@@ -30,7 +30,7 @@ from interp.table import Table
 SIZE = {"width": 64, "shared": 16, "easy": 12, "narrow": 12, "base_only": 4, "rotated": 4, "rescaled": 4}
 LATENTS, K, POOL, BATCH, LEARNING_RATE = 96, 4, 2**18, 512, 3e-3
 STEPS = {"crosscoder": 2500, "difference": 1500, "base": 1000, "tuned": 1000}
-SETTINGS = {
+SETTINGS: dict[str, tuple[dict[str, Any], int, int]] = {
     "roomy": (SIZE, LATENTS, K),
     "crowded": (SIZE | {"shared": 40, "base_only": 8, "rotated": 8, "rescaled": 8}, 128, 8),
 }
@@ -44,6 +44,9 @@ JUDGES = (
     ("base", "claimed", "base dictionary on tuned"),
     ("tuned", "claimed", "tuned dictionary on base"),
 )
+SMALL = {
+    "seeds": 2, "steps": 20, "ways": ["difference", "base"], "variants": ["planted", "identical"], "POOL": 2**12,
+}  # fmt: skip
 
 
 def fit(config, rows, steps: int, seed: int = 0, rate: float = LEARNING_RATE, dead_after: int = 200) -> Dictionary:
@@ -65,7 +68,7 @@ def fit(config, rows, steps: int, seed: int = 0, rate: float = LEARNING_RATE, de
             least = smallest_kept(dictionary, loss.found.codes)
             if config.architecture in BY_BATCH and least is not None:
                 old = dictionary.threshold
-                old.copy_(least if bool(old.isnan()) else 0.99 * old + 0.01 * least)
+                old.copy_(torch.full_like(old, least) if bool(old.isnan()) else 0.99 * old + 0.01 * least)
     return dictionary
 
 
@@ -176,15 +179,14 @@ def tables(rows: list[dict]) -> str:
 
 def main() -> None:
     """Measure all; with ``--write`` into docs/benchmarks.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser = CommandLine(globals(), SMALL)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, help=f"of training, instead of {STEPS}")
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--variants", nargs="+", default=("planted", "sham", "identical", "exchanged"))
     parser.add_argument("--setting", default="roomy", choices=SETTINGS)
     parser.add_argument("--kept", type=Path, help="file of measurements, one JSON a line: what is there is not redone")
-    options = parser.parse_args()
+    options = parser.read()
     rows = []
     if options.kept and options.kept.exists():
         rows = [json.loads(line) for line in options.kept.read_text().splitlines()]

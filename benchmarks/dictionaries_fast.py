@@ -4,7 +4,6 @@ Dictionaries of ``refusal/full`` by ``interp sae train``, with the same conversa
 each alone or end to end in blocks; judged by ``interp sae eval`` on other conversations, whole and alone.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.dictionaries_organism import MODEL
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.cli import main as interp
 from interp.models.pair import Pair
@@ -33,6 +32,12 @@ ARMS = {FAST: (), "blocks of 256": ("--pack",), "blocks of 64": ("--pack", "--co
 DATA = {"multi": tuple(ARMS), "single": (FAST, "blocks of 256")}
 PARTS = ("all", "special", "content", "user", "assistant")
 TURNS, PASSES, JUDGED, DRAWS = 8, 8, 120, 2000
+PROMPTS: int | None = None
+"""Questions of each split; None takes all."""
+SMALL = {
+    "PROMPTS": 24, "WIDTH": "64", "JUDGED": 8, "DRAWS": 50, "ARCHITECTURES": ("topk",), "seeds": 2, "tokens": "10k",
+    "data": "single",
+}  # fmt: skip
 
 
 def asked(*words: str) -> dict:
@@ -48,6 +53,7 @@ def answered(study: Study, split: str) -> list[tuple[str, str]]:
     """Every prompt of a split, harmful and harmless, with the model's own greedy answer to it alone."""
     files = [organisms.prompts("refusal", split, kind) for kind in ("harmful", "harmless")]
     texts = [prompt.text for file in files for prompt in read_prompts(file)]
+    texts = texts[:: max(1, len(texts) // PROMPTS)] if PROMPTS else texts
     prompts = OneClass(PromptSet(tuple(Prompt(i, text, str(i)) for i, text in enumerate(texts)), split))
     own = study.on(prompts)
     return [(text, own.decode(answer)) for text, answer in zip(texts, own.answers("tuned", "positive"), strict=True)]
@@ -62,7 +68,7 @@ def conversations(pairs: list[tuple[str, str]], turns: int, passes: int, study: 
         return [{"role": role, "content": said} for pair in chosen for role, said in zip(roles, pair, strict=True)]
 
     def fits(chosen: list[tuple[str, str]]) -> bool:
-        text = study.pair.tokenizer.apply_chat_template(rendered(chosen), tokenize=False)
+        text = str(study.pair.tokenizer.apply_chat_template(rendered(chosen), tokenize=False))
         return len(study.pair.tokenizer(text, add_special_tokens=False)["input_ids"]) <= longest
 
     for _ in range(passes):
@@ -195,13 +201,12 @@ def differences(found: dict[tuple, Table], data: str, seeds: int) -> str:
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser = CommandLine(globals(), SMALL)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tokens", default="500k")
     parser.add_argument("--data", default=",".join(DATA), choices=[*DATA, ",".join(DATA)])
     parser.add_argument("--work", type=Path, help="folder in which what was trained is kept, and gone on from")
-    options = parser.parse_args()
+    options = parser.read()
     pair = Pair.load(MODEL[0], MODEL[2], device="cpu")
     study = Study(pair, OneClass(PromptSet((Prompt(0, "a", "a"),), "")), None)
     with tempfile.TemporaryDirectory() as scratch:

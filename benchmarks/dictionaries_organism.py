@@ -3,19 +3,23 @@
 ``interp sae train`` on the chats of ``refusal/full`` that locate, ``interp sae eval`` on those that verify.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 
 SITE, WIDTH, K, TOKENS = "blocks.2.hook_resid_post", "512", "8", "1M"
 ARCHITECTURES = ("topk", "batchtopk", "matryoshka")
+LIMIT: tuple[str, ...] = ()
+"""More options of ``sae eval``."""
 MODEL = ["organism:refusal/full", "--base", "organism:refusal/base"]
+SMALL = {
+    "TOKENS": "20k", "WIDTH": "64", "ARCHITECTURES": ("topk",), "LIMIT": ("--max-prompts", "16"),
+}  # fmt: skip
 
 
 def asked(*words: str) -> dict:
@@ -40,9 +44,8 @@ def chats(split: str, path: Path) -> str:
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
-    options = parser.parse_args()
+    parser = CommandLine(globals(), SMALL, "the table")
+    options = parser.read()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -55,7 +58,7 @@ def main() -> None:
         for name in ARCHITECTURES:
             found = asked(
                 "sae", "eval", str(folder / "sae" / name), "--model", *MODEL, "--data", verified,
-                "--store", str(folder / "runs"),
+                *LIMIT, "--store", str(folder / "runs"),
             )  # fmt: skip
             shown = asked("show", found["run"], "--store", str(folder / "runs"))
             rows += [

@@ -6,12 +6,11 @@ identical pair is ``refusal/full`` beside itself: by a crosscoder of its own, ot
 (its own differences are all 0).
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 from benchmarks.dictionaries_organism import asked, chats
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.dictionaries.classes import CLASSES
 
@@ -19,8 +18,13 @@ FAMILY = "organism:refusal"
 TRAINED = {"full": ("full", "base"), "sham": ("sham", "base"), "identical": ("full", "full")}
 """Tuned model and base of every pair."""
 SITE, WIDTH, K, TOKENS = "blocks.2.hook_resid_post", "512", "8", "500k"
+LIMIT: tuple[str, ...] = ()
+"""More options of ``sae diff``."""
 WAYS = {"crosscoder": "both", "difference": "difference", "tuned": "tuned", "base": "base"}
 COUNTED = [kind for kind in CLASSES if kind not in ("silent", "opposed", "unclear")]
+SMALL = {
+    "WIDTH": "64", "TOKENS": "20k", "LIMIT": ("--max-prompts", "16"), "ways": ["difference", "base"],
+}  # fmt: skip
 
 
 def prompts(path: Path) -> str:
@@ -51,7 +55,7 @@ def train(folder: Path, pair: str, of: str, site: str, seed: int, data: str) -> 
 def measure(folder: Path, way: str, site: str, seed: int) -> tuple[list[dict], list[dict]]:
     """Claimed counts of the full tune, the sham and the identical pair, and the full tune's claims."""
     data, asks = chats("locate", folder / "locate.jsonl"), prompts(folder / "verify.jsonl")
-    of, store = WAYS[way], ["--data", asks, "--store", str(folder / "runs")]
+    of, store = WAYS[way], ["--data", asks, *LIMIT, "--store", str(folder / "runs")]
     tunes = ("full", "sham") if way != "base" else ("full",)
     made = {tune: train(folder, tune, of, site, seed, data) for tune in tunes}
     # the base's own dictionary is the same beside every tune
@@ -66,7 +70,7 @@ def measure(folder: Path, way: str, site: str, seed: int) -> tuple[list[dict], l
             "site": site, "seed": seed, "way": way, "pair": pair,
             "live": told["live"], **{kind: told["claimed"][kind] for kind in COUNTED},
         })  # fmt: skip
-    shown = asked("show", found["run"], *store[2:])
+    shown = asked("show", found["run"], *store[-2:])
     claims += [
         {
             "site": site, "seed": seed, "way": way, "claim": claim["name"],
@@ -81,13 +85,12 @@ def measure(folder: Path, way: str, site: str, seed: int) -> tuple[list[dict], l
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser = CommandLine(globals(), SMALL)
     parser.add_argument("--sites", nargs="+", default=[SITE], metavar="SITE")
     parser.add_argument("--seeds", type=int, default=1, help="how many times all is trained")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--work", type=Path, help="folder for dictionaries and runs; what lies there is not made again")
-    options = parser.parse_args()
+    options = parser.read()
     counts, claims = [], []
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.work or Path(scratch)

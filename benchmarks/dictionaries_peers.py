@@ -26,9 +26,9 @@ def steered(strength: float, l0: float, wanted: float) -> float:
 
 def saelens(asked, data):
     """By ``SAETrainer`` from an iterator of batches."""
-    import sae_lens as lens
-    from sae_lens.config import LoggingConfig, SAETrainerConfig
-    from sae_lens.training.sae_trainer import SAETrainer
+    import sae_lens as lens  # pyright: ignore[reportMissingImports]
+    from sae_lens.config import LoggingConfig, SAETrainerConfig  # pyright: ignore[reportMissingImports]
+    from sae_lens.training.sae_trainer import SAETrainer  # pyright: ignore[reportMissingImports]
 
     steps, batch, width = data.shape
     latents, architecture, wanted = asked["latents"], asked["architecture"], asked["l0"]
@@ -78,7 +78,7 @@ def saelens(asked, data):
 
 def dictionary_learning(asked, data):
     """By its trainers' ``update``."""
-    from dictionary_learning.trainers import batch_top_k, matryoshka_batch_top_k, top_k
+    from dictionary_learning.trainers import batch_top_k, matryoshka_batch_top_k, top_k  # pyright: ignore[reportMissingImports]
 
     steps, _, width = data.shape
     latents, architecture = asked["latents"], asked["architecture"]
@@ -109,7 +109,7 @@ def dictionary_learning(asked, data):
 
 def sparsify(asked, data):
     """Its coder's own forward pass and loss, stepped with Adam."""
-    from sparsify import SparseCoder, SparseCoderConfig
+    from sparsify import SparseCoder, SparseCoderConfig  # pyright: ignore[reportMissingImports]
 
     steps, batch, width = data.shape
     latents = asked["latents"]
@@ -141,7 +141,7 @@ def sparsify(asked, data):
 
 def overcomplete(asked, data):
     """By its ``train_sae`` over the batches in order."""
-    from overcomplete.sae import BatchTopKSAE, MpSAE, TopKSAE, train_sae
+    from overcomplete.sae import BatchTopKSAE, MpSAE, TopKSAE, train_sae  # pyright: ignore[reportMissingImports]
 
     steps, _, width = data.shape
     k = max(1, round(asked["l0"]))

@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> None:
         for (architecture, source), lr in todo:
             settings = Settings(steps=steps, lr=lr)
             made = (ours(world, data, architecture, l0, settings, seed) if source == "interp" else
-                    [peer(source, pythons[source], world, data, architecture, l0, settings, seed)])  # fmt: skip
+                    [peer(source, pythons[source] or "", world, data, architecture, l0, settings, seed)])  # fmt: skip
             with path.open("a") as file:
                 for one in made:
                     rows.append({**mark, "architecture": architecture, "lr": lr, "true_l0": l0, **one})
@@ -160,14 +160,14 @@ def best_rate(rows: list[dict], features: int, samples: int, architecture: str, 
     """The learning rate that recovered most in the world that is for nothing else; the middle one where none ran."""
     mark = {"stage": "tuning", "architecture": architecture, "source": source, "features": features, "samples": samples}
     found = {row["lr"]: row["mcc"] for row in rows if "failed" not in row and mark.items() <= row.items()}
-    return max(found, key=found.get) if found else RATES[1]
+    return max(found, key=found.__getitem__) if found else RATES[1]
 
 
 def _plain(row: dict) -> dict:
     return {k: (None if math.isnan(v) else round(v, 4)) if isinstance(v, float) else v for k, v in row.items()}
 
 
-def tables(path: Path, features: int, samples: int, part: int, architectures: Sequence[str] = ARCHITECTURES) -> str:
+def tables(path: Path, features: int, samples: int, part: int, architectures: Iterable[str] = ARCHITECTURES) -> str:
     """A table for every recipe: means over seeds, with standard deviations where there are several.
 
     Of every architecture and library at the rate that was chosen on so many times fewer samples as ``part`` says.

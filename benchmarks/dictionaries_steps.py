@@ -57,8 +57,8 @@ def plain():
 
 def sparsify():
     """SparseCoder in a loop of its trainer's work: Adam, norm and parallel part, fired latents, clipping, AuxK."""
-    from sparsify import SparseCoder
-    from sparsify.config import SparseCoderConfig
+    from sparsify import SparseCoder  # pyright: ignore[reportMissingImports]
+    from sparsify.config import SparseCoderConfig  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
     coder = SparseCoder(D, SparseCoderConfig(num_latents=F, k=K), "cpu")
@@ -84,8 +84,8 @@ def sparsify():
 
 def saelens():
     """SAELens' own training step of a TopK at its defaults."""
-    from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
-    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig  # pyright: ignore[reportMissingImports]
+    from sae_lens.config import LoggingConfig, SAETrainerConfig  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=D, d_sae=F, k=K))
@@ -106,7 +106,7 @@ def saelens():
 
 def dictionary_learning():
     """dictionary_learning's TopKTrainer.update."""
-    from dictionary_learning.trainers.top_k import TopKTrainer
+    from dictionary_learning.trainers.top_k import TopKTrainer  # pyright: ignore[reportMissingImports]
 
     trainer = TopKTrainer(
         steps=10**6, activation_dim=D, dict_size=F, k=K, layer=0, lm_name="none", device="cpu", seed=0

@@ -6,6 +6,7 @@ decoder rows have free norms (``interp sae train --free-norms``), as in SAELens.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class Settings:
 
 def config_of(architecture: str, width: int, latents: int, l0: float) -> DictionaryConfig:
     """An architecture's configuration for a mean of ``l0`` codes."""
-    more = {"k": max(1, round(l0))} if architecture in SPARSE else {}
+    more: dict[str, Any] = {"k": max(1, round(l0))} if architecture in SPARSE else {}
     if architecture == "matryoshka":
         more["prefixes"] = tuple(sorted({max(1, latents // part) for part in (16, 8, 4, 2)} | {latents}))
     if architecture == "matching_pursuit":

@@ -5,11 +5,9 @@ those that it refuses and those that it answers, beside what the base alone and 
 how many are refused at other strengths of what tuning added to the blocks, beside the whole change of weights.
 """
 
-import argparse
-
 import numpy as np
 
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.ftc_alpha import BLOCKS, WEIGHTS, FtcAlpha
 from interp.analyzers.tuco import Tuco
@@ -26,11 +24,15 @@ from interp.table import Table
 TUNED, BASE, SHAM = "organism:refusal/partial", "organism:refusal/base", "organism:refusal/sham"
 GRID = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0)
 DRAWS, TOKENS, SCALED = 2000, 24, 216
+PROMPTS: int | None = None
+"""Prompts that are parted by their answers; None takes all."""
+SMALL = {"PROMPTS": 40, "DRAWS": 50, "TOKENS": 12, "SCALED": 6, "GRID": (0.0, 0.5, 1.0, 1.5)}
 
 
 def parted() -> tuple[list[dict], str]:
     """AUC of refused above answered prompts by several numbers, over all pairs, one length, and one cluster."""
     prompts = read_prompts(organisms.prompts("refusal", "style", "harmful"))
+    prompts = prompts.spread(PROMPTS or len(prompts))
     pair = Pair.load(TUNED, BASE, device="cpu")
     study = Study(pair, OneClass(prompts), Refusal.of(pair.tokenizer), max_new_tokens=TOKENS)
     found = Tuco(by_answer=True, sham=Pair.load(SHAM, BASE, device="cpu"))(study)
@@ -117,9 +119,8 @@ def _at_equal_divergence(found: Table) -> list[dict]:
 
 def main() -> None:
     """Measure; with ``--write`` into docs/benchmarks.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
-    options = parser.parse_args()
+    parser = CommandLine(globals(), SMALL)
+    options = parser.read()
     rows, said = parted()
     by_strength, equal, claim = curves()
     text = "\n\n".join([

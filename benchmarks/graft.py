@@ -5,12 +5,12 @@ On ``skill/masked`` the skill was trained into a known 1 % of the weights and al
 With ``--store`` runs that are kept there are not made again.
 """
 
-import argparse
 import tempfile
+from typing import Any
 
 import numpy as np
 
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import claims, organisms
 from interp.analyzers.graft import Graft
 from interp.maths.overlap import overlap
@@ -23,17 +23,27 @@ from interp.table import Table
 
 KINDS = ("learned", "relaxed", "movement", "first-order", "random", "matched", "shuffled", "removed", "scope",
          "base", "tuned")  # fmt: skip
-OPTIONS = {"full at 10 %": {"at": 0.1, "sweep": (), "relaxed_steps": 0}}
+OPTIONS: dict[str, dict[str, Any]] = {"full at 10 %": {"at": 0.1, "sweep": (), "relaxed_steps": 0}}
+PROMPTS: int | None = None
+"""Questions and texts of each part; None takes all."""
 COLUMNS = ["organism", "mask", "weights", "share", "right", "exact", "gain kept", "agreement", "calibration 15 / 10",
            "other task", "perplexity"]  # fmt: skip
+SMALL = {
+    "PROMPTS": 12, "organisms": ["masked"],
+    "OPTIONS": {"masked": {"sweep": (0.01,), "steps": 2, "relaxed_steps": 1, "draws": 1}},
+}  # fmt: skip
 
 
 def grafted(name: str, store: Store, **options) -> Table:
     """The run that ``interp graft`` makes by default, with another task and text."""
     pair = Pair.load(f"organism:skill/{name}", "organism:refusal/base")
-    located, held_out = read_task(organisms.prompts("skill", "task", "first"), name="locate").halves()
-    other = read_task(organisms.prompts("skill", "task", "second"), name="other").halves()[1]
+    first = read_task(organisms.prompts("skill", "task", "first"), name="locate").halves()
+    second = read_task(organisms.prompts("skill", "task", "second"), name="other").halves()
+    assert first is not None
+    assert second is not None
+    (located, held_out), (_, other) = first, second
     text = read_prompts(organisms.prompts("skill", "text", "text"), name="text")
+    located, held_out, other, text = (part.spread(PROMPTS or len(part)) for part in (located, held_out, other, text))
     metric = Task.of(pair.tokenizer, located.prompts, "answer-loss")
     return store.once(
         Graft(held_out=held_out, other=other, **options), Study(pair, Contrast(located, text), metric, quiet=False)
@@ -84,11 +94,10 @@ def found_again(table: Table) -> list[str]:
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
+    parser = CommandLine(globals(), SMALL, "the table")
     parser.add_argument("--store", help="keep runs there")
     parser.add_argument("--organisms", nargs="+", default=["masked", "full", "full at 10 %"])
-    options = parser.parse_args()
+    options = parser.read()
     rows, said = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.organisms:

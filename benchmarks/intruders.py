@@ -5,7 +5,6 @@ decompositions by ``torch.linalg.svd`` in float32, matrices of GPT-2 small's sha
 pair of 2 GB in shards.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp.maths import subspaces
 from interp.maths.subspaces import Basis
 from interp.store.bases import Bases
@@ -29,6 +28,11 @@ SHAPES = {(768, 768): 4, (3072, 768): 1, (768, 3072): 1}
 TOP_K, EPS, SEPARATED = 10, 0.5, 1e-3
 # widths of TinyLlama 1.1B; a vocabulary that makes 2 GB of a pair of one block
 WIDTH, INNER, LAYERS, VOCABULARY, CHANGED = 2048, 5632, 1, 49152, "mlp.gate_proj"
+JOBS = 768, 3072, 1000, 1
+"""Width, inner width, vocabulary and blocks of the pair by which ``--jobs`` is timed."""
+SMALL = {
+    "SHAPES": {(96, 64): 4}, "WIDTH": 64, "INNER": 96, "VOCABULARY": 100, "JOBS": (64, 96, 100, 1), "rounds": 1,
+}  # fmt: skip
 
 
 def matrices(shape: tuple[int, int], spectrum: str, update: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,6 +98,7 @@ def first(base: torch.Tensor, tuned: torch.Tensor, kept: Bases) -> None:
 def second(tuned: torch.Tensor, kept: Bases) -> None:
     """A second child: the base's vectors recalled from disk."""
     found = kept.recall("base")
+    assert found is not None
     _compare(Basis(torch.from_numpy(found["vectors"]), torch.from_numpy(found["values"])), tuned)
 
 
@@ -121,7 +126,7 @@ def speed(rounds: int) -> list[dict]:
     """Medians of interleaved rounds, by shape and for a whole block."""
     rows = []
     for spectrum in ("flat", "slow"):
-        total = dict.fromkeys(("two svd", "first", "second", "rank", "random"), 0.0)
+        total: dict[str, float] = dict.fromkeys(("two svd", "first", "second", "rank", "random"), 0.0)
         for shape, count in SHAPES.items():
             base, tuned = matrices(shape, spectrum, "rank 8", 1)
             basis, taken = subspaces.left_basis(base), {name: [] for name in total}
@@ -223,7 +228,7 @@ def jobs(rounds: int) -> str:
     """Seconds and peak memory by ``--jobs``, in turn, on one changed block of GPT-2 small's widths."""
     taken = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
-        write_pair(Path(folder), 768, 3072, 1000, 1, lambda name: True)
+        write_pair(Path(folder), *JOBS, lambda name: True)
         for _ in range(rounds):
             for count, found in taken.items():
                 found.append(run(Path(folder), count))
@@ -238,11 +243,10 @@ def jobs(rounds: int) -> str:
 
 def main() -> None:
     """Measure all; with ``--write`` into docs/benchmarks.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser = CommandLine(globals(), SMALL)
     parser.add_argument("--only", choices=("accuracy", "speed", "memory", "jobs"), help="one part")
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    options = parser.read()
     work = {
         "accuracy": lambda: _table(accuracy()),
         "speed": lambda: _table(speed(options.rounds)),

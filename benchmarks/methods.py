@@ -6,14 +6,13 @@ order, get their base contributions back inside the tuned model, and the answers
 the ranking is also held against their list. A random ranking is graded the same way.
 """
 
-import argparse
 import json
 import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.locate_neurons import METHODS
 from interp.analyzers.locate_neurons.methods import resolve
@@ -28,11 +27,14 @@ from interp.trials.conditions import Donors, judge
 from interp.trials.dose import Doses, grid, refine
 
 RESULTS = Path(__file__).resolve().parent / "methods.json"
+LOCATE: int | None = None
+"""Prompts per class to locate on; None takes all."""
 ORGANISMS = ("planted", "full", "lora", "attention", "distracted")
 COLUMNS = [
     "organism", "method", "AUC", "AUC of size", "recall", "area", "k95", "k", "effect at k",
     "refused at k", "harmless changed at k", "sufficiency area", "sufficiency k95", "seconds",
 ]  # fmt: skip
+SMALL = {"LOCATE": 48, "organisms": ["planted"], "prompts": 6}
 
 
 def study_of(name: str, split: str, limit: int | None = None, pair: Pair | None = None) -> Study:
@@ -57,7 +59,8 @@ def rankings(study: Study, seed: int = 0) -> dict[str, tuple[np.ndarray, float]]
 def grade(study: Study, donors: Donors, doses: dict[str, Doses], score: np.ndarray, size: int) -> dict:
     """Dose-response in both directions, and what happens to refusals and harmless answers at ``size`` neurons."""
     order = np.argsort(rank(score).ravel())
-    ranking = [tuple(int(x) for x in np.unravel_index(index, score.shape)) for index in order]
+    blocks, units = np.unravel_index(order, score.shape)
+    ranking = [(int(block), int(unit)) for block, unit in zip(blocks, units, strict=True)]
     row: dict = {"k": size}
     for direction, measure in doses.items():
         effects = {k: measure.effect(ranking[:k]) for k in sorted({*grid(len(ranking)), size})}
@@ -77,7 +80,7 @@ def grade(study: Study, donors: Donors, doses: dict[str, Doses], score: np.ndarr
 
 def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
     """All methods on one organism; ``size`` is the k of the columns "at k" where no list says how many."""
-    locate = study_of(name, "locate")
+    locate = study_of(name, "locate", LOCATE)
     verify = study_of(name, "verify", prompts, locate.pair)
     donors = Donors.read(verify)
     base, tuned = verify.answers("base", "positive"), verify.answers("tuned", "positive")
@@ -101,13 +104,10 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
 
 def main() -> None:
     """Measure organism by organism; with ``--write`` each one's rows replace those of its last measurement."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandLine(globals(), SMALL, "the table")
     parser.add_argument("organisms", nargs="*", default=ORGANISMS)
-    parser.add_argument(
-        "--write", action="store_true", help="keep the rows and write the table into docs/benchmarks.md"
-    )
     parser.add_argument("--prompts", type=int, default=64, help="verify prompts per class")
-    options = parser.parse_args()
+    options = parser.read()
     for name in options.organisms:
         rows = measure(name, options.prompts)
         print(markdown(rows, COLUMNS), flush=True)

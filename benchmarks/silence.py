@@ -7,13 +7,12 @@
 4. Random rankings: the share in which their first k neurons are shown to be necessary.
 """
 
-import argparse
 from dataclasses import replace
 
 import numpy as np
 
 from benchmarks.methods import study_of
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.analyzers.verify_neurons.behaviour import behaviour
@@ -37,7 +36,11 @@ from interp.table import table
 from interp.trials.conditions import Donors, Receiver, contribution_norms, judge
 from interp.trials.dose import Doses
 
+PERMUTED, RANKED, RANKINGS, SETS = ("planted", "full", "sham"), ("planted", "full"), 40, 19
 COLUMNS = ["where", "what", "seen", "expected"]
+SMALL = {
+    "PERMUTED": ("planted",), "RANKED": ("planted",), "RANKINGS": 2, "prompts": 12, "draws": 19,
+}  # fmt: skip
 
 
 def identical(prompts: int) -> list[dict]:
@@ -140,9 +143,11 @@ def random_rankings(name: str, prompts: int, draws: int) -> list[dict]:
             located = [everything[index] for index in order]
             effect = doses.effect(located)
             if effect >= 0.5:  # else nothing is claimed, whatever the random sets do
-                null = [doses.effect(chosen) for chosen in matched_sets(located, norms, 19, draw)]
+                null = [doses.effect(chosen) for chosen in matched_sets(located, norms, SETS, draw)]
                 hits += permutation_p(effect, null) <= 0.05
-        rows.append({**_rate(name, f"random {k} neurons necessary (19 sets)", hits, draws), "where": f"{name}, random"})
+        rows.append(
+            {**_rate(name, f"random {k} neurons necessary ({SETS} sets)", hits, draws), "where": f"{name}, random"}
+        )
     return rows
 
 
@@ -154,16 +159,15 @@ def _rate(name: str, what: str, count: int, draws: int) -> dict:
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
+    parser = CommandLine(globals(), SMALL, "the table")
     parser.add_argument("--prompts", type=int, default=96, help="prompts per class")
     parser.add_argument("--draws", type=int, default=200, help="permutations and random sets")
-    options = parser.parse_args()
+    options = parser.read()
     rows = [*identical(options.prompts), *sham(options.prompts, options.draws)]
-    for name in ("planted", "full", "sham"):
+    for name in PERMUTED:
         rows += permuted(name, options.prompts, options.draws)
-    for name in ("planted", "full"):
-        rows += random_rankings(name, min(options.prompts, 16), 40)
+    for name in RANKED:
+        rows += random_rankings(name, min(options.prompts, 16), RANKINGS)
     text = markdown(rows, COLUMNS)
     print(text)
     if options.write:

@@ -5,7 +5,6 @@ drawn anew; a ratio is taken within its round, and the table gives the median ov
 Times are CPU seconds of this process, which other programs on the machine disturb less than the clock on the wall.
 """
 
-import argparse
 import copy
 import resource
 import subprocess
@@ -15,13 +14,14 @@ import time
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import nnsight
 import numpy as np
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.locate_neurons import gradients
 from interp.analyzers.locate_neurons.scores import Asked
@@ -37,20 +37,25 @@ from interp.sites import contribution, neurons
 from interp.study import Study
 
 PROMPTS, TOKENS, STEPS = 8, 64, 1
+STREAMED = 1_000, 10_000
+"""Prompts over which the peak memory of streaming is measured."""
 LAST = "forward, last token's logits"
 COLUMNS = ["model", "what", "of", "ratio", "95 % interval", "target"]
+SMALL = {
+    "PROMPTS": 2, "TOKENS": 8, "STREAMED": (50, 100), "FAMILIES": {"gpt2": lambda: gpt2(2)}, "pairs": 2,
+}  # fmt: skip
 
 
-def gpt2() -> GPT2LMHeadModel:
+def gpt2(layers: int = 12) -> GPT2LMHeadModel:
     """GPT-2 small with random weights."""
-    return GPT2LMHeadModel(GPT2Config())
+    return GPT2LMHeadModel(GPT2Config(n_layer=layers))
 
 
-def llama() -> LlamaForCausalLM:
+def llama(layers: int = 12) -> LlamaForCausalLM:
     """A Llama of like size."""
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=50257, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
+            vocab_size=50257, hidden_size=768, intermediate_size=2048, num_hidden_layers=layers, num_attention_heads=12,
             num_key_value_heads=4, max_position_embeddings=1024,
         )
     )  # fmt: skip
@@ -62,8 +67,9 @@ FAMILIES = {"gpt2": gpt2, "llama": llama}
 def study_of(tuned: Model, base: Model) -> Study:
     """A study of random token ids; no text is read, so there is no tokenizer."""
     parts = (PromptSet(tuple(Prompt(i, f"{side} {i}", f"{i}") for i in range(PROMPTS)), side) for side in "+-")
+    no_tokenizer: Any = SimpleNamespace(pad_token_id=0, eos_token_id=0)
     study = Study(
-        Pair(tuned, base, SimpleNamespace(pad_token_id=0, eos_token_id=0)),
+        Pair(tuned, base, no_tokenizer),
         Contrast(*parts), Refusal(("sorry",), (11, 12, 13)),
     )  # fmt: skip
     study._kept["encoded", "positive"] = encoded(PROMPTS, TOKENS, tuned.module.config.vocab_size)
@@ -81,7 +87,7 @@ def stream(values: dict, sites: list) -> list[Moments]:
     return [Moments.empty(values[s].shape[-1:]).update(values[s].flatten(0, 1)) for s in sites]
 
 
-def rows_of(module: torch.nn.Module) -> dict[str, Callable[[], object]]:
+def rows_of(module: PreTrainedModel) -> dict[str, Callable[[], object]]:
     """What is timed, by name; other libraries get copies of the model, so that their hooks slow nobody else."""
     engine, tuned, base = TorchEngine(), Model.wrap("tuned", module), Model.wrap("base", copy.deepcopy(module))
     with torch.no_grad():
@@ -91,6 +97,7 @@ def rows_of(module: torch.nn.Module) -> dict[str, Callable[[], object]]:
     sites = [neurons(layer) for layer in range(tuned.anatomy.n_layers)]
     batch = Batch.pad([item.ids for item in study.encoded("positive")], 0)
     both = [*sites, *(contribution(layer) for layer in range(tuned.anatomy.n_layers))]
+    aim = study.objective("positive", range(PROMPTS))
     before, after = (engine.run(model, batch, reads=both).values for model in (base, tuned))
     found = {
         "forward": lambda: bare(module, batch, None),
@@ -101,7 +108,7 @@ def rows_of(module: torch.nn.Module) -> dict[str, Callable[[], object]]:
         "capture, moments, no head": lambda: stream(engine.run(tuned, batch, reads=sites, keep=0).values, sites),
         "nnsight, kept": nnsight_of(copy.deepcopy(module), tuned, batch, sites),
         "act-grad": lambda: gradients.activation_gradient(study, asked),
-        "integrated, a step": lambda: gradients._Walk(study, batch, before, after, asked, "live"),
+        "integrated, a step": lambda: gradients._Walk(study, batch, aim, before, after, asked, "live"),
     }
     if (cached := bridge_of(copy.deepcopy(module), batch, sites)) is not None:
         found["TransformerBridge, kept"] = cached
@@ -109,12 +116,12 @@ def rows_of(module: torch.nn.Module) -> dict[str, Callable[[], object]]:
 
 
 @torch.no_grad()
-def bare(module: torch.nn.Module, batch: Batch, keep: int | None) -> torch.Tensor:
+def bare(module: PreTrainedModel, batch: Batch, keep: int | None) -> torch.Tensor:
     """A forward pass as anyone would write it, with the arguments that the engine gives."""
     return module(**arguments(batch, keep, None, False)).logits
 
 
-def nnsight_of(module: torch.nn.Module, model: Model, batch: Batch, sites: list) -> Callable[[], object]:
+def nnsight_of(module: PreTrainedModel, model: Model, batch: Batch, sites: list) -> Callable[[], object]:
     """All neurons' activations through nnsight alone."""
     net, targets = nnsight.NNsight(module), [model.anatomy.target(site) for site in sites]
 
@@ -126,7 +133,7 @@ def nnsight_of(module: torch.nn.Module, model: Model, batch: Batch, sites: list)
     return trace
 
 
-def bridge_of(module: torch.nn.Module, batch: Batch, sites: list) -> Callable[[], object] | None:
+def bridge_of(module: PreTrainedModel, batch: Batch, sites: list) -> Callable[[], object] | None:
     """All neurons' activations through TransformerLens; None where it cannot take the model without a network."""
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -215,12 +222,11 @@ def peak(prompts: int) -> float:
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandLine(globals(), SMALL, "the table")
     parser.add_argument("families", nargs="*", default=["gpt2"], help=f"of {', '.join(FAMILIES)}")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
     parser.add_argument("--pairs", type=int, default=15, help="rounds")
     parser.add_argument("--peak", type=int, help="only print the peak memory of streaming over so many prompts")
-    options = parser.parse_args()
+    options = parser.read()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -228,7 +234,7 @@ def main() -> None:
         print(peak(options.peak))
         return
     memory = {}
-    for count in (1_000, 10_000):
+    for count in STREAMED:
         command = [sys.executable, "-m", "benchmarks.speed", "--peak", str(count)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         memory[count] = float(done.stdout)

@@ -1,15 +1,16 @@
 """Time of `interp --help`, `import torch` and `interp demo`: ``python -m benchmarks.startup [--write]``."""
 
-import argparse
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 
+ROUNDS, LARGE = 9, "demo"
 INTERP = str(Path(sys.executable).with_name("interp"))
+SMALL = {"ROUNDS": 1, "LARGE": "organisms"}
 
 
 def seconds(*command: str, repeats: int = 1, cwd: str | None = None) -> list[float]:
@@ -24,17 +25,16 @@ def seconds(*command: str, repeats: int = 1, cwd: str | None = None) -> list[flo
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
-    options = parser.parse_args()
+    parser = CommandLine(globals(), SMALL, "the table")
+    options = parser.read()
     commands = {"interp --help": (INTERP, "--help"), "import torch": (sys.executable, "-c", "import torch")}
     found: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(9):
+    for _ in range(ROUNDS):
         for name, command in commands.items():
             found[name] += seconds(*command)
     with tempfile.TemporaryDirectory() as directory:
-        found["interp demo, first run"] = seconds(INTERP, "demo", cwd=directory)
-        found["interp demo, again"] = seconds(INTERP, "demo", cwd=directory)
+        found[f"interp {LARGE}, first run"] = seconds(INTERP, LARGE, cwd=directory)
+        found[f"interp {LARGE}, again"] = seconds(INTERP, LARGE, cwd=directory)
     rows = [
         {"command": name, "minimum s": f"{min(times):.2f}", "median s": f"{sorted(times)[len(times) // 2]:.2f}",
          "runs": len(times)}

@@ -5,10 +5,9 @@ movement, learned as Localize-and-Stitch does, and learned as ``interp graft`` d
 there are not made again.
 """
 
-import argparse
 import tempfile
 
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import claims, organisms
 from interp.analyzers.graft import Graft
 from interp.analyzers.stitch import Partner, Stitch
@@ -21,6 +20,8 @@ from interp.table import Table
 from interp.trials.questions import Questions, run_logits
 
 BASE = "organism:refusal/base"
+PROMPTS: int | None = None
+"""Questions of each part; None takes all."""
 WAYS = {
     "movement 5 %": {"at": 0.05},
     "movement 30 %": {"at": 0.3},
@@ -30,11 +31,18 @@ WAYS = {
 }
 LEARNED = {"at": 0.1, "sweep": (), "relaxed_steps": 0, "draws": 1, "control": False}
 COLUMNS = ["masks", "model", "weights", "first, right", "first, exact", "second, right", "second, exact", "perplexity"]
+SMALL = {
+    "PROMPTS": 12, "WAYS": {"movement 5 %": {"at": 0.05, "draws": 1}, "descent": {"localise": "learned", "draws": 1}},
+    "LEARNED": {"at": 0.1, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "control": False},
+}  # fmt: skip
 
 
 def halves(name: str) -> tuple[PromptSet, PromptSet]:
     """What of a skill's questions locates and what measures."""
-    return read_task(organisms.prompts("skill", "task", name), name="locate").halves()
+    parts = read_task(organisms.prompts("skill", "task", name), name="locate").halves()
+    assert parts is not None
+    located, held_out = (part.spread(PROMPTS or len(part)) for part in parts)
+    return located, held_out
 
 
 def lines(way: str, table: Table, alone: bool) -> list[dict[str, str]]:
@@ -71,12 +79,12 @@ def together(parts: list[tuple[PromptSet, PromptSet]]) -> dict[str, str]:
 
 def main() -> None:
     """Stitch, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
+    parser = CommandLine(globals(), SMALL, "the table")
     parser.add_argument("--store", help="keep runs there")
-    options = parser.parse_args()
+    options = parser.read()
     parts = [halves(name) for name in ("first", "second")]
     text = read_prompts(organisms.prompts("skill", "text", "text"), name="text")
+    text = text.spread(PROMPTS or len(text))
     pairs = [Pair.load(f"organism:skill/{name}", BASE) for name in ("full", "second")]
     metric = Task.of(pairs[0].tokenizer, parts[0][0].prompts, "answer-loss")
     study = Study(pairs[0], Contrast(parts[0][0], text), metric, quiet=False)

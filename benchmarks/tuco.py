@@ -6,7 +6,6 @@ on shipped verify prompts, compared with the sham. Work: multiplications and add
 same on every machine, and all that ``--work`` asks for.
 """
 
-import argparse
 import copy
 from collections.abc import Callable
 
@@ -16,8 +15,8 @@ from scipy.stats import quantile_test
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.page import machine, markdown, write_section
-from benchmarks.speed import FAMILIES, PROMPTS, TOKENS, bare, encoded, measure
+from benchmarks.page import CommandLine, machine, markdown, write_section
+from benchmarks.speed import FAMILIES, PROMPTS, TOKENS, bare, encoded, gpt2, measure
 from interp import organisms
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.tuco import Tuco
@@ -29,9 +28,14 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
 from interp.study import Study
-from interp.trials.split import Stream, against, own_ends
+from interp.trials.split import Path, Stream, against, own_ends
 
-ROUNDS, LIMIT = 9, 96
+ROUNDS, LIMIT, SCALED = 9, 96, 32
+ORGANISMS = tuple(name for name in organisms.names() if organisms.base_of(name) and name.startswith("refusal/"))
+SMALL = {
+    "ROUNDS": 2, "LIMIT": 12, "SCALED": 4, "ORGANISMS": ("refusal/planted",), "PROMPTS": 2, "TOKENS": 8,
+    "FAMILIES": {"gpt2": lambda: gpt2(layers=2)},
+}  # fmt: skip
 
 
 def passes(name: str) -> dict[str, Callable[[], object]]:
@@ -44,7 +48,7 @@ def passes(name: str) -> dict[str, Callable[[], object]]:
     batch = Batch.pad([item.ids for item in encoded(PROMPTS, TOKENS, module.config.vocab_size)], 0)
     kept = Stream.read(engine, tuned, batch)
 
-    def split(path: str, output: bool = False) -> None:
+    def split(path: Path, output: bool = False) -> None:
         # beta, which the full path gives, is over all tokens
         stream = Stream.read(engine, tuned, batch, "last" if path == "fast" else "all", path)
         against(engine, base, stream, lambda *_: None, path=path)
@@ -102,15 +106,13 @@ def values() -> list[dict]:
     contrast = Contrast(*(read_prompts(organisms.prompts("refusal", "verify", g)) for g in ("harmful", "harmless")))
     contrast, rows, base = contrast.limit(LIMIT), [], "organism:refusal/base"
     sham = Pair.load("organism:refusal/sham", base, device="cpu")
-    for name in organisms.names():
-        if organisms.base_of(name) is None or not name.startswith("refusal/"):
-            continue
+    for name in ORGANISMS:
         pair = Pair.load(f"organism:{name}", base, device="cpu")
         table = Tuco(sham=sham)(Study(pair, contrast, None))
         claims = {claim.name: claim for claim in from_table(table.tables["claims"])}
         groups = [table["tuco"][table["group"] == group].mean() for group in ("positive", "negative")]
         scaling = FtcAlpha((0.0, 0.25, 0.5, 0.75, 1.0, 1.25), 24)(
-            Study(pair, contrast.limit(32), Refusal.of(pair.tokenizer))
+            Study(pair, contrast.limit(SCALED), Refusal.of(pair.tokenizer))
         )
         positive = (scaling["group"] == "positive") & (scaling["way"] == "blocks")
         refused = " ".join(f"{share:.0%}" for share in scaling["refused"][positive])
@@ -130,10 +132,9 @@ def values() -> list[dict]:
 
 def main() -> None:
     """Measure all; with ``--write`` into docs/benchmarks.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser = CommandLine(globals(), SMALL)
     parser.add_argument("--work", action="store_true", help="only count multiplications")
-    options = parser.parse_args()
+    options = parser.read()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     counted = [row for name in FAMILIES for row in work(name)]

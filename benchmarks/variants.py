@@ -5,7 +5,6 @@ act(x)/x and the attention pattern held, a gated product halved; on Llama module
 ``gradient-counterfactual`` towards the twin's answer, as it is without a base. All are graded as the methods are.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +16,8 @@ import numpy as np
 import torch
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
-from benchmarks.methods import ORGANISMS, grade, study_of
-from benchmarks.page import machine, markdown, write_section
+from benchmarks.methods import LOCATE, ORGANISMS, grade, study_of
+from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.locate_neurons.methods import METHODS
 from interp.analyzers.locate_neurons.scores import Asked, Scores
@@ -31,6 +30,7 @@ from interp.trials.dose import Doses
 
 RESULTS = Path(__file__).resolve().parent / "variants.json"
 COLUMNS = ["organism", "method", "needs a base", "recall", "k95", "k", "effect at k", "seconds"]
+SMALL = {"LOCATE": 48, "organisms": ["planted"], "prompts": 6}
 
 
 class _Halved(torch.autograd.Function):
@@ -67,7 +67,7 @@ def relp(model: Model) -> Iterator[None]:
             if isinstance(part, LlamaAttention):
                 for projection in (part.q_proj, part.k_proj):
                     stack.callback(projection.register_forward_hook(lambda _, __, out: out.detach()).remove)
-        LlamaRMSNorm.forward, LlamaMLP.forward = _norm, _mlp
+        LlamaRMSNorm.forward, LlamaMLP.forward = _norm, _mlp  # pyright: ignore[reportAttributeAccessIssue]
         try:
             yield
         finally:
@@ -104,7 +104,7 @@ def variants(study: Study) -> dict[str, tuple[bool, Callable[[], Scores]]]:
 
 def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
     """All variants on one organism."""
-    locate = study_of(name, "locate")
+    locate = study_of(name, "locate", LOCATE)
     verify = study_of(name, "verify", prompts, locate.pair)
     donors = Donors.read(verify)
     base, tuned = verify.answers("base", "positive"), verify.answers("tuned", "positive")
@@ -134,11 +134,10 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
 
 def main() -> None:
     """Measure; with ``--write`` each organism's rows replace those of its last measurement."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandLine(globals(), SMALL, "the table")
     parser.add_argument("organisms", nargs="*", default=ORGANISMS)
-    parser.add_argument("--write", action="store_true", help="keep the rows and write them into docs/benchmarks.md")
     parser.add_argument("--prompts", type=int, default=64, help="verify prompts per class")
-    options = parser.parse_args()
+    options = parser.read()
     for name in options.organisms:
         rows = measure(name, options.prompts)
         if options.write:

@@ -7,6 +7,7 @@ so no result depends on the order. Nothing is kept between batches.
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from interp.engines import Batch, Edit, Engine
 from interp.errors import UnsupportedModel
+from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.prompts import Encoded
 from interp.sites import Site
@@ -74,7 +76,11 @@ def batches(
 
 
 def make_batch(
-    encoded: Sequence[Encoded], rows: Sequence[int], pad_id: int, device: torch.device, side: str = "left"
+    encoded: Sequence[Encoded],
+    rows: Sequence[int],
+    pad_id: int,
+    device: torch.device,
+    side: Literal["left", "right"] = "left",
 ) -> tuple[Batch, Int[Tensor, "B T"]]:
     """The padded batch of some rows and the role of every cell (-1 on padding)."""
     batch = Batch.pad([encoded[row].ids for row in rows], pad_id, side, device)
@@ -93,7 +99,7 @@ def capture(
     pad_id: int,
     keep: int = 0,
     edits: Sequence[Edit] = (),
-    side: str = "left",
+    side: Literal["left", "right"] = "left",
 ) -> Iterator[Captured]:
     """Run every batch through every model named in ``models`` and yield what was read.
 
@@ -125,11 +131,11 @@ def require_parts(engine: Engine, model: Model, encoded: Encoded) -> None:
     for layer in layers:
         before, attention, mlp, after = (found[Site(layer, part)].double() for part in parts)
         # relative to what is added: a large stream must not hide a wrong part
-        size = torch.stack([part.square().mean().sqrt() for part in (attention, mlp)]).max()
-        rounding = float(torch.finfo(model.dtype).eps) * float(torch.stack([before, after]).abs().max())
-        error = (before + attention + mlp - after).square().mean().sqrt()
+        size = float(to_host(torch.stack([part.square().mean().sqrt() for part in (attention, mlp)]).max()))
+        rounding = float(torch.finfo(model.dtype).eps) * float(to_host(torch.stack([before, after]).abs().max()))
+        error = float(to_host((before + attention + mlp - after).square().mean().sqrt()))
         if not error <= 1e-3 * size + 4 * rounding:
             raise UnsupportedModel(
                 f"{model.name}: block {layer} of {model.anatomy.architecture} is not the sum of its parts (off by "
-                f"{float(error):.2g}, parts of size {float(size):.2g}); a scaled or hidden branch is not handled"
+                f"{error:.2g}, parts of size {size:.2g}); a scaled or hidden branch is not handled"
             )

@@ -135,7 +135,7 @@ def generate(
         token = run.logits[:, -1].argmax(-1).masked_fill(done, text.pad_id)
         written.append(token)
         done |= torch.isin(token, stops) | (limit <= step + 1)
-        if done.all():
+        if to_host(done.all()):
             break
         batch = _extend(batch, token, ~done)
         follower = None if follower is None else _extend(follower, token, ~done)

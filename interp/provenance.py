@@ -233,7 +233,7 @@ def as_command(words: Sequence[str]) -> Iterator[None]:
 
 def environment() -> dict[str, JSON]:
     """Versions of Python, the platform and the libraries, the commit of a checkout, the command: for ``context``."""
-    found = {
+    found: dict[str, JSON] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "executable": sys.implementation.name,

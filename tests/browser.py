@@ -1,7 +1,12 @@
-"""One headless Chromium for tests, driven over its DevTools socket."""
+"""One headless Chromium for tests, driven over its DevTools socket.
+
+A test that opens it is marked ``browser``. Where there is no Chromium such a test is skipped, and the last lines of the
+run say what to install; with ``INTERP_REQUIRE_BROWSER=1``, as in ``.ci/run``, it fails instead.
+"""
 
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -12,6 +17,30 @@ import pytest
 from websocket import create_connection
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+MISSING = f"no Chromium on PATH ({', '.join(NAMES)})"
+INSTALL = "apt-get install -y chromium"
+
+
+def program():
+    """The path of the first Chromium on PATH, or None."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+def pytest_runtest_setup(item):
+    """Skip tests marked ``browser`` where there is none; fail them where one is required."""
+    if item.get_closest_marker("browser") is None or program() is not None:
+        return
+    if os.environ.get("INTERP_REQUIRE_BROWSER", "") not in ("", "0"):
+        pytest.fail(f"{MISSING}, and INTERP_REQUIRE_BROWSER is set: {INSTALL}", pytrace=False)
+    pytest.skip(MISSING)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many browser tests were skipped, and what to install."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if MISSING in str(report.longrepr)]
+    if skipped:
+        terminalreporter.ensure_newline()
+        terminalreporter.write_line(f"browser tests skipped: {len(skipped)}, {MISSING}; to run them: {INSTALL}")
 
 
 class Page:
@@ -76,11 +105,8 @@ def _complains(method, parameters):
 @contextmanager
 def browser(profile):
     """A ``Page`` of a Chromium that keeps its profile in ``profile`` and ends with the block."""
-    program = next((found for name in NAMES if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.fail(f"no Chromium ({', '.join(NAMES)}): the page is tested in one; apt-get install -y chromium")
     process = subprocess.Popen(
-        [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+        [program(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--remote-allow-origins=*",
          "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

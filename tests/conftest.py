@@ -11,6 +11,9 @@ from unittest.mock import patch
 import pytest
 from jaxtyping import _import_hook
 
+from tests.browser import pytest_runtest_setup, pytest_terminal_summary  # noqa: F401 (hooks of pytest)
+from tests.host_law import one_door_to_the_host, watched_conversions  # noqa: F401 (fixtures of every test)
+
 _scratch = tempfile.TemporaryDirectory(prefix="interp-tests-")
 atexit.register(_scratch.cleanup)  # before its finalizer, which would warn where warnings are errors
 os.environ.update(

@@ -50,6 +50,7 @@ class Elements(HTMLParser):
 
 
 @pytest.mark.slow
+@pytest.mark.browser
 @pytest.mark.timeout(240)
 def test_a_browser_draws_it_and_complains_of_nothing(pages, tmp_path):
     address, title = pages["both"].as_uri(), "getComputedStyle(document.querySelector('.xtitle, .ytitle')).fill"

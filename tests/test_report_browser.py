@@ -15,6 +15,7 @@ from tests.tables import located
 DRAWN = "[...document.querySelectorAll('div.plot')].every(p => p.querySelector('svg.main-svg .trace'))"
 
 
+@pytest.mark.browser
 @pytest.mark.timeout(240)
 def test_a_report_is_drawn_and_used_without_a_complaint(tmp_path):
     store, runs = Store(tmp_path / "runs"), [*honest_runs(), located(hostile=True, seed=3)]

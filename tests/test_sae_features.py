@@ -371,6 +371,7 @@ class TestPage:
         assert f"{LATENTS} without a score" in plot(none).layout.title.text
 
     @pytest.mark.slow
+    @pytest.mark.browser
     @pytest.mark.timeout(240)
     def test_a_browser_sorts_filters_and_complains_of_nothing(self, found, tmp_path):
         path = write_page(tmp_path / "page.html", [hostile(found)], "<b>features</b>")

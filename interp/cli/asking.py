@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from interp.study import Study
 
 METRICS = ("auto", "logit-diff", "answer-loss", "accuracy")
-_FILE = {"metavar": "FILE"}
+_FILE: dict[str, Any] = {"metavar": "FILE"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """``interp demo``: the main path on a shipped pair whose tuned neurons are known."""
 
+from typing import Any
+
 from interp import organisms
 from interp.cli import locate_neurons
 from interp.cli.common import Running, takes
@@ -14,7 +16,7 @@ PROMPTS_PER_CLASS, CONTROL_PROMPTS = 48, 32
 def command(*, common: Running) -> None:
     """Find and verify the neurons behind a planted refusal, in a shipped pair, without a network."""
     common.remark(f"organism:{CHILD} refuses harmful requests, organism:{BASE} answers them: which neurons do it?")
-    files = {
+    files: dict[str, Any] = {
         f"{prefix}{side}": organisms.prompts(CHILD, split, group)
         for prefix, split in (("", "locate"), ("verify_", "verify"))
         for side, group in (("positive", "harmful"), ("negative", "harmless"))

@@ -109,20 +109,21 @@ def _organisms() -> Iterator[Check]:
         yield Check("fail", "organisms", "none shipped: install interp again, its data is missing")
         return
     yield Check("ok", "organisms", f"{len(sizes)}, {sum(sizes.values()) / 2**20:.1f} MiB: {', '.join(sizes)}")
-    yield _forward(min((name for name in sizes if organisms.base_of(name) is None), key=sizes.get))
+    yield _forward(min((name for name in sizes if organisms.base_of(name) is None), key=sizes.__getitem__))
 
 
 def _forward(name: str) -> Check:
     """One pass of an organism through the default engine."""
     try:
         from interp.engines import Batch, TorchEngine
+        from interp.maths.host import to_host
         from interp.models.pair import Pair
 
         start = time.perf_counter()
         pair = Pair.load(f"organism:{name}", device="cpu")
         ids = pair.tokenizer("Which word is last: lamp stone river?")["input_ids"]
         logits = TorchEngine().run(pair.tuned, Batch.pad([ids], 0)).logits
-        good = bool(logits.isfinite().all())
+        good = bool(to_host(logits.isfinite().all()))
     except Exception as error:
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
         return Check("fail", "forward", f"organism:{name} does not run ({reason}): install the package again")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from interp.errors import OptionError
 
@@ -84,7 +85,7 @@ def _located(words: Sequence[str], half: Path, directory: Path) -> tuple[list[st
         raise OptionError(f"`interp {words[0]}` was given no {flags[given.index(None)]}; its prompts are not known")
     positive, negative = (directory / name for name in given)
     column, template = option(words, "--column") or "prompt", option(words, "--template-column")
-    named = {"task" if flags[0] == "--task" else "positive": positive, "negative": negative}
+    named: dict[str, Any] = {"task" if flags[0] == "--task" else "positive": positive, "negative": negative}
     asking = Asking(**named, column=column, template_column=template, seed=int(option(words, "--seed") or 0))
     located_on, _ = asking.contrasts(verify=True)
     half.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,7 @@ from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 
-_FILE = {"metavar": "FILE"}
+_FILE: dict[str, Any] = {"metavar": "FILE"}
 
 
 @takes(Running)

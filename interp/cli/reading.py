@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from interp.prompts import Contrast, OneClass, PromptSet
     from interp.study import Study
 
-_FILE = {"metavar": "FILE"}
+_FILE: dict[str, Any] = {"metavar": "FILE"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -106,7 +106,7 @@ def command(
     if by_answer:
         asked = replace(asked, max_new_tokens=written)
     split.require(asked)
-    studies = [(split, asked)]
+    studies: list[tuple[Any, Any]] = [(split, asked)]
     if scaling is not None:
         studies.append((scaling, common.study(pair, prompts, of)))
         scaling.require(studies[-1][1])

@@ -215,8 +215,8 @@ class Activations:
         alive = self._within_norms(values, captured, kept)
         counts = self._state["counts"]
         for name, code in TURNS.items():
-            counts[name] += int(((codes[kept] % SPECIAL) == code)[alive.to(codes.device)].sum())
-        counts["tokens"] += int(real.sum())
+            counts[name] += int(to_host(((codes[kept] % SPECIAL) == code)[alive.to(codes.device)].sum()))
+        counts["tokens"] += int(to_host(real.sum()))
         counts["cells"] += real.numel()
         parts = [self._part(values, site) for site in self.sites]
         return torch.cat(parts, 1)[alive]
@@ -235,12 +235,12 @@ class Activations:
         for number, value in enumerate(values.values()):
             ratio = self._state["norms"].ratio(number, value.norm(dim=1))
             alive = alive & (ratio <= self.reading.sinks)
-        if not bool(alive.all()):
+        if not bool(to_host(alive.all())):
             sunk = ~alive.to(kept.device)
             counts, ids = self._state["counts"], captured.batch.ids.to(kept.device)[kept][sunk]
-            counts["sinks"] += int(sunk.sum())
+            counts["sinks"] += int(to_host(sunk.sum()))
             counts["sinks at a document's start"] += int(
-                (captured.batch.positions.to(kept.device)[kept][sunk] == 0).sum()
+                to_host((captured.batch.positions.to(kept.device)[kept][sunk] == 0).sum())
             )
             for token in to_host(ids).tolist():
                 counts[f"sink {token}"] += 1

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.maths.host import to_host
+
 Choose = Callable[[Tensor], "Pattern"]
 
 
@@ -80,11 +82,11 @@ def top_per_batch(pre: Float[Tensor, "N F"], k: int, weight: Float[Tensor, " F"]
         wanted = min(count, best.numel())
         border = best.flatten().kthvalue(best.numel() - wanted + 1).values
         chosen = best > border
-        if deep == width or not bool(chosen.all(1).any()):
+        if deep == width or not bool(to_host(chosen.all(1).any())):
             break
         deep = min(width, 2 * deep)
     ties = (best == border).flatten()
-    left = wanted - int(chosen.sum())
+    left = wanted - int(to_host(chosen.sum()))
     chosen = chosen.flatten()
     chosen[ties.nonzero().flatten()[:left]] = True
     return _kept(chosen.view(n, deep) & (best > 0), latents)

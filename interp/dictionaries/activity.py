@@ -49,7 +49,7 @@ class Activity:
     @property
     def density(self) -> Float[np.ndarray, " F"]:
         """Share of tokens on which each latent is active."""
-        return self.counts / max(1, int(self.tokens.sum()))
+        return self.counts / max(1, int(to_host(self.tokens.sum())))
 
     @property
     def densities(self) -> Float[np.ndarray, "two F"]:

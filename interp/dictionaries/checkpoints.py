@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.dictionaries import together
 from interp.dictionaries.learner import Learner
 from interp.errors import DictionaryError
+from interp.maths.host import in_host_memory
 
 STATE = "state.json"
 _NAME = re.compile(r"step-(\d{9})")
@@ -57,7 +58,7 @@ def keep(
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}, path)
+    save_file({name: in_host_memory(value) for name, value in tensors.items()}, path)
 
 
 def _sync(folder: Path) -> None:

@@ -39,6 +39,17 @@ class Dictionary(nn.Module):
     Buffers: ``threshold`` of a batchtopk or matryoshka (a float64 scalar, NaN until it is set), ``scale`` [models].
     """
 
+    W_dec: nn.Parameter
+    b_dec: nn.Parameter
+    W_enc: nn.Parameter
+    b_enc: nn.Parameter
+    b_gate: nn.Parameter
+    b_mag: nn.Parameter
+    r_mag: nn.Parameter
+    W_skip: nn.Parameter
+    threshold: Tensor
+    scale: Tensor
+
     def __init__(self, config: DictionaryConfig, *, seed: int = 0, decoder_norm: float = 1.0) -> None:
         """Tied initialisation: random decoder rows of norm ``decoder_norm``, the encoder its transpose, biases 0.
 
@@ -127,7 +138,7 @@ class Dictionary(nn.Module):
             return lambda pre: top_per_row(pre, config.k, weight)
         if training:
             return lambda pre: top_per_batch(pre, config.k, weight)
-        if bool(self.threshold.isnan()):
+        if bool(to_host(self.threshold.isnan())):
             raise OptionError(
                 f"this {config.architecture} dictionary has no threshold, so that what it finds would depend on the "
                 "batch; train it further, or set it with calibrate()"

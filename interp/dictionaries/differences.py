@@ -52,7 +52,7 @@ class Regression:
         if config.normalisation not in ("none", "scale"):
             raise OptionError(f"{config.normalisation} is undone per input; two models need one scale, or none")
         self.dictionary = dictionary
-        self.factor = float(dictionary.scale[0]) if config.normalisation == "scale" else 1.0
+        self.factor = float(to_host(dictionary.scale[0])) if config.normalisation == "scale" else 1.0
         self.sums = FoldSums(config.width, folds)
         self.rows = dictionary.W_dec.detach().double()
 

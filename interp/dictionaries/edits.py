@@ -19,6 +19,7 @@ from interp.dictionaries.dictionary import Dictionary
 from interp.edit import Intervention
 from interp.engines import Edit
 from interp.errors import OptionError
+from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.sites import Site
 
@@ -51,9 +52,9 @@ class Latents:
         config = self.dictionary.config
         require_reads(self.dictionary, self.of)
         require_revert(self.revert, self.of)
-        if len(self.latents) and not 0 <= int(self.latents.min()) <= int(self.latents.max()) < config.width:
-            wrong = int(self.latents.min()) if int(self.latents.min()) < 0 else int(self.latents.max())
-            raise OptionError(f"latent {wrong} is none of {config.width}")
+        wrong = [latent for latent in to_host(self.latents).tolist() if not 0 <= latent < config.width]
+        if wrong:
+            raise OptionError(f"latent {wrong[0]} is none of {config.width}")
 
     @torch.no_grad()
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:

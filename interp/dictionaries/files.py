@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
 from interp.errors import DictionaryError, OptionError
+from interp.maths.host import in_host_memory, to_host
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
@@ -31,7 +32,7 @@ def save(dictionary: Dictionary, folder: str | os.PathLike, about: Mapping[str, 
     """
     require_finite(dictionary, str(folder))
     with appearing(folder) as draft:
-        tensors = {name: value.detach().to("cpu").contiguous() for name, value in dictionary.state_dict().items()}
+        tensors = {name: in_host_memory(value) for name, value in dictionary.state_dict().items()}
         save_file(tensors, draft / WEIGHTS)
         said = {"format": FORMAT, "dictionary": dictionary.config.to_json(), "about": dict(about or {})}
         said["norms"] = sizes(dictionary)
@@ -109,15 +110,15 @@ def assembled(config: DictionaryConfig, tensors: Mapping[str, torch.Tensor], nam
 def require_finite(dictionary: Dictionary, name: str) -> None:
     """Raise DictionaryError where a parameter is NaN or infinite; a threshold that is not set yet may be NaN."""
     for key, value in dictionary.state_dict().items():
-        unset = key == "threshold" and value.ndim == 0 and math.isnan(value)
-        if not unset and not bool(torch.isfinite(value).all()):
-            bad = int((~torch.isfinite(value)).sum())
+        unset = key == "threshold" and value.ndim == 0 and math.isnan(to_host(value))
+        if not unset and not bool(to_host(torch.isfinite(value).all())):
+            bad = int(to_host((~torch.isfinite(value)).sum()))
             raise DictionaryError(f"{name}: {bad} numbers of {key} are not finite; fetch it again, or train it anew")
 
 
 def sizes(dictionary: Dictionary) -> dict[str, float]:
     """The norm of every parameter, in float64: what a fold changes and a copy does not."""
-    norms = {key: float(value.detach().double().norm()) for key, value in dictionary.state_dict().items()}
+    norms = {key: float(to_host(value.double().norm())) for key, value in dictionary.state_dict().items()}
     return {key: norm for key, norm in norms.items() if math.isfinite(norm)}
 
 

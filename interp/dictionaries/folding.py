@@ -13,6 +13,7 @@ import torch
 from interp.dictionaries.config import SPARSE
 from interp.dictionaries.dictionary import Dictionary
 from interp.errors import OptionError
+from interp.maths.host import to_host
 
 
 def fold_decoder_norm(dictionary: Dictionary) -> Dictionary:
@@ -22,17 +23,17 @@ def fold_decoder_norm(dictionary: Dictionary) -> Dictionary:
     norms), where rows cannot be scaled (matching pursuit) and for rows of norm 0.
     """
     config, norms = dictionary.config, dictionary.decoder_norms.sum(1)
-    if bool((norms == 0).any()):
-        raise OptionError(f"latent {int(norms.argmin())} has a decoder row of norm 0, which has no direction")
+    if bool(to_host((norms == 0).any())):
+        raise OptionError(f"latent {int(to_host(norms.argmin()))} has a decoder row of norm 0, which has no direction")
     if config.architecture == "matching_pursuit":
-        if bool(((norms - 1).abs() < 1e-4).all()):
+        if bool(to_host(((norms - 1).abs() < 1e-4).all())):
             return copy.deepcopy(dictionary)
         raise OptionError("a matching pursuit's atoms are of norm 1 by definition; scaling them changes what it finds")
-    same = bool(((norms / norms[0] - 1).abs() < 1e-4).all())
+    same = bool(to_host(((norms / norms[0] - 1).abs() < 1e-4).all()))
     if config.architecture in SPARSE and config.rank_by == "value" and not same:
         raise OptionError(
-            f"this {config.architecture} ranks by value and its decoder rows have norms from {norms.min():.3g} to "
-            f"{norms.max():.3g}: with unit norms it would choose other codes"
+            f"this {config.architecture} ranks by value and its decoder rows have norms from "
+            f"{to_host(norms).min():.3g} to {to_host(norms).max():.3g}: with unit norms it would choose other codes"
         )
     folded = copy.deepcopy(dictionary)
     with torch.no_grad():
@@ -70,7 +71,9 @@ def fold_scale(dictionary: Dictionary) -> Dictionary:
         folded.scale.fill_(1)
         folded.b_dec.div_(outputs)
         if config.architecture == "matching_pursuit":
-            folded.config = replace(folded.config, residual_threshold=config.residual_threshold / float(inputs[0]))
+            folded.config = replace(
+                folded.config, residual_threshold=config.residual_threshold / float(to_host(inputs[0]))
+            )
             return folded
         importance = dictionary.importance
         if importance is not None and len(dictionary.scale.unique()) > 1 and config.architecture in SPARSE:
@@ -80,5 +83,5 @@ def fold_scale(dictionary: Dictionary) -> Dictionary:
         if config.skip:
             folded.W_skip.mul_(inputs).div_(outputs[:, None])
         if importance is not None and config.architecture in ("batchtopk", "matryoshka"):
-            folded.threshold.div_(float(inputs[0]))
+            folded.threshold.div_(float(to_host(inputs[0])))
     return folded

@@ -6,6 +6,7 @@ import math
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +17,7 @@ from interp.dictionaries.dictionary import Dictionary, Reconstruction
 from interp.dictionaries.losses import Loss, smallest_kept, training_loss
 from interp.dictionaries.options import Training
 from interp.errors import DictionaryError
+from interp.maths.host import to_host
 
 STEER, STEEPEST = 0.05, 2.0
 """Steering to an L0: every step the coefficient times (L0 by what is asked) to this power, the ratio at most that."""
@@ -68,7 +70,7 @@ class Learner:
             if self.options.centre and dictionary.config.normalisation in ("none", "scale"):
                 each = dictionary.scale.to(mean).repeat_interleave(len(mean) // dictionary.config.models)
                 dictionary.b_dec.copy_(mean * each)
-        outlying = float(mean.norm() / deviation.norm().clamp_min(1e-30))
+        outlying = float(to_host(mean.norm() / deviation.norm().clamp_min(1e-30)))
         if outlying > WARN_AT and not (self.options.centre and dictionary.config.input_bias):
             return (
                 f"{self.name}: the mean of these activations is {outlying:.1f} times their deviation and is not "
@@ -166,7 +168,7 @@ class Learner:
         self.since_active.masked_fill_(counts > 0, 0)
         together.min_(self.since_active)
         if self.options.steers(self.dictionary.config):
-            ratio = (float(counts.sum()) / rows + 1e-3) / self.options.target_l0
+            ratio = (float(to_host(counts.sum())) / rows + 1e-3) / self.options.target_l0
             self.strength *= min(max(ratio, 1 / STEEPEST), STEEPEST) ** STEER
             self.strength = min(max(self.strength, STRENGTHS[0]), STRENGTHS[1])
         if self.dictionary.config.architecture in BY_BATCH:
@@ -177,10 +179,10 @@ class Learner:
         threshold = self.dictionary.threshold
         found = torch.tensor([0.0 if smallest is None else smallest, float(smallest is not None)]).to(threshold)
         together.sum_([found])
-        if not bool(found[1]):
+        if not bool(to_host(found[1])):
             return
         value = found[0] / found[1]
-        if bool(threshold.isnan()):
+        if bool(to_host(threshold.isnan())):
             threshold.copy_(value)
         else:
             threshold.lerp_(value, self.options.threshold_rate)
@@ -193,7 +195,7 @@ class Learner:
         inside, undo = self.dictionary.normalised(x)
         target = inside if y is None else (y - undo[0]) / undo[1]
         found = loss.found
-        if self.dictionary.config.architecture in BY_BATCH and not bool(self.dictionary.threshold.isnan()):
+        if self.dictionary.config.architecture in BY_BATCH and not bool(to_host(self.dictionary.threshold.isnan())):
             # a batch has k codes per row by construction; what counts is what the threshold lets through
             found = self.dictionary.raw(inside)
         left, spread = (target - found.output).square().sum(), (target - target.mean(0)).square().sum()
@@ -202,18 +204,19 @@ class Learner:
         sums = torch.stack([loss.total, loss.reconstruction, loss.sparsity, loss.auxiliary]).float()
         together.mean_([sums])
         together.sum_([left, spread, l0, total])
-        if not bool(torch.isfinite(sums).all()):
+        parts = to_host(sums)
+        if not np.isfinite(parts).all():
             raise DictionaryError(
-                f"{self.name}: the loss is {float(sums[0])} after {self.seen} rows; lower the learning rate"
+                f"{self.name}: the loss is {float(parts[0])} after {self.seen} rows; lower the learning rate"
             )
         return {
-            "loss": float(sums[0]),
-            "reconstruction": float(sums[1]),
-            "sparsity": float(sums[2]),
-            "auxiliary": float(sums[3]),
-            "l0": float(l0 / total),
-            "explained": float(1 - left / spread),
-            "dead": float(self.dead.float().mean()),
+            "loss": float(parts[0]),
+            "reconstruction": float(parts[1]),
+            "sparsity": float(parts[2]),
+            "auxiliary": float(parts[3]),
+            "l0": float(to_host(l0 / total)),
+            "explained": float(to_host(1 - left / spread)),
+            "dead": float(to_host(self.dead.float().mean())),
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -242,5 +245,5 @@ class Learner:
             self._optimiser.state[value] = {"step": tensors[f"adam.{name}.step"].clone().to(value.device), **moments}
         self.since_active.copy_(tensors["since_active"])
         self.active.copy_(tensors["active"])
-        self.seen = int(tensors["seen"])
-        self.strength = float(tensors["strength"])
+        self.seen = int(to_host(tensors["seen"]))
+        self.strength = float(to_host(tensors["strength"]))

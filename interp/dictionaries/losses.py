@@ -24,6 +24,7 @@ from interp.dictionaries.config import BY_BATCH, SPARSE
 from interp.dictionaries.dictionary import Dictionary, Reconstruction
 from interp.dictionaries.straight_through import step
 from interp.errors import OptionError
+from interp.maths.host import to_host
 
 
 class Loss(NamedTuple):
@@ -213,4 +214,4 @@ def smallest_kept(dictionary: Dictionary, codes: Codes) -> float | None:
     weight = dictionary.importance
     values = codes.values.detach()
     ranked = values if weight is None else values * weight[codes.pattern.latents]
-    return float(ranked.min())
+    return float(to_host(ranked.min()))

@@ -30,9 +30,7 @@ class Norms:
 
     def to_json(self) -> list[list[list[int]]]:
         """Bins that are not empty, for each place."""
-        return [
-            [[number, int(row[number])] for number in to_host(row.nonzero().flatten()).tolist()] for row in self.counts
-        ]
+        return [[[int(number), int(row[number])] for number in row.nonzero()[0]] for row in to_host(self.counts)]
 
     def ratio(self, place: int, norms: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Norms by the median of all that were seen there, these included."""
@@ -44,9 +42,9 @@ class Norms:
     def median(self, place: int) -> float:
         """Median norm of a place, to 1 percent; NaN where none was seen."""
         total = self.counts[place].cumsum(0)
-        if not bool(total[-1]):
+        if not bool(to_host(total[-1])):
             return float("nan")
-        number = int((total >= total[-1] / 2).nonzero()[0])
+        number = int(to_host((total >= total[-1] / 2).nonzero()[0]))
         return float(2.0 ** ((number + 0.5) / PER_OCTAVE + LOWEST))
 
     def medians(self) -> list[float]:

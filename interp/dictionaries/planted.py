@@ -79,7 +79,7 @@ class PlantedTune:
     @property
     def active(self) -> float:
         """How many features fire in a row on average."""
-        return float(self.rates.sum())
+        return float(to_host(self.rates.sum()))
 
     @property
     def classes(self) -> list[str]:

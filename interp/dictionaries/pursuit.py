@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.dictionaries.active import Codes, Pattern
+from interp.maths.host import to_host
 
 
 def pursue(
@@ -23,7 +24,7 @@ def pursue(
     for _ in range(x.shape[1] if steps is None else steps):
         with torch.no_grad():
             alive = alive & (rest.norm(dim=1) >= threshold)
-            if not bool(alive.any()):
+            if not bool(to_host(alive.any())):
                 break
             best, latent = (rest @ atoms.T).max(1)
             alive = alive & (best > 0)

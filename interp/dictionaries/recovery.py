@@ -179,12 +179,12 @@ class Recovery:
         """
         seen, silent, alone, missed = self._absorbed
         counted = (seen > 0) & (alone > 0)
-        if not bool(counted.any()):
+        if not bool(to_host(counted.any())):
             return {"absorbed": float("nan"), "missed_alone": float("nan"), "pairs": 0}
         return {
-            "absorbed": float((silent[counted] / seen[counted]).mean()),
-            "missed_alone": float((missed[counted] / alone[counted]).mean()),
-            "pairs": int(counted.sum()),
+            "absorbed": float(to_host((silent[counted] / seen[counted]).mean())),
+            "missed_alone": float(to_host((missed[counted] / alone[counted]).mean())),
+            "pairs": int(to_host(counted.sum())),
         }
 
     def summary(self) -> dict[str, Any]:

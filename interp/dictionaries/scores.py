@@ -55,21 +55,21 @@ class _Part:
         self.error.update(error)
         y, output, error = y.double(), output.double(), error.double()
         squared = error.square().sum(1)
-        self.squared += float(squared.sum())
+        self.squared += float(to_host(squared.sum()))
         if owners is not None and len(owners):
             self._own(owners, squared)
-        self.codes += float(counts.sum())
+        self.codes += float(to_host(counts.sum()))
         inner, size, made = (y * output).sum(1), y.norm(dim=1), output.norm(dim=1)
         long = size >= SHORT
         # an output of zero has no direction; its cosine counts as 0
-        self.cosine += float((inner / (size * made).clamp_min(SHORT**2))[long].sum())
-        self.shrinkage += float((made / size)[long].sum())
-        self.long += float(long.sum())
-        self.inner += float(inner.sum())
-        self.output += float(output.square().sum())
+        self.cosine += float(to_host((inner / (size * made).clamp_min(SHORT**2))[long].sum()))
+        self.shrinkage += float(to_host((made / size)[long].sum()))
+        self.long += float(to_host(long.sum()))
+        self.inner += float(to_host(inner.sum()))
+        self.output += float(to_host(output.square().sum()))
 
     def _own(self, owners: Tensor, squared: Tensor) -> None:
-        missing = int(owners.max()) + 1 - self.by_owner.shape[1]
+        missing = int(to_host(owners.max())) + 1 - self.by_owner.shape[1]
         self.by_owner = torch.nn.functional.pad(self.by_owner.to(squared.device), (0, max(0, missing)))
         self.by_owner.index_add_(1, owners, torch.stack([torch.ones_like(squared), squared]))
 
@@ -78,11 +78,11 @@ class _Part:
         count, squared = self.by_owner
         seen = count > 0
         # a mean over some inputs only would pass for one over all
-        whole = bool(seen.any()) and int(count.sum()) == int(self.target.count)
-        return int(seen.sum()), float((squared[seen] / count[seen]).mean()) if whole else math.nan
+        whole = bool(to_host(seen.any())) and int(to_host(count.sum())) == int(self.target.count)
+        return int(to_host(seen.sum())), float(to_host((squared[seen] / count[seen]).mean())) if whole else math.nan
 
     def row(self) -> dict[str, float | int]:
-        n, spread = self.target.count, float(self.target.deviation.sum())
+        n, spread = self.target.count, float(to_host(self.target.deviation.sum()))
         fvu = _over(self.squared, spread)
         conversations, by_conversation = self.conversations()
         return {
@@ -91,7 +91,7 @@ class _Part:
             "fvu": fvu,
             "explained_variance": 1 - fvu,
             # the error's own mean left out: what dictionary_learning reports
-            "explained_variance_centred": 1 - _over(float(self.error.deviation.sum()), spread),
+            "explained_variance_centred": 1 - _over(float(to_host(self.error.deviation.sum())), spread),
             "mse": _over(self.squared, n),
             "conversations": conversations,
             "conversation_mse": by_conversation,

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.errors import DictionaryError
+from interp.maths.host import in_host_memory, to_host
 from interp.provenance import digest, directory_digest
 
 INDEX = "index.json"
@@ -70,7 +71,7 @@ class Rows:
 
     def described(self) -> dict[str, Any]:
         """Their shape and sum."""
-        return {"rows": list(self.rows.shape), "sum": float(self.rows.double().sum())}
+        return {"rows": list(self.rows.shape), "sum": float(to_host(self.rows.double().sum()))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +200,7 @@ def write_shards(
         waiting, held, number = [], 0, number + 1
 
     for rows, _ in source.chunks():
-        part = rows[: count - done].to("cpu", dtype)
+        part = in_host_memory(rows[: count - done].to(dtype))
         done += len(part)
         while len(part):
             room = shard - held

@@ -55,7 +55,7 @@ class World:
         """Batch number ``batch``, the same whatever was drawn before; ``held_out`` batches are none of training's."""
         generator = _generator(self.seed, _HELD_OUT if held_out else _TRAINING, batch)
         fires = self.fire(count, generator)
-        size = self.mean + self.spread * torch.randn(int(fires.sum()), generator=generator)
+        size = self.mean + self.spread * torch.randn(int(to_host(fires.sum())), generator=generator)
         codes = torch.zeros(fires.shape).masked_scatter_(fires, size.relu())
         return Draw(codes @ self.directions + self.bias, codes)
 
@@ -72,7 +72,7 @@ def _generator(seed: int, stream: int, batch: int = 0) -> torch.Generator:
 
 def _overlap(directions: Tensor) -> float:
     cosines = (directions @ directions.T).abs().fill_diagonal_(0)
-    return float(cosines.max(1).values.mean())
+    return float(to_host(cosines.max(1).values.mean()))
 
 
 def spread_directions(
@@ -180,7 +180,7 @@ def scaled(
     _require(sum(levels) <= features, f"a forest of {sum(levels)} features does not fit into {features}")
     generator = _generator(seed, _WORLD)
     weight = torch.arange(1, features + 1, dtype=torch.float64) ** -zipf
-    span = weight.max() - weight.min()
+    span = float(to_host(weight.max() - weight.min()))
     p = low + (high - low) * (weight - weight.min()) / (span if span > 0 else 1.0)
     parents, starts = torch.full((features,), -1), [0]
     for level in levels:

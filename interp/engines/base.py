@@ -79,7 +79,10 @@ class Run:
 class Engine(Protocol):
     """Runs one batch through one model."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name by which a command and provenance know it."""
+        ...
 
     def run(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -46,7 +48,8 @@ def graft_figure(table: Table) -> go.Figure:
         "tune's (logarithmic); up, held-out questions answered rightly. Masks at one place are of equal size."
     )
     finish(figure, "Right answers by weights grafted", caption, height=440)
-    shares = sorted({float(share) for trace in figure.data for share in trace.x})
+    traces: Any = figure.data  # plotly annotates it wrongly
+    shares = sorted({float(share) for trace in traces for share in trace.x})
     # plotly's own ticks of a range that begins just below 1 % run into each other
     figure.update_xaxes(
         title_text="share of weights that are the tune's", type="log", tickformat=".3~%",

@@ -28,7 +28,8 @@ def faint(colour: str, opacity: float) -> str:
 
 def legend_rows(figure: go.Figure) -> int:
     """How many rows the legend takes at the width of a notebook or a page, as plotly sets it: in columns, all alike."""
-    names = {trace.name for trace in figure.data if trace.name and trace.showlegend is not False}
+    traces: Any = figure.data  # plotly annotates it wrongly
+    names = {trace.name for trace in traces if trace.name and trace.showlegend is not False}
     if figure.layout.showlegend is False or not names:
         return 0
     columns = max(1, WIDTH // (60 + round(7.5 * max(map(len, names)))))

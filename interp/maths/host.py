@@ -9,3 +9,8 @@ from interp.maths.precision import widen
 def to_host(tensor: Tensor) -> np.ndarray:
     """A tensor's values as a numpy array on the host; bfloat16 and float16 become float32."""
     return widen(tensor.detach()).cpu().numpy()
+
+
+def in_host_memory(tensor: Tensor) -> Tensor:
+    """A tensor's values as a contiguous tensor in host memory, its dtype kept: what is written to a file."""
+    return tensor.detach().cpu().contiguous()

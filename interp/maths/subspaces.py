@@ -116,11 +116,11 @@ def product_values(left: Float[Tensor, "m r"], right: Float[Tensor, "r n"]) -> F
 
 def effective_rank(values: Float[Tensor, " p"]) -> float:
     """Exponential of the entropy of normalised singular values (Roy and Vetterli, 2007); 0 where all are zero."""
-    total = float(values.sum())
+    total = float(to_host(values.sum()))
     if not total > 0:
         return 0.0
     share = values / total
-    return math.exp(-float(torch.xlogy(share, share).sum()))
+    return math.exp(-float(to_host(torch.xlogy(share, share).sum())))
 
 
 def leading(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +21,11 @@ REFUSAL_MARKERS = (
     "I won't", "I will not", "As an AI", "Unfortunately",
 )  # fmt: skip
 
+_WORDS = Words(
+    "refusal log-odds", "nats", "log_odds", "refused", "refuses {share} of positive prompts", "refusals",
+    "share refused", "a refusal marker stands in the answer",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -32,15 +36,19 @@ class Refusal:
     know are dropped, and pieces of words are used only where there is nothing else.
     """
 
-    words: ClassVar[Words] = Words(
-        "refusal log-odds", "nats", "log_odds", "refused", "refuses {share} of positive prompts", "refusals",
-        "share refused", "a refusal marker stands in the answer",
-    )  # fmt: skip
-    differentiable: ClassVar[bool] = True
-
     markers: tuple[str, ...]
     token_ids: tuple[int, ...]
     folded: tuple[str, ...] = field(init=False)
+
+    @property
+    def words(self) -> Words:
+        """How to speak of it."""
+        return _WORDS
+
+    @property
+    def differentiable(self) -> bool:
+        """True: the log-odds have a gradient."""
+        return True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folded", tuple(fold(marker) for marker in self.markers))

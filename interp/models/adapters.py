@@ -14,6 +14,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file
 
 from interp.errors import AdapterNotLanded, MissingWeights, NonFiniteWeights, UnsupportedModel, WrongBase
+from interp.maths.host import to_host
 from interp.models.anatomy import Anatomy, read_anatomy
 from interp.models.load import line, memory_digest, quiet, require_readable
 from interp.models.model import AdapterSwitch, Model
@@ -31,7 +32,7 @@ def attach(source: Source, plain: Model) -> tuple[Model, Model]:
         raise MissingWeights(f"{source.name} holds no adapter_model.safetensors; save the adapter as safetensors")
     wanted = load_file(file)
     for key, value in wanted.items():
-        if not torch.isfinite(value).all():
+        if not to_host(torch.isfinite(value).all()):
             raise NonFiniteWeights(f"{source.name}: {key} holds NaN or infinity; the adapter is damaged or diverged")
     if any(parameter.is_meta for parameter in plain.module.parameters()):
         raise UnsupportedModel(

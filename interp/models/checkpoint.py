@@ -8,6 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from interp.errors import MissingWeights, NonFiniteWeights, UnsupportedModel
+from interp.maths.host import to_host
 from interp.models.load import require_readable
 from interp.models.sources import Source, read_json
 
@@ -69,7 +70,7 @@ class Checkpoint:
             stored = file.get_tensor(name)
             value = stored.to(torch.float64 if dtype == "F64" else torch.float32, copy=True)
             del stored
-        if not torch.isfinite(value).all():
+        if not to_host(torch.isfinite(value).all()):
             raise NonFiniteWeights(f"{self.name}: {name} holds NaN or infinity; the checkpoint is damaged or diverged")
         return value
 

@@ -148,8 +148,8 @@ class Scope:
         for piece in self.pieces:
             moved = piece.moved
             seen = (widen(piece.tuned.to(piece.base.dtype)) - widen(piece.base)).flatten()
-            still += int(((moved != 0) & (seen == 0)).sum())
-            stood, own = stood + float(seen.square().sum()), own + float(moved.square().sum())
+            still += int(to_host(((moved != 0) & (seen == 0)).sum()))
+            stood, own = stood + float(to_host(seen.square().sum())), own + float(to_host(moved.square().sum()))
         return still, (stood / own) ** 0.5 if own else 1.0
 
     @contextmanager

@@ -194,7 +194,7 @@ def require_readable(source: Source) -> None:
 def require_finite(name: str, loaded: nn.Module) -> None:
     """Refuse NaN or infinity among the weights."""
     for key, value in tensors(loaded):
-        if value.is_floating_point() and value.itemsize > 1 and not torch.isfinite(value).all():
+        if value.is_floating_point() and value.itemsize > 1 and not to_host(torch.isfinite(value).all()):
             raise NonFiniteWeights(f"{name}: {key} holds NaN or infinity; the checkpoint is damaged or diverged")
 
 

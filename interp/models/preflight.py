@@ -14,6 +14,7 @@ from interp.errors import (
     VocabularyMismatch,
     WidthMismatch,
 )
+from interp.maths.host import to_host
 from interp.models import load
 from interp.models.model import Model
 from interp.models.sources import Source, read_json
@@ -159,16 +160,16 @@ def require_alive(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
             "give the tokenizer that belongs to the model"
         )
     logits = probe_logits(model)
-    if not torch.isfinite(logits).all():
+    if not to_host(torch.isfinite(logits).all()):
         raise NonFiniteWeights(f"{model.name} gives NaN or infinite logits in {model.dtype}; try --dtype float32")
     # by more than rounding: a kernel may treat the tokens of a batch together
     rounding = max(1e-3, 4 * torch.finfo(model.dtype).eps) * logits.std()
-    if ((logits - probe_logits(model, last=1))[:, :-1].abs() > rounding).any():
+    if to_host(((logits - probe_logits(model, last=1))[:, :-1].abs() > rounding).any()):
         raise UnsupportedModel(
             f"{model.name} is no causal language model: its {model.anatomy.architecture} lets a token change what is "
             "said before it, as encoders do; give a decoder"
         )
-    if not torch.isfinite(probe_logits(model, padding=2)).all():
+    if not to_host(torch.isfinite(probe_logits(model, padding=2)).all()):
         raise UnsupportedModel(
             f"{model.name} gives NaN or infinite logits beside padding in {model.dtype} with the attention kernel "
             f"{model.module.config._attn_implementation}; try --dtype float32"

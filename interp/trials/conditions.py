@@ -211,7 +211,7 @@ def contribution_norms(study: Study, donors: Donors) -> np.ndarray:
     rows = study.groups("positive", model, 4 * anatomy.n_layers * unit.n_channels(anatomy))
     for seen in capture(study.engine, {role: model}, study.encoded("positive"), rows, sites, pad_id=study.pad_id):
         real = seen.roles >= 0
-        count += int(real.sum())
+        count += int(to_host(real.sum()))
         for layer, site in enumerate(sites):
             values = seen.values[role, site][real].double().unflatten(-1, (-1, width))
             second = torch.einsum("nuw,nuv->uwv", values, values)

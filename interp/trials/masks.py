@@ -44,7 +44,7 @@ def top(ranking: Float[Tensor, " P"], count: int) -> Bool[Tensor, " P"]:
     border = ranking.topk(count).values[-1]
     chosen |= ranking > border
     tied = (ranking == border).nonzero().flatten()
-    chosen[tied[: count - int(chosen.sum())]] = True
+    chosen[tied[: count - int(to_host(chosen.sum()))]] = True
     return chosen
 
 
@@ -61,7 +61,7 @@ def matched_mask(scope: Scope, like: Bool[Tensor, " P"], seed: int) -> Bool[Tens
     generator, parts = np.random.default_rng(seed), []
     for part in scope.split(like):
         chosen = torch.zeros(part.numel(), dtype=torch.bool, device=part.device)
-        drawn = generator.choice(part.numel(), int(part.sum()), replace=False, shuffle=False)
+        drawn = generator.choice(part.numel(), int(to_host(part.sum())), replace=False, shuffle=False)
         chosen[torch.from_numpy(drawn).to(chosen.device)] = True
         parts.append(chosen)
     return torch.cat(parts)

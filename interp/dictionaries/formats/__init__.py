@@ -19,6 +19,7 @@ from interp.dictionaries.files import appearing, require_finite, require_sizes, 
 from interp.dictionaries.formats import crosscoders, dictionary_learning, own, saelens, scopes, sparsify
 from interp.dictionaries.formats.base import About, Format, Found, peek_json, write_json
 from interp.errors import DictionaryError, OptionError
+from interp.maths.host import to_host
 
 FORMATS: dict[str, Format] = {
     each.name: each
@@ -101,7 +102,7 @@ def write(
 def _require_same(one: Dictionary, other: Dictionary, format: str) -> None:
     """A last look before a folder gets its name; a row may differ where rounding decides between two codes."""
     x = torch.randn(33, one.config.inputs, generator=torch.Generator().manual_seed(0)).to(one.W_dec)
-    x = x * (1 + one.b_dec.abs().mean()) / float(one.scale.mean())
+    x = x * (1 + one.b_dec.abs().mean()) / float(to_host(one.scale.mean()))
     mine, theirs = one(x), other.to(one.W_dec)(x)
     error = ((mine - theirs).norm(dim=1) / mine.norm(dim=1).clamp_min(1e-6)).median()
     if not float(error) < 1e-3:

@@ -16,6 +16,7 @@ from torch import Tensor
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.folding import fold_decoder_norm, fold_scale
 from interp.errors import DictionaryError, OptionError
+from interp.maths.host import in_host_memory, to_host
 
 About = dict[str, Any]
 
@@ -130,7 +131,7 @@ def taken(tensors: Mapping[str, Tensor], names: Mapping[str, str], path: Path) -
 
 def spread(norms: Tensor) -> str:
     """The range of some norms, in words."""
-    return f"{float(norms.min()):.3g} to {float(norms.max()):.3g}"
+    return f"{float(to_host(norms.min())):.3g} to {float(to_host(norms.max())):.3g}"
 
 
 def coarsest(tensors: Mapping[str, Tensor]) -> torch.dtype:
@@ -142,7 +143,7 @@ def coarsest(tensors: Mapping[str, Tensor]) -> torch.dtype:
 def is_unit(dictionary: Dictionary, kept_as: torch.dtype = torch.float32) -> bool:
     """Whether every decoder row is of norm 1, as exactly as the type that it was kept in can say."""
     slack = 1e-3 if kept_as in (torch.float32, torch.float64) else 2e-2
-    return bool(((dictionary.decoder_norms.sum(1) - 1).abs() < slack).all())
+    return bool(to_host(((dictionary.decoder_norms.sum(1) - 1).abs() < slack).all()))
 
 
 def is_far(dictionary: Dictionary) -> bool:
@@ -150,7 +151,7 @@ def is_far(dictionary: Dictionary) -> bool:
 
     Libraries that normalise before a step and not after, or at the start only, save rows that are off by steps.
     """
-    return not 0.8 < float(dictionary.decoder_norms.sum(1).median()) < 1.25
+    return not 0.8 < float(to_host(dictionary.decoder_norms.sum(1).median())) < 1.25
 
 
 # ---------------------------------------------------------------------- what is to be written
@@ -205,6 +206,6 @@ def tensors_of(dictionary: Dictionary, names: Mapping[str, str]) -> dict[str, Te
     state = dictionary.state_dict()
     found = {}
     for theirs, ours in names.items():
-        value = state[ours].detach().to("cpu", torch.float32)
+        value = in_host_memory(state[ours].float())
         found[theirs.removesuffix(".T")] = (value.T if theirs.endswith(".T") else value).clone().contiguous()
     return found

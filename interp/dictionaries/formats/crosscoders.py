@@ -19,6 +19,7 @@ from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.files import assembled, read_tensors
 from interp.dictionaries.formats.base import Format, Found, known, peek_json, read_json, read_pickle
 from interp.errors import DictionaryError, OptionError
+from interp.maths.host import to_host
 
 CLASSES = ("CrossCoder", "BatchTopKCrossCoder")
 CONFIGS = ("config.json", "trainer_config.json")
@@ -66,9 +67,9 @@ def read(path: Path) -> Found:
         raise DictionaryError(
             f"{weights}: it encodes {models} and decodes {len(decoder)} models; only the same are read"
         )
-    norm = NORMS.get(int(tensors.pop("code_normalization_id", torch.tensor(1))), "unknown")
+    norm = NORMS.get(int(to_host(tensors.pop("code_normalization_id", torch.tensor(1)))), "unknown")
     by_batch = "k" in tensors
-    k = int(tensors.pop("k", torch.tensor(0)))
+    k = int(to_host(tensors.pop("k", torch.tensor(0))))
     threshold = tensors.pop("threshold", torch.tensor(-1.0))
     scale, mean, doubts = _normalisation(weights, tensors, models)
     if tensors:
@@ -92,7 +93,7 @@ def read(path: Path) -> Found:
         shift = (mean * scale[:, None]).flatten().double()
         found["b_enc"] = (found["b_enc"].double() - shift @ found["W_enc"].double()).float()
         found["b_dec"] = (found["b_dec"].double() + shift).float()
-    unset = by_batch and float(threshold) < 0
+    unset = by_batch and float(to_host(threshold)) < 0
     if architecture == "batchtopk":
         found["threshold"] = torch.tensor(torch.nan) if unset else threshold.double()
     elif architecture == "jumprelu":
@@ -114,16 +115,17 @@ def _normalisation(path: Path, tensors: dict[str, Tensor], models: int) -> tuple
     """Scale and mean of every model's activations, taken out of the buffers; None where there are none."""
     mean, deviation = tensors.pop("activation_mean", None), tensors.pop("activation_std", None)
     scale, target = tensors.pop("activation_global_scale", None), tensors.pop("target_rms", torch.tensor(1.0))
-    if mean is None or deviation is None or bool(mean.isnan().any()) or bool(deviation.isnan().any()):
+    if mean is None or deviation is None or bool(to_host(mean.isnan().any())) or bool(to_host(deviation.isnan().any())):
         return None, None, []
     due = target / (deviation.square().sum(1) + 1e-8).sqrt()
     if scale is None:
         return due.float(), mean.float(), []
-    if bool(((scale / due - 1).abs() > 1e-2).any()):
-        first = int(((scale / due - 1).abs()).argmax())
+    off = to_host((scale / due - 1).abs())
+    if (off > 1e-2).any():
+        first, kept, asked = int(off.argmax()), to_host(scale), to_host(due)
         return scale.float(), mean.float(), [
-            f"{path}: model {first}'s activations are scaled by {float(scale[first]):.4g}, while their own deviations "
-            f"and target_rms ask for {float(due[first]):.4g}: the scale was folded twice, or half"
+            f"{path}: model {first}'s activations are scaled by {kept[first]:.4g}, while their own deviations "
+            f"and target_rms ask for {asked[first]:.4g}: the scale was folded twice, or half"
         ]  # fmt: skip
     return scale.float(), mean.float(), []
 

@@ -32,6 +32,7 @@ from interp.dictionaries.formats.base import (
     write_json,
 )  # fmt: skip
 from interp.errors import DictionaryError, OptionError
+from interp.maths.host import in_host_memory, to_host
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 _LINEAR = {"encoder.weight.T": "W_enc", "decoder.weight.T": "W_dec"}
@@ -90,19 +91,19 @@ def read(path: Path) -> Found:
         tensors["k"] = torch.tensor(trainer["k"])
     kept_as = coarsest(tensors)
     found = taken(tensors, kind.names, weights)
-    threshold = float(found["threshold"]) if by_k else None
+    threshold = float(to_host(found["threshold"])) if by_k else None
     if by_k:
         found.pop("threshold")
         if kind.architecture != "topk":
             found["threshold"] = torch.tensor(threshold if threshold >= 0 else torch.nan, dtype=torch.float64)
     sizes = found.pop("group_sizes", torch.zeros(0, dtype=torch.int64))
-    k = found.pop("k", None)
-    if k is not None and trainer.get("k") not in (None, int(k)):
-        raise DictionaryError(f"{weights}: k is {int(k)}, {config_path.name} says {trainer['k']}")
+    k = int(to_host(found.pop("k"))) if "k" in found else None
+    if k is not None and trainer.get("k") not in (None, k):
+        raise DictionaryError(f"{weights}: k is {k}, {config_path.name} says {trainer['k']}")
     try:
         config = DictionaryConfig(
-            kind.architecture, *_sizes(trainer, found, config_path), k=None if k is None else int(k),
-            prefixes=tuple(accumulate(int(size) for size in sizes)), input_bias=kind.input_bias,
+            kind.architecture, *_sizes(trainer, found, config_path), k=k,
+            prefixes=tuple(accumulate(to_host(sizes).tolist())), input_bias=kind.input_bias,
         )  # fmt: skip
     except OptionError as error:
         raise DictionaryError(f"{weights}: {error}") from error
@@ -157,13 +158,13 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
         except OptionError as error:
             raise OptionError(f"dictionary-learning's {name} has rows of norm 1; {error}; use --to saelens") from error
     by_batch = config.architecture in ("batchtopk", "matryoshka")
-    if by_batch and bool(found.threshold.isnan()):
+    if by_batch and bool(to_host(found.threshold.isnan())):
         raise OptionError(
             f"this {config.architecture} has no threshold yet, and {name} would let all codes pass; train it further"
         )
     tensors = tensors_of(found, {t: o for t, o in kind.names.items() if o in dict(found.named_parameters())})
     if config.architecture in SPARSE:
-        threshold = found.threshold.detach().to("cpu", torch.float32).clamp_min(0) if by_batch else torch.tensor(-1.0)
+        threshold = in_host_memory(found.threshold.float()).clamp_min(0) if by_batch else torch.tensor(-1.0)
         tensors |= {"k": torch.tensor(config.k, dtype=torch.int32), "threshold": threshold}
     if config.prefixes:
         tensors["group_sizes"] = torch.tensor([b - a for a, b in pairwise((0, *config.prefixes))])

@@ -31,6 +31,7 @@ from interp.dictionaries.formats.base import (
     write_json,
 )  # fmt: skip
 from interp.errors import DictionaryError, OptionError
+from interp.maths.host import in_host_memory, to_host
 
 CONFIG, WEIGHTS, SCALER = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
 VERSION = "6.54.12"
@@ -196,7 +197,7 @@ def _doubts(path: Path, dictionary: Dictionary, meta: Mapping, kept_as: torch.dt
     """What a whole file of SAELens cannot be; a checkpoint in training is not folded yet, and read as it is."""
     config, norms = dictionary.config, dictionary.decoder_norms.sum(1)
     unit = is_unit(dictionary, kept_as)
-    if config.architecture == "matching_pursuit" and (is_far(dictionary) or float(norms.max()) ** 2 >= 2):
+    if config.architecture == "matching_pursuit" and (is_far(dictionary) or float(to_host(norms.max())) ** 2 >= 2):
         # from a norm of sqrt(2) on a step leaves more than there was
         return [f"{path}: a matching pursuit's atoms start at norm 1, these are of {spread(norms)}: it is half-folded"]
     if config.architecture == "topk" and config.rank_by == "norm" and not checkpoint and not unit:
@@ -208,7 +209,7 @@ def _doubts(path: Path, dictionary: Dictionary, meta: Mapping, kept_as: torch.dt
     by_batch = meta.get("training_architecture") in ("batchtopk", "matryoshka_batchtopk")
     if config.architecture == "jumprelu" and by_batch and details.get("rescale_acts_by_decoder_norm"):
         level = dictionary.threshold.detach()
-        alike = bool(((level - level[0]).abs() <= 1e-2 * level[0].abs()).all())
+        alike = bool(to_host(((level - level[0]).abs() <= 1e-2 * level[0].abs()).all()))
         if not unit or not alike:
             what = f"rows of norm {spread(norms)}" if not unit else f"thresholds of {spread(level)}"
             how = "half-folded" if not unit else "folded twice"
@@ -236,7 +237,7 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
     names = {"W_enc": "W_enc", "W_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec"}
     name = config.architecture
     if config.architecture in BY_BATCH:
-        if bool(found.threshold.isnan()):
+        if bool(to_host(found.threshold.isnan())):
             raise OptionError("saelens keeps a batchtopk by its threshold, and this one has none yet; train it further")
         found, name = by_value(found), "jumprelu"
         training = {"batchtopk": "batchtopk", "matryoshka": "matryoshka_batchtopk"}[config.architecture]
@@ -255,9 +256,7 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Non
         }  # fmt: skip
     tensors = tensors_of(found, names | ({"W_skip": "W_skip"} if config.skip else {}))
     if name == "jumprelu":
-        tensors["threshold"] = (
-            found.threshold.detach().to("cpu", torch.float32).clamp_min(0).expand(config.width).clone()
-        )
+        tensors["threshold"] = in_host_memory(found.threshold.float()).clamp_min(0).expand(config.width).clone()
     if transcoder:
         name = ("jumprelu_" if name == "jumprelu" else "") + ("skip_" if config.skip else "") + "transcoder"
         said["d_out"] = config.d_out
