@@ -104,9 +104,8 @@ def main() -> None:
             table = grafted(name.split()[0], Store(options.store or scratch), **OPTIONS.get(name, {}))
             rows += lines(name, table)
             for claim in claims.from_table(table.tables["claims"]):
-                verdict = "shown" if claim.supported else "not shown"
                 interval = f"{claim.value:.3f}, {claim.low:.3f} to {claim.high:.3f}"
-                said.append(f"* `{name}`, {claim.name} ({interval}), {verdict}: {claim.sentence}")
+                said.append(f"* `{name}`, {claim.name} ({interval}), {claim.verdict}: {claim.sentence}")
             if name == "masked":
                 said += found_again(table)
     text = markdown(rows, COLUMNS) + "\n\n" + "\n".join(said)

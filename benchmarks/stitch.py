@@ -29,7 +29,7 @@ WAYS = {
     "descent, l1, from 5 %": {"localise": "learned", "start": 0.05},
     "descent, binarise, from 5 %": {"localise": "learned", "start": 0.05, "reg": "binarise"},
 }
-LEARNED = {"at": 0.1, "sweep": (), "relaxed_steps": 0, "draws": 1, "control": False}
+LEARNED = {"at": 0.1, "sweep": (), "relaxed_steps": 0, "draws": 1, "shuffles": 0}
 COLUMNS = ["masks", "model", "weights", "first, right", "first, exact", "second, right", "second, exact", "perplexity"]
 SMALL = {
     "PROMPTS": 12, "WAYS": {"movement 5 %": {"at": 0.05, "draws": 1}, "descent": {"localise": "learned", "draws": 1}},
@@ -103,8 +103,8 @@ def main() -> None:
                 rows += lines(way, table, alone=True)
             rows += lines(way, table, alone=False)
             for claim in claims.from_table(table.tables["claims"]):
-                verdict, interval = "shown" if claim.supported else "not shown", f"{claim.low:.3f} to {claim.high:.3f}"
-                said.append(f"* {way}, {claim.name} ({claim.value:.3f}, {interval}), {verdict}: {claim.sentence}")
+                interval = f"{claim.value:.3f}, {claim.low:.3f} to {claim.high:.3f}"
+                said.append(f"* {way}, {claim.name} ({interval}), {claim.verdict}: {claim.sentence}")
             of = next(row for row in table.tables["overlaps"].rows() if row["mask"] == "tune 1")
             p = "below 1e-300" if of["p"] == 0 else f"= {of['p']:.1g}"
             said.append(

@@ -122,7 +122,7 @@ def concept_shift(study, _, unit):
 
 def graft(study, _, unit):
     held_out = other(study).contrast.positive
-    return Graft(held_out=held_out, at=0.05, sweep=(0.1,), steps=2, relaxed_steps=1, draws=2)
+    return Graft(held_out=held_out, at=0.05, sweep=(0.1,), steps=2, relaxed_steps=1, draws=2, shuffles=2)
 
 
 def dictionary_diff(study, way, unit):
@@ -401,7 +401,8 @@ def test_the_key_follows_every_option(modules):
     # the value of every option that is not the default's
     others = {
         LocateNeurons(): {
-            "method": "weight", "top": "7", "positions": "last", "steps": 21, "unit": "head", "parent": "1" * 20,
+            "method": "weight", "top": "7", "positions": "last", "steps": 21, "unit": "head", "probe_fit": "published",
+            "parent": "1" * 20,
         },
         VerifyNeurons(parent="0" * 20): {
             "controls": 19, "dose_draws": 3, "control_prompts": 7, "depth": 9, "reach": 0.9, "parent": "1" * 20,
@@ -425,7 +426,7 @@ def test_the_key_follows_every_option(modules):
         Graft(held_out=study.contrast.positive): {
             "held_out": study.contrast.negative, "other": study.contrast.negative, "scope": "mlp", "at": 0.02,
             "sweep": (0.1,), "steps": 9, "rate": 0.2, "pull": 0.2, "batch": 9, "relaxed_steps": 9, "relaxed_rate": 1e6,
-            "draws": 9, "control": False, "beside": (run,), "parent": "1" * 20,
+            "draws": 9, "shuffles": 7, "beside": (run,), "parent": "1" * 20,
         },
         Stitch(held_out=study.contrast.positive): {
             "held_out": study.contrast.negative, "others": stitch(study, "", "neuron").others, "runs": (run,),

@@ -1,17 +1,21 @@
 """Grafts: identities bit for bit, exact restoration, oracles in numpy, planted weights, silence, bad input."""
 
 import copy
+import dataclasses
 import json
 from functools import cache
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from scipy.stats import hypergeom
 
 from interp import claims, figures, organisms
 from interp.analyzers.graft import Graft
-from interp.errors import OptionError, PromptError, UnsupportedModel
+from interp.analyzers.graft.findings import claims_of
+from interp.analyzers.graft.rows import Rows
+from interp.errors import ClaimError, OptionError, PromptError, UnsupportedModel
 from interp.maths.calibration import calibration_error
 from interp.maths.overlap import overlap
 from interp.metrics import Task
@@ -20,15 +24,15 @@ from interp.models.interpolate import interpolated
 from interp.models.pair import Pair
 from interp.models.preflight import probe_logits
 from interp.models.rescale import update_scaled
-from interp.prompts import NOTHING, Contrast, Prompt, PromptSet, read_task
+from interp.prompts import NOTHING, Contrast, Encoded, Prompt, PromptSet, read_task
 from interp.store import Store
 from interp.study import Study
 from interp.trials import masks
-from interp.trials.questions import Questions, perplexity, run_logits
+from interp.trials.questions import Graded, Questions, perplexity, run_logits
 from tests import tiny
 
-QUICK = {"steps": 2, "relaxed_steps": 1, "draws": 2, "sweep": (0.1,), "at": 0.05}
-FEW = {**QUICK, "draws": 1, "sweep": ()}
+QUICK = {"steps": 2, "relaxed_steps": 1, "draws": 2, "shuffles": 2, "sweep": (0.1,), "at": 0.05}
+FEW = {**QUICK, "draws": 1, "shuffles": 1, "sweep": ()}
 FAST = {"num_hidden_layers": 2}
 
 
@@ -317,7 +321,7 @@ def test_learned_scores_are_those_of_a_plain_adam():
     torch.testing.assert_close(found, scores.detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_dealing_out_anew_keeps_every_parameters_movement():
+def test_a_shuffle_keeps_every_parameters_movement():
     base = tiny.llama(3, **FAST)
     scope = Scope.of(Pair.from_modules(tiny.perturbed(base), base, tiny.tokenizer()))
     dealt = scope.shuffled(0)
@@ -336,7 +340,7 @@ def small_tune(dtype):
     return base.to(dtype), tuned.to(dtype)
 
 
-def test_dealing_out_anew_is_the_same_movement_in_bfloat16_and_what_stands_is_said():
+def test_a_shuffle_is_the_same_movement_in_bfloat16_and_how_it_is_rounded_is_said():
     found = {}
     for dtype in (torch.bfloat16, torch.float32):
         base, tuned = small_tune(dtype)
@@ -440,7 +444,7 @@ def found():
     study, _ = study_of(copy.deepcopy(child), copy.deepcopy(base))
     held_out = tasks(12)[1]  # of six, the five that the base fails are too few for any rise
     before = state(study.pair.base.module)
-    table = Graft(held_out=held_out, at=0.01, sweep=(0.1,), steps=30, relaxed_steps=2, draws=19)(study)
+    table = Graft(held_out=held_out, at=0.01, sweep=(0.1,), steps=30, relaxed_steps=2, draws=19, shuffles=6)(study)
     assert all(torch.equal(value, before[name]) for name, value in study.pair.base.module.state_dict().items())
     return table
 
@@ -459,9 +463,10 @@ def test_planted_weights_are_found_and_random_ones_do_nothing():
     chance = table.summary["kept"] * planted_weights / table.summary["weights"]
     assert hits > 10 * chance
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
-    assert made["keeps"].shown
-    assert made["random-fails"].shown
+    assert {name for name, claim in made.items() if claim.supported} >= {"keeps", "gains", "random-fails"}
     assert made["keeps"].p == pytest.approx(1 / 20)
+    assert table.summary["supported"]
+    assert table.summary["k95"] == table.summary["kept"]
 
 
 def test_the_table_is_what_others_rely_on_and_its_claims_can_be_measured_again(tmp_path):
@@ -496,8 +501,16 @@ def test_the_identical_pair_has_nothing_to_graft():
     assert len(set(numbers(table, "loss").values())) == 1
     assert set(numbers(table, "agreement").values()) == {1.0}
     made = claims.from_table(table.tables["claims"])
-    assert not any(claim.shown for claim in made)
+    assert {claim.name: claim.verdict for claim in made} == {
+        "keeps": claims.NOT_TESTED, "gains": claims.NOT_SUPPORTED, "beats-movement": claims.NOT_SUPPORTED,
+        "random-fails": claims.NOT_TESTED, "beats-shuffles": claims.NOT_SUPPORTED, "localised": claims.TOO_FEW,
+    }  # fmt: skip
+    assert not table.summary["supported"]
+    assert table.summary["k95"] is None
+    assert set(table.summary["kept_gain"].values()) == {None}
+    assert "answers no more of" in table.summary["sentence"]
     for claim in made:
+        assert "nan" not in claim.sentence
         claims.check(claim, table)
 
 
@@ -510,8 +523,8 @@ def test_nothing_is_claimed_of_a_mask_that_does_not_work_or_of_a_tune_that_gains
     table = Graft(held_out=held_out, steps=4, relaxed_steps=0, draws=19, sweep=(), at=at)(study)
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     assert made[name].low > 0
-    assert not made[name].shown
-    assert not made["keeps"].shown
+    assert not made[name].supported
+    assert not made["keeps"].supported
     assert name in table.summary["sentence"]
     for claim in made.values():
         claims.check(claim, table)
@@ -543,7 +556,7 @@ def test_another_tasks_masks_are_compared_and_united():
         turned = questions(held_out.texts, answer, "open")
         located = questions(study.contrast.positive.texts, answer, "open")
         study = study.on(Contrast(located, NOTHING))
-        made.append(Graft(held_out=turned, beside=tuple(made), control=False, **FEW)(study))
+        made.append(Graft(held_out=turned, beside=tuple(made), shuffles=0, **FEW)(study))
     one, both = made
     assert not len(one.tables["overlaps"])
     rows = {row["kind"]: row for row in both.tables["overlaps"].rows() if row["mask"] == "this"}
@@ -558,6 +571,151 @@ def test_another_tasks_masks_are_compared_and_united():
     study, held_out = study_of(tuned, base)
     with pytest.raises(OptionError, match="another scope"):
         Graft(held_out=held_out, scope="mlp", beside=(one,), **QUICK)(study)
+
+
+# ------------------------------------------------------------------------------------------------ claims
+
+
+COUNT, WEIGHTS = 10, 1000
+
+
+def answered(kinds, shuffles=(), matched=(), clusters=20, each=3, alone=()):
+    """A run's tables of right answers by kind of mask, one array [questions] each, with its claims.
+
+    ``alone``: these claims alone, requiring each other only.
+    """
+    number = clusters * each
+    codes = tuple(Encoded((1,), (0,)) for _ in range(number))
+    names = tuple(f"c{row // each}" for row in range(number))
+    asked = Questions(codes, ((1,),) * number, (None,) * number, names, names, tuple(range(number)), 0)
+
+    def graded(right):
+        return Graded(np.array(right, bool), np.zeros(number), np.zeros(number, np.int64), np.full(number, np.nan))
+
+    rows = Rows(asked, WEIGHTS)
+    for kind, right in kinds.items():
+        rows.add(kind, {"base": 0, "tuned": WEIGHTS}.get(kind, COUNT), graded(right), {})
+    for draw, right in enumerate(matched):
+        rows.add_draw("matched", draw, COUNT, graded(right))
+    for right in shuffles:
+        rows.add_shuffle(COUNT, graded(right))
+    parts = {"answers": rows.answers(), "random": rows.drawn(), **rows.shuffled(COUNT)}
+    made = claims_of(COUNT, WEIGHTS, number, len(shuffles))
+    if alone:
+        made = [dataclasses.replace(one, requires=[name for name in one.requires if name in alone])
+                for one in made if one.name in alone]  # fmt: skip
+    return claims.conclude(rows.table("graft", tables=parts), made)
+
+
+def made_of(table):
+    return {finding.name: finding for finding in claims.from_table(table.tables["claims"])}
+
+
+def some(share, seed, number=60):
+    return np.random.default_rng(seed).random(number) < share
+
+
+def graded_masks(learned, shuffled, spread=0.03, number=6):
+    """Right answers of everything, the learned mask's and the shuffles' at these rates."""
+    kinds = {"base": some(0.2, 0), "tuned": some(0.95, 1), "movement": some(0.5, 2), "learned": some(learned, 3)}
+    shuffles = [some(shuffled + spread * (at - 2.5), 10 + at) for at in range(number)]
+    return answered(kinds, shuffles, [some(0.25, 30 + at) for at in range(19)])
+
+
+def test_what_is_kept_is_a_ratio_with_the_interval_of_a_jackknife_by_hand():
+    table = graded_masks(0.93, 0.4)
+    answers = table.tables["answers"]
+    right = {kind: answers["correct"][answers["kind"] == kind].astype(float) for kind in ("base", "tuned", "learned")}
+    clusters = answers["cluster"][answers["kind"] == "base"]
+
+    def kept(rows):
+        base, tuned, learned = (right[kind][rows].mean() for kind in ("base", "tuned", "learned"))
+        return (learned - base) / (tuned - base)
+
+    value = kept(slice(None))
+    without = np.array([kept(clusters != name) for name in np.unique(clusters)])
+    reach = np.sqrt(19 / 20 * np.square(without - value).sum()) * scipy.stats.t.ppf(0.975, 19)
+    keeps = made_of(table)["keeps"]
+    assert keeps.value == pytest.approx(value)
+    # no narrower than the jackknife's, and the paired difference of flags from the fine-tuned model can be wider
+    assert keeps.low <= value - reach + 1e-12
+    assert keeps.high >= value + reach - 1e-12
+    assert keeps.low > value - 3 * reach
+    assert keeps.p == pytest.approx(1 / 20)
+
+
+def test_nothing_is_kept_where_the_gain_could_be_nothing():
+    """A gain whose interval covers 0 is no denominator; one below 0 is, and supports nothing."""
+    same = some(0.5, 0)
+    less = same & some(0.5, 1)
+    for tuned, verdict, word in ((same ^ (np.arange(60) == 3), claims.NOT_TESTED, "answers no more of"),
+                                 (less, claims.NOT_SUPPORTED, "of the change in right answers")):  # fmt: skip
+        table = answered({"base": same, "tuned": tuned, "movement": same, "learned": tuned}, [same] * 6, [same] * 19)
+        made = made_of(table)
+        assert made["keeps"].verdict == verdict
+        assert word in made["keeps"].sentence
+        assert np.isnan(made["keeps"].value) == (verdict == claims.NOT_TESTED)
+        assert not any(finding.supported for finding in made.values())
+
+
+def test_localised_has_the_variance_of_questions_and_of_shuffles_in_its_interval():
+    table = graded_masks(0.97, 0.5)
+    made, shuffled = made_of(table), table.tables["shuffled"]
+    right = shuffled["correct"].reshape(6, 60)
+    difference = (shuffled["learned"].reshape(6, 60) - right.astype(float)).mean(0)
+    # clusters of equal size: the jackknife's error is that of the mean of their means
+    means, accuracy = difference.reshape(20, 3).mean(1), right.mean(1)
+    parts = [means.var(ddof=1) / 20, accuracy.var(ddof=1) / 6]
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 19 + parts[1] ** 2 / 5)
+    reach = np.sqrt(sum(parts)) * scipy.stats.t.ppf(0.975, freedom)
+    localised, beats = made["localised"], made["beats-shuffles"]
+    np.testing.assert_allclose(
+        (localised.value, localised.low, localised.high), means.mean() + reach * np.array([0, -1, 1]), rtol=1e-9
+    )
+    assert beats.value == pytest.approx(localised.value)
+    assert (localised.clusters, beats.clusters) == (6, 20)
+    assert localised.control_value == pytest.approx(accuracy.mean())
+    assert localised.supported
+    for finding in made.values():
+        claims.check(finding, table)
+        moves = [{name: getattr(finding, name) + 0.01} for name in ("value", "low", "high", "control_value", "p")]
+        for moved in [{"verdict": claims.NOT_TESTED}, *(one for one in moves if not np.isnan([*one.values()]).any())]:
+            with pytest.raises(ClaimError):
+                claims.check(dataclasses.replace(finding, **moved), table)
+
+
+@pytest.mark.parametrize(("shuffles", "verdict"), [
+    ({"shuffled": 0.95}, claims.NOT_SUPPORTED),  # as good on shuffled movement
+    ({"shuffled": 0.6, "spread": 0.3}, claims.NOT_SUPPORTED),  # far apart
+    ({"shuffled": 0.5, "number": 5}, claims.TOO_FEW),
+    ({"shuffled": 0.5, "number": 1}, claims.TOO_FEW),
+])  # fmt: skip
+def test_nothing_is_localised_where_shuffles_do_as_well_or_are_too_few_or_far_apart(shuffles, verdict):
+    made = made_of(graded_masks(0.97, **shuffles))
+    assert made["keeps"].supported
+    assert made["localised"].verdict == verdict
+    # on these shuffles alone it looks as if it were
+    assert made["beats-shuffles"].supported == (shuffles["shuffled"] < 0.9)
+
+
+@pytest.mark.parametrize(("difficulty", "shuffle", "each"), [(0.0, 0.5, 1), (0.0, 1.5, 3), (1.0, 0.5, 3)])
+def test_masks_that_are_no_better_than_those_on_shuffles_are_seldom_said_to_be(difficulty, shuffle, each):
+    """Right answers vary at random over questions and over shuffles; by questions alone too many would be."""
+    g, draws, clusters = np.random.default_rng(1), 300, 48
+    found = {"localised": 0, "beats-shuffles": 0}
+    number = clusters * each
+    for _ in range(draws):
+        own, theirs = (np.repeat(g.normal(0, difficulty, clusters), each) for _ in range(2))
+        shifts = g.normal(0, shuffle, 6)
+        learned = own + g.normal(size=number) > 0
+        rights = [theirs + shift + g.normal(size=number) > 0 for shift in shifts]
+        kinds = {"base": np.zeros(number), "tuned": np.ones(number), "movement": learned, "learned": learned}
+        run = answered(kinds, rights, [learned], clusters, each, ("beats-shuffles", "localised"))
+        for finding in made_of(run).values():
+            found[finding.name] += finding.supported
+    assert found["localised"] <= 0.035 * draws
+    if (difficulty, shuffle) == (0.0, 1.5):
+        assert found["beats-shuffles"] > 0.05 * draws
 
 
 # ------------------------------------------------------------------------------------------------ files, command
@@ -597,7 +755,8 @@ def folder(tmp_path_factory):
 
 def words(folder, *more):
     line = ["graft", folder / "tuned", "--base", folder / "base", "--task", folder / "task.jsonl"]
-    line += ["--steps", "1", "--relaxed-steps", "0", "--draws", "1", "--sweep", "10%", "--store", folder / "store"]
+    line += ["--steps", "1", "--relaxed-steps", "0", "--draws", "1", "--shuffles", "1", "--sweep", "10%"]
+    line += ["--store", folder / "store"]
     return [*line, *more]
 
 
@@ -670,11 +829,11 @@ def test_learned_masks_keep_the_skill_at_the_true_size_where_the_movement_mislea
     table = Graft(held_out=held_out, at=8610 / 860160, sweep=())(study)
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     assert table.summary["kept"] == 8610
-    assert made["keeps"].shown
+    assert made["keeps"].supported
     assert made["beats-movement"].low > 0
     drawn = table.tables["random"]
     # with the learned mask's counts in every parameter, choices between two answers can lean further
     assert drawn["kept_gain"][drawn["kind"] == "random"].mean() <= 0.2
-    assert not made["localised"].shown
+    assert not made["localised"].supported
     for claim in made.values():
         claims.check(claim, table)

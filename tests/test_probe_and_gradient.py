@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from interp.analyzers.locate_neurons import LocateNeurons
-from interp.analyzers.locate_neurons.probes import fit
+from interp.analyzers.locate_neurons.probes import FITS, optimum, published
 from interp.errors import OptionError
 from interp.maths.statistics import roc_auc
 from interp.models.pair import Pair
@@ -175,18 +175,66 @@ def test_a_planted_direction_is_found_and_noise_is_not():
     noise = generator.normal(size=(120, 400))
     parts = np.arange(120) % 5
     folds = [(np.flatnonzero(parts != part), np.flatnonzero(parts == part)) for part in range(5)]
-    _, auc = fit(noise, labels, folds)
+    _, auc = optimum(noise, labels, folds)
     assert 0.3 < auc < 0.7
     told = noise.copy()
     told[:, 7] += 6 * labels
-    weights, auc = fit(told, labels, folds)
+    weights, auc = optimum(told, labels, folds)
     assert auc > 0.95
     assert np.argmax(weights) == 7
     assert (weights[7] - weights.mean()) / weights.std() > 3
     # the training rows of noise are told apart perfectly: an area that is not held out says nothing
-    weights, none = fit(noise, labels, [])
+    weights, none = optimum(noise, labels, [])
     assert none is None
     assert roc_auc(labels, noise @ weights) == 1.0
+
+
+def by_hand(features, labels, epochs):
+    """Weights [N] of NeuroStrike's probe: a linear layer of torch's own start, Adam by its formulas, in float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1234)
+        layer = torch.nn.Linear(features.shape[1], 1)
+    at = np.append(layer.weight.detach().numpy()[0], layer.bias.detach().numpy()).astype(np.float64)
+    inputs = np.column_stack([features, np.ones(len(features))])
+    first, second = np.zeros_like(at), np.zeros_like(at)
+    for step in range(1, epochs + 1):
+        slope = inputs.T @ (1 / (1 + np.exp(-inputs @ at)) - labels) / len(labels) + 1e-3 * at
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        at -= 1e-3 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    return at[:-1]
+
+
+def test_the_published_fit_is_adams_by_hand_in_float64():
+    generator = np.random.default_rng(2)
+    labels = np.tile([0, 1], 40)
+    features = generator.normal(size=(80, 120)) * np.exp(generator.normal(size=120))
+    features[:, 5] += labels
+    weights, none = published(features, labels, [])
+    assert none is None
+    np.testing.assert_allclose(weights, by_hand(features, labels, 5000), atol=2e-4)
+    # every fold is fitted on its own rows, as if alone
+    test = np.arange(80) % 4 == 1
+    folds = [(np.flatnonzero(~test), np.flatnonzero(test))]
+    held_out = features[test] @ by_hand(features[~test], labels[~test], 5000)
+    assert published(features, labels, folds)[1] == pytest.approx(roc_auc(labels[test], held_out))
+    # at its optimum the same loss has other weights: the published steps end before
+    best = optimum(features, labels, [])[0]
+    assert np.linalg.norm(weights - best) > 0.02 * np.linalg.norm(best)
+
+
+def test_the_published_fit_is_an_option_of_the_probe(study, modules):
+    tables = {fit: LocateNeurons(method="probe", top="5", probe_fit=fit)(study) for fit in FITS}
+    assert {fit: table.summary["probe_fit"] for fit, table in tables.items()} == {fit: fit for fit in FITS}
+    assert tables["optimum"].provenance.key != tables["published"].provenance.key
+    path = "mlp.up_proj" if "mlp.up_proj" in dict(blocks(modules[1])[0].named_modules()) else "mlp.c_fc"
+    weights = by_hand(pooled(modules[1], study, 0, path), np.repeat([1, 0], 4), 5000)
+    expected = (weights - weights.mean()) / weights.std()
+    np.testing.assert_allclose(tables["published"]["z_up"].reshape(3, 48)[0], expected, atol=1e-3)
+    assert np.abs(tables["optimum"]["z_up"].reshape(3, 48)[0] - expected).max() > 0.01
+    with pytest.raises(OptionError, match=r"unknown --probe-fit 'best'; use optimum or published"):
+        LocateNeurons(method="probe", probe_fit="best").check(True)
+    with pytest.raises(OptionError, match=r"--probe-fit is of the method probe, and cross fits none"):
+        LocateNeurons(method="cross", probe_fit="published").check(True)
 
 
 def test_longer_prompts_are_named_as_what_the_length_tells(modules):

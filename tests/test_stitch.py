@@ -259,16 +259,21 @@ def test_tunes_that_are_the_base_have_nothing_to_stitch():
     base, _ = planted()
     study, analyzer = stitch_of(base, [copy.deepcopy(base), copy.deepcopy(base)])
     table = analyzer(study)
-    assert not table.summary["shown"]
-    for claim in claims.from_table(table.tables["claims"]):
-        assert not claim.shown
+    assert not table.summary["supported"]
+    assert table.summary["kept_gain"] == {"stitched": [None, None], "average": [None, None]}
+    made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
+    assert made["keeps-1"].verdict == made["keeps-2"].verdict == claims.NOT_TESTED
+    assert "answers no more of" in made["keeps-2"].sentence
+    for claim in made.values():
+        assert not claim.supported
+        assert "nan" not in claim.sentence
         claims.check(claim, table)
 
 
 def test_graft_runs_lend_their_masks_in_order():
     base, tunes = planted()
     study, analyzer = stitch_of(base, tunes)
-    options = {"at": 0.05, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "control": False}
+    options = {"at": 0.05, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "shuffles": 0}
     second = Study(analyzer.others[0].pair, Contrast(analyzer.others[0].located, NOTHING), study.metric)
     runs = [Graft(held_out=analyzer.held_out, **options)(study),
             Graft(held_out=analyzer.others[0].held_out, **options)(second)]  # fmt: skip
@@ -296,7 +301,7 @@ def test_two_skills_tuned_apart_are_both_there_in_the_stitched_base():
     assert table.tables["random"]["kept_gain"].max() < min(stitched_gain)
     assert stitched_gain[1] > average[1]
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
-    assert made["beats-average"].shown
+    assert made["beats-average"].supported
     assert made["keeps-1"].p == made["keeps-2"].p == pytest.approx(1 / 20)
 
 

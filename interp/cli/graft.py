@@ -88,7 +88,10 @@ def command(
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of the learned mask.")] = 60,
     relaxed_steps: Annotated[int, typer.Option(metavar="N", min=0, help="Of the paper's descent; 0: without.")] = 10,
     draws: Annotated[int, typer.Option(metavar="N", min=1, help="Random masks of each kind.")] = 19,
-    control: Annotated[bool, typer.Option(help="Also learn a mask on the movement dealt out anew.")] = True,
+    shuffles: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Masks learned on shuffled movement; under 6 decide nothing, 0: none."),
+    ] = 6,
     beside: Annotated[
         list[str] | None, typer.Option(metavar="RUN", help="A graft run of another task, to compare with; repeatable.")
     ] = None,
@@ -124,7 +127,7 @@ def command(
     located_on, verified_on, other = common.read()
     analyzer = Graft(
         held_out=verified_on, other=other, scope=scope, at=share(at), sweep=tuple(map(share, sweep.split(","))),
-        steps=steps, relaxed_steps=relaxed_steps, draws=draws, control=control, beside=others,
+        steps=steps, relaxed_steps=relaxed_steps, draws=draws, shuffles=shuffles, beside=others,
     )  # fmt: skip
     analyzer.check()
     described = request.describe()

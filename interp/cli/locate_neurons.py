@@ -34,6 +34,9 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Leave out what is located on these utility prompts too.")
     ] = None,
     positions: Annotated[str, typer.Option(metavar="NAME", help=POSITIONS_HELP)] = "auto",
+    probe_fit: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the method probe: optimum, or published, its paper's own steps.")
+    ] = "optimum",
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify what was located.")] = True,
     checks: Annotated[
         str, typer.Option(metavar="NAMES", help="More tests: all, or some of " + ",".join(further.CHECKS) + ".")
@@ -84,7 +87,7 @@ def command(
         utility = Contrast(common.positives(subtract, "utility"), located_on.negative)
         if shared := set(utility.positive.shared(located_on.positive)):
             raise OptionError(f"--subtract {subtract} shares prompts with those located on, {min(shared)[:40]!r}")
-    locate = LocateNeurons(method=method, top=top, positions=positions, unit=unit)
+    locate = LocateNeurons(method=method, top=top, positions=positions, unit=unit, probe_fit=probe_fit)
     has_base = common.base is not None or find(tuned).base_name is not None
     locate.check(has_base, differentiable=common.differentiable)
     if verify:

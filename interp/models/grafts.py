@@ -129,7 +129,7 @@ class Scope:
     def shuffled(self, seed: int) -> Scope:
         """The same base, with the movement of every parameter shuffled among its own weights.
 
-        The tune's values are kept in at least float32, and rounded to the model's dtype where they are stood in.
+        The moved values are kept in at least float32, and rounded to the model's dtype where they are grafted.
         """
         generator = torch.Generator().manual_seed(seed)
         pieces = []

@@ -1,15 +1,16 @@
-"""``Graft``: how few of a tune's weights, put into the base, do what the tune learned?
+"""``Graft``: how few of a fine-tuned model's weights, put into its base, do what fine-tuning taught?
 
-Panigrahi, Saunshi, Zhao and Arora (2023, arXiv 2302.06600): look for a small mask such that the base with the tune's
-weights there does the task. Here learned masks stand beside masks of exactly equal size that know less: the weights
-that moved furthest, those with the greatest first-order effect, random ones, and random ones with equal counts in every
-parameter. And beside a mask learned, the same way, on the same movement dealt out anew among the weights of every
-parameter: where that does as well, choosing weights is itself a way to learn the task, and a mask that works does not
-say where the tune has it.
+Panigrahi, Saunshi, Zhao and Arora (2023, arXiv 2302.06600): look for a small mask such that the base with the
+fine-tuned weights there does the task. Learned masks are compared with masks of exactly equal size that know less: the
+weights that moved furthest, those with the greatest first-order effect, random ones, and random ones with equal counts
+in every parameter; and with masks learned, the same way, on the same movement shuffled among the weights of every
+parameter. Where these do as well, choosing weights is itself a way to learn the task, and a mask that works does not
+say where the fine-tuned model has it. One shuffle can happen to suit the task or not, so there are several, and how
+far they differ counts in the claim.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,11 +18,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp import claims
 from interp.analyzers.base import Analyzer
 from interp.analyzers.graft.beside import all_overlaps, others_mask, require_comparable, same_tune
-from interp.analyzers.graft.findings import Findings
+from interp.analyzers.graft.findings import KEEPS, claims_of
 from interp.analyzers.graft.rows import Rows, layers_table
+from interp.claims import SUPPORTED, conclude
 from interp.display import as_sentence
 from interp.errors import OptionError
 from interp.maths.calibration import calibration_error
@@ -44,17 +45,18 @@ class Graft(Analyzer):
     ``at``: share of the scope's weights that masks are made for and claims are about; ``sweep``: shares at which
     rankings are measured too. ``steps``, ``rate``, ``pull`` and ``batch`` are of the learned mask, ``relaxed_steps``
     and ``relaxed_rate`` of the paper's own descent (0 steps leave it out), ``draws`` of each kind of random mask at
-    ``at``; ``control`` learns on the movement dealt out anew. ``beside`` are graft runs of other tasks on the same base
-    and scope: overlaps of masks, and where they are of the same tune the union of the learned ones. Memory beside both
-    models: 6 numbers of 4 bytes per weight of the scope (scores, two moments, movement, slope and a mask), and a
-    copy of the scope in float32 and one in the model's dtype.
+    ``at``. ``shuffles`` of the movement get a mask each, learned in ``steps`` steps as the learned one is, and cost its
+    time each and no more memory; fewer than 6 decide nothing, 0 leaves them out. ``beside`` are graft runs of other
+    tasks on the same base and scope: overlaps of masks, and where they are of the same fine-tuned model the union of
+    the learned ones. Memory besides both models: 6 numbers of 4 bytes per weight of the scope (scores, two moments,
+    movement, slope and a mask), and a copy of the scope in float32 and one in the model's dtype.
 
     Returns a table of kind ``graft``, one row per mask and metric; ``arrays`` hold the masks at ``at`` as
     ``KIND/PARAMETER``: sorted flat indices, in C order of the base's parameter.
     """
 
     name: ClassVar[str] = "graft"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     held_out: PromptSet | None = None
     other: PromptSet | None = None
@@ -69,16 +71,8 @@ class Graft(Analyzer):
     relaxed_steps: int = 10
     relaxed_rate: float = 1e7
     draws: int = 19
-    control: bool = True
+    shuffles: int = 6
     beside: tuple[Table, ...] = ()
-
-    @property
-    def options(self) -> dict:
-        """As of any analyzer, prompts by their digests."""
-        said = super().options
-        said |= {name: said[name] and said[name].digest for name in ("held_out", "other")}
-        beside = [run.provenance.key for run in self.beside]
-        return {**said, "beside": beside} if beside else {n: value for n, value in said.items() if n != "beside"}
 
     def __call__(self, study: Study) -> Table:
         """Learn and draw masks, graft, measure."""
@@ -117,12 +111,12 @@ class Graft(Analyzer):
                 measured.of_draw(kind, draw, mask)
         measuring = [part for part in (self.held_out, self.other) if part]
         limits = [as_sentence(note) for note in prompt_notes(measuring)]
-        if self.control:
-            dealt = scope.shuffled(study.seed)
-            ranking = self._ranking("learned", study, dealt, located, count)
-            kept["shuffled"] = masks.top(ranking, count)
-            measured.of_mask("shuffled", kept["shuffled"], dealt)
-            limits += _rounded(dealt)
+        for shuffle in study.progress(range(self.shuffles), "shuffled movement"):
+            shuffled = scope.shuffled(study.seed + shuffle)
+            mask = masks.top(self._ranking("learned", study, shuffled, located, count), count)
+            kept.setdefault("shuffled", mask)
+            measured.of_shuffle(shuffle, mask, shuffled)
+            limits += _rounded(shuffled) if shuffle == 0 else []
         return self._table(study, scope, measured.rows, kept, count, limits)
 
     def check(self) -> None:
@@ -133,7 +127,7 @@ class Graft(Analyzer):
             raise OptionError(f"a sparsity of {bad[0]:g} is no share of weights to keep; use more than 0, at most 1")
         if unknown := [part for part in self.scope.split(",") if part.strip() not in PARTS]:
             raise OptionError(f"unknown --scope {unknown[0]!r}; use {', '.join(PARTS)}, or several joined by commas")
-        if min(self.steps, self.draws, self.batch) < 1 or self.relaxed_steps < 0:
+        if min(self.steps, self.draws, self.batch) < 1 or min(self.relaxed_steps, self.shuffles) < 0:
             raise OptionError("a graft needs at least one step, one question a step and one random mask")
 
     def _require_disjoint(self, study: Study) -> None:
@@ -160,22 +154,19 @@ class Graft(Analyzer):
     def _table(
         self, study: Study, scope: Scope, rows: Rows, kept: dict[str, Tensor], count: int, limits: list[str]
     ) -> Table:
-        found = Findings(rows, count, scope.size, study.seed)
-        made, indices = found.claims(), {kind: scope.indices(mask) for kind, mask in kept.items()}
-        return rows.table(
+        indices = {kind: scope.indices(mask) for kind, mask in kept.items()}
+        run = rows.table(
             self.name,
             provenance=study.provenance(self),
             summary={
-                "sentence": made[0].sentence + claims.not_shown(made, self.draws),
-                "shown": made[0].shown,
                 "limits": limits,
                 "weights": scope.size,
                 "kept": count,
                 "left_out": scope.left_out,
                 "parameters": len(scope.pieces),
-                "gain": found.gain,
-                "kept_gain": {kind: found.kept_gain(kind) for kind in kept if kind in rows.kinds},
-                "k95": found.smallest(),
+                "gain": float(rows.seen["tuned", scope.size].correct.mean() - rows.seen["base", 0].correct.mean()),
+                "kept_gain": {kind: rows.kept_gain(kind, count) for kind in kept},
+                "shuffles": self.shuffles,
                 "locating": len(study.contrast.positive),
                 "measuring": len(self.held_out),
                 "positive": len(study.contrast.positive),
@@ -184,9 +175,9 @@ class Graft(Analyzer):
             tables={
                 "answers": rows.answers(),
                 "random": rows.drawn(),
+                **rows.shuffled(count),
                 "layers": layers_table(indices, scope),
                 "overlaps": all_overlaps(indices, self.beside, study, scope),
-                "claims": claims.to_table(made),
             },
             arrays={
                 f"{kind}/{name}": where
@@ -195,18 +186,25 @@ class Graft(Analyzer):
                 if len(where)
             },
         )
+        run = conclude(run, claims_of(count, scope.size, len(self.held_out), self.shuffles))
+        verdicts = run.summary["verdicts"]
+        own = {
+            "supported": verdicts["keeps"] == SUPPORTED,
+            "k95": rows.smallest(KEEPS) if verdicts["gains"] == SUPPORTED else None,
+        }
+        return replace(run, summary={**run.summary, **own})
 
 
-def _rounded(dealt: Scope) -> list[str]:
-    """Where the model's dtype changes the control's movement, that it does."""
-    still, length = dealt.rounding()
+def _rounded(shuffled: Scope) -> list[str]:
+    """Where the model's dtype changes the shuffled movement, that it does."""
+    still, length = shuffled.rounding()
     if not still and abs(length - 1) < 1e-3:
         return []
-    dtype = str(dealt.pieces[0].base.dtype).removeprefix("torch.")
+    dtype = str(shuffled.pieces[0].base.dtype).removeprefix("torch.")
     return [
-        f"The movement dealt out anew is rounded to {dtype} where it stands in the base: {still:,} of "
-        f"{int((dealt.moved != 0).sum()):,} weights that moved stand still, and it is {length:.3f} times as long as "
-        "the tune's. With --dtype float32 it is the same movement."
+        f"The shuffled movement is rounded to {dtype} in the base: {still:,} of {int((shuffled.moved != 0).sum()):,} "
+        f"weights that moved stand still, and it is {length:.3f} times as long as the fine-tuned model's (first "
+        "shuffle). With --dtype float32 it is the same movement."
     ]
 
 
@@ -241,6 +239,16 @@ class _Measured:
         with self.scope.grafted(mask) as model:
             seen = self._graded(self.questions, model)
         self.rows.add_draw(kind, draw, int(mask.sum()), seen)
+
+    def of_shuffle(self, shuffle: int, mask: Tensor, shuffled: Scope) -> None:
+        """A mask on shuffled movement: everything of the first, right answers of every one."""
+        if shuffle == 0:
+            self.of_mask("shuffled", mask, shuffled)
+            seen = self.rows.seen["shuffled", int(mask.sum())]
+        else:
+            with shuffled.grafted(mask) as model:
+                seen = self._graded(self.questions, model)
+        self.rows.add_shuffle(int(mask.sum()), seen)
 
     def _graded(self, questions: Questions, model) -> Graded:
         groups = self.study.batches(questions.read, model)

@@ -1,154 +1,136 @@
-"""What grafts show, beside their nulls."""
+"""What is claimed of grafts, and the nulls of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from interp.claims import Claim, Draws, Estimate, mean, statistic
 
-import numpy as np
-
-from interp.analyzers.graft.rows import Rows
-from interp.claims import Claim
-from interp.maths.bootstrap import clustered_bootstrap
-from interp.maths.statistics import clustered_rise, permutation_p
-
-KEEPS, CHANCE, ALPHA = 0.95, 0.2, 0.05
-NAN = float("nan")
+KEEPS, CHANCE = 0.95, 0.2
 
 
-class Findings:
-    """Claims about masks of ``count`` of ``size`` weights, by right answers to held-out questions."""
+def claims_of(count: int, size: int, questions: int, shuffles: int) -> list[Claim]:
+    """Claims about masks of ``count`` of ``size`` weights, by right answers to held-out ``questions``.
 
-    def __init__(self, rows: Rows, count: int, size: int, seed: int) -> None:
-        self.rows, self.count, self.size, self.seed = rows, count, size, seed
-        self.clusters = np.array(rows.questions.clusters)
-        self.base = rows.seen["base", 0].correct
-        self.tuned = rows.seen["tuned", size].correct
-        drawn = [kept for kind, _, _, kept in rows.draws if kind == "matched"]
-        self.null = np.array([rows.gain(value) for value in drawn])
-        self.better = clustered_rise(self.tuned, self.base, self.clusters, seed)[1] > 0
+    The first is what a person reads first. All but ``gains`` require that the fine-tuned model gains, so that there is
+    something to keep.
+    """
+    base, tuned = _kind("base", 0), _kind("tuned", size)
+    right = {"base": _right(base), "tuned": _right(tuned)}
+    kept = _right(_kind("learned", count), minus=base, over={**tuned, "minus": base})
+    share = f"{count:,} of {size:,} weights ({count / size:.2%})"
+    made = [
+        Claim(
+            name="keeps",
+            estimate=kept,
+            at_least=KEEPS,
+            beyond=["control"],
+            null=Draws("random", "kept_gain", {"kind": "matched"}),
+            control="random masks with equal counts in every parameter",
+            requires=["gains"],
+            text=f"The base with {share} of the fine-tuned model keeps {{value:.1%}} of the change in right answers "
+            f"to {questions:,} held-out questions ({{base:.1%}} in the base, {{tuned:.1%}} fine-tuned; random masks "
+            "with equal counts in every parameter keep {control:.1%}, at most {control_max:.1%}).",
+            undefined=f"Within its interval the fine-tuned model answers no more of {questions:,} held-out questions "
+            f"rightly than the base ({{tuned:.1%}} and {{base:.1%}}), so that a graft of {share} has nothing to keep.",
+            also=right,
+        ),
+        Claim(
+            name="gains",
+            estimate=_right(tuned, minus=base),
+            at_least=0.0,
+            reference=right["base"],
+            control="the base on the same questions",
+            text=f"The fine-tuned model gets {{tuned:.1%}} of {questions:,} held-out questions right, the base "
+            "{control:.1%}: {value:+.3f} [{low:+.3f}, {high:+.3f}].",
+            also=right,
+        ),
+        _beats_movement(count),
+        Claim(
+            name="random-fails",
+            estimate=mean("kept_gain", table="random", where={"kind": "matched"}, cluster="draw"),
+            at_most=CHANCE,
+            reference=kept,
+            control="the learned mask, as many weights",
+            requires=["gains"],
+            text="Random masks of as many weights, with the learned mask's count in every parameter, keep {value:.1%} "
+            "[{low:.1%}, {high:.1%}] of the gain on average over draws (at most {most:.1%}).",
+            undefined="Base and fine-tuned model answer as many questions rightly, so that random masks have nothing "
+            "to keep.",
+            also={"most": statistic("maximum", "kept_gain", table="random", where={"kind": "matched"})},
+        ),
+    ]
+    return [*made, *(_against_shuffles(shuffles) if shuffles else ())]
 
-    @property
-    def gain(self) -> float:
-        """How many more answers the tune gets right than the base, as a share."""
-        return float(self.tuned.mean() - self.base.mean())
 
-    def correct(self, kind: str) -> np.ndarray:
-        """Right answers of a kind of mask at the size asked for."""
-        return self.rows.seen[kind, self.count].correct
+def _kind(kind: str, kept: int) -> dict:
+    return {"where": {"kind": kind, "kept": kept}}
 
-    def kept_gain(self, kind: str) -> float:
-        """Share of the tune's gain that a kind of mask keeps."""
-        return self.rows.gain(float(self.correct(kind).mean()))
 
-    def smallest(self) -> int | None:
-        """The fewest weights of the sweep with which the learned mask keeps its 95 %; None where none does."""
-        reached = [
-            kept
-            for (kind, kept), seen in self.rows.seen.items()
-            if kind == "learned" and self.better and self.rows.gain(float(seen.correct.mean())) >= KEEPS
-        ]
-        return min(reached, default=None)
+def _right(where: dict, **rest) -> Estimate:
+    """Right answers of one kind of mask, paired by question with those of others."""
+    return mean("correct", table="answers", pair="prompt_id", **where, **rest)
 
-    def claims(self) -> list[Claim]:
-        """All of them, the first is what a person reads first."""
-        keeps = self._keeps()
-        made = [keeps, self._beats("movement", "the weights that moved furthest"), self._random()]
-        if "shuffled" in self.rows.kinds:
-            made.append(self._localised(keeps.shown))
-        return made
 
-    def _where(self, kind: str) -> Mapping[str, object]:
-        kept = {"base": 0, "tuned": self.size}.get(kind, self.count)
-        return {"where": {"kind": kind, "kept": kept}}
+def _beats_movement(count: int) -> Claim:
+    learned, movement = _kind("learned", count), _kind("movement", count)
+    return Claim(
+        name="beats-movement",
+        estimate=_right(learned, minus=movement),
+        at_least=0.0,
+        reference=_right(movement),
+        control="the weights that moved furthest, as many",
+        requires=["gains"],
+        text="The learned mask gets {learned:.1%} of held-out questions right, as many of the weights that moved "
+        "furthest {control:.1%}.",
+        also={"learned": _right(learned)},
+    )
 
-    def _share(self, kind: str) -> dict:
-        base, tuned = self._where("base"), self._where("tuned")
-        return {"table": "answers", "statistic": "mean", "column": "correct", "cluster": "cluster", **self._where(kind),
-                "minus": base, "over": {**tuned, "minus": base}}  # fmt: skip
 
-    def _keeps(self) -> Claim:
-        value = self.kept_gain("learned")
-        low, high = self._interval(self.correct("learned"))
-        p = permutation_p(value, self.null)
-        floor, ceiling = (float(end) for end in np.quantile(self.null, [0.025, 0.975]))
-        shown = bool(self.better and value >= KEEPS and p <= ALPHA and low > ceiling)
-        share = f"{self.count:,} of {self.size:,} weights ({self.count / self.size:.2%})"
-        said = (
-            f"The tune answers no more of {len(self.base)} held-out questions rightly than the base "
-            f"({self.tuned.mean():.1%} and {self.base.mean():.1%}), so that a graft of {share} has nothing to keep."
-            if not self.better
-            else f"The base with {share} of the tune keeps {value:.1%} of what tuning gained on {len(self.base)} "
-            f"held-out questions ({self.base.mean():.1%} to {self.tuned.mean():.1%} right; random masks with equal "
-            f"counts in every parameter: {self.null.mean():.1%}, at most {self.null.max():.1%})."
-        )
-        return Claim(
-            "keeps", said, value, low, high, f"{len(self.null)} random masks with equal counts in every parameter",
-            self.null.mean(), floor, ceiling, p, KEEPS, "at least", shown,
-            {**self._share("learned"), "beyond": ["control_high"],
-             "p": {"null": {"table": "random", "column": "kept_gain", "where": {"kind": "matched"}},
-                   "observed": self._share("learned")}},
-        )  # fmt: skip
+def _against_shuffles(shuffles: int) -> list[Claim]:
+    """Whether it matters where the movement went: on these shuffles, and on any.
 
-    def _interval(self, correct: np.ndarray) -> tuple[float, float]:
-        """Of the share of the gain kept: base, graft and tune are resampled together, by clusters."""
-
-        def share(drawn: np.ndarray) -> float:
-            rows = drawn.astype(int)
-            low, high = self.base[rows].mean(), self.tuned[rows].mean()
-            return float((correct[rows].mean() - low) / (high - low)) if high != low else NAN
-
-        rows = np.arange(len(correct), dtype=np.float64)
-        _, low, high = clustered_bootstrap(rows, self.clusters, statistic=share, draws=1000, seed=self.seed)
-        return low, high
-
-    def _difference(self, kind: str) -> tuple[float, float, float, dict]:
-        value, low, high = clustered_rise(self.correct("learned"), self.correct(kind), self.clusters, self.seed)
-        recipe = {"table": "answers", "statistic": "mean", "column": "correct", "cluster": "cluster",
-                  **self._where("learned"), "minus": self._where(kind)}  # fmt: skip
-        return value, low, high, recipe
-
-    def _beats(self, kind: str, what: str) -> Claim:
-        value, low, high, recipe = self._difference(kind)
-        own, other = (float(self.correct(name).mean()) for name in ("learned", kind))
-        no_gain = (
-            "" if self.better else " The tune answers no more rightly than the base, so that this is not its gain."
-        )
-        return Claim(
-            f"beats-{kind}",
-            f"The learned mask gets {own:.1%} of held-out questions right, as many of {what} {other:.1%}.{no_gain}",
-            value, low, high, f"{what}, as many", 0.0, NAN, NAN, NAN, 0.0, "at least", bool(self.better and low > 0),
-            recipe,
-        )  # fmt: skip
-
-    def _random(self) -> Claim:
-        value, low, high = clustered_bootstrap(self.null, np.arange(len(self.null)), seed=self.seed)
-        return Claim(
-            "random-fails",
-            f"Random masks of as many weights, with the learned mask's count in every parameter, keep {value:.1%} of "
-            f"the gain on average (of {len(self.null)} the best {self.null.max():.1%}).",
-            value, low, high, "the learned mask, as many; the interval is over draws", self.kept_gain("learned"),
-            NAN, NAN, NAN,
-            CHANCE, "at most", bool(self.better and high <= CHANCE),
-            {"table": "random", "statistic": "mean", "column": "kept_gain", "where": {"kind": "matched"}},
-        )  # fmt: skip
-
-    def _localised(self, works: bool) -> Claim:
-        value, low, high, recipe = self._difference("shuffled")
-        own, other = self.kept_gain("learned"), self.kept_gain("shuffled")
-        shown = bool(works and low > 0)
-        if shown:
-            meaning = "that the learned mask works is owed to where each weight went"
-        elif low > 0:
-            meaning = "the learned mask does better, but is itself not shown to keep the gain as random ones do not"
-        elif other >= CHANCE:
-            meaning = "choosing weights is itself a way to learn this task, and does not say where the tune has it"
-        else:
-            meaning = f"too little lies between it and the learned mask ({own:.1%}) to tell"
-        said = (
-            "A mask learned in the same way on the tune's movement dealt out anew within every parameter keeps "
-            f"{other:.1%} of the gain: {meaning}."
-        )
-        return Claim(
-            "localised", said, value, low, high, "a mask learned on the movement dealt out anew", 0.0, NAN, NAN, NAN,
-            0.0, "at least", shown, recipe,
-        )  # fmt: skip
+    Questions and shuffles are both drawn at random. ``beats-shuffles`` has the interval over clusters of questions
+    alone, which has a width also where all questions agree. ``localised`` adds the variance over shuffles: its value is
+    the mean over questions of the difference from the shuffles' mean, less the mean of the shuffles' deviations from
+    it, which is 0 and has their spread; as two independent groups (Welch) both variances add, and both numbers of
+    clusters have to be enough. What questions and shuffles have in common is counted twice, never too seldom.
+    """
+    each = {"table": "random", "where": {"kind": "shuffled"}}
+    shares = {
+        "learned": mean("learned", table="shuffled"),
+        "shuffled": mean("correct", table="shuffled"),
+        "least": statistic("minimum", "accuracy", **each),
+        "most": statistic("maximum", "accuracy", **each),
+    }
+    means = f"masks learned in the same way on {shuffles} shuffles of the movement within every parameter"
+    learned = (
+        f"The learned mask gets {{learned:.1%}} of held-out questions right, {means} {{shuffled:.1%}} on average "
+        "({least:.1%} to {most:.1%})"
+    )
+    return [
+        Claim(
+            name="beats-shuffles",
+            estimate=mean("learned", table="shuffled", minus={"column": "correct"}),
+            at_least=0.0,
+            reference=shares["shuffled"],
+            control=means,
+            requires=["gains"],
+            text=f"{learned}: {{value:+.3f}} [{{low:+.3f}}, {{high:+.3f}}] over questions, on these shuffles.",
+            also=shares,
+        ),
+        Claim(
+            name="localised",
+            estimate=mean(
+                "value", table="differences", where={"unit": "question"}, minus={"where": {"unit": "shuffle"}}
+            ),
+            at_least=0.0,
+            reference=mean("accuracy", cluster="draw", **each),
+            control=f"{means}, on average; its interval is over shuffles",
+            requires=["keeps", "beats-shuffles"],
+            text=f"{learned}: that the learned mask works is owed to where each weight went ({{value:+.3f}} "
+            "[{low:+.3f}, {high:+.3f}] over questions and shuffles).",
+            otherwise=f"{learned}: {{value:+.3f}} [{{low:+.3f}}, {{high:+.3f}}] over questions and shuffles does not "
+            "say that it matters where each weight went; where shuffles do as well, choosing weights is itself a way "
+            "to learn the task.",
+            also=shares,
+        ),
+    ]

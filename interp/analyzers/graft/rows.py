@@ -25,11 +25,7 @@ class Rows:
     seen: dict[tuple[str, int], Graded] = field(default_factory=dict)
     numbers: list[tuple[str, int, str, float]] = field(default_factory=list)
     draws: list[tuple[str, int, int, float]] = field(default_factory=list)
-
-    @property
-    def kinds(self) -> set[str]:
-        """Kinds that were measured."""
-        return {kind for kind, _ in self.seen}
+    shuffles: list[Graded] = field(default_factory=list)
 
     def add(self, kind: str, kept: int, seen: Graded, numbers: Mapping[str, float]) -> None:
         """One graft; ``numbers`` are those that are not counted from its answers."""
@@ -43,10 +39,30 @@ class Rows:
         """One of many random grafts."""
         self.draws.append((kind, draw, kept, float(seen.correct.mean())))
 
+    def add_shuffle(self, kept: int, seen: Graded) -> None:
+        """A mask learned on one more shuffle of the movement."""
+        self.add_draw("shuffled", len(self.shuffles), kept, seen)
+        self.shuffles.append(seen)
+
     def gain(self, correct: float) -> float:
         """A share of right answers as a share of the way from the base's to the tune's; NaN where there is no way."""
         low, high = self.seen["base", 0].correct.mean(), self.seen["tuned", self.size].correct.mean()
         return float((correct - low) / (high - low)) if high != low else float("nan")
+
+    def kept_gain(self, kind: str, kept: int) -> float | None:
+        """Share of the gain that masks of a kind keep, of random and shuffled ones on average; None where none is."""
+        correct = [value for name, _, _, value in self.draws if name == kind]
+        found = self.gain(float(np.mean(correct or self.seen[kind, kept].correct)))
+        return None if np.isnan(found) else found
+
+    def smallest(self, reach: float) -> int | None:
+        """The fewest weights with which the learned mask keeps this share of the gain; None where it never does."""
+        reached = [
+            kept
+            for (kind, kept), seen in self.seen.items()
+            if kind == "learned" and self.gain(float(seen.correct.mean())) >= reach
+        ]
+        return min(reached, default=None)
 
     def table(self, kind: str, **rest: Any) -> Table:
         """The table of all grafts; what part of the gain they keep is one metric of them."""
@@ -83,18 +99,55 @@ class Rows:
         )
 
     def drawn(self) -> Table:
-        """All random grafts of the size that the claims are about."""
+        """All random and shuffled grafts of the size that the claims are about."""
         kinds, draws, kept, correct = zip(*self.draws, strict=True)
         return table(
             "graft-random",
             {
-                "kind": (list(kinds), "key", "random: anywhere; matched: as many in each parameter as learned"),
+                "kind": (list(kinds), "key", "random; matched: as learned in each parameter; shuffled: learned so"),
                 "draw": (np.array(draws, np.int64), "key", "number of the draw"),
                 "kept": (np.array(kept, np.int64), "key", "weights that are the tune's", "weights"),
                 "accuracy": (np.array(correct), "measure", "share of right answers"),
                 "kept_gain": (np.array([self.gain(value) for value in correct]), "measure", "share of the tune's gain"),
             },
         )  # fmt: skip
+
+    def shuffled(self, count: int) -> dict[str, Table]:
+        """Masks learned on shuffled movement, question by question; the learned mask has ``count`` weights.
+
+        ``shuffled`` has every answer. ``differences`` has what varies: by question the learned mask's right answer less
+        the share of shuffles that are right, and by shuffle its accuracy less the mean of all.
+        """
+        if not self.shuffles:
+            return {}
+        number, asked = len(self.shuffles), self.questions
+        learned, right = self.seen["learned", count].correct, np.stack([seen.correct for seen in self.shuffles])
+        shuffles, spread = np.arange(number), right.mean(1) - right.mean()
+        answers = table(
+            "graft-shuffled",
+            {
+                "shuffle": (np.repeat(shuffles, len(asked)), "key", "number of the shuffle"),
+                "prompt_id": (np.tile(asked.ids, number), "key", "position in the prompt file"),
+                "cluster": (list(asked.clusters) * number, "key", "questions resampled together"),
+                "learned": (np.tile(learned, number), "flag", "right with the mask learned on the movement itself"),
+                "correct": (right.ravel(), "flag", "right with the mask learned on this shuffle"),
+            },
+        )
+        units = ["question"] * len(asked) + ["shuffle"] * number
+        differences = table(
+            "graft-differences",
+            {
+                "unit": (units, "key", "what varies: question or shuffle"),
+                "number": (np.concatenate([asked.ids, shuffles]), "key", "position in the prompt file, or the shuffle"),
+                "cluster": ([*asked.clusters, *(f"(shuffle {at})" for at in shuffles)], "key", "resampled together"),
+                "value": (
+                    np.concatenate([learned - right.mean(0), spread]),
+                    "measure",
+                    "right of the learned mask less the share of shuffles that are; of a shuffle accuracy less mean",
+                ),
+            },
+        )
+        return {"shuffled": answers, "differences": differences}
 
 
 def _joined(grafts: list, name: str, dtype: type) -> np.ndarray:

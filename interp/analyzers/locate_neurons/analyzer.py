@@ -8,6 +8,7 @@ import numpy as np
 from interp.analyzers.base import Analyzer
 from interp.analyzers.locate_neurons import search
 from interp.analyzers.locate_neurons.methods import METHODS, resolve
+from interp.analyzers.locate_neurons.probes import FITS
 from interp.analyzers.locate_neurons.scores import Asked, Scores
 from interp.analyzers.locate_neurons.selection import Top, rank, select
 from interp.analyzers.locate_neurons.tokens import active_tokens
@@ -26,8 +27,8 @@ class LocateNeurons(Analyzer):
 
     ``method``: one of ``METHODS`` or ``auto`` (``integrated`` with a base, else ``act-grad``). ``top``: see ``Top``.
     ``positions``: which tokens are read, ``auto`` for the method's own. ``steps`` of the integral. ``unit``: ``neuron``
-    or ``head``. Returns a table of kind ``locate-neurons``, one row per unit; scores are finite, 0 where nothing
-    changed.
+    or ``head``. ``probe_fit``: how the method ``probe`` fits, ``optimum`` or ``published``. Returns a table of kind
+    ``locate-neurons``, one row per unit; scores are finite, 0 where nothing changed.
 
     ``excluded``: units that are never selected, whatever their rank: ``minus`` takes those that another run, its
     ``parent``, selected on prompts without the behaviour.
@@ -41,6 +42,7 @@ class LocateNeurons(Analyzer):
     positions: str = "auto"
     steps: int = 20
     unit: str = "neuron"
+    probe_fit: str = "optimum"
     parent: str | None = None
     excluded: tuple[tuple[int, int], ...] = field(default=(), metadata={"from_parent": True})
 
@@ -60,6 +62,10 @@ class LocateNeurons(Analyzer):
         if n_units is not None:
             top.count(n_units)
         search.require(top.kind == "smallest", has_base)
+        if self.probe_fit not in FITS:
+            raise OptionError(f"unknown --probe-fit {self.probe_fit!r}; use {' or '.join(FITS)}")
+        if self.probe_fit != "optimum" and self.method != "probe":
+            raise OptionError(f"--probe-fit is of the method probe, and {self.method} fits none; add --method probe")
         if self.steps < 1:
             raise OptionError(f"--steps {self.steps} integrates over nothing; use at least 1")
 
@@ -71,7 +77,7 @@ class LocateNeurons(Analyzer):
         study.require_parts()
         method, how, positions = resolve(self.method, self.positions, has_base, self.unit)
         top = Top.parse(self.top)
-        scores = how.score(study, Asked(positions, self.steps, unit))
+        scores = how.score(study, Asked(positions, self.steps, unit, self.probe_fit))
         moved = weight_change(study.pair, unit) if has_base else None
         ranks = rank(scores.score)
         within = select(scores.score, scores.floor, top, scores.eligible)

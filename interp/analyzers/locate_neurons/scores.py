@@ -17,11 +17,15 @@ POSITIONS = ("prompt", "content", "decision", "last", "completion")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a method is asked: which tokens to read, how many steps an integral has, which units to score."""
+    """What a method is asked: which tokens to read, how many steps an integral has, which units to score.
+
+    ``probe_fit``: how a probe's regression is fitted, one of ``probes.FITS``.
+    """
 
     positions: str
     steps: int = 20
     unit: Unit = NEURON
+    probe_fit: str = "optimum"
 
 
 @dataclass(frozen=True)

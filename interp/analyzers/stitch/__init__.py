@@ -8,17 +8,17 @@ of all tunes, and random masks with equal counts in every parameter stitched ali
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp import claims
 from interp.analyzers.base import Analyzer
-from interp.analyzers.stitch.findings import Findings
+from interp.analyzers.stitch.findings import claims_of
 from interp.analyzers.stitch.rows import Asked, Rows
+from interp.claims import SUPPORTED, conclude
 from interp.display import as_sentence
 from interp.errors import OptionError, PairError
 from interp.models.grafts import PARTS, Scope
@@ -43,11 +43,6 @@ class Partner:
     located: PromptSet
     held_out: PromptSet
 
-    @property
-    def identity(self) -> dict[str, str]:
-        """Digests of what it is."""
-        return {**self.pair.digests, "located": self.located.digest, "held_out": self.held_out.digest}
-
 
 @dataclass(frozen=True)
 class Stitch(Analyzer):
@@ -64,7 +59,7 @@ class Stitch(Analyzer):
     """
 
     name: ClassVar[str] = "stitch"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     held_out: PromptSet | None = None
     others: tuple[Partner, ...] = ()
@@ -79,15 +74,6 @@ class Stitch(Analyzer):
     pull: float = 10.0
     reg: str = "l1"
     draws: int = 19
-
-    @property
-    def options(self) -> dict:
-        """As of any analyzer, prompts and further tunes by their digests."""
-        said = super().options | {"held_out": self.held_out and self.held_out.digest}
-        return said | {
-            "others": [other.identity for other in self.others],
-            "runs": [run.provenance.key for run in self.runs],
-        }
 
     def check(self, tunes: int | None = None) -> None:
         """Raise OptionError for options that mean nothing; no model is needed where ``tunes`` says how many come."""
@@ -153,19 +139,15 @@ class Stitch(Analyzer):
         indices = {f"tune {at}": s.indices(m) for at, (s, m) in enumerate(zip(scopes, found, strict=True), 1)}
         kept = [int(mask.sum()) for mask in found]
         met = int((torch.stack(list(found)).sum(0) > 1).sum())
-        shown = Findings(rows, study.seed)
-        made = shown.claims()
-        return rows.table(
+        run = rows.table(
             self.name,
             provenance=study.provenance(self),
             summary={
-                "sentence": " ".join(claim.sentence for claim in made) + claims.not_shown(made, self.draws),
-                "shown": all(claim.shown for claim in made if claim.name.startswith("keeps")),
                 "weights": scopes[0].size,
                 "tunes": [tune.pair.tuned.name for tune in tunes],
                 "kept": kept,
                 "claimed_by_several": met,
-                "kept_gain": {kind: shown.gains(kind) for kind in ("stitched", "average")},
+                "kept_gain": {kind: rows.kept_gain(kind) for kind in ("stitched", "average")},
                 "limits": [
                     as_sentence(note)
                     for note in prompt_notes(p for tune in tunes for p in (tune.located, tune.held_out))
@@ -179,12 +161,15 @@ class Stitch(Analyzer):
                 "random": rows.drawn(),
                 "tunes": rows.tunes([tune.pair.tuned.name for tune in tunes], kept, scopes[0].size),
                 "overlaps": overlaps_table({"stitched": indices}, scopes[0].size),
-                "claims": claims.to_table(made),
             },
             arrays={
                 f"{tune}/{n}": where for tune, parts in indices.items() for n, where in parts.items() if len(where)
             },
         )
+        run = conclude(run, claims_of([len(tune.held_out) for tune in tunes]))
+        verdicts = run.summary["verdicts"].items()
+        kept_all = all(verdict == SUPPORTED for name, verdict in verdicts if name.startswith("keeps"))
+        return replace(run, summary={**run.summary, "supported": kept_all})
 
 
 class _Measured:

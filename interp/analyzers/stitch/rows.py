@@ -43,6 +43,11 @@ class Rows:
         low, high = (float(self.seen[kind][task - 1].correct.mean()) for kind in ("base", f"tune {task}"))
         return (correct - low) / (high - low) if high != low else float("nan")
 
+    def kept_gain(self, kind: str) -> list[float | None]:
+        """Of every task the share of its own model's gain that a model keeps; None where there is none."""
+        found = [self.gain(task, float(one.correct.mean())) for task, one in enumerate(self.seen[kind], 1)]
+        return [None if np.isnan(value) else value for value in found]
+
     def table(self, kind: str, **rest: Any) -> Table:
         """Every number of every model on every task; perplexities stand under task 0."""
         rows = [(0, name, "perplexity", value) for name, value in self.text.items()]
