@@ -33,7 +33,7 @@ LEARNED = {"at": 0.1, "sweep": (), "relaxed_steps": 0, "draws": 1, "shuffles": 0
 COLUMNS = ["masks", "model", "weights", "first, right", "first, exact", "second, right", "second, exact", "perplexity"]
 SMALL = {
     "PROMPTS": 12, "WAYS": {"movement 5 %": {"at": 0.05, "draws": 1}, "descent": {"localise": "learned", "draws": 1}},
-    "LEARNED": {"at": 0.1, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "control": False},
+    "LEARNED": {"at": 0.1, "sweep": (), "steps": 2, "relaxed_steps": 0, "draws": 1, "shuffles": 0},
 }  # fmt: skip
 
 
