@@ -151,9 +151,7 @@ class Study:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Token ids that end an answer, of the tokenizer and of the tuned model's generation settings."""
-        configured = self.pair.tuned.module.generation_config.eos_token_id
-        ids = configured if isinstance(configured, list) else [configured]
-        return tuple(sorted({index for index in (*ids, self.pair.tokenizer.eos_token_id) if index is not None}))
+        return self.pair.stop_ids
 
     def text(self, group: str, rows: Sequence[int]) -> Text:
         """Prompts of some rows and, for the positive class, of their twins (and the other way round)."""
@@ -230,16 +228,12 @@ class Study:
     @property
     def inputs(self) -> dict[str, Any]:
         """What of the study determines an analyzer's numbers, as JSON."""
-        tuned = self.pair.tuned
         return {
-            **self.pair.digests,
+            **self.pair.inputs,
             "prompts": self.contrast.digest,
             "metric": None if self.metric is None else self.metric.identity,
             "seed": self.seed,
-            "dtype": str(tuned.dtype).removeprefix("torch."),
-            "attention": tuned.module.config._attn_implementation or "",
             "max_new_tokens": self.max_new_tokens,
-            "stop_ids": list(self.stop_ids),
             "pad_id": self.pad_id,
         }
 

@@ -15,12 +15,12 @@ import torch
 
 from interp.dictionaries import Dictionary
 from interp.errors import OptionError
-from interp.maths.host import to_host
+from interp.maths.host import raw_bytes
 from interp.maths.memory import ran_out_of_memory
 from interp.models.pair import Pair
 from interp.models.weights import WeightPair
 from interp.prompts import Contrast, OneClass, PromptSet
-from interp.provenance import JSON, digest, file_digest
+from interp.provenance import JSON, digest, file_digest, plain
 from interp.study import Study
 from interp.table import Table
 
@@ -61,9 +61,10 @@ class Analyzer:
 def fingerprint(value: Any, name: str = "value") -> JSON:
     """What provenance keeps of an option: values as they are, objects by what determines the numbers they give.
 
-    Models, prompts and dictionaries by their digests, runs by their keys, arrays and tensors by type, shape and bytes,
-    other analyzers and records by all their fields. Raises OptionError, naming the option, for what has no fingerprint:
-    an object that were left out would give two different results one key.
+    Models and studies by their inputs, prompts and dictionaries by their digests, tables by the keys of their runs
+    (those of no run by their content), arrays and tensors by type, shape and bytes, files (``Path``) by their content,
+    other analyzers and dataclasses by all their fields. Raises OptionError, naming the option, for anything else: two
+    runs that differ in an object that does not count would have one key.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -73,28 +74,29 @@ def fingerprint(value: Any, name: str = "value") -> JSON:
         return value.provenance.key if value.provenance else _of_table(value, name)
     if isinstance(value, (PromptSet, Contrast, OneClass, Dictionary)):
         return value.digest
-    if isinstance(value, Pair):
-        return dict(value.digests)
-    if isinstance(value, Study):
+    if isinstance(value, (Pair, Study, WeightPair)):
         return value.inputs
     if isinstance(value, Mapping):
-        return {str(key): fingerprint(one, f"{name}.{key}") for key, one in value.items()}
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise OptionError(f"{name} has the key {wrong[0]!r}: keys must be text")
+        return {key: fingerprint(one, f"{name}.{key}") for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [fingerprint(one, f"{name}[{at}]") for at, one in enumerate(value)]
-    if isinstance(value, torch.Tensor):
-        value = to_host(value.view(torch.int16) if value.dtype == torch.bfloat16 else value)
-    if isinstance(value, (np.ndarray, np.generic)):
-        value = np.asarray(value)
-        if value.dtype == object:
-            return [fingerprint(one, name) for one in value.tolist()]
-        return {"type": str(value.dtype), "shape": list(value.shape), "sha256": sha256(value.tobytes()).hexdigest()}
+    if isinstance(value, (np.bool_, np.integer, np.float16, np.float32)):
+        return plain(value, name)
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return {"shape": list(value.shape), "values": fingerprint(list(value.flat), name)}
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        content = raw_bytes(value) if isinstance(value, torch.Tensor) else value.tobytes()
+        return {"type": str(value.dtype), "shape": list(value.shape), "sha256": sha256(content).hexdigest()}
     if isinstance(value, os.PathLike):
         return file_digest(value)
     if is_dataclass(value) and not isinstance(value, type):
         own = {each.name: fingerprint(getattr(value, each.name), f"{name}.{each.name}") for each in fields(value)}
         return {"type": type(value).__name__, **own}
     raise OptionError(
-        f"{name} is a {type(value).__name__}, which has no fingerprint: its results could not be told apart"
+        f"{name} is a {type(value).__name__}, which has no fingerprint: runs of two of them would have one key; pass "
+        "numbers, text, arrays or records of them, or teach interp.analyzers.base.fingerprint this type"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from interp.dictionaries.active import Choose, Codes, Pattern, autoencode, decod
 from interp.dictionaries.config import BY_BATCH, SPARSE, DictionaryConfig
 from interp.dictionaries.straight_through import jump
 from interp.errors import OptionError
-from interp.maths.host import to_host
+from interp.maths.host import raw_bytes, to_host
 from interp.provenance import digest
 
 
@@ -81,6 +81,7 @@ class Dictionary(nn.Module):
             self.W_skip = nn.Parameter(torch.zeros(config.outputs, config.inputs))
         self.register_buffer("scale", torch.ones(config.models))
         self.bandwidth = 1e-3
+        self._known_digest: tuple[Any, str] = (None, "")
 
     # ------------------------------------------------------------------ inputs and outputs
 
@@ -121,10 +122,16 @@ class Dictionary(nn.Module):
 
     @property
     def digest(self) -> str:
-        """Digest of the configuration and all numbers, whatever format they were read from."""
-        state = {name: to_host(value) for name, value in sorted(self.state_dict().items())}
-        told = {name: [str(value.dtype), sha256(value.tobytes()).hexdigest()] for name, value in state.items()}
-        return digest({"config": self.config.to_json(), "numbers": told})
+        """Digest of the configuration and of all numbers and their types, whatever file format they were read from.
+
+        Computed again only where the numbers may have changed since the last time.
+        """
+        values = dict(sorted(self.state_dict().items()))
+        state = [self.config.to_json(), {name: _state_of(value) for name, value in values.items()}]
+        if self._known_digest[0] != state:
+            numbers = {name: [str(v.dtype), sha256(raw_bytes(v)).hexdigest()] for name, v in values.items()}
+            self._known_digest = state, digest({"config": state[0], "numbers": numbers})
+        return self._known_digest[1]
 
     @property
     def decoder_norms(self) -> Float[Tensor, "F M"]:
@@ -209,6 +216,17 @@ class Dictionary(nn.Module):
     def pattern_of(self, pre: Float[Tensor, "N F"]) -> Pattern:
         """Which of these pre-activations are codes outside of training."""
         return self.choose(training=False)(pre)
+
+
+def _state_of(value: Tensor) -> list[Any]:
+    """What changes when numbers do, at the cost of reading them once: the version that torch counts, and their sum.
+
+    Torch does not count what is written through ``.data``; the sum, of their bits as whole numbers, has that too.
+    """
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
+    total = int(to_host(value.view(whole).sum(dtype=torch.int64)))
+    version = None if value.is_inference() else value._version
+    return [str(value.dtype), list(value.shape), value.data_ptr(), version, total]
 
 
 def _directions(config: DictionaryConfig, generator: torch.Generator, norm: float) -> Tensor:

@@ -1,9 +1,15 @@
 """The one door through which tensors leave the device."""
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from interp.maths.precision import widen
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """The memory of a dense tensor, in C order and its own type: nothing is rounded or widened on the way."""
+    return to_host(tensor.contiguous().reshape(-1).view(torch.uint8)).tobytes()
 
 
 def to_host(tensor: Tensor) -> np.ndarray:

@@ -23,7 +23,7 @@ from interp.errors import (
     TruncatedWeights,
     UnsupportedModel,
 )  # fmt: skip
-from interp.maths.host import to_host
+from interp.maths.host import raw_bytes
 from interp.maths.memory import ran_out_of_memory
 from interp.models.anatomy import PROVEN
 from interp.models.layout import configuration, line, quiet
@@ -236,8 +236,7 @@ def memory_digest(loaded: PreTrainedModel, named: Callable[[str], str | None] = 
     found = {}
     for key, value in tensors(loaded):
         if (name := named(key)) is not None:
-            content = to_host(value.contiguous().reshape(-1).view(torch.uint8)).tobytes()
-            found[name] = f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(content).hexdigest()}"
+            found[name] = f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(raw_bytes(value)).hexdigest()}"
     return hashlib.sha256((json.dumps([config, found], sort_keys=True, default=str) + more).encode()).hexdigest()
 
 

@@ -78,6 +78,23 @@ class Pair:
             raise OptionError(f"{what} needs a base model and none was given; add --base MODEL")
         return self.base
 
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Token ids that end an answer, of the tokenizer and of the tuned model's generation settings."""
+        configured = self.tuned.module.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return tuple(sorted({index for index in (*ids, self.tokenizer.eos_token_id) if index is not None}))
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What of the pair determines numbers, as JSON: what was loaded, how it computes, and what ends an answer."""
+        return {
+            **self.digests,
+            "dtype": str(self.tuned.dtype).removeprefix("torch."),
+            "attention": self.tuned.module.config._attn_implementation or "",
+            "stop_ids": list(self.stop_ids),
+        }
+
     def sharing(self, base: Model) -> "Pair":
         """The same pair on an equal base that is held already, so that its own can be let go of."""
         told = {*self.tuned.notes, *self.require_base("sharing").notes}

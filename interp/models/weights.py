@@ -191,18 +191,18 @@ class WeightPair:
             f"no memory for {self.jobs} pair(s) of matrices at a time ({reason}); use --jobs 1, or a larger machine"
         )
 
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What of the weights determines an analyzer's numbers, as JSON."""
+        return {**self.digests, "matrices": [str(matrix) for matrix in self.matrices], "seed": self.seed}
+
     def provenance(self, analyzer: Any) -> Provenance:
         """What a result of this analyzer on these weights is made from."""
-        inputs = {**self.digests, "matrices": [str(matrix) for matrix in self.matrices], "seed": self.seed}
-        context = {
-            "tuned": self.tuned,
-            "base": self.base,
-            "architecture": self.architecture,
-            "jobs": self.jobs,
-            "notes": list(self.notes),
-            "environment": environment(),
-        }
-        return Provenance(analyzer.name, analyzer.version, plain(analyzer.options), analyzer.parent, inputs, context)
+        context = {name: getattr(self, name) for name in ("tuned", "base", "architecture", "jobs")}
+        context |= {"notes": list(self.notes), "environment": environment()}
+        return Provenance(
+            analyzer.name, analyzer.version, plain(analyzer.options), analyzer.parent, self.inputs, context
+        )
 
 
 def _cut(place: Place, whole: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
