@@ -69,11 +69,7 @@ class Study:
     def _facts(self) -> list[tuple[str, Any]]:
         prompts = [(group, self.prompts(group)) for group in self.classes]
         metric = "none" if self.metric is None else f"{self.metric.words.number} ({self.metric.words.unit})"
-        said = [
-            (group, f"{len(found)} prompts of {found.n_clusters} clusters ({found.source})")
-            for group, found in prompts
-            if len(found)
-        ]
+        said = [(group, f"{found.counts} ({found.source})") for group, found in prompts if len(found)]
         return [*said, ("metric", metric), ("seed", self.seed), ("engine", self.engine.name)]
 
     @property
@@ -85,11 +81,7 @@ class Study:
     def counts(self) -> str:
         """How many prompts, distinct texts and clusters there are of each class."""
         parts = [(group, self.prompts(group)) for group in self.classes]
-        return "; ".join(
-            f"{group} {part.source}: {len(part)} prompts, {part.n_texts} distinct texts, {part.n_clusters} clusters"
-            for group, part in parts
-            if len(part)
-        )
+        return "; ".join(f"{group} {part.source}: {part.counts}" for group, part in parts if len(part))
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -315,6 +315,14 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
     for heading in ("Where do the streams part?", "Which weights moved?", "After which tokens?"):
         assert heading in page
     assert json.loads(run(*command)[1]) == record | {"cached": True}
+    # what a reader must know of the prompts, once each: at first, again, and on the page
+    said = [run(*(part for part in command if part not in ("--json", "--quiet")))[2].splitlines() for _ in range(2)]
+    count = len(tiny.PROMPTS)
+    assert said[0] == said[1]
+    assert said[0][0] == f"note: positive prompts.txt: {count} prompts, {count} distinct texts, {count} clusters"
+    (note,) = [line for line in said[0] if "no clusters are given in prompts.txt" in line]
+    assert page.count(f"<li>N{note.removeprefix('note: n')}.</li>") == 1
+    assert f"positive: prompts.txt ({count} prompts, {count} distinct texts, {count} clusters)" in page
     # another sham under the same name is another request
     tiny.save(tiny.perturbed(tiny.llama(7), 0.001, 3), saved / "sham")
     again = json.loads(run(*command)[1])

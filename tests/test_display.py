@@ -173,10 +173,17 @@ def test_a_study_is_shown_with_one_class_or_two(pair):
     two = Study(pair, Contrast(prompts(6, HOSTILE), PromptSet(tuple(prompts(4))[1:], "other")), None, seed=7)
     seen = Tags(two._repr_html_())
     assert set(seen.tags) <= ALLOWED
-    for said in ("6 prompts of 3 clusters", "3 prompts of 3 clusters (other)", "seed", "7", "none", "float32 on cpu"):
+    for said in (
+        "6 prompts, 6 distinct texts, 3 clusters",
+        "3 prompts, 3 distinct texts, 3 clusters (other)",
+        "seed",
+        "7",
+        "none",
+        "float32 on cpu",
+    ):
         assert said in seen.text
     one = Study(pair, OneClass(prompts(5)), interp.Refusal(("sorry",), (3,)))
-    assert "positive 5 prompts of 3 clusters (file)" in repr(one)
+    assert "positive 5 prompts, 5 distinct texts, 3 clusters (file)" in repr(one)
     assert "metric refusal log-odds (nats)" in repr(one)
     assert "negative" not in repr(one)
 

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -50,3 +50,23 @@ def turns(clusters: Sequence[Hashable]) -> list[int]:
         found.append(seen[cluster])
         seen[cluster] += 1
     return found
+
+
+def halve(names: list[str], *sizes: Counter[str]) -> set[str]:
+    """Half of the names, taken in their order so that both halves hold about as many prompts of each class."""
+    first: set[str] = set()
+    balance = [0] * len(sizes)
+    for name in names:
+        weights = [size[name] for size in sizes]
+        lead = sum(abs(b + w) for b, w in zip(balance, weights, strict=True))
+        lag = sum(abs(b - w) for b, w in zip(balance, weights, strict=True))
+        sign = 1 if lead <= lag else -1
+        if sign == 1:
+            first.add(name)
+        balance = [b + sign * w for b, w in zip(balance, weights, strict=True)]
+    return first
+
+
+def counted(numbers: Mapping[str, int]) -> str:
+    """``1 prompt, 2 clusters`` of the numbers of each."""
+    return ", ".join(f"{number} {name}{'s' * (number != 1)}" for name, number in numbers.items())

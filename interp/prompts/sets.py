@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from interp.errors import PromptError
-from interp.prompts.clusters import text_key, tied, turns
+from interp.prompts.clusters import counted, halve, text_key, tied, turns
 
 _TRIES = 64
 
@@ -89,6 +89,11 @@ class PromptSet:
     def n_clusters(self) -> int:
         """How many clusters there are."""
         return len(set(self.clusters))
+
+    @property
+    def counts(self) -> str:
+        """How many prompts, distinct texts and clusters there are, in words."""
+        return counted({"prompt": len(self), "distinct text": self.n_texts, "cluster": self.n_clusters})
 
     def keep(self, rows: Sequence[int]) -> "PromptSet":
         """The prompts of some rows."""
@@ -211,7 +216,7 @@ class Contrast:
         generator = random.Random(seed)
         for _ in range(_TRIES):  # of a few clusters a draw can leave a half without one class
             generator.shuffle(names)
-            first = _halve(names, Counter(self.positive.clusters), Counter(self.negative.clusters))
+            first = halve(names, Counter(self.positive.clusters), Counter(self.negative.clusters))
             if min(_count(self, first), _count(self, set(names) - first)):
                 return self._keep(first), self._keep(set(names) - first)
         raise PromptError(
@@ -278,21 +283,6 @@ class Contrast:
     def _keep(self, clusters: set[str]) -> "Contrast":
         parts = (self.positive, self.negative)
         return Contrast(*(part.keep([row for row, c in enumerate(part.clusters) if c in clusters]) for part in parts))
-
-
-def _halve(names: list[str], *sizes: Counter[str]) -> set[str]:
-    """Half of the names, taken in their order so that both halves hold about as many prompts of each class."""
-    first: set[str] = set()
-    balance = [0] * len(sizes)
-    for name in names:
-        weights = [size[name] for size in sizes]
-        lead = sum(abs(b + w) for b, w in zip(balance, weights, strict=True))
-        lag = sum(abs(b - w) for b, w in zip(balance, weights, strict=True))
-        sign = 1 if lead <= lag else -1
-        if sign == 1:
-            first.add(name)
-        balance = [b + sign * w for b, w in zip(balance, weights, strict=True)]
-    return first
 
 
 def _count(contrast: Contrast, clusters: set[str]) -> int:

@@ -92,7 +92,7 @@ class VerifyNeurons(Analyzer):
             judge(study, name, group, donors.condition(name, located)) for name in (*roles, *names) for group in GROUPS
         ]
         changed = _changed(judged, has_base)
-        rows = some(study.prompts("positive"), np.flatnonzero(changed), self.control_prompts, study.seed)
+        rows = some(study.prompts("positive"), np.flatnonzero(changed).tolist(), self.control_prompts, study.seed)
         evidence = Evidence(
             judged=judged,
             changed=changed,
