@@ -36,6 +36,8 @@ COLUMNS = {
     "verdict": ("text", "supported, not supported, too few clusters, or not tested"),
     "recipe": ("text", "the claim as data, from which all other columns follow, as JSON"),
 }
+FIGURES = ("name", "verdict", "value", "low", "high", "control_value", "control_low", "control_high", "p")
+"""What a summary holds of every finding."""
 MEASURES = tuple(name for name, (role, _) in COLUMNS.items() if role == "measure")
 
 
@@ -82,7 +84,8 @@ def finding_of(row: Mapping[str, JSON]) -> Finding:
 
 
 def conclude(run: Table, claims: Iterable[Claim], *, lead: str = "", **summary: JSON) -> Table:
-    """The run with its claims measured: sub-table "claims", and in the summary the sentence, "supported", "verdicts".
+    """The run with its claims measured: sub-table "claims", and in the summary ``sentence``, ``supported``,
+    ``verdicts`` and ``findings``.
 
     The sentence is ``lead``, or the first claim's, and one that says which claims are supported. ``supported`` is True
     where all claims that could be tested are; ``summary`` overrides and adds fields.
@@ -93,6 +96,7 @@ def conclude(run: Table, claims: Iterable[Claim], *, lead: str = "", **summary: 
         "sentence": headline(findings, lead),
         "supported": bool(tested) and all(one.supported for one in tested),
         "verdicts": {one.name: one.verdict for one in findings},
+        "findings": [{name: getattr(one, name) for name in FIGURES} for one in findings],
     }
     return replace(run, summary={**own, **run.summary, **summary}, tables={**run.tables, "claims": to_table(findings)})
 

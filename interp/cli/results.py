@@ -6,6 +6,7 @@ from typing import Any
 
 from interp.cli.common import Common
 from interp.cli.repeat import Request
+from interp.cli.text import aligned, cell
 from interp.provenance import JSON, sha256_of
 from interp.store.requests import Remembered
 
@@ -84,10 +85,28 @@ _SAID: Mapping[str, tuple[str, str]] = {
 
 
 def text_of(runs: Sequence[Any], page: Path) -> str:
-    """What a person is told: the sentence of every run, and where its rows and its page are."""
+    """What a person is told: the sentence of every run, its claims, and where its rows and its page are."""
     names = [_SAID.get(_kind(run), (f"{_kind(run)}:", f"{_kind(run)}:")) for run in runs]
     width = max(9, *(len(name) for pair in names for name in pair))
     lines = [f"{said:{width}} {run.summary['sentence']}" for (said, _), run in zip(names, runs, strict=True)]
+    for run in runs:
+        if findings := run.summary.get("findings"):
+            lines += ["", _findings(findings), ""]
     for (_, table), run in zip(names, runs, strict=True):
         lines.append(f"{table:{width}} {run.path / 'table.parquet'}" + ("  (kept from before)" if run.cached else ""))
     return "\n".join([*lines, f"{'page:':{width}} {page}"])
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
+    """One line per claim."""
+
+    def range_of(one: Mapping[str, Any], value: str, low: str, high: str) -> str:
+        ends = "" if one[low] is None else f" [{cell(one[low])}, {cell(one[high])}]"
+        return cell(one[value]) + ends
+
+    rows = [
+        (one["verdict"], one["name"], range_of(one, "value", "low", "high"),
+         range_of(one, "control_value", "control_low", "control_high"), one["p"])
+        for one in findings
+    ]  # fmt: skip
+    return aligned(rows, ("verdict", "claim", "value [95 %]", "control", "p"))

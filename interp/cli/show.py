@@ -48,10 +48,11 @@ def command(
     if part:
         common.result(record, f"{rows_title}\n{_row_lines(first)}")
         return
+    hidden = ("sentence", "verdicts", "findings")  # they stand in blocks of their own
     blocks = {
         f"{run.kind} {key}": cell(run.summary.get("sentence")),
         "made from": listed(_made_from(run.provenance)),
-        "summary": listed({name: value for name, value in run.summary.items() if name != "sentence"}),
+        "summary": listed({name: value for name, value in run.summary.items() if name not in hidden}),
         "claims": "" if claims is None else _claim_lines(from_table(claims)),
         rows_title: _row_lines(first),
         "files": listed({"run": path, "sub-tables": list(run.tables)}),
