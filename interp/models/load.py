@@ -23,7 +23,7 @@ from interp.errors import (
     TruncatedWeights,
     UnsupportedModel,
 )  # fmt: skip
-from interp.maths.host import raw_bytes
+from interp.maths.host import raw_bytes, to_host
 from interp.maths.memory import ran_out_of_memory
 from interp.models.anatomy import PROVEN
 from interp.models.layout import configuration, line, quiet

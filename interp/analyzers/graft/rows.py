@@ -90,7 +90,7 @@ class Rows:
                 "kind": ([kind for (kind, _), _ in grafts for _ in range(count)], "key", "which mask"),
                 "kept": (np.repeat([kept for (_, kept), _ in grafts], count), "key", "weights that are the tune's"),
                 "prompt_id": (np.tile(self.questions.ids, len(grafts)), "key", "position in the prompt file"),
-                "cluster": (list(self.questions.clusters) * len(grafts), "key", "questions resampled together"),
+                "cluster": (list(self.questions.clusters) * len(grafts), "key", "dependent questions"),
                 "correct": (_joined(grafts, "correct", bool), "flag", "right of the two answers, or written exactly"),
                 "exact": (_joined(grafts, "exact", bool), "flag", "greedy decoding would write the answer"),
                 "loss": (_joined(grafts, "loss", float), "measure", "of the answer", "nats"),
@@ -128,7 +128,7 @@ class Rows:
             {
                 "shuffle": (np.repeat(shuffles, len(asked)), "key", "number of the shuffle"),
                 "prompt_id": (np.tile(asked.ids, number), "key", "position in the prompt file"),
-                "cluster": (list(asked.clusters) * number, "key", "questions resampled together"),
+                "cluster": (list(asked.clusters) * number, "key", "dependent questions"),
                 "learned": (np.tile(learned, number), "flag", "right with the mask learned on the movement itself"),
                 "correct": (right.ravel(), "flag", "right with the mask learned on this shuffle"),
             },
@@ -139,7 +139,7 @@ class Rows:
             {
                 "unit": (units, "key", "what varies: question or shuffle"),
                 "number": (np.concatenate([asked.ids, shuffles]), "key", "position in the prompt file, or the shuffle"),
-                "cluster": ([*asked.clusters, *(f"(shuffle {at})" for at in shuffles)], "key", "resampled together"),
+                "cluster": ([*asked.clusters, *(f"(shuffle {at})" for at in shuffles)], "key", "dependent questions"),
                 "value": (
                     np.concatenate([learned - right.mean(0), spread]),
                     "measure",

@@ -103,7 +103,7 @@ class Rows:
                 "cluster": (
                     np.concatenate([self.clusters(task) for _, task, _, _ in parts]).tolist(),
                     "key",
-                    "questions resampled together",
+                    "dependent questions",
                 ),
                 "correct": (_joined(parts, "correct"), "flag", "right of the two answers, or written exactly"),
                 "exact": (_joined(parts, "exact"), "flag", "greedy decoding would write the answer"),

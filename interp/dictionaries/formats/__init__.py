@@ -105,5 +105,6 @@ def _require_same(one: Dictionary, other: Dictionary, format: str) -> None:
     x = x * (1 + one.b_dec.abs().mean()) / float(to_host(one.scale.mean()))
     mine, theirs = one(x), other.to(one.W_dec)(x)
     error = ((mine - theirs).norm(dim=1) / mine.norm(dim=1).clamp_min(1e-6)).median()
-    if not float(error) < 1e-3:
-        raise DictionaryError(f"what was written as {format} does not do the same (off by {float(error):.2g})")
+    error = float(to_host(error))
+    if not error < 1e-3:
+        raise DictionaryError(f"what was written as {format} does not do the same (off by {error:.2g})")
