@@ -19,7 +19,7 @@ from benchmarks.page import machine, markdown, write_section
 from interp.claims import Claim, Draws, evaluate, mean
 from interp.maths.auc import auc_difference_interval, auc_interval, pairwise_order
 from interp.maths.intervals import Interval, cluster_interval
-from interp.table import table
+from interp.table import Table, table
 
 CLUSTERS = (2, 4, 6, 8, 12, 20, 48)
 DESIGNS = ("equal", "dominated")
@@ -88,8 +88,8 @@ def an_auc(g: np.random.Generator, code: np.ndarray, shape: str) -> tuple[Interv
 
 
 def an_auc_difference(g: np.random.Generator, code: np.ndarray, shape: str) -> tuple[Interval, float]:
-    above = [pairwise_order(numbers(g, code, shape), numbers(g, code, shape)) for _ in range(2)]
-    return auc_difference_interval(*above, code, code + 1000), 0.0
+    own, other = (pairwise_order(numbers(g, code, shape), numbers(g, code, shape)) for _ in range(2))
+    return auc_difference_interval(own, other, code, code + 1000), 0.0
 
 
 def a_share(g: np.random.Generator, code: np.ndarray, rate: float) -> tuple[Interval, float]:
@@ -147,7 +147,7 @@ def missed(name: str, shape: object, design: str, count: int, draws: int) -> str
     return said + (f" ({100 * none / draws:.0f} none)" if none else "")
 
 
-def _run(columns: dict, draws: dict) -> object:
+def _run(columns: dict, draws: dict) -> Table:
     parts = {"random": table("random", {"effect": (draws, "measure", "effect")})}
     return table("x", {"x": ([0], "measure", "x")}, tables=parts | {"rows": table("rows", columns)})
 

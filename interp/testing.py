@@ -194,7 +194,7 @@ def _table(given: Any) -> Table:
     return table
 
 
-def _claims(table: Table) -> tuple[Claim, ...]:
+def _claims(table: Table) -> tuple[Finding, ...]:
     __tracebackhide__ = True
     _require("claims" in table.tables, f"a run of {table.kind} has no claims: give the table of the verifying run")
     try:

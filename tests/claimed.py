@@ -37,14 +37,14 @@ def verified(rate=1.0, n=40, command=COMMAND, prompts="b", positive="held-yes.tx
     clusters = np.array([f"c{at}" for at in range(n)], object)
     null = np.linspace(0, 0.1, 19)
     where = {"table": "answers", "where": {"condition": "ablate-base"}}
-    with_null = {"null": Draws("random", "effect"), "control": "19 random sets"} if control else {}
+    null_of = {"null": Draws("random", "effect"), "control": "19 random sets" if control else "none"}
     made = [
         Claim(
             name="necessity",
             estimate=mean("equal_base", **where),
             at_least=most,
             text="They return {value:.1%}.",
-            **with_null,
+            **null_of,
         ),
         Claim(
             name="spread",

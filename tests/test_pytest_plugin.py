@@ -168,7 +168,7 @@ def test_a_claim_without_control_fails(tmp_path, pytest_in):
     write_report(tmp_path / "report.html", [verified().provenance.key], store)
     code, said = pytest_in(tmp_path, "--interp-report", "report.json")
     assert code == 1
-    assert "claim 'necessity' is marked as shown without a control: its control is 'none' at nan" in said
+    assert "claim 'necessity' is supported without a control: its control is 'none' at 0.05" in said
     assert "1 failed, 6 passed" in said
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal, SupportsFloat
+from typing import Literal
 
 from interp.claims.estimates import Estimate
 from interp.errors import ClaimError
 from interp.provenance import JSON
 
 ALPHA = 0.05
-Bound = SupportsFloat | Literal["threshold", "control"]
+Number = float | int
+Bound = Number | Literal["threshold", "control"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Draws:
     observed: Estimate | None = None
     alternative: str = "greater"
     each: str = ""
-    arrangements: SupportsFloat = math.inf
-    level: SupportsFloat = ALPHA
+    arrangements: Number = math.inf
+    level: Number = ALPHA
     family: str = ""
 
     def __post_init__(self) -> None:
@@ -64,11 +65,11 @@ class Claim:
     name: str
     estimate: Estimate
     text: str
-    at_least: SupportsFloat | None = None
-    at_most: SupportsFloat | None = None
+    at_least: Number | None = None
+    at_most: Number | None = None
     beyond: Sequence[Bound] | None = None
     null: Draws | None = None
-    reference: Estimate | SupportsFloat | None = None
+    reference: Estimate | Number | None = None
     control: str = ""
     requires: Sequence[str] = ()
     also: Mapping[str, Estimate] = field(default_factory=dict)
@@ -94,7 +95,8 @@ class Claim:
     @property
     def threshold(self) -> float:
         """What the value has to reach."""
-        return float(self.at_most if self.at_least is None else self.at_least)
+        threshold = self.at_most if self.at_least is None else self.at_least
+        return math.nan if threshold is None else float(threshold)
 
     @property
     def direction(self) -> str:

@@ -213,21 +213,24 @@ def _mean(estimate: Estimate, run: Table) -> Measured:
             )
         return theirs
 
-    options: dict[str, np.ndarray] = {}
+    minus_values = minus_clusters = over_values = over_minus = None
     if estimate.minus:
         minus = _derived(estimate, estimate.minus)
         same = (minus.table, dict(minus.where)) == (estimate.table, dict(estimate.where))
         if same or estimate.pair:
-            options["minus"] = matched(minus)
+            minus_values = matched(minus)
         else:
-            options["minus"], options["minus_clusters"], _ = _numbers(minus, run)
-            number = min(number, effective_clusters(options["minus_clusters"]))
+            minus_values, minus_clusters, _ = _numbers(minus, run)
+            number = min(number, effective_clusters(minus_clusters))
     if estimate.over:
         over = _derived(estimate, estimate.over)
-        options["over"] = matched(over)
+        over_values = matched(over)
         if over.minus:
-            options["over_minus"] = matched(_derived(over, over.minus))
-    return Measured(*cluster_interval(values, clusters, **options), number)
+            over_minus = matched(_derived(over, over.minus))
+    found = cluster_interval(
+        values, clusters, minus=minus_values, minus_clusters=minus_clusters, over=over_values, over_minus=over_minus
+    )
+    return Measured(*found, number)
 
 
 def _auc(estimate: Estimate, run: Table) -> Measured:
@@ -241,22 +244,22 @@ def _auc(estimate: Estimate, run: Table) -> Measured:
         return 1 - above if folded and counted.mean() < 0.5 else above
 
     groups = estimate.where, estimate.against
-    clusters = [side(estimate.column, where)[1] for where in groups]
+    own_clusters, other_clusters = (side(estimate.column, where)[1] for where in groups)
     near = None
     if estimate.within:
         name, most = estimate.within
         lengths = [side(str(name), where)[0] for where in groups]
         near = np.abs(lengths[0][:, None] - lengths[1][None]) <= float(most)
-    counted = np.ones((clusters[0].size, clusters[1].size)) if near is None else near
-    number = fewest_clusters(counted, (clusters[0], clusters[1])) if counted.any() else 0.0
+    counted = np.ones((own_clusters.size, other_clusters.size)) if near is None else near
+    number = fewest_clusters(counted, (own_clusters, other_clusters)) if counted.any() else 0.0
     if not estimate.minus:
-        values = [side(estimate.column, where)[0] for where in groups]
+        positive, negative = (side(estimate.column, where)[0] for where in groups)
         plain, turned = order(estimate.column, False), order(estimate.column, estimate.folded)
-        values = values if np.array_equal(plain, turned) else [-part for part in values]
-        return Measured(*auc_interval(*values, *clusters, near), number)
+        sign = 1 if np.array_equal(plain, turned) else -1
+        return Measured(*auc_interval(sign * positive, sign * negative, own_clusters, other_clusters, near), number)
     other = _derived(estimate, estimate.minus)
     own, theirs = order(estimate.column, estimate.folded), order(other.column, other.folded)
-    return Measured(*auc_difference_interval(own, theirs, *clusters, near), number)
+    return Measured(*auc_difference_interval(own, theirs, own_clusters, other_clusters, near), number)
 
 
 def _other(estimate: Estimate, run: Table) -> Measured:

@@ -130,7 +130,10 @@ def _measured(claim: Claim, run: Table) -> Finding:
             control = (float(claim.reference), NAN, NAN)
     except (ClaimError, ValueError, TypeError, KeyError) as error:
         raise ClaimError(f"claim {claim.name!r}: {error}") from error
-    return Finding(claim, *own, *control, p, p, float(count), NOT_TESTED, "")
+    return Finding(
+        claim, own.value, own.low, own.high, own.clusters, control[0], control[1], control[2], p, p, float(count),
+        NOT_TESTED, "",
+    )  # fmt: skip
 
 
 def _draws(null: Draws, run: Table) -> np.ndarray:

@@ -41,6 +41,8 @@ def cka_interval(first: np.ndarray, second: np.ndarray, clusters: ArrayLike, lev
     for an estimate that is not.
     """
     grams, (names, code) = (_gram(first), _gram(second)), np.unique(np.asarray(clusters), return_inverse=True)
+    if len(names) < 2:
+        return Interval(linear_cka(first, second), float("nan"), float("nan"))
     weights = np.concatenate([np.ones((1, len(code))), np.arange(len(names))[:, None] != code[None]]).astype(np.float64)
     found = _alignments(*grams, weights)
     return jackknife(found[0], found[1:], effective_clusters(clusters) - 1, level)

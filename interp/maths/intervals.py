@@ -135,7 +135,7 @@ def tango_interval(
     if up + down <= 0:
         bound = exact_interval(0, n, level)[1]
         return -bound, bound
-    from scipy.optimize import brentq  # takes a quarter of a second to import
+    from scipy.optimize import root_scalar  # takes a quarter of a second to import
 
     difference, critical = (up - down) / n, float(special.ndtri((1 + level) / 2)) ** 2
 
@@ -147,8 +147,11 @@ def tango_interval(
         return (up - down - n * delta) ** 2 - critical * n * (2 * share + delta * (1 - delta))
 
     inside = 1e-9
-    low = brentq(score, -1.0, difference - inside) if difference > -1 + inside else -1.0
-    high = brentq(score, difference + inside, 1.0) if difference < 1 - inside else 1.0
+    low, high = -1.0, 1.0
+    if difference > -1 + inside:
+        low = root_scalar(score, bracket=(-1.0, difference - inside), method="brentq").root
+    if difference < 1 - inside:
+        high = root_scalar(score, bracket=(difference + inside, 1.0), method="brentq").root
     return float(low), float(high)
 
 

@@ -87,13 +87,13 @@ def _aligned(study: Study, found: Sequence[Read], prefix: str) -> dict[str, tupl
     depths = range(base.shape[1])
     triples = np.array([cka_interval(base[:, d], other[:, d], clusters) for d in depths])
     said = f"{'of the sham: ' if prefix else ''}linear CKA of the streams over {len(base)} tokens"
-    found = {
+    columns = {
         f"{prefix}cka": (triples[:, 0], "measure", said),
         f"{prefix}cka_low": (triples[:, 1], "measure", f"lower end of: {said}"),
         f"{prefix}cka_high": (triples[:, 2], "measure", f"upper end of: {said}"),
     }
     fair = np.array([debiased_cka(base[:, d], other[:, d]) for d in depths])
-    return found | {f"{prefix}cka_debiased": (fair, "measure", f"{said}, without bias from few rows")}
+    return columns | {f"{prefix}cka_debiased": (fair, "measure", f"{said}, without bias from few rows")}
 
 
 def token_table(study: Study, found: Sequence[Read], most: int) -> Table:
@@ -193,17 +193,17 @@ def claims_of(last: int, floor: float, sham: bool, classes: int) -> list[Claim]:
             ),
         ]
     if classes == 2:
-        positive, negative = {"where": {"group": "positive"}}, {"where": {"group": "negative"}}
+        positive, negative = {"group": "positive"}, {"group": "negative"}
         made.append(
             Claim(
                 name="more-on-positive",
-                estimate=mean("kl", minus=negative, **positive),
+                estimate=mean("kl", where=positive, minus={"where": negative}),
                 at_least=0.0,
-                reference=mean("kl", **negative),
+                reference=mean("kl", where=negative),
                 control="negative prompts",
                 text="On positive prompts they diverge by {value:.3g} nats a token more [{low:.3g}, {high:.3g}] than "
                 "on negative ones (mean length {long:.1f} and {short:.1f} tokens).",
-                also={"long": mean("tokens", **positive), "short": mean("tokens", **negative)},
+                also={"long": mean("tokens", where=positive), "short": mean("tokens", where=negative)},
             )
         )
     return made
