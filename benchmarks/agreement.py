@@ -32,8 +32,7 @@ WIDE = (
 )
 SMALL = {
     "organisms": ["masked"],
-    "LIMITS": {name: ("--max-prompts", "8") for name in ("locate-neurons", "graft", "tuco", "compare")}
-    | {"intruders": ("--controls", "1")},
+    "LIMITS": {name: ("--max-prompts", "8") for name in ("locate-neurons", "graft", "tuco", "compare")},
 }  # fmt: skip
 
 

@@ -55,14 +55,14 @@ def alike(mask: Indices, model: torch.nn.Module, seed: int) -> dict[str, np.ndar
     return {name: np.sort(rng.choice(named[name].numel(), len(where), replace=False)) for name, where in mask.items()}
 
 
-def trained(mask: Indices, steps: int = STEPS, rate: float = RATE) -> tuple[torch.nn.Module, object]:
+def trained(mask: Indices) -> tuple[torch.nn.Module, object]:
     """``skill/full`` trained further on the second skill with these weights frozen, and its tokenizer."""
     torch.manual_seed(SEED)
     model, tokenizer = load("skill/full")
     for name, value in model.named_parameters():
         value.requires_grad_(".layers." in name)
     examples = skills.taught(("second",), Encoder(tokenizer), EXAMPLES, SEED)
-    train(model, examples, steps=steps, lr=rate, seed=SEED, warmup=10, batch_size=32, mask=freeze(model, mask))
+    train(model, examples, steps=STEPS, lr=RATE, seed=SEED, warmup=10, batch_size=32, mask=freeze(model, mask))
     return model, tokenizer
 
 

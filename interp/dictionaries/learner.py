@@ -154,7 +154,7 @@ class Learner:
             slopes = [value.grad for value in self.gradients if value.grad is not None]
             norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(slope) for slope in slopes]))
             factor = self.options.clip / (norm + 1e-6)
-            if slopes[0].is_cuda or bool(factor < 1):
+            if slopes[0].is_cuda or bool(to_host(factor < 1)):
                 for slope in slopes:
                     slope.mul_(factor.clamp_max(1.0))
 
@@ -245,5 +245,5 @@ class Learner:
             self._optimiser.state[value] = {"step": tensors[f"adam.{name}.step"].clone().to(value.device), **moments}
         self.since_active.copy_(tensors["since_active"])
         self.active.copy_(tensors["active"])
-        self.seen = int(to_host(tensors["seen"]))
-        self.strength = float(to_host(tensors["strength"]))
+        self.seen = int(to_host(tensors["seen"]).item())
+        self.strength = float(to_host(tensors["strength"]).item())

@@ -41,10 +41,10 @@ class Norms:
 
     def median(self, place: int) -> float:
         """Median norm of a place, to 1 percent; NaN where none was seen."""
-        total = self.counts[place].cumsum(0)
-        if not bool(to_host(total[-1])):
+        total = to_host(self.counts[place].cumsum(0))
+        if not total[-1]:
             return float("nan")
-        number = int(to_host((total >= total[-1] / 2).nonzero()[0]))
+        number = int((total >= total[-1] / 2).argmax())
         return float(2.0 ** ((number + 0.5) / PER_OCTAVE + LOWEST))
 
     def medians(self) -> list[float]:

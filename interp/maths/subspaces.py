@@ -202,12 +202,13 @@ def _krylov(
         below = projected.new_zeros(inside.shape[0] - projected.shape[0], projected.shape[1])
         projected = torch.cat([torch.cat([projected, below]), inside], 1)
         newest, border = torch.linalg.qr(rest)
-        ended = bool(border.diagonal().abs().min() <= 1e-12 * border.diagonal().abs().max().clamp(min=1e-300))
+        slopes = to_host(border.diagonal().abs())
+        ended = bool(slopes.min() <= 1e-12 * max(slopes.max(), 1e-300))
         full = 2 * (basis.shape[1] + block) > size or step == _DEEPEST
         if step in (1, 2) or step % 3 == 0 or ended or full:
             inner, squares = _strongest(projected, count)
             residual = (border @ inner[-block:]).norm(dim=0).max()
-            if residual <= tolerance * squares[0]:
+            if to_host(residual <= tolerance * squares[0]):
                 return basis @ inner, squares
         if ended or full:
             return None

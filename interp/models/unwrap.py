@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interp.errors import UnsupportedModel
+from interp.maths.host import to_host
 
 _COMPONENT = "._original_component"
 
@@ -93,9 +94,9 @@ def _require_equal(inner: PreTrainedModel, fresh: PreTrainedModel, what: str) ->
         theirs, ours = (each(input_ids=ids).logits.float() for each in (inner, fresh))
     finally:
         inner.train(training)
-    error = (theirs - ours).square().mean().sqrt()
-    if not error <= max(1e-3, 4 * torch.finfo(weight.dtype).eps) * ours.std():
+    error = float(to_host((theirs - ours).square().mean().sqrt()))
+    if not error <= max(1e-3, 4 * torch.finfo(weight.dtype).eps) * float(to_host(ours.std())):
         raise UnsupportedModel(
-            f"{what} that does not compute what its weights do (logits off by {float(error):.2g}): a hook, or an "
+            f"{what} that does not compute what its weights do (logits off by {error:.2g}): a hook, or an "
             "edited component; reset it, or give the Hugging Face model itself"
         )

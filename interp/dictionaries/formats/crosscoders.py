@@ -67,9 +67,9 @@ def read(path: Path) -> Found:
         raise DictionaryError(
             f"{weights}: it encodes {models} and decodes {len(decoder)} models; only the same are read"
         )
-    norm = NORMS.get(int(to_host(tensors.pop("code_normalization_id", torch.tensor(1)))), "unknown")
+    norm = NORMS.get(int(to_host(tensors.pop("code_normalization_id", torch.tensor(1))).item()), "unknown")
     by_batch = "k" in tensors
-    k = int(to_host(tensors.pop("k", torch.tensor(0))))
+    k = int(to_host(tensors.pop("k", torch.tensor(0))).item())
     threshold = tensors.pop("threshold", torch.tensor(-1.0))
     scale, mean, doubts = _normalisation(weights, tensors, models)
     if tensors:

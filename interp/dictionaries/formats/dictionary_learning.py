@@ -91,13 +91,13 @@ def read(path: Path) -> Found:
         tensors["k"] = torch.tensor(trainer["k"])
     kept_as = coarsest(tensors)
     found = taken(tensors, kind.names, weights)
-    threshold = float(to_host(found["threshold"])) if by_k else None
+    threshold = float(to_host(found["threshold"]).item()) if by_k else None
     if by_k:
         found.pop("threshold")
         if kind.architecture != "topk":
             found["threshold"] = torch.tensor(threshold if threshold >= 0 else torch.nan, dtype=torch.float64)
     sizes = found.pop("group_sizes", torch.zeros(0, dtype=torch.int64))
-    k = int(to_host(found.pop("k"))) if "k" in found else None
+    k = int(to_host(found.pop("k")).item()) if "k" in found else None
     if k is not None and trainer.get("k") not in (None, k):
         raise DictionaryError(f"{weights}: k is {k}, {config_path.name} says {trainer['k']}")
     try:
