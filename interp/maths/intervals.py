@@ -212,11 +212,13 @@ def _two_groups(
         freedom = sum(errors) ** 2 / sum(error**2 / (n - 1) for error, n in zip(errors, numbers, strict=True))
         reach = float(np.sqrt(sum(errors)) * special.stdtrit(freedom, (1 + level) / 2))
         return Interval(value, value - reach, value + reach)
-    names = np.union1d(one_clusters, other_clusters)
-    left_out = []
-    for name in names:
-        rest = one[one_clusters != name], other[other_clusters != name]
-        left_out.append(rest[0].mean() - rest[1].mean() if min(map(len, rest)) else NAN)
+    names, code = np.unique(np.concatenate([one_clusters, other_clusters]), return_inverse=True)
+    left_out = np.zeros(names.size)
+    for sign, rows, own in zip((1, -1), (one, other), np.split(code, [one.size]), strict=True):
+        sums = rows.sum() - np.bincount(own, weights=rows, minlength=names.size)
+        counts = rows.size - np.bincount(own, minlength=names.size)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            left_out += sign * sums / counts
     return jackknife(value, left_out, min(numbers) - 1, level)
 
 
