@@ -11,15 +11,26 @@ from interp import claims
 from interp.errors import ClaimError
 
 
+def selecting(recipe):
+    """Columns by which a claim selects rows, anywhere in it."""
+    if not isinstance(recipe, dict):
+        return set()
+    own = {name for key in ("where", "against") for name in recipe.get(key, {})}
+    return own.union(*(selecting(value) for value in recipe.values()))
+
+
 def perturbed(run, seed):
-    """The run with other numbers: measures rescaled, flags flipped, keys as they are."""
+    """The run with other numbers: measures rescaled, flags flipped, keys and what rows are selected by as they are."""
     generator = np.random.default_rng(seed)
+    kept = set().union(*(selecting(finding.claim.to_json()) for finding in findings(run)))
 
     def moved(part):
         data = {}
         for column in part.columns:
             values = part[column.name]
-            if column.role == "flag":
+            if column.name in kept:
+                pass
+            elif column.role == "flag":
                 flips = generator.random(len(values)) < generator.choice([0.0, 0.1, 0.5])
                 values = generator.choice([True, False]) if generator.random() < 0.2 else values ^ flips
                 values = np.broadcast_to(values, len(part)).copy()
@@ -28,7 +39,7 @@ def perturbed(run, seed):
                 scale = (
                     generator.lognormal(0, 1, len(values)) if how else np.full(len(values), generator.choice([0, 1]))
                 )
-                values = (values * scale).astype(values.dtype)
+                values = np.multiply(values, scale, out=values.copy(), where=np.isfinite(values), casting="same_kind")
             data[column.name] = values
         return dataclasses.replace(part, data=data, tables={}, arrays={}, provenance=None)
 

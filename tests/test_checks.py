@@ -178,7 +178,7 @@ def test_two_planted_skills_dissociate(run, root):
     )  # fmt: skip
     _, found = verified(root, record["run"])
     assert all(claim.supported for claim in found.values()), record["summary"]["sentence"]
-    assert record["summary"]["sentence"].startswith("Double dissociation shown")
+    assert record["summary"]["sentence"].startswith("The two sets carry the two behaviours")
     again = result(
         run, *asked("dissociate", "organism:refusal/distracted", "--other-task", COLOURS, "--controls", "19", limit=60),
         "--store", root,

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from interp.maths.intervals import cluster_interval
 from interp.maths.prediction import prediction_interval
-from interp.maths.statistics import clopper_pearson, clustered_share
+from interp.maths.statistics import clopper_pearson
 
 SHARES = (0.01, 0.05, 0.3, 0.5, 0.9, 0.98, 0.995)
 
@@ -49,7 +50,7 @@ def test_clustered_shares_keep_the_level_where_rows_of_a_cluster_say_the_same():
     clusters = np.repeat(np.arange(24), 3)
 
     def measured():
-        return clustered_share(np.repeat(generator.random(24) < 0.8, 3), clusters, draws=400)
+        return cluster_interval(np.repeat(generator.random(24) < 0.8, 3), clusters)
 
     found = [(measured(), measured()) for _ in range(200)]
     missed = sum(not np.less_equal(*(prediction_interval(a, b)[0], b[0])) or b[0] > prediction_interval(a, b)[1]

@@ -12,7 +12,7 @@ from interp.analyzers.refusal_direction import RefusalDirection
 from interp.claims import check, from_table
 from interp.engines import Batch
 from interp.errors import OptionError
-from interp.maths.statistics import clustered_share
+from interp.maths.intervals import cluster_interval
 from interp.sites import Site
 from interp.trials.conditions import Donors, judge
 from interp.trials.divergence import divergence
@@ -95,7 +95,7 @@ def test_units_are_measured_as_any_ablation_is(study, found):
     assert row["number"] == pytest.approx(judged.number.mean())
     answers = found.tables["answers"]
     rows = (answers["kind"] == "units") & (answers["dose"] == 3)
-    assert clustered_share(answers["lost"][rows], answers["cluster"][rows])[0] == row["lost"]
+    assert cluster_interval(answers["lost"][rows], answers["cluster"][rows])[0] == row["lost"]
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])

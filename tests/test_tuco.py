@@ -705,16 +705,6 @@ def test_twenty_copies_of_each_prompt_change_nothing(twins):
         np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-9, err_msg=column)
 
 
-def test_a_text_in_a_cluster_of_both_classes_is_dealt_out_once():
-    """Copies are no further ways to deal out labels: they would make the null too narrow."""
-    names, copies = ["one", "one", "two", "two"], np.repeat(np.arange(4), 5)
-    parts = [measured(sign, np.arange(4.0)[copies], [names[row] for row in copies]) for sign in "pn"]
-    for part in parts:
-        prompts = tuple(replace(p, text=f"{part.group} {copies[p.id]}") for p in part.prompts)
-        object.__setattr__(part, "prompts", prompts)
-    assert compared(*parts).shuffles.ways == 6 * 6
-
-
 def planted_in_one_file():
     """Prompts of both classes in one file, of which the planted tune refuses the first."""
     study = tiny.planted_study("llama")

@@ -2,7 +2,9 @@
 
 Half of the units, drawn at random, get their base contributions inside the tuned model, and the metric is measured
 exactly; the sum of their scores is what the method said would be lost. Single units mislead where a behaviour
-saturates or is shared; halves ask of a ranking what it is worth in company. Each half is drawn with its complement.
+saturates or is shared; halves ask of a ranking what it is worth in company. Each half is drawn with its complement. The
+claim is of the rank correlation: effects saturate, so that Pearson's can rest on the one half that holds all that
+matters.
 """
 
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from scipy.stats import linregress
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, correlation, statistic
 from interp.errors import OptionError
+from interp.maths.statistics import rank_correlation
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors
@@ -75,7 +78,9 @@ class Coalitions(Analyzer):
         # correlated with anything, rounding error would look like an effect
         exact[np.abs(exact) <= noise] = 0.0
         predicted = inside @ scores.ravel()
-        null = np.array([correlation(inside @ _shuffled(scores, generator), exact) for _ in range(self.permutations)])
+        null = np.array(
+            [rank_correlation(inside @ _shuffled(scores, generator), exact) for _ in range(self.permutations)]
+        )
         slope = linregress(predicted, exact).slope if np.ptp(predicted) else float("nan")
         run = table(
             self.name,
@@ -99,7 +104,7 @@ class Coalitions(Analyzer):
             tables={
                 "permuted": table("coalitions-permuted", {
                     "draw": (np.arange(len(null)), "key", "number of the reordering"),
-                    "pearson": (null, "measure", "agreement of scores reordered within layers"),
+                    "spearman": (null, "measure", "agreement of scores reordered within layers"),
                 }),
             },
         )  # fmt: skip
@@ -116,15 +121,15 @@ def _shuffled(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 _SENTENCE = (
-    "what random halves of all units do: correlation {value:.2f} over {count:d} halves (scores reordered within "
+    "what random halves of all units do: rank correlation {value:.2f} over {count:d} halves (scores reordered within "
     "layers: {control:.2f}, at most {control_max:.2f})."
 )
 CLAIM = Claim(
     name="coalitions",
-    estimate=statistic("correlation", "predicted", by="exact", cluster="draw"),
+    estimate=statistic("rank-correlation", "predicted", by="exact", cluster="draw"),
     at_least=AGREEMENT,
     beyond=[0.0, "control"],
-    null=Draws("permuted", "pearson"),
+    null=Draws("permuted", "spearman"),
     control="reorderings of the scores within layers",
     text=f"Sums of scores predict {_SENTENCE}",
     otherwise=f"Sums of scores do not predict well enough {_SENTENCE}",

@@ -66,9 +66,6 @@ class Redundancy(Analyzer):
         rows, null, hits = self._measure(measuring, donors, sets, scores, original)
         made = [_claim(rows, size)] if len(rows) > 1 else []
         lead = "" if made else "Nothing was located, or both models answer every prompt alike."
-        count, first_hits = int((hits["round"] == 1).sum()), int(hits["together"][hits["round"] == 1].sum())
-        # as a difference of counts: shares differ in their last bits, and ties with the null count
-        gains = [(round(effect * count) - first_hits) / count for _, _, effect in null]
         run = table(
             self.name,
             {name: (np.array([row[name] for row in rows], dtype), *described)
@@ -82,13 +79,7 @@ class Redundancy(Analyzer):
             },
             tables={
                 "units": _units(sets, scores, unit.name),
-                "random": table("redundancy-random", {
-                    "round": (np.array([r for r, _, _ in null], np.int64), "key", "round that the set is matched to"),
-                    "draw": (np.array([d for _, d, _ in null], np.int64), "key", "number of the random set"),
-                    "effect": (np.array([e for _, _, e in null], np.float64), "measure",
-                               "share of prompts given the base's answer"),
-                    "gain": (np.array(gains, np.float64), "measure", "the same less that of the first set alone"),
-                }),
+                "random": _random(hits, null),
                 "answers": hits,
             },
         )  # fmt: skip
@@ -165,6 +156,23 @@ def _hits(study: Study, rows: list[int], hits: dict[int, tuple[np.ndarray, np.nd
             "cluster": ([clusters[row] for _ in hits for row in rows], "key", "prompts that depend on each other"),
             "alone": (alone, "flag", "given the base's answer, token for token, by the round's set alone"),
             "together": (together, "flag", "the same by it and all before it"),
+        },
+    )
+
+
+def _random(hits: Table, null: list[tuple[int, int, float]]) -> Table:
+    """What random sets do, and what that is more than the first round's set does alone."""
+    first = hits["together"][hits["round"] == 1]
+    # as a difference of counts: shares differ in their last bits, and ties with the null count
+    gains = [(round(effect * first.size) - int(first.sum())) / first.size for _, _, effect in null]
+    rounds, draws, effects = zip(*null, strict=True) if null else ((), (), ())
+    return table(
+        "redundancy-random",
+        {
+            "round": (np.array(rounds, np.int64), "key", "round that the set is matched to"),
+            "draw": (np.array(draws, np.int64), "key", "number of the random set"),
+            "effect": (np.array(effects, np.float64), "measure", "share of prompts given the base's answer"),
+            "gain": (np.array(gains, np.float64), "measure", "the same less that of the first set alone"),
         },
     )
 

@@ -52,6 +52,7 @@ HEADINGS = {
     "dose": "How many it takes",
     "verify-neurons": "What each intervention does",
     "random-sets": "What random sets do",
+    "patching-cells": "Activations, write weights, or both?",
     "locate-neurons": "Where the scores are",
     "neuron-tokens": "What the best ones read",
     "stability": "Is the same set found on other prompts?",

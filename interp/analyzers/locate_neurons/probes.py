@@ -139,7 +139,7 @@ def optimum(features: np.ndarray, labels: np.ndarray, folds: Folds) -> tuple[np.
                 rotated[rows], labels[rows]
             )
 
-    within = [roc_auc(labels[test], solve(train).decision_function(rotated[test])) for train, test in folds]
+    within = [_auc(labels[test], solve(train).decision_function(rotated[test])) for train, test in folds]
     weights = solve(np.arange(len(labels))).coef_[0] @ right
     return weights, float(np.mean(within)) if within else None
 
@@ -175,8 +175,14 @@ def published(
             weights.grad, bias.grad = inputs.T @ wrong, wrong.sum(0, keepdim=True)
             adam.step()
         scores = to_host(inputs @ weights)
-    within = [roc_auc(labels[test], scores[test, at]) for at, (_, test) in enumerate(folds, 1)]
+    within = [_auc(labels[test], scores[test, at]) for at, (_, test) in enumerate(folds, 1)]
     return to_host(weights.detach()[:, 0].double()), float(np.mean(within)) if within else None
+
+
+def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC; scores that differ by rounding alone are ties, which the size of a batch would break."""
+    spread = float(np.ptp(scores)) or 1.0
+    return roc_auc(labels, np.round(scores / spread, 4))
 
 
 def _folds(study: Study, labels: np.ndarray) -> Folds:
