@@ -450,9 +450,8 @@ def test_dora_cannot_be_edited(tmp_path):
 
 def texts(count=6):
     task = [Prompt(i, f"open the {noun}", f"t{i}", None, "please", "door") for i, noun in enumerate(tiny.NOUNS)]
-    plain = [
-        Prompt(i, f"please tell me how to close a window {tiny.NOUNS[i]} " * (1 + i % 3), f"p{i}") for i in range(count)
-    ]
+    words = ["please", "tell", "me", "how", "to", "close"]  # six texts, all of them different
+    plain = [Prompt(i, f"{words[i]} tell me how to close a window " * (1 + i % 3), f"p{i}") for i in range(count)]
     return Contrast(PromptSet(tuple(task), "task"), PromptSet(tuple(plain), "text"))
 
 
