@@ -9,7 +9,7 @@ prompt's length alone as a control.
 
 The regression is solved to its optimum by default (``C`` states the published penalty, weight decay 1e-3 on the mean
 loss), which depends on nothing but the data. ``published`` is what the published code does instead: 5,000 full-batch
-steps of Adam from a random start, which end on the way there, with a smaller spread of large weights.
+steps of Adam from a random start, which end on the way there, with fewer weights beyond 3.
 
 A class that differs in anything is told apart by some probe: what is found is what the model reads, not what it uses.
 """
