@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
+from scipy.special import ndtri
 
 from benchmarks.page import machine, markdown, write_section
 from interp.claims import Claim, Draws, evaluate, mean
@@ -25,6 +26,7 @@ from interp.table import Table, table
 CLUSTERS = (2, 4, 6, 8, 12, 20, 48)
 DESIGNS = ("equal", "dominated")
 SKEWED = ("normal", "exponential", "exponential, left", "log-normal", "log-normal, left")
+AUCS = (0.5, 0.8, 0.9, 0.98)
 RATES = (0.02, 0.1, 0.5, 0.9, 0.98)
 EACH = 5
 
@@ -84,12 +86,17 @@ def a_ratio(g: np.random.Generator, code: np.ndarray, shape: str) -> tuple[Inter
     return cluster_interval(0.5 * bottom + numbers(g, code, shape), code, over=bottom), 0.5
 
 
-def an_auc(g: np.random.Generator, code: np.ndarray, shape: str) -> tuple[Interval, float]:
-    return auc_interval(numbers(g, code, shape), numbers(g, code, shape), code, code + 1000), 0.5
+def an_auc(g: np.random.Generator, code: np.ndarray, rate: float) -> tuple[Interval, float]:
+    above = numbers(g, code, "normal") + np.sqrt(2) * ndtri(rate)
+    return auc_interval(above, numbers(g, code, "normal"), code, code + 1000), rate
 
 
-def an_auc_difference(g: np.random.Generator, code: np.ndarray, shape: str) -> tuple[Interval, float]:
-    own, other = (pairwise_order(numbers(g, code, shape), numbers(g, code, shape)) for _ in range(2))
+def an_auc_difference(g: np.random.Generator, code: np.ndarray, rate: float) -> tuple[Interval, float]:
+    positive, negative = (numbers(g, code, "normal") for _ in range(2))  # both numbers are the same but for noise
+    own, other = (
+        pairwise_order(*(0.6 * shared + 0.8 * numbers(g, code, "normal") + shift for shared, shift in both))
+        for both in [((positive, np.sqrt(2) * ndtri(rate)), (negative, 0.0))] * 2
+    )
     return auc_difference_interval(own, other, code, code + 1000), 0.0
 
 
@@ -124,8 +131,8 @@ INTERVALS: dict[str, tuple[Callable, tuple]] = {
     "two groups": (two_groups, SKEWED),
     "two groups that share clusters": (two_groups_tied, SKEWED),
     "ratio of means": (a_ratio, SKEWED),
-    "AUC": (an_auc, SKEWED[:1]),
-    "difference of two AUCs": (an_auc_difference, SKEWED[:1]),
+    "AUC": (an_auc, AUCS),
+    "difference of two AUCs": (an_auc_difference, AUCS),
     "share": (a_share, RATES),
     "paired difference of shares, none": (paired_shares, RATES),
     "paired difference of shares, one way": (paired_flips, RATES),

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.special
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.maths import auc
 from interp.maths.auc import auc_difference_interval, auc_interval, pairwise_order
 from interp.maths.intervals import (
     cluster_interval,
@@ -268,13 +268,12 @@ class TestAuc:
         above = pairwise_order(a, b)
         variance = above.mean(1).var(ddof=1) / 60 + above.mean(0).var(ddof=1) / 80
         sides = np.arange(60), 100 + np.arange(80)
-        reach = scipy.stats.t.ppf(0.975, 59) * np.sqrt(variance)
-        jackknifed = auc._jackknifed((above,), np.ones_like(above), sides, LEVEL)
-        assert (jackknifed.high - jackknifed.low) / 2 == pytest.approx(reach, rel=0.03)
-        # and the exact interval of as many trials as the smaller group has rows, where that is wider
         value, low, high = auc_interval(a, b, *sides)
-        exact = exact_interval(value * 60, 60)
-        assert (low, high) == (min(jackknifed.low, exact[0]), min(1.0, max(jackknifed.high, exact[1])))
+        reach = scipy.stats.t.ppf(0.975, 59) * np.sqrt(variance) / (value * (1 - value))
+        assert value == above.mean()
+        assert scipy.special.logit([low, high]) == pytest.approx(
+            scipy.special.logit(value) + np.array([-reach, reach]), rel=0.03
+        )
 
     def test_is_the_jackknife_over_clusters_of_both_sides(self):
         (a, code), (b, _) = rows(1, 8, 3), rows(2, 8, 3)
@@ -286,13 +285,38 @@ class TestAuc:
             pairs = near[np.ix_(mine, theirs)]
             return pairwise_order(a[mine], b[theirs])[pairs].mean()
 
-        low, high = brute(statistic, both, 7)[1:]
+        value, _, high = brute(statistic, both, 7)
         found = auc_interval(a, b, code, code, near)
-        assert found.low <= low + 1e-9
-        assert found.high >= high - 1e-9
-        wide = auc_difference_interval(pairwise_order(a, b), pairwise_order(a, b), code, code)
-        assert wide.value == 0
-        assert wide.low < 0 < wide.high
+        reach = (high - value) / (value * (1 - value))
+        assert found == pytest.approx(
+            (value, *scipy.special.expit(scipy.special.logit(value) + np.array([-reach, reach])))
+        )
+
+    def test_a_difference_adds_both_distances_less_what_they_share(self):
+        (a, code), (b, _) = rows(1, 8, 3), rows(2, 8, 3)
+        (noise, _), (other_noise, _) = rows(3, 8, 3), rows(4, 8, 3)
+        pairs = [(a, b), (a + noise, b + other_noise)]
+        first, second = (auc_interval(*pair, code, code) for pair in pairs)
+        left_out = np.array([
+            [pairwise_order(*(side[code != each] for side in pair)).mean() for each in np.unique(code)]
+            - pairwise_order(*pair).mean() for pair in pairs
+        ])  # fmt: skip
+        correlation = left_out[0] @ left_out[1] / np.sqrt(np.square(left_out).sum(1).prod())
+        ends = [
+            (first.value - first.low, second.high - second.value),
+            (first.high - first.value, second.value - second.low),
+        ]
+        down, up = (np.sqrt(x**2 + y**2 - 2 * correlation * x * y) for x, y in ends)
+        value = first.value - second.value
+        found = auc_difference_interval(*(pairwise_order(*pair) for pair in pairs), code, code)
+        assert found == pytest.approx((value, value - down, value + up))
+        same = auc_difference_interval(pairwise_order(a, b), pairwise_order(a, b), code, code)
+        assert same.value == 0
+        assert same.low <= 0 <= same.high
+        right = pairwise_order(np.ones(9), np.zeros(9))
+        both_right = auc_difference_interval(right, right, range(9), range(9))
+        assert both_right.low == pytest.approx(-both_right.high)
+        assert both_right.high == pytest.approx(1 - exact_interval(9, 9)[0])
 
     def test_has_a_width_where_all_pairs_are_right(self):
         value, low, high = auc_interval(np.ones(9), np.zeros(9), np.arange(9), np.arange(9))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 from interp.maths.intervals import Interval, effective_clusters, exact_interval, jackknife
 
@@ -28,22 +29,19 @@ def auc_interval(
     within: np.ndarray | None = None,
     level: float = 0.95,
 ) -> Interval:
-    """Chance that a positive's number is above a negative's, and its interval: the wider of two at each end.
+    """Chance that a positive's number is above a negative's, and its interval.
 
-    One is the jackknife's over clusters, those that both groups share left out of both at once, with Student's t (of
-    single rows close to DeLong et al. 1988); it has no width at 0 and 1. The other is exact (Clopper and Pearson 1934)
-    with the effective clusters of the group that has fewer as trials. ``within`` [n, m] says which pairs count, all by
-    default. NaN where no pair counts, NaN ends with fewer than two clusters.
+    The standard error is the jackknife's over clusters, those that both groups share left out of both at once (of
+    single rows close to DeLong et al. 1988). The ends are Student's t on the logit scale (Pepe 2003), with the
+    effective clusters of the group that has fewer, less 1, as degrees of freedom: on the plain scale they lie too high
+    near 1. An AUC with no error, as of 0 and 1, has the exact interval (Clopper and Pearson 1934) with those clusters
+    as trials. ``within`` [n, m] says which pairs count, all by default. NaN where no pair counts, NaN ends with fewer
+    than two clusters.
     """
     above = pairwise_order(positive, negative)
     counts = np.ones_like(above) if within is None else np.asarray(within, np.float64)
     sides = np.asarray(positive_clusters), np.asarray(negative_clusters)
-    found = _jackknifed((above * counts,), counts, sides, level)
-    if np.isnan(found.low):
-        return found
-    fewest = fewest_clusters(counts, sides)
-    low, high = exact_interval(found.value * fewest, fewest, level)
-    return Interval(found.value, max(0.0, min(found.low, low)), min(1.0, max(found.high, high)))
+    return _ends(*_jackknifed(above, counts, sides), level)
 
 
 def auc_difference_interval(
@@ -54,22 +52,27 @@ def auc_difference_interval(
     within: np.ndarray | None = None,
     level: float = 0.95,
 ) -> Interval:
-    """By how much one number's AUC exceeds another's on the same rows, both as ``pairwise_order``; wider of two ends.
+    """By how much one number's AUC exceeds another's on the same rows, both as ``pairwise_order``.
 
-    One is the jackknife's of the difference. The other squares and adds (Newcombe 1998) the distances to the ends of
-    both AUCs' exact intervals, with the effective clusters of the group that has fewer as trials. NaN as for one AUC.
+    The distances to the ends of both AUCs' intervals are squared and added, less twice their product times the
+    correlation of the two AUCs over the jackknife (Zou 2007): the ends stay between -1 and 1, and there is a width
+    where both AUCs are 1. NaN as for one AUC.
     """
     counts = np.ones_like(above) if within is None else np.asarray(within, np.float64)
     sides = np.asarray(positive_clusters), np.asarray(negative_clusters)
-    found = _jackknifed((above * counts, other * counts), counts, sides, level)
-    if np.isnan(found.low):
-        return found
-    first, second = (float((each * counts).sum() / counts.sum()) for each in (above, other))
-    fewest = fewest_clusters(counts, sides)
-    ends = [exact_interval(value * fewest, fewest, level) for value in (first, second)]
-    down = found.value - np.hypot(first - ends[0][0], ends[1][1] - second)
-    up = found.value + np.hypot(ends[0][1] - first, second - ends[1][0])
-    return Interval(found.value, max(-1.0, min(found.low, float(down))), min(1.0, max(found.high, float(up))))
+    both = [_jackknifed(each, counts, sides) for each in (above, other)]
+    first, second = (_ends(*each, level) for each in both)
+    if np.isnan([*first, *second]).any():
+        return Interval(first.value - second.value, NAN, NAN)
+    errors = [np.linalg.norm(each[1]) for each in both]
+    together = float(both[0][1] @ both[1][1] / np.prod(errors)) if all(errors) else 0.0
+    down, up = (
+        (first.value - first.low, second.high - second.value),
+        (first.high - first.value, second.value - second.low),
+    )
+    value = first.value - second.value
+    low, high = (math.sqrt(max(0.0, a * a + b * b - 2 * together * a * b)) for a, b in (down, up))
+    return Interval(value, max(-1.0, value - low), min(1.0, value + high))
 
 
 def shuffled_auc(
@@ -129,11 +132,11 @@ def arrangements(labels: np.ndarray, units: np.ndarray, strata: np.ndarray) -> i
 
 
 def _jackknifed(
-    won: Sequence[np.ndarray], counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray], level: float
-) -> Interval:
-    """Share of the pairs that count which is won, of two arrays the first's less the second's; over clusters."""
+    won: np.ndarray, counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray]
+) -> tuple[float, np.ndarray, float]:
+    """Share of the pairs that count which is won, how far it moves without each cluster, and effective clusters."""
     if not counts.any():
-        return Interval(NAN, NAN, NAN)
+        return NAN, np.zeros(0), 0.0
     names, code = np.unique(np.concatenate(sides), return_inverse=True)
     mine, theirs = (np.eye(names.size)[part] for part in np.split(code, [len(counts)]))
 
@@ -141,13 +144,28 @@ def _jackknifed(
         rows, columns = pairs.sum(1) @ mine, pairs.sum(0) @ theirs
         return pairs.sum() - rows - columns + np.einsum("nk,nk->k", mine, pairs @ theirs)
 
-    bottom = without_each(counts)
-    estimate, left_out = 0.0, np.zeros(names.size)
-    for sign, top in zip((1, -1), won, strict=False):
-        estimate += sign * float(top.sum() / counts.sum())
-        with np.errstate(invalid="ignore", divide="ignore"):
-            left_out += sign * np.where(bottom > 0.5, without_each(top) / bottom, NAN)
-    return jackknife(estimate, left_out, fewest_clusters(counts, sides) - 1, level)
+    value, bottom = float((won * counts).sum() / counts.sum()), without_each(counts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        left_out = np.where(bottom > 0.5, without_each(won * counts) / bottom, NAN)
+    moved = left_out - value
+    return (
+        value,
+        np.where(np.abs(moved) > 1e-12, moved, 0.0) if np.isfinite(moved).all() else moved,
+        fewest_clusters(counts, sides),
+    )
+
+
+def _ends(value: float, moved: np.ndarray, fewest: float, level: float) -> Interval:
+    """One AUC's interval from how far it moves [m] without each of m clusters, and the effective clusters."""
+    plain = jackknife(value, value + moved, fewest - 1, level)
+    if np.isnan(plain.low):
+        return plain
+    reach = plain.high - value
+    if not moved.any():
+        return Interval(value, *exact_interval(value * fewest, fewest, level))
+    centre, reach = math.log(value / (1 - value)), reach / (value * (1 - value))
+    low, high = (float(special.expit(centre + sign * reach)) for sign in (-1, 1))
+    return Interval(value, low, high)
 
 
 def fewest_clusters(counts: np.ndarray, sides: tuple[np.ndarray, np.ndarray]) -> float:

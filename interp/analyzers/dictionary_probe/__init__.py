@@ -62,7 +62,7 @@ class DictionaryProbe(Analyzer):
     """
 
     name: ClassVar[str] = "dictionary-probe"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     dictionary: Dictionary = field(compare=False)
     site: str = ""
