@@ -17,7 +17,21 @@ TEXT = str(organisms.prompts("skill", "text", "text"))
 COMMANDS = (
     ["locate-neurons", "--task", TASK, "--negative", TEXT, "--top", "60", "--no-verify"],
     ["intruders"],
-    ["graft", "--task", TASK, "--at", "10%", "--sweep", "10%", "--draws", "1", "--relaxed-steps", "0", "--no-control"],
+    [
+        "graft",
+        "--task",
+        TASK,
+        "--at",
+        "10%",
+        "--sweep",
+        "10%",
+        "--draws",
+        "1",
+        "--relaxed-steps",
+        "0",
+        "--shuffles",
+        "0",
+    ],
     ["tuco", "--prompts", TASK],
     ["compare", "--prompts", TASK],
 )

@@ -31,7 +31,7 @@ PROMPTS: int | None = None
 """Prompts per class; None takes all."""
 NAMED = "given"
 SMALL = {
-    "SITES": SITES[:1], "TOKENS": "20k", "WIDTH": "64", "PROBES": "1,4", "MOST": 4, "CONTROLS": 19, "PROMPTS": 16,
+    "SITES": SITES[:2], "TOKENS": "20k", "WIDTH": "64", "PROBES": "1,4", "MOST": 4, "CONTROLS": 19, "PROMPTS": 16,
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ TURNS, PASSES, JUDGED, DRAWS = 8, 8, 120, 2000
 PROMPTS: int | None = None
 """Questions of each split; None takes all."""
 SMALL = {
-    "PROMPTS": 24, "WIDTH": "64", "JUDGED": 8, "DRAWS": 50, "ARCHITECTURES": ("topk",), "seeds": 2, "tokens": "10k",
+    "PROMPTS": 24, "WIDTH": "64", "JUDGED": 8, "DRAWS": 50, "seeds": 2, "tokens": "10k",
     "data": "single",
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ LIMIT: tuple[str, ...] = ()
 """More options of ``sae eval``."""
 MODEL = ["organism:refusal/full", "--base", "organism:refusal/base"]
 SMALL = {
-    "TOKENS": "20k", "WIDTH": "64", "ARCHITECTURES": ("topk",), "LIMIT": ("--max-prompts", "16"),
+    "TOKENS": "20k", "WIDTH": "64", "ARCHITECTURES": ("topk", "batchtopk"), "LIMIT": ("--max-prompts", "16"),
 }  # fmt: skip
 
 
