@@ -128,7 +128,7 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
             row["recall"] = f"{recall_at(labels.ravel(), score.ravel(), len(planted)):.2f}"
         graded = grade(verify, donors, doses, score, len(planted) or size)
         rows.append(row | {column: graded[column] for column in ("k95", "k", "effect at k")})
-        print(markdown(rows[-1:], COLUMNS).splitlines()[-1], flush=True)
+    print(markdown(rows, COLUMNS), flush=True)
     return rows
 
 

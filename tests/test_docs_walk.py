@@ -27,6 +27,7 @@ def walk(run, tmp_path, monkeypatch):
 
     def step(page, start, values, less=""):
         found = {shlex.join(line) for line in pages.commands(ROOT / page) if shlex.join(line).startswith(start)}
+        found = found & {start} or found  # the whole line, or the only one that begins so
         assert len(found) == 1, (start, found)
         line = pages.written_out(shlex.split(found.pop()))
         # several of one placeholder: a list, in order
@@ -71,7 +72,7 @@ def test_a_pair_is_compared_and_its_runs_are_put_beside_each_other(walk):
     assert compared["summary"]["positive"] == 4
     split = walk("docs/tuco.md", "tuco TUNED --base BASE --prompts FILE --by-answer", REFUSAL, f"{FEW} --generations 4")
     assert "answers" in walk("README.md", "show KEY", {"KEY": split["run"]})["tables"]
-    vectors = walk("docs/intruders.md", "intruders TUNED", REFUSAL)
+    vectors = walk("docs/intruders.md", "intruders TUNED --base BASE", REFUSAL)
     keys = [compared["run"], split["run"], vectors["run"]]
     agreed = walk("docs/agree.md", "agree RUN", {"RUN": list(keys)})
     assert set(agreed["summary"]["methods"].values()) == set(keys)

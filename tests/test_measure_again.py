@@ -385,22 +385,17 @@ def doctored(report, folder):
     """A store in which sufficiency is better than it was measured, in every table alike, and its report."""
     import dataclasses
 
-    import numpy as np
-
-    from interp.claims import from_table, to_table
-    from interp.maths.statistics import clustered_share
+    from interp.claims import conclude, from_table
 
     (key,) = (run["key"] for run in report.value["runs"] if run["kind"] == "verify-neurons")
     run = report.store.get(key)
     asked = run.tables["answers"]
     rows = (asked["condition"] == "patch-tuned") & (asked["group"] == "positive") & asked["changed"]
     better = dataclasses.replace(asked, data={**asked.data, "equal_tuned": asked["equal_tuned"] | rows})
-    value, low, high = clustered_share(np.ones(int(rows.sum()), bool), asked["cluster"][rows])
-    made = [dataclasses.replace(claim, value=value, low=low, high=high, shown=True) if claim.name == "sufficiency" else
-            claim for claim in from_table(run.tables["claims"])]  # fmt: skip
+    claims = [finding.claim for finding in from_table(run.tables["claims"])]
     store = Store(folder / "runs")
     store.write(report.store.get(run.provenance.parent))
-    store.write(dataclasses.replace(run, tables={**run.tables, "answers": better, "claims": to_table(made)}))
+    store.write(conclude(dataclasses.replace(run, tables={**run.tables, "answers": better}), claims))
     return read(write_report(folder / "report.html", [key], store))
 
 

@@ -57,7 +57,16 @@ class PromptSet:
     clusters_given: bool = True
 
     def __post_init__(self) -> None:
+        if len({prompt.id for prompt in self.prompts}) < len(self.prompts):
+            raise PromptError(f"prompts of {self.source!r} share ids: join sets with PromptSet.joined(ONE, OTHER)")
         object.__setattr__(self, "prompts", _tie(self.prompts))
+
+    @staticmethod
+    def joined(*sets: "PromptSet") -> "PromptSet":
+        """The prompts of all sets, with new ids; clusters of one name are one cluster."""
+        prompts = [prompt for each in sets for prompt in each]
+        numbered = tuple(replace(prompt, id=row) for row, prompt in enumerate(prompts))
+        return PromptSet(numbered, " + ".join(each.source for each in sets), any(each.clusters_given for each in sets))
 
     def __len__(self) -> int:
         return len(self.prompts)
