@@ -222,6 +222,13 @@ def test_the_published_fit_is_adams_by_hand_in_float64():
     assert np.linalg.norm(weights - best) > 0.02 * np.linalg.norm(best)
 
 
+def test_rows_that_are_the_same_in_both_classes_have_no_weights():
+    """Scikit-learn's Newton solver gives up on these lengths, and goes on with another one."""
+    lengths = np.tile([11.0, 4, 7, 6, 11, 4, 0, 7, 11, 1], 2)[:, None]
+    weights, _ = optimum(lengths, np.repeat([1, 0], 10), [])
+    assert weights == pytest.approx([0], abs=1e-8)
+
+
 def test_the_published_fit_is_an_option_of_the_probe(study, modules):
     tables = {fit: LocateNeurons(method="probe", top="5", probe_fit=fit)(study) for fit in FITS}
     assert {fit: table.summary["probe_fit"] for fit, table in tables.items()} == {fit: fit for fit in FITS}

@@ -134,6 +134,8 @@ def optimum(features: np.ndarray, labels: np.ndarray, folds: Folds) -> tuple[np.
     def solve(rows: np.ndarray) -> LogisticRegression:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
+            # of few rows that are far apart: scikit-learn then goes on with another solver, to the same tolerance
+            warnings.filterwarnings("ignore", "Line search of Newton solver", ConvergenceWarning)
             penalty = 1 / (_WEIGHT_DECAY * len(rows))
             return LogisticRegression(C=penalty, solver="newton-cholesky", tol=1e-8, max_iter=1000).fit(
                 rotated[rows], labels[rows]
