@@ -218,7 +218,7 @@ def _drawn(
     options: Intruders, base: Tensor, change: Tensor | Factors | None, basis: Basis | None, seeds: tuple[int, int, int]
 ) -> tuple[int, int, float]:
     """Intruders, those apart, and the least cosine after a random update with the real one's singular values."""
-    if basis is None:
+    if basis is None or change is None:
         return 0, 0, 1.0
     seed, index, draw = seeds
     generator = torch.Generator().manual_seed((seed * 1_000_003 + index) * 10_007 + draw)

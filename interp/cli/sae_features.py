@@ -76,7 +76,7 @@ def command(
     run = None if common.diff is None else _diff(common)
     files = directory_digest(dictionary) if dictionary.is_dir() else file_digest(dictionary)
     given = {"dictionary": files, "tuned": common.model, "base": common.base, "common": common}
-    request = Request.of("sae-features", given | {"run": None if run is None else run.provenance.key})
+    request = Request.of("sae-features", given | {"run": None if run is None else run.require_provenance().key})
     title = f"{dictionary} in {common.model}"
     if (kept := request.recall()) is not None:
         for note in kept.notes:
@@ -151,5 +151,5 @@ def _reading(path: Path, common: Features, run: Table | None) -> Any:
     return DictionaryFeatures(
         dictionary, where, str(common.target or about.get("target") or ""), of, latents, common.top,
         common.by, not common.no_logits, common.contexts, common.window, draws=common.draws,
-        parent=None if run is None else run.provenance.key,
+        parent=None if run is None else run.require_provenance().key,
     )  # fmt: skip

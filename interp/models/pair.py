@@ -1,6 +1,6 @@
 """A base and its tuned child, held so that they can be compared: loaded, checked, fingerprinted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from interp.models import load, preflight, sources
 from interp.models.adapters import adopt, attach, memory_digests
 from interp.models.model import Model
 from interp.models.unwrap import unwrap
+from interp.prompts import decoded, end_id, pad_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +80,20 @@ class Pair:
         return self.base
 
     @property
+    def pad_id(self) -> int:
+        """Token id used for padding; padding never counts."""
+        return pad_id(self.tokenizer)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Token ids as text."""
+        return decoded(self.tokenizer, ids, skip_special_tokens)
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         """Token ids that end an answer, of the tokenizer and of the tuned model's generation settings."""
         configured = self.tuned.module.generation_config.eos_token_id
-        ids = configured if isinstance(configured, list) else [configured]
-        return tuple(sorted({index for index in (*ids, self.tokenizer.eos_token_id) if index is not None}))
+        ids: list[int | None] = [*configured] if isinstance(configured, list) else [configured]
+        return tuple(sorted({index for index in (*ids, end_id(self.tokenizer)) if index is not None}))
 
     @property
     def inputs(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from interp.analyzers.graft.findings import KEEPS, claims_of
 from interp.analyzers.graft.rows import Rows, layers_table
 from interp.claims import SUPPORTED, conclude
 from interp.display import as_sentence
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 from interp.maths.calibration import calibration_error
 from interp.models.grafts import PARTS, Scope
 from interp.prompts import PromptSet, prompt_notes
@@ -130,9 +130,13 @@ class Graft(Analyzer):
         if min(self.steps, self.draws, self.batch) < 1 or min(self.relaxed_steps, self.shuffles) < 0:
             raise OptionError("a graft needs at least one step, one question a step and one random mask")
 
+    @property
+    def _measuring(self) -> PromptSet:
+        return required(self.held_out, "a held-out task")
+
     def _require_disjoint(self, study: Study) -> None:
         study.pair.require_base("grafting")
-        if shared := set(study.contrast.positive.shared(self.held_out)):
+        if shared := set(study.contrast.positive.shared(self._measuring)):
             raise OptionError(f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}")
 
     def _ranking(self, kind: str, study: Study, scope: Scope, located: Questions, count: int) -> Tensor:
@@ -168,7 +172,7 @@ class Graft(Analyzer):
                 "kept_gain": {kind: rows.kept_gain(kind, count) for kind in kept},
                 "shuffles": self.shuffles,
                 "locating": len(study.contrast.positive),
-                "measuring": len(self.held_out),
+                "measuring": len(self._measuring),
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
@@ -186,7 +190,7 @@ class Graft(Analyzer):
                 if len(where)
             },
         )
-        run = conclude(run, claims_of(count, scope.size, len(self.held_out), self.shuffles))
+        run = conclude(run, claims_of(count, scope.size, len(self._measuring), self.shuffles))
         verdicts = run.summary["verdicts"]
         own = {
             "supported": verdicts["keeps"] == SUPPORTED,
@@ -214,7 +218,7 @@ class _Measured:
     def __init__(self, analyzer: Graft, study: Study, scope: Scope) -> None:
         tokenizer, context = study.pair.tokenizer, study.pair.tuned.context_length
         self.study, self.scope = study, scope
-        self.questions = Questions.of(tokenizer, analyzer.held_out.prompts, context)
+        self.questions = Questions.of(tokenizer, required(analyzer.held_out, "a held-out task").prompts, context)
         other = analyzer.other
         self.other = None if other is None else Questions.of(tokenizer, other.prompts, context)
         self.text = text_rows(tokenizer, study.contrast.negative.texts, context)
@@ -255,7 +259,8 @@ class _Measured:
         return questions.graded(groups, run_logits(self.study.engine, model), model.device)
 
     def _numbers(self, model, seen: Graded) -> dict[str, float]:
-        numbers = {"agreement": float(np.mean(seen.choice == self.tuned.choice))}
+        tuned = required(self.tuned, "what the tuned model itself answers")
+        numbers = {"agreement": float(np.mean(seen.choice == tuned.choice))}
         if not np.isnan(seen.confidence).any():
             for bins in (15, 10):
                 numbers[f"calibration-error-{bins}"] = calibration_error(seen.confidence, seen.correct, bins)

@@ -159,7 +159,7 @@ def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) 
     sizes = {piece.name: piece.size for piece in scope.pieces}
     moved = {piece.name: float(piece.moved.norm()) for piece in scope.pieces}
     rows = [(kind, name, len(where)) for kind, by_name in indices.items() for name, where in by_name.items()]
-    kinds, names, kept = ([row[i] for row in rows] for i in range(3))
+    kinds, names, kept = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
     layers = [re.match(re.escape(scope.model.anatomy.blocks_path) + r"\.(\d+)\.", name) for name in names]
     parts = _parts(scope.model.anatomy)
     size = np.array([sizes[name] for name in names], np.int64)

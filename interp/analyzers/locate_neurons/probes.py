@@ -189,7 +189,7 @@ def _folds(study: Study, labels: np.ndarray) -> Folds:
     """Rows to train and to test on, no cluster or twin in both; none where there are too few clusters."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    groups = study.contrast.clusters
+    groups = study.require_contrast().clusters
     count = min(_FOLDS, len(np.unique(groups)))
     if count < 2:
         return []
