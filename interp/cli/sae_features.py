@@ -10,7 +10,7 @@ from interp.cli.common import Running, takes
 from interp.cli.reading import numbers, site_of
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 from interp.provenance import directory_digest, file_digest
 from interp.table import Table
 
@@ -120,7 +120,7 @@ def _diff(common: Features) -> Table:
     """The run of ``--diff``; OptionError for a run of another kind, or one that claims nothing."""
     from interp.store import Store
 
-    found = Store(common.store).get(common.diff)
+    found = Store(common.store).get(required(common.diff, "--diff RUN"))
     if found.kind != "dictionary-diff":
         raise OptionError(f"run {common.diff} is of kind {found.kind}; give the key of a sae diff run (interp ls)")
     if not _claimed(found):

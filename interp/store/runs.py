@@ -214,7 +214,7 @@ class Store:
             key=table.require_provenance().key,
             kind=table.kind,
             written=datetime.now(UTC).isoformat(timespec="microseconds"),
-            provenance=table.provenance,
+            provenance=table.require_provenance(),
             table=write("table.parquet", table),
             tables={name: write(f"tables/{name}.parquet", content) for name, content in table.tables.items()},
             arrays=Part(**part("arrays.safetensors")) if table.arrays else None,
