@@ -26,6 +26,7 @@ from interp.claims import SUPPORTED, conclude
 from interp.display import as_sentence
 from interp.errors import OptionError, required
 from interp.maths.calibration import calibration_error
+from interp.maths.host import to_host
 from interp.models.grafts import PARTS, Scope
 from interp.prompts import PromptSet, prompt_notes
 from interp.study import Study
@@ -153,7 +154,7 @@ class Graft(Analyzer):
     def _drawn(self, kind: str, scope: Scope, like: Tensor, seed: int) -> Tensor:
         if kind == "matched":
             return masks.matched_mask(scope, like, seed)
-        return masks.random_mask(scope, int(like.sum()), seed)
+        return masks.random_mask(scope, _count(like), seed)
 
     def _table(
         self, study: Study, scope: Scope, rows: Rows, kept: dict[str, Tensor], count: int, limits: list[str]
@@ -199,6 +200,10 @@ class Graft(Analyzer):
         return replace(run, summary={**run.summary, **own})
 
 
+def _count(mask: Tensor) -> int:
+    return int(to_host(mask.sum()))
+
+
 def _rounded(shuffled: Scope) -> list[str]:
     """Where the model's dtype changes the shuffled movement, that it does."""
     still, length = shuffled.rounding()
@@ -206,7 +211,7 @@ def _rounded(shuffled: Scope) -> list[str]:
         return []
     dtype = str(shuffled.pieces[0].base.dtype).removeprefix("torch.")
     return [
-        f"The shuffled movement is rounded to {dtype} in the base: {still:,} of {int((shuffled.moved != 0).sum()):,} "
+        f"The shuffled movement is rounded to {dtype} in the base: {still:,} of {_count(shuffled.moved != 0):,} "
         f"weights that moved stand still, and it is {length:.3f} times as long as the fine-tuned model's (first "
         "shuffle). With --dtype float32 it is the same movement."
     ]
@@ -234,7 +239,7 @@ class _Measured:
         """Everything of one graft."""
         with (scope or self.scope).grafted(mask) as model:
             seen = self._graded(self.questions, model)
-            self.rows.add(kind, int(mask.sum()), seen, self._numbers(model, seen))
+            self.rows.add(kind, _count(mask), seen, self._numbers(model, seen))
 
     def of_draw(self, kind: str, draw: int, mask: Tensor) -> None:
         """One of many random masks: everything of the first, right answers of the rest."""
@@ -242,17 +247,17 @@ class _Measured:
             self.of_mask(kind, mask)
         with self.scope.grafted(mask) as model:
             seen = self._graded(self.questions, model)
-        self.rows.add_draw(kind, draw, int(mask.sum()), seen)
+        self.rows.add_draw(kind, draw, _count(mask), seen)
 
     def of_shuffle(self, shuffle: int, mask: Tensor, shuffled: Scope) -> None:
         """A mask on shuffled movement: everything of the first, right answers of every one."""
         if shuffle == 0:
             self.of_mask("shuffled", mask, shuffled)
-            seen = self.rows.seen["shuffled", int(mask.sum())]
+            seen = self.rows.seen["shuffled", _count(mask)]
         else:
             with shuffled.grafted(mask) as model:
                 seen = self._graded(self.questions, model)
-        self.rows.add_shuffle(int(mask.sum()), seen)
+        self.rows.add_shuffle(_count(mask), seen)
 
     def _graded(self, questions: Questions, model) -> Graded:
         groups = self.study.batches(questions.read, model)

@@ -143,7 +143,7 @@ class IntruderScaling(Analyzer):
                     free.remove(near)
                     pair.append(("neighbour", near))
                 for kind, at in pair:
-                    sigma = float(found.values[at])
+                    sigma = float(to_host(found.values[at]))
                     left, right = found.left[:, at].float(), found.right[:, at].float()
                     chosen[kind].append(Direction(Weight(layer, part), left, sigma, right))
                     about.append((kind, layer, part, at + 1, sigma))

@@ -106,8 +106,9 @@ def _pool(study: Study, positions: str, hooks: list[str], pooled: np.ndarray) ->
             pad_id=study.pad_id,
         ):  # fmt: skip
             read = chosen(seen.roles, positions)
-            if not read.any(1).all():
-                row = int(seen.rows[int((~read.any(1)).nonzero()[0])])
+            reads = to_host(read.any(1))
+            if not reads.all():
+                row = int(to_host(seen.rows)[np.flatnonzero(~reads)[0]])
                 raise OptionError(
                     f"{study.prompts(group).source}, row {study.prompts(group).prompts[row].id} has no {positions} "
                     "tokens to probe; use --positions prompt"

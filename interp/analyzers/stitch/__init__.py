@@ -21,6 +21,7 @@ from interp.analyzers.stitch.rows import Asked, Rows
 from interp.claims import SUPPORTED, conclude
 from interp.display import as_sentence
 from interp.errors import OptionError, PairError, required
+from interp.maths.host import to_host
 from interp.models.grafts import PARTS, Scope
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -137,8 +138,8 @@ class Stitch(Analyzer):
         self, study: Study, tunes: Sequence[Partner], scopes: Sequence[Scope], found: Sequence[Tensor], rows: Rows
     ) -> Table:
         indices = {f"tune {at}": s.indices(m) for at, (s, m) in enumerate(zip(scopes, found, strict=True), 1)}
-        kept = [int(mask.sum()) for mask in found]
-        met = int((torch.stack(list(found)).sum(0) > 1).sum())
+        kept = [int(to_host(mask.sum())) for mask in found]
+        met = int(to_host((torch.stack(list(found)).sum(0) > 1).sum()))
         run = rows.table(
             self.name,
             provenance=study.provenance(self),
