@@ -22,6 +22,7 @@ from benchmarks.dictionaries_steps import PEERS, D, F, K, N, data, serve
 from benchmarks.page import machine, markdown, write_section
 from interp.dictionaries import Dictionary, DictionaryConfig, Training
 from interp.dictionaries.learner import Learner
+from interp.errors import required
 
 DEAD = 500
 
@@ -69,7 +70,7 @@ def started(threads: int, only: list[str] | None) -> dict[str, subprocess.Popen]
 
 
 def _answer(process: subprocess.Popen) -> dict:
-    for line in process.stdout:
+    for line in required(process.stdout, "a pipe"):
         if line.startswith("{"):  # other libraries print too
             return json.loads(line)
     return {}
@@ -81,12 +82,13 @@ def measure(threads: int, rounds: int, only: list[str] | None = None) -> str:
     taken = {name: [] for name in processes}
     for number in range(rounds):
         for name, process in processes.items():
-            process.stdin.write("\n")
-            process.stdin.flush()
+            pipe = required(process.stdin, "a pipe")
+            pipe.write("\n")
+            pipe.flush()
             taken[name].append(_answer(process))
             print(f"round {number + 1}, {threads} threads, {name}: {taken[name][-1]}", file=sys.stderr, flush=True)
     for process in processes.values():
-        process.stdin.close()
+        required(process.stdin, "a pipe").close()
         process.wait()
     middle = {
         n: {k: float(np.median([one[k] for one in t])) for k in ("seconds", "cpu", "peak")} for n, t in taken.items()

@@ -44,7 +44,9 @@ def plain():
         adam.zero_grad()
         loss.backward()
         with torch.no_grad():
-            w_dec.grad -= (w_dec.grad * w_dec).sum(1, keepdim=True) * w_dec
+            slope = w_dec.grad
+            assert slope is not None  # backward gave it
+            slope -= (slope * w_dec).sum(1, keepdim=True) * w_dec
             torch.nn.utils.clip_grad_norm_(given, 1.0)
             adam.step()
             w_dec.data = torch.nn.functional.normalize(w_dec, dim=1)

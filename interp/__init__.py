@@ -28,7 +28,8 @@ _HOMES = {
 }
 # fmt: on
 
-__all__ = sorted(_HOMES)
+# names are loaded on first use: no checker of types can list them
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> _Any:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engines import Batch, Edit, Engine
-from interp.errors import UnsupportedModel
+from interp.errors import OptionError, UnsupportedModel, required
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.prompts import Encoded
@@ -54,6 +54,12 @@ class Captured:
     roles: Int[Tensor, "B T"]
     values: Mapping[tuple[str, Site], Float[Tensor, "B T _"]]
     logits: Mapping[str, Float[Tensor, "B kept V"] | None]
+
+    def require_logits(self, role: str) -> Float[Tensor, "B kept V"]:
+        """The logits of a model, or OptionError for a pass that was asked for none (``keep`` 0)."""
+        if (found := self.logits[role]) is None:
+            raise OptionError("this pass kept no logits; ask for them with keep")
+        return found
 
 
 def batches(
@@ -108,13 +114,13 @@ def capture(
     for rows in groups:
         values: dict[tuple[str, Site], Tensor] = {}
         logits: dict[str, Tensor | None] = {}
-        batch = roles = None
+        held = None
         for role, model in models.items():
-            batch, roles = make_batch(encoded, rows, pad_id, model.device, side)
+            batch, _ = held = make_batch(encoded, rows, pad_id, model.device, side)
             run = engine.run(model, batch, reads=reads, edits=edits, keep=keep)
             logits[role] = run.logits
             values.update({(role, site): value for site, value in run.values.items()})
-        yield Captured(torch.tensor(rows), batch, roles, values, logits)
+        yield Captured(torch.tensor(rows), *required(held, "a model to read"), values, logits)
 
 
 def require_parts(engine: Engine, model: Model, encoded: Encoded) -> None:

@@ -22,6 +22,7 @@ from interp.models.units import NEURON, Unit
 from interp.sites import Site
 
 Units = Mapping[int, Int[Tensor, " K"]]
+Kind = Literal["zero", "mean", "donor", "activation", "weights", "edits"]
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ class Intervention:
 
     name: str
     units: Units
-    kind: Literal["zero", "mean", "donor", "activation", "weights", "edits"] = "zero"
+    kind: Kind = "zero"
     means: Mapping[int, Float[Tensor, " N"]] = field(default_factory=dict)
     donor: Model | None = None
     twin: bool = False

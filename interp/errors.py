@@ -27,6 +27,10 @@ InterpError
 └── ClaimError               a claim that its stored tables do not support
 """
 
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
 
 class InterpError(Exception):
     """Base of every refusal; ``str(error)`` is one line for a person."""
@@ -120,3 +124,10 @@ class DictionaryError(InterpError):
 
 class ClaimError(InterpError):
     """A claim that its stored tables do not support."""
+
+
+def required(value: Value | None, what: str) -> Value:
+    """``value``; OptionError naming what is missing where it is None."""
+    if value is None:
+        raise OptionError(f"{what} is needed here and there is none")
+    return value

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.edit import Intervention
 from interp.engines import Batch, Edit, Engine
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.sites import Site
@@ -60,7 +60,7 @@ def answer_logits(
             activations = read_donor(engine, intervention, text, answers)
         real = _donor_batch(intervention, text, answers).real if intervention.twin else None
         edits = intervention.bind(activations, real)
-    logits = engine.run(model, batch, edits=edits, keep=longest).logits
+    logits = engine.run(model, batch, edits=edits, keep=longest).require_logits()
     target = Batch.pad(answers, text.pad_id, device=model.device, length=longest)
     return logits, target.ids, target.mask
 
@@ -80,7 +80,8 @@ def _donor_batch(intervention: Intervention, text: Text, answers: Sequence[Seque
     width = max(len(prompt) for prompt in (*text.prompts, *(text.twins or ()))) + longest - 1
     prompts = text.donor_prompts(intervention)
     read = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
-    return Batch.pad(read, text.pad_id, device=intervention.donor.device, length=width)
+    donor = required(intervention.donor, "a donor")
+    return Batch.pad(read, text.pad_id, device=donor.device, length=width)
 
 
 def would_answer(
@@ -114,9 +115,10 @@ def generate(
     width = max(longest)
     batch = Batch.pad(text.prompts, text.pad_id, device=model.device, length=width)
     follower = None
-    if intervention is not None and intervention.donor is not None:
+    donor = None if intervention is None else intervention.donor
+    if intervention is not None and donor is not None:
         prompts = text.donor_prompts(intervention)
-        follower = Batch.pad(prompts, text.pad_id, device=intervention.donor.device, length=width)
+        follower = Batch.pad(prompts, text.pad_id, device=donor.device, length=width)
     stops = torch.tensor(text.stop_ids, device=model.device)
     done = torch.zeros(len(text.prompts), dtype=torch.bool, device=model.device)
     written, cache, donor_cache = [], None, None
@@ -124,15 +126,13 @@ def generate(
         edits: Sequence[Edit] = ()
         if intervention is not None:
             activations = {}
-            if follower is not None:
-                run = engine.run(
-                    intervention.donor, follower, reads=intervention.reads, keep=0, cache=donor_cache, use_cache=True
-                )
+            if donor is not None and follower is not None:
+                run = engine.run(donor, follower, reads=intervention.reads, keep=0, cache=donor_cache, use_cache=True)
                 activations, donor_cache = run.values, run.cache
             edits = intervention.bind(activations, follower.real if intervention.twin and follower else None)
         run = engine.run(model, batch, edits=edits, keep=1, cache=cache, use_cache=True)
         cache = run.cache
-        token = run.logits[:, -1].argmax(-1).masked_fill(done, text.pad_id)
+        token = run.require_logits()[:, -1].argmax(-1).masked_fill(done, text.pad_id)
         written.append(token)
         done |= torch.isin(token, stops) | (limit <= step + 1)
         if to_host(done.all()):

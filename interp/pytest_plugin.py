@@ -69,28 +69,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read the reports: what is none ends the session in one line, before anything is collected."""
     # a worker of pytest-xdist parses its options twice, and lists grow twice as long
-    given = list(dict.fromkeys(Path(name) for name in config.getoption("interp_report")))
-    prompts = list(dict.fromkeys(config.getoption("interp_prompts")))
+    given = list(dict.fromkeys(Path(name) for name in _given(config, "interp_report")))
+    prompts = list(dict.fromkeys(_given(config, "interp_prompts")))
     config.option.interp_prompts = prompts
     if not given:
         for option in ("interp_remeasure", "interp_prompts"):
-            if config.getoption(option):
+            if _given(config, option):
                 raise pytest.UsageError(f"--{option.replace('_', '-')} needs --interp-report FILE")
         return
-    if not 0 <= config.getoption("interp_tolerance") < float("inf"):
-        raise pytest.UsageError(f"--interp-tolerance {config.getoption('interp_tolerance')} is no tolerance; use 1e-6")
+    if not 0 <= _given(config, "interp_tolerance") < float("inf"):
+        raise pytest.UsageError(f"--interp-tolerance {_given(config, 'interp_tolerance')} is no tolerance; use 1e-6")
     where = config.invocation_params.dir
     config.stash[_REPORTS] = {path: _read(config, path) for path in ((where / name).resolve() for name in given)}
     named = [*config.args] if config.args_source is config.ArgsSource.ARGS else []
     config.args[:] = [*named, *(str(path) for path in config.stash[_REPORTS] if str(path) not in named)]
-    if config.getoption("interp_remeasure") or prompts:
+    if _given(config, "interp_remeasure") or prompts:
         config.stash[_AGAIN] = _again(config, [str(where / path) for path in prompts])
+
+
+def _given(config: pytest.Config, name: str) -> Any:
+    return config.getoption(name)
 
 
 def _read(config: pytest.Config, path: Path) -> Any:
     from interp.report.document import read
 
-    store = config.getoption("interp_store")
+    store = _given(config, "interp_store")
     try:
         return read(path, store and config.invocation_params.dir / store)
     except InterpError as error:
@@ -103,7 +107,7 @@ def _again(config: pytest.Config, prompts: list[str]) -> Any:
     worker = getattr(config, "workerinput", None)
     folder = Path(worker[_FOLDER] if worker else tempfile.mkdtemp(prefix="interp-again-"))
     try:
-        return Again(folder, prompts, config.getoption("interp_tolerance"), config.invocation_params.dir)
+        return Again(folder, prompts, _given(config, "interp_tolerance"), config.invocation_params.dir)
     except InterpError as error:
         raise pytest.UsageError(f"--interp-prompts: {error}") from None
 
@@ -138,7 +142,7 @@ class ReportFile(pytest.File):
         report, again = self.config.stash[_REPORTS][self.path.resolve()], self.config.stash.get(_AGAIN, None)
         found = [*checks(report)]
         if again is not None:
-            found += again.remeasured(report) if self.config.getoption("interp_remeasure") else []
+            found += again.remeasured(report) if _given(self.config, "interp_remeasure") else []
             found += again.on_fresh_prompts(report)
         for check in found:
             yield CheckItem.from_parent(self, name=check.name, check=check)
@@ -171,7 +175,7 @@ def interp_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     from interp.store import Store
 
     config = request.config
-    if named := config.getoption("interp_store"):
+    if named := _given(config, "interp_store"):
         return Store(config.invocation_params.dir / named)
     if named := config.getini("interp_store"):
         return Store((config.inipath.parent if config.inipath else config.rootpath) / named)
@@ -231,7 +235,7 @@ def blessed(request: pytest.FixtureRequest) -> Callable[..., None]:
         used.add(name)
         folder = request.path.parent / "blessed" / request.path.stem
         words = request.node.nodeid.split("::", 1)[1] + (f"-{name}" if name else "")
-        compare_blessed(table, folder / f"{_file_name(words)}.json", rtol, request.config.getoption("interp_bless"))
+        compare_blessed(table, folder / f"{_file_name(words)}.json", rtol, _given(request.config, "interp_bless"))
 
     return compare
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from tqdm import tqdm
 
@@ -28,9 +28,13 @@ GROUPS = ("positive", "negative")
 class HasOptions(Protocol):
     """What provenance needs to know of an analyzer."""
 
-    name: str
-    version: int
-    parent: str | None
+    name: ClassVar[str]
+    version: ClassVar[int]
+
+    @property
+    def parent(self) -> str | None:
+        """Key of the run that it builds on."""
+        ...
 
     @property
     def options(self) -> dict[str, Any]:
@@ -88,11 +92,17 @@ class Study:
         """The classes that there are prompts of: ``positive``, and ``negative`` in a contrast."""
         return self.contrast.classes
 
-    def require_metric(self, what: str) -> Metric:
+    def require_metric(self, what: str = "this") -> Metric:
         """The metric, or OptionError naming what needs it."""
         if self.metric is None:
             raise OptionError(f"{what} needs a metric and the study has none")
         return self.metric
+
+    def require_contrast(self, what: str = "this") -> Contrast:
+        """The prompts of both classes, or PromptError naming what needs them."""
+        if isinstance(self.contrast, OneClass):
+            raise PromptError(f"{what} needs two classes of prompts and there is one; give --negative FILE too")
+        return self.contrast
 
     def on(self, contrast: Contrast | OneClass) -> "Study":
         """The same study on other prompts."""
@@ -118,17 +128,17 @@ class Study:
 
     def posed(self, group: str) -> list[Encoded]:
         """The prompts of a class with what of an answer the metric must read before it gives its number."""
-        if not self.metric.applies(group):
+        if not self.require_metric().applies(group):
             return self.encoded(group)
         if ("posed", group) not in self._kept:
-            rows = zip(self.encoded(group), self.prompts(group), strict=True)
-            self._kept["posed", group] = [coded.with_decision(self.metric.suffix(prompt)) for coded, prompt in rows]
+            metric, rows = self.require_metric(), zip(self.encoded(group), self.prompts(group), strict=True)
+            self._kept["posed", group] = [coded.with_decision(metric.suffix(prompt)) for coded, prompt in rows]
         return self._kept["posed", group]
 
     def objective(self, group: str, rows: Sequence[int]) -> Objective:
         """The metric's number for some rows of a class, of the logits of a batch of their ``posed`` texts."""
         prompts = self.prompts(group).prompts
-        return self.metric.objective([prompts[row] for row in rows])
+        return self.require_metric().objective([prompts[row] for row in rows])
 
     def require_parts(self) -> None:
         """Prove on one prompt that both models are read exactly; raises UnsupportedModel."""
@@ -138,7 +148,7 @@ class Study:
     @property
     def pad_id(self) -> int:
         """Token id used for padding; padding never counts."""
-        return self.pair.tokenizer.pad_token_id or 0
+        return self.pair.pad_id
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -159,7 +169,7 @@ class Study:
     def twins(self, group: str) -> list[int]:
         """For every prompt of a class the row of its twin in the other."""
         if ("twins", group) not in self._kept:
-            contrast = self.contrast
+            contrast = self.require_contrast()
             if group == "negative":
                 contrast = Contrast(contrast.negative, contrast.positive)
             self._kept["twins", group] = contrast.twins()
@@ -210,7 +220,7 @@ class Study:
 
     def decode(self, answer: Sequence[int]) -> str:
         """An answer as text, without special tokens."""
-        return self.pair.tokenizer.decode(list(answer), skip_special_tokens=True).strip()
+        return self.pair.decode(answer, skip_special_tokens=True).strip()
 
     def progress(self, items: Sequence[Item], what: str) -> Iterable[Item]:
         """The items, with rate and time left on a terminal."""
@@ -271,7 +281,7 @@ def study_of(
     prompts = OneClass(first) if negative is None else Contrast(first, _prompts(negative, "negative", column=column))
     if metric == "refusal":
         metric = Refusal.of(pair.tokenizer)
-    elif of_task:
+    elif isinstance(metric, str):
         metric = Task.of(pair.tokenizer, list(first), metric)
     return Study(pair, prompts.limit(max_prompts), metric, **rest)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from interp.display import described, table_html
-from interp.errors import OptionError
+from interp.errors import OptionError, StoreError
 from interp.provenance import JSON, Provenance, plain, whole_text
 
 # Column types by role; the first is the type of a column given as an empty list.
@@ -118,6 +118,12 @@ class Table:
         object.__setattr__(self, "summary", plain(self.summary, "summary", finite=False))
         object.__setattr__(self, "tables", dict(self.tables))
         object.__setattr__(self, "arrays", arrays)
+
+    def require_provenance(self) -> Provenance:
+        """The provenance, or StoreError for a table that no run made."""
+        if self.provenance is None:
+            raise StoreError(f"a table of kind {self.kind} without provenance is of no run; give one that has it")
+        return self.provenance
 
     @classmethod
     def from_rows(cls, kind: str, columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], **rest: Any) -> Table:

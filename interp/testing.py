@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from interp.claims import Finding, check, from_table
-from interp.errors import ClaimError, InterpError
+from interp.errors import ClaimError, InterpError, required
 from interp.maths.intervals import cluster_interval
 from interp.table import Table, dtype_name
 
@@ -57,7 +57,7 @@ def assert_localised(verified: Any, claims: Sequence[str] = LOCALISED, most: int
     if most is not None:
         count = table.summary.get("selected")
         _require(isinstance(count, int), f"a run of {table.kind} does not say how many units were selected")
-        _require(count <= most, f"{count} units are selected, more than the {most} allowed")
+        _require(required(count, "their number") <= most, f"{count} units are selected, more than the {most} allowed")
 
 
 def assert_behaves(

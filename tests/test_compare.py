@@ -12,7 +12,7 @@ from interp import claims, organisms
 from interp.analyzers.compare import Compare
 from interp.analyzers.compare.passes import lenses, stream_sites
 from interp.engines import Batch, TorchEngine, engine_named
-from interp.errors import OptionError, PairError
+from interp.errors import OptionError, PairError, PromptError
 from interp.figures import plot
 from interp.maths.alignment import cka_interval, debiased_cka, linear_cka
 from interp.models.changes import tensor_changes
@@ -37,6 +37,16 @@ def pair_of(name, size=0.02):
 
 def study_of(pair, count=5, **options):
     return Study(pair, OneClass(tiny.contrast(count).positive), None, **options)
+
+
+def test_a_study_names_what_it_lacks():
+    bare = study_of(pair_of("llama"))
+    with pytest.raises(OptionError, match="this needs a metric and the study has none"):
+        bare.require_metric()
+    with pytest.raises(PromptError, match="a probe needs two classes of prompts and there is one"):
+        bare.require_contrast("a probe")
+    both = tiny.contrast(5)
+    assert bare.on(both).require_contrast() is both
 
 
 def logits_of(module, ids):

@@ -8,6 +8,7 @@ import torch
 from interp.capture import batches, capture, make_batch
 from interp.edit import Add
 from interp.engines import Batch, Engine, TorchEngine
+from interp.errors import OptionError
 from interp.metrics import Refusal
 from interp.models.model import Model
 from interp.prompts import COMPLETION, CONTENT, DECISION, Encoded, encode
@@ -45,7 +46,10 @@ def test_logits_are_the_modules_own(models, family, dtype):
     kept = model.module(input_ids=batch.ids, logits_to_keep=2).logits
     assert torch.equal(ENGINE.run(model, batch, keep=2).logits, kept)
     torch.testing.assert_close(ENGINE.run(model, batch).logits, own[:, -1:])
-    assert ENGINE.run(model, batch, keep=0).logits is None
+    bare = ENGINE.run(model, batch, keep=0)
+    assert bare.logits is None
+    with pytest.raises(OptionError, match="kept no logits"):
+        bare.require_logits()
     # reading changes nothing
     assert torch.equal(ENGINE.run(model, batch, reads=SITES, keep=None).logits, own)
     assert isinstance(ENGINE, Engine)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from interp.errors import StoreError
 from interp.provenance import Provenance
 from interp.table import Column, Table, table
 
@@ -28,6 +29,13 @@ def test_values_types_and_descriptions():
     assert made.column("score") == Column("score", "measure", "effect", "nats")
     with pytest.raises(KeyError, match="no column 'nope': it has layer"):
         made["nope"]
+
+
+def test_a_table_of_no_run_says_so_where_its_run_is_asked_for():
+    made = Provenance("demo", 1)
+    assert small(provenance=made).require_provenance() == made
+    with pytest.raises(StoreError, match="of kind demo without provenance"):
+        small().require_provenance()
 
 
 def test_arrays_are_copies_and_read_only():

@@ -41,11 +41,11 @@ class Runs:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len({run.provenance.key for run in self.tables}) < 2:
+        if len({run.require_provenance().key for run in self.tables}) < 2:
             raise OptionError("agreement needs two runs at least; give keys of stored runs (interp ls)")
-        first = self.tables[0].provenance
+        first = self.tables[0].require_provenance()
         for run in self.tables:
-            made = run.provenance
+            made = run.require_provenance()
             if run.kind not in METHODS:
                 raise OptionError(
                     f"run {made.key} is of kind {run.kind}, which says nothing of places; use {', '.join(METHODS)}"
@@ -56,9 +56,9 @@ class Runs:
 
     def provenance(self, analyzer: Any) -> Provenance:
         """What a result of this analyzer on these runs is made from."""
-        first = self.tables[0].provenance
+        first = self.tables[0].require_provenance()
         inputs = {role: first.inputs[role] for role in ROLES if first.inputs.get(role)}
-        inputs |= {"runs": sorted(run.provenance.key for run in self.tables), "seed": self.seed}
+        inputs |= {"runs": sorted(run.require_provenance().key for run in self.tables), "seed": self.seed}
         context = {name: first.context[name] for name in ("base", "tuned") if name in first.context}
         context["environment"] = environment()
         return Provenance(analyzer.name, analyzer.version, analyzer.options, None, inputs, context)
@@ -86,7 +86,7 @@ class Agreement:
         """Lay the runs over each other."""
         if self.draws < 19:
             raise OptionError(f"{self.draws} draws cannot give p of 0.05; use 19 at least")
-        tables = sorted(runs.tables, key=lambda run: (list(METHODS).index(run.kind), run.provenance.key))
+        tables = sorted(runs.tables, key=lambda run: (list(METHODS).index(run.kind), run.require_provenance().key))
         named: dict[str, list[Place]] = {}
         for name, run in zip(_names(tables), tables, strict=True):
             named.setdefault(name, []).extend(METHODS[run.kind][1](run))
@@ -97,7 +97,9 @@ class Agreement:
         made = [pair.claim for pair in pairs]
         keys: dict[str, str] = {}
         for name, run in zip(_names(tables), tables, strict=True):
-            keys[name] = f"{keys[name]} {run.provenance.key}" if name in keys else run.provenance.key
+            keys[name] = (
+                f"{keys[name]} {run.require_provenance().key}" if name in keys else run.require_provenance().key
+            )
         run = _places(
             named,
             list(keys.values()),
@@ -121,7 +123,7 @@ class Agreement:
 def _names(tables: Sequence[Table]) -> list[str]:
     """One name per run: of its method, with its key where two runs are of one, unless they are taken together."""
     names = [METHODS[run.kind][0] for run in tables]
-    keys = [run.provenance.key for run in tables]
+    keys = [run.require_provenance().key for run in tables]
     return [
         f"{name} {key[:8]}" if names.count(name) > 1 and name not in POOLED else name
         for name, key in zip(names, keys, strict=True)

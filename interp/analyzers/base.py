@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from hashlib import sha256
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from interp.study import Study
 from interp.table import Table
 
 Examined = Study | WeightPair
+Examine = TypeVar("Examine", bound=Callable[..., Table])
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,12 @@ def fingerprint(value: Any, name: str = "value") -> JSON:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Analyzer):
-        return {"name": value.name, "version": value.version, "options": value.options, "parent": value.parent}
+        return {
+            "name": value.name,
+            "version": value.version,
+            "options": value.options,
+            "parent": getattr(value, "parent", None),
+        }
     if isinstance(value, Table):
         return value.provenance.key if value.provenance else _of_table(value, name)
     if isinstance(value, (PromptSet, Contrast, OneClass, Dictionary)):
@@ -82,7 +88,8 @@ def fingerprint(value: Any, name: str = "value") -> JSON:
         return {key: fingerprint(one, f"{name}.{key}") for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [fingerprint(one, f"{name}[{at}]") for at, one in enumerate(value)]
-    if isinstance(value, (np.bool_, np.integer, np.float16, np.float32)):
+    small = isinstance(value, np.floating) and value.dtype in (np.float16, np.float32)
+    if small or isinstance(value, (np.bool_, np.integer)):
         return plain(value, name)
     if isinstance(value, np.ndarray) and value.dtype == object:
         return {"shape": list(value.shape), "values": fingerprint(list(value.flat), name)}
@@ -108,7 +115,7 @@ def _of_table(table: Table, name: str) -> JSON:
     return digest({"kind": table.kind, "columns": columns, "summary": table.summary, "tables": parts, "arrays": arrays})
 
 
-def _backing_off(examine: Callable[[Any, Examined], Table]) -> Callable[[Any, Examined], Table]:
+def _backing_off(examine: Examine) -> Examine:
     @wraps(examine)
     def call(self: Analyzer, study: Examined) -> Table:
         # from the start: what a batch had added to running sums before it failed would count twice
@@ -122,4 +129,4 @@ def _backing_off(examine: Callable[[Any, Examined], Table]) -> Callable[[Any, Ex
             # only here is the error gone, and with it the tensors that its frames held
             study.back_off(reason)
 
-    return call
+    return cast(Examine, call)

@@ -8,7 +8,7 @@ matters.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class Coalitions(Analyzer):
     @classmethod
     def of(cls, located: Table, **options) -> "Coalitions":
         """The analyzer for a locating run's table."""
-        return cls(located=located, parent=located.provenance.key, **options)
+        return cls(located=located, parent=located.require_provenance().key, **options)
 
     def __call__(self, study: Study) -> Table:
         """Draw halves, predict, measure."""
@@ -81,7 +81,9 @@ class Coalitions(Analyzer):
         null = np.array(
             [rank_correlation(inside @ _shuffled(scores, generator), exact) for _ in range(self.permutations)]
         )
-        slope = linregress(predicted, exact).slope if np.ptp(predicted) else float("nan")
+        line: Any = linregress(predicted, exact) if np.ptp(predicted) else None  # scipy's annotations name no field
+        slope = float("nan") if line is None else line.slope
+        words = study.require_metric().words
         run = table(
             self.name,
             {
@@ -89,7 +91,7 @@ class Coalitions(Analyzer):
                 "draw": (np.arange(len(exact)) // 2, "key", "a half and its complement share one"),
                 "size": (inside.sum(1), "measure", "units given their base contributions"),
                 "predicted": (predicted, "measure", "sum of their scores"),
-                "exact": (exact, "measure", f"fall of the {study.metric.words.number}", study.metric.words.unit),
+                "exact": (exact, "measure", f"fall of the {words.number}", words.unit),
                 "predicted_standard": (_standard(predicted), "measure", "predicted, in standard deviations"),
             },
             provenance=study.provenance(self),

@@ -161,10 +161,11 @@ class DictionaryDiff(Analyzer):
             told.sinks.update(to_host(got.batch.ids[counted])[~kept].tolist())
             here = torch.from_numpy(kept).to(counted.device)
             owner = owners[got.rows].to(counted.device)[:, None].expand_as(counted)[counted][here]
-            yield (
-                *(part[here.to(part.device)] for part in rows), owner,
-                *(() if self.content_only else ((got.roles[counted] == OTHER)[here],)),
-            )  # fmt: skip
+            base, tuned = (part[here.to(part.device)] for part in rows)
+            if self.content_only:
+                yield base, tuned, owner
+            else:
+                yield base, tuned, owner, (got.roles[counted] == OTHER)[here]
 
 
 @dataclass
@@ -191,11 +192,11 @@ def _encoded(study: Study) -> tuple[list[Encoded], Tensor]:
 
 def _alive(norms: Sequence[Float[np.ndarray, "2 _"]], sinks: float) -> list[Bool[np.ndarray, " _"]]:
     """Rows whose norm is finite, and in both models at most ``sinks`` of that model's medians, batch by batch."""
-    finite = [np.isfinite(part).all(0) for part in norms]
+    finite = [np.all(np.isfinite(part), axis=0) for part in norms]
     if not sinks:
         return finite
     seen = np.concatenate([part[:, kept] for part, kept in zip(norms, finite, strict=True)], 1)
     if not seen.size:
         return finite
     most = sinks * np.median(seen, axis=1)
-    return [kept & (part <= most[:, None]).all(0) for part, kept in zip(norms, finite, strict=True)]
+    return [kept & np.all(part <= most[:, None], axis=0) for part, kept in zip(norms, finite, strict=True)]

@@ -48,7 +48,7 @@ class Dissociation(Analyzer):
     @classmethod
     def of(cls, first: Table, second: Table, other: Study, **options) -> "Dissociation":
         """The analyzer for two locating runs' tables and the second behaviour's study."""
-        return cls(first=first, second=second, other=other, parent=first.provenance.key, **options)
+        return cls(first=first, second=second, other=other, parent=first.require_provenance().key, **options)
 
     def __call__(self, study: Study) -> Table:
         """Measure all four cells, and the random sets beside them."""
@@ -60,7 +60,7 @@ class Dissociation(Analyzer):
         unit, second = unit_of(self.first), unit_of(self.second)
         if unit is not second:
             raise OptionError(f"sets of {unit.plural} and of {second.plural} cannot be told apart; locate one kind")
-        studies = dict(zip(NAMES, (study, self.other), strict=True))
+        studies: dict[str, Study] = dict(zip(NAMES, (study, self.other), strict=True))
         sets = {name: selected_of(run) for name, run in zip(NAMES, (self.first, self.second), strict=True)}
         donors = Donors.read(study, unit)
         own, cells, changed = {}, {}, {}

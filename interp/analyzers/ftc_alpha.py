@@ -145,8 +145,8 @@ def _read(study: Study, group: str) -> tuple[np.ndarray, Tensor]:
         aim = study.objective(group, rows) if applies else None
         run = study.engine.run(model, batch, keep=aim.keep if aim else 1)
         if aim:
-            number[rows] = to_host(aim.of(run.logits))
-        for row, last in zip(rows, run.logits[:, -1], strict=True):
+            number[rows] = to_host(aim.of(run.require_logits()))
+        for row, last in zip(rows, run.require_logits()[:, -1], strict=True):
             logits[row] = last
     return number, torch.stack(logits)
 

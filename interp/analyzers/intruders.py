@@ -168,12 +168,12 @@ def _examine(options: Intruders, study: WeightPair, index: int, matrix: Matrix) 
         change = both.tuned.sub_(base)  # in its place: a copy more is what memory is short of
     del both
     # by rows: a norm in float64 of the whole would copy the whole
-    spectrum, size = _spectrum(change), float(torch.linalg.vector_norm(base, dim=1).double().norm())
+    spectrum, size = _spectrum(change), float(to_host(torch.linalg.vector_norm(base, dim=1).double().norm()))
     null = [_drawn(options, base, change, basis, (study.seed, index, draw)) for draw in range(options.draws)]
     least = np.array([one[2] for one in null])
     cosine, apart = to_host(compared.cosine).astype(np.float64), to_host(compared.apart)
     p = np.array([permutation_p(value, least, "less") for value in cosine])
-    small, norm = min(base.shape) <= SMALL, float(spectrum.square().sum().sqrt())
+    small, norm = min(base.shape) <= SMALL, float(to_host(spectrum.square().sum().sqrt()))
     named = {"layer": matrix.layer, "part": matrix.part}
     intruder = to_host(compared.intruder)
     return {
@@ -218,7 +218,7 @@ def _drawn(
     options: Intruders, base: Tensor, change: Tensor | Factors | None, basis: Basis | None, seeds: tuple[int, int, int]
 ) -> tuple[int, int, float]:
     """Intruders, those apart, and the least cosine after a random update with the real one's singular values."""
-    if basis is None:
+    if basis is None or change is None:
         return 0, 0, 1.0
     seed, index, draw = seeds
     generator = torch.Generator().manual_seed((seed * 1_000_003 + index) * 10_007 + draw)
@@ -233,7 +233,8 @@ def _drawn(
     # a looser tolerance than the real one's: a count needs no fourth digit
     found = subspaces.leading(update, count, basis.vectors[:, :count], ROUGH, draw)
     compared = subspaces.compare(basis, found.left, found.values, options.eps, options.gap)
-    return int(compared.intruder.sum()), int(compared.apart.sum()), float(compared.cosine.min())
+    intruder, apart, cosine = (to_host(part) for part in (compared.intruder, compared.apart, compared.cosine))
+    return int(intruder.sum()), int(apart.sum()), float(cosine.min())
 
 
 def _image(basis: Basis | None, left: Tensor, named: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -50,7 +50,7 @@ class Redundancy(Analyzer):
         study.pair.require_base("locating again after ablation")
         if self.rounds < 2:
             raise OptionError(f"{self.rounds} round locates nothing again; use at least 2")
-        halves = study.contrast.split(study.seed)
+        halves = study.require_contrast().split(study.seed)
         locating, measuring = (study.on(half) for half in halves)
         first = self.locate(locating)
         size, unit, original = int(first["selected"].sum()), unit_of(first), ranking_of(first)
@@ -87,7 +87,7 @@ class Redundancy(Analyzer):
 
     def locate_again(self, study: Study, donors: Donors, taken: list[Pair]) -> Table:
         """The locating analyzer on the tuned model with these units at their base contributions."""
-        intervention = donors.condition("ablate-base", taken).intervention
+        intervention = donors.condition("ablate-base", taken).require_intervention()
         names = {field.name for field in fields(self.locate)}
         # what a score says of an ablated unit means nothing: as many more are asked for as may be such
         asked = replace(self.locate, top="100%") if "top" in names else self.locate

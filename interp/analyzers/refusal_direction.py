@@ -10,7 +10,7 @@ share at every depth. Half of the clusters choose, the other half measure.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,17 +57,18 @@ class RefusalDirection(Analyzer):
     @classmethod
     def of(cls, located: Table, **options) -> "RefusalDirection":
         """The analyzer for a locating run's table."""
-        return cls(located=located, parent=located.provenance.key, **options)
+        return cls(located=located, parent=located.require_provenance().key, **options)
 
     def __call__(self, study: Study) -> Table:
         """Choose the direction on one half; measure both kinds of intervention on the other."""
         if self.located is None:
             raise OptionError("a baseline needs a locating run to compare with")
-        if not study.metric.applies("negative"):
+        if not study.require_metric().applies("negative"):
             raise OptionError("the direction is of a behaviour that both classes can show; a task has no such")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise OptionError(f"shares {self.shares} of a direction cannot be taken away; use some above 0, at most 1")
-        choosing, measuring = (study.on(half.limit(self.prompts)) for half in study.contrast.split(study.seed))
+        halves = study.require_contrast().split(study.seed)
+        choosing, measuring = (study.on(half.limit(self.prompts)) for half in halves)
         candidates = _candidates(choosing)
         best = _chosen(choosing, candidates)
         unit, ranking = unit_of(self.located), ranking_of(self.located)
@@ -78,7 +79,7 @@ class RefusalDirection(Analyzer):
         arms = [
             ("direction", float(share), _ablation(study.pair.tuned, best.direction, share)) for share in self.shares
         ]
-        arms += [("units", float(k), donors.condition(condition, ranking[:k]).intervention) for k in steps]
+        arms += [("units", float(k), donors.condition(condition, ranking[:k]).require_intervention()) for k in steps]
         own = judge(measuring, "tuned", "positive", Receiver("tuned"))
         rows = [_row(measuring, own, *arm) for arm in study.progress(arms, "direction and units")]
         answers = _answers(measuring, own, rows)
@@ -197,7 +198,7 @@ def _numbers(study: Study, group: str, intervention: Intervention) -> np.ndarray
         batch, _ = make_batch(posed, rows, study.pad_id, model.device)
         aim = study.objective(group, rows)
         run = study.engine.run(model, batch, edits=intervention.bind({}), keep=aim.keep)
-        found[rows] = to_host(aim.of(run.logits))
+        found[rows] = to_host(aim.of(run.require_logits()))
     return found
 
 
@@ -276,7 +277,7 @@ def _claim(rows: list[dict], size: int, column: str) -> Claim:
     most = units["kl"].mean()
     within = [row for row in rows if row["kind"] == "direction" and row["kl"].mean() <= most]
     best = max(within, key=lambda row: (row[column].mean(), row["dose"])) if within else None
-    own = {"table": "answers", "where": {"kind": "units", "dose": float(size)}}
+    own: dict[str, Any] = {"table": "answers", "where": {"kind": "units", "dose": float(size)}}
     name, start = (
         f"beats-direction-{column.replace('_', '-')}",
         f"At a KL of at most {most:.2g} nats per token, {size} units",
@@ -286,7 +287,7 @@ def _claim(rows: list[dict], size: int, column: str) -> Claim:
         return Claim(
             name=name, estimate=mean(column, **own), at_least=0.0, text=text, also={"units": mean(column, **own)}
         )
-    other = {"where": {"kind": "direction", "dose": float(best["dose"])}}
+    other: dict[str, Any] = {"where": {"kind": "direction", "dose": float(best["dose"])}}
     return Claim(
         name=name,
         estimate=mean(column, pair="prompt_id", minus=other, **own),

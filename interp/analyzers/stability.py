@@ -54,7 +54,7 @@ class Stability(Analyzer):
             )
         found: dict[str, list[tuple[str, Table]]] = {"halves": [], "templates": []}
         for turn in study.progress(range(self.resamples), "locating on halves"):
-            for name, half in zip("ab", study.contrast.split(study.seed + 1 + turn), strict=True):
+            for name, half in zip("ab", study.require_contrast().split(study.seed + 1 + turn), strict=True):
                 found["halves"].append((f"{turn + 1}{name}", self.locate(study.on(half))))
         for name, part in study.progress(list(self._templates(study).items()), "locating on templates"):
             found["templates"].append((name, self.locate(study.on(part))))
@@ -109,7 +109,7 @@ class Stability(Analyzer):
         sets = [selected_of(located) for _, located in (one, other)]
         scores = [scores_of(located) for _, located in (one, other)]
         width = scores[0].shape[1]
-        chance = chance_jaccards(*sets, width, self.draws, study.seed)
+        chance = chance_jaccards(sets[0], sets[1], width, self.draws, study.seed)
         either = sorted({*sets[0], *sets[1]})
         among = [np.array([score[pair] for pair in either]) for score in scores]
         row = {

@@ -17,7 +17,7 @@ import torch
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, evaluate, mean, statistic
 from interp.controls import matched_sets
-from interp.errors import OptionError, PairError
+from interp.errors import OptionError, PairError, required
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -56,7 +56,7 @@ class Transfer(Analyzer):
     @classmethod
     def of(cls, located: Table, source: Pair, **options) -> "Transfer":
         """The analyzer for a locating run's table and the pair it was made of."""
-        return cls(located=located, source=source, parent=located.provenance.key, **options)
+        return cls(located=located, source=source, parent=located.require_provenance().key, **options)
 
     def __call__(self, study: Study) -> Table:
         """Compare weights, reuse the set, compare with what is located anew."""
@@ -130,11 +130,12 @@ class Transfer(Analyzer):
     def _correspondence(self, study: Study, donors: Donors) -> tuple[np.ndarray, np.ndarray]:
         """Cosine of every unit's write weights in source and target ``[L, U]``; the lowest layer's mean if shuffled."""
         unit, anatomy = donors.unit, study.pair.tuned.anatomy
+        source = required(self.source, "the source pair").tuned
         generator, rows, shuffled = np.random.default_rng(study.seed), [], np.full(self.permutations, np.inf)
         for layer in range(anatomy.n_layers):
             one, other = (
                 _directions(write, unit.width(anatomy))
-                for write in (unit.write_weights(self.source.tuned, layer), donors.write["tuned"][layer])
+                for write in (unit.write_weights(source, layer), donors.write["tuned"][layer])
             )
             rows.append((one * other).sum(1))
             # of some units where there are many: their mean spreads wider, which is the cautious side
@@ -158,7 +159,7 @@ class Transfer(Analyzer):
 
     def _agreement(self, study: Study, width: int) -> tuple[Claim, np.ndarray]:
         """How far the target's own set is the source's, next to random sets; the claim and the random sets' indices."""
-        mine, theirs = selected_of(self.located), selected_of(self.recomputed)
+        mine, theirs = (selected_of(required(one, "both runs")) for one in (self.located, self.recomputed))
         shared = len(set(mine) & set(theirs))
         chance = chance_jaccards(mine, theirs, width, self.permutations, study.seed)
         made = Claim(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from typer.core import TyperGroup
@@ -112,7 +112,7 @@ def _group(said: str, helps: Mapping[str, str], *, prefix: str = "", options: Ca
 
     app = typer.Typer(cls=LazyGroup, **_STYLE)
     app.callback(help=said)(options)
-    return typer.main.get_command(app)
+    return cast(TyperGroup, typer.main.get_command(app))
 
 
 def _print_version(asked: bool) -> bool:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
 import typer
 
 from interp.cli.common import Running
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 
 if TYPE_CHECKING:
     from interp.models.pair import Pair
@@ -90,11 +90,17 @@ class Asking(Running):
         other = read_prompts(negative, self.column, f"{name}-", self.template_column)
         return Contrast(self.positives(positive, f"{name}+"), other)
 
+    @overload
+    def contrasts(self, verify: Literal[True]) -> tuple["Contrast", "Contrast"]: ...
+
+    @overload
+    def contrasts(self, verify: bool) -> tuple["Contrast", "Contrast | None"]: ...
+
     def contrasts(self, verify: bool) -> tuple["Contrast", "Contrast | None"]:
         """What to locate on and, where asked, what to verify on: two more files, else a held-out half."""
-        located_on = self.contrast(self.positive or self.task, self.negative, "locate")
+        located_on = self.contrast(*_both(self.positive or self.task, self.negative), "locate")
         if self.verify_positive is not None:
-            verified_on = self.contrast(self.verify_positive, self.verify_negative, "verify")
+            verified_on = self.contrast(*_both(self.verify_positive, self.verify_negative), "verify")
             located_on.require_disjoint(verified_on)
             return located_on, verified_on
         return located_on.split(self.seed) if verify else (located_on, None)
@@ -125,3 +131,7 @@ class Asking(Running):
     def of_task(self, task: Path | None, positive: Path | None, metric: str) -> "Asking":
         """The same question of another behaviour."""
         return replace(self, task=task, positive=positive, metric=metric, markers=self.markers if positive else None)
+
+
+def _both(positive: Path | None, negative: Path | None) -> tuple[Path, Path]:
+    return required(positive, "a file of positive prompts"), required(negative, "a file of negative prompts")

@@ -46,7 +46,7 @@ def analyzers(names: tuple[str, ...], locate: Any, located: "Table") -> Mapping[
     from interp.analyzers.refusal_direction import RefusalDirection
     from interp.analyzers.stability import Stability
 
-    key = located.provenance.key
+    key = located.require_provenance().key
     made = {
         "stability": lambda: Stability(locate=locate, parent=key),
         "redundancy": lambda: Redundancy(locate=locate, parent=key),

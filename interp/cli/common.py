@@ -63,10 +63,10 @@ class Running(Common):
         return int(self.batch_size)
 
 
-def takes(options: type[Common]) -> Callable:
+def takes(options: type[Common]) -> Callable[[Callable], Callable[..., Any]]:
     """Give a command the fields of ``options`` as flags, gathered in its argument ``common``."""
 
-    def decorate(command: Callable) -> Callable:
+    def decorate(command: Callable) -> Callable[..., Any]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "common"]
         types = get_type_hints(options, include_extras=True)
         flags = [
@@ -90,7 +90,8 @@ def takes(options: type[Common]) -> Callable:
             common = options(**{f.name: given.pop(f.name) for f in fields(options) if f.name in given})
             return command(**given, common=common)
 
-        run.__signature__ = inspect.Signature(named + leading + others + trailing)
-        return run
+        told: Any = run
+        told.__signature__ = inspect.Signature(named + leading + others + trailing)
+        return told
 
     return decorate

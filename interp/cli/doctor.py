@@ -122,7 +122,7 @@ def _forward(name: str) -> Check:
         start = time.perf_counter()
         pair = Pair.load(f"organism:{name}", device="cpu")
         ids = pair.tokenizer("Which word is last: lamp stone river?")["input_ids"]
-        logits = TorchEngine().run(pair.tuned, Batch.pad([ids], 0)).logits
+        logits = TorchEngine().run(pair.tuned, Batch.pad([ids], 0)).require_logits()
         good = bool(to_host(logits.isfinite().all()))
     except Exception as error:
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")

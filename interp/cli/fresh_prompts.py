@@ -83,7 +83,7 @@ def _located(words: Sequence[str], half: Path, directory: Path) -> tuple[list[st
     given = [option(words, flag) for flag in flags]
     if None in given:
         raise OptionError(f"`interp {words[0]}` was given no {flags[given.index(None)]}; its prompts are not known")
-    positive, negative = (directory / name for name in given)
+    positive, negative = (directory / name for name in given if name is not None)
     column, template = option(words, "--column") or "prompt", option(words, "--template-column")
     named: dict[str, Any] = {"task" if flags[0] == "--task" else "positive": positive, "negative": negative}
     asking = Asking(**named, column=column, template_column=template, seed=int(option(words, "--seed") or 0))

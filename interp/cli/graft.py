@@ -111,7 +111,7 @@ def command(
 
     store = Store(common.store)
     others = tuple(store.get(run) for run in beside or ())
-    request = Request.of("graft", given | {"beside": [run.provenance.key for run in others]})
+    request = Request.of("graft", given | {"beside": [run.require_provenance().key for run in others]})
     if (kept := request.recall()) is not None:
         for note in kept.notes:
             common.remark(note)

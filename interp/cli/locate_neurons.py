@@ -77,7 +77,8 @@ def command(
     from interp.prompts import Contrast
     from interp.store import Store
 
-    common.batches(), engine_named(common.engine, common.remote)
+    common.batches()
+    engine_named(common.engine, common.remote)
     if verify and controls is not None:
         common.warn_of_few(controls)
     spoken = common.read_markers()
@@ -105,7 +106,7 @@ def command(
     lines = [f"located on {study.counts}", *study.notes]
     if verifying is not None:
         lines += [f"verified on {verifying.counts}", *verifying.notes]
-        if (few := verifying.contrast.n_clusters) < fewest_clusters():
+        if (few := verifying.require_contrast("verifying").n_clusters) < fewest_clusters():
             lines.append(f"{few} clusters of prompts verify, at least {fewest_clusters()} are needed to show anything")
     notes = remarked(common, *lines)
     if utility is not None:

@@ -40,4 +40,4 @@ def _refusals(facts: dict) -> list[dict | None]:
 
 
 def _rate(share: dict | None) -> str | None:
-    return share and f"{share['count']} of {share['of']}"
+    return f"{share['count']} of {share['of']}" if share else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import Common, Running
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 
 if TYPE_CHECKING:
     from interp.models.pair import Pair
@@ -49,7 +49,9 @@ class Reading(Running):
         if self.prompts is not None:
             found = OneClass(first(self.prompts, self.column))
         else:
-            found = Contrast(first(self.positive, self.column, "+"), read_prompts(self.negative, self.column, "-"))
+            positive = required(self.positive, "--positive FILE")
+            negative = required(self.negative, "--negative FILE")
+            found = Contrast(first(positive, self.column, "+"), read_prompts(negative, self.column, "-"))
         return found.limit(self.max_prompts)
 
     def load(self, tuned: str, what: str) -> "Pair":

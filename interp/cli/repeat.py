@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.cli.common import Common, Running
-from interp.errors import InterpError
+from interp.errors import InterpError, required
 from interp.models.sources import file_digests, find
 from interp.provenance import JSON, plain, sha256_of, software
 from interp.store import requests
@@ -100,7 +100,7 @@ def _contents(models: Mapping[str, str | None], role: str) -> Mapping[str, str] 
     """Digests of a model's files; an adapter names its base where no other was given."""
     name = models[role]
     if name is None and role.endswith("base"):
-        name = find(models["tuned" if role == "base" else "source"], ask_hub=False).base_name
+        name = find(required(models["tuned" if role == "base" else "source"], "a tuned model"), ask_hub=False).base_name
     return None if name is None else file_digests(find(name, ask_hub=False))
 
 

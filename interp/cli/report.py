@@ -34,7 +34,7 @@ def command(
     if every == bool(runs):
         raise OptionError("give keys of stored runs, or --all" + (", not both" if every else " (interp ls lists them)"))
     store = Store(common.store)
-    keys = [run.key for run in store.runs() if run.kind != "places"] if every else runs
+    keys = [run.key for run in store.runs() if run.kind != "places"] if every else runs or []
     beside = write_report(out, keys, store, title=title, draws=draws)
     value, size = read(beside).value, out.stat().st_size
     if size > TARGET:

@@ -10,7 +10,7 @@ from interp.cli.common import Running, takes
 from interp.cli.reading import site_of
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 from interp.provenance import directory_digest, file_digest
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def command(
     store, lines = Store(common.store), [study.counts, *study.notes]
     if other is not None:
         common.status(f"loading {sham}")
-        beside = Pair.load(sham, pair.require_base("a sham").name, device=common.device, dtype=common.dtype)
+        control, own = required(sham, "--sham MODEL"), pair.require_base("a sham").name
+        beside = Pair.load(control, own, device=common.device, dtype=common.dtype)
         kept = store.fetch(other, replace(study, pair=beside, _kept={}))
         analyzer = replace(analyzer, sham=kept.table)
         lines.append(f"the sham pair is run {kept.key}")

@@ -10,7 +10,7 @@ from interp.cli.common import Running, takes
 from interp.cli.reading import numbers, site_of
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 from interp.provenance import directory_digest, file_digest
 from interp.table import Table
 
@@ -76,7 +76,7 @@ def command(
     run = None if common.diff is None else _diff(common)
     files = directory_digest(dictionary) if dictionary.is_dir() else file_digest(dictionary)
     given = {"dictionary": files, "tuned": common.model, "base": common.base, "common": common}
-    request = Request.of("sae-features", given | {"run": None if run is None else run.provenance.key})
+    request = Request.of("sae-features", given | {"run": None if run is None else run.require_provenance().key})
     title = f"{dictionary} in {common.model}"
     if (kept := request.recall()) is not None:
         for note in kept.notes:
@@ -120,7 +120,7 @@ def _diff(common: Features) -> Table:
     """The run of ``--diff``; OptionError for a run of another kind, or one that claims nothing."""
     from interp.store import Store
 
-    found = Store(common.store).get(common.diff)
+    found = Store(common.store).get(required(common.diff, "--diff RUN"))
     if found.kind != "dictionary-diff":
         raise OptionError(f"run {common.diff} is of kind {found.kind}; give the key of a sae diff run (interp ls)")
     if not _claimed(found):
@@ -151,5 +151,5 @@ def _reading(path: Path, common: Features, run: Table | None) -> Any:
     return DictionaryFeatures(
         dictionary, where, str(common.target or about.get("target") or ""), of, latents, common.top,
         common.by, not common.no_logits, common.contexts, common.window, draws=common.draws,
-        parent=None if run is None else run.provenance.key,
+        parent=None if run is None else run.require_provenance().key,
     )  # fmt: skip

@@ -101,14 +101,15 @@ def command(
         buffer = Buffer(source, common.buffer, seed=common.seed, device=device)
         about = {"model": model, "base": common.base, "of": common.of, "target": common.target}
         only = next(iter(jobs.values())) if len(jobs) == 1 else None
-        whole = only is not None and only.reads == (0, source.width) and only.writes is None
+        if only is not None and (only.reads != (0, source.width) or only.writes is not None):
+            only = None
         trained = train(
-            only.dictionary if whole else jobs,
+            jobs if only is None else only.dictionary,
             buffer,
             options,
             common.out,
             quiet=common.quiet,
-            about={**about, **only.about} if whole else about,
+            about=about if only is None else {**about, **only.about},
         )
         if together.rank():
             return

@@ -39,7 +39,7 @@ def command(
         "cached": True,
         "rows": len(run),
         "summary": run.summary,
-        "provenance": run.provenance.to_json(),
+        "provenance": run.require_provenance().to_json(),
         "tables": {name: len(table) for name, table in run.tables.items()},
         "claims": [] if claims is None else list(claims.rows()),
         "first": list(first.rows()),
@@ -51,7 +51,7 @@ def command(
     hidden = ("sentence", "verdicts", "findings")  # they stand in blocks of their own
     blocks = {
         f"{run.kind} {key}": cell(run.summary.get("sentence")),
-        "made from": listed(_made_from(run.provenance)),
+        "made from": listed(_made_from(run.require_provenance())),
         "summary": listed({name: value for name, value in run.summary.items() if name not in hidden}),
         "claims": "" if claims is None else _claim_lines(from_table(claims)),
         rows_title: _row_lines(first),

@@ -75,7 +75,7 @@ def command(
 
     store = Store(common.store)
     runs = tuple(store.get(run) for run in mask or ())
-    request = Request.of("stitch", given | {"mask": [run.provenance.key for run in runs]})
+    request = Request.of("stitch", given | {"mask": [run.require_provenance().key for run in runs]})
     title = f"Do they fit together? {', '.join(tuned)}"
     if (kept := request.recall()) is not None:
         for note in kept.notes:

@@ -8,7 +8,7 @@ from interp.cli.asking import Asking
 from interp.cli.common import takes
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 
 
 @takes(Asking)
@@ -41,7 +41,7 @@ def command(
     located = store.get(run)
     if located.kind != "locate-neurons":
         raise OptionError(f"run {run} is of kind {located.kind}; give the key of a locate-neurons run (interp ls)")
-    made = located.provenance
+    made = located.require_provenance()
     source, source_base = source or made.context["tuned"], source_base or (made.context.get("base") or None)
     request = Request.of("transfer", given | {"run": made.key, "source": source, "source_base": source_base})
     if (kept := request.recall()) is not None:
@@ -60,7 +60,7 @@ def command(
     locate = LocateNeurons(**options)
     described = request.describe()
     common.status(f"loading {source}")
-    origin = Pair.load(source, source_base, device=common.device, dtype=common.dtype)
+    origin = Pair.load(required(source, "--source MODEL"), source_base, device=common.device, dtype=common.dtype)
     for role in ("base", "tuned", "adapter"):
         if (before := made.inputs.get(role)) != origin.digests.get(role) and before is not None:
             raise OptionError(f"{source} is not what run {run} was made of: its {role} changed; give --source MODEL")

@@ -23,7 +23,7 @@ from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, PromptError
 from interp.maths.host import to_host
 from interp.models.pair import Pair
-from interp.prompts import SPECIAL, TURNS, Documents, Encoded, encode_document, packed, special_ids
+from interp.prompts import SPECIAL, TURNS, Documents, Encoded, encode_document, end_id, packed, special_ids
 from interp.provenance import file_digest
 from interp.sites import Site
 
@@ -160,7 +160,7 @@ class Activations:
                 groups = [part for group in groups for part in _alike(encoded, group)]
             done = cursor["group"] if start == cursor["row"] else 0
             found = capture(
-                self.engine, models, encoded, groups[done:], self.sites, pad_id=self.pair.tokenizer.pad_token_id or 0,
+                self.engine, models, encoded, groups[done:], self.sites, pad_id=self.pair.pad_id,
                 side="right",
             )  # fmt: skip
             for number, captured in enumerate(found, done + 1):
@@ -178,7 +178,7 @@ class Activations:
             encoded = [self._encoded(number, document, special) for number, document in window]
             encoded = [one for one in encoded if one.ids]
             if self.reading.pack:
-                encoded = packed(encoded, self.context, self.pair.tokenizer.eos_token_id, self._first())
+                encoded = packed(encoded, self.context, end_id(self.pair.tokenizer), self._first())
             after = window[-1][0] + 1
             if encoded:
                 seen = True

@@ -163,7 +163,7 @@ class _Autoencode(torch.autograd.Function):
         else:
             pattern = choose(pre)
             values = pattern.values(pre)
-        out = _gathered(*pattern, values, w_dec) + b_dec
+        out = _gathered(pattern.starts, pattern.latents, values, w_dec) + b_dec
         ctx.save_for_backward(inside, w_enc, w_dec, *pattern, values)
         ctx.subtract = subtract
         ctx.mark_non_differentiable(*pattern)

@@ -82,7 +82,8 @@ class Where:
         wanted[torch.tensor(list(self.latents), dtype=torch.int64, device=wanted.device)] = True
         on = wanted[codes.pattern.latents] & (codes.values != 0)
         found = (codes.pattern.latents[on], rows.to(wanted.device)[codes.pattern.rows[on]], codes.values[on].double())
-        self._parts.append(tuple(to_host(part) for part in found))
+        latents, tokens, values = (to_host(part) for part in found)
+        self._parts.append((latents, tokens, values))
         return self
 
     def result(self) -> dict[int, Active]:

@@ -97,9 +97,12 @@ class OneOnOther:
         for name in ROLES:
             mean = sums[f"{name}_plain"].sum(0) / n
             left.append(float(sums[f"{name}_error"].sum() / (sums[f"{name}_norm"].sum() - n * np.square(mean).sum())))
+        rate, size, gain, part = (
+            jackknife(sums, one, level) for one in (ratio("count"), mean_ratio, ratio("gain"), kept)
+        )
         return Applied(
             own, (sums["base_count"].sum(0) / n, sums["tuned_count"].sum(0) / n),
             (sums[f"{ROLES[own]}_count"] > 0).sum(0),
-            *(jackknife(sums, one, level) for one in (ratio("count"), mean_ratio, ratio("gain"), kept)),
-            sums["tuned_count"] - sums["base_count"], tuple(left), self._regression.sums.apart(),
+            rate, size, gain, part,
+            sums["tuned_count"] - sums["base_count"], (left[0], left[1]), self._regression.sums.apart(),
         )  # fmt: skip

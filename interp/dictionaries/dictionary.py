@@ -18,7 +18,7 @@ from interp.dictionaries import pursuit
 from interp.dictionaries.active import Choose, Codes, Pattern, autoencode, decode, top_per_batch, top_per_row
 from interp.dictionaries.config import BY_BATCH, SPARSE, DictionaryConfig
 from interp.dictionaries.straight_through import jump
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 from interp.maths.host import raw_bytes, to_host
 from interp.provenance import digest
 
@@ -142,9 +142,9 @@ class Dictionary(nn.Module):
         """Which pre-activations are codes: the k largest of a row, of a batch in training, or above the threshold."""
         config, weight = self.config, self.importance
         if config.architecture == "topk":
-            return lambda pre: top_per_row(pre, config.k, weight)
+            return lambda pre: top_per_row(pre, required(config.k, "a number of codes"), weight)
         if training:
-            return lambda pre: top_per_batch(pre, config.k, weight)
+            return lambda pre: top_per_batch(pre, required(config.k, "a number of codes"), weight)
         if bool(to_host(self.threshold.isnan())):
             raise OptionError(
                 f"this {config.architecture} dictionary has no threshold, so that what it finds would depend on the "

@@ -14,9 +14,9 @@ from torch import Tensor
 from interp.dictionaries import together
 from interp.dictionaries.config import BY_BATCH, SPARSE
 from interp.dictionaries.dictionary import Dictionary, Reconstruction
-from interp.dictionaries.losses import Loss, smallest_kept, training_loss
-from interp.dictionaries.options import Training
-from interp.errors import DictionaryError
+from interp.dictionaries.losses import PRE, Loss, smallest_kept, training_loss
+from interp.dictionaries.options import SETTLED, Training
+from interp.errors import DictionaryError, required
 from interp.maths.host import to_host
 
 STEER, STEEPEST = 0.05, 2.0
@@ -41,10 +41,10 @@ class Learner:
         self.since_active = torch.zeros(config.width, dtype=torch.int64, device=device)
         self.active = torch.zeros(config.width, dtype=torch.int64, device=device)
         self.seen = 0
-        self.strength = float(options.sparsity)
+        self.strength = float(required(options.sparsity, SETTLED))
         self.gradients = [value for value in dictionary.parameters() if value.requires_grad]
         self._optimiser = torch.optim.Adam(
-            self.gradients, options.learning_rate, options.betas, options.epsilon, fused=True
+            self.gradients, required(options.learning_rate, SETTLED), options.betas, options.epsilon, fused=True
         )
         self._norm = math.sqrt(config.models)
         if config.architecture in BY_BATCH:
@@ -108,7 +108,7 @@ class Learner:
             loss = training_loss(
                 dictionary, inside, target, sparsity=self._coefficient(number), target_l0=options.target_l0,
                 dead=dead, auxiliary=self._auxiliary, auxiliary_count=options.auxiliary_count,
-                revival=options.revival, hold_decoder=options.unit,
+                revival=options.revival, hold_decoder=required(options.unit, SETTLED),
             )  # fmt: skip
             total = loss.total
             if loss.found.pre is not None and options.rescue:
@@ -122,16 +122,16 @@ class Learner:
     @property
     def dead(self) -> Tensor:
         """Latents that were not active for ``dead_after`` rows."""
-        return self.since_active >= self.options.dead_after
+        return self.since_active >= required(self.options.dead_after, SETTLED)
 
     def _distance(self, found: Reconstruction) -> Tensor:
         """How far dead latents' pre-activations lie below their thresholds (Conerly et al. 2025)."""
-        which = self.dead.nonzero().flatten()
+        which, pre = self.dead.nonzero().flatten(), required(found.pre, PRE)
         if not len(which):
-            return found.pre.new_zeros(())
+            return pre.new_zeros(())
         threshold = self.dictionary.threshold[which] if self.dictionary.config.architecture == "jumprelu" else 0.0
         norms = self.dictionary.decoder_norms.sum(1)[which]
-        return ((threshold - found.pre[:, which]).relu() * norms).sum(1).mean()
+        return ((threshold - pre[:, which]).relu() * norms).sum(1).mean()
 
     def _rows(self) -> Float[Tensor, "F 1"]:
         """Squared norm of every decoder row."""
@@ -168,7 +168,9 @@ class Learner:
         self.since_active.masked_fill_(counts > 0, 0)
         together.min_(self.since_active)
         if self.options.steers(self.dictionary.config):
-            ratio = (float(to_host(counts.sum())) / rows + 1e-3) / self.options.target_l0
+            ratio = (float(to_host(counts.sum())) / rows + 1e-3) / required(
+                self.options.target_l0, "a number of codes to reach"
+            )
             self.strength *= min(max(ratio, 1 / STEEPEST), STEEPEST) ** STEER
             self.strength = min(max(self.strength, STRENGTHS[0]), STRENGTHS[1])
         if self.dictionary.config.architecture in BY_BATCH:
@@ -185,7 +187,7 @@ class Learner:
         if bool(to_host(threshold.isnan())):
             threshold.copy_(value)
         else:
-            threshold.lerp_(value, self.options.threshold_rate)
+            threshold.lerp_(value, required(self.options.threshold_rate, SETTLED))
 
     # ------------------------------------------------------------------ what is said and kept
 

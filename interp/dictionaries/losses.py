@@ -23,7 +23,7 @@ from interp.dictionaries.active import Codes, decode, top_per_row
 from interp.dictionaries.config import BY_BATCH, SPARSE
 from interp.dictionaries.dictionary import Dictionary, Reconstruction
 from interp.dictionaries.straight_through import step
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 from interp.maths.host import to_host
 
 
@@ -61,6 +61,7 @@ RECONSTRUCTIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 }
 _DENSE_FROM = 32
 """A product by active rows is worth it where fewer than one code in so many is active."""
+PRE = "a number of every latent before it is cut off"
 SPARSITIES = ("l1", "step", "tanh", "target")
 
 
@@ -78,7 +79,8 @@ def sparsity_loss(dictionary: Dictionary, found: Reconstruction, target_l0: floa
     config = dictionary.config
     if config.architecture in (*SPARSE, "matching_pursuit"):
         return found.output.new_zeros(())
-    dense = found.pre.relu() if config.architecture == "gated" else dictionary.activated(found.pre)
+    pre = required(found.pre, PRE)
+    dense = pre.relu() if config.architecture == "gated" else dictionary.activated(pre)
     norms = dictionary.W_dec.unflatten(1, (config.models, -1)).norm(dim=2).sum(1)
     if config.sparsity == "l1":
         return (dense.abs() * norms).sum(1).mean()
@@ -88,7 +90,7 @@ def sparsity_loss(dictionary: Dictionary, found: Reconstruction, target_l0: floa
         raise OptionError(f"unknown sparsity {config.sparsity!r}; use {', '.join(SPARSITIES)}")
     if config.architecture != "jumprelu":
         raise OptionError(f"sparsity {config.sparsity} goes through thresholds, which {config.architecture} has not")
-    l0 = step(found.pre, dictionary.threshold, dictionary.bandwidth).sum(1).mean()
+    l0 = step(pre, dictionary.threshold, dictionary.bandwidth).sum(1).mean()
     if config.sparsity == "step":
         return l0
     if not target_l0:
@@ -185,7 +187,9 @@ def training_loss(
         main = reconstruction_loss(error, y, config.loss, config.models)
     if config.architecture == "gated":
         rows, bias = dictionary.W_dec, dictionary.b_dec
-        gate = found.pre.relu() @ (rows.detach() if hold_decoder else rows) + (bias.detach() if hold_decoder else bias)
+        gate = required(found.pre, PRE).relu() @ (rows.detach() if hold_decoder else rows) + (
+            bias.detach() if hold_decoder else bias
+        )
         main = main + reconstruction_loss(y - gate, y, config.loss, config.models)
     thin = sparsity * sparsity_loss(dictionary, found, target_l0) if sparsity else x.new_zeros(())
     extra = x.new_zeros(())

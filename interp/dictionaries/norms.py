@@ -23,7 +23,8 @@ class Norms:
     def from_json(cls, value: Any, places: int) -> Norms:
         """From what ``to_json`` gave; None for nothing seen yet."""
         counts = torch.zeros(places, BINS, dtype=torch.float64)
-        for place, found in enumerate(value or ()):
+        seen: Any = value or ()
+        for place, found in enumerate(seen):
             for number, count in found:
                 counts[place, number] = count
         return cls(counts)

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from interp.dictionaries.config import SPARSE, DictionaryConfig
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 
 PRECISIONS = ("float32", "bfloat16")
 BY_COUNT = (*SPARSE, "matching_pursuit")
 """Architectures whose codes are counted, so that no penalty decides on how many there are."""
+SETTLED = "a number that Training.settled puts in"
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,19 @@ class Training:
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
-        rise = min(1.0, (step + 1) / (self.warm_up + 1))
+        rise = min(1.0, (step + 1) / (required(self.warm_up, SETTLED) + 1))
         falling = max(1, round(self.decay * self.steps))
-        return self.learning_rate * rise * min(1.0, (self.steps - step) / falling if self.decay else 1.0)
+        return (
+            required(self.learning_rate, SETTLED)
+            * rise
+            * min(1.0, (self.steps - step) / falling if self.decay else 1.0)
+        )
 
     def sparsity_at(self, step: int) -> float:
         """Coefficient of the sparsity at a step, counted from 0."""
-        return self.sparsity * min(1.0, step / self.sparsity_warm_up if self.sparsity_warm_up else 1.0)
+        return required(self.sparsity, SETTLED) * min(
+            1.0, step / self.sparsity_warm_up if self.sparsity_warm_up else 1.0
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""

@@ -26,6 +26,7 @@ FEWEST = 10
 
 QUANTILES = 10
 """Parts of equal size, by activation, from which examples are drawn alike."""
+NAN = float("nan")
 
 
 class Active(NamedTuple):
@@ -162,7 +163,7 @@ def labels(
     for latent, found in drawn.items():
         if found is None:
             nothing = np.zeros(0)
-            result.append(Label(latent, (), *[float("nan")] * 3, nothing, nothing, float("nan"), 0))
+            result.append(Label(latent, (), NAN, NAN, NAN, nothing, nothing, NAN, 0))
             continue
         told = found.judged(codes, made[latent])
         score = found.score(*told)

@@ -97,7 +97,8 @@ def _best(left: Tensor, right: Tensor, depth: int) -> tuple[np.ndarray, np.ndarr
         value, where = cosines(left[start : start + 1024], right).topk(depth, dim=1)
         from_row = np.repeat(np.arange(start, start + len(value)), depth)
         found.append((from_row, to_host(where).ravel(), to_host(value).ravel()))
-    return tuple(np.concatenate(part) for part in zip(*found, strict=True))
+    rows, partners, values = (np.concatenate(part) for part in zip(*found, strict=True))
+    return rows, partners, values
 
 
 def nearest(rows: Float[Tensor, "F D"], truth: Float[Tensor, "G D"]) -> tuple[Int[Tensor, " F"], Float[Tensor, " F"]]:
@@ -150,7 +151,7 @@ class Recovery:
         self._fired += fires.sum(0)
         self._true += real.sum(0)
         self._both += (fires & real[:, self.best]).sum(0)
-        if len(self._edges):
+        if self.parents is not None and len(self._edges):
             child, parent = self._edges, self.parents[self._edges]
             below, above = fires[:, self._latent[child]], fires[:, self._latent[parent]]
             seen = real[:, child] & below

@@ -127,7 +127,7 @@ class Scores:
         self._fired = torch.zeros(self.latents, dtype=torch.int64, device=self.device)
 
     def _empty(self, width: int) -> _Part:
-        return _Part(*(Moments.empty((width,), self.device) for _ in range(2)))
+        return _Part(Moments.empty((width,), self.device), Moments.empty((width,), self.device))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -156,7 +156,7 @@ class Scores:
         self._fired += torch.bincount(codes.pattern.latents[fires & keep[rows]], minlength=self.latents)
         for name, part in self._parts.items():
             chosen, view = keep, self.views.get(name, lambda rows: rows)
-            if name in self.parts:
+            if name in self.parts and roles is not None:
                 chosen = keep & torch.isin(roles, torch.tensor(list(self.parts[name]), device=roles.device))
             own = None if owners is None else owners[chosen]
             part.update(view(y.detach()[chosen]), view(output.detach()[chosen]), counts[chosen], own)

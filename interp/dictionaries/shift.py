@@ -10,7 +10,7 @@ further than in a control fine-tune (``excess``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -139,7 +139,8 @@ class ConceptShift:
         floor = 1e-6 * np.sqrt(np.square(moved).sum(1).mean()) if len(moved) else 0.0
         p = (1 + reached) / (1 + self.draws)
         p = np.where(np.isfinite(np.stack(observed)), p, np.nan)
-        return tuple(np.where(each <= floor, 1.0, one) for each, one in zip(observed, p, strict=True))
+        size, own = (np.where(each <= floor, 1.0, one) for each, one in zip(observed, p, strict=True))
+        return size, own
 
 
 def excess(
@@ -174,7 +175,7 @@ def recovery(found: Shifts, tuned: Float[NDArray, "J D"]) -> Recovery:
     Pairs are made before anything is shifted, so that they do not favour it. NaN, and -1 for the pair, of a concept
     that has no shift or no partner.
     """
-    known = np.isfinite(found.shift).all(1)
+    known = np.all(np.isfinite(found.shift), axis=1)
     there = np.flatnonzero(np.isfinite(tuned).all(1))
     match = np.full(len(known), -1)
     rows, columns = linear_sum_assignment(-_cosine(found.concepts[known][:, None], tuned[there][None]))
@@ -195,7 +196,9 @@ def clustered(rows: Float[NDArray, "N D"], count: int, seed: int = 0) -> Int[NDA
         raise OptionError(f"{len(rows)} tokens cannot be put into {count} concepts; ask for fewer or give more text")
     from sklearn.cluster import KMeans
 
-    found = KMeans(count, n_init=4, random_state=seed).fit_predict(np.asarray(rows, np.float64))
+    # scikit-learn has no annotations: from the default "auto" a checker takes n_init for text
+    settings: dict[str, Any] = {"n_init": 4, "random_state": seed}
+    found = KMeans(count, **settings).fit_predict(np.asarray(rows, np.float64))
     order = np.argsort(-np.bincount(found, minlength=count), kind="stable")
     return np.argsort(order)[found]
 

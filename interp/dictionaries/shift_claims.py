@@ -108,7 +108,7 @@ def control_columns(
 
     def further(one: Model, other: Model, centred: bool) -> Float[NDArray, "K three"]:
         rows = [model.moved - centred * model.moved.mean(0) for model in (one, other)]
-        return shifts.excess(*rows, member, clusters, k)
+        return shifts.excess(rows[0], rows[1], member, clusters, k)
 
     columns: Columns = {}
     for name, centred, p, length, what in (

@@ -72,11 +72,11 @@ def splice(
 
     def cost(logits: Tensor) -> Cost:
         loss = token_losses(logits[:, :-1], targets, predicted).double().sum(1)
-        return Cost(loss, token_divergences(clean.logits, logits, counted).double().sum(1))
+        return Cost(loss, token_divergences(clean.require_logits(), logits, counted).double().sum(1))
 
-    by = {CLEAN: cost(clean.logits)}
+    by = {CLEAN: cost(clean.require_logits())}
     for name, make in made.items():
-        by[name] = cost(engine.run(model, batch, edits=[Through(site, make, counted)], keep=None).logits)
+        by[name] = cost(engine.run(model, batch, edits=[Through(site, make, counted)], keep=None).require_logits())
     return Costs(predicted.sum(1), counted.sum(1), by, clean.values[site])
 
 

@@ -171,7 +171,8 @@ def _start(
             if rows.shape[1] != width:
                 raise OptionError(f"{learner.name} has {what} of width {width}, the rows given have {rows.shape[1]}")
         size = x[2].unflatten(0, (config.models, -1)).mean(1).sqrt()
-        remark = learner.centre(*(x if y is None else y)[:2], size)
+        aim = x if y is None else y
+        remark = learner.centre(aim[0], aim[1], size)
         if remark and not quiet and together.rank() == 0:
             print(f"note: {remark}", file=sys.stderr)
     return 0

@@ -56,7 +56,9 @@ def unembedded(engine: Engine, model: Model, rows: Float[Tensor, "n D"], words: 
         shape = part.shape[:2]
         nothing = Batch(torch.zeros(shape, dtype=torch.int64, device=model.device),
                         torch.ones(shape, dtype=torch.bool, device=model.device))  # fmt: skip
-        logits = engine.run(model, nothing, edits=[Replace(end, part)], keep=None).logits[0, :, :words].double()
+        logits = (
+            engine.run(model, nothing, edits=[Replace(end, part)], keep=None).require_logits()[0, :, :words].double()
+        )
         effects = logits[1:] - logits[:1]
         yield effects - effects.mean(1, keepdim=True)
 

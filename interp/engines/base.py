@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.errors import OptionError
 from interp.models.model import Model
 from interp.sites import Site
 
@@ -73,6 +74,12 @@ class Run:
     values: dict[Site, Float[Tensor, "B T _"]] = field(default_factory=dict)
     gradients: dict[Site, Float[Tensor, "B T _"]] = field(default_factory=dict)
     cache: Any = None
+
+    def require_logits(self) -> Float[Tensor, "B kept V"]:
+        """The logits, or OptionError for a run that was asked for none (``keep`` 0)."""
+        if self.logits is None:
+            raise OptionError("this pass kept no logits; ask for them with keep")
+        return self.logits
 
 
 @runtime_checkable

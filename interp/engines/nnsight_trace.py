@@ -16,6 +16,7 @@ import nnsight
 import torch
 from jaxtyping import Float
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
+from nnsight.intervention.interleaver import OutOfOrderError
 from nnsight.schema.config import CONFIG
 from torch import Tensor
 
@@ -100,7 +101,8 @@ class _Elsewhere(nnsight.NNsight):
 
     @property
     def device(self) -> torch.device:
-        return device_of(self._module.get_input_embeddings())
+        module: Any = self._module
+        return device_of(module.get_input_embeddings())
 
 
 def remote_key(model: Model) -> str:
@@ -164,7 +166,7 @@ def _one_line() -> Iterator[None]:
         yield
     except RemoteError as error:
         raise RemoteFailure(f"NDIF did not run the pass: {' '.join(str(error).split())}") from error
-    except nnsight.intervention.interleaver.OutOfOrderError as error:
+    except OutOfOrderError as error:
         raise UnsupportedModel(
             "nnsight cannot visit the sites of this model in the order of its blocks; use the torch engine"
         ) from error

@@ -15,15 +15,17 @@ from interp.sites import Site
 class Tap:
     """Edits in order, then (where wanted) a leaf for the gradient, then the record.
 
-    ``part``: the columns of a fused module's value that are this site; None for all of it.
+    ``part``: the columns of a fused module's value that are this site; None for all of it. ``value`` is there after the
+    pass, where it is read or differentiated.
     """
+
+    value: Tensor
 
     def __init__(self) -> None:
         self.part: tuple[int, int] | None = None
         self.edits: list[Edit] = []
         self.wants_gradient = False
         self.keeps = False
-        self.value: Tensor | None = None
 
     def pass_on(self, whole: Tensor) -> Tensor:
         """The value a module goes on with, this site's columns taken through the tap."""

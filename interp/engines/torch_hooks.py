@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from interp.engines.base import Batch, Edit, Run, arguments
 from interp.engines.taps import Tap, differentiate, taps
+from interp.errors import required
 from interp.models.anatomy import Target
 from interp.models.model import Model
 from interp.sites import Site
@@ -44,7 +45,11 @@ class TorchEngine:
                 place, target = model.at(site)
                 stack.callback(_register(place, target, tap).remove)
             logits, cache = _forward(module, batch, keep, cache, use_cache)
-            found = {} if gradient_of is None else differentiate(tapped, gradients_at, gradient_of, logits)
+            found = (
+                {}
+                if gradient_of is None
+                else differentiate(tapped, gradients_at, gradient_of, required(logits, "a head to differentiate"))
+            )
         values = {site: tapped[site].value.detach() for site in reads}
         return Run(None if logits is None else logits.detach(), values, found, cache)
 
@@ -77,5 +82,6 @@ def _forward(
     module: nn.Module, batch: Batch, keep: int | None, cache: Any, use_cache: bool
 ) -> tuple[Tensor | None, Any]:
     inputs = arguments(batch, keep, cache, use_cache)
-    output = (module.base_model if keep == 0 else module)(**inputs)
+    called: Any = module.base_model if keep == 0 else module
+    output = called(**inputs)
     return None if keep == 0 else output.logits, output.past_key_values if use_cache else None

@@ -71,7 +71,8 @@ def gram(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m m"]:
         # one triangle is half the work; what lies in memory row by row is to BLAS its transpose
         by_row = part.stride(1) == 1
         given = to_host(part.T if by_row else part)
-        found = blas.dsyrk(1.0, given, 1.0, found, trans=int(by_row), lower=1, overwrite_c=1)
+        # scipy makes these functions from Fortran, its annotations know none of them
+        found = blas.dsyrk(1.0, given, 1.0, found, trans=int(by_row), lower=1, overwrite_c=1)  # pyright: ignore[reportAttributeAccessIssue]
     total = torch.from_numpy(found.T)
     return total.triu_().add_(total.triu(1).T)
 

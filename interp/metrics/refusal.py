@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.errors import MetricError
 from interp.maths.precision import widen
 from interp.metrics.base import Objective, Words, fold
-from interp.prompts import Prompt, Tokenizer
+from interp.prompts import Prompt, Tokenizer, decoded
 
 REFUSAL_MARKERS = (
     "sorry", "I'm sorry", "I am sorry", "I cannot", "I can't", "I can not", "I am unable", "I'm unable",
@@ -62,7 +62,7 @@ class Refusal:
         for marker in markers:
             for spelling in _spellings(marker):
                 ids = tokenizer(spelling, add_special_tokens=False)["input_ids"]
-                first = tokenizer.decode(ids[:1]).strip() if ids else ""
+                first = decoded(tokenizer, ids[:1]).strip() if ids else ""
                 # unknown words, and spellings that begin with a bare space, say nothing about the marker
                 if ids and ids[0] != tokenizer.unk_token_id and first:
                     rest = spelling.strip()[len(first) :]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import MetricError
+from interp.errors import MetricError, required
 from interp.maths.precision import widen
 from interp.metrics.base import Objective, Words, fold, token_losses
 from interp.prompts import Prompt, Tokenizer, encode_answer
@@ -85,15 +85,15 @@ class Task:
     def suffix(self, prompt: Prompt) -> tuple[int, ...]:
         """The tokens that right and wrong answer share, or the answer's own before its last."""
         if self.name == "logit-diff":
-            return self._spell(prompt, prompt.answer)[: self._parting(prompt)]
-        return self._spell(prompt, prompt.answer)[:-1]
+            return self._spell(prompt, _right(prompt))[: self._parting(prompt)]
+        return self._spell(prompt, _right(prompt))[:-1]
 
     def objective(self, prompts: Sequence[Prompt]) -> Objective:
         """The number of each of these prompts, which are followed by their ``suffix`` and padded on the left."""
-        answers = [self._spell(prompt, prompt.answer) for prompt in prompts]
+        answers = [self._spell(prompt, _right(prompt)) for prompt in prompts]
         if self.name == "logit-diff":
             at = [self._parting(prompt) for prompt in prompts]
-            wrong = [self._spell(prompt, prompt.wrong_answer) for prompt in prompts]
+            wrong = [self._spell(prompt, _wrong(prompt)) for prompt in prompts]
             pairs = torch.tensor([[a[i], w[i]] for a, w, i in zip(answers, wrong, at, strict=True)])
             return Objective(1, lambda logits: _difference(logits, pairs))
         longest = max(map(len, answers))
@@ -109,11 +109,11 @@ class Task:
         """Whether each answer to a positive prompt is right; negative prompts have no right answers."""
         if group != "positive":
             return np.zeros(len(answers), dtype=bool)
-        return np.array([_begins(text, prompt.answer) for prompt, text in zip(prompts, answers, strict=True)], bool)
+        return np.array([_begins(text, _right(prompt)) for prompt, text in zip(prompts, answers, strict=True)], bool)
 
     def chance(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Share of the other prompts to which each answer would be right."""
-        hits = np.array([[_begins(text, prompt.answer) for prompt in prompts] for text in answers], dtype=np.float64)
+        hits = np.array([[_begins(text, _right(prompt)) for prompt in prompts] for text in answers], dtype=np.float64)
         return (hits.sum(1) - hits.diagonal()) / max(len(prompts) - 1, 1)
 
     def _spell(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
@@ -124,7 +124,7 @@ class Task:
 
     def _parting(self, prompt: Prompt) -> int:
         """Where the right and the wrong answer's tokens first differ."""
-        right, wrong = self._spell(prompt, prompt.answer), self._spell(prompt, prompt.wrong_answer)
+        right, wrong = self._spell(prompt, _right(prompt)), self._spell(prompt, _wrong(prompt))
         for index, (one, other) in enumerate(zip(right, wrong, strict=False)):
             if one != other:
                 return index
@@ -150,6 +150,14 @@ def _all_greedy(
 ) -> Float[Tensor, " B"]:
     found = (logits.argmax(-1) == ids.to(logits.device)) | ~real.to(logits.device)
     return found.all(1).to(torch.float32)
+
+
+def _right(prompt: Prompt) -> str:
+    return required(prompt.answer, "the right answer to every prompt")
+
+
+def _wrong(prompt: Prompt) -> str:
+    return required(prompt.wrong_answer, "a wrong answer to every prompt")
 
 
 def _begins(text: str, answer: str) -> bool:

@@ -5,6 +5,7 @@ base and adapter can silently be one of base and base. Every tensor of the file 
 """
 
 import json
+from typing import Any, cast
 
 import peft
 import torch
@@ -12,6 +13,7 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from interp.errors import AdapterNotLanded, MissingWeights, NonFiniteWeights, UnsupportedModel, WrongBase
 from interp.maths.host import to_host
@@ -55,9 +57,9 @@ def adopt(wrapped: PeftModel, tuned: str, base: str) -> tuple[Model, Model]:
     """The base and the tuned model of a PEFT model in memory, by name; raises UnsupportedModel where it cannot be."""
     for config in (wrapped.peft_config[name] for name in wrapped.active_adapters):
         _require_of_weights(tuned, config)
-        if getattr(config, "bias", "none") != "none":
+        if (bias := getattr(config, "bias", "none")) != "none":
             raise UnsupportedModel(
-                f"{tuned} trained biases of its base (bias={config.bias!r}), which cannot be switched off; "
+                f"{tuned} trained biases of its base (bias={bias!r}), which cannot be switched off; "
                 "merge it, and give the base beside it"
             )
     layers = [layer for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)]
@@ -68,12 +70,17 @@ def adopt(wrapped: PeftModel, tuned: str, base: str) -> tuple[Model, Model]:
         )
     if any(layer.disable_adapters for layer in layers):
         raise UnsupportedModel(f"{tuned} has its adapter switched off; call enable_adapter_layers() first")
-    return _switched(wrapped, read_anatomy(wrapped.get_base_model()), tuned, base)
+    return _switched(wrapped, read_anatomy(inner_of(wrapped)), tuned, base)
+
+
+def inner_of(wrapped: PeftModel) -> PreTrainedModel:
+    """The Hugging Face model inside, with the adapters in its layers."""
+    return cast(PreTrainedModel, wrapped.get_base_model())
 
 
 def memory_digests(wrapped: PeftModel) -> dict[str, str]:
     """Content digests of a PEFT model in memory, and of its base alone: the one that the bare base would have."""
-    inner = wrapped.get_base_model()
+    inner = inner_of(wrapped)
     kept = [
         (f"{path}.", f"{path}.{part}.")
         for path, layer in inner.named_modules()
@@ -105,7 +112,7 @@ def _text(value: object) -> object:
 
 
 def _switched(wrapped: PeftModel, anatomy: Anatomy, tuned: str, base: str) -> tuple[Model, Model]:
-    inner = wrapped.get_base_model()
+    inner = inner_of(wrapped)
     inner.eval().requires_grad_(False)
     switch = AdapterSwitch(inner)
     return (
@@ -116,9 +123,9 @@ def _switched(wrapped: PeftModel, anatomy: Anatomy, tuned: str, base: str) -> tu
 
 def _require_of_weights(name: str, config: PeftConfig) -> None:
     if config.is_prompt_learning:
+        kind: Any = config.peft_type  # by peft's annotations it could be text or nothing
         raise UnsupportedModel(
-            f"{name} is a {config.peft_type.value} adapter, which changes no weight; "
-            "give an adapter of weights (LoRA and its like)"
+            f"{name} is a {kind.value} adapter, which changes no weight; give an adapter of weights (LoRA and its like)"
         )
 
 

@@ -7,7 +7,7 @@ What is not resolved exactly is refused, never guessed.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -179,15 +179,26 @@ def _split_fused(
 
 def matrix_of(module: nn.Module) -> Float[Tensor, "out in"]:
     """A linear module's own matrix as ``(out, in)``; GPT-2's Conv1D stores ``(in, out)``."""
-    weight = module.weight
+    weight = weight_of(module)
     return weight.T if isinstance(module, Conv1D) else weight
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The parameter ``weight`` of a module; by torch's annotations it could be a module too."""
+    return cast(Tensor, module.weight)
+
+
+def embedding_of(model: PreTrainedModel) -> Tensor:
+    """The matrix of the token embedding, a row per token."""
+    return weight_of(model.get_input_embeddings())
 
 
 def shape_of(module: nn.Module) -> tuple[int, int]:
     """``(out, in)`` of a linear module, also where its weight is packed."""
     if is_packed(module):
-        return module.out_features, module.in_features
-    return tuple(matrix_of(module).shape)
+        return cast(int, module.out_features), cast(int, module.in_features)
+    rows, columns = matrix_of(module).shape
+    return rows, columns
 
 
 def is_packed(module: nn.Module) -> bool:
@@ -214,7 +225,8 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
             architecture=name,
         )
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge)
-        return dict(adapter.component_mapping)
+        found: Any = adapter.component_mapping
+        return dict(found)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UnsupportedModel(
             f"{name} is not an architecture with a known map; proven: {', '.join(PROVEN)}"
@@ -258,7 +270,7 @@ def _exists(model: nn.Module, *parts: str) -> bool:
 
 
 def _unwrap(module: nn.Module) -> nn.Module:
-    return module.base_layer if hasattr(module, "base_layer") else module
+    return getattr(module, "base_layer", module)
 
 
 def _require_shapes(model: nn.Module, anatomy: Anatomy, heads: tuple[int, ...]) -> None:

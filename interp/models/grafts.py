@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 from interp.errors import OptionError, UnsupportedModel
 from interp.maths.host import to_host
 from interp.maths.precision import widen
-from interp.models.anatomy import Conv1D, is_packed
-from interp.models.model import Model, effective_weight
+from interp.models.anatomy import Conv1D, is_packed, weight_of
+from interp.models.model import Model, effective_weight, trained, untrained
 from interp.models.offload import spread
 from interp.models.pair import Pair
 
@@ -240,21 +241,22 @@ def _shared(base: Model, tuned: Model) -> list[Piece]:
                     "merge it, save the whole model, and give that with --base"
                 )
             if isinstance(layer, AuxiliaryTrainingWrapper):
-                kept = dict(layer.modules_to_save[layer.active_adapters[0]].named_parameters())
-                for name, mine in layer.original_module.named_parameters():
+                kept = dict(trained(layer).named_parameters())
+                for name, mine in untrained(layer).named_parameters():
                     whole = f"{path}.original_module.{name}"
                     pieces.append(Piece(bare(whole), whole, mine.data, kept[name].data))
             elif isinstance(layer, BaseTunerLayer):
                 whole = f"{path}.base_layer.weight"
-                mine = layer.get_base_layer().weight.data
+                mine = weight_of(layer.get_base_layer()).data
                 pieces.append(Piece(bare(whole), whole, mine, _merged(layer, mine, base.dtype)))
                 if (moved := _bias(layer, tuned.name, path)) is not None:
                     whole = f"{path}.base_layer.bias"
-                    pieces.append(Piece(bare(whole), whole, layer.get_base_layer().bias.data, moved))
+                    own = cast(Tensor, layer.get_base_layer().bias)
+                    pieces.append(Piece(bare(whole), whole, own.data, moved))
     return pieces
 
 
-def _bias(layer: nn.Module, name: str, path: str) -> Tensor | None:
+def _bias(layer: Any, name: str, path: str) -> Tensor | None:
     """The bias as peft merges it where an adapter of the layer has one of its own (lora_bias), else None."""
     having = getattr(layer, "lora_bias", {})
     if not (active := [one for one in layer.active_adapters if having.get(one)]):
@@ -265,14 +267,14 @@ def _bias(layer: nn.Module, name: str, path: str) -> Tensor | None:
             f"{name} adds a bias to {path} (lora_bias), which has none in the base, so that it cannot be grafted; "
             "train it with lora_bias=False"
         )
-    added = sum(widen(layer.lora_B[one].bias) * layer.scaling[one] for one in active)
+    added: Any = sum(widen(layer.lora_B[one].bias) * layer.scaling[one] for one in active)
     return (widen(mine) + added).to(mine.dtype)
 
 
-def _merged(layer: nn.Module, mine: Tensor, dtype: torch.dtype) -> Tensor:
+def _merged(layer: Any, mine: Tensor, dtype: torch.dtype) -> Tensor:
     inner = layer.get_base_layer()
     if isinstance(inner, nn.Embedding):
-        added = sum(layer.get_delta_weight(name) for name in layer.active_adapters)
+        added: Any = sum(layer.get_delta_weight(name) for name in layer.active_adapters)
         return (widen(mine) + widen(added)).to(mine.dtype)
     whole = effective_weight(layer, dtype, True)
     return (whole.T.contiguous() if isinstance(inner, Conv1D) else whole).to(mine.dtype)

@@ -13,7 +13,7 @@ from interp.errors import UnsupportedModel
 from interp.maths.precision import widen
 from interp.models import preflight
 from interp.models.anatomy import is_packed
-from interp.models.model import Model
+from interp.models.model import Model, untrained, versions
 from interp.models.pair import Pair
 
 
@@ -58,8 +58,8 @@ def require_interpolable(pair: Pair) -> None:
 def _scale_adapters(stack: ExitStack, tuned: Model, alpha: float) -> None:
     for layer in tuned.module.modules():
         if isinstance(layer, AuxiliaryTrainingWrapper):
-            plain = dict(layer.original_module.named_parameters())
-            for kept in layer.modules_to_save.values():
+            plain = dict(untrained(layer).named_parameters())
+            for kept in versions(layer).values():
                 for name, own in kept.named_parameters():
                     _put(stack, own, _between(plain[name], own, alpha))
         elif isinstance(layer, LoraLayer):

@@ -93,7 +93,8 @@ def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple
     """The model itself, whole, finite and on its device."""
     try:
         with quiet():
-            loaded, report = AutoModelForCausalLM.from_pretrained(
+            # with output_loading_info it is a model and a report, which its annotations do not say
+            found: Any = AutoModelForCausalLM.from_pretrained(
                 source.directory,
                 config=config,
                 dtype=settings.dtype,
@@ -104,6 +105,7 @@ def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple
                 ignore_mismatched_sizes=True,  # refused below, by name
                 device_map="auto" if settings.spread else None,
             )
+            loaded, report = found
     except (SafetensorError, EOFError) as error:
         raise TruncatedWeights(f"{source.name}: weights cannot be read ({line(error)}); copy them again") from error
     except OSError as error:

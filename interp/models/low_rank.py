@@ -84,7 +84,7 @@ class LowRank:
     def scaling(self, path: str, rank: int) -> float:
         """What the product of the factors is multiplied by."""
         patterns = self.config.get("alpha_pattern") or {}
-        alpha = patterns.get(get_pattern_key(patterns.keys(), path), self.config.get("lora_alpha", 8))
+        alpha = patterns.get(get_pattern_key(list(patterns), path), self.config.get("lora_alpha", 8))
         return alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
 
     def apply(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.maths.precision import widen
-from interp.models.anatomy import Anatomy, Target, is_packed, matrix_of, read_anatomy
+from interp.models.anatomy import Anatomy, Target, embedding_of, is_packed, matrix_of, read_anatomy, shape_of
 from interp.models.offload import brought, device_of
 from interp.sites import Site, Weight
 
@@ -65,7 +66,7 @@ class Model:
         added: dict[int, int] = {}
         for layer in self.module.modules():
             if isinstance(layer, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
-                inner = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer.original_module
+                inner = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else untrained(layer)
                 own = {id(part) for part in inner.parameters()}
                 added |= {id(part): part.numel() for part in layer.parameters() if id(part) not in own}
         return sum(kept.values()) - sum(added.values()), sum(added.values())
@@ -91,7 +92,7 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""
-        return self.module.get_input_embeddings().weight.dtype
+        return embedding_of(self.module).dtype
 
     @property
     def context_length(self) -> int:
@@ -128,14 +129,28 @@ class Model:
         return self.weight(Weight(layer, "mlp.out"))
 
 
+def untrained(wrapper: AuxiliaryTrainingWrapper) -> nn.Module:
+    """A module kept in several versions, as it was; peft's annotations leave its type open."""
+    return cast(nn.Module, wrapper.original_module)
+
+
+def versions(wrapper: AuxiliaryTrainingWrapper) -> nn.ModuleDict:
+    """What adapters made of a module that is kept in several versions, by their names."""
+    return cast(nn.ModuleDict, wrapper.modules_to_save)
+
+
+def trained(wrapper: AuxiliaryTrainingWrapper) -> nn.Module:
+    """What the first active adapter made of it."""
+    return versions(wrapper)[wrapper.active_adapters[0]]
+
+
 def effective_weight(module: nn.Module, dtype: torch.dtype, on: bool) -> Float[Tensor, "out in"]:
     """A linear module's matrix with its adapter: the base's, plus what applying the adapter to units adds to it.
 
     Right for every kind of adapter, and exactly the base's where the adapter adds nothing.
     """
     if isinstance(module, AuxiliaryTrainingWrapper):
-        kept = module.modules_to_save[module.active_adapters[0]] if on else module.original_module
-        return effective_weight(kept, dtype, on)
+        return effective_weight(trained(module) if on else untrained(module), dtype, on)
     if not isinstance(module, BaseTunerLayer):
         return _own(module, dtype)
     inner = module.get_base_layer()
@@ -152,5 +167,5 @@ def _own(module: nn.Module, dtype: torch.dtype) -> Float[Tensor, "out in"]:
     """A linear module's matrix; where it holds codes, what it makes of units: the numbers that it applies."""
     if not is_packed(module):
         return matrix_of(module).detach()
-    unit = torch.eye(module.in_features, dtype=dtype, device=device_of(module))
+    unit = torch.eye(shape_of(module)[1], dtype=dtype, device=device_of(module))
     return (module(unit) - module(torch.zeros_like(unit))).T

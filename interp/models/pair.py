@@ -1,6 +1,6 @@
 """A base and its tuned child, held so that they can be compared: loaded, checked, fingerprinted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from interp.display import facts_html, number
 from interp.errors import OptionError
 from interp.models import load, preflight, sources
-from interp.models.adapters import adopt, attach, memory_digests
+from interp.models.adapters import adopt, attach, inner_of, memory_digests
 from interp.models.model import Model
 from interp.models.unwrap import unwrap
+from interp.prompts import decoded, end_id, pad_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +80,20 @@ class Pair:
         return self.base
 
     @property
+    def pad_id(self) -> int:
+        """Token id used for padding; padding never counts."""
+        return pad_id(self.tokenizer)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Token ids as text."""
+        return decoded(self.tokenizer, ids, skip_special_tokens)
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         """Token ids that end an answer, of the tokenizer and of the tuned model's generation settings."""
         configured = self.tuned.module.generation_config.eos_token_id
-        ids = configured if isinstance(configured, list) else [configured]
-        return tuple(sorted({index for index in (*ids, self.tokenizer.eos_token_id) if index is not None}))
+        ids: list[int | None] = [*configured] if isinstance(configured, list) else [configured]
+        return tuple(sorted({index for index in (*ids, end_id(self.tokenizer)) if index is not None}))
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -179,12 +189,12 @@ class Pair:
         ModelError or a PairError.
         """
         tuned, base = unwrap(tuned, f"{name}:tuned"), None if base is None else unwrap(base, f"{name}:base")
-        if isinstance(base, PeftModel) and base is not tuned:
+        if _is_adapter(base) and base is not tuned:
             raise OptionError("the base given is itself an adapter; give the model it was trained on")
         digests = dict(load.tokenizer_digests(tokenizer))
         if isinstance(tuned, PeftModel):
             digests |= memory_digests(tuned)
-            inner = tuned.get_base_model()
+            inner = inner_of(tuned)
             if base is None or base is tuned or base is inner:
                 base_model, tuned_model = adopt(tuned, f"{name}:tuned", f"{name}:base")
                 preflight.require_switched(preflight.probe_logits(base_model), base_model, tuned_model)
@@ -196,7 +206,7 @@ class Pair:
             digests["tuned"] = load.memory_digest(tuned)
         tuned_model = Model.wrap(f"{name}:tuned", tuned)
         base_model = None if base is None else Model.wrap(f"{name}:base", base)
-        if base_model is not None:
+        if base is not None and base_model is not None:
             preflight.require_same_anatomy(base_model, tuned_model)
             preflight.require_alive(base_model, tokenizer)
             digests["base"] = load.memory_digest(base)
@@ -207,3 +217,7 @@ class Pair:
         """Let go of device memory after the pair is no longer used."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _is_adapter(model: Any) -> bool:
+    return isinstance(model, PeftModel)

@@ -16,6 +16,7 @@ from interp.errors import (
 )
 from interp.maths.host import to_host
 from interp.models import load
+from interp.models.anatomy import embedding_of
 from interp.models.model import Model
 from interp.models.sources import Source, read_json
 
@@ -153,7 +154,7 @@ def probe_logits(model: Model, padding: int = 0, last: int | None = None) -> tor
 
 def require_alive(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
     """Every token must have an embedding and one pass must give finite logits; raises a ModelError or PairError."""
-    rows = model.module.get_input_embeddings().weight.shape[0]
+    rows = embedding_of(model.module).shape[0]
     if len(tokenizer) > rows:
         raise VocabularyMismatch(
             f"the tokenizer has {len(tokenizer)} tokens and {model.name} embeds {rows}; "

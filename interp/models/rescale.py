@@ -7,6 +7,7 @@ their input. Under an adapter the base's matrix is edited, so that the sum of bo
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from interp.errors import UnsupportedModel
 from interp.maths.precision import widen
 from interp.models import preflight
-from interp.models.anatomy import is_packed, matrix_of
-from interp.models.model import Model
+from interp.models.anatomy import is_packed, matrix_of, weight_of
+from interp.models.model import Model, trained, untrained
 from interp.models.pair import Pair
 from interp.sites import Weight
 
@@ -43,13 +44,13 @@ def rescaled(model: Model, directions: Sequence[Direction], scale: float) -> Ite
     At 1 nothing is touched. Raises UnsupportedModel for matrices that are packed or kept elsewhere, or under DoRA,
     whose norm is of the whole matrix.
     """
-    saved: dict[str, tuple[nn.Parameter, Tensor]] = {}
+    saved: dict[str, tuple[Tensor, Tensor]] = {}
     try:
         for direction in directions if scale != 1 else ():
             place = model.anatomy.place(direction.weight)
             module = _held(model, place.path)
             if place.path not in saved:
-                saved[place.path] = module.weight, module.weight.data.clone()
+                saved[place.path] = weight_of(module), weight_of(module).data.clone()
             matrix = matrix_of(module).data
             rows = place.cut(torch.arange(matrix.shape[0], dtype=torch.float64)[:, None])[:, 0].long().to(matrix.device)
             change = (scale - 1) * direction.sigma * torch.outer(direction.left, direction.right)
@@ -65,12 +66,12 @@ def _held(model: Model, path: str) -> nn.Module:
     if isinstance(module, TrainableTokensWrapper):
         raise UnsupportedModel(f"{model.name} {_TOKENS}: {path} cannot be edited; merge it")
     if isinstance(module, AuxiliaryTrainingWrapper):
-        module = module.modules_to_save[module.active_adapters[0]] if model.adapter_on else module.original_module
+        module = trained(module) if model.adapter_on else untrained(module)
     if isinstance(module, BaseTunerLayer):
         if model.adapter_on and _decomposed(module):
             raise UnsupportedModel(f"{model.name} is a DoRA adapter, whose matrices cannot be edited; merge it")
         module = module.get_base_layer()
-    if is_packed(module) or module.weight.is_meta:
+    if is_packed(module) or weight_of(module).is_meta:
         raise UnsupportedModel(f"{path} of {model.name} is quantised or kept elsewhere; load it whole to edit it")
     return module
 
@@ -116,15 +117,16 @@ def _scale_adapter(base: Model, tuned: Model, scale: float, undo: list) -> None:
         if isinstance(module, TrainableTokensWrapper):
             raise UnsupportedModel(f"{tuned.name} {_TOKENS}: its update cannot be scaled as a whole; merge it")
         if isinstance(module, AuxiliaryTrainingWrapper):
-            own = dict(module.modules_to_save[module.active_adapters[0]].named_parameters())
-            for name, before in module.original_module.named_parameters():
+            own = dict(trained(module).named_parameters())
+            for name, before in untrained(module).named_parameters():
                 _replace(own[name], _between(before.data, own[name].data, scale), undo)
         elif isinstance(module, BaseTunerLayer):
-            if _decomposed(module) or not isinstance(getattr(module, "scaling", None), dict):
+            scaling = getattr(module, "scaling", None)
+            if _decomposed(module) or not isinstance(scaling, dict):
                 raise UnsupportedModel(f"{tuned.name} is no plain LoRA: its update cannot be scaled as a whole")
-            before = dict(module.scaling)
-            undo.append(lambda module=module, before=before: module.scaling.update(before))
-            module.scaling.update({name: scale * value for name, value in before.items()})
+            before = dict(scaling)
+            undo.append(partial(scaling.update, before))
+            scaling.update({name: scale * value for name, value in before.items()})
 
 
 def _between(base: Tensor, tuned: Tensor, scale: float) -> Tensor:

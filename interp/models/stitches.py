@@ -54,7 +54,8 @@ def stitched(scopes: Sequence[Scope], masks: Sequence[Bool[Tensor, " P"]]) -> li
     parts = [scope.split(mask.to(scope.model.device)) for scope, mask in zip(scopes, masks, strict=True)]
     found = []
     for at, piece in enumerate(scopes[0].pieces):
-        claims = sum(part[at].to(torch.int16) for part in parts)
+        counts = [part[at].to(torch.int16) for part in parts]
+        claims = sum(counts[1:], counts[0])
         made, total = piece.base, torch.zeros_like(piece.base, dtype=torch.float64)
         for scope, part in zip(scopes, parts, strict=True):
             own = scope.pieces[at].tuned

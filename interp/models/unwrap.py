@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from interp.errors import UnsupportedModel
 from interp.maths.host import to_host
+from interp.models.anatomy import embedding_of
 
 _COMPONENT = "._original_component"
 
@@ -86,7 +87,7 @@ def _from_bridge(held: Any, name: str) -> PreTrainedModel:
 @torch.no_grad()
 def _require_equal(inner: PreTrainedModel, fresh: PreTrainedModel, what: str) -> None:
     """A hook, or a changed copy of a split projection, shows only in what the holder computes."""
-    weight = fresh.get_input_embeddings().weight
+    weight = embedding_of(fresh)
     ids = torch.arange(1, 1 + min(8, weight.shape[0] - 1), device=weight.device)[None]
     training = inner.training
     inner.eval()

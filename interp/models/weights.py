@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from interp.errors import OptionError, OutOfMemory, PairError, WidthMismatch
+from interp.errors import OptionError, OutOfMemory, PairError, WidthMismatch, required
 from interp.models import layout, load, preflight, sources
 from interp.models.anatomy import Anatomy, Place, read_anatomy
 from interp.models.checkpoint import Checkpoint
@@ -152,13 +152,13 @@ class WeightPair:
 
     def read(self, matrix: Matrix) -> Both:
         """Both versions of a matrix, from disk."""
-        whole = self._own(self._base, matrix)
+        whole, tuned = self._own(required(self._base, "a checkpoint"), matrix), required(self._tuned, "a checkpoint")
         mine = _cut(matrix.place, whole)
-        if isinstance(self._tuned, Checkpoint):
-            return Both(mine, _cut(matrix.place, self._own(self._tuned, matrix)))
-        if matrix.place.path not in self._tuned.touched:
+        if isinstance(tuned, Checkpoint):
+            return Both(mine, _cut(matrix.place, self._own(tuned, matrix)))
+        if matrix.place.path not in tuned.touched:
             return Both(mine, mine)
-        return Both(mine, *self._tuned.apply(matrix.place.path, matrix.place, whole, matrix.transposed))
+        return Both(mine, *tuned.apply(matrix.place.path, matrix.place, whole, matrix.transposed))
 
     def _own(self, checkpoint: Checkpoint, matrix: Matrix) -> Float[Tensor, "rows in"]:
         value = checkpoint.read(checkpoint.find(matrix.tensor, self._prefix))

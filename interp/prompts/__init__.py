@@ -14,8 +14,11 @@ from interp.prompts.tokens import (
     Encoded,
     Tokenizer,
     apart,
+    decoded,
     encode,
     encode_answer,
+    end_id,
+    pad_id,
 )
 
 __all__ = [
@@ -36,10 +39,13 @@ __all__ = [
     "PromptSet",
     "Tokenizer",
     "apart",
+    "decoded",
     "encode",
     "encode_answer",
     "encode_document",
+    "end_id",
     "packed",
+    "pad_id",
     "prompt_notes",
     "read_chats",
     "read_prompts",

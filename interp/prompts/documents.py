@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet
 from pyarrow import ArrowException
@@ -91,7 +91,7 @@ class Documents:
         value = row[name]
         if value is None or isinstance(value, str):
             self._require_text(number, value or "")
-            return (value or "").strip() and value
+            return value if value and value.strip() else ""
         turns = isinstance(value, list) and all(
             isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
             for turn in value
@@ -140,7 +140,7 @@ def _encode_conversation(tokenizer: Tokenizer, messages: Sequence[dict[str, str]
     if tokenizer.chat_template is None:
         raise PromptError("the tokenizer has no chat template for conversations; give a column of text")
     text = _rendered(tokenizer, messages)
-    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast))
     ids = list(coded["input_ids"])
     codes = [TEMPLATE] * len(ids)
     if tokenizer.is_fast:
@@ -178,7 +178,8 @@ def _spans(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], text: str) 
 
 def _rendered(tokenizer: Tokenizer, messages: Sequence[dict[str, str]]) -> str:
     try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False)
+        # it is text unless it is to be tokenised
+        return cast(str, tokenizer.apply_chat_template(list(messages), tokenize=False))
     except Exception as error:  # a template is a program of the model's author: it can raise anything
         reason = " ".join(str(error).split())[:200]
         raise PromptError(f"the chat template refuses a conversation ({reason})") from error

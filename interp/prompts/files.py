@@ -89,9 +89,8 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool, 
 
 
 def _conversation(path: Path, index: int, column: str, value: Any) -> tuple[str, tuple[tuple[str, str], ...]]:
-    turns = [(turn.get("role"), turn.get("content")) for turn in value if isinstance(turn, dict)] if (
-        isinstance(value, list)
-    ) else []  # fmt: skip
+    said = value if isinstance(value, list) else []
+    turns: list[tuple[Any, Any]] = [(turn.get("role"), turn.get("content")) for turn in said if isinstance(turn, dict)]
     if not turns or len(turns) < len(value) or not all(isinstance(part, str) for turn in turns for part in turn):
         raise PromptError(
             f"{path}, row {index}: {column} is neither text nor a list of messages with role and content, but "

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -60,6 +61,22 @@ def apart(tokenizer: Tokenizer, coded: Encoded) -> Encoded:
     return Encoded(coded.ids, tuple(roles))
 
 
+def decoded(tokenizer: Tokenizer, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+    """The text of one sequence of token ids."""
+    # by transformers' annotations it could be a list, which it is of several sequences only
+    return cast(str, tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+
+def pad_id(tokenizer: Tokenizer) -> int:
+    """Token id used for padding; 0 where the tokenizer names none."""
+    return cast("int | None", tokenizer.pad_token_id) or 0
+
+
+def end_id(tokenizer: Tokenizer) -> int | None:
+    """Token id that ends a text, where the tokenizer names one."""
+    return cast("int | None", tokenizer.eos_token_id)
+
+
 def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ...]:
     """Token ids of an answer as it would be written after a prompt, without an end token.
 
@@ -103,9 +120,9 @@ def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]
 
 
 def _render(tokenizer: Tokenizer, text: str) -> str:
-    return tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-    )
+    turn = [{"role": "user", "content": text}]
+    # it is text unless it is to be tokenised
+    return cast(str, tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
 
 def _body(tokenizer: Tokenizer, text: str, turn: str) -> tuple[int, int]:

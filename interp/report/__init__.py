@@ -1,6 +1,9 @@
 """The report: stored runs as one HTML page that needs nothing but a browser, and no network."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp.report.page import write_page
 
 __all__ = ["write_page"]
 

@@ -97,7 +97,7 @@ def gather(keys: Sequence[str], store: Store, draws: int = 999) -> tuple[list[Ru
     for tables in pairs.values():
         # two runs of one method agree because they are one method
         if len({table.kind for table in tables}) > 1:
-            words = ["agree", *(table.provenance.key for table in tables), "--draws", str(draws)]
+            words = ["agree", *(table.require_provenance().key for table in tables), "--draws", str(draws)]
             with as_command(words):
                 key = store.fetch(Agreement(draws), Runs(tables)).key
             agreements.append(Run(store.manifest(key), store.get(key)))
@@ -172,7 +172,8 @@ def read(path: str | os.PathLike, store: str | os.PathLike | None = None) -> Rep
     try:
         value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_refused)
         # canonical JSON and UTF-8: what has no digest or no text cannot be compared
-        digest(value), json.dumps(value, ensure_ascii=False).encode()
+        digest(value)
+        json.dumps(value, ensure_ascii=False).encode()
     except OSError as error:
         raise StoreError(f"cannot read the report {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError, InterpError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from interp.claims import to_table
 from interp.figures import FIGURES, plot
@@ -128,7 +129,7 @@ def figure_of(table: Table) -> str:
     # The page has the title in its own text, which wraps on narrow screens; plotly has unescaped neither.
     quoted = title.replace('"', "&quot;")
     figure.update_layout(title=None, margin={"t": max(figure.layout.margin.t - 30, 0)})
-    drawn = figure.to_json(engine="json")  # the same text where a faster library is installed
+    drawn: Any = figure.to_json(engine="json")  # the same text where a faster library is installed
     return (
         f'<figure><figcaption><strong>{title}.</strong> {escaped(caption)}</figcaption>\n<div class="plot" role="img" '
         f'aria-label="{quoted}" style="height:{height}px"></div>\n'

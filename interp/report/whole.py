@@ -57,9 +57,9 @@ def whole_page(
     made = sections.claims_of([*runs, *agreements])
     pairs = list(dict.fromkeys(_pair(table) for table in runs))
     ordered = sorted(runs, key=lambda table: (pairs.index(_pair(table)), _order(table)))
-    named = [(f"run-{table.provenance.key[:12]}", _name(table, len(pairs) > 1), table) for table in ordered]
+    named = [(f"run-{table.require_provenance().key[:12]}", _name(table, len(pairs) > 1), table) for table in ordered]
     contents = [("compared", "What was compared", ""),
-                *((anchor, name, table.provenance.key[:8]) for anchor, name, table in named),
+                *((anchor, name, table.require_provenance().key[:8]) for anchor, name, table in named),
                 ("agreement", NAMES["places"], ""), ("limits", "What this does not show", ""),
                 ("check", "How to check this page", "")]  # fmt: skip
     body = [f"<header><h1>{escaped(said['title'])}</h1>{_findings(runs, agreements, made)}</header>", _nav(contents)]
@@ -76,7 +76,7 @@ def whole_page(
 
 def _name(table: Table, several: bool) -> str:
     """A run's heading, with the tuned model's name where the report is of several pairs."""
-    name, tuned = NAMES.get(table.kind, table.kind), table.provenance.context.get("tuned")
+    name, tuned = NAMES.get(table.kind, table.kind), table.require_provenance().context.get("tuned")
     return f"{name}: {tuned}" if several and tuned else name
 
 
@@ -91,7 +91,7 @@ def _findings(runs: Sequence[Table], agreements: Sequence[Table], made: Sequence
     several = len({_pair(table) for table in runs}) > 1
     for table in (*sorted(runs, key=lambda table: "claims" not in table.tables), *agreements):
         if sentence := table.summary.get("sentence"):
-            anchor = "agreement" if table in agreements else f"run-{table.provenance.key[:12]}"
+            anchor = "agreement" if table in agreements else f"run-{table.require_provenance().key[:12]}"
             of = f"<strong>{escaped(_pair(table))}:</strong> " if several and _pair(table) else ""
             lines.append(f'<li>{of}{escaped(sentence)} <a href="#{anchor}">{_kept(table)}</a></li>')
     supported = sum(claim.supported for claim in made)
@@ -102,7 +102,7 @@ def _findings(runs: Sequence[Table], agreements: Sequence[Table], made: Sequence
 
 
 def _pair(table: Table) -> str:
-    made = table.provenance.context
+    made = table.require_provenance().context
     return " → ".join(str(made[role]) for role in ("base", "tuned") if made.get(role))
 
 
@@ -126,7 +126,7 @@ def _run(table: Table) -> str:
 
 
 def _run_parts(table: Table) -> Iterator[str]:
-    yield f'<p class="pair">{escaped(_pair(table))} <code>{escaped(table.provenance.key)}</code></p>'
+    yield f'<p class="pair">{escaped(_pair(table))} <code>{escaped(table.require_provenance().key)}</code></p>'
     if sentence := table.summary.get("sentence"):
         yield f'<p class="sentence">{escaped(sentence)}</p>'
     if claims := sections.claims_of([table]):

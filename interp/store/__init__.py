@@ -14,7 +14,10 @@ A run is a directory named by its key::
 ``Store`` is loaded on first use, so that a repeated command, which reads only manifests, need not wait for pyarrow.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp.store.runs import Fetched, Store
 
 __all__ = ["Fetched", "Store"]
 

@@ -57,5 +57,5 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     found = 0
     for key in sorted(arrays):
         found = zlib.crc32(f"{key} {arrays[key].shape} {arrays[key].dtype}".encode(), found)
-        found = zlib.crc32(memoryview(np.ascontiguousarray(arrays[key])).cast("B"), found)
+        found = zlib.crc32(np.ascontiguousarray(arrays[key]).data.cast("B"), found)
     return f"{found:08x}"

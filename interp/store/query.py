@@ -10,7 +10,7 @@ The files of every view that a query names are compared with their digests first
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -23,7 +23,7 @@ from interp.store import manifest
 from interp.store.manifest import Manifest, Part
 from interp.table import Column, Table
 
-SETTINGS = {
+SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -77,7 +77,7 @@ def answer(text: str, runs: Path, manifests: Sequence[Manifest]) -> Table:
         raise StoreError(f"{reason}{hint}") from error
 
 
-def _sources(manifests: Sequence[Manifest]) -> dict[str, Mapping[tuple[str, str], Part]]:
+def _sources(manifests: Sequence[Manifest]) -> dict[str, dict[tuple[str, str], Part]]:
     """For each view its parts, by key of the run and file."""
     sources: dict[str, dict[tuple[str, str], Part]] = {}
     for run in manifests:

@@ -166,15 +166,15 @@ class Store:
             seconds = (datetime.now(UTC) - started).total_seconds()
             context = {"started": started.isoformat(timespec="seconds"), "seconds": seconds, **provenance.context}
             table = replace(table, provenance=replace(provenance, context=context))
-        if table.provenance.key != key:
-            raise ValueError(f"the analyzer's table has the key {table.provenance.key}, its study says {key}")
+        if table.require_provenance().key != key:
+            raise ValueError(f"the analyzer's table has the key {table.require_provenance().key}, its study says {key}")
         kept = self._keep(table)
         return Fetched(table if kept else self._read(place), key, place, cached=False, aside=aside)
 
     def write(self, table: Table) -> Path:
         """Keep ``table`` and return its run's directory; a valid run that has its key already stays as it is."""
         self._keep(table)
-        return self._place(table.provenance.key)
+        return self._place(table.require_provenance().key)
 
     def _keep(self, table: Table) -> bool:
         if table.provenance is None:
@@ -211,10 +211,10 @@ class Store:
         if table.arrays:
             files.write_arrays(table.arrays, directory / "arrays.safetensors")
         run = Manifest(
-            key=table.provenance.key,
+            key=table.require_provenance().key,
             kind=table.kind,
             written=datetime.now(UTC).isoformat(timespec="microseconds"),
-            provenance=table.provenance,
+            provenance=table.require_provenance(),
             table=write("table.parquet", table),
             tables={name: write(f"tables/{name}.parquet", content) for name, content in table.tables.items()},
             arrays=Part(**part("arrays.safetensors")) if table.arrays else None,

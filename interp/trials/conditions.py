@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.capture import capture
-from interp.edit import Intervention
+from interp.edit import Intervention, Kind
+from interp.errors import required
 from interp.generate import answer_logits, first_logits
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
@@ -30,9 +31,9 @@ from interp.study import GROUPS, Study
 NEEDS_BASE = ("ablate-base", "patch-tuned")
 # Which model runs and which one it takes from, by direction.
 RECEIVERS = {"necessity": ("tuned", "base"), "sufficiency": ("base", "tuned")}
-PATCHES = {"contribution": "donor", "activation": "activation"}
+PATCHES: dict[str, Kind] = {"contribution": "donor", "activation": "activation"}
 # Whose activation h and whose write weights W: contribution patching, activation patching, weights only, nothing.
-CELLS = {
+CELLS: dict[tuple[str, str], Kind | None] = {
     ("donor", "donor"): "donor",
     ("donor", "receiver"): "activation",
     ("receiver", "donor"): "weights",
@@ -47,6 +48,10 @@ class Receiver:
 
     role: str
     intervention: Intervention | None = None
+
+    def require_intervention(self) -> Intervention:
+        """The intervention, or OptionError for a model as it is."""
+        return required(self.intervention, "an intervention")
 
 
 @dataclass
@@ -108,7 +113,7 @@ class Donors:
         return Receiver(receiver, self._donated(f"{direction}, {kind}", index, donor, kind=kind))
 
     def _donated(
-        self, name: str, index: dict[int, Tensor], donor: str, twin: bool = False, kind: str = ""
+        self, name: str, index: dict[int, Tensor], donor: str, twin: bool = False, kind: Kind | None = None
     ) -> Intervention:
         kind = kind or PATCHES[self.patch]
         model = None if kind == "weights" else self.study.pair[donor]
@@ -154,7 +159,7 @@ def judge(study: Study, name: str, group: str, receiver: Receiver) -> Judged:
     return Judged(
         name,
         group,
-        study.metric.shown(prompts, texts, group),
+        study.require_metric().shown(prompts, texts, group),
         np.array([answer == other for answer, other in zip(answers, own.get("base", answers), strict=True)])
         & (study.pair.base is not None),
         np.array([answer == other for answer, other in zip(answers, own["tuned"], strict=True)]),
@@ -166,7 +171,7 @@ def judge(study: Study, name: str, group: str, receiver: Receiver) -> Judged:
         ),
         number,
         loss,
-        study.metric.chance(prompts, texts) if group == "positive" else None,
+        study.require_metric().chance(prompts, texts) if group == "positive" else None,
     )
 
 
@@ -180,7 +185,7 @@ def _teacher_forced(
         text, answers = study.text(group, rows), [references[row] for row in rows]
         logits, targets, real = answer_logits(study.engine, model, text, answers, receiver.intervention)
         loss[rows] = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1))
-        if not study.metric.applies(group):
+        if not study.require_metric().applies(group):
             continue
         aim, suffixes = study.objective(group, rows), [posed[row].ids[len(asked[row].ids) :] for row in rows]
         if aim.keep == 1 and not any(suffixes):

@@ -77,7 +77,7 @@ class Doses:
             text = study.text("positive", part)
             text = Text(text.prompts, None, text.pad_id, text.stop_ids)
             answers = [wanted[row] for row in part]
-            self._chunks.append(_Chunk.read(study.engine, reader.intervention, text, answers))
+            self._chunks.append(_Chunk.read(study.engine, reader.require_intervention(), text, answers))
 
     def hits(self, chosen: Set) -> np.ndarray:
         """Per row, rows ascending, whether the answer became the donor's."""

@@ -1,6 +1,7 @@
 """What a locating run's table says as sets: scores, ranking, selected units; and how sets agree by chance."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -46,7 +47,8 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
     """Rank correlation; NaN of fewer than three values, and where either does not vary."""
     if len(one) < 3 or not np.ptp(one) or not np.ptp(other):
         return float("nan")
-    return float(spearmanr(one, other).statistic)
+    found: Any = spearmanr(one, other)  # scipy's annotations name no field of it
+    return float(found.statistic)
 
 
 def chance_jaccards(first: Sequence[Pair], second: Sequence[Pair], width: int, draws: int, seed: int) -> np.ndarray:

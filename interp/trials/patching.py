@@ -62,7 +62,9 @@ def patch_cells(
         found.numbers[cell] = numbers.under(receiver.intervention) if receiver.intervention else found.receiver
         answers = _answers(study, receiver, rows)
         found.equal[cell] = np.array([answer == wanted[row] for answer, row in zip(answers, rows, strict=True)], bool)
-        found.shown[cell] = study.metric.shown(prompts, [study.decode(answer) for answer in answers], "positive")
+        found.shown[cell] = study.require_metric().shown(
+            prompts, [study.decode(answer) for answer in answers], "positive"
+        )
         found.random[cell] = []
     for chosen in sets:
         for cell, means in found.random.items():

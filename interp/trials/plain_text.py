@@ -35,6 +35,6 @@ def text_losses(study: Study, group: str, models: Sequence[Model]) -> Float[np.n
         for at, model in enumerate(models):
             batch = Batch.pad([texts[row].ids for row in rows], study.pad_id, "right", model.device)
             targets, real = batch.ids[:, 1:], batch.mask[:, 1:]
-            logits = study.engine.run(model, batch, keep=None).logits[:, :-1]
+            logits = study.engine.run(model, batch, keep=None).require_logits()[:, :-1]
             losses[at, rows] = to_host(token_losses(logits, targets, real).double().sum(1) / real.sum(1))
     return losses

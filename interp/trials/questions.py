@@ -13,12 +13,12 @@ from torch import Tensor
 
 from interp.capture import batches
 from interp.engines import Batch, Engine
-from interp.errors import PromptError
+from interp.errors import PromptError, required
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.metrics import token_losses
 from interp.models.model import Model
-from interp.prompts import Encoded, Prompt, PromptSet, Tokenizer, encode, encode_answer
+from interp.prompts import Encoded, Prompt, PromptSet, Tokenizer, encode, encode_answer, pad_id
 
 Logits = Callable[[Batch, int], Float[Tensor, "B keep V"]]
 
@@ -63,7 +63,7 @@ class Questions:
         """The questions of these prompts; raises PromptError for one that ``context`` does not hold or without end."""
         read, answers, wrong = [], [], []
         for prompt in prompts:
-            answer = encode_answer(tokenizer, prompt.text, prompt.answer)
+            answer = encode_answer(tokenizer, prompt.text, required(prompt.answer, "an answer to every question"))
             coded = encode(tokenizer, prompt.text).with_decision(answer[:-1])
             if len(coded.ids) > context:
                 raise PromptError(
@@ -83,7 +83,7 @@ class Questions:
         asked = PromptSet(tuple(prompts), "")
         return cls(
             tuple(read), tuple(answers), tuple(wrong), tuple(asked.clusters), tuple(asked.keys),
-            tuple(prompt.id for prompt in prompts), tokenizer.pad_token_id or 0,
+            tuple(prompt.id for prompt in prompts), pad_id(tokenizer),
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -113,15 +113,15 @@ class Questions:
             written = to_host(greedy)
             for at, row in enumerate(rows):
                 choice[row] = zlib.crc32(written[at, -len(self.answers[row]) :].tobytes())
-            two = [(at, row) for at, row in enumerate(rows) if self.wrong[row] is not None]
+            two = [(at, row, *wrong) for at, row in enumerate(rows) if (wrong := self.wrong[row]) is not None]
             if two:
-                column = [answer.ids.shape[1] - len(self.answers[row]) + self.wrong[row][0] for _, row in two]
-                right = [self.answers[row][self.wrong[row][0]] for _, row in two]
-                other = [self.wrong[row][1] for _, row in two]
-                values = widen(found[[at for at, _ in two], column]).double()
+                column = [answer.ids.shape[1] - len(self.answers[row]) + parting for _, row, parting, _ in two]
+                right = [self.answers[row][parting] for _, row, parting, _ in two]
+                other = [token for *_, token in two]
+                values = widen(found[[at for at, *_ in two], column]).double()
                 at = torch.arange(len(two), device=values.device)
                 gap = to_host(values[at, right] - values[at, other])
-                chosen = [row for _, row in two]
+                chosen = [row for _, row, *_ in two]
                 choice[chosen] = gap <= 0
                 confidence[chosen] = 1 / (1 + np.exp(-np.abs(gap)))
         return Graded(exact, loss, choice, confidence)
@@ -129,7 +129,7 @@ class Questions:
 
 def run_logits(engine: Engine, model: Model) -> Logits:
     """Logits of the last columns, by an engine and without gradients."""
-    return lambda batch, keep: engine.run(model, batch, keep=keep).logits
+    return lambda batch, keep: engine.run(model, batch, keep=keep).require_logits()
 
 
 def text_rows(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> list[tuple[int, ...]]:

@@ -29,8 +29,15 @@ DEPTHS = ("cosine", "norm_ratio", "lens_kl", "lens_flip", "base_to_end", "tuned_
 class Asked(Protocol):
     """The options that passes follow; see ``interp.analyzers.compare.Compare``."""
 
-    cka_tokens: int
-    floor_prompts: int
+    @property
+    def cka_tokens(self) -> int:
+        """How many tokens' streams are kept for CKA."""
+        ...
+
+    @property
+    def floor_prompts(self) -> int:
+        """How many prompts the rounding error is measured on."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -81,11 +88,11 @@ def read(study: Study, asked: Asked, base: Model, other: Model, group: str, what
         batch, _ = make_batch(encoded, rows, study.pad_id, other.device)
         runs = [study.engine.run(model, _on(batch, model), reads=sites, keep=None) for model in (base, other)]
         streams = [torch.stack([run.values[site].to(other.device) for site in sites]) for run in runs]
-        mine, theirs = runs[1].logits, runs[0].logits.to(other.device)
+        mine, theirs = runs[1].require_logits(), runs[0].require_logits().to(other.device)
         kl, first = token_divergences(mine, theirs, batch.mask), [part.argmax(-1) for part in (theirs, mine)]
         numbers = [to_host(value) for value in (kl, first[0] != first[1], *first)]
         lens = lenses(study.engine, (base, other), [stream[:, :, -1].transpose(0, 1) for stream in streams])
-        for name, values in (*drift(*streams, batch.mask).items(), *_lens_numbers(*lens).items()):
+        for name, values in (*drift(streams[0], streams[1], batch.mask).items(), *_lens_numbers(*lens).items()):
             depths[name][rows] = to_host(values)
         for place, row in enumerate(rows):
             length = len(encoded[row].ids)
@@ -95,7 +102,7 @@ def read(study: Study, asked: Asked, base: Model, other: Model, group: str, what
             owners += [row] * len(columns)
             for part, stream in zip(kept, streams, strict=True):
                 part.append(to_host(stream[:, place, columns].transpose(0, 1).float()))
-    sample = tuple(np.concatenate(part) for part in kept)
+    sample = np.concatenate(kept[0]), np.concatenate(kept[1])
     prompts = study.prompts(group).prompts
     return Read(group, prompts, [coded.ids for coded in encoded], tokens, depths, sample, np.array(owners))
 
@@ -127,7 +134,7 @@ def lenses(
         nothing = Batch(torch.zeros(shape, dtype=torch.int64, device=model.device),
                         torch.ones(shape, dtype=torch.bool, device=model.device))  # fmt: skip
         end = Replace(Site(model.anatomy.n_layers - 1, "hook_resid_post"), stream)
-        found.append(engine.run(model, nothing, edits=[end], keep=None).logits.to(stream.device))
+        found.append(engine.run(model, nothing, edits=[end], keep=None).require_logits().to(stream.device))
     return found
 
 
@@ -150,7 +157,7 @@ def rounding(study: Study, asked: Asked) -> float:
             batch = make_batch(encoded, rows, study.pad_id, model.device)[0]
             ids = [encoded[row].ids for row in rows]
             wider = Batch.pad(ids, study.pad_id, device=model.device, length=batch.ids.shape[1] + 5)
-            one, other = (study.engine.run(model, each, keep=None).logits for each in (batch, wider))
+            one, other = (study.engine.run(model, each, keep=None).require_logits() for each in (batch, wider))
             kl = token_divergences(one, other[:, 5:], batch.mask).sum(1) / batch.mask.sum(1)
             largest = max(largest, float(to_host(kl).max()))
     return largest

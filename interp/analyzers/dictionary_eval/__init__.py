@@ -33,7 +33,7 @@ from interp.dictionaries.baselines import Covariance
 from interp.dictionaries.parts import OUTSIDE, UNKNOWN, Read, parts_of, read_whole, recoded
 from interp.dictionaries.place import TUNED, Place
 from interp.dictionaries.scores import Scores, conversations_table, density_table, scores_table
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 from interp.study import Study
 from interp.table import Table
 
@@ -98,7 +98,7 @@ class DictionaryEval(Analyzer):
         scored = {OWN: own} | {name: empty(made[name].config.width) for name in (PCA, RANDOM)}
         apart = alone(seen, k, dictionary.W_dec.dtype) if place.views else None
         sums = passes.splicing(made, scored, own.mean, apart)
-        return self._table(study, place, scored, sums, made[PCA].config.k, read)
+        return self._table(study, place, scored, sums, required(made[PCA].config.k, "a number of codes"), read)
 
     def _table(self, study: Study, place: Place, scored: dict[str, Scores], sums: Sums, k: int, read: Read) -> Table:
         prompts = study.prompts("positive")

@@ -94,7 +94,9 @@ def saved(column: str, which: str, where: Mapping[str, Any]) -> Estimate:
 
 def _spent(column: str, more: str, less: str, where: Mapping[str, Any]) -> Estimate:
     """What ``more`` costs beyond ``less``, by what the mean costs beyond the clean pass."""
-    rows = {name: {"where": {"condition": name, **where}} for name in {more, less, MEAN, CLEAN}}
+    rows: dict[str, dict[str, Any]] = {
+        name: {"where": {"condition": name, **where}} for name in {more, less, MEAN, CLEAN}
+    }
     return mean(
         column, table="splice", pair="prompt_id", **rows[more], minus=rows[less],
         over={**rows[MEAN], "minus": rows[CLEAN]},

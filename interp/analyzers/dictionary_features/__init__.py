@@ -118,7 +118,7 @@ class DictionaryFeatures(Analyzer):
         columns = {
             "latent": (np.array(chosen, np.int64), "key", "number of the latent"),
             **activity_columns(reader, seen, active, chosen),
-            **label_columns(found, study.pair.tokenizer.decode),
+            **label_columns(found, study.pair.decode),
             **(logit_columns(wrote) if wrote else {}),
         }
         live = int((seen[TUNED].counts > 0).sum())
@@ -140,8 +140,8 @@ class DictionaryFeatures(Analyzer):
             },
             tables={
                 "contexts": contexts_table(reader, active[TUNED], chosen, self.contexts, self.window, study),
-                "labels": labels_table(found, study.pair.tokenizer.decode),
-                **({"logits": wrote.table(study.pair.tokenizer.decode)} if wrote else {}),
+                "labels": labels_table(found, study.pair.decode),
+                **({"logits": wrote.table(study.pair.decode)} if wrote else {}),
             },
         )
         return conclude(run, claims_of(columns, wrote is not None), lead=lead(columns, live))

@@ -28,9 +28,20 @@ OF = (TUNED, BOTH, DIFFERENCE)
 class Asked(Protocol):
     """The options that passes follow; see ``interp.analyzers.dictionary_features.DictionaryFeatures``."""
 
-    dictionary: Dictionary
-    site: str
-    of: str
+    @property
+    def dictionary(self) -> Dictionary:
+        """Whose codes are read."""
+        ...
+
+    @property
+    def site(self) -> str:
+        """Where its rows are."""
+        ...
+
+    @property
+    def of(self) -> str:
+        """What it reads."""
+        ...
 
 
 class Reader:

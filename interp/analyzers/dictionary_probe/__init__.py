@@ -105,7 +105,7 @@ class DictionaryProbe(Analyzer):
         if len(study.classes) < 2 or not len(study.prompts("negative")):
             raise OptionError("a probe tells two classes apart; give --negative FILE too")
         study.pair.tuned.at(site)
-        contrast = study.contrast
+        contrast = study.require_contrast("a probe")
         halves = contrast.split(study.seed) if self.held_out is None else (contrast, self.held_out)
         halves[0].require_disjoint(halves[1])
         choosing, held = (study.on(half) for half in halves)
@@ -140,7 +140,7 @@ class DictionaryProbe(Analyzer):
         whole = {name: _steady(np.concatenate([part[0][name] for part in parts])) for name in parts[0][0]}
         labels = np.concatenate([_labels(half) for half in (choosing, held)])
         names = [f"{which} {cluster}" for which, half in enumerate((choosing, held))
-                 for cluster in half.contrast.clusters]  # fmt: skip
+                 for cluster in half.require_contrast().clusters]  # fmt: skip
         training = np.arange(len(labels)) < len(_labels(choosing))
         clusters = np.unique(names, return_inverse=True)[1]
         found = {}
@@ -175,7 +175,7 @@ class DictionaryProbe(Analyzer):
         amount, found = self.steer * firing.mean_active(latents), []
         ratio = float(np.mean([firing.size(one, norms) for one in sets]) / max(firing.size(latents, norms), 1e-30))
         for how, group in GROUP.items():
-            if not held.metric.applies(group):
+            if not held.require_metric().applies(group):
                 continue
             chosen = _spread(held, group, self.control_prompts)
             numbers, sign = Numbers(held, reader, group, chosen), -1.0 if how == ABLATE else 1.0

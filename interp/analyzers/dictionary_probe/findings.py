@@ -26,7 +26,7 @@ def claims_of(found: Evidence) -> list[Claim]:
         if one.moved is None:
             continue
         made.append(_moves(found, one))
-        if one.how == ABLATE and one.back is not None and _changed(one).any():
+        if one.how == ABLATE and one.back is not None and one.changed.any():
             made.append(_returns(one))
         if one.how == ABLATE and one.base is not None:
             made.append(_malformed(one))
@@ -38,7 +38,7 @@ def limits_of(found: Evidence) -> list[str]:
     untried = [one for one in found.tried if one.moved is None]
     return [
         *(f"Nothing was confirmed of the {one.name} latents: {one.why}." for one in untried),
-        *([] if found.held.metric.applies("negative") else
+        *([] if found.held.require_metric().applies("negative") else
           ["Nothing was steered: the metric is of positive prompts only."]),
         "Classes of prompts are what is predicted, whatever the model answers to each.",
         "A latent that predicts can be a companion of what causes; ablation and steering are the test of that, at "
@@ -96,10 +96,10 @@ def _tuning_adds(found: Evidence) -> Claim:
 
 def _moves(found: Evidence, one: Tried) -> Claim:
     """Ablation lowers, steering raises: by more than random sets that fire as often."""
-    words, ablated = found.held.metric.words, one.how == ABLATE
+    words, ablated = found.held.require_metric().words, one.how == ABLATE
     count, number, unit = len(found.sets[one.name]), literal(words.number), literal(words.unit)
     verb = ("Giving the base's part to" if one.revert else "Ablating") if ablated else "Steering by"
-    least = SMALLEST * float(np.abs(one.plain).mean())
+    least = SMALLEST * float(np.abs(one.before).mean())
     where = {"set": one.name, "change": one.how}
     size = f", contributions {one.size_ratio:.2f} times as large" if np.isfinite(one.size_ratio) and ablated else ""
     text = (
@@ -118,11 +118,6 @@ def _moves(found: Evidence, one: Tried) -> Claim:
         + _seen(one.null, f"above {{smallest:.2f}} {unit}"),
         also={"smallest": statistic("mean", "null_most", table="effects", where=where)},
     )
-
-
-def _changed(one: Tried) -> np.ndarray:
-    """Prompts whose answer shows the behaviour and is not the base's."""
-    return one.own.shown & ~one.own.equal_base
 
 
 def _returns(one: Tried) -> Claim:

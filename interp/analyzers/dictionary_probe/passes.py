@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -59,9 +59,9 @@ class Reader:
 
     def change(self, study: Study, name: str, latents: Sequence[int], amount: float) -> Intervention:
         """``ablate`` these latents (or give them the base's part), or ``steer`` by ``amount`` of each."""
-        how = {"factor": 0.0, "revert": self.revert} if name == ABLATE else {"factor": 1.0, "amount": amount}
         chosen = torch.tensor([int(latent) for latent in latents], dtype=torch.int64)
-        edit = Latents(self.site, self.dictionary, chosen, of=self.of, **how)
+        edit = Latents(self.site, self.dictionary, chosen, of=self.of)
+        edit = replace(edit, revert=self.revert) if name == ABLATE else replace(edit, factor=1.0, amount=amount)
         return intervention(f"{name} {len(latents)} latents", [edit], study.pair.base)
 
 
@@ -166,7 +166,7 @@ class Numbers:
             batch, _ = make_batch(posed, part, study.pad_id, study.pair.tuned.device)
             base = {}
             if reader.of != "tuned":
-                base = study.engine.run(study.pair.base, batch, reads=[reader.site], keep=0).values
+                base = study.engine.run(study.pair["base"], batch, reads=[reader.site], keep=0).values
             self._chunks.append((batch, base, study.objective(group, part)))
 
     def of(self, change: Intervention | None) -> NDArray[np.float64]:
@@ -175,7 +175,7 @@ class Numbers:
         for batch, base, aim in self._chunks:
             edits = change.bind(base) if change else ()
             run = self._study.engine.run(self._study.pair.tuned, batch, edits=edits, keep=aim.keep)
-            parts.append(to_host(aim.of(run.logits)))
+            parts.append(to_host(aim.of(run.require_logits())))
         found = np.concatenate(parts).astype(np.float64)
         return found[np.argsort(self._order, kind="stable")]
 

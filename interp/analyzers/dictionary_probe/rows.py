@@ -11,6 +11,7 @@ from interp.analyzers.dictionary_probe.passes import ABLATE, GROUP, Firing
 from interp.claims import ALPHA
 from interp.dictionaries.probe import Probed
 from interp.display import as_sentence
+from interp.errors import required
 from interp.maths.statistics import permutation_p, roc_auc, smallest_effect
 from interp.provenance import Provenance
 from interp.study import Study
@@ -75,6 +76,22 @@ class Tried:
     judged: Judged | None = None
     harmless: Judged | None = None
 
+    @property
+    def before(self) -> NDArray[np.float64]:
+        """``plain`` of a change that was tried."""
+        return required(self.plain, "a change that was tried")
+
+    @property
+    def effects(self) -> NDArray[np.float64]:
+        """``moved`` of a change that was tried."""
+        return required(self.moved, "a change that was tried")
+
+    @property
+    def changed(self) -> NDArray[np.bool_]:
+        """Prompts whose answer shows the behaviour and is not the base's."""
+        own = required(self.own, "the tuned model's answers")
+        return own.shown & ~own.equal_base
+
 
 @dataclass
 class Evidence:
@@ -99,7 +116,7 @@ class Evidence:
 def tables(kind: str, found: Evidence, limits: list[str], provenance: Provenance) -> Table:
     """The table of probes with all others; claims are measured on these."""
     study, ran = found.study, [one for one in found.tried if one.moved is not None]
-    effects = {f"{one.name} {one.how}": float(one.moved.mean()) for one in ran}
+    effects = {f"{one.name} {one.how}": float(one.effects.mean()) for one in ran}
     summary = {
         "auc": {str(k): found.probes.found[OWN, k].auc for k in found.k},
         "latents": {name: latents for name, latents in found.sets.items() if name == PROBED},
@@ -202,10 +219,10 @@ def _effects(ran: list[Tried]) -> Table:
         "change": ([one.how for one in ran], "key", "ablated on positive prompts, or steered on negative ones"),
         "latents": (np.array([len(one.sets[0]) for one in ran], np.int64), "measure", "how many"),
         "amount": (np.array([one.amount for one in ran]), "measure", "of each latent that was added, in codes"),
-        "effect": (np.array([one.moved.mean() for one in ran]), "measure", "fall if ablated, rise if steered"),
+        "effect": (np.array([one.effects.mean() for one in ran]), "measure", "fall if ablated, rise if steered"),
         "null_mean": (np.array([np.mean(one.null) for one in ran]), "measure", "the same of random sets"),
         "null_most": (np.array([smallest_effect(one.null) for one in ran]), "measure", "bound for p of 0.05 or less"),
-        "p": (np.array([permutation_p(one.moved.mean(), one.null) for one in ran]), "measure", "beside random sets"),
+        "p": (np.array([permutation_p(one.effects.mean(), one.null) for one in ran]), "measure", "beside random sets"),
         "size_ratio": (
             np.array([one.size_ratio for one in ran]), "measure", "random sets' contributions by the set's own, mean"
         ),
@@ -234,8 +251,8 @@ def _numbers(found: Evidence, ran: list[Tried]) -> Table:
         "change": ([one.how for one, _, _ in each], "key", "ablate or steer"),
         "prompt_id": (np.array([prompt.id for _, _, prompt in each], np.int64), "key", "position in the file"),
         "cluster": ([prompt.cluster for _, _, prompt in each], "key", "prompts that move together"),
-        "plain": (np.array([one.plain[at] for one, at, _ in each]), "measure", "the metric as it is"),
-        "effect": (np.array([one.moved[at] for one, at, _ in each]), "measure", "its fall or rise"),
+        "plain": (np.array([one.before[at] for one, at, _ in each]), "measure", "the metric as it is"),
+        "effect": (np.array([one.effects[at] for one, at, _ in each]), "measure", "its fall or rise"),
         "equal_base": (np.array(back, bool), "flag", "answered as the base answers, by one pass"),
     })  # fmt: skip
 
@@ -253,8 +270,8 @@ def _answers(found: Evidence, ran: list[Tried]) -> Table:
     def of(name: str) -> np.ndarray:
         return np.array([bool(getattr(judged, name)[at]) for _, judged, at in prompts], bool)
 
-    changed = [judged.group == "positive" and bool(first.own.shown[at] and not first.own.equal_base[at])
-               for _, judged, at in prompts]  # fmt: skip
+    turned = [] if first is None else first.changed
+    changed = [judged.group == "positive" and bool(turned[at]) for _, judged, at in prompts]
     asked = [found.held.prompts(judged.group).prompts[at] for _, judged, at in prompts]
     return table("dictionary-probe-answers", {
         "condition": ([name for name, _, _ in prompts], "key", "latents ablated, or a model as it is"),

@@ -24,8 +24,9 @@ from interp.analyzers.graft.findings import KEEPS, claims_of
 from interp.analyzers.graft.rows import Rows, layers_table
 from interp.claims import SUPPORTED, conclude
 from interp.display import as_sentence
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 from interp.maths.calibration import calibration_error
+from interp.maths.host import to_host
 from interp.models.grafts import PARTS, Scope
 from interp.prompts import PromptSet, prompt_notes
 from interp.study import Study
@@ -130,9 +131,13 @@ class Graft(Analyzer):
         if min(self.steps, self.draws, self.batch) < 1 or min(self.relaxed_steps, self.shuffles) < 0:
             raise OptionError("a graft needs at least one step, one question a step and one random mask")
 
+    @property
+    def _measuring(self) -> PromptSet:
+        return required(self.held_out, "a held-out task")
+
     def _require_disjoint(self, study: Study) -> None:
         study.pair.require_base("grafting")
-        if shared := set(study.contrast.positive.shared(self.held_out)):
+        if shared := set(study.contrast.positive.shared(self._measuring)):
             raise OptionError(f"{len(shared)} questions both locate and measure, first {min(shared)[:40]!r}")
 
     def _ranking(self, kind: str, study: Study, scope: Scope, located: Questions, count: int) -> Tensor:
@@ -149,7 +154,7 @@ class Graft(Analyzer):
     def _drawn(self, kind: str, scope: Scope, like: Tensor, seed: int) -> Tensor:
         if kind == "matched":
             return masks.matched_mask(scope, like, seed)
-        return masks.random_mask(scope, int(like.sum()), seed)
+        return masks.random_mask(scope, _count(like), seed)
 
     def _table(
         self, study: Study, scope: Scope, rows: Rows, kept: dict[str, Tensor], count: int, limits: list[str]
@@ -168,7 +173,7 @@ class Graft(Analyzer):
                 "kept_gain": {kind: rows.kept_gain(kind, count) for kind in kept},
                 "shuffles": self.shuffles,
                 "locating": len(study.contrast.positive),
-                "measuring": len(self.held_out),
+                "measuring": len(self._measuring),
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
@@ -186,13 +191,17 @@ class Graft(Analyzer):
                 if len(where)
             },
         )
-        run = conclude(run, claims_of(count, scope.size, len(self.held_out), self.shuffles))
+        run = conclude(run, claims_of(count, scope.size, len(self._measuring), self.shuffles))
         verdicts = run.summary["verdicts"]
         own = {
             "supported": verdicts["keeps"] == SUPPORTED,
             "k95": rows.smallest(KEEPS) if verdicts["gains"] == SUPPORTED else None,
         }
         return replace(run, summary={**run.summary, **own})
+
+
+def _count(mask: Tensor) -> int:
+    return int(to_host(mask.sum()))
 
 
 def _rounded(shuffled: Scope) -> list[str]:
@@ -202,7 +211,7 @@ def _rounded(shuffled: Scope) -> list[str]:
         return []
     dtype = str(shuffled.pieces[0].base.dtype).removeprefix("torch.")
     return [
-        f"The shuffled movement is rounded to {dtype} in the base: {still:,} of {int((shuffled.moved != 0).sum()):,} "
+        f"The shuffled movement is rounded to {dtype} in the base: {still:,} of {_count(shuffled.moved != 0):,} "
         f"weights that moved stand still, and it is {length:.3f} times as long as the fine-tuned model's (first "
         "shuffle). With --dtype float32 it is the same movement."
     ]
@@ -214,7 +223,7 @@ class _Measured:
     def __init__(self, analyzer: Graft, study: Study, scope: Scope) -> None:
         tokenizer, context = study.pair.tokenizer, study.pair.tuned.context_length
         self.study, self.scope = study, scope
-        self.questions = Questions.of(tokenizer, analyzer.held_out.prompts, context)
+        self.questions = Questions.of(tokenizer, required(analyzer.held_out, "a held-out task").prompts, context)
         other = analyzer.other
         self.other = None if other is None else Questions.of(tokenizer, other.prompts, context)
         self.text = text_rows(tokenizer, study.contrast.negative.texts, context)
@@ -230,7 +239,7 @@ class _Measured:
         """Everything of one graft."""
         with (scope or self.scope).grafted(mask) as model:
             seen = self._graded(self.questions, model)
-            self.rows.add(kind, int(mask.sum()), seen, self._numbers(model, seen))
+            self.rows.add(kind, _count(mask), seen, self._numbers(model, seen))
 
     def of_draw(self, kind: str, draw: int, mask: Tensor) -> None:
         """One of many random masks: everything of the first, right answers of the rest."""
@@ -238,24 +247,25 @@ class _Measured:
             self.of_mask(kind, mask)
         with self.scope.grafted(mask) as model:
             seen = self._graded(self.questions, model)
-        self.rows.add_draw(kind, draw, int(mask.sum()), seen)
+        self.rows.add_draw(kind, draw, _count(mask), seen)
 
     def of_shuffle(self, shuffle: int, mask: Tensor, shuffled: Scope) -> None:
         """A mask on shuffled movement: everything of the first, right answers of every one."""
         if shuffle == 0:
             self.of_mask("shuffled", mask, shuffled)
-            seen = self.rows.seen["shuffled", int(mask.sum())]
+            seen = self.rows.seen["shuffled", _count(mask)]
         else:
             with shuffled.grafted(mask) as model:
                 seen = self._graded(self.questions, model)
-        self.rows.add_shuffle(int(mask.sum()), seen)
+        self.rows.add_shuffle(_count(mask), seen)
 
     def _graded(self, questions: Questions, model) -> Graded:
         groups = self.study.batches(questions.read, model)
         return questions.graded(groups, run_logits(self.study.engine, model), model.device)
 
     def _numbers(self, model, seen: Graded) -> dict[str, float]:
-        numbers = {"agreement": float(np.mean(seen.choice == self.tuned.choice))}
+        tuned = required(self.tuned, "what the tuned model itself answers")
+        numbers = {"agreement": float(np.mean(seen.choice == tuned.choice))}
         if not np.isnan(seen.confidence).any():
             for bins in (15, 10):
                 numbers[f"calibration-error-{bins}"] = calibration_error(seen.confidence, seen.correct, bins)

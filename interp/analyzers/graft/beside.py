@@ -21,7 +21,7 @@ KINDS = ("learned", "relaxed", "movement", "first-order")
 def same_tune(run: Table, study: Study) -> bool:
     """Whether a run is of the study's own tuned model."""
     digests = study.pair.digests
-    return all(run.provenance.inputs.get(role) == digests.get(role) for role in ("base", "tuned", "adapter"))
+    return all(run.require_provenance().inputs.get(role) == digests.get(role) for role in ("base", "tuned", "adapter"))
 
 
 def others_mask(run: Table, study: Study, scope: Scope) -> Bool[Tensor, " P"]:
@@ -31,7 +31,7 @@ def others_mask(run: Table, study: Study, scope: Scope) -> Bool[Tensor, " P"]:
 
 def require_comparable(run: Table, study: Study, scope: Scope) -> None:
     """Raise OptionError for a run whose masks number other weights than the scope's."""
-    made = run.provenance
+    made = run.require_provenance()
     if run.kind != "graft":
         raise OptionError(f"run {made.key} is of kind {run.kind}; give keys of graft runs (interp ls)")
     if made.inputs.get("base") != study.pair.digests.get("base"):
@@ -49,7 +49,7 @@ def all_overlaps(
     for kind in KINDS if beside else ():
         by_name = {"this": indices.get(kind, {})}
         for run in beside:
-            name = run.provenance.key + ("" if same_tune(run, study) else " (another tune)")
+            name = run.require_provenance().key + ("" if same_tune(run, study) else " (another tune)")
             by_name[name] = masks_of(run, kind)
         found[kind] = {name: mask for name, mask in by_name.items() if mask}
     return overlaps_table(found, scope.size)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from interp.maths.host import to_host
 from interp.models.anatomy import Anatomy
 from interp.models.grafts import Scope
 from interp.sites import Weight
@@ -157,9 +158,9 @@ def _joined(grafts: list, name: str, dtype: type) -> np.ndarray:
 def layers_table(indices: Mapping[str, Mapping[str, np.ndarray]], scope: Scope) -> Table:
     """Where masks lie: one row per mask and parameter."""
     sizes = {piece.name: piece.size for piece in scope.pieces}
-    moved = {piece.name: float(piece.moved.norm()) for piece in scope.pieces}
+    moved = {piece.name: float(to_host(piece.moved.norm())) for piece in scope.pieces}
     rows = [(kind, name, len(where)) for kind, by_name in indices.items() for name, where in by_name.items()]
-    kinds, names, kept = ([row[i] for row in rows] for i in range(3))
+    kinds, names, kept = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
     layers = [re.match(re.escape(scope.model.anatomy.blocks_path) + r"\.(\d+)\.", name) for name in names]
     parts = _parts(scope.model.anatomy)
     size = np.array([sizes[name] for name in names], np.int64)

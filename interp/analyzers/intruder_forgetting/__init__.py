@@ -50,9 +50,9 @@ class Checkpoints:
         for kind, tables in (("intruders", self.counted), ("forgetting", self.lost)):
             if wrong := [run.kind for run in tables if run.kind != kind]:
                 raise OptionError(f"a run of kind {wrong[0]} was given where one of {kind} is needed")
-            first = tables[0].provenance
+            first = tables[0].require_provenance()
             for run in tables:
-                made = run.provenance
+                made = run.require_provenance()
                 # how often a null was drawn changes no count
                 options = [{**each.options, "draws": 0} for each in (first, made)]
                 same = [each.inputs.get(name) for each in (first, made) for name in ("base", "prompts")]
@@ -61,25 +61,25 @@ class Checkpoints:
                         f"runs {first.key} and {made.key} differ in base, texts or options; use the same for every "
                         "checkpoint"
                     )
-        tuned = [[run.provenance.inputs["tuned"] for run in tables] for tables in (self.counted, self.lost)]
+        tuned = [[run.require_provenance().inputs["tuned"] for run in tables] for tables in (self.counted, self.lost)]
         if tuned[0] != tuned[1] or len(set(tuned[0])) != len(tuned[0]):
             raise OptionError("runs of intruders and of forgetting must be of the same checkpoints, each of them once")
 
     @property
     def names(self) -> list[str]:
         """What the checkpoints were called."""
-        return [str(run.provenance.context.get("tuned", "")) for run in self.counted]
+        return [str(run.require_provenance().context.get("tuned", "")) for run in self.counted]
 
     def provenance(self, analyzer: Any) -> Provenance:
         """What a result of this analyzer on these runs is made from."""
         inputs = {
-            "base": self.counted[0].provenance.inputs["base"],
-            "counted": [run.provenance.key for run in self.counted],
-            "lost": [run.provenance.key for run in self.lost],
+            "base": self.counted[0].require_provenance().inputs["base"],
+            "counted": [run.require_provenance().key for run in self.counted],
+            "lost": [run.require_provenance().key for run in self.lost],
             "seed": self.seed,
         }
         context = {
-            "base": self.counted[0].provenance.context.get("base"),
+            "base": self.counted[0].require_provenance().context.get("base"),
             "tuned": self.names[-1],
             "checkpoints": self.names,
             "environment": environment(),

@@ -55,7 +55,7 @@ class IntruderScaling(Analyzer):
     @classmethod
     def of(cls, located: Table, **options) -> "IntruderScaling":
         """The analyzer for a run of ``Intruders``."""
-        return cls(located=located, parent=located.provenance.key, **options)
+        return cls(located=located, parent=located.require_provenance().key, **options)
 
     def __call__(self, study: Study) -> Table:
         """Choose, scale, measure; the model is the same bit for bit afterwards."""
@@ -63,7 +63,7 @@ class IntruderScaling(Analyzer):
         if self.located is None or self.located.kind != "intruders":
             raise OptionError("scaling intruders needs a run of interp intruders; give its table")
         scales = self.require()
-        chosen, edited, notes = self._chosen(study)
+        chosen, edited, notes = self._chosen(study, self.located)
         kinds = _possible(study, chosen, notes)
         found, plain, base_loss = measured(study, base, kinds, scales, partial(_scaled, study, chosen))
         if study.metric is None:
@@ -72,7 +72,7 @@ class IntruderScaling(Analyzer):
         losses, kls = (np.array([getattr(one, name).mean() for one in found.values()]) for name in ("loss", "kl"))
         task, prompts = {}, {}
         if study.metric is not None:
-            words, means = study.metric.words, np.array([one.metric.mean() for one in found.values()])
+            words, means = study.require_metric().words, np.array([one.task.mean() for one in found.values()])
             task = {"metric": (means, "measure", words.number, words.unit)}
             prompts = {"prompts": _each("prompts", study.prompts("positive"), found, metric="the metric")}
         counts = {group: len(study.prompts(group)) for group in study.classes}
@@ -92,7 +92,7 @@ class IntruderScaling(Analyzer):
                 "base_loss": float(base_loss.mean()),
                 "tuned_loss": float(plain.loss.mean()),
                 "tuned_kl": float(plain.kl.mean()),
-                "tuned_metric": float(plain.metric.mean()) if task else None,
+                "tuned_metric": float(plain.task.mean()) if task else None,
                 **counts,
                 "limits": [f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(notes)],
             },
@@ -118,9 +118,9 @@ class IntruderScaling(Analyzer):
             raise OptionError(f"scales {self.scales}: give numbers of 0 or more beside 1, such as 0,0.5,1,1.5")
         return sorted({*map(float, self.scales), 1.0})
 
-    def _chosen(self, study: Study) -> tuple[dict[str, list[Direction]], Table, list[str]]:
+    def _chosen(self, study: Study, rows: Table) -> tuple[dict[str, list[Direction]], Table, list[str]]:
         """Directions of both kinds, as a table too, and remarks on intruders that cannot be scaled."""
-        rows, options = self.located, self.located.provenance.options
+        side = rows.require_provenance().options["side"]
         chosen: dict[str, list[Direction]] = {"intruder": [], "neighbour": []}
         notes, about = [], []
         names = sorted({(int(layer), part) for layer, part in zip(rows["layer"], rows["part"], strict=True)})
@@ -132,7 +132,7 @@ class IntruderScaling(Analyzer):
             if layer < 0 or part not in MATRICES:
                 notes.append(f"intruders of {part} cannot be scaled in memory: it is no matrix of a block by itself")
                 continue
-            found = _triplets(study.pair.tuned, Weight(layer, part), options["side"], len(mine))
+            found = _triplets(study.pair.tuned, Weight(layer, part), side, len(mine))
             _require_same(rows["sigma"][mine], found.values, Weight(layer, part))
             picked = np.flatnonzero(flags)[: 1 if self.which == "top1" else None]
             free = [int(index) for index in np.flatnonzero(~flags)]
@@ -143,7 +143,7 @@ class IntruderScaling(Analyzer):
                     free.remove(near)
                     pair.append(("neighbour", near))
                 for kind, at in pair:
-                    sigma = float(found.values[at])
+                    sigma = float(to_host(found.values[at]))
                     left, right = found.left[:, at].float(), found.right[:, at].float()
                     chosen[kind].append(Direction(Weight(layer, part), left, sigma, right))
                     about.append((kind, layer, part, at + 1, sigma))

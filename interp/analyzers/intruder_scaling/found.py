@@ -57,15 +57,15 @@ def claims_of(study: Study, found: Mapping[tuple[str, float], Measured], scales:
 
 
 def _against_the_update(study: Study, found: Mapping[tuple[str, float], Measured], at: float) -> list[Claim]:
-    kept = {scale: one.metric.mean() for (kind, scale), one in found.items() if kind == "update" and scale <= 1} if (
+    kept = {scale: one.task.mean() for (kind, scale), one in found.items() if kind == "update" and scale <= 1} if (
         study.metric is not None
     ) else {}  # fmt: skip
     if len(kept) < 2:
         return []
     # the update that keeps at least as much of the task, and the least of those; else the one that keeps most
-    mine = found["intruder", at].metric.mean()
+    mine = found["intruder", at].task.mean()
     enough = {scale: value for scale, value in kept.items() if value >= mine}
-    scale = min(enough, key=enough.get) if enough else max(kept, key=kept.get)
+    scale = min(enough, key=enough.__getitem__) if enough else max(kept, key=kept.__getitem__)
     return [
         Claim(
             name="beats-the-update",

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from interp.capture import make_batch
 from interp.engines import Batch
+from interp.errors import required
 from interp.maths.host import to_host
 from interp.metrics import token_divergences, token_losses
 from interp.models.model import Model
@@ -26,6 +27,11 @@ class Measured:
     metric: Float[np.ndarray, " P"] | None
     loss: Float[np.ndarray, " B"]
     kl: Float[np.ndarray, " B"]
+
+    @property
+    def task(self) -> Float[np.ndarray, " P"]:
+        """``metric``, or OptionError without a task."""
+        return required(self.metric, "a task")
 
 
 def of_text(study: Study) -> str:
@@ -51,11 +57,11 @@ def measured(
     for rows in study.progress(study.batches(texts, tuned, 16 * tuned.anatomy.vocabulary), "texts"):
         batch = Batch.pad([texts[row].ids for row in rows], study.pad_id, "right", tuned.device)
         targets, real = batch.ids[:, 1:], batch.mask[:, 1:]
-        plain = study.engine.run(base, batch, keep=None).logits[:, :-1].to(tuned.device)
+        plain = study.engine.run(base, batch, keep=None).require_logits()[:, :-1].to(tuned.device)
         before[rows] = to_host(token_losses(plain, targets, real).double().sum(1) / real.sum(1))
         for at, (kind, scale) in enumerate(settings):
             with scaled(kind, scale):
-                logits = study.engine.run(tuned, batch, keep=None).logits[:, :-1]
+                logits = study.engine.run(tuned, batch, keep=None).require_logits()[:, :-1]
             losses[at, rows] = to_host(token_losses(logits, targets, real).double().sum(1) / real.sum(1))
             kls[at, rows] = to_host(token_divergences(logits, plain, real).double().sum(1) / real.sum(1))
     found = {}
@@ -76,5 +82,5 @@ def _numbers(study: Study) -> np.ndarray:
     for rows in study.batches(posed, model):
         batch, _ = make_batch(posed, rows, study.pad_id, model.device)
         aim = study.objective("positive", rows)
-        found[rows] = to_host(aim.of(study.engine.run(model, batch, keep=aim.keep).logits))
+        found[rows] = to_host(aim.of(study.engine.run(model, batch, keep=aim.keep).require_logits()))
     return found

@@ -19,7 +19,7 @@ import torch
 
 from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
 from interp.capture import capture
-from interp.errors import OptionError
+from interp.errors import OptionError, required
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
 from interp.maths.statistics import (
@@ -59,7 +59,7 @@ def contrast(study: Study, asked: Asked) -> Scores:
     for group in ("positive", "negative"):
         if len(study.prompts(group)) < 2:
             raise OptionError(f"method contrast needs two {group} prompts, only one was given; give more prompts")
-    pairs = study.contrast.pairs()
+    pairs = study.require_contrast().pairs()
     a, b, gap = _moments(study, asked.positions, pairs)
     # a spread below what the dtype can tell apart is no spread: equal values of bfloat16 are not equal activations
     grain = torch.finfo(study.pair.tuned.dtype).eps * torch.maximum(a.root_mean_square, b.root_mean_square)
@@ -102,10 +102,11 @@ def _change(study: Study, asked: Asked, group: str) -> tuple[np.ndarray, np.ndar
         mask = chosen(roles, asked.positions)
         moved[layer].update((values["tuned"].double() - values["base"].double())[mask])
         size[layer].update(values["base"][mask])
-    return tuple(
-        np.stack([to_host(unit.gather(anatomy, item.root_mean_square, "norm")) for item in side])
-        for side in (moved, size)
-    )
+
+    def gathered(side: list[Moments]) -> np.ndarray:
+        return np.stack([to_host(unit.gather(anatomy, item.root_mean_square, "norm")) for item in side])
+
+    return gathered(moved), gathered(size)
 
 
 def _moments(study: Study, positions: str, pairs: list[int] | None) -> tuple[Moments, Moments, Moments]:
@@ -130,7 +131,7 @@ def _moments(study: Study, positions: str, pairs: list[int] | None) -> tuple[Mom
         if there is not None:
             negative.update(there)
         if pairs is not None:
-            gap.update(here - there)
+            gap.update(required(here, "every twin") - required(there, "every twin"))
     return positive, negative, gap
 
 

@@ -53,7 +53,7 @@ class LocateNeurons(Analyzer):
             raise OptionError(f"units of kind {unit} cannot be subtracted from units of kind {self.unit}")
         taken = utility["selected"]
         pairs = zip(utility["layer"][taken].tolist(), utility[unit][taken].tolist(), strict=True)
-        return replace(self, parent=utility.provenance.key, excluded=tuple(pairs))
+        return replace(self, parent=utility.require_provenance().key, excluded=tuple(pairs))
 
     def check(self, has_base: bool, n_units: int | None = None, differentiable: bool = True) -> None:
         """Raise OptionError for options that cannot be used; no model is needed."""
@@ -73,7 +73,7 @@ class LocateNeurons(Analyzer):
         """Score, rank and select on the study's prompts."""
         has_base, anatomy, unit = study.pair.base is not None, study.pair.tuned.anatomy, unit_named(self.unit)
         unit.require(anatomy)
-        self.check(has_base, anatomy.n_layers * unit.count(anatomy), study.metric.differentiable)
+        self.check(has_base, anatomy.n_layers * unit.count(anatomy), study.require_metric().differentiable)
         study.require_parts()
         method, how, positions = resolve(self.method, self.positions, has_base, self.unit)
         top = Top.parse(self.top)
@@ -121,7 +121,7 @@ class LocateNeurons(Analyzer):
             **searched,
             **scores.summary,
         }
-        summary["sentence"] = _sentence(summary, scores, unit, study.metric.words.number)
+        summary["sentence"] = _sentence(summary, scores, unit, study.require_metric().words.number)
         return table(
             self.name, columns, provenance=study.provenance(self), summary=summary,
             tables={"tokens": tokens, **scores.tables},

@@ -113,9 +113,8 @@ def activation_gradient(study: Study, asked: Asked) -> Scores:
             sums.add(layer, terms, terms.abs())
         sums.count += len(rows)
     score, floor = sums.finish()
-    return Scores(
-        score, floor, f"activation times gradient of the {study.metric.words.number}, {study.metric.words.unit}"
-    )
+    words = study.require_metric().words
+    return Scores(score, floor, f"activation times gradient of the {words.number}, {words.unit}")
 
 
 def _bytes(model: Model, unit: Unit) -> int:
@@ -158,10 +157,11 @@ def _contributions(study: Study, asked: Asked, path: Path, from_zero: bool = Fal
             found["biases"][rows] += to_host(torch.where(mask, walk.whole[layer], 0.0).double().sum((1, 2)) - told)
         sums.count += len(rows)
         for name, run in runs.items():
-            found[name][rows] = to_host(aim.of(run.logits))
+            found[name][rows] = to_host(aim.of(run.require_logits()))
     score, floor = sums.finish()
     gap = found["neurons"] + found["biases"] - found["end"] + found["start"]
-    words, short = study.metric.words, study.metric.words.short
+    words = study.require_metric().words
+    short = words.short
     summary = {f"{short}_tuned": found["end"].mean(), "completeness_error": float(np.abs(gap).mean())}
     if base is None:
         summary[f"{short}_tuned_without_{unit.part}_outputs"] = found["start"].mean()
@@ -198,10 +198,10 @@ class _Walk:
         layers = range(study.pair.tuned.anatomy.n_layers)
         outputs, inputs = ([place(layer) for layer in layers] for place in (asked.unit.contribution, asked.unit.site))
         shares = [1.0] if path == "none" else [(step + 0.5) / asked.steps for step in range(asked.steps)]
-        self.gradient: dict[int, Tensor] = dict.fromkeys(layers, 0.0)
-        self.live: dict[int, Tensor] = dict.fromkeys(layers, 0.0)
-        self.size: dict[int, Tensor] = dict.fromkeys(layers, 0.0)
-        self.whole: dict[int, Tensor] = dict.fromkeys(layers, 0.0)
+        self.gradient: dict[int, Tensor] = dict.fromkeys(layers, torch.zeros(()))
+        self.live: dict[int, Tensor] = dict.fromkeys(layers, torch.zeros(()))
+        self.size: dict[int, Tensor] = dict.fromkeys(layers, torch.zeros(()))
+        self.whole: dict[int, Tensor] = dict.fromkeys(layers, torch.zeros(()))
         for share in shares:
             run = study.engine.run(
                 study.pair.tuned,
@@ -256,7 +256,7 @@ def _between(before: Values, after: Values, share: float, path: Path, unit: Unit
 
 def _paths(study: Study, found: dict[str, np.ndarray], unit: Unit):
     ids = np.array([prompt.id for prompt in study.prompts("positive")])
-    words = study.metric.words
+    words = study.require_metric().words
     start = f"the base's {unit.part} outputs" if "base" in found else f"{unit.plural} that write nothing"
     meanings = {
         "base": f"{words.number} of the base",

@@ -106,8 +106,9 @@ def _pool(study: Study, positions: str, hooks: list[str], pooled: np.ndarray) ->
             pad_id=study.pad_id,
         ):  # fmt: skip
             read = chosen(seen.roles, positions)
-            if not read.any(1).all():
-                row = int(seen.rows[int((~read.any(1)).nonzero()[0])])
+            reads = to_host(read.any(1))
+            if not reads.all():
+                row = int(to_host(seen.rows)[np.flatnonzero(~reads)[0]])
                 raise OptionError(
                     f"{study.prompts(group).source}, row {study.prompts(group).prompts[row].id} has no {positions} "
                     "tokens to probe; use --positions prompt"
@@ -191,7 +192,7 @@ def _folds(study: Study, labels: np.ndarray) -> Folds:
     """Rows to train and to test on, no cluster or twin in both; none where there are too few clusters."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    groups = study.contrast.clusters
+    groups = study.require_contrast().clusters
     count = min(_FOLDS, len(np.unique(groups)))
     if count < 2:
         return []

@@ -39,7 +39,7 @@ def gradient(study: Study, asked: Asked) -> Scores:
     def loss(rows: Sequence[int]) -> Objective:
         return study.objective("positive", rows)
 
-    return _row_gradients(study, study.posed("positive"), asked.positions, loss, study.metric.words.number)
+    return _row_gradients(study, study.posed("positive"), asked.positions, loss, study.require_metric().words.number)
 
 
 def gradient_counterfactual(study: Study, asked: Asked) -> Scores:
@@ -79,10 +79,10 @@ def _row_gradients(
         run = study.engine.run(
             model, batch, reads=reads, gradients_at=pulled, gradient_of=measure.of, keep=measure.keep
         )
-        losses[rows] = to_host(measure.of(run.logits))
+        losses[rows] = to_host(measure.of(run.require_logits()))
         for layer in layers:
             squares = list(_squares(run, layer, branches, chosen(roles, positions)))
-            for index, square in enumerate([*squares, sum(squares)]):
+            for index, square in enumerate([*squares, sum(squares[1:], squares[0])]):
                 sums[index, layer] += to_host(square.clamp(min=0).sqrt().sum(0))
     *by_part, whole = sums / len(encoded)
     measures = {

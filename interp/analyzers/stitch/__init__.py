@@ -20,7 +20,8 @@ from interp.analyzers.stitch.findings import claims_of
 from interp.analyzers.stitch.rows import Asked, Rows
 from interp.claims import SUPPORTED, conclude
 from interp.display import as_sentence
-from interp.errors import OptionError, PairError
+from interp.errors import OptionError, PairError, required
+from interp.maths.host import to_host
 from interp.models.grafts import PARTS, Scope
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -96,7 +97,7 @@ class Stitch(Analyzer):
     def __call__(self, study: Study) -> Table:
         """Localise, stitch, measure."""
         self.check()
-        tunes = (Partner(study.pair, study.contrast.positive, self.held_out), *self.others)
+        tunes = (Partner(study.pair, study.contrast.positive, required(self.held_out, "a held-out task")), *self.others)
         _require_comparable(tunes)
         scopes = aligned([tune.pair for tune in tunes], self.scope)
         for run, tune in zip(self.runs, tunes, strict=False):
@@ -137,8 +138,8 @@ class Stitch(Analyzer):
         self, study: Study, tunes: Sequence[Partner], scopes: Sequence[Scope], found: Sequence[Tensor], rows: Rows
     ) -> Table:
         indices = {f"tune {at}": s.indices(m) for at, (s, m) in enumerate(zip(scopes, found, strict=True), 1)}
-        kept = [int(mask.sum()) for mask in found]
-        met = int((torch.stack(list(found)).sum(0) > 1).sum())
+        kept = [int(to_host(mask.sum())) for mask in found]
+        met = int(to_host((torch.stack(list(found)).sum(0) > 1).sum()))
         run = rows.table(
             self.name,
             provenance=study.provenance(self),
@@ -218,7 +219,7 @@ def _require_comparable(tunes: Sequence[Partner]) -> None:
 
 
 def _require_of(run: Table, pair: Pair, scope: Scope) -> None:
-    made = run.provenance
+    made = run.require_provenance()
     if run.kind != "graft":
         raise OptionError(f"run {made.key} is of kind {run.kind}; give keys of graft runs (interp ls)")
     if any(made.inputs.get(role) != pair.digests.get(role) for role in ("base", "tuned", "adapter")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +101,7 @@ def claims_of(
 
 def _of_classes(asked: Asked, names: tuple[str, str], sham: bool, shuffles: Shuffles) -> list[Claim]:
     """One class above the other; at equal length; and more so than without this tuning."""
-    near = {"within": ["tokens", asked.caliper]}
+    near: dict[str, Any] = {"within": ["tokens", asked.caliper]}
     most = f"{asked.caliper} token{'s' * (asked.caliper != 1)}"
     positive, negative = map(literal, names)
     made = [

@@ -20,7 +20,7 @@ from interp.models.pair import Pair
 from interp.prompts import Prompt
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.split import Positions, Stream, against, own_ends
+from interp.trials.split import Path, Positions, Stream, against, own_ends
 
 _BY_BLOCK = ("base_sizes", "tuned_sizes", "cosines")
 _SHIFT = 5  # columns of padding that give the arithmetic another shape
@@ -30,16 +30,55 @@ _SHIFT = 5  # columns of padding that give the arithmetic another shape
 class Asked(Protocol):
     """The options that passes and claims follow; see ``interp.analyzers.tuco.Tuco``."""
 
-    granularity: str
-    positions: str
-    order: int
-    drop: tuple[int, ...]
-    output: bool
-    caliper: int
-    permutations: int
-    floor_prompts: int
-    map_prompts: int
-    path: str
+    @property
+    def granularity(self) -> str:
+        """``block`` or ``sublayer``."""
+        ...
+
+    @property
+    def positions(self) -> str:
+        """``last`` or ``all``."""
+        ...
+
+    @property
+    def order(self) -> int:
+        """Of the norm, 1 or 2."""
+        ...
+
+    @property
+    def drop(self) -> tuple[int, ...]:
+        """Dimensions that are left out."""
+        ...
+
+    @property
+    def output(self) -> bool:
+        """Whether ``output_co`` is measured."""
+        ...
+
+    @property
+    def caliper(self) -> int:
+        """By how many tokens lengths of a pair may differ."""
+        ...
+
+    @property
+    def permutations(self) -> int:
+        """How often labels are permuted."""
+        ...
+
+    @property
+    def floor_prompts(self) -> int:
+        """How many prompts the rounding error is measured on."""
+        ...
+
+    @property
+    def map_prompts(self) -> int:
+        """Of how many prompts every token is told."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """``fast`` or ``full``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -90,7 +129,7 @@ def measure(study: Study, asked: Asked, group: str, other: Pair | None = None) -
     held = 4 * tuned.anatomy.width * (n_layers + 1) * (1 if read == "last" else 5)
     for rows in study.progress(study.groups(group, tuned, held), f"tuco, {group}"):
         batch, _ = make_batch(encoded, rows, study.pad_id, tuned.device)
-        stream = Stream.read(study.engine, tuned, batch, read, asked.path)
+        stream = Stream.read(study.engine, tuned, batch, read, _path(asked))
         sums = split(study, asked, base, stream)
         own_sums = sums.last if asked.positions == "last" or sums.every is None else sums.every
         found = {name: getattr(own_sums, name) for name in _BY_BLOCK} | {"errors": sums.errors}
@@ -98,7 +137,7 @@ def measure(study: Study, asked: Asked, group: str, other: Pair | None = None) -
         for name, values in found.items():
             numbers[name][rows] = np.stack([to_host(value) for value in values], 1)
         if asked.output and other is None:
-            start, own = (looked_at(asked, end) for end in own_ends(study.engine, base, stream, asked.path))
+            start, own = (looked_at(asked, end) for end in own_ends(study.engine, base, stream, _path(asked)))
             end = looked_at(asked, stream.cut(stream.before[-1])).to(own)
             keep = looked_at(asked, kept(asked, stream)).to(own)
             gap, theirs = (size(value * keep, asked.order) for value in (end - own, own))
@@ -115,6 +154,10 @@ def measure(study: Study, asked: Asked, group: str, other: Pair | None = None) -
     tuco = numbers["betas_last" if asked.positions == "last" else "betas"][:, -1]
     numbers |= {"output_co": output_co, "base_own": base_own}
     return Measured(group, prompts, lengths, tuco, **numbers, tokens=dict(sorted(tokens.items())))
+
+
+def _path(asked: Asked) -> Path:
+    return "fast" if asked.path == "fast" else "full"
 
 
 def split(study: Study, asked: Asked, other: Model, stream: Stream) -> Sums:
@@ -134,7 +177,7 @@ def split(study: Study, asked: Asked, other: Model, stream: Stream) -> Sums:
         missed, whole = size((total[0] - after) * real), size(after * real)
         sums.errors.append(missed / whole.clamp(min=torch.finfo(whole.dtype).tiny))
 
-    against(study.engine, other, stream, see, asked.granularity, asked.path)
+    against(study.engine, other, stream, see, "sublayer" if asked.granularity == "sublayer" else "block", _path(asked))
     return sums
 
 
@@ -160,7 +203,8 @@ def noise(study: Study, asked: Asked) -> Table:
         encoded = [study.encoded(group)[row] for row in chosen]
         for part in study.batches(encoded, tuned):
             batch: Batch = make_batch(encoded, part, study.pad_id, tuned.device)[0]
-            stream = Stream.read(study.engine, tuned, batch, asked.positions, asked.path)
+            read: Positions = "all" if asked.positions == "all" else "last"
+            stream = Stream.read(study.engine, tuned, batch, read, _path(asked))
             sums = split(study, asked, tuned, stream.shifted(_SHIFT, study.pad_id))
             rows += [study.prompts(group).prompts[chosen[row]].id for row in part]
             groups += [group] * len(part)

@@ -68,7 +68,7 @@ class VerifyNeurons(Analyzer):
     def of(cls, located: Table, **options) -> "VerifyNeurons":
         """The verifying analyzer for a locating run's table."""
         ranking, chosen, unit = ranking_of(located), int(located["selected"].sum()), located.summary["unit"]
-        return cls(parent=located.provenance.key, ranking=ranking, selected=chosen, unit=unit, **options)
+        return cls(parent=located.require_provenance().key, ranking=ranking, selected=chosen, unit=unit, **options)
 
     def check(self, has_base: bool) -> None:
         """Raise OptionError for options that cannot be run."""
@@ -143,7 +143,7 @@ class VerifyNeurons(Analyzer):
     def _patch(self, study: Study, direction: str, donors: Donors, evidence: Evidence) -> None:
         """The two by two of activations and write weights, of the located and of every random set."""
         sets = study.progress(evidence.sets, f"{direction}, two by two")
-        donor = evidence.get(RECEIVERS[direction][1], "positive").number[evidence.rows]
+        donor = evidence.require(RECEIVERS[direction][1], "positive").number[evidence.rows]
         located = self.ranking[: self.selected]
         evidence.patching[direction] = patch_cells(study, donors, direction, located, sets, evidence.rows, donor)
 

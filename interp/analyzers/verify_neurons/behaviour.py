@@ -13,7 +13,7 @@ def behaviour(study: Study, evidence: Evidence) -> Claim:
     Compared with the same difference on negative prompts; of a task, whose right answers only positive prompts have,
     with the same of its answers shuffled among the prompts. Reads the sub-table ``answers``.
     """
-    words, chance = study.metric.words, evidence.get("tuned", "positive").chance is not None
+    words, chance = study.require_metric().words, evidence.require("tuned", "positive").chance is not None
 
     def share(group: str, role: str = "tuned", **rest):
         return {"table": "answers", "where": {"group": group, "condition": role}, **rest}

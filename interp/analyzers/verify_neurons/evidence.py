@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from interp.errors import required
 from interp.models.units import NEURON, Unit
 from interp.trials.conditions import Judged
 from interp.trials.patching import Patched
@@ -33,6 +34,10 @@ class Evidence:
     def get(self, condition: str, group: str) -> Judged | None:
         """The judgement of one condition and class, or None where it was not run."""
         return next((item for item in self.judged if (item.condition, item.group) == (condition, group)), None)
+
+    def require(self, condition: str, group: str) -> Judged:
+        """The judgement of one condition and class, or OptionError where it was not run."""
+        return required(self.get(condition, group), f"what {condition} answers to {group} prompts")
 
     @property
     def ablation(self) -> str:

@@ -42,7 +42,7 @@ def effect(study: Study, evidence: Evidence, direction: str) -> Claim:
     key = direction
     if not evidence.has_base:
         condition, column, key = "ablate-mean", "lost", "without a base"
-    units, many = f"{evidence.unit.name}s", literal(study.metric.words.many)
+    units, many = f"{evidence.unit.name}s", literal(study.require_metric().words.many)
     text = _TEXTS[key].format(k=evidence.selected, units=units, many=many, taken=f"{evidence.patch}s")
     sets = len(evidence.random[direction])
     match = f", contributions {np.mean(evidence.ratios):.2f} times as large" if evidence.ratios else ""
@@ -125,7 +125,7 @@ def limits(study: Study, evidence: Evidence, findings: Mapping[str, Finding]) ->
                 "elsewhere."
             )
         return lines
-    what = "base's answers" if evidence.has_base else study.metric.words.many
+    what = "base's answers" if evidence.has_base else study.require_metric().words.many
     visible = smallest_visible(study, evidence)
     lines.append(
         "Fewer than 19 random sets of equal size, or too few prompts: no effect could have been supported."

@@ -27,7 +27,7 @@ def patching_tables(study: Study, evidence: Evidence) -> dict[str, Table]:
 
 
 def _prompts(study: Study, evidence: Evidence) -> Table:
-    words, chosen = study.metric.words, [study.prompts("positive").prompts[row] for row in evidence.rows]
+    words, chosen = study.require_metric().words, [study.prompts("positive").prompts[row] for row in evidence.rows]
     blocks = []
     for direction, patched in evidence.patching.items():
         for cell, numbers in patched.numbers.items():
@@ -56,7 +56,7 @@ def _prompts(study: Study, evidence: Evidence) -> Table:
 
 
 def _random(study: Study, evidence: Evidence) -> Table:
-    words, rows = study.metric.words, []
+    words, rows = study.require_metric().words, []
     clusters = [study.prompts("positive").prompts[row].cluster for row in evidence.rows]
     for direction, patched in evidence.patching.items():
         own = float(patched.receiver.mean())
@@ -78,7 +78,7 @@ def _random(study: Study, evidence: Evidence) -> Table:
 
 def _cells(study: Study, prompts: Table, random: Table) -> Table:
     """One row per direction and cell, measured on the two other tables."""
-    run, words = table("patching", {}, tables={"patching": prompts}), study.metric.words
+    run, words = table("patching", {}, tables={"patching": prompts}), study.require_metric().words
     short = words.short
     own, rows = {"column": f"{short}_receiver"}, []
     for key in dict.fromkeys(zip(*(prompts[name].tolist() for name in _KEYS), strict=True)):

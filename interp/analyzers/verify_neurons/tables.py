@@ -2,21 +2,21 @@
 
 import numpy as np
 
-from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.findings import NEEDED, claims_of, lead, limits, smallest_visible
 from interp.analyzers.verify_neurons.patching import patching_tables
 from interp.claims import SUPPORTED, conclude, evaluate
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import area_under_dose, smallest_dose
-from interp.study import Study
+from interp.study import HasOptions, Study
 from interp.table import Table, table
 from interp.trials.dose import grid
 
+NAN = float("nan")
 _CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate-mean": "necessity"}
 
 
-def build(analyzer: Analyzer, study: Study, evidence: Evidence, reach: float) -> Table:
+def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) -> Table:
     """The table of kind ``verify-neurons`` with its named parts and its claims.
 
     ``supported`` of the summary is True where the behaviour is there and the set is necessary, harmless and breaks
@@ -66,15 +66,14 @@ def build(analyzer: Analyzer, study: Study, evidence: Evidence, reach: float) ->
 
 
 def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
-    rows, words = [], study.metric.words
-    own = {group: evidence.get("tuned", group) for group in ("positive", "negative")}
+    rows, words = [], study.require_metric().words
     for item in evidence.judged:
         clusters = study.prompts(item.group).clusters
         rate, low, high = cluster_interval(item.shown, clusters)
-        if not study.metric.applies(item.group):
+        if not study.require_metric().applies(item.group):
             rate = low = high = float("nan")
         controls = _controls(evidence, item.condition, item.group)
-        kept = own[item.group]
+        kept = evidence.require("tuned", item.group)
         fell = float(np.exp(item.loss.mean() - kept.loss.mean()))
         rows.append(
             (item.condition, item.group, len(item.shown), rate, low, high, item.equal_base.mean(),
@@ -106,19 +105,22 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
 
 def _controls(evidence: Evidence, condition: str, group: str) -> tuple[float, float, float]:
     wanted = _CONTROLLED.get(condition)
-    if group != "positive" or not evidence.random.get(wanted) or (condition == "ablate-mean" and evidence.has_base):
-        return (float("nan"),) * 3
+    if wanted is None or group != "positive" or not evidence.random.get(wanted):
+        return NAN, NAN, NAN
+    if condition == "ablate-mean" and evidence.has_base:
+        return NAN, NAN, NAN
     null = np.array(evidence.random[wanted])
-    return (float(null.mean()), *(float(x) for x in np.quantile(null, [0.025, 0.975])))
+    low, high = np.quantile(null, [0.025, 0.975])
+    return float(null.mean()), float(low), float(high)
 
 
 def answers_table(study: Study, evidence: Evidence) -> Table:
     """One row per condition, class and prompt: what the answer is like, and the metric's number."""
-    blocks, words = [], study.metric.words
+    blocks, words = [], study.require_metric().words
     for item in evidence.judged:
         prompts = study.prompts(item.group)
         changed = evidence.changed if item.group == "positive" else np.zeros(len(prompts), dtype=bool)
-        kept = evidence.get("tuned", item.group)
+        kept = evidence.require("tuned", item.group)
         sampled = np.isin(np.arange(len(prompts)), evidence.rows) & (item.group == "positive")
         blocks.append(
             {

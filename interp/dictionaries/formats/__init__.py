@@ -18,7 +18,7 @@ from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.files import appearing, require_finite, require_sizes, save, sizes
 from interp.dictionaries.formats import crosscoders, dictionary_learning, own, saelens, scopes, sparsify
 from interp.dictionaries.formats.base import About, Format, Found, peek_json, write_json
-from interp.errors import DictionaryError, OptionError
+from interp.errors import DictionaryError, OptionError, required
 from interp.maths.host import to_host
 
 FORMATS: dict[str, Format] = {
@@ -91,7 +91,7 @@ def write(
     require_finite(dictionary, str(folder))
     known = {key: value for key, value in (about or {}).items() if key not in ("source", "format", "doubts")}
     with appearing(folder) as draft:
-        FORMATS[format].write(dictionary, known, draft)
+        required(FORMATS[format].write, "a writer of this format")(dictionary, known, draft)
         again: Found = FORMATS[format].read(draft)
         _require_same(dictionary, again.dictionary, format)
         write_json(draft / BESIDE, {"format": 1, "about": known, "norms": sizes(again.dictionary)})

@@ -18,7 +18,7 @@ from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
 from interp.dictionaries.files import assembled, read_tensors
 from interp.dictionaries.formats.base import Format, Found, known, peek_json, read_json, read_pickle
-from interp.errors import DictionaryError, OptionError
+from interp.errors import DictionaryError, OptionError, required
 from interp.maths.host import to_host
 
 CLASSES = ("CrossCoder", "BatchTopKCrossCoder")
@@ -53,7 +53,7 @@ def holds(path: Path) -> bool:
 
 def read(path: Path) -> Found:
     """A crosscoder of the fork; model 0 is the base, model 1 the tune, where there are two."""
-    weights, said = _weights(path), _said(path)
+    weights, said = required(_weights(path), "a file of weights"), _said(path)
     tensors = read_tensors(weights) if weights.suffix == ".safetensors" else read_pickle(weights)
     tensors = dict(tensors)
     if missing := sorted(set(NAMES) - set(tensors)):
@@ -90,7 +90,7 @@ def read(path: Path) -> Found:
     if scale is not None:
         # the mean goes into biases, the scale of each model stays beside, so that norms keep their meaning
         found["scale"] = scale
-        shift = (mean * scale[:, None]).flatten().double()
+        shift = (required(mean, "a mean beside the scale") * scale[:, None]).flatten().double()
         found["b_enc"] = (found["b_enc"].double() - shift @ found["W_enc"].double()).float()
         found["b_dec"] = (found["b_dec"].double() + shift).float()
     unset = by_batch and float(to_host(threshold)) < 0
@@ -102,11 +102,12 @@ def read(path: Path) -> Found:
         found["threshold"] = threshold / _norms(decoder.float(), norm, said)
     dictionary = assembled(config, found, str(path))
     notes = ["no threshold was set in training: it has to be calibrated before it can encode"] if unset else []
+    more: dict[str, Any] = {"k": k} if by_batch else {}
     about = known(
         "crosscoder", model=said.get("lm_name"), site=said.get("submodule_name"),
         layer=said["layer"] if isinstance(said.get("layer"), int) else None,
         folded={"decoder_norm": False, "scale": scale is None}, notes=tuple(notes), source=said,
-        code_normalisation=norm, **({"k": k} if by_batch else {}),
+        code_normalisation=norm, **more,
     )  # fmt: skip
     return Found(dictionary, about, tuple(doubts))
 

@@ -91,7 +91,7 @@ def read(path: Path) -> Found:
         tensors["k"] = torch.tensor(trainer["k"])
     kept_as = coarsest(tensors)
     found = taken(tensors, kind.names, weights)
-    threshold = float(to_host(found["threshold"]).item()) if by_k else None
+    threshold = float(to_host(found["threshold"]).item()) if by_k else torch.nan
     if by_k:
         found.pop("threshold")
         if kind.architecture != "topk":
