@@ -126,8 +126,6 @@ def own_limits(tables: Sequence[Table], claims: Sequence[Finding]) -> list[str]:
     lines = [f"{claim.verdict.capitalize()}: {claim.sentence}" for claim in claims if not claim.supported]
     for table in tables:
         stated = table.summary.get("limits", [])
-        if (least := table.summary.get("smallest_visible_effect")) is not None:
-            lines.append(f"Effects on less than {least:.1%} of the answers: too small for this run to support.")
         lines += [stated] if isinstance(stated, str) else [str(line) for line in stated]
     said = {line.casefold() for line in lines}
     notes = [note for table in tables if table.provenance for note in table.provenance.context.get("notes") or ()]
