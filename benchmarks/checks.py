@@ -5,6 +5,8 @@ scores with exact patching of random halves of all neurons; transfer of a set lo
 dissociation of two skills in ``distracted``.
 """
 
+import math
+
 from benchmarks.methods import study_of
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
@@ -42,11 +44,14 @@ def rows_of(about: dict, table: Table) -> list[dict]:
     """One row per claim."""
     found = []
     for claim in from_table(table.tables["claims"]):
-        null = f"{claim.control_value:.2f} [{claim.control_low:.2f}, {claim.control_high:.2f}]"
+        null = f"{claim.control_value:.2f}"
+        if not math.isnan(claim.control_low):
+            null += f" [{claim.control_low:.2f}, {claim.control_high:.2f}]"
         interval = f"[{claim.low:.2f}, {claim.high:.2f}]"
         found.append(
-            about | {"claim": claim.name, "value": f"{claim.value:.2f} {interval}", "null": null, "p": f"{claim.p:.3f}",
-                     "shown": "yes" if claim.supported else "no"}
+            about | {"claim": claim.name, "value": f"{claim.value:.2f} {interval}", "null": null,
+                     "p": "" if math.isnan(claim.p) else f"{claim.p:.3f}",
+                     "supported": "yes" if claim.supported else "no"}
         )  # fmt: skip
     return found
 

@@ -109,7 +109,6 @@ def test_it_says_what_was_compared_shown_and_not_shown(pages):
         "✓ supported",
         "✗ not supported",
         "Not supported: Put into the base",
-        "less than 8.0%",
         "What this does not show",
         "Seed",
         "float32",
