@@ -169,7 +169,6 @@ class Fixtures:
     def judging(self) -> tuple[Any, Any]:
         """The module that tests ``dictionary_eval``, and its pair."""
         tests = import_module("tests.test_dictionary_eval")
-        self._value(tests.few_draws)
         return tests, self._value(tests.pair, self._value(tests.modules))
 
     def dictionary_eval(self, kind: str) -> Any:

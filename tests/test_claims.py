@@ -309,3 +309,18 @@ def test_what_is_concluded_is_what_the_check_accepts(seed, clusters, threshold, 
         other = "not supported" if finding.supported else "supported"
         with pytest.raises(ClaimError, match="its tables give"):
             check(dataclasses.replace(finding, verdict=other), found)
+
+
+def test_an_interval_of_a_correlation_ends_where_correlations_do():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=8)
+    noisy = x + 0.3 * generator.normal(size=8)
+    rows = table("rows", {name: (values, "measure", name) for name, values in
+                          {"x": x, "y": noisy, "cluster": np.repeat(np.arange(4), 2)}.items()})  # fmt: skip
+    run = table("run", {"at": ([0], "key", "row")}, tables={"rows": rows})
+    for name in ("correlation", "rank-correlation"):
+        made = Claim(name="c", estimate=statistic(name, "x", by="y", table="rows", cluster="cluster"), text="",
+                     at_least=0.0, reference=0.0, control="none")  # fmt: skip
+        (found,) = evaluate([made], run)
+        assert found.low < found.value <= found.high == 1
+        assert found.clusters == 4

@@ -37,6 +37,18 @@ def prompt_set(texts, clusters=None, twins=None, source="memory"):
     return PromptSet(tuple(Prompt(row, *fields) for row, fields in enumerate(rows)), source)
 
 
+def test_sets_are_joined_with_new_ids_and_never_hold_two_of_one():
+    one, other = prompt_set(TEXTS, source="one"), prompt_set([*TEXTS[:2], "sing"], ["a", "b", "b"], source="other")
+    both = PromptSet.joined(one, other)
+    assert [prompt.id for prompt in both] == [0, 1, 2, 3, 4, 5]
+    assert both.texts == [*TEXTS, *TEXTS[:2], "sing"]
+    assert both.source == "one + other"
+    assert both.clusters[3] == both.clusters[0]  # equal texts
+    assert both.n_clusters == 3
+    with pytest.raises(PromptError, match=r"prompts of 'all' share ids: join sets with PromptSet\.joined"):
+        PromptSet((*one, *other), "all")
+
+
 def write(path, data):
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
     return path

@@ -104,7 +104,7 @@ class ConceptShift(Analyzer):
         for model in models.values():
             model.at(site)
         encoded = [apart(study.pair.tokenizer, one) for group in study.classes for one in study.encoded(group)]
-        prompts = PromptSet(tuple(prompt for group in study.classes for prompt in study.prompts(group)), "")
+        prompts = PromptSet.joined(*(study.prompts(group) for group in study.classes))
         clusters, texts = prompts.clusters, set(prompts.sample(len(prompts)))
         places = [np.flatnonzero(np.array(coded.roles) == CONTENT) for coded in encoded]
         generator = np.random.default_rng(study.seed)

@@ -272,7 +272,9 @@ def _other(estimate: Estimate, run: Table) -> Measured:
         others, _, _ = _numbers(_derived(estimate, {"column": estimate.by, "pair": ""}), run)
         two = TWO[estimate.statistic]
         found = jackknife_rows(lambda rows: two(values[rows], others[rows], estimate.reach), clusters)
-        return Measured(*found, effective_clusters(clusters))
+        reach = 1.0 if "correlation" in estimate.statistic else math.inf
+        ends = np.clip([found.low, found.high], -reach, reach).tolist()
+        return Measured(found.value, *ends, effective_clusters(clusters))
     return Measured(value, NAN, NAN, NAN)
 
 
