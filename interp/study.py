@@ -292,5 +292,6 @@ def _prompts(
     """A file, or texts, of which equal ones are one cluster."""
     if isinstance(given, (str, Path)):
         return read(given, column, group)
-    texts = enumerate(given)
-    return PromptSet(tuple(Prompt(at, text, f"{group}:{at}") for at, text in texts), group, clusters_given=False)
+    number: dict[str, int] = {}
+    prompts = [Prompt(at, text, f"{group}:{number.setdefault(text, len(number))}") for at, text in enumerate(given)]
+    return PromptSet(tuple(prompts), group, clusters_given=False)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from interp.claims import Claim, Draws, conclude, from_table, mean, to_table
+from interp.claims import Claim, Draws, conclude, from_table, mean, summary_of, to_table
 from interp.report.document import write_report
 from interp.store import Store
 from interp.table import table
@@ -67,7 +67,9 @@ def honest_runs(seed=0, forged=None):
     second = conclude(second, honest_claims())
     if forged is not None:
         lead, *rest = from_table(second.tables["claims"])
-        second = replace(second, tables={**second.tables, "claims": to_table([forged(lead), *rest])})
+        findings = [forged(lead), *rest]
+        summary = {**second.summary, **summary_of(findings)}
+        second = replace(second, summary=summary, tables={**second.tables, "claims": to_table(findings)})
     return first, second
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from interp.claims import Claim, Draws, Finding, literal, mean, to_table
+from interp.claims import Claim, Draws, Finding, literal, mean, to_table, verdicts_sentence
 from interp.provenance import Provenance
 from interp.table import Table, table
 
@@ -170,7 +170,8 @@ def verified(parent=None, hostile=False) -> Table:
         "direction": (["necessity"] * 20 + ["sufficiency"] * 20, "key", ""), "draw": ([*range(20)] * 2, "key", ""),
         "k": ([10] * 40, "measure", ""), "effect": (np.linspace(0, 0.03, 40), "measure", ""),
     }  # fmt: skip
-    sentence = "Shown: 10 neurons carry the refusal. Did not hold: sufficiency." + (HOSTILE[2] if hostile else "")
+    sentence = "10 neurons carry the refusal." + (HOSTILE[2] if hostile else "")
+    sentence += f" {verdicts_sentence(claims())}"
     return table(
         "verify-neurons",
         {

@@ -100,7 +100,7 @@ def test_it_says_what_was_compared_shown_and_not_shown(pages):
     for part in (
         TITLE,
         "organism:refusal/base → organism:refusal/<planted>",
-        "Shown: 10 neurons carry the refusal",
+        "10 neurons carry the refusal",
         "0.95 [0.9, 0.99]",
         "0.01 [0, 0.03]",
         "200 matched random sets",
@@ -119,7 +119,7 @@ def test_it_says_what_was_compared_shown_and_not_shown(pages):
         "plotly.js (packed)",
     ):
         assert part in told["both"], part
-    assert told["both"].index("Shown: 10 neurons") < told["both"].index("10 of 256 MLP neurons")
+    assert told["both"].index("10 neurons carry") < told["both"].index("10 of 256 MLP neurons")
     assert "nothing was intervened on" in told["located"]
     assert "Claims and verdicts" not in told["located"]
     assert "Most activating tokens" in told["located"]

@@ -428,7 +428,7 @@ def test_conversations_are_equal_by_their_messages(tmp_path):
     rows = [{"messages": [{"role": role, "content": words} for role, words in chat]} for chat in chats]
     rows.append({"messages": " open the door"})
     found = read_chats(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))), "messages", "n")
-    assert found.clusters == ["n:0", "n:1", "n:2", "n:0", "n:4", "n:1"]
+    assert found.clusters == ["n:0", "n:1", "n:2", "n:0", "n:3", "n:1"]
 
 
 def test_a_twin_or_a_text_ties_clusters_of_both_classes():
@@ -461,7 +461,7 @@ def test_few_prompts_are_taken_from_many_clusters_and_texts():
     found = prompt_set([*"aaabbc"], ["1", "1", "1", "2", "2", "2"])
     assert found.clusters == ["1"] * 3 + ["2"] * 3
     assert found.spread(2).texts == ["a", "b"]
-    assert found.spread(5).texts == [*"aaabb"]
+    assert found.spread(5).texts == [*"aaabc"]  # repeated texts come last
     assert found.sample(2) == [0, 3]
     assert found.sample(9) == [0, 3, 5]
 

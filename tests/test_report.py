@@ -339,6 +339,36 @@ def test_a_false_claim_fails_even_where_all_digests_fit(tmp_path, without_figure
     assert found.count("\n") == 0, "only that claim is wrong"
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: {"verdicts": {**s["verdicts"], "sufficiency": "supported"}}, "the summary's verdicts are not"),
+        (lambda s: {"findings": [{**s["findings"][0], "value": 0.99}, *s["findings"][1:]]}, "the summary's findings"),
+        (lambda s: {"sentence": "All come back. Supported: all."}, "the summary ends with 'All come back. Supported"),
+    ],
+)
+def test_a_summary_says_what_its_claims_do(tmp_path, without_figures, change, said):
+    first, second = honest_runs()
+    forged = replace(second, summary={**second.summary, **change(second.summary)})
+    other = Store(tmp_path / "runs")
+    other.write(first)
+    other.write(forged)
+    path = write_report(tmp_path / "report.html", [forged.provenance.key], other, title="What carries it?")
+    found = refused(path)
+    assert said in found
+    assert found.count("\n") == 0
+
+
+def test_a_sentence_rounds_its_own_numbers_as_they_are_stated(tmp_path, without_figures):
+    def nudged(finding):
+        value = f"{finding.value:.1%}"
+        other = f"{finding.value + 0.001:.1%}"
+        return replace(finding, sentence=finding.sentence.replace(value, other))
+
+    path, *_ = honest_report(tmp_path, forged=nudged)
+    assert "its tables give" in refused(path)
+
+
 def test_a_claim_without_any_number_beside_it_has_no_control():
     _, run = honest_runs()
     claim = from_table(run.tables["claims"])[2]

@@ -115,9 +115,7 @@ class Agreement:
             },
         )
         findings = evaluate(made, run)
-        return conclude(
-            run, made, sentence=_sentence(findings, named), supported=any(one.supported for one in findings)
-        )
+        return conclude(run, made, lead=_sentence(findings, named), supported=any(one.supported for one in findings))
 
 
 def _names(tables: Sequence[Table]) -> list[str]:
@@ -134,8 +132,7 @@ def _sentence(made: Sequence[Finding], named: Mapping[str, Sequence[Place]]) -> 
     supported = [one.name for one in made if one.supported]
     silent = [name for name, places in named.items() if not any(place.amount for place in places)]
     compared = sum(not np.isnan(claim.value) for claim in made)
-    said = f"{len(supported)} of {compared} pairs of methods agree beyond chance on where tuning put it"
-    said += f": {', '.join(supported)}." if supported else "."
+    said = f"{len(supported)} of {compared} pairs of methods agree beyond chance on where tuning put it."
     return said + (f" Found nothing anywhere: {', '.join(silent)}." if silent else "")
 
 

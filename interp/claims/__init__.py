@@ -18,17 +18,19 @@ from interp.claims.stored import (
     COLUMNS,
     MEASURES,
     check,
+    check_summary,
     conclude,
     finding_of,
     from_table,
     headline,
+    summary_of,
     to_table,
     verdicts_sentence,
 )
 
 __all__ = [
     "ALPHA", "COLUMNS", "MEASURES", "NOT_SUPPORTED", "NOT_TESTED", "SUPPORTED", "TOO_FEW", "VERDICTS", "Claim", "Draws",
-    "Estimate", "Finding", "Measured", "alike", "auc", "check", "conclude", "correlation", "evaluate", "finding_of",
-    "from_table",
-    "headline", "literal", "mean", "measure", "statistic", "to_table", "verdicts_sentence",
+    "Estimate", "Finding", "Measured", "alike", "auc", "check", "check_summary", "conclude",
+    "correlation", "evaluate", "finding_of", "from_table", "headline", "literal",
+    "mean", "measure", "statistic", "summary_of", "to_table", "verdicts_sentence",
 ]  # fmt: skip

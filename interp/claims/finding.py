@@ -111,7 +111,7 @@ def evaluate(claims: Iterable[Claim], run: Table) -> tuple[Finding, ...]:
     by_name = {finding.name: finding for finding in findings}
     for finding in findings:
         _judge(finding.name, by_name, verdicts, ())
-    return tuple(_said(replace(finding, verdict=verdicts[finding.name]), run) for finding in findings)
+    return tuple(said(replace(finding, verdict=verdicts[finding.name]), run) for finding in findings)
 
 
 def _measured(claim: Claim, run: Table) -> Finding:
@@ -191,7 +191,8 @@ def _verdict(finding: Finding, required: Sequence[str]) -> str:
     return SUPPORTED if met else NOT_SUPPORTED
 
 
-def _said(finding: Finding, run: Table) -> Finding:
+def said(finding: Finding, run: Table) -> Finding:
+    """The finding with its sentence filled with its numbers, and with those of ``also`` measured on the run."""
     claim = finding.claim
     template = claim.text
     if math.isnan(finding.value) and claim.undefined:

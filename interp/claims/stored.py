@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from interp.claims.claim import Claim
-from interp.claims.finding import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOO_FEW, VERDICTS, Finding, evaluate
+from interp.claims.finding import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOO_FEW, VERDICTS, Finding, evaluate, said
 from interp.claims.sentences import alike
 from interp.errors import ClaimError
 from interp.provenance import JSON
@@ -91,14 +91,19 @@ def conclude(run: Table, claims: Iterable[Claim], *, lead: str = "", **summary: 
     where all claims that could be tested are; ``summary`` overrides and adds fields.
     """
     findings = evaluate(claims, run)
+    own = summary_of(findings, lead)
+    return replace(run, summary={**own, **run.summary, **summary}, tables={**run.tables, "claims": to_table(findings)})
+
+
+def summary_of(findings: Sequence[Finding], lead: str = "") -> dict[str, JSON]:
+    """What a run's summary says of its findings; see ``conclude``."""
     tested = [one for one in findings if one.verdict != NOT_TESTED]
-    own = {
+    return {
         "sentence": headline(findings, lead),
         "supported": bool(tested) and all(one.supported for one in tested),
         "verdicts": {one.name: one.verdict for one in findings},
         "findings": [{name: getattr(one, name) for name in FIGURES} for one in findings],
     }
-    return replace(run, summary={**own, **run.summary, **summary}, tables={**run.tables, "claims": to_table(findings)})
 
 
 def headline(findings: Sequence[Finding], lead: str = "") -> str:
@@ -135,8 +140,30 @@ def check(finding: Finding, run: Table, tolerance: float = 1e-9) -> None:
         raise ClaimError(
             f"claim {finding.name!r} says {finding.verdict!r}, its tables give {again.verdict!r}{_why(again)}"
         )
-    if not alike(finding.sentence, again.sentence, max(tolerance, 1e-6)):
-        raise ClaimError(f"claim {finding.name!r} says {finding.sentence!r}, its tables give {again.sentence!r}")
+    # its own numbers to the last digit; numbers of ``also`` are not stated elsewhere, and may be rounded to either side
+    restated = said(finding, run).sentence
+    if not (alike(finding.sentence, restated, 0.0) if finding.claim.also else finding.sentence == restated):
+        raise ClaimError(f"claim {finding.name!r} says {finding.sentence!r}, its tables give {restated!r}")
+
+
+def check_summary(run: Table) -> None:
+    """Raise ``ClaimError`` where a run's summary says of its claims what their table does not.
+
+    Verdicts and numbers are compared with the table of claims, and so is the last sentence. The words before it are the
+    analyzer's own; a run without any supported claim cannot be called supported.
+    """
+    findings = from_table(run.tables["claims"]) if "claims" in run.tables else ()
+    if not findings:
+        return
+    made = summary_of(findings)
+    for name in ("verdicts", "findings"):
+        if _plain(run.summary.get(name)) != _plain(made[name]):
+            raise ClaimError(f"the summary's {name} are not those of its claims")
+    sentence = str(run.summary.get("sentence"))
+    if not sentence.endswith(verdicts_sentence(findings)):
+        raise ClaimError(f"the summary ends with {sentence[-80:]!r}, its claims give {verdicts_sentence(findings)!r}")
+    if run.summary.get("supported") and not any(one.supported for one in findings):
+        raise ClaimError("the summary says supported, and none of its claims is")
 
 
 def _with_related(claim: Claim, run: Table) -> list[Claim]:
@@ -152,6 +179,15 @@ def _with_related(claim: Claim, run: Table) -> list[Claim]:
             wanted.append(name)
             waiting += others[name].requires
     return [*(others[name] for name in wanted), claim]
+
+
+def _plain(value: JSON) -> JSON:
+    """Without numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _same(one: float, other: float, tolerance: float) -> bool:

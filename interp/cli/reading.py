@@ -47,7 +47,7 @@ class Reading(Running):
 
         first = reader or read_prompts
         if self.prompts is not None:
-            found = OneClass(first(self.prompts, self.column))
+            found = OneClass(first(self.prompts, self.column, "prompts"))
         else:
             positive = required(self.positive, "--positive FILE")
             negative = required(self.negative, "--negative FILE")

@@ -7,6 +7,7 @@ permutes labels and chooses anew among all latents, every time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from interp.errors import OptionError
-from interp.maths.auc import auc_interval
+from interp.maths.auc import auc_interval, shuffled_labels
 from interp.maths.statistics import permutation_p, roc_auc, standardised_difference
 
 FEWEST = 8
@@ -73,10 +74,10 @@ class SparseProbe:
         auc, low, high = auc_interval(
             scores[held & labels], scores[held & ~labels], clusters[held & labels], clusters[held & ~labels]
         )
-        null = []
-        for _ in range(self.draws):
-            drawn = _permuted(labels, clusters, generator)
-            null.append(roc_auc(drawn[held], self._fitted(codes, drawn, training, ranks=True)[2][held]))
+        null = [
+            roc_auc(drawn[held], self._fitted(codes, drawn, training, ranks=True)[2][held])
+            for drawn in _permuted(labels, clusters, self.draws, generator)
+        ]
         p = permutation_p(auc, null)
         return Probed(latents, weights, auc, low, high, np.array(null), p, scores, training)
 
@@ -128,12 +129,13 @@ def _require(labels: NDArray, clusters: NDArray, training: NDArray, count: int) 
             )
 
 
-def _permuted(labels: NDArray, clusters: NDArray, generator: np.random.Generator) -> NDArray[np.bool_]:
+def _permuted(
+    labels: NDArray, clusters: NDArray, draws: int, generator: np.random.Generator
+) -> Iterator[NDArray[np.bool_]]:
+    """Labels of whole clusters permuted; a cluster that has rows of both classes exchanges the labels of its two."""
     share = np.bincount(clusters, labels) / np.bincount(clusters)
-    if ((share > 0) & (share < 1)).any():
-        # labels shuffled inside every cluster: two sorts by cluster, one of them in random order within it
-        shuffled = np.lexsort((generator.random(len(labels)), clusters))
-        drawn = np.empty_like(labels)
-        drawn[np.argsort(clusters, kind="stable")] = labels[shuffled]
-        return drawn
-    return generator.permutation(share)[clusters] > 0.5
+    units, first = np.unique(2 * clusters + labels, return_index=True)
+    both = (share > 0) & (share < 1)
+    strata = np.where(both, np.arange(len(share)), -1)[clusters]
+    places = np.searchsorted(units, 2 * clusters + labels)
+    return shuffled_labels(labels, places, strata[first], draws, int(generator.integers(2**32)))

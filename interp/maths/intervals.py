@@ -199,7 +199,12 @@ def _two_groups(
     value = float(one.mean() - other.mean())
     if one.dtype == bool and other.dtype == bool:
         (a, low, high), (b, least, most) = _share(one, one_clusters, level), _share(other, other_clusters, level)
-        return Interval(value, value - float(np.hypot(a - low, most - b)), value + float(np.hypot(high - a, b - least)))
+        ends = value - float(np.hypot(a - low, most - b)), value + float(np.hypot(high - a, b - least))
+        if not np.intersect1d(one_clusters, other_clusters).size:
+            return Interval(value, *ends)
+        # twins that answer oppositely make the difference vary more than two groups apart from each other do
+        tied = _two_groups(one.astype(np.float64), one_clusters, other.astype(np.float64), other_clusters, level)
+        return Interval(value, float(np.fmin(ends[0], tied.low)), float(np.fmax(ends[1], tied.high)))
     one, other = one.astype(np.float64), other.astype(np.float64)
     numbers = effective_clusters(one_clusters), effective_clusters(other_clusters)
     if not np.intersect1d(one_clusters, other_clusters).size:

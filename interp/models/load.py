@@ -243,14 +243,21 @@ def memory_digest(loaded: PreTrainedModel, named: Callable[[str], str | None] = 
 
 
 def tokenizer_digests(found: Tokenizer) -> dict[str, str]:
-    """Digests of the vocabulary (with its merges, where the tokenizer is a fast one) and of the chat template."""
+    """Digests of the vocabulary and of the chat template, each with what else decides over ids and answers.
+
+    With the vocabulary its merges, where the tokenizer is a fast one, which ids are left out of answers, and whether
+    spaces are cleaned up there; with the template the special tokens that it can write.
+    """
     backend = getattr(found, "backend_tokenizer", None)
     text = json.dumps(found.get_vocab(), sort_keys=True)
     if backend is not None:
         # the last call's padding and truncation linger in the backend; they are not the tokenizer's
         parts = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
         text = json.dumps(parts, sort_keys=True)
+    cleans = getattr(found, "clean_up_tokenization_spaces", None)
+    text += json.dumps([sorted(getattr(found, "all_special_ids", ())), cleans])
     template = found.chat_template if isinstance(found.chat_template, str) else json.dumps(found.chat_template)
+    template += json.dumps(getattr(found, "special_tokens_map", {}), sort_keys=True, default=str)
     return {
         "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
         "template": hashlib.sha256(template.encode()).hexdigest(),

@@ -1,6 +1,6 @@
 """Prompts: files read at the door, contrasts split by cluster, token ids with the role of every token."""
 
-from interp.prompts.clusters import tied, turns
+from interp.prompts.clusters import repeats_last, tied, turns
 from interp.prompts.documents import SPECIAL, TURNS, Document, Documents, encode_document, packed, special_ids
 from interp.prompts.files import read_chats, read_prompts, read_task
 from interp.prompts.notes import prompt_notes
@@ -50,6 +50,7 @@ __all__ = [
     "read_chats",
     "read_prompts",
     "read_task",
+    "repeats_last",
     "special_ids",
     "tied",
     "turns",

@@ -52,6 +52,16 @@ def turns(clusters: Sequence[Hashable]) -> list[int]:
     return found
 
 
+def repeats_last(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Rows of the first prompt of every text, and rows of those that repeat one, by their ``text_key``."""
+    seen: set[Hashable] = set()
+    first, again = [], []
+    for row, key in enumerate(keys):
+        (again if key in seen else first).append(row)
+        seen.add(key)
+    return first, again
+
+
 def halve(names: list[str], *sizes: Counter[str]) -> set[str]:
     """Half of the names, taken in their order so that both halves hold about as many prompts of each class."""
     first: set[str] = set()

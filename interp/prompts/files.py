@@ -8,6 +8,8 @@ both classes names a harmful prompt and its harmless twin), ``split`` (``locate`
 
 import csv
 import json
+import math
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pyarrow.parquet
 from pyarrow import ArrowException
 
 from interp.errors import PromptError
+from interp.prompts.clusters import text_key
 from interp.prompts.sets import Prompt, PromptSet
 
 
@@ -51,7 +54,8 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool, 
         raise PromptError(f"{path} is not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from error
     except OSError as error:
         raise PromptError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from error
-    prompts = []
+    prompts: list[Prompt] = []
+    texts: dict[Hashable, int] = {}
     for index, row in enumerate(rows):
         if column not in row:
             # a name can hold line ends
@@ -64,19 +68,17 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool, 
             raise PromptError(f"{path}, row {index}: {column} is {text!r}; every prompt needs text")
         if any("\ud800" <= sign <= "\udfff" for sign in text):
             raise PromptError(f"{path}, row {index}: {text[:40]!r} holds half a surrogate pair; write it as UTF-8 text")
-        twin, cluster = (None if row.get(key) in (None, "") else str(row[key]) for key in ("twin", "cluster"))
+        twin, cluster, split = (_name(path, index, key, row.get(key)) for key in ("twin", "cluster", "split"))
         answers = _answers(path, index, row) if task else (None, None)
         form = None
         if template is not None:
             if template not in row:
                 raise PromptError(f"{path}, row {index} has no column {template!r} to name its template")
-            form = None if row[template] in (None, "") else str(row[template])
-        split = None if row.get("split") in (None, "") else str(row["split"])
-        prompts.append(
-            Prompt(
-                index, text, cluster or twin or f"{name or path.stem}:{index}", twin, *answers, form, split, messages
-            )
-        )
+            form = _name(path, index, template, row[template])
+        # without a name, every text is a cluster: its number does not depend on how often another one is repeated
+        number = texts.setdefault(text_key(text, messages), len(texts))
+        own = cluster or twin or f"{name or path.stem}:{number}"
+        prompts.append(Prompt(index, text, own, twin, *answers, form, split, messages))
     if not prompts:
         raise PromptError(f"{path} holds no prompts; write one per line or row")
     if task:
@@ -84,8 +86,19 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool, 
     without = [prompt.id for prompt in prompts if prompt.wrong_answer is None]
     if task and 0 < len(without) < len(prompts):
         raise PromptError(f"{path}, row {without[0]} has no wrong_answer, other rows have; give it to all or none")
-    given = any(row.get(key) not in (None, "") for row in rows for key in ("cluster", "twin"))
+    given = any(_name(path, at, key, row.get(key)) for at, row in enumerate(rows) for key in ("cluster", "twin"))
     return PromptSet(tuple(prompts), path.name, given)
+
+
+def _name(path: Path, index: int, column: str, value: Any) -> str | None:
+    """A cell that names something as text; None where it is empty, blank or not a number (a gap of a number column)."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers with gaps is read as floats
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise PromptError(f"{path}, row {index}: {column} is {str(value)[:40]!r}; give a name or a number")
+    return str(value).strip() or None
 
 
 def _conversation(path: Path, index: int, column: str, value: Any) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -100,14 +113,16 @@ def _conversation(path: Path, index: int, column: str, value: Any) -> tuple[str,
 
 
 def _require_one_answer(path: Path, prompts: list[Prompt]) -> None:
-    seen: dict[str, Prompt] = {}
+    seen: dict[Hashable, Prompt] = {}
     for prompt in prompts:
-        first = seen.setdefault(prompt.text, prompt)
-        if first.answer != prompt.answer:
-            raise PromptError(
-                f"{path}, row {prompt.id}: the prompt of row {first.id} again, with the answer {prompt.answer!r} and "
-                f"not {first.answer!r}; a task has one right answer"
-            )
+        first = seen.setdefault(text_key(prompt.text, prompt.messages), prompt)
+        for name in ("answer", "wrong_answer"):
+            one, other = getattr(first, name), getattr(prompt, name)
+            if one != other:
+                what = f"the {name.replace('_', ' ')} {other!r} and not {one!r}"
+                raise PromptError(
+                    f"{path}, row {prompt.id}: the prompt of row {first.id} again, with {what}; a task has one of each"
+                )
 
 
 def _answers(path: Path, index: int, row: dict[str, Any]) -> tuple[str, str | None]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from interp.errors import PromptError
-from interp.prompts.clusters import counted, halve, text_key, tied, turns
+from interp.prompts.clusters import counted, halve, repeats_last, text_key, tied, turns
 
 _TRIES = 64
 
@@ -128,13 +128,13 @@ class PromptSet:
 
     def sample(self, count: int) -> list[int]:
         """Rows of at most ``count`` distinct texts, ascending: the first of every cluster before the second of any."""
-        first = {key: row for row, key in reversed(list(enumerate(self.keys)))}
-        return sorted([row for row in self.over_clusters() if first[self.keys[row]] == row][:count])
+        return sorted(self.over_clusters()[: min(count, self.n_texts)])
 
     def over_clusters(self) -> list[int]:
-        """All rows, the first of every cluster before the second of any."""
-        turn = turns(self.clusters)
-        return sorted(range(len(self)), key=turn.__getitem__)
+        """All rows, the first text of every cluster before the second of any; rows that repeat a text come last."""
+        first, again = repeats_last(self.keys)
+        turn = dict(zip(first, turns([self.clusters[row] for row in first]), strict=True))
+        return sorted(first, key=turn.__getitem__) + again
 
     @cached_property
     def digest(self) -> str:

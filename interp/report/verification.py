@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-from interp.claims import Finding, check
+from interp.claims import Finding, check, check_summary
 from interp.display import one_line
 from interp.errors import ClaimError, InterpError
 from interp.provenance import JSON, digest, sha256_of
@@ -165,6 +165,10 @@ class _Again:
 
     def the_run(self, said: Mapping[str, JSON]) -> None:
         _same(f"run {said['key'][:12]}", said, self.run(said["key"]).said)
+        try:
+            check_summary(self.run(said["key"]).table)
+        except ClaimError as error:
+            raise ClaimError(f"run {said['key'][:12]}: {error}") from error
 
     def the_claim(self, said: Mapping[str, JSON]) -> None:
         run = self.run(said["run"])

@@ -22,6 +22,7 @@ from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.models.grafts import Scope
+from interp.prompts import repeats_last
 from interp.study import Study
 from interp.table import Table
 from interp.trials.questions import Questions, run_logits
@@ -97,10 +98,11 @@ def learned(
     """
     moved, generator = scope.moved, torch.Generator().manual_seed(study.seed)
     scores, mean, square = (torch.zeros_like(moved) for _ in range(3))
+    distinct, _ = repeats_last(questions.keys)  # how often a question is repeated does not count
     for step in study.progress(range(steps), "learning a mask"):
         # as many questions a step as memory holds, never more than asked
-        drawn = torch.randperm(len(questions), generator=generator)[: study.at_a_time(batch)]
-        rows = to_host(drawn).tolist()
+        drawn = torch.randperm(len(distinct), generator=generator)[: study.at_a_time(batch)]
+        rows = [distinct[at] for at in to_host(drawn).tolist()]
         mask = scores.sigmoid()
         slope = _slope(study, scope, questions, rows, _relaxed(scope, mask))
         slope = slope * moved / len(rows) + min(1.0, 2 * step / steps) * pull / count
