@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 from interp.dictionaries.config import DictionaryConfig
@@ -65,11 +66,18 @@ def test_a_held_out_auc_is_scikit_learns():
         values.append(roc_auc_score(labels[rest], scores[rest]))
     m = len(values) - 1
     reach = np.sqrt((m - 1) / m * np.square(np.array(values[1:]) - values[0]).sum()) * stats.t.ppf(0.975, m - 1)
-    won = found.auc * m
-    exact = stats.beta.ppf([0.025, 0.975], [won, won + 1], [m - won + 1, m - won])
-    assert found.low == pytest.approx(min(values[0] - reach, exact[0]))
-    assert found.high == pytest.approx(max(values[0] + reach, exact[1]))
+    ends = logit(found.auc) + np.array([-reach, reach]) / (found.auc * (1 - found.auc))
+    assert (found.low, found.high) == pytest.approx(tuple(expit(ends)))
     assert not set(clusters[training]) & set(clusters[~training])
+
+
+def test_repeated_prompts_make_the_null_no_narrower():
+    """A cluster that has rows of both classes exchanges the labels of its two sides, as wholes."""
+    codes, labels, clusters = data(3, pairs=24)
+    one = SparseProbe(draws=200)(codes, labels, clusters)
+    many = SparseProbe(draws=200)(*(np.repeat(part, 6, axis=0) for part in (codes, labels, clusters)))
+    assert many.auc == pytest.approx(one.auc)
+    assert many.null.std() == pytest.approx(one.null.std(), rel=0.25)
 
 
 def test_whole_clusters_of_one_class_keep_one_label_in_the_null():

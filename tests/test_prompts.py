@@ -24,7 +24,9 @@ from interp.prompts import (
     prompt_notes,
     read_chats,
     read_prompts,
+    read_task,
 )
+from interp.trials.rows import some
 from tests import tiny
 
 TEXTS = ["open the door", "close a window ?", "paint old fences"]
@@ -464,6 +466,45 @@ def test_few_prompts_are_taken_from_many_clusters_and_texts():
     assert found.spread(5).texts == [*"aaabc"]  # repeated texts come last
     assert found.sample(2) == [0, 3]
     assert found.sample(9) == [0, 3, 5]
+
+
+def test_copies_change_nothing_in_what_is_taken_or_how_clusters_are_named(tmp_path):
+    texts = [f"open door {row}" for row in range(12)]
+    once, often = (read_prompts(as_text(tmp_path / name, lines)) for name, lines in
+                   (("a", texts), ("b", [text for text in texts for _ in range(20)])))  # fmt: skip
+    assert often.clusters[::20] == [name.replace("a:", "b:") for name in once.clusters]
+    for prompts, count in ((often, 5), (often, 12)):
+        assert prompts.spread(count).texts == once.spread(count).texts
+    assert some(often, range(240), 7, 3) == [20 * row for row in some(once, range(12), 7, 3)]
+    assert some(often, range(240), 13, 3)[:3] == [0, 1, 20]
+    given = prompt_set(texts, [str(row % 6) for row in range(12)])
+    copied = prompt_set(
+        [text for text in texts for _ in range(20)], [str(row % 6) for row in range(12) for _ in range(20)]
+    )
+    assert copied.spread(12).texts == given.texts
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(float("nan"), None), (1.0, "1"), (1, "1"), (" a ", "a"), ("  ", None), (1.5, "1.5"), (None, None)],
+)
+def test_a_cluster_is_named_as_it_reads(tmp_path, value, name):
+    rows = [{"prompt": "open the door", "cluster": value}, {"prompt": "sing", "cluster": "z"}]
+    found = read_prompts(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))))
+    assert found.clusters == [name or "x:0", "z"]
+
+
+@pytest.mark.parametrize("value", [True, ["a"], {"a": 1}])
+def test_a_cluster_that_names_nothing_is_refused(tmp_path, value):
+    rows = [{"prompt": "open the door", "cluster": value}]
+    with pytest.raises(PromptError, match=r"row 0: cluster is .*; give a name or a number"):
+        read_prompts(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))))
+
+
+def test_equal_prompts_have_one_answer_in_every_spelling(tmp_path):
+    rows = [{"prompt": "caf\u00e9", "answer": "a"}, {"prompt": "cafe\u0301 ", "answer": "b"}]
+    with pytest.raises(PromptError, match="row 1: the prompt of row 0 again, with the answer 'b' and not 'a'"):
+        read_task(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))))
 
 
 def test_whether_clusters_were_given_and_what_is_noted(tmp_path):

@@ -47,7 +47,7 @@ class DictionaryDiff(Analyzer):
     """
 
     name: ClassVar[str] = "dictionary-diff"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     dictionary: Dictionary = field(compare=False)
     way: str = "crosscoder"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp.dictionaries.active import Codes, products
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.folds import FOLDS, Apart, Estimate, FoldSums, Sums, jackknife, resampled
+from interp.dictionaries.folds import FOLDS, Apart, Estimate, FoldSums, Sums, effective_folds, jackknife, resampled
 from interp.dictionaries.lines import Lines
 from interp.dictionaries.scaling import BASE, TINY, TUNED
 from interp.errors import OptionError
@@ -129,7 +129,7 @@ class DifferenceScaling:
         lines, rows = self._lines, self._regression.rows
         with np.errstate(divide="ignore", invalid="ignore"):
             size = np.sqrt(lines.products({"": (0, 0)})[""]) * to_host(lines.seen(rows).norm(dim=1))
-            cosine = resampled(lines.along(rows) / size, level)
+            cosine = resampled(lines.along(rows) / size, level, effective_folds(sums))
         return Slopes(
             rate, active, slopes, jackknife(sums, difference, level), jackknife(sums, part, level), cosine, moved,
             self._regression.sums.apart(),

@@ -50,8 +50,9 @@ Sums = Mapping[str, NDArray[np.float64]]
 def jackknife(sums: Sums, statistic: Callable[[Sums], NDArray[np.float64]], level: float = 0.95) -> Estimate:
     """A statistic of sums over all folds, and its interval by leaving out one fold at a time.
 
-    ``sums``: arrays [K, ...], one row per fold. ``statistic`` maps sums with a leading axis to values with the same
-    one. Where a value is not finite without some fold there is no interval.
+    ``sums``: arrays [K, ...], one row per fold; where one of them is ``rows``, folds of unequal size count by Kish's
+    effective number. ``statistic`` maps sums with a leading axis to values with the same one. Where a value is not
+    finite without some fold there is no interval.
     """
     folds = len(next(iter(sums.values())))
     if folds < 2:
@@ -59,15 +60,28 @@ def jackknife(sums: Sums, statistic: Callable[[Sums], NDArray[np.float64]], leve
     whole = {name: array.sum(0, keepdims=True) for name, array in sums.items()}
     left = {name: np.concatenate([whole[name], whole[name] - array]) for name, array in sums.items()}
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return resampled(statistic(left), level)
+        return resampled(statistic(left), level, effective_folds(sums))
 
 
-def resampled(values: Float[NDArray[np.float64], "K1 ..."], level: float = 0.95) -> Estimate:
-    """A statistic of all folds, first, and without each of them, as an estimate with the jackknife's interval."""
+def effective_folds(sums: Sums) -> float | None:
+    """Kish's effective number of folds by their rows; None where rows were not counted."""
+    rows = sums.get("rows")
+    return None if rows is None else float(rows.sum() ** 2 / np.square(rows).sum())
+
+
+def resampled(
+    values: Float[NDArray[np.float64], "K1 ..."], level: float = 0.95, effective: float | None = None
+) -> Estimate:
+    """A statistic of all folds, first, and without each of them, as an estimate with the jackknife's interval.
+
+    As ``interp.maths.intervals.jackknife``, for many numbers at once: deviations are from the full estimate, and of
+    ``effective`` folds (all by default) one less are degrees of freedom. NaN ends where that is none.
+    """
     value, others, folds = values[0], values[1:], len(values) - 1
+    freedom = (folds if effective is None else effective) - 1
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        spread = np.sqrt((folds - 1) / folds * np.square(others - others.mean(0)).sum(0))
-        half = special.stdtrit(folds - 1, (1 + level) / 2) * spread
+        spread = np.sqrt((folds - 1) / folds * np.square(others - value).sum(0))
+        half = special.stdtrit(freedom, (1 + level) / 2) * spread if freedom > 0 else np.full_like(spread, np.nan)
         return Estimate(np.where(np.isfinite(value), value, np.nan), value - half, value + half)
 
 

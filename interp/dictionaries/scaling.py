@@ -21,7 +21,7 @@ from torch import Tensor
 
 from interp.dictionaries.active import products
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.folds import FOLDS, Apart, Estimate, FoldSums, Sums, jackknife, resampled
+from interp.dictionaries.folds import FOLDS, Apart, Estimate, FoldSums, Sums, effective_folds, jackknife, resampled
 from interp.dictionaries.lines import Lines
 from interp.errors import OptionError
 from interp.maths.host import to_host
@@ -129,7 +129,7 @@ class LatentScaling:
                 "tuned": lines["bt"] / lines["tt"],
                 "cosine": lines["bt"] / (np.sqrt(lines["bb"]) * np.sqrt(lines["tt"])),
             }  # fmt: skip
-            of = {name: resampled(values, level) for name, values in slopes.items()}
+            of = {name: resampled(values, level, effective_folds(sums)) for name, values in slopes.items()}
             return Scaled(
                 sums["count"].sum(0) / sums["rows"].sum(), self._sums.folds_active(), beta, nu,
                 of["ratio"], of["cosine"], (of["base"], of["tuned"]), jackknife(sums, cosine, level),

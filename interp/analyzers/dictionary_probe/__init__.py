@@ -62,7 +62,7 @@ class DictionaryProbe(Analyzer):
     """
 
     name: ClassVar[str] = "dictionary-probe"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     dictionary: Dictionary = field(compare=False)
     site: str = ""
