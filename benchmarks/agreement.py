@@ -89,9 +89,9 @@ def main() -> None:
                     "methods": f"{row['first']}, {row['second']}",
                     "over": f"{row['places']} ({row['level']})",
                     "correlation": number(row["correlation"]),
-                    "dealt out anew": number(row["chance"]),
+                    "permuted": number(row["chance"]),
                     "p, corrected": number(row["adjusted_p"], ".2g"),
-                    "beside movement": number(row["beyond_movement"]),
+                    "movement taken out": number(row["beyond_movement"]),
                 }
                 for row in pairs
             ]
