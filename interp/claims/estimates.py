@@ -273,8 +273,8 @@ def _other(estimate: Estimate, run: Table) -> Measured:
         two = TWO[estimate.statistic]
         found = jackknife_rows(lambda rows: two(values[rows], others[rows], estimate.reach), clusters)
         reach = 1.0 if "correlation" in estimate.statistic else math.inf
-        ends = np.clip([found.low, found.high], -reach, reach).tolist()
-        return Measured(found.value, *ends, effective_clusters(clusters))
+        low, high = np.clip([found.low, found.high], -reach, reach).tolist()
+        return Measured(found.value, low, high, effective_clusters(clusters))
     return Measured(value, NAN, NAN, NAN)
 
 

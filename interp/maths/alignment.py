@@ -46,7 +46,8 @@ def cka_interval(first: np.ndarray, second: np.ndarray, clusters: ArrayLike, lev
     weights = np.concatenate([np.ones((1, len(code))), np.arange(len(names))[:, None] != code[None]]).astype(np.float64)
     found = _alignments(*grams, weights)
     value, low, high = jackknife(found[0], found[1:], effective_clusters(clusters) - 1, level)
-    return Interval(value, *np.clip([low, high], 0, 1).tolist())
+    low, high = np.clip([low, high], 0, 1).tolist()
+    return Interval(value, low, high)
 
 
 def _gram(rows: np.ndarray) -> np.ndarray:
