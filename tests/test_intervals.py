@@ -261,6 +261,17 @@ def test_what_cannot_be_measured():
         cluster_interval([1.0], ["a"], minus_clusters=["a"])
 
 
+def test_flags_of_groups_that_share_clusters_vary_as_their_clusters_do():
+    """Twins that answer oppositely: 20 clusters, one of each class."""
+    one = np.random.default_rng(1).random(20) < 0.5
+    tied = cluster_interval(one, np.arange(20), minus=~one, minus_clusters=np.arange(20))
+    apart = cluster_interval(one, np.arange(20), minus=~one, minus_clusters=np.arange(20) + 20)
+    numbers = cluster_interval(one * 1.0, np.arange(20), minus=~one * 1.0, minus_clusters=np.arange(20))
+    assert tied.low <= min(apart.low, numbers.low) + 1e-12
+    assert tied.high >= max(apart.high, numbers.high) - 1e-12
+    assert (tied.low, tied.high) != (apart.low, apart.high)
+
+
 class TestAuc:
     def test_is_close_to_delong_for_single_rows(self):
         generator = np.random.default_rng(0)

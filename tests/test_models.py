@@ -162,6 +162,18 @@ def test_the_tokenizers_digest_is_of_the_tokenizer_not_of_its_last_call():
     assert after["tokenizer"] == before["tokenizer"]
 
 
+def test_special_tokens_and_how_answers_are_read_count_in_the_digest():
+    """A template that begins with the tokenizer's bos token is read as other ids with another one."""
+    chat = copy.deepcopy(tiny.tokenizer())
+    seen = [Pair.from_modules(tiny.llama(), None, chat).digests]
+    chat.bos_token = "the"
+    seen.append(Pair.from_modules(tiny.llama(), None, chat).digests)
+    chat.clean_up_tokenization_spaces = not chat.clean_up_tokenization_spaces
+    seen.append(Pair.from_modules(tiny.llama(), None, chat).digests)
+    assert seen[0]["template"] != seen[1]["template"]
+    assert seen[1]["tokenizer"] != seen[2]["tokenizer"]
+
+
 # ---------------------------------------------------------------------------------------------- anatomy
 
 RESOLVED = {

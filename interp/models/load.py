@@ -255,7 +255,8 @@ def tokenizer_digests(found: Tokenizer) -> dict[str, str]:
         parts = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
         text = json.dumps(parts, sort_keys=True)
     cleans = getattr(found, "clean_up_tokenization_spaces", None)
-    text += json.dumps([sorted(getattr(found, "all_special_ids", ())), cleans])
+    special = {index for index in getattr(found, "all_special_ids", ()) if index is not None}
+    text += json.dumps([sorted(special), cleans])
     template = found.chat_template if isinstance(found.chat_template, str) else json.dumps(found.chat_template)
     template += json.dumps(getattr(found, "special_tokens_map", {}), sort_keys=True, default=str)
     return {
