@@ -70,4 +70,4 @@ def verified(rate=1.0, n=40, command=COMMAND, prompts="b", positive="held-yes.tx
         tables={"answers": table("asked", answers),
                 "random": table("drawn", {"effect": (null, "measure", "effect")})},
     )  # fmt: skip
-    return conclude(run, made, sentence=f"They return {hits.mean():.1%}.", supported=True)
+    return conclude(run, made, lead=f"They return {hits.mean():.1%}.", supported=True)
