@@ -45,14 +45,19 @@ class Analyzer:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that determine the numbers: every field but ``parent`` and what the parent run determines.
+        """The options that determine the numbers: every field but ``parent``.
 
-        A field that is read from the parent run's table is marked ``field(metadata={"from_parent": True})``; without a
-        parent it was given by hand and counts. Objects are told by their content: see ``fingerprint``.
+        Fields that are read from the parent run's table are marked ``field(metadata={"from_parent": True})``: with a
+        parent they are one entry ``from_parent``, their digest. Objects are told by their content: see ``fingerprint``.
         """
         inherited = getattr(self, "parent", None) is not None
-        own = [each for each in fields(self) if not (inherited and each.metadata.get("from_parent"))]
-        return {each.name: fingerprint(getattr(self, each.name), each.name) for each in own if each.name != "parent"}
+        own = [one for one in fields(self) if one.name != "parent"]
+        told = {one.name: fingerprint(getattr(self, one.name), one.name) for one in own}
+        read = [one.name for one in own if inherited and one.metadata.get("from_parent")]
+        if not read:
+            return told
+        kept = {name: value for name, value in told.items() if name not in read}
+        return {**kept, "from_parent": digest({name: told[name] for name in read})[:20]}
 
     def __call__(self, study: Examined) -> Table:
         """Examine the study."""

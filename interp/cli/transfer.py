@@ -56,7 +56,7 @@ def command(
     common.warn_of_few(controls)
     spoken = common.read_markers()
     located_on, verified_on = common.contrasts(verify=True)
-    options = {name: value for name, value in made.options.items() if name != "excluded"}
+    options = {name: value for name, value in made.options.items() if name not in ("excluded", "from_parent")}
     locate = LocateNeurons(**options)
     described = request.describe()
     common.status(f"loading {source}")
