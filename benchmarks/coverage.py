@@ -232,10 +232,19 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the tables into docs/benchmarks.md")
     parser.add_argument("--draws", type=int, default=10_000, help="data sets per cell")
     parser.add_argument("--small", action="store_true", help="20 data sets, few cells: does it run?")
+    parser.add_argument("--only", default="", help="rows of intervals whose name holds this alone; writes nothing")
     options = parser.parse_args()
+    if options.only and options.write:
+        parser.error("--only prints rows of the table; without it the table is written")
     draws, counts = (20, (2, 8)) if options.small else (options.draws, CLUSTERS)
-    cells = [(name, shape, design) for name, (_, shapes) in INTERVALS.items() for shape in shapes for design in DESIGNS]
-    rules = [(name, design) for name in RULES for design in DESIGNS]
+    cells = [
+        (name, shape, design)
+        for name, (_, shapes) in INTERVALS.items()
+        if options.only in name
+        for shape in shapes
+        for design in DESIGNS
+    ]
+    rules = [(name, design) for name in RULES for design in DESIGNS if not options.only]
     with ProcessPoolExecutor() as pool:
         found = [[pool.submit(missed, *cell, count, draws) for count in counts] for cell in cells]
         verdicts = [[pool.submit(supported, *rule, count, draws) for count in counts] for rule in rules]
