@@ -53,10 +53,10 @@ def command(
     """Find the MLP neurons (or heads) that carry a tuned behaviour; verify them, held out, against random sets.
 
     Prompt files are .txt (a prompt a line), .jsonl, .csv or .parquet. Half of the clusters locate and half verify,
-    unless two more files verify or --no-verify locates on all. It needs 36 clusters a class to verify: with fewer,
-    no loss at all cannot exclude a 10 % loss. METHOD auto is integrated with a base and act-grad without. With --task
-    the behaviour is to answer rightly, and --metric auto is logit-diff where the file has wrong answers, else
-    answer-loss. The run is kept in the store, with one offline HTML page beside it.
+    unless two more files verify or --no-verify locates on all. To say that nothing is lost takes 36 clusters a class:
+    with fewer, even no loss seen does not exclude one of 10 %. METHOD auto is integrated with a base and act-grad
+    without. With --task the behaviour is to answer rightly, and --metric auto is logit-diff where the file has wrong
+    answers, else answer-loss. The run is kept in the store, with one offline HTML page beside it.
 
     Example: interp locate-neurons ./tuned --base ./base --positive harmful.txt --negative harmless.txt --top 30
     """
@@ -107,7 +107,10 @@ def command(
     if verifying is not None:
         lines += [f"verified on {verifying.counts}", *verifying.notes]
         if (few := verifying.require_contrast("verifying").n_clusters) < fewest_clusters():
-            lines.append(f"{few} clusters of prompts verify, at least {fewest_clusters()} are needed to show anything")
+            lines.append(
+                f"{few} clusters of prompts verify: that nothing is lost (harmless, malformed) takes "
+                f"{fewest_clusters()}, other claims 6"
+            )
     notes = remarked(common, *lines)
     if utility is not None:
         locate = locate.minus(store.fetch(locate, study.on(utility.limit(common.max_prompts))).table)

@@ -157,7 +157,7 @@ def claims_of(last: int, floor: float, sham: bool, classes: int) -> list[Claim]:
             reference=floor,
             control="the fine-tuned model and itself, by arithmetic of another shape",
             text="The fine-tuned model's next tokens diverge from the base's by {value:.3g} nats a token [{low:.3g}, "
-            "{high:.3g}] (rounding alone: at most {control:.1g}); after {flips:.1%} of the tokens another one comes "
+            "{high:.3g}] (rounding alone: about {control:.2g}); after {flips:.1%} of the tokens another one comes "
             "first.",
             also={"flips": mean("flips")},
         )

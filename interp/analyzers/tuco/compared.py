@@ -82,7 +82,7 @@ def claims_of(
             reference=floor,
             control="the fine-tuned model and itself, by arithmetic of another shape",
             text="Tuning makes up {value:.3g} [{low:.3g}, {high:.3g}] of what the blocks add "
-            f"{tokens_of(asked)} (TuCo, mean of {count} prompts; rounding alone gives at most {{control:.1g}}).",
+            f"{tokens_of(asked)} (TuCo, mean of {count} prompts; rounding alone gives about {{control:.2g}}).",
         )
     ]
     if sham:
