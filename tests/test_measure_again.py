@@ -385,7 +385,7 @@ def doctored(report, folder):
     """A store in which sufficiency is better than it was measured, in every table alike, and its report."""
     import dataclasses
 
-    from interp.claims import conclude, from_table
+    from interp.claims import conclude, from_table, summary_of
 
     (key,) = (run["key"] for run in report.value["runs"] if run["kind"] == "verify-neurons")
     run = report.store.get(key)
@@ -395,7 +395,9 @@ def doctored(report, folder):
     claims = [finding.claim for finding in from_table(run.tables["claims"])]
     store = Store(folder / "runs")
     store.write(report.store.get(run.provenance.parent))
-    store.write(conclude(dataclasses.replace(run, tables={**run.tables, "answers": better}), claims))
+    made = conclude(dataclasses.replace(run, tables={**run.tables, "answers": better}), claims)
+    own = summary_of(from_table(made.tables["claims"]))
+    store.write(dataclasses.replace(made, summary={**run.summary, **own}))
     return read(write_report(folder / "report.html", [key], store))
 
 
