@@ -71,6 +71,7 @@ def command(
     from interp.analyzers.locate_neurons import LocateNeurons
     from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
     from interp.engines import engine_named
+    from interp.maths.intervals import FEWEST_CLUSTERS
     from interp.models.pair import Pair
     from interp.models.sources import find
     from interp.models.units import unit_named
@@ -108,8 +109,8 @@ def command(
         lines += [f"verified on {verifying.counts}", *verifying.notes]
         if (few := verifying.require_contrast("verifying").n_clusters) < fewest_clusters():
             lines.append(
-                f"{few} clusters of prompts verify: that nothing is lost (harmless, malformed) takes "
-                f"{fewest_clusters()}, other claims 6"
+                f"{few} clusters of prompts verify; the claims harmless and malformed need {fewest_clusters()}, the "
+                f"others {FEWEST_CLUSTERS}"
             )
     notes = remarked(common, *lines)
     if utility is not None:

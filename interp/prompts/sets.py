@@ -57,8 +57,9 @@ class PromptSet:
     clusters_given: bool = True
 
     def __post_init__(self) -> None:
-        if len({prompt.id for prompt in self.prompts}) < len(self.prompts):
-            raise PromptError(f"prompts of {self.source!r} share ids: join sets with PromptSet.joined(ONE, OTHER)")
+        if repeated := [one for one, times in Counter(prompt.id for prompt in self.prompts).items() if times > 1]:
+            how = f"join sets with PromptSet.joined(ONE, OTHER); id {repeated[0]} is there twice or more"
+            raise PromptError(f"prompts of {self.source!r} share ids: {how}")
         object.__setattr__(self, "prompts", _tie(self.prompts))
 
     @staticmethod
