@@ -14,24 +14,11 @@ from interp import organisms
 
 TASK = str(organisms.prompts("skill", "task", "first"))
 TEXT = str(organisms.prompts("skill", "text", "text"))
+SMALL_GRAFT = ("--at", "10%", "--sweep", "10%", "--draws", "1", "--relaxed-steps", "0", "--shuffles", "0")
 COMMANDS = (
     ["locate-neurons", "--task", TASK, "--negative", TEXT, "--top", "60", "--no-verify"],
     ["intruders"],
-    [
-        "graft",
-        "--task",
-        TASK,
-        "--at",
-        "10%",
-        "--sweep",
-        "10%",
-        "--draws",
-        "1",
-        "--relaxed-steps",
-        "0",
-        "--shuffles",
-        "0",
-    ],
+    ["graft", "--task", TASK, *SMALL_GRAFT],
     ["tuco", "--prompts", TASK],
     ["compare", "--prompts", TASK],
 )

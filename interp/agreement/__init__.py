@@ -97,9 +97,8 @@ class Agreement:
         made = [pair.claim for pair in pairs]
         keys: dict[str, str] = {}
         for name, run in zip(_names(tables), tables, strict=True):
-            keys[name] = (
-                f"{keys[name]} {run.require_provenance().key}" if name in keys else run.require_provenance().key
-            )
+            own = run.require_provenance().key
+            keys[name] = f"{keys[name]} {own}" if name in keys else own
         run = _places(
             named,
             list(keys.values()),

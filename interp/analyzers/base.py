@@ -52,12 +52,12 @@ class Analyzer:
         """
         inherited = getattr(self, "parent", None) is not None
         own = [one for one in fields(self) if one.name != "parent"]
-        told = {one.name: fingerprint(getattr(self, one.name), one.name) for one in own}
+        values = {one.name: fingerprint(getattr(self, one.name), one.name) for one in own}
         read = [one.name for one in own if inherited and one.metadata.get("from_parent")]
         if not read:
-            return told
-        kept = {name: value for name, value in told.items() if name not in read}
-        return {**kept, "from_parent": digest({name: told[name] for name in read})[:20]}
+            return values
+        kept = {name: value for name, value in values.items() if name not in read}
+        return {**kept, "from_parent": digest({name: values[name] for name in read})[:20]}
 
     def __call__(self, study: Examined) -> Table:
         """Examine the study."""

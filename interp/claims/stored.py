@@ -13,7 +13,7 @@ from interp.claims.claim import Claim
 from interp.claims.finding import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOO_FEW, VERDICTS, Finding, evaluate, said
 from interp.claims.sentences import alike
 from interp.errors import ClaimError
-from interp.provenance import JSON
+from interp.provenance import JSON, plain
 from interp.table import Column, Table
 
 COLUMNS = {
@@ -157,7 +157,7 @@ def check_summary(run: Table) -> None:
         return
     made = summary_of(findings)
     for name in ("verdicts", "findings"):
-        if _plain(run.summary.get(name)) != _plain(made[name]):
+        if plain(run.summary.get(name), finite=False) != plain(made[name], finite=False):
             raise ClaimError(f"the summary's {name} are not those of its claims")
     sentence = str(run.summary.get("sentence"))
     if not sentence.endswith(verdicts_sentence(findings)):
@@ -179,15 +179,6 @@ def _with_related(claim: Claim, run: Table) -> list[Claim]:
             wanted.append(name)
             waiting += others[name].requires
     return [*(others[name] for name in wanted), claim]
-
-
-def _plain(value: JSON) -> JSON:
-    """Without numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _same(one: float, other: float, tolerance: float) -> bool:

@@ -90,8 +90,8 @@ def takes(options: type[Common]) -> Callable[[Callable], Callable[..., Any]]:
             common = options(**{f.name: given.pop(f.name) for f in fields(options) if f.name in given})
             return command(**given, common=common)
 
-        told: Any = run
-        told.__signature__ = inspect.Signature(named + leading + others + trailing)
-        return told
+        command_line: Any = run  # no annotation of a function has a signature to set
+        command_line.__signature__ = inspect.Signature(named + leading + others + trailing)
+        return command_line
 
     return decorate

@@ -23,8 +23,8 @@ class Norms:
     def from_json(cls, value: Any, places: int) -> Norms:
         """From what ``to_json`` gave; None for nothing seen yet."""
         counts = torch.zeros(places, BINS, dtype=torch.float64)
-        seen: Any = value or ()
-        for place, found in enumerate(seen):
+        norms: Any = value or ()
+        for place, found in enumerate(norms):
             for number, count in found:
                 counts[place, number] = count
         return cls(counts)

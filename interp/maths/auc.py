@@ -148,11 +148,8 @@ def _jackknifed(
     with np.errstate(invalid="ignore", divide="ignore"):
         left_out = np.where(bottom > 0.5, without_each(won * counts) / bottom, NAN)
     moved = left_out - value
-    return (
-        value,
-        np.where(np.abs(moved) > 1e-12, moved, 0.0) if np.isfinite(moved).all() else moved,
-        fewest_clusters(counts, sides),
-    )
+    moved[np.abs(moved) <= 1e-12] = 0.0  # rounding is no error; a NaN stays
+    return value, moved, fewest_clusters(counts, sides)
 
 
 def _ends(value: float, moved: np.ndarray, fewest: float, level: float) -> Interval:

@@ -225,8 +225,8 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
             architecture=name,
         )
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge)
-        found: Any = adapter.component_mapping
-        return dict(found)
+        mapping: Any = adapter.component_mapping
+        return dict(mapping)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UnsupportedModel(
             f"{name} is not an architecture with a known map; proven: {', '.join(PROVEN)}"

@@ -94,7 +94,7 @@ def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple
     try:
         with quiet():
             # with output_loading_info it is a model and a report, which its annotations do not say
-            found: Any = AutoModelForCausalLM.from_pretrained(
+            model_and_report: Any = AutoModelForCausalLM.from_pretrained(
                 source.directory,
                 config=config,
                 dtype=settings.dtype,
@@ -105,7 +105,7 @@ def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple
                 ignore_mismatched_sizes=True,  # refused below, by name
                 device_map="auto" if settings.spread else None,
             )
-            loaded, report = found
+            loaded, report = model_and_report
     except (SafetensorError, EOFError) as error:
         raise TruncatedWeights(f"{source.name}: weights cannot be read ({line(error)}); copy them again") from error
     except OSError as error:

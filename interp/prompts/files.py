@@ -56,6 +56,7 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool, 
         raise PromptError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from error
     prompts: list[Prompt] = []
     texts: dict[Hashable, int] = {}
+    given = False
     for index, row in enumerate(rows):
         if column not in row:
             # a name can hold line ends
@@ -69,6 +70,7 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool, 
         if any("\ud800" <= sign <= "\udfff" for sign in text):
             raise PromptError(f"{path}, row {index}: {text[:40]!r} holds half a surrogate pair; write it as UTF-8 text")
         twin, cluster, split = (_name(path, index, key, row.get(key)) for key in ("twin", "cluster", "split"))
+        given = given or cluster is not None or twin is not None
         answers = _answers(path, index, row) if task else (None, None)
         form = None
         if template is not None:
@@ -86,7 +88,6 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool, 
     without = [prompt.id for prompt in prompts if prompt.wrong_answer is None]
     if task and 0 < len(without) < len(prompts):
         raise PromptError(f"{path}, row {without[0]} has no wrong_answer, other rows have; give it to all or none")
-    given = any(_name(path, at, key, row.get(key)) for at, row in enumerate(rows) for key in ("cluster", "twin"))
     return PromptSet(tuple(prompts), path.name, given)
 
 
