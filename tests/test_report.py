@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from interp.claims import Draws, from_table, to_table
+from interp.claims import Draws, check_summary, from_table, summary_of, to_table
 from interp.cli import main
 from interp.errors import ClaimError, InterpError, OptionError
 from interp.provenance import digest, sha256_of
@@ -357,6 +357,17 @@ def test_a_summary_says_what_its_claims_do(tmp_path, without_figures, change, sa
     found = refused(path)
     assert said in found
     assert found.count("\n") == 0
+
+
+def test_a_run_whose_claims_are_none_supported_is_not_called_supported():
+    _, run = honest_runs()
+    findings = [replace(one, verdict="not supported") for one in from_table(run.tables["claims"])]
+    honest = replace(
+        run, summary={**run.summary, **summary_of(findings)}, tables={**run.tables, "claims": to_table(findings)}
+    )
+    check_summary(honest)
+    with pytest.raises(ClaimError, match="the summary says supported, and none of its claims is"):
+        check_summary(replace(honest, summary={**honest.summary, "supported": True}))
 
 
 def test_a_sentence_rounds_its_own_numbers_as_they_are_stated(tmp_path, without_figures):
