@@ -125,7 +125,7 @@ def finding(name, sentence, value, low, high, null=(NAN, NAN, NAN), p=NAN, verdi
         name=name, estimate=mean("equal_base", table="answers", where=where), text=literal(sentence), control=control,
         **tested, **sides,
     )  # fmt: skip
-    return Finding(claim, value, low, high, 40.0, *null, p, p, 200.0 if control else 0.0, verdict, sentence)
+    return Finding(claim, value, low, high, 40.0, *null, p, p, 200.0 if control else 0.0, verdict, "", sentence)
 
 
 def claims(hostile=False):

@@ -24,6 +24,8 @@ from interp.claims import (
     statistic,
     to_table,
 )
+from interp.claims.sentences import fill
+from interp.cli.claims_table import claims_table
 from interp.errors import ClaimError
 from interp.table import table
 
@@ -324,3 +326,63 @@ def test_an_interval_of_a_correlation_ends_where_correlations_do():
         (found,) = evaluate([made], run)
         assert found.low < found.value <= found.high == 1
         assert found.clusters == 4
+
+
+UNTESTED = {"null": None, "control": ""}
+
+
+def reason_of(made, name="gap"):
+    (found,) = [one for one in from_table(made.tables["claims"]) if one.name == name]
+    return found.verdict, found.reason
+
+
+def test_what_is_not_supported_says_which_number_does_not_reach_what_it_needs():
+    one = statistic("mean", "effect", table="random")
+    for changes, verdict, reason in (
+        ({}, "supported", ""),
+        ({"at_least": 100.0}, "not supported", "the value 4.75"),
+        ({"beyond": [50.0]}, "not supported", "the interval reaches 4.117, not above 50"),
+        (UNTESTED, "not tested", "there is nothing to compare with"),
+        ({**UNTESTED, "missing": "give --sham"}, "not tested", "compare with: give --sham"),
+        ({"null": Draws("random", "effect", {"set": 5})}, "not tested", "0 draws of the null cannot give p <= 0.05"),
+        ({"null": Draws("random", "effect", observed=one)}, "not supported", "p is 0.5"),
+    ):
+        verdict_now, reason_now = reason_of(conclude(run(), [claim(**changes)]), claim().name)
+        assert verdict_now == verdict
+        assert reason in reason_now
+        assert bool(reason_now) is (verdict != "supported")
+    few = conclude(run(n=4), [claim()])
+    assert reason_of(few, claim().name) == ("too few clusters", "4 effective clusters, 6 are needed")
+    both = [claim(at_least=100.0), claim(name="second", requires=[claim().name])]
+    assert reason_of(conclude(run(), both), "second")[1] == f"{claim().name} is not supported"
+
+
+def test_a_reason_that_was_changed_is_found():
+    made = conclude(run(), [claim(at_least=100.0)])
+    (found,) = from_table(made.tables["claims"])
+    check(found, made)
+    with pytest.raises(ClaimError, match="gives the reason"):
+        check(dataclasses.replace(found, reason="the model was asleep"), made)
+
+
+def test_a_number_that_there_is_none_of_is_said_in_words():
+    numbers = {"value": 0.5, "low": float("nan"), "high": float("nan")}
+    assert fill("{value:.1%} [{low:.1%}, {high:+.1%}]", numbers) == "50.0% [no interval]"
+    assert fill("({low:.1%} to {high:.1%}), at most {high:.2f}", numbers) == "(no interval), at most undefined"
+    assert fill("a banana, {value}", numbers) == "a banana, 0.5"
+
+
+def test_the_table_for_a_terminal_says_what_is_needed_and_why_not():
+    apart = mean("log_odds", pair="prompt_id", minus={"where": BASE}, **ODDS)
+    made = conclude(run(), [claim(), claim(name="large", at_least=100.0), claim(name="alone", **UNTESTED)])
+    said = claims_table(made.summary["findings"])
+    first, second, third = said.splitlines()[1:4]
+    assert first.startswith("supported")
+    assert "+" in first  # a difference has a sign
+    assert "interval > " in first
+    assert "12 " in first
+    assert "value >= 100" in second or "interval > 100" in second
+    assert third.startswith("not tested")
+    assert "why not: large: not supported, for the value 4.75" in said
+    assert "why not: alone: not tested, for there is nothing to compare with" in said
+    assert "nan" not in said

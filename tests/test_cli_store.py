@@ -80,7 +80,16 @@ def test_show_tells_origin_sentence_claims_and_best_rows(run, store):
     code, out, err = run("show", key[:8], "--store", store.root)
     assert (code, err) == (0, "")
     assert out.startswith(f"locate-neurons {key}\nSentence 1.\n")
-    for text in ("child", "change", "0.75", "All of it.", "0.9 [0.8, 1]", "0.1 [0, 0.2] random sets", "tokens"):
+    for text in (
+        "child",
+        "change",
+        "0.75",
+        "All of it.",
+        "0.9 [0.8, 1]",
+        "0.1 [0, 0.2]",
+        "null or control: necessity: random sets",
+        "tokens",
+    ):
         assert text in out
     assert out.index("    2     1") < out.index("  0.5     2") < out.index("    -     3")
     shown = one_object(run("show", key, "--store", store.root, "--json", "--rows", 1)[1])

@@ -342,7 +342,7 @@ def test_verify_measures_again_and_tells_what_cannot_be_asked(tmp_path, run, fre
     assert code == 1
     assert "on fresh prompts it is 0.6" in out
     assert "spread on fresh prompts: is no estimate over prompts" in out
-    assert out.splitlines()[-1].endswith("3 of them claims measured again; 1 could not be asked")
+    assert out.splitlines()[-1].endswith("3 of them claims computed again from the stored tables; 1 could not be asked")
     assert run("verify", report.path, "--prompts", "nope.txt")[0] == 2
 
 

@@ -523,7 +523,12 @@ def test_whether_clusters_were_given_and_what_is_noted(tmp_path):
         rows = [{"prompt": "a", column: "c"}, {"prompt": "b", column: None}]
         given = read_prompts(write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows))))
         assert given.clusters_given
-        assert prompt_notes([given, given]) == ()
+        assert prompt_notes([given, given]) == (
+            "1 of 2 prompts of x.jsonl have no cluster or twin given, others have: each of their texts counts as "
+            "independent evidence",
+        )
+        whole = read_prompts(write(tmp_path / "w.jsonl", json.dumps(rows[0])))
+        assert prompt_notes([whole]) == ()
     rows = [{"prompt": "a", "cluster": "", "twin": None}, {"prompt": "b"}]
     assert not read_prompts(write(tmp_path / "y.jsonl", "\n".join(map(json.dumps, rows)))).clusters_given
     assert prompt_set(TEXTS).clusters_given

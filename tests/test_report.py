@@ -235,7 +235,7 @@ def test_a_page_that_cannot_be_made_again_is_told_and_not_taken(copied, monkeypa
     assert main(["verify", str(with_page(copied, lambda _: said, interp="9.9"))]) == 0
     told = capsys.readouterr().out
     assert "made by interp 9.9, so it was not compared" in told
-    assert "6 of 6 checks hold, 3 of them claims measured again; 1 could not be asked" in told
+    assert "6 of 6 checks hold, 3 of them claims computed again from the stored tables; 1 could not be asked" in told
     assert "does not say title" in refused(with_page(copied, lambda _: "9.9", interp="9.9"))
 
 

@@ -91,7 +91,7 @@ def test_the_files_are_those_of_the_format(tmp_path):
         )
     ]
     manifest = json.loads((path / "manifest.json").read_text())
-    assert manifest["schema"] == 3
+    assert manifest["schema"] == 4
     assert manifest["table"]["columns"][2] == {
         "name": "double",
         "role": "measure",
@@ -276,7 +276,7 @@ def test_a_run_of_a_newer_interp_is_left_alone(tmp_path):
     store = Store(tmp_path)
     path = store.write(full())
     manifest = path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema": 3', '"schema": 4'))
+    manifest.write_text(manifest.read_text().replace('"schema": 4', '"schema": 5'))
     for use in (
         lambda: store.get(path.name),
         lambda: store.fetch(lambda study: full(), Study()),

@@ -20,6 +20,7 @@ from interp.claims.stored import (
     check,
     check_summary,
     conclude,
+    figures,
     finding_of,
     from_table,
     headline,
@@ -31,6 +32,6 @@ from interp.claims.stored import (
 __all__ = [
     "ALPHA", "COLUMNS", "MEASURES", "NOT_SUPPORTED", "NOT_TESTED", "SUPPORTED", "TOO_FEW", "VERDICTS", "Claim", "Draws",
     "Estimate", "Finding", "Measured", "alike", "auc", "check", "check_summary", "conclude",
-    "correlation", "evaluate", "finding_of", "from_table", "headline", "literal",
+    "correlation", "evaluate", "figures", "finding_of", "from_table", "headline", "literal",
     "mean", "measure", "statistic", "summary_of", "to_table", "verdicts_sentence",
 ]  # fmt: skip

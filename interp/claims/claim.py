@@ -56,7 +56,7 @@ class Claim:
     effective clusters. ``beyond`` holds numbers, "threshold" and "control": the far end of the control's range; by
     default the threshold, and nothing for an estimate without an interval over clusters.
     ``control`` says in words what the null or the ``reference`` is; ``reference`` is an estimate or number to compare
-    with. A claim with neither null nor reference is never supported, it is "not tested".
+    with. A claim with neither null nor reference is never supported, it is "not tested"; ``missing`` says what to give.
     ``text`` is the sentence, with fields ``{value}``, ``{low}``, ``{high}``, ``{p}``, ``{control}``, ``{control_low}``,
     ``{control_high}``, ``{control_max}``, ``{draws}``, ``{clusters}`` and the names of ``also``, further estimates.
     ``otherwise`` replaces it where the claim is not supported, ``undefined`` where there is no value.
@@ -71,6 +71,7 @@ class Claim:
     null: Draws | None = None
     reference: Estimate | Number | None = None
     control: str = ""
+    missing: str = ""
     requires: Sequence[str] = ()
     also: Mapping[str, Estimate] = field(default_factory=dict)
     otherwise: str = ""
@@ -114,7 +115,11 @@ class Claim:
         if self.reference is not None:
             own = self.reference
             value["reference"] = own.to_json() if isinstance(own, Estimate) else float(own)
-        value |= {name: getattr(self, name) for name in ("control", "otherwise", "undefined") if getattr(self, name)}
+        value |= {
+            name: getattr(self, name)
+            for name in ("control", "missing", "otherwise", "undefined")
+            if getattr(self, name)
+        }
         if self.requires:
             value["requires"] = list(self.requires)
         if self.also:

@@ -6,7 +6,7 @@ Value, interval, p, verdict and sentence all follow from the claim and the table
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +30,7 @@ class Finding:
     ``clusters`` is the effective number of clusters of the estimate, NaN where it has no interval over clusters; the
     ``control_*`` fields are the null's mean and central 95 %, or the reference with its interval, NaN where there is
     none; ``p_adjusted`` is p after correction for the family, equal to p without one; ``draws`` is their number.
+    ``reason`` says why the verdict is not "supported", "" where it is.
     """
 
     claim: Claim
@@ -44,6 +45,7 @@ class Finding:
     p_adjusted: float
     draws: float
     verdict: str
+    reason: str
     sentence: str
 
     @property
@@ -91,6 +93,24 @@ class Finding:
         return [named[bound] if isinstance(bound, str) else float(bound) for bound in bounds]
 
     @property
+    def needs(self) -> str:
+        """What it takes to be supported, in figures: the value, the interval, and p where there is a null."""
+        above = self.direction == "at least"
+        sign, side = (">=", ">") if above else ("<=", "<")
+        ends = [end for end in self.bounds if not math.isnan(end)]
+        end = (max(ends) if above else min(ends)) if ends else NAN
+        # an interval beyond the threshold has the value beyond it too
+        parts = [] if end == self.threshold else [f"value {sign} {self.threshold:.4g}"]
+        parts += [f"interval {side} {end:.4g}"] if ends else []
+        null = self.claim.null
+        return ", ".join([*parts, *([f"p <= {null.level:.4g}"] if null else [])])
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether the value is a difference of two numbers, and so has a sign worth writing."""
+        return bool(self.claim.estimate.minus) and not self.claim.estimate.over
+
+    @property
     def holds(self) -> bool:
         """Whether the value lies on the right side of the threshold."""
         return self.value >= self.threshold if self.direction == "at least" else self.value <= self.threshold
@@ -107,11 +127,12 @@ def evaluate(claims: Iterable[Claim], run: Table) -> tuple[Finding, ...]:
         adjusted = benjamini_hochberg([findings[at].p for at in mine])
         for at, p in zip(mine, adjusted.tolist(), strict=True):
             findings[at] = replace(findings[at], p_adjusted=p)
-    verdicts: dict[str, str] = {}
+    verdicts: dict[str, tuple[str, str]] = {}
     by_name = {finding.name: finding for finding in findings}
     for finding in findings:
         _judge(finding.name, by_name, verdicts, ())
-    return tuple(said(replace(finding, verdict=verdicts[finding.name]), run) for finding in findings)
+    judged = [replace(one, verdict=verdicts[one.name][0], reason=verdicts[one.name][1]) for one in findings]
+    return tuple(said(finding, run) for finding in judged)
 
 
 def _measured(claim: Claim, run: Table) -> Finding:
@@ -132,7 +153,7 @@ def _measured(claim: Claim, run: Table) -> Finding:
         raise ClaimError(f"claim {claim.name!r}: {error}") from error
     return Finding(
         claim, own.value, own.low, own.high, own.clusters, control[0], control[1], control[2], p, p, float(count),
-        NOT_TESTED, "",
+        NOT_TESTED, "", "",
     )  # fmt: skip
 
 
@@ -158,37 +179,59 @@ def _p(null: Draws, observed: Estimate, run: Table) -> tuple[float, int]:
     return max(float(np.max(found)), 1 / null.arrangements), min(counts)
 
 
-def _judge(name: str, findings: Mapping[str, Finding], verdicts: dict[str, str], path: tuple[str, ...]) -> str:
-    """The verdict of one claim, after those that it requires."""
+def _judge(
+    name: str, findings: Mapping[str, Finding], verdicts: dict[str, tuple[str, str]], path: tuple[str, ...]
+) -> tuple[str, str]:
+    """The verdict of one claim and its reason, after those that it requires."""
     if name in verdicts:
         return verdicts[name]
     if name not in findings or name in path:
         raise ClaimError(f"claim {path[-1]!r} requires the claim {name!r}, which the run does not make before it")
     finding = findings[name]
-    required = [_judge(other, findings, verdicts, (*path, name)) for other in finding.claim.requires]
+    required = {other: _judge(other, findings, verdicts, (*path, name))[0] for other in finding.claim.requires}
     verdicts[name] = _verdict(finding, required)
     return verdicts[name]
 
 
-def _verdict(finding: Finding, required: Sequence[str]) -> str:
+def _verdict(finding: Finding, required: Mapping[str, str]) -> tuple[str, str]:
     claim, null = finding.claim, finding.claim.null
-    if math.isnan(finding.value) or (null is None and claim.reference is None):
-        return NOT_TESTED
-    if null is not None and (math.isnan(finding.p) or max(1 / (1 + finding.draws), 1 / null.arrangements) > null.level):
-        return NOT_TESTED  # no number of draws at least as large could have given a p that small
+    if math.isnan(finding.value):
+        return NOT_TESTED, "there is no value"
+    if null is None and claim.reference is None:
+        return NOT_TESTED, "there is nothing to compare with" + (f": {claim.missing}" if claim.missing else "")
+    if null is not None:
+        least = max(1 / (1 + finding.draws), 1 / null.arrangements)
+        if math.isnan(finding.p) or least > null.level:
+            # no number of draws at least as large could have given a p that small
+            return NOT_TESTED, f"{finding.draws:.0f} draws of the null cannot give p <= {null.level:.4g}"
     # NaN: an estimate that is not of clusters
     if finding.clusters < FEWEST_CLUSTERS - 1e-9:
-        return TOO_FEW
-    above = claim.at_least is not None
+        return TOO_FEW, f"{finding.clusters:.3g} effective clusters, {FEWEST_CLUSTERS} are needed"
+    missed = [
+        *_missed(finding),
+        *(f"{name} is {verdict}" for name, verdict in required.items() if verdict != SUPPORTED),
+    ]
+    return (NOT_SUPPORTED, "; ".join(missed)) if missed else (SUPPORTED, "")
+
+
+def _missed(finding: Finding) -> list[str]:
+    """Which of the numbers do not reach what they have to reach."""
+    null, above, missed = finding.claim.null, finding.direction == "at least", []
+    word = "below" if above else "above"
+    if not finding.holds:
+        missed.append(f"the value {finding.value:.4g} is {word} {finding.threshold:.4g}")
     end = finding.low if above else finding.high
-    met = (
-        finding.holds
-        and all(end > bound if above else end < bound for bound in finding.bounds)
-        and (null is None or finding.p_adjusted <= null.level)
-        and all(verdict == SUPPORTED for verdict in required)
-        and bool(null is not None or finding.bounds)
-    )
-    return SUPPORTED if met else NOT_SUPPORTED
+    if (not finding.bounds and null is None) or (finding.bounds and math.isnan(end)):
+        missed.append("the value has no interval")
+    elif any(map(math.isnan, finding.bounds)):
+        missed.append("the control has no value")
+    elif beyond := [bound for bound in finding.bounds if not (end > bound if above else end < bound)]:
+        bound = max(beyond) if above else min(beyond)
+        missed.append(f"the interval reaches {end:.4g}, not {'above' if above else 'below'} {bound:.4g}")
+    if null is not None and not finding.p_adjusted <= null.level:
+        what = "p" if finding.p == finding.p_adjusted else "p, corrected for its family,"
+        missed.append(f"{what} is {finding.p_adjusted:.3g}, above {null.level:.4g}")
+    return missed
 
 
 def said(finding: Finding, run: Table) -> Finding:

@@ -10,13 +10,16 @@ from string import Formatter
 from interp.errors import ClaimError
 
 FORMAT = re.compile(r"[+]?,?(\.\d{1,2})?[defg%]?")
+_NONE = "\0"
+_RANGE = re.compile(f"([\\[(]){_NONE}(?:, | to ){_NONE}([\\])])")
 FIGURE = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def fill(template: str, numbers: Mapping[str, float]) -> str:
     """``template`` with ``{name:format}`` replaced by numbers; ``ClaimError`` for an unknown name or odd format.
 
-    A field is one of ``numbers`` and a short number format, nothing that reaches into an object or pads a line.
+    A field is one of ``numbers`` and a short number format, nothing that reaches into an object or pads a line. NaN is
+    said in words.
     """
     pieces = []
     try:
@@ -32,9 +35,12 @@ def fill(template: str, numbers: Mapping[str, float]) -> str:
                 f"the sentence {template[:80]!r} has the field {name!r}:{form!r}; it may name {', '.join(numbers)}"
             )
         value = numbers[name]
+        if math.isnan(value):
+            pieces.append(_NONE)
+            continue
         whole = form == "d" and math.isfinite(value)
         pieces.append(format(int(value), "d") if whole else format(value, "" if form == "d" else form or ""))
-    return "".join(pieces)
+    return _RANGE.sub(r"\1no interval\2", "".join(pieces)).replace(_NONE, "undefined")
 
 
 def literal(text: str) -> str:

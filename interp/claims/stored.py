@@ -34,9 +34,13 @@ COLUMNS = {
     "direction": ("text", "on which side of the threshold"),
     "supported": ("flag", "whether the data support the claim"),
     "verdict": ("text", "supported, not supported, too few clusters, or not tested"),
+    "reason": ("text", "why the verdict is not supported; empty where it is"),
     "recipe": ("text", "the claim as data, from which all other columns follow, as JSON"),
 }
-FIGURES = ("name", "verdict", "value", "low", "high", "control_value", "control_low", "control_high", "p")
+FIGURES = (
+    "name", "verdict", "reason", "value", "low", "high", "is_difference", "clusters", "needs", "control",
+    "control_value", "control_low", "control_high", "p", "draws",
+)  # fmt: skip
 """What a summary holds of every finding."""
 MEASURES = tuple(name for name, (role, _) in COLUMNS.items() if role == "measure")
 
@@ -74,7 +78,7 @@ def finding_of(row: Mapping[str, JSON]) -> Finding:
     claim = Claim.from_json(name, recipe)
     numbers = {field: math.nan if row[field] is None else float(row[field]) for field in MEASURES}
     threshold = numbers.pop("threshold")
-    finding = Finding(claim, **numbers, verdict=row["verdict"], sentence=row["sentence"])
+    finding = Finding(claim, **numbers, verdict=row["verdict"], reason=row["reason"], sentence=row["sentence"])
     stated = threshold, row["direction"], row["control"], row["verdict"] in VERDICTS, bool(row["supported"])
     if stated != (finding.threshold, finding.direction, finding.control, True, finding.supported):
         raise ClaimError(
@@ -102,8 +106,13 @@ def summary_of(findings: Sequence[Finding], lead: str = "") -> dict[str, JSON]:
         "sentence": headline(findings, lead),
         "supported": bool(tested) and all(one.supported for one in tested),
         "verdicts": {one.name: one.verdict for one in findings},
-        "findings": [{name: getattr(one, name) for name in FIGURES} for one in findings],
+        "findings": [figures(one) for one in findings],
     }
+
+
+def figures(finding: Finding) -> dict[str, JSON]:
+    """What a summary holds of a finding."""
+    return {name: getattr(finding, name) for name in FIGURES}
 
 
 def headline(findings: Sequence[Finding], lead: str = "") -> str:
@@ -140,6 +149,8 @@ def check(finding: Finding, run: Table, tolerance: float = 1e-9) -> None:
         raise ClaimError(
             f"claim {finding.name!r} says {finding.verdict!r}, its tables give {again.verdict!r}{_why(again)}"
         )
+    if not alike(finding.reason, again.reason, 0.0):
+        raise ClaimError(f"claim {finding.name!r} gives the reason {finding.reason!r}, its tables {again.reason!r}")
     # its own numbers to the last digit; numbers of ``also`` are not stated elsewhere, and may be rounded to either side
     restated = said(finding, run).sentence
     if not (alike(finding.sentence, restated, 0.0) if finding.claim.also else finding.sentence == restated):

@@ -35,4 +35,7 @@ def command(*, common: Running) -> None:
         planted = {tuple(pair) for pair in organisms.planted(CHILD)["refusal"]}
         chosen = {(row["layer"], row["neuron"]) for row in table.rows() if row["selected"]}
         hits = len(chosen & planted)
-        print(f"planted:  {hits} of the {len(chosen)} selected are among the {len(planted)} that tuning trained")
+        print(
+            f"planted:  {hits} of the {len(chosen)} selected are among the {len(planted)} that were trained; the "
+            f"weights of the other {len(chosen) - hits} did not change, their inputs did, and so what they contribute"
+        )

@@ -104,9 +104,11 @@ def command(
     metric = common.measured(pair.tokenizer, spoken, located_on, verified_on, utility)
     study, store = common.study(pair, located_on, metric), Store(common.store)
     verifying = None if verified_on is None else study.on(verified_on.limit(common.max_prompts))
-    lines = [f"located on {study.counts}", *study.notes]
+    halves = verified_on is not None and common.verify_positive is None
+    lines = [f"located on {'a half of the clusters: ' if halves else ''}{study.counts}", *study.notes]
     if verifying is not None:
-        lines += [f"verified on {verifying.counts}", *verifying.notes]
+        other = "the other half, held out: " if halves else ""
+        lines += [f"verified on {other}{verifying.counts}", *verifying.notes]
         if (few := verifying.require_contrast("verifying").n_clusters) < fewest_clusters():
             lines.append(
                 f"{few} clusters of prompts verify; the claims harmless and malformed need {fewest_clusters()}, the "

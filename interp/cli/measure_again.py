@@ -126,7 +126,7 @@ class Again(Commands):
                 )
         if (row["verdict"], row["direction"]) != (now.verdict, now.direction):
             raise ClaimError(f"{said} says {row['verdict']}, measured again it is {now.verdict}")
-        for name in ("sentence", "control"):
+        for name in ("sentence", "control", "reason"):
             if not alike(row[name], getattr(now, name), self.tolerance):
                 raise ClaimError(f"{said} has the {name} {row[name]!r}, measured again it is {getattr(now, name)!r}")
         if row["recipe"] != now.claim.to_json():

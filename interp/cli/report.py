@@ -19,13 +19,17 @@ def command(
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page; FILE.json is written beside it.")],
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="By default the names of the models.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All runs of the store.")] = False,
+    agreement: Annotated[
+        bool, typer.Option("--agreement", help="Also compare where the runs of one pair put the change (interp agree).")
+    ] = False,
     draws: Annotated[int, typer.Option(metavar="N", min=19, help="Random draws of the agreement's nulls.")] = 999,
     common: Common,
 ) -> None:
     """Write one offline page over any stored runs, with a JSON file of the same that can be checked.
 
-    What was compared, what was found and what was not, each claim beside its control, and whether methods agree on
-    where tuning put it. `interp verify FILE.json` and `pytest --interp-report FILE.json` measure every claim again.
+    What was compared, what was found and what was not, each claim with its control; with --agreement also whether
+    methods agree on where tuning put it. `interp verify FILE.json` and `pytest --interp-report FILE.json` compute every
+    claim again from the stored tables.
 
     Example: interp report 1facf37b 2922ca53 --out report.html
     """
@@ -35,7 +39,7 @@ def command(
         raise OptionError("give keys of stored runs, or --all" + (", not both" if every else " (interp ls lists them)"))
     store = Store(common.store)
     keys = [run.key for run in store.runs() if run.kind != "places"] if every else runs or []
-    beside = write_report(out, keys, store, title=title, draws=draws)
+    beside = write_report(out, keys, store, title=title, draws=draws if agreement else None)
     value, size = read(beside).value, out.stat().st_size
     if size > TARGET:
         common.remark(f"note: the page has {size / 1e6:.1f} MB; fewer runs make a smaller one")

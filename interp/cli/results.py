@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from interp.cli.claims_table import claims_table
 from interp.cli.common import Common
 from interp.cli.repeat import Request
-from interp.cli.text import aligned, cell
 from interp.provenance import JSON, sha256_of
 from interp.store.requests import Remembered
 
@@ -91,22 +91,8 @@ def text_of(runs: Sequence[Any], page: Path) -> str:
     lines = [f"{said:{width}} {run.summary['sentence']}" for (said, _), run in zip(names, runs, strict=True)]
     for run in runs:
         if findings := run.summary.get("findings"):
-            lines += ["", _findings(findings), ""]
+            lines += ["", claims_table(findings), ""]
     for (_, table), run in zip(names, runs, strict=True):
         lines.append(f"{table:{width}} {run.path / 'table.parquet'}" + ("  (kept from before)" if run.cached else ""))
-    return "\n".join([*lines, f"{'page:':{width}} {page}"])
-
-
-def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
-    """One line per claim."""
-
-    def range_of(one: Mapping[str, Any], value: str, low: str, high: str) -> str:
-        ends = "" if one[low] is None else f" [{cell(one[low])}, {cell(one[high])}]"
-        return cell(one[value]) + ends
-
-    rows = [
-        (one["verdict"], one["name"], range_of(one, "value", "low", "high"),
-         range_of(one, "control_value", "control_low", "control_high"), one["p"])
-        for one in findings
-    ]  # fmt: skip
-    return aligned(rows, ("verdict", "claim", "value [95 %]", "control", "p"))
+    lines.append(f"{'page:':{width}} {page}")
+    return "\n".join([*lines, f"{'more:':{width}} interp show {runs[-1].key[:12]}"])

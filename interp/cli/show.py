@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from interp.claims import Finding, from_table
+from interp.claims import Finding, figures, from_table
+from interp.cli.claims_table import claims_table
 from interp.cli.common import Common, takes
 from interp.cli.text import aligned, cell, listed
 from interp.errors import OptionError
@@ -82,18 +83,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _claim_lines(claims: tuple[Finding, ...]) -> str:
-    rows = [
-        (
-            claim.verdict,
-            claim.name,
-            f"{cell(claim.value)} [{cell(claim.low)}, {cell(claim.high)}]",
-            f"{cell(claim.control_value)} [{cell(claim.control_low)}, {cell(claim.control_high)}] {claim.control}",
-            claim.p,
-            claim.sentence,
-        )
-        for claim in claims
-    ]
-    return aligned(rows, ("verdict", "claim", "value", "control", "p", "in words"))
+    words = [f"{claim.name}: {claim.sentence}" for claim in claims]
+    return "\n".join([claims_table([figures(claim) for claim in claims]), "", *words])
 
 
 def _row_lines(table: Table) -> str:

@@ -42,7 +42,7 @@ def command(
     ] = None,
     common: Checking,
 ) -> None:
-    """Check a report: everything it says is made again from the stored tables, every claim measured again.
+    """Check a report: everything it says is made again from the stored tables, its claims too.
 
     One line for each thing that does not hold, and exit code 1. That the tables tell the truth about the models only
     --remeasure shows, from the folder in which its commands were given; --prompts asks whether it is true of others.
@@ -68,7 +68,9 @@ def command(
               "not_asked": [{"check": name, "why": why} for name, why in unasked]}  # fmt: skip
     held = record["checks"] - len(failed)
     told = sum(bool(question.claim) for question in checked) - sum(name in claims for name, _ in failed)
-    verdict = f"{held} of {record['checks']} checks hold, {told} of them claims measured again"
+    verdict = f"{held} of {record['checks']} checks hold, {told} of them claims computed again from the stored tables"
+    if remeasure:
+        verdict += "; claims whose commands were run again are among the checks"
     if unasked:
         verdict += f"; {len(unasked)} could not be asked"
     lines = [why for _, why in failed] + [f"{name}: {why}" for name, why in unasked]

@@ -180,6 +180,7 @@ def _claim(kind: str, sham: Table | None) -> Claim:
         beyond=["control"],
         reference=mean(column, cluster="latent", **beside) if control else None,
         control="the same share in the control pair" if control else "",
+        missing="" if sham is not None else "give a control pair with --sham and --sham-dictionary",
         text=f"{{count:d}} of {{total:d}} live latents are {' or '.join(KINDS[kind])} ({{low:.1%}} to {{high:.1%}}); "
         + end,
         also=also,

@@ -157,6 +157,7 @@ def claims_of(columns: Columns, controls: int) -> list[Claim]:
 
 
 _MEASURED = {"where": {"measured": True}}
+_MISSING = "give a control fine-tune with --sham"
 _SHARES = (
     ("concepts-shift", "", "shifted", "move more than exchanging the models does", "move"),
     ("concepts-own-way", "own_", "own_way", "move otherwise than tokens at large", "move in their own way"),
@@ -175,6 +176,7 @@ def _alone(name: str, _: str, column: str, what: str, __: str) -> Claim:
         estimate=mean(column, cluster="concept", **_MEASURED),
         at_least=ALPHA,
         text=f"{{count:d}} of {{total:d}} concepts {what}; no control fine-tune was given to compare them with.",
+        missing=_MISSING,
         also=_counts(count=column),
     )
 
@@ -203,6 +205,7 @@ def _recovers_alone() -> Claim:
         at_least=0.0,
         text="Its own shift brings a concept {own:.3g} nearer to the tuned model's on held-out clusters, the mean "
         "shift of all tokens {overall:.3g}; no control fine-tune was given to compare that with.",
+        missing=_MISSING,
         also={
             "own": mean("gain", cluster="concept", **rows),
             "overall": mean("gain_overall", cluster="concept", **rows),

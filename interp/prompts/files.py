@@ -80,7 +80,8 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool, 
         # without a name, every text is a cluster: its number does not depend on how often another one is repeated
         number = texts.setdefault(text_key(text, messages), len(texts))
         own = cluster or twin or f"{name or path.stem}:{number}"
-        prompts.append(Prompt(index, text, own, twin, *answers, form, split, messages))
+        named = cluster is not None or twin is not None
+        prompts.append(Prompt(index, text, own, twin, *answers, form, split, messages, named=named))
     if not prompts:
         raise PromptError(f"{path} holds no prompts; write one per line or row")
     if task:

@@ -20,4 +20,10 @@ def prompt_notes(sets: Iterable[PromptSet]) -> tuple[str, ...]:
             f"no clusters are given in {' and '.join(without)}: every text counts as independent evidence; add a "
             "column cluster (.csv, .jsonl or .parquet) that tells which prompts are variants of one"
         )
+    for each in sets:
+        if each.clusters_given and (blank := sum(not prompt.named for prompt in each)):
+            notes.append(
+                f"{blank} of {len(each)} prompts of {each.source} have no cluster or twin given, others have: each of "
+                "their texts counts as independent evidence"
+            )
     return tuple(dict.fromkeys(notes))

@@ -21,7 +21,8 @@ class Prompt:
     Prompts of a task have an ``answer`` and, where the file gives one, a ``wrong_answer``; ``template`` names the form
     that a prompt's words were put into. ``split`` is what a file says it is kept for: ``locate`` or ``verify``.
     ``messages`` are the roles and words of a whole conversation, whose words together are then the text.
-    ``given_cluster`` is the name that its cluster had before another prompt tied it to one of another name.
+    ``given_cluster`` is the name that its cluster had before another prompt tied it to one of another name;
+    ``named`` is False where the file gave none.
     """
 
     id: int
@@ -34,6 +35,7 @@ class Prompt:
     split: str | None = None
     messages: tuple[tuple[str, str], ...] | None = None
     given_cluster: str | None = None
+    named: bool = True
 
 
 def _tie(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:

@@ -26,7 +26,7 @@ from interp.store import Store
 from interp.store.manifest import Manifest
 from interp.table import Table
 
-FORMAT, VERSION = "interp-report", 2
+FORMAT, VERSION = "interp-report", 3
 FIELDS = ("format", "version", "title", "written", "interp", "store", "page", "runs", "findings", "claims", "agreement",
           "limits", "sha256")  # fmt: skip
 TARGET = 5_000_000
@@ -73,10 +73,10 @@ class Report:
     store: Store
 
 
-def gather(keys: Sequence[str], store: Store, draws: int = 999) -> tuple[list[Run], list[Run]]:
+def gather(keys: Sequence[str], store: Store, draws: int | None = None) -> tuple[list[Run], list[Run]]:
     """The runs of these keys with the runs they build on, and how they agree on places, pair of models by pair.
 
-    The agreement is kept in the store, where it is not there yet; a run of agreement among the keys stays one of them.
+    The agreement is computed where ``draws`` of its nulls are asked for, and kept in the store.
     """
     asked = list(dict.fromkeys(store.find(key) for key in keys))
     if not asked:
@@ -88,6 +88,8 @@ def gather(keys: Sequence[str], store: Store, draws: int = 999) -> tuple[list[Ru
         if parent and parent not in (*asked, *runs) and store.has(parent):
             runs[parent] = Run(store.manifest(parent), store.get(parent))
         runs[key] = run
+    if draws is None:
+        return list(runs.values()), []
     pairs: dict[tuple, list[Table]] = {}
     for run in runs.values():
         if run.table.kind in METHODS:
@@ -138,10 +140,11 @@ def claim_json(key: str, finding: Finding) -> dict[str, JSON]:
 
 
 def write_report(
-    out: str | os.PathLike, keys: Iterable[str], store: Store, *, title: str | None = None, draws: int = 999
+    out: str | os.PathLike, keys: Iterable[str], store: Store, *, title: str | None = None, draws: int | None = None
 ) -> Path:
     """Write the page ``out`` (.html) and the JSON of the same name beside it; returns the path of the JSON.
 
+    ``draws``: also say whether methods agree on places, next to so many random draws; None leaves that out.
     Each appears whole or not at all. Raises ``OptionError`` and ``StoreError``, one line, before anything is written.
     """
     out = Path(out)

@@ -41,7 +41,8 @@ def claims_table(claims: Sequence[Finding]) -> str:
         value = interval(claim.value, claim.low, claim.high)
         control = interval(claim.control_value, claim.control_low, claim.control_high)
         look = "supported" if claim.supported else "verdict"
-        verdict = f'<td class="{look}">{MARKS.get(claim.verdict, "✗")} {escaped(claim.verdict)}</td>'
+        reason = f"<br><small>{escaped(claim.reason)}</small>" if claim.reason else ""
+        verdict = f'<td class="{look}">{MARKS.get(claim.verdict, "✗")} {escaped(claim.verdict)}{reason}</td>'
         rows.append(
             f'<tr><td class="sentence">{escaped(claim.sentence)}<br><code>{escaped(claim.name)}</code></td>'
             + _figures("Value", escaped(value))

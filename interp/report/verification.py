@@ -1,4 +1,5 @@
-"""Checking a report: everything it says is made again from the store and compared; every claim is measured again.
+"""Checking a report: everything it says is made again from the store and compared; claims are computed
+again from the stored tables.
 
 What that proves: the report says what the stored tables say, the tables are the bytes that were written, each claim's
 numbers, verdict and sentence follow from them, and it has a control. What it does not: that the
@@ -175,9 +176,12 @@ class _Again:
         mine = [claim for claim in run.claims if claim.name == said["name"]]
         if len(mine) != 1:
             raise ClaimError(f"claim {said['name']!r}: run {run.key} has {len(mine)} claims of that name")
-        _same(f"claim {said['name']!r}", said, claim_json(run.key, mine[0]))
-        check(mine[0], run.table)
-        require_control(mine[0])
+        try:
+            _same(f"claim {said['name']!r}", said, claim_json(run.key, mine[0]))
+            check(mine[0], run.table)
+            require_control(mine[0])
+        except ClaimError as error:
+            raise ClaimError(f"run {said['run'][:12]}: {error}") from error
 
 
 def _same(where: str, said: JSON, made: JSON) -> None:

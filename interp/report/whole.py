@@ -44,11 +44,6 @@ NAMES = {
 }
 """Kind of run -> heading of its section; a kind that is not here is called by its own name."""
 
-ALONE = (
-    "Not compared: agreement needs runs of two methods at least on one pair of models (locate-neurons, intruders, "
-    "graft, tuco, compare)."
-)
-
 
 def whole_page(
     said: Mapping[str, JSON], runs: Sequence[Table], agreements: Sequence[Table], beside: str
@@ -60,13 +55,13 @@ def whole_page(
     named = [(f"run-{table.require_provenance().key[:12]}", _name(table, len(pairs) > 1), table) for table in ordered]
     contents = [("compared", "What was compared", ""),
                 *((anchor, name, table.require_provenance().key[:8]) for anchor, name, table in named),
-                ("agreement", NAMES["places"], ""), ("limits", "What this does not show", ""),
-                ("check", "How to check this page", "")]  # fmt: skip
+                *([("agreement", NAMES["places"], "")] if agreements else []),
+                ("limits", "What this does not show", ""), ("check", "How to check this page", "")]  # fmt: skip
     body = [f"<header><h1>{escaped(said['title'])}</h1>{_findings(runs, agreements, made)}</header>", _nav(contents)]
     body.append(section("What was compared", facts([*runs, *agreements]), "compared"))
     body += [section(name, _run(table), anchor) for anchor, name, table in named]
-    compared = "".join(_run(table) for table in agreements) or f"<p>{escaped(ALONE)}</p>"
-    body.append(section(NAMES["places"], compared, "agreement"))
+    if agreements:
+        body.append(section(NAMES["places"], "".join(_run(table) for table in agreements), "agreement"))
     lines = "".join(f"<li>{escaped(line)}</li>" for line in said["limits"])
     body.append(section("What this does not show", f"<ul>{lines}</ul>", "limits"))
     body.append(section("How to check this page", _checking(said, beside), "check"))

@@ -16,7 +16,7 @@ from interp.errors import InterpError, StoreError
 from interp.provenance import JSON, Provenance, digest, sha256_of
 from interp.table import Column, Table, dtype_name
 
-SCHEMA = 3
+SCHEMA = 4
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 KEY = re.compile(r"[0-9a-f]{16,64}")
 

@@ -169,6 +169,7 @@ def claims_of(last: int, floor: float, sham: bool, classes: int) -> list[Claim]:
                 estimate=mean("drift", **end),
                 at_least=0.0,
                 text=cosine + "; no control was given to compare it with.",
+                missing="give a control fine-tune with --sham",
                 also={"cosine": mean("cosine", **end)},
             )
         )
