@@ -18,7 +18,6 @@ from interp.metrics import Metric, Objective, Refusal, Task
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Contrast, Encoded, OneClass, Prompt, PromptSet, encode, prompt_notes, read_prompts, read_task
-from interp.prompts.clusters import counted
 from interp.provenance import Provenance, environment, plain
 
 Item = TypeVar("Item")
@@ -85,13 +84,7 @@ class Study:
     @property
     def counts(self) -> str:
         """How many prompts, distinct texts and clusters there are of each class, and how many clusters both share."""
-        parts = [(group, self.prompts(group)) for group in self.classes]
-        if len(parts) == 1:
-            return f"{parts[0][1].source}: {parts[0][1].counts}"
-        said = [f"{group} {part.source}: {part.counts}" for group, part in parts if len(part)]
-        if both := len(set(self.contrast.positive.clusters) & set(self.contrast.negative.clusters)):
-            said.append(f"{counted({'cluster': both})} hold{'s' * (both == 1)} prompts of both")
-        return "; ".join(said)
+        return self.contrast.counts
 
     @property
     def classes(self) -> tuple[str, ...]:

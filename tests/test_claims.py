@@ -374,7 +374,9 @@ def test_a_number_that_there_is_none_of_is_said_in_words():
 
 def test_the_table_for_a_terminal_says_what_is_needed_and_why_not():
     apart = mean("log_odds", pair="prompt_id", minus={"where": BASE}, **ODDS)
-    made = conclude(run(), [claim(), claim(name="large", at_least=100.0), claim(name="alone", **UNTESTED)])
+    made = conclude(
+        run(), [claim(estimate=apart), claim(name="large", at_least=100.0), claim(name="alone", **UNTESTED)]
+    )
     said = claims_table(made.summary["findings"])
     first, second, third = said.splitlines()[1:4]
     assert first.startswith("supported")

@@ -1,17 +1,14 @@
-"""Prompts of one class, and contrasts of two, split by cluster."""
+"""Prompts of one class."""
 
 import hashlib
 import json
-import random
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from interp.errors import PromptError
-from interp.prompts.clusters import counted, halve, repeats_last, text_key, tied, turns
-
-_TRIES = 64
+from interp.prompts.clusters import counted, repeats_last, text_key, tied, turns
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Prompt:
     named: bool = True
 
 
-def _tie(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+def tie(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """The prompts, in one cluster where they share a cluster (also as given), a text or a twin, or others tie them."""
     given = [prompt.given_cluster or prompt.cluster for prompt in prompts]
     keys = [text_key(prompt.text, prompt.messages) for prompt in prompts]
@@ -62,7 +59,7 @@ class PromptSet:
         if repeated := [one for one, times in Counter(prompt.id for prompt in self.prompts).items() if times > 1]:
             how = f"join sets with PromptSet.joined(ONE, OTHER); id {repeated[0]} is there twice or more"
             raise PromptError(f"prompts of {self.source!r} share ids: {how}")
-        object.__setattr__(self, "prompts", _tie(self.prompts))
+        object.__setattr__(self, "prompts", tie(self.prompts))
 
     @staticmethod
     def joined(*sets: "PromptSet") -> "PromptSet":
@@ -148,155 +145,3 @@ class PromptSet:
             row += [] if prompt.template is None else [{"template": prompt.template}]
             row += [] if prompt.messages is None else [{"messages": prompt.messages}]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-NOTHING = PromptSet((), "")
-"""The negative class of a task that is not contrasted with anything."""
-
-
-@dataclass(frozen=True)
-class OneClass:
-    """Prompts of one class, called ``positive``, for analyzers that contrast nothing."""
-
-    positive: PromptSet
-
-    def __post_init__(self) -> None:
-        if not len(self.positive):
-            raise PromptError(f"there are no prompts ({self.positive.source}); give at least one")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return ("positive",)
-
-    @property
-    def negative(self) -> PromptSet:
-        """Always PromptError: there is no other class."""
-        raise PromptError(f"one class of prompts was given ({self.positive.source}) and two are needed; give both")
-
-    @property
-    def digest(self) -> str:
-        """Content fingerprint, never that of a contrast."""
-        return hashlib.sha256(f"one class {self.positive.digest}".encode()).hexdigest()
-
-    def limit(self, count: int | None) -> "OneClass":
-        """At most ``count`` prompts, in file order, from as many clusters as can be."""
-        return self if count is None else OneClass(self.positive.spread(count))
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Two classes of prompts: ``positive`` should show the behaviour, ``negative`` should not, or is ``NOTHING``.
-
-    Clusters of the two that share a name, a twin or a text are one.
-    """
-
-    positive: PromptSet
-    negative: PromptSet
-
-    def __post_init__(self) -> None:
-        for name, prompts in (("positive", self.positive), ("negative", self.negative)):
-            if not len(prompts) and not (name == "negative" and prompts == NOTHING):
-                raise PromptError(f"the {name} class has no prompts ({prompts.source}); give at least one")
-        if set(self.positive.keys) == set(self.negative.keys):
-            raise PromptError(
-                f"both classes hold the same prompts ({self.positive.source}, {self.negative.source}); "
-                "give two different files"
-            )
-        prompts, count = _tie((*self.positive, *self.negative)), len(self.positive)
-        object.__setattr__(self, "positive", replace(self.positive, prompts=prompts[:count]))
-        object.__setattr__(self, "negative", replace(self.negative, prompts=prompts[count:]))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return ("positive", "negative")
-
-    @property
-    def digest(self) -> str:
-        """Content fingerprint of both classes, in order."""
-        return hashlib.sha256(f"{self.positive.digest} {self.negative.digest}".encode()).hexdigest()
-
-    @property
-    def clusters(self) -> list[str]:
-        """The cluster of every positive, then every negative prompt."""
-        return [*self.positive.clusters, *self.negative.clusters]
-
-    def split(self, seed: int) -> tuple["Contrast", "Contrast"]:
-        """Two halves, one to locate on and one to verify on, that share no cluster, no twin and no text."""
-        names = sorted(set(self.clusters))
-        generator = random.Random(seed)
-        for _ in range(_TRIES):  # of a few clusters a draw can leave a half without one class
-            generator.shuffle(names)
-            first = halve(names, Counter(self.positive.clusters), Counter(self.negative.clusters))
-            if min(_count(self, first), _count(self, set(names) - first)):
-                return self._keep(first), self._keep(set(names) - first)
-        raise PromptError(
-            f"{len(self.positive)} positive and {len(self.negative)} negative prompts in {len(names)} clusters cannot "
-            "be parted into a locating and a verifying half with both classes; "
-            "give more prompts, or separate files with --verify-positive and --verify-negative"
-        )
-
-    @property
-    def n_clusters(self) -> int:
-        """Clusters of the class that has fewer."""
-        return min(part.n_clusters for part in (self.positive, self.negative) if len(part))
-
-    def limit(self, count: int | None) -> "Contrast":
-        """At most ``count`` prompts of each class, in file order, from as many clusters as can be.
-
-        Where every positive prompt names its twin, twins stay together.
-        """
-        if count is None:
-            return self
-        pairs = self.pairs()
-        if pairs is not None:
-            twin = {prompt: self.negative.prompts[row] for prompt, row in zip(self.positive, pairs, strict=True)}
-            kept = self.positive.spread(count)
-            chosen = {twin[prompt] for prompt in kept}
-            return Contrast(kept, self.negative.keep([row for row, p in enumerate(self.negative) if p in chosen]))
-        return Contrast(*(part.spread(count) for part in (self.positive, self.negative)))
-
-    def require_disjoint(self, other: "Contrast") -> None:
-        """Refuse prompts that stand in both; locating and verifying on the same ones proves nothing."""
-        parts = self.positive, self.negative
-        shared = [text for part in parts for theirs in (other.positive, other.negative) for text in theirs.shared(part)]
-        if shared:
-            raise PromptError(
-                f"{len(shared)} verifying prompts are also used to locate, first {shared[0][:40]!r}; "
-                "keep the two sets apart"
-            )
-
-    def twins(self) -> list[int]:
-        """For every positive prompt the row of its negative twin: by name, else the nearest in length."""
-        named = {prompt.twin: row for row, prompt in enumerate(self.negative) if prompt.twin is not None}
-        lengths = [len(text) for text in self.negative.texts]
-        return [
-            named[prompt.twin]
-            if prompt.twin in named
-            else min(range(len(lengths)), key=lambda row: abs(lengths[row] - len(prompt.text)))
-            for prompt in self.positive
-        ]
-
-    def pairs(self) -> list[int] | None:
-        """For every positive prompt the row of the negative one named as its twin; None unless all are paired off.
-
-        Where None, the classes are independent samples to a test, though ``twins`` still finds each a companion.
-        """
-        if any(prompt.twin is None for prompt in self.positive):
-            return None
-        # of several pairs of one name the first go together, the second, and so on
-        names = [[prompt.twin for prompt in part] for part in (self.positive, self.negative)]
-        mine, theirs = (zip(part, turns(part), strict=True) for part in names)
-        rows = {pair: row for row, pair in enumerate(theirs)}
-        found = [rows.get(pair, -1) for pair in mine]
-        return None if -1 in found else found
-
-    def _keep(self, clusters: set[str]) -> "Contrast":
-        parts = (self.positive, self.negative)
-        return Contrast(*(part.keep([row for row, c in enumerate(part.clusters) if c in clusters]) for part in parts))
-
-
-def _count(contrast: Contrast, clusters: set[str]) -> int:
-    parts = [part for part in (contrast.positive, contrast.negative) if len(part)]
-    return min(sum(prompt.cluster in clusters for prompt in part) for part in parts)
