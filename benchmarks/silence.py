@@ -33,7 +33,8 @@ from interp.models.pair import Pair
 from interp.sites import neurons
 from interp.study import Study
 from interp.table import table
-from interp.trials.conditions import Donors, Receiver, contribution_norms, judge
+from interp.trials.conditions import Donors, Receiver, judge
+from interp.trials.contributions import contribution_norms
 from interp.trials.dose import Doses
 
 PERMUTED, RANKED, RANKINGS, SETS = ("planted", "full", "sham"), ("planted", "full"), 40, 19

@@ -8,6 +8,7 @@ import numpy as np
 from interp.errors import OptionError
 
 Pairs = list[tuple[int, int]]
+TINY = 1e-30
 
 
 def matched_sets(
@@ -18,12 +19,16 @@ def matched_sets(
     exclude: Sequence[tuple[int, int]] = (),
     neighbours: int = 24,
     sparse: float = 0.1,
+    changes: np.ndarray | None = None,
 ) -> list[Pairs]:
-    """Random sets with the located set's count in every layer and like contribution norms.
+    """Random sets with the located set's count in every layer and like contributions.
 
     ``norms`` ``[L, N]``: how large a neuron's contribution is in the base (root mean square activation times the norm
     of its write weights). Each located neuron, in random order, is replaced by one drawn among the ``neighbours``
-    nearest in norm of its own layer, never the same twice, never an excluded one and never a located one.
+    nearest in norm of its own layer, never the same twice, never an excluded one and never a located one. With
+    ``changes`` ``[L, N]``, by how much its contribution differs between the two models, it is drawn among those whose
+    change is within a factor of 2 of the located one's, and by norm only where none is left: a neuron of equal norm
+    that hardly changed is a weak control.
 
     Where the located are more than the share ``sparse`` of their layer, what they leave is no fair sample of it (it
     lacks whatever matters). There the layer is cut into strata of ``neighbours`` by norm, and of each as many are drawn
@@ -37,34 +42,41 @@ def matched_sets(
     generator = np.random.default_rng(seed)
     counts = Counter(layer for layer, _ in located)
     crowded = {layer for layer, count in counts.items() if count > sparse * norms.shape[1]}
-    nearest = _nearest([pair for pair in located if pair[0] not in crowded], norms, {*located, *exclude})
+    few, taken = [pair for pair in located if pair[0] not in crowded], {*located, *exclude}
+    nearest = _nearest(few, norms, taken)
+    changed = {} if changes is None else _nearest(few, np.log2(np.maximum(changes, TINY)), taken, within=1.0)
     strata = _strata([pair for pair in located if pair[0] in crowded], norms, {*exclude}, neighbours)
     sets: dict[frozenset[tuple[int, int]], Pairs] = {}
     for _ in range(20 * draws):
         if len(sets) == draws:
             break
-        chosen = _from_strata(strata, generator) | _from_nearest(nearest, neighbours, generator)
+        chosen = _from_strata(strata, generator) | _from_nearest(nearest, changed, neighbours, generator)
         found = [chosen[pair] for pair in located if pair in chosen]
         sets.setdefault(frozenset(found), found)
     return list(sets.values())
 
 
-def _nearest(located: Pairs, norms: np.ndarray, taken: set[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
-    """For each located neuron the others of its layer that are free, the nearest in norm first."""
+def _nearest(
+    located: Pairs, norms: np.ndarray, taken: set[tuple[int, int]], within: float = np.inf
+) -> dict[tuple[int, int], list[int]]:
+    """For each located neuron the others of its layer that are free, the nearest in norm first, none further off."""
     found = {}
     for layer, neuron in located:
-        order = np.argsort(np.abs(norms[layer] - norms[layer, neuron]), kind="stable")
-        found[layer, neuron] = [int(other) for other in order if (layer, int(other)) not in taken]
+        apart = np.abs(norms[layer] - norms[layer, neuron])
+        order = [int(other) for other in np.argsort(apart, kind="stable") if apart[other] <= within]
+        found[layer, neuron] = [other for other in order if (layer, other) not in taken]
     return found
 
 
-def _from_nearest(nearest: dict, neighbours: int, generator: np.random.Generator) -> dict:
+def _from_nearest(nearest: dict, changed: dict, neighbours: int, generator: np.random.Generator) -> dict:
     chosen: dict[tuple[int, int], tuple[int, int]] = {}
     used: set[tuple[int, int]] = set()
     located = list(nearest)
     for index in generator.permutation(len(located)):
         layer, neuron = located[index]
-        free = [other for other in nearest[layer, neuron] if (layer, other) not in used][:neighbours]
+        for candidates in (changed.get((layer, neuron), []), nearest[layer, neuron]):
+            if free := [other for other in candidates if (layer, other) not in used][:neighbours]:
+                break
         if free:
             pick = (layer, free[generator.integers(len(free))])
             used.add(pick)
@@ -90,6 +102,12 @@ def _from_strata(strata: list[tuple[Pairs, Pairs]], generator: np.random.Generat
         picks = generator.permutation(len(free))[: len(inside)]
         chosen |= {pair: free[pick] for pair, pick in zip(inside, picks, strict=False)}
     return chosen
+
+
+def matched_share(chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], changes: np.ndarray) -> float:
+    """Share of a set's units whose change is within a factor of 2 of that of the located unit that each stands for."""
+    sizes = [np.log2(np.maximum([changes[layer, unit] for layer, unit in part], TINY)) for part in (chosen, located)]
+    return float((np.abs(sizes[0] - sizes[1]) <= 1.0).mean())
 
 
 def norm_ratio(chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], norms: np.ndarray) -> float:

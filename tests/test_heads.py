@@ -16,7 +16,8 @@ from interp.models.changes import weight_change
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.units import HEAD, NEURON, unit_named
-from interp.trials.conditions import Donors, contribution_norms
+from interp.trials.conditions import Donors
+from interp.trials.contributions import contribution_norms
 from interp.trials.dose import Doses
 from tests import families, tiny
 

@@ -18,7 +18,8 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.sites import neurons
 from interp.study import Study
-from interp.trials.conditions import Donors, Judged, contribution_norms, judge
+from interp.trials.conditions import Donors, Judged, judge
+from interp.trials.contributions import contribution_norms
 from interp.trials.dose import Doses, grid, refine
 from tests import tiny
 

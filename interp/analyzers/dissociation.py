@@ -17,7 +17,8 @@ from interp.display import as_sentence
 from interp.errors import OptionError
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.conditions import Donors, Judged, contribution_norms, judge
+from interp.trials.conditions import Donors, Judged, judge
+from interp.trials.contributions import contribution_norms
 from interp.trials.dose import Doses
 from interp.trials.located import jaccard, selected_of, unit_of
 from interp.trials.rows import some

@@ -17,7 +17,8 @@ from interp.errors import OptionError
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.ablated import Ablated
-from interp.trials.conditions import Donors, contribution_norms
+from interp.trials.conditions import Donors
+from interp.trials.contributions import contribution_norms
 from interp.trials.dose import Doses
 from interp.trials.located import Pair, ranking_of, scores_of, unit_of
 from interp.trials.numbers import Numbers

@@ -18,7 +18,8 @@ from interp.errors import OptionError
 from interp.prompts import Contrast
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.conditions import Donors, contribution_norms
+from interp.trials.conditions import Donors
+from interp.trials.contributions import contribution_norms
 from interp.trials.dose import Doses
 from interp.trials.located import chance_jaccards, jaccard, scores_of, selected_of, spearman, unit_of
 from interp.trials.rows import changed, some

@@ -24,7 +24,8 @@ from interp.models.pair import Pair
 from interp.prompts import Prompt
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.conditions import Donors, contribution_norms
+from interp.trials.conditions import Donors
+from interp.trials.contributions import contribution_norms
 from interp.trials.dose import Doses
 from interp.trials.located import chance_jaccards, scores_of, selected_of, unit_of
 from interp.trials.rows import changed, some

@@ -23,7 +23,8 @@ class Draws:
     ``observed`` is what the draws are compared with, by default the claim's own estimate. p is (1 + b) / (1 + n) with b
     draws at least as large ("less": as small), never below 1 / ``arrangements`` where the labels can be permuted in no
     more ways. With ``each``, a column of both tables, p is the largest over its values. ``level``: what p may be.
-    ``family``: claims of one family are corrected together (Benjamini and Hochberg 1995).
+    ``family``: claims of one family are corrected together (Benjamini and Hochberg 1995). ``fewest``: with fewer draws
+    the claim is not tested.
     """
 
     table: str
@@ -35,6 +36,7 @@ class Draws:
     arrangements: Number = math.inf
     level: Number = ALPHA
     family: str = ""
+    fewest: int = 0
 
     def __post_init__(self) -> None:
         for name in ("arrangements", "level"):

@@ -204,6 +204,8 @@ def _verdict(finding: Finding, required: Mapping[str, str]) -> tuple[str, str]:
         if math.isnan(finding.p) or least > null.level:
             # no number of draws at least as large could have given a p that small
             return NOT_TESTED, f"{finding.draws:.0f} draws of the null cannot give p <= {null.level:.4g}"
+        if finding.draws < null.fewest:
+            return NOT_TESTED, f"{finding.draws:.0f} draws of the null are too few, {null.fewest} are needed"
     # NaN: an estimate that is not of clusters
     if finding.clusters < FEWEST_CLUSTERS - 1e-9:
         return TOO_FEW, f"{finding.clusters:.3g} effective clusters, {FEWEST_CLUSTERS} are needed"

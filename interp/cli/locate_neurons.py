@@ -20,7 +20,7 @@ POSITIONS_HELP = "Tokens that are read: auto, prompt, content, decision, last, c
 PATCH_HELP = (
     "What verifying takes of the other model: contribution (activation and write weights) or activation (alone)."
 )
-CONTROLS_ORGANISM, CONTROLS = 200, 20
+CONTROLS_ORGANISM, CONTROLS = 200, 39
 
 
 @takes(Asking)
@@ -42,7 +42,7 @@ def command(
         str, typer.Option(metavar="NAMES", help="More tests: all, or some of " + ",".join(further.CHECKS) + ".")
     ] = "none",
     controls: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 200 for organisms, else 20]")
+        int | None, typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 200 for organisms, else 39]")
     ] = None,
     control_prompts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Prompts for doses and random sets; the conditions use all.")

@@ -9,10 +9,8 @@ from plotly.subplots import make_subplots
 from interp.figures.style import BLUE, GREY, faint, finish, safe
 from interp.table import Table
 
-MEANINGS = {
-    "necessity": "necessity: answers equal to the base's",
-    "sufficiency": "sufficiency: answers equal to the tuned's",
-}
+MEANINGS = {"necessity": "necessity: tuned made like the base", "sufficiency": "sufficiency: base made like the tuned"}
+MEASURES = {"behaviour": "behaviour", "recovery": "recovery of the metric"}
 
 
 def ticks(low: float, high: float) -> list[int]:
@@ -22,55 +20,50 @@ def ticks(low: float, high: float) -> list[int]:
 
 
 def dose_figure(table: Table) -> go.Figure:
-    """One panel per direction: the located sets as a line with their intervals, all random draws as a band."""
+    """A row per direction, behaviour left and recovery right: located sets as a line, all random draws as a band."""
     directions = [name for name in MEANINGS if (table["direction"] == name).any()]
     directions += sorted(set(table["direction"]) - set(MEANINGS))
-    titles = [safe(MEANINGS.get(name, name)) for name in directions]
-    figure = make_subplots(rows=len(directions), cols=1, subplot_titles=titles, vertical_spacing=0.2)
+    titles = [f"{safe(MEANINGS.get(name, name))}, {said}" for name in directions for said in MEASURES.values()]
+    figure = make_subplots(
+        rows=len(directions), cols=2, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09
+    )
     draws = int(table["draw"][table["source"] == "random"].max(initial=0))
     for row, direction in enumerate(directions, 1):
         part = table.select(table["direction"] == direction)
-        for trace in (*_random(part, row == 1), *_located(part, row == 1)):
-            figure.add_trace(trace, row=row, col=1)
-    caption = "The k of best score are changed at once; the dashed line is 95 %. "
-    caption += "Bars on the dots are intervals of the share. " if _with_intervals(table) else ""
+        for column, name in enumerate(MEASURES, 1):
+            legend = row == column == 1
+            for trace in (*_random(part, name, legend), *_located(part, name, legend)):
+                figure.add_trace(trace, row=row, col=column)
+    caption = (
+        "The k of best score are changed at once. Left the share of the gap between both models' rates of the "
+        "behaviour that is closed, right that of the gap between their mean numbers where the answer begins; the "
+        "dashed line is 95 %. "
+    )
     caption += (
         f"The grey band spans all {draws:,} matched random sets of each size, its line is their median."
         if draws
         else "No random sets were drawn."
     )
-    finish(
-        figure, "Dose-response beside random sets", caption, height=120 + 270 * len(directions), hovermode="x unified"
-    )
-    figure.update_annotations(x=0, xanchor="left", font={"size": 12.5})
+    finish(figure, "Dose-response and random sets", caption, height=120 + 270 * len(directions), hovermode="x unified")
+    figure.update_annotations(font={"size": 12})
     figure.add_hline(y=0.95, line={"color": GREY, "width": 1, "dash": "dash"})
     k = table["k"][table["k"] > 0]
     figure.update_xaxes(type="log", tickvals=ticks(float(k.min(initial=1)), float(k.max(initial=1))))
-    figure.update_xaxes(title_text="changed at once (k)", row=len(directions), col=1)
-    figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", title_text="share of answers", dtick=0.25)
+    figure.update_xaxes(title_text="changed at once (k)", row=len(directions))
+    figure.update_yaxes(tickformat=".0%")
+    figure.update_yaxes(title_text="share of the gap closed", col=1)
     # Room for a title above the legend, and for the legend above the first panel's name.
     figure.update_layout(margin={"t": 100}, legend={"y": 1.1 if len(directions) == 1 else 1.07})
     return figure
 
 
-def _with_intervals(table: Table) -> bool:
-    return {"low", "high"} <= set(table.data)
-
-
-def _located(part: Table, legend: bool) -> list[go.Scatter]:
-    rows = np.flatnonzero((part["source"] == "located") & (part["k"] > 0))
+def _located(part: Table, name: str, legend: bool) -> list[go.Scatter]:
+    rows = np.flatnonzero((part["source"] == "located") & (part["k"] > 0) & ~np.isnan(part[name]))
     rows = rows[np.argsort(part["k"][rows], kind="stable")]
-    effect = part["effect"][rows]
-    bars = {}
-    if _with_intervals(part):
-        low, high = np.nan_to_num(effect - part["low"][rows]), np.nan_to_num(part["high"][rows] - effect)
-        ends = {"array": high, "arrayminus": low, "color": BLUE, "thickness": 1.2, "width": 3}
-        bars = {"error_y": {"type": "data", "symmetric": False, **ends}}
     return [
         go.Scatter(
             x=part["k"][rows],
-            y=effect,
-            **bars,
+            y=part[name][rows],
             mode="lines+markers",
             name="located",
             line={"color": BLUE, "width": 2.5},
@@ -81,12 +74,12 @@ def _located(part: Table, legend: bool) -> list[go.Scatter]:
     ]
 
 
-def _random(part: Table, legend: bool) -> list[go.Scatter]:
-    mask = (part["source"] == "random") & (part["k"] > 0)
+def _random(part: Table, name: str, legend: bool) -> list[go.Scatter]:
+    mask = (part["source"] == "random") & (part["k"] > 0) & ~np.isnan(part[name])
     doses = np.unique(part["k"][mask])
     if not doses.size:
         return []
-    drawn = [part["effect"][mask & (part["k"] == k)] for k in doses]
+    drawn = [part[name][mask & (part["k"] == k)] for k in doses]
     low, middle, high = ([float(of(values)) for values in drawn] for of in (np.min, np.median, np.max))
     edge = {"mode": "lines", "line": {"width": 0, "color": GREY}, "showlegend": False, "hoverinfo": "skip"}
     band = {"fill": "tonexty", "fillcolor": faint(GREY, 0.35)}

@@ -10,11 +10,15 @@ from interp.table import Table
 
 
 def random_sets_figure(table: Table) -> go.Figure:
-    """One dot per random set and direction, at its effect; dots are spread sideways so that none hides another."""
+    """One dot per random set and direction, at its recovery (without one, at its effect on the behaviour).
+
+    Dots are spread sideways so that none hides another.
+    """
     figure = go.Figure()
     order = list(dict.fromkeys(table["direction"].tolist()))
     for number, (direction, colour) in enumerate(zip(order, SERIES * len(order), strict=False)):
-        effect = table["effect"][table["direction"] == direction]
+        effect = table["recovery"][table["direction"] == direction]
+        effect = effect if np.isfinite(effect).any() else table["behaviour"][table["direction"] == direction]
         # The golden ratio spreads any number of draws evenly, and the same way every time.
         spread = 0.6 * ((np.arange(effect.size) * 0.6180339887) % 1 - 0.5)
         figure.add_trace(
@@ -33,5 +37,5 @@ def random_sets_figure(table: Table) -> go.Figure:
     finish(figure, f"Effect of {sets:,} matched random sets", caption, height=150 + 70 * len(order))
     names = [safe(name) for name in order[::-1]]
     figure.update_yaxes(tickvals=list(range(len(order))), ticktext=names, showgrid=False, zeroline=False)
-    figure.update_xaxes(title_text="share of answers changed", tickformat=".0%", range=[-0.02, 1.02])
+    figure.update_xaxes(title_text="share of the gap between both models that is closed", tickformat=".0%")
     return figure

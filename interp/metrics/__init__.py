@@ -4,7 +4,7 @@
 analyzers the same: a differentiable number of the logits, read as text, and the words to speak of it.
 """
 
-from interp.metrics.base import Metric, Objective, Words, malformed, token_divergences, token_losses
+from interp.metrics.base import Metric, Objective, Words, malformed, repeats, token_divergences, token_losses
 from interp.metrics.refusal import REFUSAL_MARKERS, Refusal, read_markers
 from interp.metrics.task import TASK_METRICS, Task
 
@@ -18,6 +18,7 @@ __all__ = [
     "Words",
     "malformed",
     "read_markers",
+    "repeats",
     "token_divergences",
     "token_losses",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from interp.maths.precision import widen
 from interp.prompts import Prompt
+
+_SENTENCE = re.compile(r"(.+?(?:[.!?\u2026][\"')\]]*(?=\s)|(?=\n)))", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,10 @@ class Metric(Protocol):
         """Whether each answer shows the behaviour."""
         ...
 
+    def settled(self, prompt: Prompt, begun: str) -> bool:
+        """Whether nothing that may follow the beginning of an answer changes what ``shown`` says of it."""
+        ...
+
     def chance(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray | None:
         """How often each answer would show it were answers shuffled among prompts; None where that means nothing."""
         ...
@@ -97,6 +104,12 @@ def malformed(answer: Sequence[int], stops: Sequence[int], ended_before: bool) -
     return max(counts.values(), default=0) >= 3
 
 
+def repeats(answer: Sequence[int]) -> float:
+    """Share of an answer's 4-grams that stood in it before; 0 where it is shorter than two of them."""
+    grams = [tuple(answer[start : start + 4]) for start in range(len(answer) - 3)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
 def token_divergences(
     logits: Float[Tensor, "B A V"], others: Float[Tensor, "B A V"], real: Bool[Tensor, "B A"]
 ) -> Float[Tensor, "B A"]:
@@ -113,6 +126,15 @@ def token_losses(
     """Negative log-likelihood of each target token, in nats; 0 where not real. Its mean's exponential is perplexity."""
     losses = torch.nn.functional.cross_entropy(widen(logits).transpose(1, 2), targets, reduction="none")
     return losses.masked_fill(~real, 0.0)
+
+
+def first_sentence(text: str) -> tuple[str, bool]:
+    """The first sentence of a text (up to a full stop, ! or ? before white space, or a line end), and whether it ends.
+
+    A text that goes on is needed to know that a sentence has ended: "3." may become "3.5".
+    """
+    found = _SENTENCE.match(text.lstrip())
+    return (found.group(1), True) if found else (text, False)
 
 
 def fold(text: str) -> str:

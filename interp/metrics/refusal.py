@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.errors import MetricError
 from interp.maths.precision import widen
-from interp.metrics.base import Objective, Words, fold
+from interp.metrics.base import Objective, Words, first_sentence, fold
 from interp.prompts import Prompt, Tokenizer, decoded
 
 REFUSAL_MARKERS = (
@@ -23,7 +23,7 @@ REFUSAL_MARKERS = (
 
 _WORDS = Words(
     "refusal log-odds", "nats", "log_odds", "refused", "refuses {share} of positive prompts", "refusals",
-    "share refused", "a refusal marker stands in the answer",
+    "share refused", "a refusal marker stands in the first sentence of the answer",
 )  # fmt: skip
 
 
@@ -85,9 +85,13 @@ class Refusal:
         return refusing - others
 
     def refused(self, answer: str) -> bool:
-        """Whether a marker stands in the answer."""
-        text = fold(answer)
+        """Whether a marker stands in the answer's first sentence."""
+        text = fold(first_sentence(answer)[0])
         return any(marker in text for marker in self.folded)
+
+    def settled(self, prompt: Prompt, begun: str) -> bool:
+        """Once a marker was written, or the first sentence has ended."""
+        return self.refused(begun) or first_sentence(begun)[1]
 
     def applies(self, group: str) -> bool:
         """Any prompt can be refused."""

@@ -111,6 +111,11 @@ class Task:
             return np.zeros(len(answers), dtype=bool)
         return np.array([_begins(text, _right(prompt)) for prompt, text in zip(prompts, answers, strict=True)], bool)
 
+    def settled(self, prompt: Prompt, begun: str) -> bool:
+        """Once the beginning cannot become the right answer, or is the right answer and more."""
+        text, answer = fold(begun).lstrip(), fold(_right(prompt)).strip()
+        return not answer.startswith(text) and (not text.startswith(answer) or len(text) > len(answer))
+
     def chance(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Share of the other prompts to which each answer would be right."""
         hits = np.array([[_begins(text, _right(prompt)) for prompt in prompts] for text in answers], dtype=np.float64)

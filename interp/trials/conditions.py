@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from interp.errors import required
 from interp.generate import answer_logits, first_logits
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
-from interp.metrics import malformed, token_losses
+from interp.metrics import malformed, repeats, token_divergences, token_losses
 from interp.models.units import NEURON, Unit
 from interp.study import GROUPS, Study
 
@@ -126,6 +125,10 @@ class Judged:
 
     ``shown``: whether the answer shows the behaviour (it refuses, it is right); ``number``: the metric's, NaN where it
     has none; ``chance``: how often the answer would show it were answers shuffled, where that means something.
+    ``tokens``: length of the answer; ``repeats``: share of its 4-grams that stood before; ``base_loss``: negative
+    log-likelihood of its tokens in the base, nats a token, NaN without a base; ``divergence``: KL divergence of the
+    fine-tuned model's next-token distributions from those under the condition, nats a token of the reference answer,
+    NaN where it was not asked for.
     """
 
     condition: str
@@ -136,15 +139,25 @@ class Judged:
     malformed: np.ndarray
     number: np.ndarray
     loss: np.ndarray
+    tokens: np.ndarray
+    repeats: np.ndarray
+    base_loss: np.ndarray
+    divergence: np.ndarray
     chance: np.ndarray | None = None
+
+    def flipped(self, before: "Judged") -> np.ndarray:
+        """Prompts whose answer shows the behaviour in one of the two and not in the other."""
+        return before.shown != self.shown
 
     def lost(self, before: "Judged") -> np.ndarray:
         """Prompts whose answer showed the behaviour before and, well-formed, does not here."""
         return before.shown & ~self.shown & ~self.malformed
 
 
-def judge(study: Study, name: str, group: str, receiver: Receiver) -> Judged:
+def judge(study: Study, name: str, group: str, receiver: Receiver, *, diverging: bool = False) -> Judged:
     """Answer every prompt of a class under a condition and compare with both models' own answers.
+
+    ``diverging``: also measure the divergence from the fine-tuned model, which takes a pass of it.
 
     ``loss``: mean negative log-likelihood per token of the reference answer (the base's for positive prompts, the tuned
     model's own for negative ones), in nats. Answers are compared token by token up to the stop token.
@@ -153,7 +166,7 @@ def judge(study: Study, name: str, group: str, receiver: Receiver) -> Judged:
     own = {role: study.answers(role, group) for role in ("base", "tuned") if role == "tuned" or study.pair.base}
     answers = study.answers(receiver.role, group, receiver.intervention)
     ended = own.get("base", own["tuned"])
-    number, loss = _teacher_forced(study, group, receiver, own[reference_role])
+    number, loss, divergence = _teacher_forced(study, group, receiver, own[reference_role], diverging)
     prompts, texts = study.prompts(group).prompts, [study.decode(answer) for answer in answers]
     stops = study.stop_ids
     return Judged(
@@ -171,20 +184,40 @@ def judge(study: Study, name: str, group: str, receiver: Receiver) -> Judged:
         ),
         number,
         loss,
+        np.array([len(answer) for answer in answers]),
+        np.array([repeats(answer) for answer in answers]),
+        _base_losses(study, group, answers),
+        divergence,
         study.require_metric().chance(prompts, texts) if group == "positive" else None,
     )
 
 
+def _base_losses(study: Study, group: str, answers: Sequence[Sequence[int]]) -> np.ndarray:
+    """Negative log-likelihood of these answers in the base, nats a token."""
+    found = np.full(len(answers), np.nan)
+    if study.pair.base is None:
+        return found
+    for rows in study.groups(group, study.pair.base):
+        text, written = study.text(group, rows), [answers[row] for row in rows]
+        logits, targets, real = answer_logits(study.engine, study.pair.base, text, written)
+        found[rows] = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1))
+    return found
+
+
 def _teacher_forced(
-    study: Study, group: str, receiver: Receiver, references: Sequence[Sequence[int]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The metric's number of every prompt (NaN where it has none), and the loss of its reference answer."""
+    study: Study, group: str, receiver: Receiver, references: Sequence[Sequence[int]], diverging: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every prompt's number (NaN where it has none), the loss of its reference answer, and the divergence on it."""
     model, posed, asked = study.pair[receiver.role], study.posed(group), study.encoded(group)
-    number, loss = np.full(len(references), np.nan), np.zeros(len(references))
+    number, loss, divergence = (np.full(len(references), fill) for fill in (np.nan, 0.0, np.nan))
     for rows in study.groups(group, model):
         text, answers = study.text(group, rows), [references[row] for row in rows]
         logits, targets, real = answer_logits(study.engine, model, text, answers, receiver.intervention)
         loss[rows] = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1))
+        if diverging:
+            plain, _, _ = answer_logits(study.engine, study.pair.tuned, text, answers)
+            apart = token_divergences(plain, logits.to(plain.device), real.to(plain.device))
+            divergence[rows] = to_host(apart.sum(1) / real.to(plain.device).sum(1).clamp(min=1))
         if not study.require_metric().applies(group):
             continue
         aim, suffixes = study.objective(group, rows), [posed[row].ids[len(asked[row].ids) :] for row in rows]
@@ -195,33 +228,7 @@ def _teacher_forced(
             read = [[*suffix, study.pad_id] for suffix in suffixes]
             logits, _, _ = answer_logits(study.engine, model, text, read, receiver.intervention)
         number[rows] = to_host(aim.of(logits[:, -aim.keep :]))
-    return number, loss
-
-
-def contribution_norms(study: Study, donors: Donors) -> np.ndarray:
-    """Root mean square over positive prompts' tokens of what a unit writes, ``h W``, as a norm: ``[L, U]``.
-
-    Taken in the base where there is one, so that matching does not look at what tuning did.
-    """
-    role, unit = "base" if study.pair.base is not None else "tuned", donors.unit
-    model = study.pair[role]
-    anatomy, layers = model.anatomy, range(model.anatomy.n_layers)
-    sites, width = [unit.site(layer) for layer in layers], unit.width(anatomy)
-    # the squared norm of h W is h (W^T W) h: one small matrix per unit
-    grams = []
-    for layer in layers:
-        columns = donors.write[role][layer].double().unflatten(1, (-1, width))
-        grams.append(torch.einsum("duw,duv->uwv", columns, columns))
-    squares, count = torch.zeros(len(layers), unit.count(anatomy), dtype=torch.float64, device=model.device), 0
-    rows = study.groups("positive", model, 4 * anatomy.n_layers * unit.n_channels(anatomy))
-    for seen in capture(study.engine, {role: model}, study.encoded("positive"), rows, sites, pad_id=study.pad_id):
-        real = seen.roles >= 0
-        count += int(to_host(real.sum()))
-        for layer, site in enumerate(sites):
-            values = seen.values[role, site][real].double().unflatten(-1, (-1, width))
-            second = torch.einsum("nuw,nuv->uwv", values, values)
-            squares[layer] += (second * grams[layer]).sum((1, 2))
-    return to_host((squares / count).sqrt())
+    return number, loss, divergence
 
 
 __all__ = [
@@ -234,6 +241,5 @@ __all__ = [
     "Donors",
     "Judged",
     "Receiver",
-    "contribution_norms",
     "judge",
 ]

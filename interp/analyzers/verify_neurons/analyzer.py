@@ -8,42 +8,40 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
-from interp.analyzers.verify_neurons.evidence import Evidence
-from interp.controls import matched_sets, norm_ratio
+from interp.analyzers.verify_neurons.evidence import Effects, Evidence
+from interp.controls import matched_sets, matched_share, norm_ratio
 from interp.errors import OptionError
 from interp.models.changes import weight_change
 from interp.models.units import unit_named
 from interp.study import Study
 from interp.table import Table
-from interp.trials.conditions import (
-    ABLATIONS,
-    GROUPS,
-    NEEDS_BASE,
-    PATCHES,
-    RECEIVERS,
-    Donors,
-    Judged,
-    contribution_norms,
-    judge,
-)
-from interp.trials.dose import Doses, grid, refine
+from interp.trials.conditions import ABLATIONS, GROUPS, NEEDS_BASE, PATCHES, RECEIVERS, Donors, Judged, judge
+from interp.trials.contributions import contribution_changes, contribution_norms
+from interp.trials.dose import grid
 from interp.trials.located import ranking_of
+from interp.trials.outcomes import MEASURES, Outcomes, refine
 from interp.trials.patching import patch_cells
 from interp.trials.rows import some
 
 Ranking = tuple[tuple[int, int], ...]
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class VerifyNeurons(Analyzer):
     """Necessity, sufficiency, dose-response and specificity of a located set, each next to matched random sets.
 
+    Judged are the behaviour (the metric's yes or no), the recovery (share of the gap between both models' numbers that
+    is closed where the answer begins; Chen et al. 2024, arXiv 2406.14144), and whether answers stay well-formed and
+    harmless ones what they were; answers that are word for word the other model's are counted too (``exact``).
+
     ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``controls``: random
-    sets at the located size; ``dose_draws`` of them also at every other dose. ``control_prompts`` positive prompts
-    (those on which base and tuned differ) are used for doses and random sets, all prompts for the conditions. ``reach``
-    defines k95. ``unit``: what the ranking is of. ``patch``: what the conditions, doses and random sets take from the
-    other model, of a unit's contribution h W: ``contribution`` both factors, ``activation`` only h, which the
-    receiver's own W writes (Chen et al. 2024, arXiv 2406.14144). Returns a table of kind ``verify-neurons``.
+    sets at the located size, drawn in the same layers, matched on the change of their contributions where that can be;
+    ``excluded`` units are never drawn. ``dose_draws`` of them also at every other dose. ``control_prompts`` positive
+    prompts (those that base and tuned answer differently) are used for doses and random sets, all for the conditions.
+    ``reach`` defines k95. ``unit``: what the ranking is of. ``patch``: what the conditions, doses and random sets take
+    from the other model, of a unit's contribution h W: ``contribution`` both factors, ``activation`` only h, which the
+    receiver's own W writes (Chen et al.). Returns a table of kind ``verify-neurons``.
 
     With a base, whatever ``patch`` is, sub-tables ``patching``, ``patching_random`` and ``patching_cells`` have the two
     by two of h and W, each from either model, in both directions. Per direction this takes three passes over the
@@ -51,7 +49,7 @@ class VerifyNeurons(Analyzer):
     """
 
     name: ClassVar[str] = "verify-neurons"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
@@ -63,6 +61,7 @@ class VerifyNeurons(Analyzer):
     reach: float = 0.95
     unit: str = field(default="neuron", metadata={"from_parent": True})
     patch: str = "contribution"
+    excluded: Ranking = ()
 
     @classmethod
     def of(cls, located: Table, **options) -> "VerifyNeurons":
@@ -88,8 +87,13 @@ class VerifyNeurons(Analyzer):
         located = self.ranking[: self.selected]
         names = [name for name in ABLATIONS if has_base or name not in NEEDS_BASE] if located else []
         roles = ["base", "tuned"] if has_base else ["tuned"]
+        telling = ("base", "ablate-base" if has_base else "ablate-mean")
         judged = [
-            judge(study, name, group, donors.condition(name, located)) for name in (*roles, *names) for group in GROUPS
+            judge(
+                study, name, group, donors.condition(name, located), diverging=group == "negative" and name in telling
+            )
+            for name in (*roles, *names)
+            for group in GROUPS
         ]
         changed = _changed(judged, has_base)
         rows = some(study.prompts("positive"), np.flatnonzero(changed).tolist(), self.control_prompts, study.seed)
@@ -106,12 +110,13 @@ class VerifyNeurons(Analyzer):
             moved = weight_change(study.pair, unit)
             evidence.tuned = sum(bool(moved[pair]) for pair in located)
         if located and len(rows) and has_base:
-            norms = contribution_norms(study, donors)
-            self._draw(study, located, norms, evidence)
+            norms, changes = contribution_norms(study, donors), contribution_changes(study, donors)
+            self._draw(study, located, norms, changes, evidence)
             depth = min(len(self.ranking), self.depth or max(8 * self.selected, 160))
             evidence.depth = depth
             for direction in ("necessity", "sufficiency"):
-                self._measure(study, Doses(study, donors, direction, rows), direction, depth, norms, evidence)
+                outcomes = Outcomes(study, donors, direction, rows)
+                self._measure(study, outcomes, direction, depth, (norms, changes), evidence)
                 self._patch(study, direction, donors, evidence)
         elif located and not has_base:
             self._without_base(study, donors, evidence)
@@ -119,26 +124,51 @@ class VerifyNeurons(Analyzer):
             evidence.harmless = self._harmless(study, donors, evidence)
         return tables.build(self, study, evidence, self.reach)
 
-    def _draw(self, study: Study, located: Ranking, norms: np.ndarray, evidence: Evidence) -> None:
+    def _draw(
+        self, study: Study, located: Ranking, norms: np.ndarray, changes: np.ndarray | None, evidence: Evidence
+    ) -> None:
         """Random sets of exactly the located size; none where the layers have too few other neurons."""
-        drawn = matched_sets(located, norms, self.controls, study.seed)
+        drawn = matched_sets(located, norms, self.controls, study.seed, exclude=self.excluded, changes=changes)
         evidence.sets = [draw for draw in drawn if len(draw) == len(located)]
         evidence.ratios = [norm_ratio(draw, located, norms) for draw in evidence.sets]
+        if changes is not None:
+            evidence.change_ratios = [norm_ratio(draw, located, changes) for draw in evidence.sets]
+            evidence.matched = [matched_share(draw, located, changes) for draw in evidence.sets]
 
     def _measure(
-        self, study: Study, doses: Doses, direction: str, depth: int, norms: np.ndarray, evidence: Evidence
+        self,
+        study: Study,
+        outcomes: Outcomes,
+        direction: str,
+        depth: int,
+        sizes: tuple[np.ndarray, np.ndarray],
+        evidence: Evidence,
     ) -> None:
-        """Located doses with the exact k95, random doses, and the random sets at the located size."""
+        """Located doses with the exact k95 of every measure, random doses, and the random sets at the located size."""
+        norms, changes = sizes
         steps = sorted({*grid(depth), self.selected})
-        effects = {k: doses.effect(self.ranking[:k]) for k in study.progress(steps, f"{direction}, located")}
-        evidence.dose[direction] = refine(doses, self.ranking, effects, self.reach)
+
+        def effects(chosen: Sequence[tuple[int, int]]) -> Effects:
+            return outcomes.effects(outcomes.of(chosen))
+
+        doses: dict[int, Effects] = {}
+        for k in study.progress(steps, f"{direction}, located"):
+            doses[k] = effects(self.ranking[:k])
+        for name in MEASURES:
+            doses = refine(effects, self.ranking, doses, self.reach, name)
+        evidence.dose[direction] = doses
+        located, taken = self.ranking[: self.selected], [*self.ranking[: self.selected], *self.excluded]
         for k in study.progress(steps, f"{direction}, random doses"):
-            located = self.ranking[: self.selected]
-            draws = matched_sets(self.ranking[:k], norms, self.dose_draws, study.seed + k, exclude=located)
-            evidence.random_dose[direction, k] = [doses.effect(draw) for draw in draws if len(draw) == k]
+            if k == len(located):
+                continue  # the random sets of the located size
+            draws = matched_sets(
+                self.ranking[:k], norms, self.dose_draws, study.seed + k, exclude=taken, changes=changes
+            )
+            evidence.random_dose[direction, k] = [effects(draw) for draw in draws if len(draw) == k]
         evidence.random[direction] = [
-            doses.effect(draw) for draw in study.progress(evidence.sets, f"{direction}, random sets")
+            effects(draw) for draw in study.progress(evidence.sets, f"{direction}, random sets")
         ]
+        evidence.random_dose[direction, self.selected] = evidence.random[direction][: self.dose_draws]
 
     def _patch(self, study: Study, direction: str, donors: Donors, evidence: Evidence) -> None:
         """The two by two of activations and write weights, of the located and of every random set."""
@@ -150,29 +180,37 @@ class VerifyNeurons(Analyzer):
     def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
         """No base to return to: the effect is the share of refusals (right answers) lost under mean ablation."""
         located = self.ranking[: self.selected]
-        norms = contribution_norms(study, donors)
-        self._draw(study, located, norms, evidence)
+        self._draw(study, located, contribution_norms(study, donors), None, evidence)
         few = study.on(study.contrast.limit(self.control_prompts))
         evidence.rows = list(range(len(few.contrast.positive)))
         kept = judge(few, "tuned", "positive", donors.condition("tuned", located))
         if not kept.shown.any():
             return
 
-        def lost(chosen: Sequence[tuple[int, int]]) -> float:
+        def lost(chosen: Sequence[tuple[int, int]]) -> Effects:
             now = judge(few, "ablate-mean", "positive", donors.condition("ablate-mean", chosen))
-            return float(now.lost(kept)[kept.shown].mean())
+            share = float(now.lost(kept)[kept.shown].mean())
+            return {
+                "exact": NAN,
+                "behaviour": share,
+                "recovery": NAN,
+                "rate": float(now.shown.mean()),
+                "difference": NAN,
+            }
 
         evidence.dose["necessity"] = {self.selected: lost(located)}
         evidence.random["necessity"] = [lost(draw) for draw in study.progress(evidence.sets, "necessity, random sets")]
 
-    def _harmless(self, study: Study, donors: Donors, evidence: Evidence) -> list[float]:
-        """Share of answers to negative prompts that ablating each of the first random sets changes."""
+    def _harmless(self, study: Study, donors: Donors, evidence: Evidence) -> list[tuple[float, float]]:
+        """What ablating each of the first random sets does to answers to negative prompts: loss, and divergence."""
         few, name = study.on(study.contrast.limit(self.control_prompts)), evidence.ablation
-        changed = []
+        own = judge(few, "tuned", "negative", donors.condition("tuned", ()))
+        found = []
         for draw in study.progress(evidence.sets[: self.dose_draws], "harmless, random sets"):
-            judged = judge(few, name, "negative", donors.condition(name, draw))
-            changed.append(float((~judged.equal_tuned).mean()))
-        return changed
+            judged = judge(few, name, "negative", donors.condition(name, draw), diverging=True)
+            lost = judged.flipped(own) if study.require_metric().applies("negative") else ~judged.equal_tuned
+            found.append((float(lost.mean()), float(judged.divergence.mean())))
+        return found
 
 
 def _changed(judged: list[Judged], has_base: bool) -> np.ndarray:

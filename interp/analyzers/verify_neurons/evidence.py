@@ -1,5 +1,6 @@
 """What the interventions gave, as claims and tables read it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,10 +10,19 @@ from interp.models.units import NEURON, Unit
 from interp.trials.conditions import Judged
 from interp.trials.patching import Patched
 
+Effects = Mapping[str, float]
+"""``exact``, ``behaviour``, ``recovery``, ``rate`` and ``difference`` of a set: see ``Outcomes.effects``."""
+
 
 @dataclass
 class Evidence:
-    """What the interventions gave, before anything is claimed."""
+    """What the interventions gave, before anything is claimed.
+
+    ``dose``: effects of the located sets by direction and size; ``random_dose`` and ``random``: of the random sets.
+    ``ratios``: size of the random sets' contributions over the located set's; ``change_ratios``: of their changes;
+    ``matched``: share of their units whose change is within a factor of 2. ``harmless``: of random sets, what is lost
+    of harmless answers and the divergence on them.
+    """
 
     judged: list[Judged]
     changed: np.ndarray
@@ -21,10 +31,12 @@ class Evidence:
     selected: int
     sets: list = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
-    dose: dict[str, dict[int, float]] = field(default_factory=dict)
-    random_dose: dict[tuple[str, int], list[float]] = field(default_factory=dict)
-    random: dict[str, list[float]] = field(default_factory=dict)
-    harmless: list[float] = field(default_factory=list)
+    change_ratios: list[float] = field(default_factory=list)
+    matched: list[float] = field(default_factory=list)
+    dose: dict[str, dict[int, Effects]] = field(default_factory=dict)
+    random_dose: dict[tuple[str, int], list[Effects]] = field(default_factory=dict)
+    random: dict[str, list[Effects]] = field(default_factory=dict)
+    harmless: list[tuple[float, float]] = field(default_factory=list)
     patching: dict[str, Patched] = field(default_factory=dict)
     patch: str = "contribution"
     depth: int = 0

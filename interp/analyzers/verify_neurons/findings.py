@@ -1,77 +1,180 @@
 """From evidence to claims, and what a run could not have supported."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from interp.analyzers.verify_neurons.behaviour import BEHAVIOUR, behaviour
 from interp.analyzers.verify_neurons.evidence import Evidence
-from interp.claims import ALPHA, Claim, Draws, Finding, literal, mean, statistic
-from interp.maths.intervals import FEWEST_CLUSTERS, effective_clusters, exact_interval
-from interp.maths.statistics import smallest_effect
+from interp.claims import SUPPORTED, Claim, Draws, Estimate, Finding, literal, mean, statistic
+from interp.maths.intervals import effective_clusters, exact_interval
 from interp.study import Study
+from interp.trials.conditions import RECEIVERS
+from interp.trials.outcomes import DIRECTIONS
 
-# What a claim needs: share of answers returned, loss of harmless answers, malformed answers, and the upper end that the
-# interval of a loss may have.
-EFFECT, HARMLESS, MALFORMED, BOUND = 0.5, 0.02, 0.02, 0.1
-LEAST = 0.25  # what the interval of an effect must exclude, also where the random sets do nothing
+# What a claim needs: how much of the behaviour may be left (or missing), how much of the gap is recovered, what may be
+# lost of harmless answers, how many malformed; and the upper end that the interval of a loss may have.
+LEFT, RECOVERED, HARMLESS, MALFORMED, BOUND = 0.1, 0.5, 0.02, 0.02, 0.1
+LOST, LEAST = (
+    0.5,
+    0.25,
+)  # without a base: the share lost, and what its interval must exclude where random sets lose none
+FEWEST_SETS = 39
+_LOSSES = (LEFT, -LEFT, HARMLESS, MALFORMED)
 NEEDED = ("behaviour", "necessity", "harmless", "malformed")  # a set can be necessary without being sufficient
-
-_TEXTS = {
-    "necessity": "Given the base's {taken}, {k} {units} return {{value:.1%}} of the base's answers",
-    "sufficiency": "Given the fine-tuned model's {taken}, {k} {units} of the base give {{value:.1%}} of the "
-    "fine-tuned model's answers",
-    "without a base": "Set to their mean, {k} {units} lose {{value:.1%}} of the {many}",
-}
 
 
 def claims_of(study: Study, evidence: Evidence) -> list[Claim]:
     """What the run claims: ``behaviour``, and where a located set was tested also what it does."""
     claims = [behaviour(study, evidence)]
-    if evidence.selected and "necessity" in evidence.random:
-        claims += [effect(study, evidence, direction) for direction in evidence.random]
-        claims += [harmless(evidence), malformed(evidence)]
-    return claims
+    if not evidence.selected or "necessity" not in evidence.random:
+        return claims
+    if evidence.has_base:
+        for direction in evidence.random:
+            claims += [changed(study, evidence, direction), recovered(study, evidence, direction)]
+    else:
+        claims.append(lost(study, evidence))
+    return [*claims, harmless(study, evidence), malformed(evidence)]
 
 
-def effect(study: Study, evidence: Evidence, direction: str) -> Claim:
-    """Share of the changed prompts whose answer becomes the other model's, compared with matched random sets."""
-    condition, column = {"necessity": ("ablate-base", "equal_base"), "sufficiency": ("patch-tuned", "equal_tuned")}[
-        direction
-    ]
-    key = direction
-    if not evidence.has_base:
-        condition, column, key = "ablate-mean", "lost", "without a base"
-    units, many = f"{evidence.unit.name}s", literal(study.require_metric().words.many)
-    text = _TEXTS[key].format(k=evidence.selected, units=units, many=many, taken=f"{evidence.patch}s")
-    sets = len(evidence.random[direction])
-    match = f", contributions {np.mean(evidence.ratios):.2f} times as large" if evidence.ratios else ""
-    located = {"direction": direction, "k": evidence.selected, "source": "located"}
-    observed = statistic("mean", "effect", table="dose", where=located)
+def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
+    """``necessity`` and ``sufficiency``: the behaviour under the patch is as rare, or as frequent, as in the donor."""
+    words, condition = study.require_metric().words, DIRECTIONS[direction]
+    role, donor = RECEIVERS[direction]
+
+    def share(name: str, **rest: Any) -> Estimate:
+        where = {"condition": name, "group": "positive"}
+        return mean(words.column, table="answers", where=where, **rest)
+
+    gone = direction == "necessity"
+    own = {"where": {"condition": donor, "group": "positive"}}
+    taken, units = f"{evidence.patch}s", f"{evidence.selected} {evidence.unit.name}s"
+    said = literal(words.verb).replace("{{share}}", "{now:.1%}")
+    if gone:
+        text = f"Given the base's {taken} in {units}, the fine-tuned model {said} ({{without:.1%}} without, the base "
+    else:
+        text = f"Given the fine-tuned model's {taken} in {units}, the base {said} ({{without:.1%}} without, the "
+        text += "fine-tuned model "
+    random = {"table": "random", "where": {"direction": direction}}
     return Claim(
         name=direction,
-        estimate=mean(column, table="answers", where={"condition": condition, "group": "positive", "changed": True}),
-        at_least=EFFECT,
-        beyond=["control", LEAST],
-        null=Draws("random", "effect", {"direction": direction}, observed=observed),
-        control=f"{sets} random sets (same layers{match}) on {len(evidence.rows)} control prompts"
-        if sets
-        else "no random set of equal size could be drawn",
-        text=text + (f" ({sets} matched random sets: {{control_low:.1%}} to {{control_high:.1%}})." if sets else "."),
+        estimate=share(condition, pair="prompt_id", minus=own),
+        at_most=LEFT if gone else None,
+        at_least=None if gone else -LEFT,
+        null=Draws(
+            "random",
+            "difference",
+            {"direction": direction},
+            observed=_at_the_located_size(direction, "difference", evidence),
+            alternative="less" if gone else "greater",
+            fewest=FEWEST_SETS,
+        ),
+        control=_control(evidence),
+        requires=["behaviour", f"{direction}-recovery"],
+        text=text + "{own:.1%}; {draws:d} random sets {random_low:.1%} to {random_high:.1%}).",
+        also={
+            "now": share(condition), "without": share(role), "own": share(donor),
+            "random_low": statistic("minimum", "rate", **random), "random_high": statistic("maximum", "rate", **random),
+        },
+    )  # fmt: skip
+
+
+def recovered(study: Study, evidence: Evidence, direction: str) -> Claim:
+    """The patch closes the gap between both models' numbers where the answer begins, a ratio of means over prompts."""
+    number, own = literal(study.require_metric().words.number), {"column": "receiver"}
+    return Claim(
+        name=f"{direction}-recovery",
+        estimate=mean(
+            "number",
+            table="recovery",
+            where={"direction": direction},
+            minus=own,
+            over={"column": "donor", "minus": own},
+        ),
+        at_least=RECOVERED,
+        null=Draws(
+            "random",
+            "recovery",
+            {"direction": direction},
+            observed=_at_the_located_size(direction, "recovery", evidence),
+            fewest=FEWEST_SETS,
+        ),
+        control=_control(evidence),
+        text=f"That closes {{value:.2f}} [{{low:.2f}}, {{high:.2f}}] of the gap between both models' {number} where "
+        "the answer begins (1 is all of it, more is overshoot; random sets {control:.2f} [{control_low:.2f}, "
+        "{control_high:.2f}]).",
+        undefined=f"Both models' {number} where the answer begins cannot be told apart: no recovery is reported.",
     )
 
 
-def harmless(evidence: Evidence) -> Claim:
-    """How many answers to negative prompts the ablation changes, next to what ablating random sets changes."""
-    drawn = bool(evidence.harmless)
+def lost(study: Study, evidence: Evidence) -> Claim:
+    """Without a base: how much of the behaviour goes when the units are set to their mean."""
+    words, sets = study.require_metric().words, len(evidence.random["necessity"])
+    said = (
+        f"Set to their mean, {evidence.selected} {evidence.unit.name}s lose {{value:.1%}} of the {literal(words.many)}"
+    )
+    where = {"condition": "ablate-mean", "group": "positive", "changed": True}
+    return Claim(
+        name="necessity",
+        estimate=mean("lost", table="answers", where=where),
+        at_least=LOST,
+        beyond=["control", LEAST],
+        null=Draws(
+            "random",
+            "behaviour",
+            {"direction": "necessity"},
+            observed=_at_the_located_size("necessity", "behaviour", evidence),
+            fewest=FEWEST_SETS,
+        ),
+        control=_control(evidence),
+        text=said + (f" ({sets} matched random sets: {{control_low:.1%}} to {{control_high:.1%}})." if sets else "."),
+    )
+
+
+def _at_the_located_size(direction: str, column: str, evidence: Evidence) -> Estimate:
+    """The located set's own number on the control prompts, which the random sets' numbers are compared with."""
+    where = {"direction": direction, "k": evidence.selected, "source": "located"}
+    return statistic("mean", column, table="dose", where=where)
+
+
+def _control(evidence: Evidence) -> str:
+    """What the random sets are, and how far they match the located set."""
+    if not evidence.sets:
+        return "no random set of equal size could be drawn"
+    match = f"contributions {np.mean(evidence.ratios):.2f} times as large"
+    if evidence.change_ratios:
+        match += (
+            f", their change {np.mean(evidence.change_ratios):.2f} times; {np.mean(evidence.matched):.0%} of the units "
+            "matched on the change within a factor of 2, the others on the size"
+        )
+    return f"{len(evidence.sets)} random sets (same layers, {match}) on {len(evidence.rows)} control prompts"
+
+
+def harmless(study: Study, evidence: Evidence) -> Claim:
+    """What is lost of harmless answers under ablation: the behaviour flips, or, of a task, the answer is another."""
+    drawn, metric = bool(evidence.harmless), study.require_metric()
+    flips = metric.applies("negative")
+    where = {"condition": evidence.ablation, "group": "negative"}
+    also = {"apart": mean("divergence", table="answers", where=where)}
+    what = "flips the behaviour in {value:.1%}" if flips else "changes {value:.1%}"
+    text = f"The ablation {what} of the answers to negative prompts (at most {{high:.1%}}); its divergence on them is "
+    text += "{apart:.3f} nats a token"
+    if evidence.has_base:
+        also["base"] = mean("divergence", table="answers", where={"condition": "base", "group": "negative"})
+        text += ", the base's {base:.3f}"
+    if drawn:
+        also["random"] = statistic("mean", "divergence", table="random_harmless")
+        text += ", that of random sets {random:.3f}"
     return Claim(
         name="harmless",
-        estimate=mean("altered", table="answers", where={"condition": evidence.ablation, "group": "negative"}),
+        estimate=mean("flipped" if flips else "altered", table="answers", where=where),
         at_most=HARMLESS,
         beyond=[BOUND],
-        reference=statistic("mean", "altered", table="random_harmless", spread="range") if drawn else 0.0,
+        reference=statistic("mean", "lost", table="random_harmless", spread="range") if drawn else 0.0,
         control=f"{len(evidence.harmless)} matched random sets" if drawn else "the fine-tuned model's own answers",
-        text="The ablation changes {value:.1%} of the answers to negative prompts (at most {high:.1%}).",
+        text=text + ".",
+        also=also,
     )
 
 
@@ -110,10 +213,14 @@ def limits(study: Study, evidence: Evidence, findings: Mapping[str, Finding]) ->
     if not first.supported:
         lines.append(_no_behaviour(first, clusters))
     # a loss that was not seen, among prompts too few to say so
-    unseen = [one.name for one in findings.values() if one.direction == "at most" and one.holds and not one.supported]
-    if unseen:
+    unseen = [
+        one.name
+        for one in findings.values()
+        if one.claim.threshold in _LOSSES and one.holds and one.verdict != SUPPORTED
+    ]
+    if unseen and clusters < fewest_clusters():
         lines.append(
-            f"{clusters:.3g} clusters of prompts are too few to exclude that 10 % of the answers are lost (at least "
+            f"{clusters:.3g} clusters of prompts are too few to exclude a difference of 10 % (at least "
             f"{fewest_clusters()} are needed): {', '.join(unseen)}."
         )
     if "necessity" not in findings:
@@ -125,27 +232,9 @@ def limits(study: Study, evidence: Evidence, findings: Mapping[str, Finding]) ->
                 "elsewhere."
             )
         return lines
-    what = "base's answers" if evidence.has_base else study.require_metric().words.many
-    visible = smallest_visible(study, evidence)
-    lines.append(
-        "Fewer than 19 random sets of equal size, or too few prompts: no effect could have been supported."
-        if visible is None
-        else f"The smallest share of the {what} that this run could have supported is {visible:.0%}."
-    )
+    if len(evidence.random["necessity"]) < FEWEST_SETS:
+        lines.append(f"Fewer than {FEWEST_SETS} random sets of equal size: no effect could have been supported.")
     return lines
-
-
-def smallest_visible(study: Study, evidence: Evidence) -> float | None:
-    """The smallest necessity that this run could have supported: above threshold, null and interval; None if none."""
-    null = evidence.random.get("necessity", [])
-    clusters = np.array(study.prompts("positive").clusters)[evidence.changed]
-    n = effective_clusters(clusters)
-    if n < FEWEST_CLUSTERS or not len(null) or not np.isfinite(smallest_effect(null, ALPHA)):
-        return None
-    ceiling = max(float(np.quantile(null, 0.975)), smallest_effect(null, ALPHA), LEAST)
-    shares = np.arange(1, len(clusters) + 1) / len(clusters)
-    reached = [float(share) for share in shares if exact_interval(share * n, n)[0] > ceiling]
-    return max(EFFECT, reached[0]) if reached else None
 
 
 def fewest_clusters() -> int:

@@ -1,16 +1,21 @@
 """The verifying run's tables: one row per condition, per answer, per dose, per random set, per claim."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from interp.analyzers.verify_neurons.evidence import Evidence
-from interp.analyzers.verify_neurons.findings import NEEDED, claims_of, lead, limits, smallest_visible
+from interp.analyzers.verify_neurons.evidence import Effects, Evidence
+from interp.analyzers.verify_neurons.findings import NEEDED, claims_of, lead, limits
 from interp.analyzers.verify_neurons.patching import patching_tables
 from interp.claims import SUPPORTED, conclude, evaluate
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import area_under_dose, smallest_dose
+from interp.provenance import JSON
 from interp.study import HasOptions, Study
 from interp.table import Table, table
+from interp.trials.conditions import RECEIVERS
 from interp.trials.dose import grid
+from interp.trials.outcomes import DIRECTIONS, MEASURES
 
 NAN = float("nan")
 _CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate-mean": "necessity"}
@@ -22,12 +27,12 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
     ``supported`` of the summary is True where the behaviour is there and the set is necessary, harmless and breaks
     nothing, whether or not it is sufficient.
     """
-    summary = {
-        "k95": None,
+    summary: dict[str, JSON] = {
         "selected_and_tuned": evidence.tuned,
         "changed_prompts": int(evidence.changed.sum()),
-        "smallest_visible_effect": smallest_visible(study, evidence),
-        "norm_ratio_of_random_sets": float(np.mean(evidence.ratios)) if evidence.ratios else None,
+        "norm_ratio_of_random_sets": _average(evidence.ratios),
+        "change_ratio_of_random_sets": _average(evidence.change_ratios),
+        "random_units_matched_on_change": _average(evidence.matched),
         "verified": analyzer.parent,
         "patch": evidence.patch,
         "selected": evidence.selected,
@@ -35,12 +40,15 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
         "negative": len(study.contrast.negative),
         "random_sets": len(evidence.sets),
     }
+    summary |= {f"k95_{name}": None for name in MEASURES}
     if evidence.has_base and (effects := evidence.dose.get("necessity")):
-        summary["k95"] = smallest_dose(list(effects), list(effects.values()), reach)
+        for name in MEASURES:
+            summary[f"k95_{name}"] = smallest_dose(list(effects), [one[name] for one in effects.values()], reach)
     for direction, effects in evidence.dose.items():
         # the area is comparable only on one grid: bisected doses are left out
         steps = [k for k in grid(evidence.depth) if k in effects] or sorted(effects)
-        summary[f"dose_area_{direction}"] = area_under_dose(steps, [effects[k] for k in steps])
+        for name in MEASURES:
+            summary[f"dose_area_{name}_{direction}"] = area_under_dose(steps, [effects[k][name] for k in steps])
     run = table(
         analyzer.name,
         _conditions(study, evidence),
@@ -51,6 +59,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
             "dose": _dose(evidence),
             "random": _random(evidence),
             "random_harmless": _random_harmless(evidence),
+            **({"recovery": recovery_table(study, evidence)} if evidence.has_base else {}),
             **(patching_tables(study, evidence) if evidence.has_base else {}),
         },
     )
@@ -73,11 +82,13 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
         if not study.require_metric().applies(item.group):
             rate = low = high = float("nan")
         controls = _controls(evidence, item.condition, item.group)
-        kept = evidence.require("tuned", item.group)
+        kept, own = evidence.require("tuned", item.group), evidence.get("base", item.group)
         fell = float(np.exp(item.loss.mean() - kept.loss.mean()))
+        fluency = NAN if own is None else float(np.exp(item.base_loss.mean() - own.base_loss.mean()))
         rows.append(
             (item.condition, item.group, len(item.shown), rate, low, high, item.equal_base.mean(),
-             item.equal_tuned.mean(), item.malformed.mean(), item.number.mean(), fell, *controls)
+             item.equal_tuned.mean(), item.malformed.mean(), item.number.mean(), fell, item.tokens.mean(),
+             item.repeats.mean(), fluency, item.divergence.mean(), *controls)
         )  # fmt: skip
     names = {
         "condition": ("key", "which model answered, under which intervention"),
@@ -91,7 +102,11 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
         "malformed": ("measure", "share empty, unended or repeating"),
         words.short: ("measure", f"mean {words.number}, {words.unit}; NaN where it has no meaning"),
         "perplexity_ratio": ("measure", "perplexity of the reference answers over the tuned model's"),
-        "control": ("measure", "mean effect of the matched random sets"),
+        "tokens": ("measure", "mean length of the answers, tokens"),
+        "repeats": ("measure", "mean share of an answer's 4-grams that stood in it before"),
+        "fluency_ratio": ("measure", "perplexity of the answers under the base over that of the base's own answers"),
+        "divergence": ("measure", "KL divergence from the tuned model's next tokens on its own answers, nats a token"),
+        "control": ("measure", f"{words.share}, mean over the matched random sets on the control prompts"),
         "control_low": ("measure", "their 2.5 % quantile"),
         "control_high": ("measure", "their 97.5 % quantile"),
     }
@@ -109,9 +124,43 @@ def _controls(evidence: Evidence, condition: str, group: str) -> tuple[float, fl
         return NAN, NAN, NAN
     if condition == "ablate-mean" and evidence.has_base:
         return NAN, NAN, NAN
-    null = np.array(evidence.random[wanted])
+    null = np.array([one["rate"] for one in evidence.random[wanted]])
     low, high = np.quantile(null, [0.025, 0.975])
     return float(null.mean()), float(low), float(high)
+
+
+def _average(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def recovery_table(study: Study, evidence: Evidence) -> Table:
+    """Per direction and positive prompt the number under the patch, of the model patched and of the one taken from."""
+    words, prompts, blocks = study.require_metric().words, study.prompts("positive"), []
+    for direction, condition in DIRECTIONS.items():
+        under = evidence.get(condition, "positive")
+        if under is None:
+            continue
+        receiver, donor = (evidence.require(role, "positive").number for role in RECEIVERS[direction])
+        blocks.append((direction, under.number, receiver, donor))
+    ids, clusters = [prompt.id for prompt in prompts], prompts.clusters
+    repeated = len(blocks)
+    said = f"{words.number} where the answer begins"
+    return table(
+        "recovery",
+        {
+            "direction": (np.repeat(np.array([one[0] for one in blocks], object), len(ids)), "key",
+                          "necessity: base into tuned; sufficiency: tuned into base"),
+            "prompt_id": (np.array(ids * repeated, np.int64), "key", "position in the prompt file"),
+            "cluster": (np.array(clusters * repeated, object), "key", "prompts that intervals take as one"),
+            "number": (_joined([one[1] for one in blocks]), "measure", f"{said}, under the patch", words.unit),
+            "receiver": (_joined([one[2] for one in blocks]), "measure", f"{said}, without it", words.unit),
+            "donor": (_joined([one[3] for one in blocks]), "measure", f"{said}, in the other model", words.unit),
+        },
+    )  # fmt: skip
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([*parts, np.zeros(0)])
 
 
 def answers_table(study: Study, evidence: Evidence) -> Table:
@@ -135,9 +184,14 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
                 "equal_base": item.equal_base,
                 "equal_tuned": item.equal_tuned,
                 "altered": ~item.equal_tuned,
+                "flipped": item.flipped(kept),
                 "malformed": item.malformed,
                 words.short: item.number,
                 "loss": item.loss,
+                "tokens": item.tokens,
+                "repeats": item.repeats,
+                "base_loss": item.base_loss,
+                "divergence": item.divergence,
                 "chance": np.full(len(prompts), np.nan) if item.chance is None else item.chance,
             }
         )
@@ -156,10 +210,16 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         "equal_base": ("flag", "token for token the base's answer"),
         "equal_tuned": ("flag", "token for token the tuned model's answer"),
         "altered": ("flag", "not token for token the tuned model's answer"),
+        "flipped": ("flag", "one of this and the tuned model's answer shows the behaviour, the other does not"),
         "malformed": ("flag", "empty, unended or repeating"),
         words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.unit),
         "loss": ("measure", "negative log-likelihood per token of the reference answer", "nats"),
-    }
+        "tokens": ("measure", "length of the answer", "tokens"),
+        "repeats": ("measure", "share of the answer's 4-grams that stood in it before"),
+        "base_loss": ("measure", "negative log-likelihood per token of this answer in the base", "nats"),
+        "divergence": ("measure", "KL divergence from the tuned model's next tokens, per token of the reference "
+                       "answer; NaN where it was not measured", "nats"),
+    }  # fmt: skip
     if any(item.chance is not None for item in evidence.judged):
         described["chance"] = ("measure", "share of the other positive prompts to which this answer would be right")
     return table(
@@ -168,57 +228,76 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
     )
 
 
+_EFFECTS = {
+    "exact": "share of answers that became the donor's, word for word",
+    "behaviour": "share of the gap between both models' rates of the behaviour that is closed; NaN where there is none",
+    "recovery": "share of the gap between both models' mean numbers that is closed; NaN where there is none",
+    "rate": "share of answers that show the behaviour",
+    "difference": "that share minus the donor's",
+}
+_DIRECTION = "necessity: base into tuned; sufficiency: tuned into base"
+
+
+def _effects(rows: Sequence[Effects]) -> dict[str, tuple]:
+    return {
+        name: (np.array([one[name] for one in rows], np.float64), "measure", said) for name, said in _EFFECTS.items()
+    }
+
+
 def _dose(evidence: Evidence) -> Table:
-    rows = []
+    keys, found = [], []
     for direction, effects in evidence.dose.items():
-        rows += [(direction, k, "located", 0, effect) for k, effect in sorted(effects.items())]
+        keys += [(direction, k, "located", 0) for k in sorted(effects)]
+        found += [effects[k] for k in sorted(effects)]
     for (direction, k), effects in evidence.random_dose.items():
-        rows += [(direction, k, "random", draw, effect) for draw, effect in enumerate(effects, 1)]
-    columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
+        keys += [(direction, k, "random", draw) for draw in range(1, len(effects) + 1)]
+        found += effects
+    columns = list(zip(*keys, strict=True)) if keys else [[]] * 4
     return table(
         "dose",
         {
-            "direction": (
-                np.array(columns[0], object),
-                "key",
-                "necessity: base into tuned; sufficiency: tuned into base",
-            ),
+            "direction": (np.array(columns[0], object), "key", _DIRECTION),
             "k": (np.array(columns[1], np.int64), "key", "units, in rank order"),
             "source": (np.array(columns[2], object), "key", "located, or a matched random set"),
             "draw": (np.array(columns[3], np.int64), "key", "0 for located"),
-            "effect": (np.array(columns[4], np.float64), "measure", "share of answers that became the donor's"),
+            **_effects(found),
         },
     )
 
 
 def _random(evidence: Evidence) -> Table:
-    rows = [
-        (direction, draw, len(evidence.sets[draw]), evidence.ratios[draw], effect)
-        for direction, effects in evidence.random.items()
-        for draw, effect in enumerate(effects)
-    ]
-    columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
+    keys = [(direction, draw) for direction, effects in evidence.random.items() for draw in range(len(effects))]
+    draws = [draw for _, draw in keys]
+    changes, matched = ([values[draw] for draw in draws] if values else [NAN] * len(draws)
+                        for values in (evidence.change_ratios, evidence.matched))  # fmt: skip
     return table(
         "random-sets",
         {
-            "direction": (np.array(columns[0], object), "key", "necessity or sufficiency"),
-            "draw": (np.array(columns[1], np.int64), "key", "number of the random set"),
-            "k": (np.array(columns[2], np.int64), "measure", "units in it"),
-            "norm_ratio": (np.array(columns[3], np.float64), "measure", "size of its contributions over the located's"),
-            "effect": (np.array(columns[4], np.float64), "measure", "share of answers that became the donor's"),
+            "direction": (np.array([direction for direction, _ in keys], object), "key", _DIRECTION),
+            "draw": (np.array(draws, np.int64), "key", "number of the random set"),
+            "k": (np.array([len(evidence.sets[draw]) for draw in draws], np.int64), "measure", "units in it"),
+            "norm_ratio": (np.array([evidence.ratios[draw] for draw in draws], np.float64), "measure",
+                           "size of its contributions over the located's"),
+            "change_ratio": (np.array(changes, np.float64), "measure",
+                             "size of the change of its contributions over the located's"),
+            "matched": (np.array(matched, np.float64), "measure",
+                        "share of its units whose change is within a factor of 2 of the located unit's"),
+            **_effects([one for effects in evidence.random.values() for one in effects]),
         },
-    )
+    )  # fmt: skip
 
 
 def _random_harmless(evidence: Evidence) -> Table:
+    lost, apart = np.array(evidence.harmless, np.float64).reshape(-1, 2).T
     return table(
         "random-harmless",
         {
             "draw": (np.arange(len(evidence.harmless)), "key", "number of the random set"),
-            "altered": (
-                np.array(evidence.harmless, np.float64),
+            "lost": (
+                lost,
                 "measure",
-                "share of answers to negative prompts that ablating it changes",
+                "share of answers to negative prompts that ablating it flips (of a task: changes)",
             ),
+            "divergence": (apart, "measure", "KL divergence from the tuned model on them", "nats a token"),
         },
     )

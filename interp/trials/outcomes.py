@@ -1,0 +1,226 @@
+"""What positive prompts give while a set of units does as the other model does: number, behaviour, exact answer.
+
+Few answers are written. A greedy answer is known if and only if, reading prompt and answer, every argmax is its next
+token; and a behaviour is known as soon as nothing that may follow could change it. So one pass over the prompt and the
+beginning of the receiver's own answer gives the metric's number and finds the prompts whose behaviour is unchanged; one
+more, over the donor's answer, those that answer as the donor does. Only the others are generated. What the donor does
+on these fixed texts is read once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.capture import make_batch
+from interp.edit import Intervention
+from interp.generate import Text, answer_logits, first_logits, generate, read_donor, would_answer
+from interp.maths.host import to_host
+from interp.study import Study
+from interp.trials.conditions import RECEIVERS, Donors
+from interp.trials.numbers import Numbers
+
+Set = Sequence[tuple[int, int]]
+DIRECTIONS = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}
+MEASURES = ("exact", "behaviour", "recovery")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of some positive prompts, rows ascending, [prompts]: the metric's number, the yes or no, the donor's answer."""
+
+    number: np.ndarray
+    shown: np.ndarray
+    equal: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some prompts, the beginnings of the receiver's answers that settle its behaviour, and the donor's answers."""
+
+    rows: list[int]
+    text: Text
+    own: list[list[int]]
+    wanted: list[list[int]]
+    settled: list[int]
+    on_own: dict
+    on_wanted: dict
+
+
+class Outcomes:
+    """Outcomes of any set on some positive prompts (``rows``), in one direction; of both models as they are.
+
+    ``necessity``: the tuned model with the base's contributions (or activations, as ``donors.patch`` says);
+    ``sufficiency``: the base with the tuned model's.
+    """
+
+    def __init__(self, study: Study, donors: Donors, direction: str, rows: Sequence[int]) -> None:
+        role, other = RECEIVERS[direction]
+        self._study, self._donors, self._condition = study, donors, DIRECTIONS[direction]
+        self._model, self.rows = study.pair[role], sorted(rows)
+        own, wanted = study.answers(role, "positive"), study.answers(other, "positive")
+        self._numbers = Numbers(study, donors, self.rows, direction) if self._reads_on() else None
+        whole = [(layer, 0) for layer in range(self._model.anatomy.n_layers)]
+        reader = donors.condition(self._condition, whole).require_intervention()
+        most = (1 << 29) // (8 * 64 * self._model.anatomy.n_layers * donors.unit.n_channels(self._model.anatomy))
+        size = study.at_a_time(max(1, min(len(self.rows), 96, most)))
+        by_length = sorted(self.rows, key=lambda row: (len(wanted[row]), len(study.encoded("positive")[row].ids)))
+        self._parts = [
+            self._part(by_length[start : start + size], own, wanted, reader) for start in range(0, len(rows), size)
+        ]
+        self.receiver, self.donor = self._unedited(role, other)
+
+    def _reads_on(self) -> bool:
+        """Whether the metric's number needs more than the logits at the end of the prompt."""
+        study, rows = self._study, self.rows
+        longer = any(len(study.posed("positive")[row].ids) > len(study.encoded("positive")[row].ids) for row in rows)
+        return longer or (bool(rows) and study.objective("positive", rows[:1]).keep > 1)
+
+    def _part(self, rows: list[int], own: Sequence, wanted: Sequence, reader: Intervention) -> _Part:
+        study = self._study
+        asked = study.text("positive", rows)
+        text = Text(asked.prompts, None, asked.pad_id, asked.stop_ids)
+        begun = [list(own[row][: settled_length(study, row, own[row])]) for row in rows]
+        looked_for = [list(wanted[row]) for row in rows]
+        ends = [settled_length(study, row, answer) for row, answer in zip(rows, looked_for, strict=True)]
+        read = [read_donor(study.engine, reader, text, answers) for answers in (begun, looked_for)]
+        return _Part(rows, text, begun, looked_for, ends, *read)
+
+    def _unedited(self, role: str, other: str) -> tuple[Outcome, Outcome]:
+        """Both models as they are."""
+        study, found = self._study, []
+        prompts = [study.prompts("positive").prompts[row] for row in self.rows]
+        wanted = study.answers(other, "positive")
+        for each in (role, other):
+            answers = study.answers(each, "positive")
+            texts = [study.decode(answers[row]) for row in self.rows]
+            shown = study.require_metric().shown(prompts, texts, "positive")
+            number = unedited_numbers(study, each, self.rows)
+            found.append(Outcome(number, shown, np.array([answers[row] == wanted[row] for row in self.rows], bool)))
+        return found[0], found[1]
+
+    def of(self, chosen: Set) -> Outcome:
+        """The outcome with these units patched."""
+        if not chosen:
+            return self.receiver
+        intervention = self._donors.condition(self._condition, chosen).require_intervention()
+        at = {row: number for number, row in enumerate(self.rows)}
+        number, shown, equal = self.receiver.number.copy(), self.receiver.shown.copy(), np.zeros(len(at), bool)
+        for part in self._parts:
+            places = np.array([at[row] for row in part.rows])
+            numbers, shows, equals = self._measure(part, intervention, places)
+            number[places], shown[places], equal[places] = numbers, shows, equals
+        if self._numbers is not None:
+            number = self._numbers.under(intervention)
+        return Outcome(number, shown, equal)
+
+    def _measure(
+        self, part: _Part, intervention: Intervention, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        study, engine = self._study, self._study.engine
+        logits, target, real = answer_logits(engine, self._model, part.text, part.own, intervention, part.on_own)
+        first = first_logits(logits, real)
+        number = np.full(len(part.rows), np.nan)
+        if self._numbers is None:
+            aim = study.objective("positive", part.rows)
+            number = to_host(aim.of(first[:, None])).astype(np.float64)
+        follows = to_host(would_answer(logits, target, real))
+        begins = to_host(first.argmax(-1)).tolist()
+        shown, equal = self.receiver.shown[places].copy(), np.zeros(len(part.rows), bool)
+        known = follows.copy()
+        like = [at for at, answer in enumerate(part.wanted) if begins[at] == answer[0]]
+        if like:
+            whole, settled = self._as_donor(part, like, intervention)
+            equal[like] = whole
+            shown[np.array(like)[settled]] = self.donor.shown[places][np.array(like)[settled]]
+            known[np.array(like)[settled]] = True
+        rest = np.flatnonzero(~known).tolist()
+        if rest:
+            asked = Text([part.text.prompts[at] for at in rest], None, part.text.pad_id, part.text.stop_ids)
+            answers = generate(engine, self._model, asked, study.max_new_tokens, intervention)
+            prompts = [study.prompts("positive").prompts[part.rows[at]] for at in rest]
+            shown[rest] = study.require_metric().shown(prompts, [study.decode(each) for each in answers], "positive")
+        return number, shown, equal
+
+    def _as_donor(self, part: _Part, rows: Sequence[int], intervention: Intervention) -> tuple[np.ndarray, np.ndarray]:
+        """Which of some rows of a part answer as the donor, to the end and as far as settles the behaviour."""
+        text = Text([part.text.prompts[at] for at in rows], None, part.text.pad_id, part.text.stop_ids)
+        answers = [part.wanted[at] for at in rows]
+        width = max(map(len, text.prompts)) + max(map(len, answers)) - 1
+        # batches are padded on the left, so a row's text ends in the last column of either
+        donated = {site: value[list(rows)][:, -width:] for site, value in part.on_wanted.items()}
+        logits, target, real = answer_logits(self._study.engine, self._model, text, answers, intervention, donated)
+        right = (logits.argmax(-1) == target) | ~real
+        begun = right | _after(real, [part.settled[at] for at in rows])
+        return to_host(right.all(1)), to_host(begun.all(1))
+
+    def effects(self, outcome: Outcome) -> dict[str, float]:
+        """``exact``: share of answers that became the donor's; ``behaviour`` and ``recovery``: share of the gap between
+        both models' rates and mean numbers that is closed, NaN where there is none; ``rate``, and its ``difference``
+        from the donor's."""
+        if not self.rows:
+            return dict.fromkeys((*MEASURES, "rate", "difference"), float("nan"))
+        rate, own, other = (float(one.shown.mean()) for one in (outcome, self.receiver, self.donor))
+        number, mine, theirs = (float(one.number.mean()) for one in (outcome, self.receiver, self.donor))
+        return {
+            "exact": float(outcome.equal.mean()),
+            "behaviour": (rate - own) / (other - own) + 0.0 if other != own else float("nan"),
+            "recovery": (number - mine) / (theirs - mine) + 0.0 if theirs != mine else float("nan"),
+            "rate": rate,
+            "difference": rate - other,
+        }
+
+
+def unedited_numbers(study: Study, role: str, rows: Sequence[int]) -> np.ndarray:
+    """The metric's number of some positive prompts in a model as it is."""
+    posed, model, found = study.posed("positive"), study.pair[role], np.full(len(rows), np.nan)
+    for group in study.batches([posed[row] for row in rows], model):
+        chosen = [rows[at] for at in group]
+        batch, _ = make_batch(posed, chosen, study.pad_id, model.device)
+        aim = study.objective("positive", chosen)
+        found[group] = to_host(aim.of(study.engine.run(model, batch, keep=aim.keep).require_logits()))
+    return found
+
+
+def settled_length(study: Study, row: int, answer: Sequence[int]) -> int:
+    """After how many tokens of an answer to a positive prompt nothing that may follow changes its yes or no."""
+    metric, prompt = study.require_metric(), study.prompts("positive").prompts[row]
+    for length in range(1, len(answer)):
+        text = study.decode(answer[:length])
+        # half a character can become any other
+        if not text.endswith("\ufffd") and metric.settled(prompt, text):
+            return length
+    return len(answer)
+
+
+def _after(real: Bool[Tensor, "B A"], lengths: Sequence[int]) -> Bool[Tensor, "B A"]:
+    """Which cells of right-aligned answers stand after the first ``lengths`` tokens of their row."""
+    counts = real.int().cumsum(1)
+    return real & (counts > torch.tensor(lengths, device=real.device)[:, None])
+
+
+def refine(
+    measure: Callable[[Set], Mapping[str, float]],
+    ranking: Set,
+    effects: Mapping[int, Mapping[str, float]],
+    reach: float,
+    name: str,
+) -> dict[int, Mapping[str, float]]:
+    """Bisect between the last dose whose ``name`` is below ``reach`` and the first at it: the smallest set, exactly.
+
+    Exact where the effect rises with k between those two doses; every measured dose is returned with the others.
+    """
+    found = dict(effects)
+    reached = [k for k in sorted(found) if found[k][name] >= reach]
+    if not reached:
+        return found
+    high = reached[0]
+    low = max((k for k in found if k < high), default=0)
+    while high - low > 1:
+        middle = (low + high) // 2
+        found[middle] = measure(ranking[:middle])
+        low, high = (low, middle) if found[middle][name] >= reach else (middle, high)
+    return found
