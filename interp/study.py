@@ -19,6 +19,7 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Contrast, Encoded, OneClass, Prompt, PromptSet, encode, prompt_notes, read_prompts, read_task
 from interp.provenance import Provenance, environment, plain
+from interp.store.journal import Journal
 
 Item = TypeVar("Item")
 GROUPS = ("positive", "negative")
@@ -60,6 +61,7 @@ class Study:
     engine: Engine = field(default_factory=TorchEngine)
     quiet: bool = True
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _journal: Journal | None = field(default=None, repr=False)
     _backoff: Backoff = field(default_factory=Backoff, repr=False)
 
     def __repr__(self) -> str:
@@ -79,7 +81,8 @@ class Study:
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever reads a result must know of the pair and of the prompts."""
-        return (*self.pair.notes, *prompt_notes(self.prompts(group) for group in self.classes))
+        asked = () if self.metric is None else self.pair.generation_notes
+        return (*self.pair.notes, *asked, *prompt_notes(self.prompts(group) for group in self.classes))
 
     @property
     def counts(self) -> str:
@@ -151,19 +154,20 @@ class Study:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Token ids that end an answer, of the tokenizer and of the tuned model's generation settings."""
+        """Token ids that end an answer of either model."""
         return self.pair.stop_ids
 
-    def text(self, group: str, rows: Sequence[int]) -> Text:
-        """Prompts of some rows and, for the positive class, of their twins (and the other way round)."""
-        encoded = self.encoded(group)
+    def text(self, group: str, rows: Sequence[int], role: str | None = None) -> Text:
+        """Prompts of some rows and, for the positive class, of their twins (and the other way round).
+
+        Answers to them end at the end tokens of the model ``role`` alone, or of either model.
+        """
+        encoded, ends = self.encoded(group), self.stop_ids if role is None else self.pair.end_ids(role)
         if len(self.classes) == 1:
-            return Text([encoded[row].ids for row in rows], None, self.pad_id, self.stop_ids)
+            return Text([encoded[row].ids for row in rows], None, self.pad_id, ends)
         other = self.encoded("negative" if group == "positive" else "positive")
         twins = self.twins(group)
-        return Text(
-            [encoded[row].ids for row in rows], [other[twins[row]].ids for row in rows], self.pad_id, self.stop_ids
-        )
+        return Text([encoded[row].ids for row in rows], [other[twins[row]].ids for row in rows], self.pad_id, ends)
 
     def twins(self, group: str) -> list[int]:
         """For every prompt of a class the row of its twin in the other."""
@@ -210,7 +214,8 @@ class Study:
         found: list[list[int]] = [[] for _ in self.encoded(group)]
         what = f"{role} answers, {group}" + (f", {intervention.name}" if intervention else "")
         for rows in self.progress(self.groups(group, model), what):
-            answers = generate(self.engine, model, self.text(group, rows), self.max_new_tokens, intervention)
+            text = self.text(group, rows, role if intervention is None else None)
+            answers = generate(self.engine, model, text, self.max_new_tokens, intervention)
             for row, answer in zip(rows, answers, strict=True):
                 found[row] = answer
         if intervention is None:
@@ -220,6 +225,14 @@ class Study:
     def decode(self, answer: Sequence[int]) -> str:
         """An answer as text, without special tokens."""
         return self.pair.decode(answer, skip_special_tokens=True).strip()
+
+    def keeping(self, journal: Journal) -> "Study":
+        """The same study, which keeps ``part``s in a journal."""
+        return replace(self, _journal=journal)
+
+    def part(self, name: str, make: Callable[[], Any]) -> Any:
+        """A part of a run, as JSON has it: one that an earlier, unfinished run kept, else made now."""
+        return make() if self._journal is None else self._journal.part(name, make)
 
     def progress(self, items: Sequence[Item], what: str) -> Iterable[Item]:
         """The items, with rate and time left on a terminal."""

@@ -13,17 +13,20 @@ from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.tables import build
 from interp.claims import MEASURES, check, from_table
+from interp.controls import matched_sets, matched_share
 from interp.errors import ClaimError, OptionError
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.sites import neurons
+from interp.store import Store
 from interp.study import Study
 from interp.trials.conditions import Donors, Judged, judge
-from interp.trials.contributions import contribution_norms
+from interp.trials.contributions import contribution_changes, contribution_norms
 from interp.trials.dose import Doses, grid, refine
+from interp.trials.outcomes import Outcomes
 from tests import tiny
 
-SMALL = {"controls": 19, "dose_draws": 1, "depth": 5, "control_prompts": 5}
+SMALL = {"controls": 39, "dose_draws": 1, "depth": 5, "control_prompts": 5}
 PAIRS = 40  # of so many, none changed is fewer than one in ten
 PLANTED = [(1, 30), (1, 17), (1, 5)]
 
@@ -55,18 +58,25 @@ def findings_of(table):
 
 def test_planted_neurons_are_supported_to_carry_the_behaviour(table):
     found = findings_of(table)
-    assert {"behaviour", "necessity", "sufficiency", "harmless", "malformed"} == set(found)
+    assert set(found) == {
+        "behaviour", "necessity", "necessity-recovery", "sufficiency", "sufficiency-recovery", "harmless", "malformed",
+    }  # fmt: skip
     assert {one.verdict for one in found.values()} == {"supported"}
-    assert found["necessity"].value == found["sufficiency"].value == 1.0
-    assert found["necessity"].p == pytest.approx(1 / 20)
-    assert found["necessity"].control_high == 0.0
+    assert found["necessity"].value == found["sufficiency"].value == 0.0
+    assert found["necessity"].control_value == 1.0
+    assert found["sufficiency"].control_value == -1.0
+    for direction in ("necessity", "sufficiency"):
+        assert found[direction].p == pytest.approx(1 / 40)
+        assert found[f"{direction}-recovery"].value == pytest.approx(1.0, abs=1e-3)
+        assert abs(found[f"{direction}-recovery"].control_value) < 0.1
     assert table.summary["supported"] is True
-    assert table.summary["k95"] == 3
+    assert [table.summary[f"k95_{name}"] for name in ("exact", "behaviour", "recovery")] == [3, 3, 3]
     assert table.summary["changed_prompts"] == PAIRS
     assert table.summary["limits"] == []
     assert table.summary["sentence"] == (
-        "Given the base's contributions, 3 neurons return 100.0% of the base's answers (19 matched random sets: 0.0% "
-        "to 0.0%). Supported: behaviour, necessity, sufficiency, harmless, malformed."
+        "Given the base's contributions in 3 neurons, the fine-tuned model refuses 0.0% of positive prompts (100.0% "
+        "without, the base 0.0%; 39 random sets 100.0% to 100.0%). Supported: behaviour, necessity, "
+        "necessity-recovery, sufficiency, sufficiency-recovery, harmless, malformed."
     )
 
 
@@ -74,7 +84,8 @@ def test_intervals_are_exact_binomial_ones(table):
     """Of so many clusters of one prompt each: shares at their ends, as scipy's beta distribution has them."""
     found, least = findings_of(table), beta.ppf(0.025, PAIRS, 1)
     for name in ("necessity", "sufficiency"):
-        assert found[name].interval == pytest.approx((least, 1.0))
+        # no answer differs: the exact bound to either side
+        assert found[name].interval == pytest.approx((least - 1, 1 - least))
         assert found[name].clusters == PAIRS
     assert found["harmless"].interval == pytest.approx((0.0, 1 - least))
     assert found["malformed"].interval == pytest.approx((least - 1, 1 - least))
@@ -128,15 +139,18 @@ def test_conditions_are_means_of_answers(table):
 def test_doses(table):
     dose = table.tables["dose"]
     located = dose.select((dose["direction"] == "necessity") & (dose["source"] == "located"))
-    effects = dict(zip(located["k"].tolist(), located["effect"].tolist(), strict=True))
-    assert set(effects) >= {1, 2, 3, 5}
-    assert max(effects[k] for k in effects if k < 3) < 0.95
-    assert all(effects[k] == 1.0 for k in effects if k >= 3)
+    for name in ("exact", "behaviour", "recovery"):
+        effects = dict(zip(located["k"].tolist(), located[name].tolist(), strict=True))
+        assert set(effects) >= {1, 2, 3, 5}
+        assert max(effects[k] for k in effects if k < 3) < 0.95
+        assert all(effects[k] == pytest.approx(1.0, abs=1e-3) for k in effects if k >= 3)
     random = dose.select(dose["source"] == "random")
-    assert not random["effect"].any()
+    assert not random["exact"].any()
+    assert not random["behaviour"].any()
     sets = table.tables["random"]
     assert (sets["k"] == 3).all()
-    assert len(sets) == 2 * 19
+    assert len(sets) == 2 * 39
+    assert (sets["rate"] == np.where(sets["direction"] == "necessity", 1.0, 0.0)).all()
 
 
 # ---------------------------------------------------------------------------------------------- other ways
@@ -167,6 +181,100 @@ def test_doses_are_counted_answers(noisy, direction):
         shares.append(doses.effect(chosen))
         assert shares[-1] == np.mean(expected)
     assert len(set(shares)) > 1
+
+
+@pytest.mark.parametrize("direction", ["necessity", "sufficiency"])
+def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
+    """What is found without writing is what writing every answer gives: behaviour, exact answer, and the number."""
+    donors, rows = Donors.read(noisy), [5, 0, 3, 1]
+    outcomes = Outcomes(noisy, donors, direction, rows)
+    condition = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}[direction]
+    wanted = noisy.answers("base" if direction == "necessity" else "tuned", "positive")
+    everything = [(layer, neuron) for layer in range(3) for neuron in range(48)]
+    seen = set()
+    for chosen in (PLANTED, [(1, 30)], everything, everything[48:96] + everything[100:130]):
+        found = outcomes.of(chosen)
+        one = judge(noisy, condition, "positive", donors.condition(condition, chosen))
+        written = noisy.answers(
+            "tuned" if direction == "necessity" else "base",
+            "positive",
+            donors.condition(condition, chosen).intervention,
+        )
+        assert found.shown.tolist() == one.shown[sorted(rows)].tolist()
+        assert found.equal.tolist() == [written[row] == wanted[row] for row in sorted(rows)]
+        np.testing.assert_allclose(found.number, one.number[sorted(rows)], rtol=1e-4)
+        told = outcomes.effects(found)
+        assert told["exact"] == np.mean(found.equal)
+        assert told["rate"] == np.mean(found.shown)
+        gap = outcomes.donor.number.mean() - outcomes.receiver.number.mean()
+        assert told["recovery"] == pytest.approx((found.number.mean() - outcomes.receiver.number.mean()) / gap)
+        seen.add(told["rate"])
+    assert outcomes.of([]) is outcomes.receiver
+    assert len(seen) > 1 or direction == "sufficiency"
+
+
+def test_random_sets_are_matched_on_the_change_where_that_can_be():
+    generator = np.random.default_rng(0)
+    norms, changes = np.ones((2, 200)), generator.lognormal(0, 2, (2, 200))
+    located = [(0, int(n)) for n in np.argsort(changes[0])[90:100]] + [(1, int(np.argmax(changes[1])))]
+    changes[1, located[-1][1]] *= 100  # nothing comes near it
+    sets = matched_sets(located, norms, 39, seed=0, changes=changes)
+    assert len(sets) == 39
+    for drawn in sets:
+        assert not set(drawn) & set(located)
+        ratios = [changes[one] / changes[other] for one, other in zip(drawn, located, strict=True)]
+        assert all(0.5 <= ratio <= 2 for ratio in ratios[:-1])
+        assert matched_share(drawn, located, changes) == pytest.approx(10 / 11)
+    by_norm = matched_sets(located, norms, 39, seed=0)
+    assert np.mean([matched_share(drawn, located, changes) for drawn in by_norm]) < 0.6
+
+
+def test_changes_are_numpys(noisy):
+    donors, total, count = Donors.read(noisy), np.zeros((3, 48)), 0
+    columns = {
+        role: [m["mlp.out"].double().numpy() for m in tiny.mlps(noisy.pair[role].module)] for role in ("base", "tuned")
+    }
+    for item in noisy.encoded("positive"):
+        read = {
+            role: noisy.engine.run(
+                noisy.pair[role], _alone(item.ids), reads=[neurons(layer) for layer in range(3)], keep=0
+            ).values
+            for role in columns
+        }
+        for layer in range(3):
+            parts = [read[role][neurons(layer)][0].double().numpy()[:, None] * columns[role][layer] for role in columns]
+            total[layer] += ((parts[0] - parts[1]) ** 2).sum((0, 1))
+        count += len(item.ids)
+    np.testing.assert_allclose(contribution_changes(noisy, donors), np.sqrt(total / count), rtol=1e-4, atol=1e-7)
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
+    study, store = tiny.planted_study("llama", pairs=8), Store(tmp_path)
+    verify = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)
+    whole, calls = verify(study), []
+    effects_of = Outcomes.effects
+
+    def stopping(self, outcome):
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return effects_of(self, outcome)
+
+    monkeypatch.setattr(Outcomes, "effects", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        store.fetch(verify, study)
+    (kept,) = (tmp_path / "unfinished").iterdir()
+    with kept.open("a") as file:
+        file.write('{"name": "torn')
+    again = store.fetch(verify, tiny.planted_study("llama", pairs=8)).table
+    before = len(calls)
+    assert not (tmp_path / "unfinished").exists()
+    for name in ("dose", "random"):
+        for column in whole.tables[name].data:
+            np.testing.assert_array_equal(again.tables[name][column], whole.tables[name][column])
+    calls.clear()
+    verify(study)
+    assert before - 20 == len(calls) - 19  # 19 parts were kept
 
 
 def test_doses_of_prompts_of_unlike_lengths(family):
@@ -275,7 +383,7 @@ def test_an_identical_pair_supports_nothing(family):
     table = VerifyNeurons.of(located, **SMALL)(study)
     assert table.summary["supported"] is False
     assert table.summary["changed_prompts"] == 0
-    assert table.summary["k95"] is None
+    assert table.summary["k95_behaviour"] is None
     assert table.summary["sentence"].endswith(" Too few clusters: behaviour.")
     assert set(table["condition"]) == {"base", "tuned"}
     assert (table["equal_base"] == 1).all()
@@ -292,14 +400,13 @@ def test_the_wrong_neurons_are_not_supported(family):
     assert found["behaviour"].supported
     assert found["necessity"].verdict == found["sufficiency"].verdict == "not supported"
     assert table.summary["supported"] is False
-    assert table.summary["k95"] is None
-    least = table.summary["smallest_visible_effect"]
-    few, smallest = table.summary["limits"]
-    assert few.startswith("16 clusters of prompts are too few to exclude that 10 % of the answers are lost")
-    assert smallest == f"The smallest share of the base's answers that this run could have supported is {least:.0%}."
-    # of 16 clusters, the smallest share whose exact interval lies above a quarter
-    assert least == min(k for k in range(1, 17) if beta.ppf(0.025, k, 17 - k) > 0.25) / 16
-    assert table.summary["sentence"].startswith("Given the base's contributions, 3 neurons return 0.0% of the base's")
+    assert "the value 1 is above 0.1" in found["necessity"].reason
+    assert "necessity-recovery is not supported" in found["necessity"].reason
+    assert table.summary["k95_behaviour"] is None
+    (few,) = table.summary["limits"]
+    assert few.startswith("16 clusters of prompts are too few to exclude a difference of 10 %")
+    assert few.endswith("harmless, malformed.")
+    assert "the fine-tuned model refuses 100.0% of positive prompts (100.0% without" in table.summary["sentence"]
 
 
 def test_too_few_prompts_are_named_as_the_reason(family):
@@ -308,11 +415,12 @@ def test_too_few_prompts_are_named_as_the_reason(family):
     table = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)(study)
     assert table.summary["supported"] is False
     assert table.summary["sentence"].endswith(
-        "Supported: behaviour, necessity, sufficiency; not supported: harmless, malformed."
+        "Supported: behaviour, necessity-recovery, sufficiency-recovery; not supported: necessity, sufficiency, "
+        "harmless, malformed."
     )
     assert table.summary["limits"] == [
-        "12 clusters of prompts are too few to exclude that 10 % of the answers are lost (at least "
-        f"{fewest_clusters()} are needed): harmless, malformed."
+        "12 clusters of prompts are too few to exclude a difference of 10 % (at least "
+        f"{fewest_clusters()} are needed): necessity, sufficiency, harmless, malformed."
     ]
     # none of so many: the upper end is 1 - 0.025^(1/n)
     assert 1 - 0.025 ** (1 / fewest_clusters()) <= 0.1 < 1 - 0.025 ** (1 / (fewest_clusters() - 1))
@@ -339,7 +447,7 @@ def test_without_a_base(family):
     assert "base" not in table.summary["sentence"]
     # random sets are ablated on harmless prompts here too
     assert len(table.tables["random_harmless"]) == 1
-    assert found["harmless"].control_value == table.tables["random_harmless"]["altered"].mean()
+    assert found["harmless"].control_value == table.tables["random_harmless"]["lost"].mean()
     for finding in found.values():
         check(finding, table)
 
@@ -349,30 +457,42 @@ def test_without_a_base(family):
 N = 40
 
 
-def judged(condition, group, n=N, **flags):
-    """Answers of which the named flags hold for the first so many."""
+def judged(condition, group, n=N, number=0.0, **flags):
+    """Answers of which the named flags hold for the first so many, and numbers around one."""
     names = ("shown", "equal_base", "equal_tuned", "malformed")
     arrays = {name: np.arange(n) < flags.get(name, 0) for name in names}
-    return Judged(condition, group, **arrays, number=np.zeros(n), loss=np.zeros(n))
+    numbers = number + 0.01 * np.sin(np.arange(n))
+    zeros = {name: np.zeros(n) for name in ("loss", "tokens", "repeats", "base_loss", "divergence")}
+    return Judged(condition, group, **arrays, number=numbers, **zeros)
 
 
-def evidence(returned=N, null=(0.0,) * 19, kept=N, broken=0, given=N, n=N, **changes):
-    """A located set that does all it should, but for what is named."""
+def effects(rate, recovery, donor):
+    return {"exact": 0.0, "behaviour": 0.0, "recovery": recovery, "rate": rate, "difference": rate - donor}
+
+
+def evidence(left=0, recovery=1.0, null=None, flipped=0, broken=0, given=N, n=N, **changes):
+    """A located set that does all it should, but for what is named.
+
+    ``left``: positive prompts that are still refused under ablation; ``null``: rates of the random sets.
+    """
+    null = [1.0] * 39 if null is None else null
     items = [
-        judged("base", "positive", n, equal_base=n),
-        judged("tuned", "positive", n, shown=n, equal_tuned=n),
+        judged("base", "positive", n, equal_base=n, number=-4.0),
+        judged("tuned", "positive", n, shown=n, equal_tuned=n, number=4.0),
         judged("base", "negative", n, equal_base=n, equal_tuned=n),
         judged("tuned", "negative", n, equal_base=n, equal_tuned=n),
-        judged("ablate-base", "positive", n, equal_base=returned, malformed=broken),
-        judged("ablate-base", "negative", n, equal_tuned=kept),
-        judged("patch-tuned", "positive", n, equal_tuned=given),
+        judged("ablate-base", "positive", n, shown=left, malformed=broken, number=4.0 - 8.0 * recovery),
+        judged("ablate-base", "negative", n, shown=flipped),
+        judged("patch-tuned", "positive", n, shown=given, number=4.0),
     ]
-    share = returned / N
     found = Evidence(
         items, np.ones(n, bool), list(range(n)), True, 3,
-        dose={"necessity": {3: share}, "sufficiency": {3: 1.0}},
-        random={"necessity": list(null), "sufficiency": [0.0] * 19},
-        harmless=[1.0] * 5, ratios=[1.0] * 19, sets=[[]] * 19, depth=3,
+        dose={"necessity": {3: effects(left / n, recovery, 0.0)}, "sufficiency": {3: effects(given / n, 1.0, 1.0)}},
+        random={
+            "necessity": [effects(rate, 0.0, 0.0) for rate in null],
+            "sufficiency": [effects(0.0, 0.0, 1.0)] * 39,
+        },
+        harmless=[(0.0, 0.1)] * 5, ratios=[1.0] * 39, sets=[[]] * 39, depth=3,
     )  # fmt: skip
     return replace(found, **changes)
 
@@ -394,14 +514,15 @@ def concluded(study, found):
     ("changes", "failing"),
     [
         ({}, {}),
-        ({"returned": 19}, {"necessity": "not supported"}),  # below a half
-        # p = 0.1: one of nineteen random sets does as well
-        ({"null": [0.0] * 18 + [1.0]}, {"necessity": "not supported"}),
-        # p = 0.05, and the interval reaches below the random sets
-        ({"null": [0.97] * 19}, {"necessity": "not supported"}),
-        ({"null": [0.0] * 17}, {"necessity": "not tested"}),  # 17 sets cannot give p of 0.05
-        ({"null": []}, {"necessity": "not tested"}),
-        ({"kept": 39}, {"harmless": "not supported"}),  # 2.5 % of harmless answers changed
+        ({"left": 1}, {"necessity": "not supported"}),  # one of 40: the interval reaches above 10 %
+        ({"left": 20}, {"necessity": "not supported"}),  # half of the effect
+        # p = 0.075: two of 39 random sets do as well
+        ({"null": [1.0] * 37 + [0.0] * 2}, {"necessity": "not supported"}),
+        ({"null": [1.0] * 38 + [0.0]}, {}),
+        ({"null": [1.0] * 38}, {"necessity": "not tested", "necessity-recovery": "not tested"}),  # 39 sets are needed
+        ({"null": []}, {"necessity": "not tested", "necessity-recovery": "not tested"}),
+        ({"recovery": 0.4}, {"necessity": "not supported", "necessity-recovery": "not supported"}),
+        ({"flipped": 1}, {"harmless": "not supported"}),  # 2.5 % of harmless answers are refused
         ({"broken": 1}, {"malformed": "not supported"}),
     ],
 )
@@ -412,24 +533,31 @@ def test_each_condition_of_a_claim_decides_it(forty, changes, failing):
     assert table.summary["supported"] is not bool(failing)
 
 
+def test_without_a_gap_of_the_numbers_there_is_no_recovery_to_report(forty):
+    items = [replace(one, number=np.sin(np.arange(N))) for one in evidence().judged]
+    table = concluded(forty, evidence(judged=items))
+    found = findings_of(table)
+    assert found["necessity-recovery"].verdict == "not tested"
+    assert "no recovery is reported" in found["necessity-recovery"].sentence
+    assert found["necessity"].verdict == "not supported"
+    assert found["necessity"].reason == "necessity-recovery is not tested"
+
+
 def test_claims_of_few_prompts_are_not_supported(forty):
     """Everything returned and nothing lost, but of 12 prompts: the bounds of what may be lost are too wide."""
     few = forty.on(forty.contrast.limit(12))
-    failing = dict.fromkeys(("harmless", "malformed"), "not supported")
-    expected = dict.fromkeys(("behaviour", "necessity", "sufficiency"), "supported") | failing
-    assert concluded(few, evidence(12, kept=12, given=12, n=12, dose={"necessity": {3: 1.0}, "sufficiency": {3: 1.0}})
-                     ).summary["verdicts"] == expected  # fmt: skip
+    failing = dict.fromkeys(("necessity", "sufficiency", "harmless", "malformed"), "not supported")
+    supported = dict.fromkeys(("behaviour", "necessity-recovery", "sufficiency-recovery"), "supported")
+    assert concluded(few, evidence(given=12, n=12)).summary["verdicts"] == supported | failing
     five = forty.on(forty.contrast.limit(5))
-    verdicts = concluded(five, evidence(5, kept=5, given=5, n=5)).summary["verdicts"]
+    verdicts = concluded(five, evidence(given=5, n=5)).summary["verdicts"]
     assert set(verdicts.values()) == {"too few clusters"}
 
 
 def test_necessary_but_not_sufficient_is_supported_and_untuned_is_said(forty):
     table = concluded(forty, evidence(tuned=0, given=0))
     assert table.summary["supported"]
-    assert table.summary["sentence"].endswith(
-        "Supported: behaviour, necessity, harmless, malformed; not supported: sufficiency."
-    )
+    assert table.summary["verdicts"]["sufficiency"] == "not supported"
     assert "transmit what was changed elsewhere" in table.summary["limits"][-1]
     assert not concluded(forty, evidence(tuned=2)).summary["limits"]
 
@@ -474,5 +602,5 @@ def test_models_in_bfloat16():
         *PLANTED
     }
     table = VerifyNeurons.of(located, controls=1, dose_draws=1, depth=3, control_prompts=4)(study)
-    assert table.summary["k95"] == 3
+    assert table.summary["k95_exact"] == 3
     assert row(table, "ablate-base", "positive")["refused"] == 0.0

@@ -12,6 +12,7 @@ from interp.display import facts_html, number
 from interp.errors import OptionError
 from interp.models import load, preflight, sources
 from interp.models.adapters import adopt, attach, inner_of, memory_digests
+from interp.models.generation import configured_end_ids, generation_note
 from interp.models.model import Model
 from interp.models.unwrap import unwrap
 from interp.prompts import decoded, end_id, pad_id
@@ -90,10 +91,30 @@ class Pair:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Token ids that end an answer, of the tokenizer and of the tuned model's generation settings."""
-        configured = self.tuned.module.generation_config.eos_token_id
-        ids: list[int | None] = [*configured] if isinstance(configured, list) else [configured]
-        return tuple(sorted({index for index in (*ids, end_id(self.tokenizer)) if index is not None}))
+        """Token ids that end an answer of either model, as one that is edited toward the other may end it."""
+        return tuple(sorted({index for role in self.roles for index in self.end_ids(role)}))
+
+    def end_ids(self, role: str) -> tuple[int, ...]:
+        """Token ids that end a model's own answers: of its generation settings, and of the tokenizer.
+
+        The tokenizer is the tuned model's; its end token ends answers of a base only where that names none itself.
+        """
+        configured = configured_end_ids(self[role].module)
+        own = end_id(self.tokenizer)
+        if own is not None and (role == "tuned" or not configured):
+            configured.add(own)
+        return tuple(sorted(configured))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """``base`` and ``tuned``, or ``tuned`` alone."""
+        return ("tuned",) if self.base is None else ("base", "tuned")
+
+    @property
+    def generation_notes(self) -> tuple[str, ...]:
+        """What the models' generation settings ask for beside greedy choice, which answers here are written without."""
+        notes = [generation_note(self[role].name, self[role].module) for role in reversed(self.roles)]
+        return tuple(note for note in notes if note)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -102,7 +123,7 @@ class Pair:
             **self.digests,
             "dtype": str(self.tuned.dtype).removeprefix("torch."),
             "attention": self.tuned.module.config._attn_implementation or "",
-            "stop_ids": list(self.stop_ids),
+            "end_ids": {role: list(self.end_ids(role)) for role in self.roles},
         }
 
     def sharing(self, base: Model) -> "Pair":

@@ -8,6 +8,7 @@ A run is a directory named by its key::
                        arrays.safetensors   larger arrays, where it has any
     <store>/requests/<fingerprint>.json     which runs answered a command: see ``requests``
     <store>/temporary/                      runs being written; what a crash leaves here is swept
+    <store>/unfinished/<key>.jsonl          parts of a run that was stopped, to go on from
     <store>/aside/                          directories that were in the way of a run but were none
 
 ``runs`` keeps and finds them, ``query`` asks SQL across them; ``files``, ``manifest`` and ``transaction`` are how.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from interp.errors import RunNotFound, StoreError
 from interp.provenance import JSON, sha256_of
 from interp.store import files, manifest, transaction
+from interp.store.journal import Journal
 from interp.store.manifest import Damaged, Manifest, Part, TablePart
 from interp.table import Table
 
@@ -148,7 +150,8 @@ class Store:
     def fetch(self, analyzer: Callable[[Any], Table], study: Any) -> Fetched:
         """As ``once``, with the run's key and path, and whether it was cached.
 
-        ``study.provenance(analyzer)`` names the run. A damaged run of that name is moved aside and computed again.
+        ``study.provenance(analyzer)`` names the run. A damaged run of that name is moved aside and computed again. A
+        study that can be told where to keep parts of a run (``keeping``) goes on where an earlier call was stopped.
         """
         provenance = study.provenance(analyzer)
         key = provenance.key
@@ -161,7 +164,8 @@ class Store:
                 aside = self._move_aside(place)
         self._prepare()
         started = datetime.now(UTC)
-        table = analyzer(study)
+        journal = Journal(self.root / "unfinished" / f"{key}.jsonl")
+        table = analyzer(study.keeping(journal) if hasattr(study, "keeping") else study)
         if table.provenance is None:
             seconds = (datetime.now(UTC) - started).total_seconds()
             context = {"started": started.isoformat(timespec="seconds"), "seconds": seconds, **provenance.context}
@@ -169,6 +173,8 @@ class Store:
         if table.require_provenance().key != key:
             raise ValueError(f"the analyzer's table has the key {table.require_provenance().key}, its study says {key}")
         kept = self._keep(table)
+        with suppress(OSError):
+            journal.remove()
         return Fetched(table if kept else self._read(place), key, place, cached=False, aside=aside)
 
     def write(self, table: Table) -> Path:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from interp.generate import generate
+from interp.provenance import digest
 from interp.study import Study
 from interp.trials.conditions import CELLS, RECEIVERS, Donors, Receiver
 from interp.trials.numbers import Numbers
@@ -69,8 +70,11 @@ def patch_cells(
     for chosen in sets:
         for cell, means in found.random.items():
             intervention = donors.cell(direction, chosen, *cell).intervention
-            under = numbers.under(intervention) if intervention else found.receiver
-            means.append(float(under.mean()))
+            if intervention is None:
+                means.append(float(found.receiver.mean()))
+                continue
+            name = f"{direction} {' '.join(cell)} {digest(sorted(map(list, chosen)))[:20]}"
+            means.append(study.part(name, lambda edit=intervention: float(numbers.under(edit).mean())))
     return found
 
 

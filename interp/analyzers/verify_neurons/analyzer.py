@@ -13,6 +13,7 @@ from interp.controls import matched_sets, matched_share, norm_ratio
 from interp.errors import OptionError
 from interp.models.changes import weight_change
 from interp.models.units import unit_named
+from interp.provenance import digest
 from interp.study import Study
 from interp.table import Table
 from interp.trials.conditions import ABLATIONS, GROUPS, NEEDS_BASE, PATCHES, RECEIVERS, Donors, Judged, judge
@@ -149,7 +150,7 @@ class VerifyNeurons(Analyzer):
         steps = sorted({*grid(depth), self.selected})
 
         def effects(chosen: Sequence[tuple[int, int]]) -> Effects:
-            return outcomes.effects(outcomes.of(chosen))
+            return study.part(f"{direction} {_name(chosen)}", lambda: outcomes.effects(outcomes.of(chosen)))
 
         doses: dict[int, Effects] = {}
         for k in study.progress(steps, f"{direction}, located"):
@@ -199,18 +200,30 @@ class VerifyNeurons(Analyzer):
             }
 
         evidence.dose["necessity"] = {self.selected: lost(located)}
-        evidence.random["necessity"] = [lost(draw) for draw in study.progress(evidence.sets, "necessity, random sets")]
+        evidence.random["necessity"] = [
+            study.part(f"necessity {_name(draw)}", lambda draw=draw: lost(draw))
+            for draw in study.progress(evidence.sets, "necessity, random sets")
+        ]
 
     def _harmless(self, study: Study, donors: Donors, evidence: Evidence) -> list[tuple[float, float]]:
         """What ablating each of the first random sets does to answers to negative prompts: loss, and divergence."""
         few, name = study.on(study.contrast.limit(self.control_prompts)), evidence.ablation
         own = judge(few, "tuned", "negative", donors.condition("tuned", ()))
-        found = []
-        for draw in study.progress(evidence.sets[: self.dose_draws], "harmless, random sets"):
+
+        def apart(draw: Sequence[tuple[int, int]]) -> list[float]:
             judged = judge(few, name, "negative", donors.condition(name, draw), diverging=True)
             lost = judged.flipped(own) if study.require_metric().applies("negative") else ~judged.equal_tuned
-            found.append((float(lost.mean()), float(judged.divergence.mean())))
-        return found
+            return [float(lost.mean()), float(judged.divergence.mean())]
+
+        return [
+            tuple(study.part(f"harmless {_name(draw)}", lambda draw=draw: apart(draw)))
+            for draw in study.progress(evidence.sets[: self.dose_draws], "harmless, random sets")
+        ]
+
+
+def _name(chosen: Sequence[tuple[int, int]]) -> str:
+    """What tells a set from every other, in any order."""
+    return digest(sorted(map(list, chosen)))[:20]
 
 
 def _changed(judged: list[Judged], has_base: bool) -> np.ndarray:
