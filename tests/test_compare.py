@@ -329,7 +329,7 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
     said = [run(*(part for part in command if part not in ("--json", "--quiet")))[2].splitlines() for _ in range(2)]
     count = len(tiny.PROMPTS)
     assert said[0] == said[1]
-    assert said[0][0] == f"note: positive prompts.txt: {count} prompts, {count} distinct texts, {count} clusters"
+    assert said[0][0] == f"note: prompts.txt: {count} prompts, {count} distinct texts, {count} clusters"
     (note,) = [line for line in said[0] if "no clusters are given in prompts.txt" in line]
     assert page.count(f"<li>N{note.removeprefix('note: n')}.</li>") == 1
     assert f"positive: prompts.txt ({count} prompts, {count} distinct texts, {count} clusters)" in page

@@ -88,7 +88,9 @@ def text_of(runs: Sequence[Any], page: Path) -> str:
     """What a person is told: the sentence of every run, its claims, and where its rows and its page are."""
     names = [_SAID.get(_kind(run), (f"{_kind(run)}:", f"{_kind(run)}:")) for run in runs]
     width = max(9, *(len(name) for pair in names for name in pair))
-    lines = [f"{said:{width}} {run.summary['sentence']}" for (said, _), run in zip(names, runs, strict=True)]
+    lines = [line for run in runs for line in run.summary.get("opening", ())]
+    lines += [""] if lines else []
+    lines += [f"{said:{width}} {run.summary['sentence']}" for (said, _), run in zip(names, runs, strict=True)]
     for run in runs:
         if findings := run.summary.get("findings"):
             lines += ["", claims_table(findings), ""]

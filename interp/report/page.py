@@ -76,7 +76,7 @@ def page(tables: Sequence[Table], title: str) -> str:
     # A verifying run answers the question, so its sentence comes first.
     runs = sorted(tables, key=lambda table: "claims" not in table.tables)
     found = sections.claims_of(runs)
-    sentences = "".join(
+    sentences = "".join(map(opening_of, runs)) + "".join(
         f'<p class="sentence">{escaped(t.summary["sentence"])}</p>' for t in runs if t.summary.get("sentence")
     )
     body = [f"<header><h1>{escaped(title)}</h1>{_pair(runs)}{sentences}</header>"]
@@ -88,6 +88,12 @@ def page(tables: Sequence[Table], title: str) -> str:
     body.append(section("What was compared", facts(runs)))
     body.append(f"<footer>{footer()}</footer>")
     return document(title, "\n".join(body))
+
+
+def opening_of(run: Table) -> str:
+    """What a reader of a run sees first, where the run has it."""
+    lines = "".join(f"<li>{escaped(line)}</li>" for line in run.summary.get("opening") or ())
+    return f'<ul class="opening">{lines}</ul>' if lines else ""
 
 
 def _pair(runs: Sequence[Table]) -> str:

@@ -16,6 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from interp.claims import Finding, check, check_summary
+from interp.claims.opening import opening
 from interp.display import one_line
 from interp.errors import ClaimError, InterpError
 from interp.provenance import JSON, digest, sha256_of
@@ -167,7 +168,10 @@ class _Again:
     def the_run(self, said: Mapping[str, JSON]) -> None:
         _same(f"run {said['key'][:12]}", said, self.run(said["key"]).said)
         try:
-            check_summary(self.run(said["key"]).table)
+            table = self.run(said["key"]).table
+            check_summary(table)
+            if "opening" in table.summary and table.summary["opening"] != opening(table):
+                raise ClaimError("the summary's opening lines are not those of its tables")
         except ClaimError as error:
             raise ClaimError(f"run {said['key'][:12]}: {error}") from error
 

@@ -12,7 +12,7 @@ from interp.claims import to_table
 from interp.provenance import JSON
 from interp.report import sections
 from interp.report.facts import facts
-from interp.report.page import figure_of, parts_of, section
+from interp.report.page import figure_of, opening_of, parts_of, section
 from interp.report.shell import document, footer
 from interp.report.text import escaped
 from interp.table import Table
@@ -122,6 +122,7 @@ def _run(table: Table) -> str:
 
 def _run_parts(table: Table) -> Iterator[str]:
     yield f'<p class="pair">{escaped(_pair(table))} <code>{escaped(table.require_provenance().key)}</code></p>'
+    yield opening_of(table)
     if sentence := table.summary.get("sentence"):
         yield f'<p class="sentence">{escaped(sentence)}</p>'
     if claims := sections.claims_of([table]):

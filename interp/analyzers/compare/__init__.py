@@ -34,7 +34,7 @@ class Compare(Analyzer):
     """
 
     name: ClassVar[str] = "compare"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     sham: Pair | None = field(default=None, compare=False)
     cka_tokens: int = 512
@@ -76,6 +76,7 @@ class Compare(Analyzer):
             summary={
                 "weights": _moved(weights),
                 "kl": float(columns["kl"][0].mean()),
+                "kl_last": float(columns["kl_last"][0].mean()),
                 "flips": float(columns["flips"][0].mean()),
                 "noise_floor": floor,
                 "sham": "" if self.sham is None else self.sham.tuned.name,

@@ -46,6 +46,7 @@ def prompt_columns(found: Sequence[Read], sham: Sequence[Read] | None) -> dict[s
     }  # fmt: skip
     if sham is not None:
         columns["sham_kl"] = (np.concatenate([p.kl for p in sham]), "measure", "kl of the sham, sham || base", "nats")
+        columns["sham_kl_last"] = (last(sham, "kl"), "measure", "kl_last of the sham", "nats")
         columns["sham_flips"] = (np.concatenate([p.flips for p in sham]), "measure", "flips of the sham")
     return columns
 
@@ -148,18 +149,23 @@ def claims_of(last: int, floor: float, sham: bool, classes: int) -> list[Claim]:
     ``last``: depth after the last block. ``floor``: divergence of the model from itself, in nats.
     """
     end = {"table": "drift", "where": {"depth": last}}
+    positive, negative = {"group": "positive"}, {"group": "negative"}
+    both = {"positive": mean("kl_last", where=positive), "negative": mean("kl_last", where=negative)}
+    two = classes == 2
+    by_class, each = (", {positive:.3g} on positive and {negative:.3g} on negative prompts" * two, both if two else {})
     cosine = "After the last block the cosine of both models' residual streams is {cosine:.3g} on average"
     made = [
         Claim(
             name="speaks-otherwise",
-            estimate=mean("kl"),
+            estimate=mean("kl_last"),
             at_least=floor,
             reference=floor,
             control="the fine-tuned model and itself, by arithmetic of another shape",
-            text="The fine-tuned model's next tokens diverge from the base's by {value:.3g} nats a token [{low:.3g}, "
-            "{high:.3g}] (rounding alone: about {control:.2g}); after {flips:.1%} of the tokens another one comes "
-            "first.",
-            also={"flips": mean("flips")},
+            text="Where the answer begins, the fine-tuned model's next token diverges from the base's by {value:.3g} "
+            f"nats [{{low:.3g}}, {{high:.3g}}]{by_class} (rounding alone: about {{control:.2g}}), and another token "
+            "comes first after {flips:.1%} of the prompts; over all tokens of the prompts the divergence is {all:.3g} "
+            "nats a token.",
+            also={"flips": mean("flip_last"), "all": mean("kl"), **each},
         )
     ]
     if not sham:
@@ -177,9 +183,9 @@ def claims_of(last: int, floor: float, sham: bool, classes: int) -> list[Claim]:
         made += [
             Claim(
                 name="beyond-sham",
-                estimate=mean("kl", minus={"column": "sham_kl"}),
+                estimate=mean("kl_last", minus={"column": "sham_kl_last"}),
                 at_least=0.0,
-                reference=mean("sham_kl"),
+                reference=mean("sham_kl_last"),
                 control="the control fine-tune on the same prompts",
                 text="That is {value:.3g} nats more [{low:.3g}, {high:.3g}] than of the control ({control:.3g}).",
             ),
@@ -194,15 +200,14 @@ def claims_of(last: int, floor: float, sham: bool, classes: int) -> list[Claim]:
             ),
         ]
     if classes == 2:
-        positive, negative = {"group": "positive"}, {"group": "negative"}
         made.append(
             Claim(
                 name="more-on-positive",
-                estimate=mean("kl", where=positive, minus={"where": negative}),
+                estimate=mean("kl_last", where=positive, minus={"where": negative}),
                 at_least=0.0,
-                reference=mean("kl", where=negative),
+                reference=mean("kl_last", where=negative),
                 control="negative prompts",
-                text="On positive prompts they diverge by {value:.3g} nats a token more [{low:.3g}, {high:.3g}] than "
+                text="On positive prompts they diverge by {value:.3g} nats more [{low:.3g}, {high:.3g}] than "
                 "on negative ones (mean length {long:.1f} and {short:.1f} tokens).",
                 also={"long": mean("tokens", where=positive), "short": mean("tokens", where=negative)},
             )

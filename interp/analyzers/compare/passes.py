@@ -149,7 +149,7 @@ def _lens_numbers(base: Float[Tensor, "B S V"], other: Float[Tensor, "B S V"]) -
 
 
 def rounding(study: Study, asked: Asked) -> float:
-    """Largest mean KL of a prompt between the tuned model and itself behind more padding."""
+    """Largest KL at a prompt's last token between the tuned model and itself behind more padding."""
     model, largest = study.pair.tuned, 0.0
     for group in study.classes:
         encoded = [study.encoded(group)[row] for row in study.prompts(group).sample(asked.floor_prompts)]
@@ -158,7 +158,7 @@ def rounding(study: Study, asked: Asked) -> float:
             ids = [encoded[row].ids for row in rows]
             wider = Batch.pad(ids, study.pad_id, device=model.device, length=batch.ids.shape[1] + 5)
             one, other = (study.engine.run(model, each, keep=None).require_logits() for each in (batch, wider))
-            kl = token_divergences(one, other[:, 5:], batch.mask).sum(1) / batch.mask.sum(1)
+            kl = token_divergences(one[:, -1:], other[:, -1:], batch.mask[:, -1:])
             largest = max(largest, float(to_host(kl).max()))
     return largest
 

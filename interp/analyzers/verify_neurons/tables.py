@@ -1,6 +1,7 @@
 """The verifying run's tables: one row per condition, per answer, per dose, per random set, per claim."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from interp.analyzers.verify_neurons.evidence import Effects, Evidence
 from interp.analyzers.verify_neurons.findings import NEEDED, claims_of, lead, limits
 from interp.analyzers.verify_neurons.patching import patching_tables
 from interp.claims import SUPPORTED, conclude, evaluate
+from interp.claims.opening import opening
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import area_under_dose, smallest_dose
 from interp.provenance import JSON
@@ -27,6 +29,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
     ``supported`` of the summary is True where the behaviour is there and the set is necessary, harmless and breaks
     nothing, whether or not it is sufficient.
     """
+    words = study.require_metric().words
     summary: dict[str, JSON] = {
         "selected_and_tuned": evidence.tuned,
         "changed_prompts": int(evidence.changed.sum()),
@@ -39,6 +42,9 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
         "positive": len(study.contrast.positive),
         "negative": len(study.contrast.negative),
         "random_sets": len(evidence.sets),
+        "unit": evidence.unit.name,
+        "units": len(analyzer.ranking),
+        "labels": {"many": words.many, "column": words.column, "number": words.number},
     }
     summary |= {f"k95_{name}": None for name in MEASURES}
     if evidence.has_base and (effects := evidence.dose.get("necessity")):
@@ -65,13 +71,14 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
     )
     claims = claims_of(study, evidence)
     findings = {one.name: one for one in evaluate(claims, run)}
-    return conclude(
+    made = conclude(
         run,
         claims,
         lead=lead(evidence, findings),
         supported=all(name in findings and findings[name].verdict == SUPPORTED for name in NEEDED),
         limits=limits(study, evidence, findings),
     )
+    return replace(made, summary={**made.summary, "opening": opening(made)})
 
 
 def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:

@@ -1,0 +1,69 @@
+"""What a reader of a verifying run sees first: at most five lines, made from its tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from interp.claims.stored import from_table
+from interp.table import Table
+
+
+def opening(run: Table) -> list[str]:
+    """What was asked; the behaviour before, under ablation and patched into the base; the log-odds; the verdict.
+
+    Of a table of kind ``verify-neurons`` whose summary names the behaviour's ``labels``; [] where nothing was selected.
+    """
+    labels, count, unit = run.summary["labels"], run.summary["selected"], run.summary["unit"]
+    keys = zip(run["condition"].tolist(), run["group"].tolist(), strict=True)
+    rates = dict(zip(keys, run[labels["column"]].tolist(), strict=True))
+    if not count:
+        return []
+    ablated = "ablate-base" if ("base", "positive") in rates else "ablate-mean"
+    given = "given back" if ablated == "ablate-base" else "set to their mean"
+    many = labels["many"]
+    own = [f"base {_share(rates['base', 'positive'])}"] if ("base", "positive") in rates else []
+    own.append(f"fine-tuned {_share(rates['tuned', 'positive'])}")
+    lines = [
+        f"asked: do {count:,} of {run.summary['units']:,} {unit}s carry the {many}? "
+        f"{run.summary['positive']} positive and {run.summary['negative']} negative prompts",
+        f"{many}: {', '.join(own)}; the {count:,} {given}: {_share(rates.get((ablated, 'positive'), math.nan))}"
+        + _random(run, "necessity", "rate", _share),
+    ]
+    if ("patch-tuned", "positive") in rates:
+        patched = _share(rates["patch-tuned", "positive"])
+        lines.append(f"the {count:,} patched into the base: {patched}" + _random(run, "sufficiency", "rate", _share))
+    claims = {one.name: one for one in from_table(run.tables["claims"])}
+    recovered = [
+        f"{_number(claims[f'{direction}-recovery'].value)} {how}" + _random(run, direction, "recovery", _number)
+        for direction, how in (("necessity", given), ("sufficiency", "patched in"))
+        if f"{direction}-recovery" in claims
+    ]
+    if recovered:
+        lines.append(f"gap of the {labels['number']} closed: {'; '.join(recovered)}")
+    verdicts = [
+        f"{name} {claims[name].verdict}" for name in ("behaviour", "necessity", "sufficiency") if name in claims
+    ]
+    others = [one.name for name, one in claims.items() if name in ("harmless", "malformed") and not one.supported]
+    lines.append("verdict: " + ", ".join(verdicts) + (f"; not supported: {', '.join(others)}" if others else ""))
+    return lines
+
+
+def _random(run: Table, direction: str, column: str, said: Callable[[float], str]) -> str:
+    part = run.tables["random"]
+    values = part[column][part["direction"] == direction]
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return ""
+    low, high = said(float(values.min())), said(float(values.max()))
+    return f" (random sets {low} to {high})" if low != high else f" (random sets {low})"
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1%}"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
