@@ -29,6 +29,12 @@ def one_line(text: str) -> str:
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """``text`` on one line, cut where it is longer than ``longest`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
 def as_sentence(note: str) -> str:
     """A note of a terminal as a sentence of a page; a name that it begins with stays as it is."""
     first = note.split(maxsplit=1)[0] if note.strip() else ""

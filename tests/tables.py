@@ -113,8 +113,14 @@ def dose() -> Table:
             rows.append((direction, k, "located", 0, k**2 / (k**2 + (60 if direction == "necessity" else 300))))
             rows += [(direction, k, "random", draw, generator.uniform(0, 0.004 * k)) for draw in range(1, 21)]
     names = ("direction", "k", "source", "draw", "effect")
-    columns = zip(names, zip(*rows, strict=True), strict=True)
-    return table("dose", {n: (list(v), "measure" if n == "effect" else "key", n) for n, v in columns})
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    effect = np.array(columns.pop("effect"))
+    measures = {"exact": effect / 2, "behaviour": effect, "recovery": 1.2 * effect}
+    return table(
+        "dose",
+        {name: (values, "key", name) for name, values in columns.items()}
+        | {name: (values, "measure", name) for name, values in measures.items()},
+    )
 
 
 def finding(name, sentence, value, low, high, null=(NAN, NAN, NAN), p=NAN, verdict="supported", control="", **sides):
@@ -169,6 +175,8 @@ def verified(parent=None, hostile=False) -> Table:
     random = {
         "direction": (["necessity"] * 20 + ["sufficiency"] * 20, "key", ""), "draw": ([*range(20)] * 2, "key", ""),
         "k": ([10] * 40, "measure", ""), "effect": (np.linspace(0, 0.03, 40), "measure", ""),
+        "recovery": (np.linspace(-0.01, 0.02, 40), "measure", ""),
+        "behaviour": (np.linspace(0, 0.03, 40), "measure", ""),
     }  # fmt: skip
     sentence = "10 neurons carry the refusal." + (HOSTILE[2] if hostile else "")
     sentence += f" {verdicts_sentence(claims())}"
@@ -179,8 +187,7 @@ def verified(parent=None, hostile=False) -> Table:
             "group": ([group for _, group in rows], "key", "class of the prompts"),
             **{name: (values, "measure", name) for name, values in measures.items()},
         },
-        summary={"sentence": sentence, "supported": True, "verified": parent, "k95": 32,
-                 "smallest_visible_effect": 0.08},
+        summary={"sentence": sentence, "supported": True, "verified": parent, "k95_behaviour": 32},
         provenance=provenance("verify-neurons", parent=parent),
         tables={"answers": answers(), "dose": dose(), "random": table("random-sets", random),
                 "claims": to_table(claims(hostile))},

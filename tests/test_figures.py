@@ -99,13 +99,14 @@ def test_scores_when_nothing_changed():
 def test_dose_shows_located_sets_beside_all_random_draws():
     made = verified().tables["dose"]
     figure = plot(made)
-    for direction, line in zip(("necessity", "sufficiency"), traces(figure, name="located"), strict=True):
+    panels = [(one, name) for one in ("necessity", "sufficiency") for name in ("behaviour", "recovery")]
+    for (direction, name), line in zip(panels, traces(figure, name="located"), strict=True):
         rows = (made["direction"] == direction) & (made["source"] == "located")
-        np.testing.assert_allclose(line.y, made["effect"][rows])
+        np.testing.assert_allclose(line.y, made[name][rows])
     rows = (made["direction"] == "necessity") & (made["source"] == "random")
     low, high, middle = figure.data[:3]
     for number, k in enumerate(low.x):
-        drawn = made["effect"][rows & (made["k"] == k)]
+        drawn = made["behaviour"][rows & (made["k"] == k)]
         assert (low.y[number], middle.y[number], high.y[number]) == (drawn.min(), np.median(drawn), drawn.max())
     assert figure.layout.xaxis.type == figure.layout.xaxis2.type == "log"
     assert "all 20 matched random sets" in figure.layout.meta["caption"]
@@ -115,9 +116,9 @@ def test_dose_without_random_sets_or_one_direction():
     made = verified().tables["dose"]
     alone = made.select((made["source"] == "located") & (made["direction"] == "sufficiency"))
     figure = plot(alone)
-    assert len(figure.data) == 1
+    assert len(figure.data) == 2
     assert "No random sets" in figure.layout.meta["caption"]
-    assert plot(alone.select(np.array([0]))).data[0].y.tolist() == [alone["effect"][0]]
+    assert plot(alone.select(np.array([0]))).data[0].y.tolist() == [alone["behaviour"][0]]
 
 
 def test_ticks():
@@ -167,20 +168,8 @@ def test_claims_shows_value_control_and_threshold_of_each():
 def test_random_sets_shows_every_draw():
     made = verified().tables["random"]
     figure = plot(made)
-    assert sorted(np.concatenate([trace.x for trace in figure.data])) == sorted(made["effect"])
+    assert sorted(np.concatenate([trace.x for trace in figure.data])) == sorted(made["recovery"])
     assert "20 matched random sets" in figure.layout.title.text
-
-
-def test_dose_shows_intervals_where_there_are_some():
-    made = verified().tables["dose"]
-    columns = {name: (made[name], made.column(name).role, "") for name in made.data}
-    low, high = (made["effect"] - 0.1, "measure", ""), (np.full(len(made), np.nan), "measure", "")
-    figure = plot(table("dose", {**columns, "low": low, "high": high}))
-    line = traces(figure, name="located")[0]
-    np.testing.assert_allclose(line.error_y.arrayminus, 0.1)
-    np.testing.assert_allclose(line.error_y.array, 0.0)
-    assert "intervals" in figure.layout.meta["caption"]
-    assert "intervals" not in plot(made).layout.meta["caption"]
 
 
 def test_text_from_tables_is_escaped():

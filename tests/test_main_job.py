@@ -41,7 +41,7 @@ def located(name: str, method: str = "integrated", top: str = "30"):
 
 @functools.cache
 def verified(name: str):
-    checker = VerifyNeurons.of(located(name), controls=24, dose_draws=1, control_prompts=16, depth=30)
+    checker = VerifyNeurons.of(located(name), controls=39, dose_draws=1, control_prompts=16, depth=30)
     return checker(study(name, "verify", 40))
 
 
@@ -72,9 +72,11 @@ def test_the_planted_set_is_supported_against_its_controls():
     table = verified("planted")
     assert table.summary["supported"], table.summary["sentence"]
     found = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
-    assert found["necessity"].value >= 0.95
-    assert found["necessity"].p == pytest.approx(1 / 25)
-    assert found["necessity"].control_high < 0.2
+    assert abs(found["necessity"].value) <= 0.05
+    assert found["necessity"].p == pytest.approx(1 / 40)
+    assert found["necessity"].control_low > 0.8
+    assert found["necessity-recovery"].value > 0.9
+    assert found["necessity-recovery"].control_high < 0.1
     assert found["harmless"].value <= 0.02
     for claim in found.values():
         claims.check(claim, table)

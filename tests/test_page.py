@@ -115,7 +115,7 @@ def test_it_says_what_was_compared_shown_and_not_shown(pages):
         "harmful.txt (60)",
         "integrated",
         KEY,
-        "Dose-response beside random sets",
+        "Dose-response and random sets",
         "plotly.js (packed)",
     ):
         assert part in told["both"], part

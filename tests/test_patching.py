@@ -244,15 +244,16 @@ def test_the_figure_has_every_cell_and_the_random_sets(table):
 
 def test_patching_activations_is_said_and_is_in_the_key():
     study = tiny.planted_study("llama", pairs=40)
-    options = {"ranking": ((1, 30), (1, 17), (1, 5)), "selected": 3, "controls": 19, "dose_draws": 1, "depth": 3}
+    options = {"ranking": ((1, 30), (1, 17), (1, 5)), "selected": 3, "controls": 39, "dose_draws": 1, "depth": 3}
     by_activation = VerifyNeurons(**options, control_prompts=4, patch="activation")
     table = by_activation(study)
     found = {one.name: one for one in from_table(table.tables["claims"])}
     # the base's rows read next to nothing of the last word, and its columns write nothing
-    assert found["necessity"].sentence.startswith("Given the base's activations, 3 neurons return ")
-    assert found["sufficiency"].sentence.startswith("Given the fine-tuned model's activations, 3 neurons of the base")
-    assert found["necessity"].value > 0.9
-    assert found["sufficiency"].value == 0.0
+    assert found["necessity"].sentence.startswith("Given the base's activations in 3 neurons, the fine-tuned model")
+    assert found["sufficiency"].sentence.startswith("Given the fine-tuned model's activations in 3 neurons, the base")
+    assert abs(found["necessity"].value) < 0.1
+    assert found["necessity-recovery"].value > 0.9
+    assert found["sufficiency"].value == -1.0
     assert found["sufficiency"].verdict == "not supported"
     assert table.summary["patch"] == "activation"
     keys = [study.provenance(made).key for made in (by_activation, replace(by_activation, patch="contribution"))]

@@ -29,9 +29,16 @@ def tuco_figure(table: Table) -> go.Figure:
                 mode="markers",
                 name=safe(f"{group} prompts"),
                 marker={"color": colour, "size": 7, "opacity": 0.65},
-                customdata=np.stack([table["prompt_id"][rows], table["output_co"][rows]], 1),
-                hovertemplate="prompt %{customdata[0]}: TuCo %{y:.3f}, OutputCo %{customdata[1]:.3f}, %{x} tokens"
-                "<extra>%{fullData.name}</extra>",
+                customdata=list(
+                    zip(
+                        table["prompt_id"][rows].tolist(),
+                        table["output_co"][rows].tolist(),
+                        map(safe, table["prompt"][rows].tolist()),
+                        strict=True,
+                    )
+                ),
+                hovertemplate="%{customdata[2]}<br>prompt %{customdata[0]}: TuCo %{y:.3f}, "
+                "OutputCo %{customdata[1]:.3f}, %{x} tokens<extra>%{fullData.name}</extra>",
             )
         )
     caption = (

@@ -11,9 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from interp.capture import make_batch
 from interp.edit import Intervention
@@ -153,9 +150,10 @@ class Outcomes:
         # batches are padded on the left, so a row's text ends in the last column of either
         donated = {site: value[list(rows)][:, -width:] for site, value in part.on_wanted.items()}
         logits, target, real = answer_logits(self._study.engine, self._model, text, answers, intervention, donated)
-        right = (logits.argmax(-1) == target) | ~real
-        begun = right | _after(real, [part.settled[at] for at in rows])
-        return to_host(right.all(1)), to_host(begun.all(1))
+        right = to_host((logits.argmax(-1) == target) | ~real)
+        # answers are right-aligned: which cells stand after the tokens that settle the behaviour
+        after = to_host(real.int().cumsum(1)) > np.array([part.settled[at] for at in rows])[:, None]
+        return right.all(1), (right | after).all(1)
 
     def effects(self, outcome: Outcome) -> dict[str, float]:
         """``exact``: share of answers that became the donor's; ``behaviour`` and ``recovery``: share of the gap between
@@ -194,12 +192,6 @@ def settled_length(study: Study, row: int, answer: Sequence[int]) -> int:
         if not text.endswith("\ufffd") and metric.settled(prompt, text):
             return length
     return len(answer)
-
-
-def _after(real: Bool[Tensor, "B A"], lengths: Sequence[int]) -> Bool[Tensor, "B A"]:
-    """Which cells of right-aligned answers stand after the first ``lengths`` tokens of their row."""
-    counts = real.int().cumsum(1)
-    return real & (counts > torch.tensor(lengths, device=real.device)[:, None])
 
 
 def refine(

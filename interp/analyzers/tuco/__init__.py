@@ -51,7 +51,7 @@ class Tuco(Analyzer):
     """
 
     name: ClassVar[str] = "tuco"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     granularity: str = "block"
     positions: str = "last"

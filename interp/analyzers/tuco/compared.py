@@ -10,6 +10,7 @@ import numpy as np
 from interp.analyzers.tuco.passes import Asked, Measured
 from interp.analyzers.tuco.shuffles import Shuffles, too_few
 from interp.claims import Claim, Draws, auc, literal, mean
+from interp.display import shortened
 from interp.table import Table, table
 
 POSITIVE, NEGATIVE = {"group": "positive"}, {"group": "negative"}
@@ -30,6 +31,7 @@ def prompt_columns(
                   f"class of the prompt: {names[0]} prompts are positive"),
         "prompt_id": ([p.id for part in found for p in part.prompts], "key", "position in the prompt file, from 0"),
         "cluster": ([p.cluster for part in found for p in part.prompts], "key", "prompts that depend on each other"),
+        "prompt": ([shortened(p.text) for part in found for p in part.prompts], "text", "its text, shortened"),
         "tokens": (joined("lengths"), "measure", "tokens of the prompt"),
         "tuco": (tuco, "measure", f"share of tuning in what all blocks add {tokens_of(asked)}"),
         "pre_co": (1 - tuco, "measure", "share of the base's blocks"),

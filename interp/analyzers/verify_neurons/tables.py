@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from interp.analyzers.verify_neurons.evidence import Effects, Evidence
+from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.findings import NEEDED, claims_of, lead, limits
 from interp.analyzers.verify_neurons.patching import patching_tables
+from interp.analyzers.verify_neurons.sets import dose_table, harmless_table, random_table
 from interp.claims import SUPPORTED, conclude, evaluate
 from interp.claims.opening import opening
 from interp.maths.intervals import cluster_interval
@@ -62,9 +63,9 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
         summary=summary,
         tables={
             "answers": answers_table(study, evidence),
-            "dose": _dose(evidence),
-            "random": _random(evidence),
-            "random_harmless": _random_harmless(evidence),
+            "dose": dose_table(evidence),
+            "random": random_table(evidence),
+            "random_harmless": harmless_table(evidence),
             **({"recovery": recovery_table(study, evidence)} if evidence.has_base else {}),
             **(patching_tables(study, evidence) if evidence.has_base else {}),
         },
@@ -232,79 +233,4 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
     return table(
         "answers",
         {name: (np.concatenate([b[name] for b in blocks]), *rest) for name, rest in described.items()},
-    )
-
-
-_EFFECTS = {
-    "exact": "share of answers that became the donor's, word for word",
-    "behaviour": "share of the gap between both models' rates of the behaviour that is closed; NaN where there is none",
-    "recovery": "share of the gap between both models' mean numbers that is closed; NaN where there is none",
-    "rate": "share of answers that show the behaviour",
-    "difference": "that share minus the donor's",
-}
-_DIRECTION = "necessity: base into tuned; sufficiency: tuned into base"
-
-
-def _effects(rows: Sequence[Effects]) -> dict[str, tuple]:
-    return {
-        name: (np.array([one[name] for one in rows], np.float64), "measure", said) for name, said in _EFFECTS.items()
-    }
-
-
-def _dose(evidence: Evidence) -> Table:
-    keys, found = [], []
-    for direction, effects in evidence.dose.items():
-        keys += [(direction, k, "located", 0) for k in sorted(effects)]
-        found += [effects[k] for k in sorted(effects)]
-    for (direction, k), effects in evidence.random_dose.items():
-        keys += [(direction, k, "random", draw) for draw in range(1, len(effects) + 1)]
-        found += effects
-    columns = list(zip(*keys, strict=True)) if keys else [[]] * 4
-    return table(
-        "dose",
-        {
-            "direction": (np.array(columns[0], object), "key", _DIRECTION),
-            "k": (np.array(columns[1], np.int64), "key", "units, in rank order"),
-            "source": (np.array(columns[2], object), "key", "located, or a matched random set"),
-            "draw": (np.array(columns[3], np.int64), "key", "0 for located"),
-            **_effects(found),
-        },
-    )
-
-
-def _random(evidence: Evidence) -> Table:
-    keys = [(direction, draw) for direction, effects in evidence.random.items() for draw in range(len(effects))]
-    draws = [draw for _, draw in keys]
-    changes, matched = ([values[draw] for draw in draws] if values else [NAN] * len(draws)
-                        for values in (evidence.change_ratios, evidence.matched))  # fmt: skip
-    return table(
-        "random-sets",
-        {
-            "direction": (np.array([direction for direction, _ in keys], object), "key", _DIRECTION),
-            "draw": (np.array(draws, np.int64), "key", "number of the random set"),
-            "k": (np.array([len(evidence.sets[draw]) for draw in draws], np.int64), "measure", "units in it"),
-            "norm_ratio": (np.array([evidence.ratios[draw] for draw in draws], np.float64), "measure",
-                           "size of its contributions over the located's"),
-            "change_ratio": (np.array(changes, np.float64), "measure",
-                             "size of the change of its contributions over the located's"),
-            "matched": (np.array(matched, np.float64), "measure",
-                        "share of its units whose change is within a factor of 2 of the located unit's"),
-            **_effects([one for effects in evidence.random.values() for one in effects]),
-        },
-    )  # fmt: skip
-
-
-def _random_harmless(evidence: Evidence) -> Table:
-    lost, apart = np.array(evidence.harmless, np.float64).reshape(-1, 2).T
-    return table(
-        "random-harmless",
-        {
-            "draw": (np.arange(len(evidence.harmless)), "key", "number of the random set"),
-            "lost": (
-                lost,
-                "measure",
-                "share of answers to negative prompts that ablating it flips (of a task: changes)",
-            ),
-            "divergence": (apart, "measure", "KL divergence from the tuned model on them", "nats a token"),
-        },
     )
