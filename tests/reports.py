@@ -56,10 +56,12 @@ def honest_runs(seed=0, forged=None):
         "cluster": ([f"c{i // 2}" for i in prompt], "key", ""), "equal_base": (equal, "flag", ""),
         "lost": (~equal, "flag", ""),
     })  # fmt: skip
+    effect = generator.uniform(0, 0.05, 2 * SETS)
     random = table("random-sets", {
         "direction": (["necessity"] * SETS + ["sufficiency"] * SETS, "key", ""),
         "draw": ([*range(SETS)] * 2, "key", ""),
-        "k": ([10] * 2 * SETS, "measure", ""), "effect": (generator.uniform(0, 0.05, 2 * SETS), "measure", ""),
+        "k": ([10] * 2 * SETS, "measure", ""), "effect": (effect, "measure", ""), "recovery": (effect, "measure", ""),
+        "behaviour": (effect, "measure", ""),
     })  # fmt: skip
     second = verified(first.provenance.key)
     made = provenance("verify-neurons", seed=seed, parent=first.provenance.key)

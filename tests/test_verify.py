@@ -272,9 +272,9 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     for name in ("dose", "random"):
         for column in whole.tables[name].data:
             np.testing.assert_array_equal(again.tables[name][column], whole.tables[name][column])
-    calls.clear()
+    calls[:] = [1] * 100  # stops no more
     verify(study)
-    assert before - 20 == len(calls) - 19  # 19 parts were kept
+    assert before - 20 == len(calls) - 100 - 19  # 19 parts were kept
 
 
 def test_doses_of_prompts_of_unlike_lengths(family):

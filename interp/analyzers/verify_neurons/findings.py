@@ -56,7 +56,10 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
     else:
         text = f"Given the fine-tuned model's {taken} in {units}, the base {said} ({{without:.1%}} without, the "
         text += "fine-tuned model "
-    random = {"table": "random", "where": {"direction": direction}}
+    random, drawn = {"table": "random", "where": {"direction": direction}}, {}
+    if evidence.random[direction]:
+        ends = {"random_low": "minimum", "random_high": "maximum"}
+        drawn = {name: statistic(end, "rate", **random) for name, end in ends.items()}
     return Claim(
         name=direction,
         estimate=share(condition, pair="prompt_id", minus=own),
@@ -72,12 +75,11 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
         ),
         control=_control(evidence),
         requires=["behaviour", f"{direction}-recovery"],
-        text=text + "{own:.1%}; {draws:d} random sets {random_low:.1%} to {random_high:.1%}).",
-        also={
-            "now": share(condition), "without": share(role), "own": share(donor),
-            "random_low": statistic("minimum", "rate", **random), "random_high": statistic("maximum", "rate", **random),
-        },
-    )  # fmt: skip
+        text=text
+        + "{own:.1%}"
+        + ("; {draws:d} random sets {random_low:.1%} to {random_high:.1%})." if drawn else ")."),
+        also={"now": share(condition), "without": share(role), "own": share(donor), **drawn},
+    )
 
 
 def recovered(study: Study, evidence: Evidence, direction: str) -> Claim:
