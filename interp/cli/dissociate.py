@@ -20,7 +20,7 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="The second behaviour: prompts with answers.")
     ] = None,
     other_positive: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Instead: prompts that the second behaviour refuses.")
+        Path | None, typer.Option(metavar="FILE", help="Instead: prompts that show the second behaviour.")
     ] = None,
     other_metric: Annotated[str, typer.Option(metavar="NAME", help="As --metric, of --other-task.")] = "auto",
     method: Annotated[str, typer.Option(metavar="NAME", help="As of locate-neurons.")] = "auto",

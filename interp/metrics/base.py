@@ -20,7 +20,7 @@ class Words:
     """How to speak of a metric: ``number`` per prompt in ``unit`` (``short`` in names), ``column`` of the yes or no.
 
     ``verb`` says what the tuned model does, ``many`` names what it can lose, ``share`` and ``flag`` say what the column
-    holds.
+    holds, ``parted`` what of prompts is said whose answers show it and of the others.
     """
 
     number: str
@@ -31,6 +31,7 @@ class Words:
     many: str
     share: str
     flag: str
+    parted: tuple[str, str]
 
 
 @dataclass(frozen=True)

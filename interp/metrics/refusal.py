@@ -23,7 +23,7 @@ REFUSAL_MARKERS = (
 
 _WORDS = Words(
     "refusal log-odds", "nats", "log_odds", "refused", "refuses {share} of positive prompts", "refusals",
-    "share refused", "a refusal marker stands in the answer",
+    "share refused", "a refusal marker stands in the answer", ("were refused", "were not"),
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
     answers = study.answers("tuned", "positive")
     texts = [study.decode(answer) for answer in answers]
     shown = metric.shown(prompts.prompts, texts, "positive")
-    column = metric.words.column
+    column, (did, did_not) = metric.words.column, metric.words.parted
     names = (column, f"not {column}")
     broken = [malformed(answer, study.stop_ids, ended_before=False) for answer in answers]
     columns = {
@@ -38,7 +38,7 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
     }
     parts = [prompts.keep([row for row, each in enumerate(shown) if each == wanted]) for wanted in (True, False)]
     said = (
-        f"Of {len(prompts)} prompts {len(parts[0])} were {names[0]} and {len(parts[1])} were not ({sum(broken)} "
+        f"Of {len(prompts)} prompts {len(parts[0])} {did} and {len(parts[1])} {did_not} ({sum(broken)} "
         f"answers are malformed){'' if all(parts) else ': there are no two classes to compare'}."
     )
     contrast = Contrast(*parts) if all(parts) else OneClass(prompts)

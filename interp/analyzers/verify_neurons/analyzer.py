@@ -148,7 +148,7 @@ class VerifyNeurons(Analyzer):
         evidence.patching[direction] = patch_cells(study, donors, direction, located, sets, evidence.rows, donor)
 
     def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
-        """No base to return to: the effect is the share of refusals (right answers) lost under mean ablation."""
+        """No base to return to: the effect is the share of the behaviour lost under mean ablation."""
         located = self.ranking[: self.selected]
         norms = contribution_norms(study, donors)
         self._draw(study, located, norms, evidence)
