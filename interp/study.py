@@ -14,7 +14,7 @@ from interp.edit import Intervention
 from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, OutOfMemory, PromptError
 from interp.generate import Text, generate
-from interp.metrics import Metric, Objective, Refusal, Task
+from interp.metrics import TASK_METRICS, Metric, Objective, Task, load_behaviour
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Contrast, Encoded, OneClass, Prompt, PromptSet, encode, prompt_notes, read_prompts, read_task
@@ -132,7 +132,7 @@ class Study:
             return self.encoded(group)
         if ("posed", group) not in self._kept:
             metric, rows = self.require_metric(), zip(self.encoded(group), self.prompts(group), strict=True)
-            self._kept["posed", group] = [coded.with_decision(metric.suffix(prompt)) for coded, prompt in rows]
+            self._kept["posed", group] = [coded.with_decision(*metric.suffixes(prompt)) for coded, prompt in rows]
         return self._kept["posed", group]
 
     def objective(self, group: str, rows: Sequence[int]) -> Objective:
@@ -264,7 +264,7 @@ def study_of(
     pair: Pair,
     positive: str | Path | Iterable[str],
     negative: str | Path | Iterable[str] | None = None,
-    metric: Metric | str | None = "refusal",
+    metric: Metric | str | Path | None = "refusal",
     *,
     column: str = "prompt",
     max_prompts: int | None = None,
@@ -272,17 +272,17 @@ def study_of(
 ) -> Study:
     """A study of a pair on prompt files, or on lists of texts, of two classes or of one.
 
-    ``metric`` is a metric, ``"refusal"``, the name of a task's (``"auto"``, ``"logit-diff"``, ``"answer-loss"``,
-    ``"accuracy"``), for which ``positive`` is a task file, or None. At most ``max_prompts`` of each class; ``rest``
-    goes to ``Study``. Raises PromptError, MetricError.
+    ``metric`` is a metric, ``"refusal"``, the YAML file or entry point of another behaviour, the name of a task's
+    (``"auto"``, ``"logit-diff"``, ``"answer-loss"``, ``"accuracy"``), for which ``positive`` is a task file, or None.
+    At most ``max_prompts`` of each class; ``rest`` goes to ``Study``. Raises PromptError, MetricError.
     """
-    of_task = isinstance(metric, str) and metric != "refusal"
+    of_task = metric in ("auto", *TASK_METRICS)
     first = _prompts(positive, "positive", read_task if of_task else read_prompts, column)
     prompts = OneClass(first) if negative is None else Contrast(first, _prompts(negative, "negative", column=column))
-    if metric == "refusal":
-        metric = Refusal.of(pair.tokenizer)
-    elif isinstance(metric, str):
-        metric = Task.of(pair.tokenizer, list(first), metric)
+    if isinstance(metric, (str, Path)):
+        metric = (
+            Task.of(pair.tokenizer, list(first), str(metric)) if of_task else load_behaviour(metric, pair.tokenizer)
+        )
     return Study(pair, prompts.limit(max_prompts), metric, **rest)
 
 

@@ -54,6 +54,7 @@ STRANGERS = {
     "pyarrow": {"store", "prompts"},  # a prompt file may be Parquet
     "plotly": {"figures", "report"},
     "typer": {"cli"},
+    "yaml": {"metrics"},
     "pytest": {"pytest_plugin"},
 }
 

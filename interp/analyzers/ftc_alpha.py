@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from interp.analyzers.base import Analyzer
-from interp.capture import make_batch
+from interp.capture import by_prompt, make_batch
 from interp.claims import Claim, Estimate, conclude, literal, mean
 from interp.engines import TorchEngine
 from interp.engines.lockstep import lockstep
@@ -146,7 +146,8 @@ def _read(study: Study, group: str) -> tuple[np.ndarray, Tensor]:
         run = study.engine.run(model, batch, keep=aim.keep if aim else 1)
         if aim:
             number[rows] = to_host(aim.of(run.require_logits()))
-        for row, last in zip(rows, run.require_logits()[:, -1], strict=True):
+        first = by_prompt(run.require_logits(), len(rows))[:, 0]
+        for row, last in zip(rows, first[:, -1], strict=True):
             logits[row] = last
     return number, torch.stack(logits)
 

@@ -82,7 +82,7 @@ def command(
     engine_named(common.engine, common.remote)
     if verify and controls is not None:
         common.warn_of_few(controls)
-    spoken = common.read_markers()
+    sought = common.sought()
     located_on, verified_on = common.contrasts(verify)
     utility = None
     if subtract is not None:
@@ -91,7 +91,7 @@ def command(
             raise OptionError(f"--subtract {subtract} shares prompts with those located on, {min(shared)[:40]!r}")
     locate = LocateNeurons(method=method, top=top, positions=positions, unit=unit, probe_fit=probe_fit)
     has_base = common.base is not None or find(tuned).base_name is not None
-    locate.check(has_base, differentiable=common.differentiable)
+    locate.check(has_base, differentiable=common.differentiable(sought))
     if verify:
         VerifyNeurons(patch=patch).check(has_base)
     asked = further.applicable(asked, checks == "all", has_base, common.task is not None)
@@ -100,8 +100,8 @@ def command(
     pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
     anatomy, kind = pair.tuned.anatomy, unit_named(unit)
     kind.require(anatomy)
-    locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy), common.differentiable)
-    metric = common.measured(pair.tokenizer, spoken, located_on, verified_on, utility)
+    locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy), common.differentiable(sought))
+    metric = common.measured(pair.tokenizer, sought, located_on, verified_on, utility)
     study, store = common.study(pair, located_on, metric), Store(common.store)
     verifying = None if verified_on is None else study.on(verified_on.limit(common.max_prompts))
     lines = [f"located on {study.counts}", *study.notes]

@@ -36,10 +36,13 @@ class Words:
 
 @dataclass(frozen=True)
 class Objective:
-    """A number per prompt as a function of the logits at the last ``keep`` columns."""
+    """A number per prompt as a function of the logits at the last ``keep`` columns.
+
+    A batch has a row for each of the metric's ``suffixes`` of a prompt, one after the other.
+    """
 
     keep: int
-    of: Callable[[Float[Tensor, "B keep V"]], Float[Tensor, " B"]]
+    of: Callable[[Float[Tensor, "R keep V"]], Float[Tensor, " B"]]
 
 
 @runtime_checkable
@@ -65,8 +68,11 @@ class Metric(Protocol):
         """Whether prompts of a class, ``positive`` or ``negative``, have the number."""
         ...
 
-    def suffix(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids that are read after the prompt before the number can be taken."""
+    def suffixes(self, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
+        """Token ids that are read after the prompt before the number can be taken, the longest first.
+
+        Where there are several, each follows the prompt in a row of its own; all prompts have as many.
+        """
         ...
 
     def objective(self, prompts: Sequence[Prompt]) -> Objective:
@@ -119,3 +125,9 @@ def token_losses(
 def fold(text: str) -> str:
     """Text as it is compared: without regard to case or to the kind of apostrophe."""
     return text.replace("\u2019", "'").casefold()
+
+
+def begins(text: str, phrase: str) -> bool:
+    """Whether a text begins with a phrase, case disregarded, that ends there with a word."""
+    text, phrase = fold(text).strip(), fold(phrase).strip()
+    return text.startswith(phrase) and not (phrase[-1:].isalnum() and text[len(phrase) : len(phrase) + 1].isalnum())
