@@ -94,7 +94,8 @@ def command(
     locate.check(has_base, differentiable=common.differentiable(sought))
     if verify:
         VerifyNeurons(patch=patch).check(has_base)
-    asked = further.applicable(asked, checks == "all", has_base, common.task is not None)
+    is_task = common.task is not None
+    asked = further.applicable(asked, checks == "all", has_base, is_task, is_task or sought.differentiable)
     described = request.describe()
     common.status(f"loading {tuned}" + (f" and {common.base}" if common.base else ""))
     pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)

@@ -94,6 +94,8 @@ def command(
         controls = CONTROLS_ORGANISM if model.startswith("organism:") else CONTROLS
     common.warn_of_few(controls)
     sought = common.sought()
+    if common.task is None:
+        sought.require_number("what a latent causes")
     choosing, held = common.contrasts(verify=True)
     loaded, about = read(dictionary)
     where = site_of(common, dictionary, about, site, (model, common.base))

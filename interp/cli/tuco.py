@@ -101,6 +101,8 @@ def command(
         scaling.check()
     prompts = common.read(None if metric == "refusal" else read_task)
     looked_for = sought(behaviour, markers)
+    if scaling is not None and metric == "refusal":
+        looked_for.require_number("--alpha")
     described = request.describe()
     store = Store(common.store)
     pair = common.load(tuned, "TuCo")

@@ -6,7 +6,7 @@ and the words to speak of it.
 """
 
 from interp.metrics.base import Metric, Objective, Words, malformed, token_divergences, token_losses
-from interp.metrics.behaviour import Behaviour
+from interp.metrics.behaviour import Behaviour, require_number
 from interp.metrics.refusal import REFUSAL_MARKERS, Refusal, read_markers
 from interp.metrics.specification import Specification, load_behaviour, read_behaviour, refusal_by
 from interp.metrics.task import TASK_METRICS, Task
@@ -26,6 +26,7 @@ __all__ = [
     "read_behaviour",
     "read_markers",
     "refusal_by",
+    "require_number",
     "token_divergences",
     "token_losses",
 ]

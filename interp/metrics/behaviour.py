@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from interp.metrics.base import Objective, Words
+from interp.errors import OptionError
+from interp.metrics.base import Metric, Objective, Words
 from interp.metrics.words import words_of
 from interp.prompts import Prompt
 
@@ -105,3 +106,9 @@ class Behaviour:
         """What determines its numbers, for provenance."""
         number = None if self.number is None else self.number.identity
         return {"name": self.name, "read": self.reader.identity, "number": number}
+
+
+def require_number(metric: Metric, what: str) -> None:
+    """Raise OptionError naming what needs a number of the logits where a behaviour has none."""
+    if isinstance(metric, Behaviour) and metric.number is None:
+        raise OptionError(f"{what} needs log-odds and {metric.name} has none; add continuations to its file")

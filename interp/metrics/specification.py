@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from interp.errors import MetricError
+from interp.errors import MetricError, OptionError
 from interp.metrics.base import Metric
 from interp.metrics.behaviour import Behaviour, Number, Reader
 from interp.metrics.continuations import Continuations
@@ -47,6 +47,11 @@ class Specification:
     def differentiable(self) -> bool:
         """Whether it has a number, and so a gradient to follow."""
         return bool(self.phrases or self.wanted)
+
+    def require_number(self, what: str) -> None:
+        """Raise OptionError, naming what needs the number, where there is none."""
+        if not self.differentiable:
+            raise OptionError(f"{what} needs log-odds and {self.name} has none; add continuations to its file")
 
     def of(self, tokenizer: Tokenizer) -> Metric:
         """The metric for a tokenizer; MetricError where the tokenizer cannot spell it.
