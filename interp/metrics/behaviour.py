@@ -11,6 +11,7 @@ import torch
 
 from interp.errors import OptionError
 from interp.metrics.base import Metric, Objective, Words
+from interp.metrics.judge import Errors, Judge
 from interp.metrics.words import words_of
 from interp.prompts import Prompt
 
@@ -65,6 +66,11 @@ class Behaviour:
     name: str
     reader: Reader
     number: Number | None = None
+
+    @property
+    def errors(self) -> Errors | None:
+        """How often the judge errs who reads it; None where nobody judges."""
+        return self.reader.errors if isinstance(self.reader, Judge) else None
 
     def __post_init__(self) -> None:
         words_of(self.name, "")

@@ -19,6 +19,7 @@ from interp.metrics.behaviour import Behaviour, Number, Reader
 from interp.metrics.continuations import Continuations
 from interp.metrics.entry_points import called
 from interp.metrics.first_tokens import FirstTokens, first_tokens
+from interp.metrics.judge import Judge
 from interp.metrics.labels import Labels, read_labels
 from interp.metrics.phrases import Phrases
 from interp.metrics.refusal import REFUSAL_MARKERS, Refusal
@@ -194,10 +195,18 @@ def _entry_point(fields: _Fields) -> _Made:
     return called(fields.text("entry_point"), fields.share("threshold", 0.5)), ()
 
 
+def _judge(fields: _Fields) -> _Made:
+    near, labels = fields.file("model"), read_labels(fields.file("labelled"))
+    model = str(near) if near.is_dir() else fields.text("model")
+    yes, no = fields.texts("yes_words") or ("Yes",), fields.texts("no_words") or ("No",)
+    return Judge(model, fields.text("question"), labels, yes, no), ()
+
+
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[_Fields], _Made]]] = {
     "phrases": ((), _SOUGHT, _phrases),
     "continuations": (("continuations",), _SOUGHT, _continuations),
     "labels": (("file",), ("missing",), _labels),
     "entry-point": (("entry_point",), ("threshold",), _entry_point),
+    "judge": (("model", "question", "labelled"), ("yes_words", "no_words"), _judge),
 }
 """By kind the fields that it needs, others that it takes, and how it is read; every kind can have continuations."""

@@ -11,6 +11,7 @@ from interp.maths.statistics import area_under_dose, smallest_dose
 from interp.study import HasOptions, Study
 from interp.table import Table, table
 from interp.trials.dose import grid
+from interp.trials.judged import corrected_rates
 
 NAN = float("nan")
 _CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate-mean": "necessity"}
@@ -52,6 +53,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
             "random": _random(evidence),
             "random_harmless": _random_harmless(evidence),
             **(patching_tables(study, evidence) if evidence.has_base else {}),
+            **corrected_rates(study, evidence.judged),
         },
     )
     claims = claims_of(study, evidence)
