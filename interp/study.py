@@ -14,7 +14,7 @@ from interp.edit import Intervention
 from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, OutOfMemory, PromptError
 from interp.generate import Text, generate
-from interp.metrics import TASK_METRICS, Metric, Objective, Task, load_behaviour
+from interp.metrics import TASK_METRICS, Behaviour, Metric, Objective, Task, load_behaviour
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Contrast, Encoded, OneClass, Prompt, PromptSet, encode, prompt_notes, read_prompts, read_task
@@ -79,7 +79,8 @@ class Study:
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever reads a result must know of the pair and of the prompts."""
-        return (*self.pair.notes, *prompt_notes(self.prompts(group) for group in self.classes))
+        own = self.metric.notes if isinstance(self.metric, Behaviour) else ()
+        return (*self.pair.notes, *prompt_notes(self.prompts(group) for group in self.classes), *own)
 
     @property
     def counts(self) -> str:

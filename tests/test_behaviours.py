@@ -23,6 +23,7 @@ from interp.report.page import page
 from interp.study import Study, study_of
 from interp.trials.conditions import Donors, judge
 from interp.trials.numbers import Numbers
+from interp.trials.warnings import warnings_of
 from tests import tiny
 
 
@@ -369,3 +370,67 @@ def test_a_study_of_texts_takes_a_behaviour(tmp_path):
     study = study_of(pair, ["open the door"], ["close a window"], str(written(tmp_path, GOOD.replace("Bien", "Sorry"))))
     assert isinstance(study.metric, Behaviour)
     assert study_of(pair, ["open the door"], ["close a window"], written(tmp_path, PLAIN)).metric.name == "french words"
+
+
+# ------------------------------------------------------------------------------------------- warnings
+
+
+def test_pieces_of_words_are_said_to_begin_other_words(tmp_path):
+    tokenizer = tiny.tokenizer(False)
+    metric = load_behaviour(written(tmp_path, GOOD.replace("Bien", "Zebra")), tokenizer)
+    (note,) = metric.notes
+    assert "no phrase of french begins with a word that is one token" in note
+    assert "'Z'" in note
+    assert load_behaviour(written(tmp_path, PLAIN), tokenizer).notes == ()
+    pair = tiny.planted_study("llama").pair
+    assert note in study_of(pair, ["open the door"], ["close a window"], metric).notes
+
+
+def warned(study, answers):
+    """What is warned of a study whose models answer so, by model and class."""
+    for (role, group), texts in answers.items():
+        study._kept["answers", role, group] = [study.pair.tokenizer(text)["input_ids"] for text in texts]
+    return warnings_of(study)
+
+
+@pytest.mark.parametrize(("wrong", "due"), [(0, False), (4, False), (5, True), (16, True)])
+def test_first_tokens_that_others_begin_with_are_warned_of(tmp_path, wrong, due):
+    """48 answers of the base, or to negative prompts: from 10 % on."""
+    planted = tiny.planted_study("llama")
+    text = GOOD.replace("Bien", "'Sorry , I'")
+    study = Study(planted.pair, planted.contrast, load_behaviour(written(tmp_path, text), planted.pair.tokenizer))
+    plain = [" open the door"] * 16
+    begun = [" Sorry how"] * wrong + plain[wrong:]
+    found = warned(study, {("base", "positive"): plain, ("base", "negative"): begun, ("tuned", "negative"): plain})
+    assert bool(found) is due
+    if due:
+        assert f"{wrong} of 48 answers of the base, or to negative prompts, begin with a first token of" in found[0]
+    text += "continuations: ['Sorry , I']\n"
+    whole = Study(planted.pair, planted.contrast, load_behaviour(written(tmp_path, text), planted.pair.tokenizer))
+    assert not warned(whole, {("base", "positive"): plain, ("base", "negative"): begun, ("tuned", "negative"): plain})
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0, None), (1, "1 of 16 negative prompts show french."), (2, "2 of 16 negative prompts show french: they contam")],
+)
+def test_negatives_that_show_the_behaviour_are_counted(tmp_path, count, said):
+    planted = tiny.planted_study("llama")
+    metric = load_behaviour(written(tmp_path, GOOD.replace("Bien", "Sorry")), planted.pair.tokenizer)
+    study = Study(planted.pair, planted.contrast, metric)
+    plain = [" open the door"] * 16
+    mixed = [" Sorry"] * count + plain[count:]
+    found = warned(study, {("base", "positive"): plain, ("base", "negative"): plain, ("tuned", "negative"): mixed})
+    assert found == [] if said is None else f"In the fine-tuned model {said}" in found[0]
+
+
+def test_warnings_are_kept_with_the_run(tmp_path):
+    planted = tiny.planted_study("llama")
+    text = "name: french\nkind: phrases\nregex: ['.']\ncontinuations: [Sorry]\n"
+    metric = load_behaviour(written(tmp_path, text), planted.pair.tokenizer)
+    study = Study(planted.pair, planted.contrast, metric, max_new_tokens=1)
+    located = LocateNeurons(top="3")(study)
+    run = VerifyNeurons.of(located, controls=19, control_prompts=8)(study)
+    assert "of 16 negative prompts show french: they contaminate the contrast" in run.summary["warnings"][0]
+    assert run.summary["warnings"][0] in run.summary["limits"]
+    assert "contaminate" in page([run], "title")

@@ -123,6 +123,7 @@ def command(
             controls = CONTROLS_ORGANISM if tuned.startswith("organism:") else CONTROLS
         checker = VerifyNeurons.of(run.table, controls=controls, control_prompts=control_prompts, patch=patch)
         runs.append(store.fetch(checker, verifying))
+        notes += remarked(common, *runs[-1].summary.get("warnings", ()))
     for name, analyzer in further.analyzers(asked, locate, run.table).items():
         runs.append(store.fetch(analyzer, further.studied(name, study, verifying)))
     return write(common, request, described, runs, notes, _title(tuned))

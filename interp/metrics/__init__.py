@@ -6,7 +6,7 @@ and the words to speak of it.
 """
 
 from interp.metrics.base import Metric, Objective, Words, malformed, token_divergences, token_losses
-from interp.metrics.behaviour import Behaviour, require_number
+from interp.metrics.behaviour import Behaviour, first_token_ids, require_number
 from interp.metrics.refusal import REFUSAL_MARKERS, Refusal, read_markers
 from interp.metrics.specification import Specification, load_behaviour, read_behaviour, refusal_by
 from interp.metrics.task import TASK_METRICS, Task
@@ -21,6 +21,7 @@ __all__ = [
     "Specification",
     "Task",
     "Words",
+    "first_token_ids",
     "load_behaviour",
     "malformed",
     "read_behaviour",

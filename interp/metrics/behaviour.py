@@ -11,7 +11,10 @@ import torch
 
 from interp.errors import OptionError
 from interp.metrics.base import Metric, Objective, Words
+from interp.metrics.continuations import Continuations
+from interp.metrics.first_tokens import FirstTokens
 from interp.metrics.judge import Errors, Judge
+from interp.metrics.refusal import Refusal
 from interp.metrics.words import words_of
 from interp.prompts import Prompt
 
@@ -68,6 +71,17 @@ class Behaviour:
     number: Number | None = None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever reads its numbers must know."""
+        if not isinstance(self.number, FirstTokens) or not self.number.pieces:
+            return ()
+        pieces = ", ".join(map(repr, self.number.pieces))
+        return (
+            f"no phrase of {self.name} begins with a word that is one token: its log-odds are of the pieces {pieces}, "
+            "with which other answers begin too; give whole continuations",
+        )
+
+    @property
     def errors(self) -> Errors | None:
         """How often the judge errs who reads it; None where nobody judges."""
         return self.reader.errors if isinstance(self.reader, Judge) else None
@@ -112,6 +126,18 @@ class Behaviour:
         """What determines its numbers, for provenance."""
         number = None if self.number is None else self.number.identity
         return {"name": self.name, "read": self.reader.identity, "number": number}
+
+
+def first_token_ids(metric: Metric) -> tuple[int, ...]:
+    """The tokens whose log-odds as an answer's first are the metric's number; none where it is of anything else."""
+    if isinstance(metric, Refusal):
+        return metric.token_ids
+    number = metric.number if isinstance(metric, Behaviour) else None
+    if isinstance(number, FirstTokens):
+        return number.token_ids
+    if isinstance(number, Continuations) and number.suffixes == ((),):
+        return tuple(ids[0] for ids in number.wanted)
+    return ()
 
 
 def require_number(metric: Metric, what: str) -> None:

@@ -18,7 +18,7 @@ from interp.metrics.base import Metric
 from interp.metrics.behaviour import Behaviour, Number, Reader
 from interp.metrics.continuations import Continuations
 from interp.metrics.entry_points import called
-from interp.metrics.first_tokens import FirstTokens, first_tokens
+from interp.metrics.first_tokens import FirstTokens
 from interp.metrics.judge import Judge
 from interp.metrics.labels import Labels, read_labels
 from interp.metrics.phrases import Phrases
@@ -65,12 +65,7 @@ class Specification:
         if self.wanted:
             number = Continuations.of(tokenizer, self.wanted, self.against)
         elif self.phrases:
-            if not (ids := first_tokens(tokenizer, self.phrases)):
-                raise MetricError(
-                    f"no token of this tokenizer begins any of the {len(self.phrases)} phrases of {self.name} (first "
-                    f"{self.phrases[0]!r}); give others, or continuations"
-                )
-            number = FirstTokens(ids)
+            number = FirstTokens.of(tokenizer, self.phrases)
         return Behaviour(self.name, self.reader, number)
 
 

@@ -12,6 +12,7 @@ from interp.study import HasOptions, Study
 from interp.table import Table, table
 from interp.trials.dose import grid
 from interp.trials.judged import corrected_rates
+from interp.trials.warnings import warnings_of
 
 NAN = float("nan")
 _CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate-mean": "necessity"}
@@ -36,6 +37,8 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
         "negative": len(study.contrast.negative),
         "random_sets": len(evidence.sets),
     }
+    if warned := warnings_of(study):
+        summary["warnings"] = warned
     if evidence.has_base and (effects := evidence.dose.get("necessity")):
         summary["k95"] = smallest_dose(list(effects), list(effects.values()), reach)
     for direction, effects in evidence.dose.items():
@@ -63,7 +66,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
         claims,
         lead=lead(evidence, findings),
         supported=all(name in findings and findings[name].verdict == SUPPORTED for name in NEEDED),
-        limits=limits(study, evidence, findings),
+        limits=[*warned, *limits(study, evidence, findings)],
     )
 
 
