@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import SupportsFloat
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Errors:
     true_no: int
     negatives: int
 
-    def corrected(self, yes: float, n: float) -> Corrected:
+    def corrected(self, yes: SupportsFloat, n: SupportsFloat) -> Corrected:
         """The share of ``yes`` among ``n`` judged answers, corrected, with its interval."""
         return corrected_share(yes, n, self.true_yes, self.positives, self.true_no, self.negatives)
 
