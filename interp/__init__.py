@@ -24,7 +24,9 @@ _HOMES = {
     "Runs": "agreement", "Site": "sites", "Stability": "analyzers.stability", "Stitch": "analyzers.stitch",
     "Store": "store", "Study": "study", "Table": "table", "Task": "metrics", "Transfer": "analyzers.transfer",
     "Tuco": "analyzers.tuco", "VerifyNeurons": "analyzers.verify_neurons", "Weight": "sites",
-    "WeightPair": "models.weights", "plot": "figures", "read_prompts": "prompts", "read_task": "prompts",
+    "WeightPair": "models.weights", "load_behaviour": "metrics",
+    "load_study": "studies", "plot": "figures", "read_prompts": "prompts",
+    "read_task": "prompts",
 }
 # fmt: on
 

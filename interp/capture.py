@@ -72,9 +72,8 @@ def batches(
         limit = max(1, min(limit, _ACTIVATION_BYTES // per_token_bytes))
     groups: list[list[int]] = []
     for row in order:
-        full = not groups or (
-            len(groups[-1]) >= batch_size if batch_size else (len(groups[-1]) + 1) * len(encoded[row].ids) > limit
-        )
+        tokens = len(encoded[row].ids) * len(encoded[row].texts)
+        full = not groups or (len(groups[-1]) >= batch_size if batch_size else (len(groups[-1]) + 1) * tokens > limit)
         if full:
             groups.append([])
         groups[-1].append(row)
@@ -88,11 +87,20 @@ def make_batch(
     device: torch.device,
     side: Literal["left", "right"] = "left",
 ) -> tuple[Batch, Int[Tensor, "B T"]]:
-    """The padded batch of some rows and the role of every cell (-1 on padding)."""
-    batch = Batch.pad([encoded[row].ids for row in rows], pad_id, side, device)
+    """The padded batch of some rows and the role of every cell (-1 on padding).
+
+    A row whose prompt is read with several ends has as many rows in the batch, one after the other (``Encoded.texts``).
+    """
+    texts = [text for row in rows for text in encoded[row].texts]
+    batch = Batch.pad([text.ids for text in texts], pad_id, side, device)
     roles = torch.full(batch.ids.shape, -1, dtype=torch.int64, device=device)
-    roles[batch.mask] = torch.tensor([role for row in rows for role in encoded[row].roles], device=device)
+    roles[batch.mask] = torch.tensor([role for text in texts for role in text.roles], device=device)
     return batch, roles
+
+
+def by_prompt(values: Float[Tensor, "R *rest"], prompts: int) -> Float[Tensor, "B texts *rest"]:
+    """Rows of a batch as prompts, each with the texts that are read of it."""
+    return values.unflatten(0, (prompts, -1))
 
 
 def capture(

@@ -205,14 +205,14 @@ def interp_pair() -> Callable[..., Pair]:
 def interp_study(interp_pair: Callable[..., Pair]) -> Callable[..., Study]:
     """``interp_study(tuned, positive, negative, base=...)``: a study of prompt files, or of lists of texts.
 
-    See ``interp.study.study_of``; ``tuned`` is a pair, or what ``interp_pair`` takes.
+    See ``interp.studies.load_study``; ``tuned`` is a pair, or what ``interp_pair`` takes.
     """
 
     def make(tuned: Any, positive: Any, negative: Any = None, *, base: str | Path | None = None, **rest: Any) -> Study:
-        from interp.study import study_of
+        from interp.studies import load_study
 
         pair = interp_pair(tuned, base) if isinstance(tuned, (str, Path)) else tuned
-        return study_of(pair, positive, negative, **rest)
+        return load_study(pair, positive, negative, **rest)
 
     return make
 

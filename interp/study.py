@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from tqdm import tqdm
@@ -14,10 +13,10 @@ from interp.edit import Intervention
 from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, OutOfMemory, PromptError
 from interp.generate import Text, generate
-from interp.metrics import Metric, Objective, Refusal, Task
+from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair
-from interp.prompts import Contrast, Encoded, OneClass, Prompt, PromptSet, encode, prompt_notes, read_prompts, read_task
+from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode, prompt_notes
 from interp.provenance import Provenance, environment, plain
 from interp.store.journal import Journal
 
@@ -82,7 +81,8 @@ class Study:
     def notes(self) -> tuple[str, ...]:
         """What whoever reads a result must know of the pair and of the prompts."""
         asked = () if self.metric is None else self.pair.generation_notes
-        return (*self.pair.notes, *asked, *prompt_notes(self.prompts(group) for group in self.classes))
+        own = self.metric.notes if isinstance(self.metric, Behaviour) else ()
+        return (*self.pair.notes, *asked, *prompt_notes(self.prompts(group) for group in self.classes), *own)
 
     @property
     def counts(self) -> str:
@@ -134,7 +134,7 @@ class Study:
             return self.encoded(group)
         if ("posed", group) not in self._kept:
             metric, rows = self.require_metric(), zip(self.encoded(group), self.prompts(group), strict=True)
-            self._kept["posed", group] = [coded.with_decision(metric.suffix(prompt)) for coded, prompt in rows]
+            self._kept["posed", group] = [coded.with_decision(*metric.suffixes(prompt)) for coded, prompt in rows]
         return self._kept["posed", group]
 
     def objective(self, group: str, rows: Sequence[int]) -> Objective:
@@ -270,40 +270,3 @@ class Study:
         return Provenance(
             analyzer.name, analyzer.version, plain(analyzer.options), analyzer.parent, self.inputs, context
         )
-
-
-def study_of(
-    pair: Pair,
-    positive: str | Path | Iterable[str],
-    negative: str | Path | Iterable[str] | None = None,
-    metric: Metric | str | None = "refusal",
-    *,
-    column: str = "prompt",
-    max_prompts: int | None = None,
-    **rest: Any,
-) -> Study:
-    """A study of a pair on prompt files, or on lists of texts, of two classes or of one.
-
-    ``metric`` is a metric, ``"refusal"``, the name of a task's (``"auto"``, ``"logit-diff"``, ``"answer-loss"``,
-    ``"accuracy"``), for which ``positive`` is a task file, or None. At most ``max_prompts`` of each class; ``rest``
-    goes to ``Study``. Raises PromptError, MetricError.
-    """
-    of_task = isinstance(metric, str) and metric != "refusal"
-    first = _prompts(positive, "positive", read_task if of_task else read_prompts, column)
-    prompts = OneClass(first) if negative is None else Contrast(first, _prompts(negative, "negative", column=column))
-    if metric == "refusal":
-        metric = Refusal.of(pair.tokenizer)
-    elif isinstance(metric, str):
-        metric = Task.of(pair.tokenizer, list(first), metric)
-    return Study(pair, prompts.limit(max_prompts), metric, **rest)
-
-
-def _prompts(
-    given: str | Path | Iterable[str], group: str, read: Callable[..., PromptSet] = read_prompts, column: str = "prompt"
-) -> PromptSet:
-    """A file, or texts, of which equal ones are one cluster."""
-    if isinstance(given, (str, Path)):
-        return read(given, column, group)
-    number: dict[str, int] = {}
-    prompts = [Prompt(at, text, f"{group}:{number.setdefault(text, len(number))}") for at, text in enumerate(given)]
-    return PromptSet(tuple(prompts), group, clusters_given=False)

@@ -34,7 +34,7 @@ LAYOUT = [
     "generate controls",
     "metrics",
     "study dictionaries",
-    "trials",
+    "trials studies",
     "analyzers",
     "cli",
     "__main__ pytest_plugin",
@@ -54,6 +54,7 @@ STRANGERS = {
     "pyarrow": {"store", "prompts"},  # a prompt file may be Parquet
     "plotly": {"figures", "report"},
     "typer": {"cli"},
+    "yaml": {"metrics"},
     "pytest": {"pytest_plugin"},
 }
 

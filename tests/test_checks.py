@@ -235,4 +235,4 @@ def test_names_of_checks():
     assert checks.parse("stability, redundancy,stability") == ("stability", "redundancy")
     with pytest.raises(OptionError, match="unknown --checks 'x'"):
         checks.parse("x")
-    assert checks.applicable(checks.parse("all"), True, False, True) == ("stability",)
+    assert checks.applicable(checks.parse("all"), True, False, True, True) == ("stability",)

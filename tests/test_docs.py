@@ -38,11 +38,19 @@ def _dictionary(place):
     return {}
 
 
+def _behaviours(place):
+    """The files that the page shows: the first line of each names it."""
+    for text in pages.blocks(ROOT / "docs" / "behaviours.md", "yaml"):
+        (place / text.splitlines()[0].removeprefix("# ")).write_text(text, encoding="utf-8")
+    return {}
+
+
 # What the text around a page's code gives it, and where less than it says is enough to see that it runs.
 GIVEN = {
     "README.md": (lambda place: {}, ("limit(16)", "limit(4)"), "integrated selects"),
     "checks.md": (_studies, ('LocateNeurons(top="30")', 'LocateNeurons("change", top="4")'), ""),
     "dictionary-files.md": (_dictionary, (), ""),
+    "behaviours.md": (_behaviours, (), "share that show apology {'positive': 1.0, 'negative': 0.0}"),
 }
 OWN_TEST = {"adding-an-analyzer.md"}  # tests/test_adding_an_analyzer.py
 

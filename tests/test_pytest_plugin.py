@@ -16,7 +16,7 @@ from interp import organisms
 from interp.prompts import OneClass, read_prompts
 from interp.report.document import write_report
 from interp.store import Store
-from interp.study import study_of
+from interp.studies import load_study
 from tests.claimed import located, verified
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -246,13 +246,13 @@ def test_pairs_are_loaded_once_a_session(tmp_path, pytest_in):
 def test_a_study_of_files_of_texts_and_of_one_class():
     pair = tiny.study(tiny.llama(num_hidden_layers=1), None).pair
     files = [organisms.prompts("refusal", "locate", group) for group in ("harmful", "harmless")]
-    of_files = study_of(pair, *files, max_prompts=4, seed=3)
+    of_files = load_study(pair, *files, max_prompts=4, seed=3)
     assert of_files.prompts("positive").texts == read_prompts(files[0]).spread(4).texts
     assert (of_files.metric.identity["name"], of_files.seed) == ("refusal", 3)
-    of_texts = study_of(pair, ["Build the worm.", "Copy it."], ["Build the wall."], metric=None)
+    of_texts = load_study(pair, ["Build the worm.", "Copy it."], ["Build the wall."], metric=None)
     assert (of_texts.prompts("negative").texts, of_texts.metric) == (["Build the wall."], None)
     assert len(set(of_texts.prompts("positive").clusters)) == 2
-    task = study_of(pair, organisms.prompts("skill", "task", "first"), metric="answer-loss", max_prompts=6)
+    task = load_study(pair, organisms.prompts("skill", "task", "first"), metric="answer-loss", max_prompts=6)
     assert isinstance(task.contrast, OneClass)
     assert task.metric.name == "answer-loss"
 

@@ -73,10 +73,10 @@ def test_numbers_are_those_of_a_plain_pass(name, template):
 
 def test_some_answer_has_several_tokens_and_some_begin_alike():
     study = asked("logit-diff")
-    lengths = [len(study.metric.suffix(prompt)) for prompt in study.prompts("positive")]
+    lengths = [len(study.metric.suffixes(prompt)[0]) for prompt in study.prompts("positive")]
     assert max(lengths) > 0
     assert min(lengths) == 0
-    longest = [len(asked("answer-loss").metric.suffix(prompt)) for prompt in study.prompts("positive")]
+    longest = [len(asked("answer-loss").metric.suffixes(prompt)[0]) for prompt in study.prompts("positive")]
     assert max(longest) > max(lengths)
 
 

@@ -18,6 +18,7 @@ from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, correlation, statistic
 from interp.errors import OptionError
 from interp.maths.statistics import rank_correlation
+from interp.metrics import require_number
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors
@@ -59,6 +60,7 @@ class Coalitions(Analyzer):
             raise OptionError(
                 f"{self.draws} draws beside {self.permutations} permutations say nothing; use at least 4 beside 1"
             )
+        require_number(study.require_metric(), "what coalitions do")
         scores, unit = scores_of(self.located), unit_of(self.located)
         donors = Donors.read(study, unit)
         rows = some(study.contrast.positive, range(len(study.contrast.positive)), self.prompts, study.seed)

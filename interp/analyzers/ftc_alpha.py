@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from interp.analyzers.base import Analyzer
-from interp.capture import make_batch
+from interp.capture import by_prompt, make_batch
 from interp.claims import Claim, Estimate, conclude, literal, mean
 from interp.engines import TorchEngine
 from interp.engines.lockstep import lockstep
@@ -23,7 +23,7 @@ from interp.errors import OptionError, UnsupportedModel
 from interp.generate import generate
 from interp.maths.host import to_host
 from interp.maths.intervals import cluster_interval
-from interp.metrics import malformed, token_divergences
+from interp.metrics import malformed, require_number, token_divergences
 from interp.models.interpolate import interpolated, require_interpolable
 from interp.models.invisible import changed_settings, remarks
 from interp.study import Study
@@ -99,7 +99,7 @@ class FtcAlpha(Analyzer):
     def require(self, study: Study) -> None:
         """Raise OptionError or UnsupportedModel for a study whose blocks cannot be scaled exactly."""
         study.pair.require_base("scaling what tuning added")
-        study.require_metric("scaling what tuning added")
+        require_number(study.require_metric("scaling what tuning added"), "scaling what tuning added")
         if not isinstance(study.engine, TorchEngine):
             raise OptionError(f"blocks are scaled by the torch engine; leave out --engine {study.engine.name}")
         if different := changed_settings(study.pair):
@@ -146,7 +146,8 @@ def _read(study: Study, group: str) -> tuple[np.ndarray, Tensor]:
         run = study.engine.run(model, batch, keep=aim.keep if aim else 1)
         if aim:
             number[rows] = to_host(aim.of(run.require_logits()))
-        for row, last in zip(rows, run.require_logits()[:, -1], strict=True):
+        first = by_prompt(run.require_logits(), len(rows))[:, 0]
+        for row, last in zip(rows, first[:, -1], strict=True):
             logits[row] = last
     return number, torch.stack(logits)
 

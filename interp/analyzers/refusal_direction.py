@@ -23,6 +23,7 @@ from interp.claims import Claim, conclude, mean
 from interp.edit import Add, Intervention, Project
 from interp.errors import OptionError
 from interp.maths.host import to_host
+from interp.metrics import require_number
 from interp.models.model import Model
 from interp.prompts import DECISION
 from interp.sites import Site
@@ -65,6 +66,7 @@ class RefusalDirection(Analyzer):
             raise OptionError("a baseline needs a locating run to compare with")
         if not study.require_metric().applies("negative"):
             raise OptionError("the direction is of a behaviour that both classes can show; a task has no such")
+        require_number(study.require_metric(), "the direction")
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise OptionError(f"shares {self.shares} of a direction cannot be taken away; use some above 0, at most 1")
         halves = study.require_contrast().split(study.seed)
@@ -105,10 +107,7 @@ class RefusalDirection(Analyzer):
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
-            tables={
-                "candidates": _told(candidates),
-                "answers": answers,
-            },
+            tables={"candidates": _told(candidates), "answers": answers},
             arrays={"direction": to_host(best.direction.double())},
         )
         return conclude(run, made, lead=told, limits=[met] if met else [])

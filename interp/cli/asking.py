@@ -1,6 +1,5 @@
 """What commands that examine a behaviour are asked: which pair, which prompts, which metric. Read and checked here."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
@@ -11,10 +10,12 @@ from interp.cli.common import Running
 from interp.errors import OptionError, required
 
 if TYPE_CHECKING:
+    from interp.metrics import Specification
     from interp.models.pair import Pair
     from interp.prompts import Contrast
     from interp.study import Study
 
+BEHAVIOUR_HELP = "What is looked for: refusal, a YAML file, or an entry point.  [default: refusal]"
 METRICS = ("auto", "logit-diff", "answer-loss", "accuracy")
 _FILE: dict[str, Any] = {"metavar": "FILE"}
 
@@ -49,6 +50,7 @@ class Asking(Running):
     template_column: Annotated[
         str | None, typer.Option("--template-column", metavar="NAME", help="Column that names prompts' templates.")
     ] = None
+    behaviour: Annotated[str | None, typer.Option("--behaviour", metavar="NAME|FILE.yaml", help=BEHAVIOUR_HELP)] = None
     markers: Annotated[Path | None, typer.Option("--markers", **_FILE, help="Refusal markers, one a line.")] = None
     max_prompts: Annotated[
         int | None, typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts per class, in each half.")
@@ -66,16 +68,18 @@ class Asking(Running):
         if (self.positive is None) == (self.task is None):
             raise OptionError("give either --positive FILE or --task FILE: the prompts whose behaviour is located")
         if self.task is None and self.metric != "auto":
-            raise OptionError(f"--metric {self.metric} is of a task; give --task FILE, or leave it out for refusals")
+            raise OptionError(f"--metric {self.metric} is of a task; give --task FILE, or leave it out otherwise")
         if self.metric not in METRICS:
             raise OptionError(f"unknown --metric {self.metric!r}; use {', '.join(METRICS)}")
         if self.task is not None and self.markers is not None:
             raise OptionError("--markers are of refusals and --task has answers; give one of them")
+        if self.task is not None and self.behaviour is not None:
+            raise OptionError("--behaviour says what answers show and --task has right ones; give one of them")
+        require_one_source(self.behaviour, self.markers)
 
-    @property
-    def differentiable(self) -> bool:
-        """Whether the metric has a gradient."""
-        return self.metric != "accuracy"
+    def differentiable(self, sought: "Specification") -> bool:
+        """Whether the metric has a gradient: of the task, else of what is ``sought``."""
+        return sought.differentiable if self.task is None else self.metric != "accuracy"
 
     def positives(self, path: Path, name: str):
         """A file of positive prompts: of a task, with answers."""
@@ -105,18 +109,16 @@ class Asking(Running):
             return located_on, verified_on
         return located_on.split(self.seed) if verify else (located_on, None)
 
-    def read_markers(self) -> Sequence[str]:
-        """The refusal markers of ``--markers``, or the default ones."""
-        from interp.metrics import REFUSAL_MARKERS, read_markers
+    def sought(self) -> "Specification":
+        """The behaviour of ``--behaviour`` or of ``--markers``, else refusal by the default ones."""
+        return sought(self.behaviour, self.markers)
 
-        return REFUSAL_MARKERS if self.markers is None else read_markers(self.markers)
-
-    def measured(self, tokenizer: Any, spoken: Sequence[str], *contrasts: "Contrast | None"):
-        """The metric: refusal by markers, or the task whose answers these contrasts hold."""
-        from interp.metrics import Refusal, Task
+    def measured(self, tokenizer: Any, sought: "Specification", *contrasts: "Contrast | None"):
+        """The metric: of what is sought, or of the task whose answers these contrasts hold."""
+        from interp.metrics import Task
 
         if self.task is None:
-            return Refusal.of(tokenizer, spoken)
+            return sought.of(tokenizer)
         return Task.of(tokenizer, [p for part in contrasts if part is not None for p in part.positive], self.metric)
 
     def study(self, pair: "Pair", contrast: "Contrast", metric: Any) -> "Study":
@@ -128,9 +130,27 @@ class Asking(Running):
         prompts = contrast.limit(self.max_prompts)
         return Study(pair, prompts, metric, self.seed, self.batches(), engine=engine, quiet=self.quiet)
 
-    def of_task(self, task: Path | None, positive: Path | None, metric: str) -> "Asking":
-        """The same question of another behaviour."""
-        return replace(self, task=task, positive=positive, metric=metric, markers=self.markers if positive else None)
+    def of_other(self, task: Path | None, positive: Path | None, metric: str, behaviour: str | None) -> "Asking":
+        """The same question of another task or behaviour; without a name of its own that of the first."""
+        own = replace(self, task=task, positive=positive, metric=metric)
+        if task is not None or behaviour is not None:
+            return replace(own, behaviour=behaviour, markers=None)
+        return own
+
+
+def require_one_source(behaviour: str | None, markers: Path | None) -> None:
+    """Raise OptionError where both say what a refusal is."""
+    if markers is not None and behaviour not in (None, "refusal"):
+        raise OptionError(f"--markers are of refusals and --behaviour is {behaviour}; give one of them")
+
+
+def sought(behaviour: str | None, markers: Path | None) -> "Specification":
+    """The behaviour that options name, read and checked before any model is loaded: refusal where they name none."""
+    from interp.metrics import read_behaviour, read_markers, refusal_by
+
+    if markers is not None:
+        return refusal_by(read_markers(markers))
+    return read_behaviour(behaviour or "refusal")
 
 
 def _both(positive: Path | None, negative: Path | None) -> tuple[Path, Path]:

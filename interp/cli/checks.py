@@ -16,6 +16,7 @@ CHECKS = {
     "direction": "does the set do more than one direction of the stream at equal KL",
 }
 NEEDS_BASE = ("redundancy", "coalitions")
+NEEDS_NUMBER = ("coalitions", "direction")
 
 
 def parse(text: str) -> tuple[str, ...]:
@@ -28,11 +29,15 @@ def parse(text: str) -> tuple[str, ...]:
     return names
 
 
-def applicable(names: tuple[str, ...], asked_all: bool, has_base: bool, is_task: bool) -> tuple[str, ...]:
+def applicable(
+    names: tuple[str, ...], asked_all: bool, has_base: bool, is_task: bool, has_number: bool
+) -> tuple[str, ...]:
     """The checks that can be made; one asked for by name that cannot raises OptionError."""
     barred = {name: "a base to return to; add --base MODEL" for name in NEEDS_BASE if not has_base}
     if is_task:
         barred["direction"] = "a behaviour that both classes can show; a task has none"
+    if not has_number:
+        barred |= dict.fromkeys(NEEDS_NUMBER, "log-odds; add continuations to the behaviour's file")
     for name in names:
         if name in barred and not asked_all:
             raise OptionError(f"--checks {name} needs {barred[name]}")

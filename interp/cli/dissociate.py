@@ -20,7 +20,10 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="The second behaviour: prompts with answers.")
     ] = None,
     other_positive: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Instead: prompts that the second behaviour refuses.")
+        Path | None, typer.Option(metavar="FILE", help="Instead: prompts that show the second behaviour.")
+    ] = None,
+    other_behaviour: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE.yaml", help="As --behaviour, of --other-positive.")
     ] = None,
     other_metric: Annotated[str, typer.Option(metavar="NAME", help="As --metric, of --other-task.")] = "auto",
     method: Annotated[str, typer.Option(metavar="NAME", help="As of locate-neurons.")] = "auto",
@@ -41,6 +44,8 @@ def command(
     common.check()
     if (other_task is None) == (other_positive is None):
         raise OptionError("give either --other-task FILE or --other-positive FILE: the second behaviour")
+    if other_behaviour is not None and other_positive is None:
+        raise OptionError("--other-behaviour is of --other-positive, and --other-task has right answers; give one")
     if other_metric != "auto" and other_task is None:
         raise OptionError(f"--other-metric {other_metric} is of a task; give --other-task FILE")
     if other_metric not in METRICS:
@@ -59,8 +64,8 @@ def command(
 
     common.batches()
     common.warn_of_few(controls)
-    second = common.of_task(other_task, other_positive, other_metric)
-    spoken = common.read_markers()
+    second = common.of_other(other_task, other_positive, other_metric, other_behaviour)
+    sought = [asked.sought() for asked in (common, second)]
     halves = [asked.contrasts(verify=True) for asked in (common, second)]
     if shared := {text for one in halves[0] for other in halves[1] for text in one.positive.shared(other.positive)}:
         raise OptionError(f"both behaviours have the prompt {min(shared)[:40]!r}; give two that share none")
@@ -68,14 +73,14 @@ def command(
     has_base = common.base is not None or find(tuned).base_name is not None
     if not has_base:
         raise OptionError("a dissociation needs a base model to return to; add --base MODEL")
-    for asked in (common, second):
-        locate.check(has_base, differentiable=asked.differentiable)
+    for asked, what in zip((common, second), sought, strict=True):
+        locate.check(has_base, differentiable=asked.differentiable(what))
     described = request.describe()
     common.status(f"loading {tuned}")
     pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
     studies = []
-    for asked, (locating, measuring) in zip((common, second), halves, strict=True):
-        metric = asked.measured(pair.tokenizer, spoken, locating, measuring)
+    for asked, what, (locating, measuring) in zip((common, second), sought, halves, strict=True):
+        metric = asked.measured(pair.tokenizer, what, locating, measuring)
         studies.append((asked.study(pair, locating, metric), asked.study(pair, measuring, metric)))
     notes = remarked(common, *(line for halves in studies for half in halves for line in (half.counts, *half.notes)))
     store = Store(common.store)

@@ -82,7 +82,7 @@ def command(
     engine_named(common.engine, common.remote)
     if verify and controls is not None:
         common.warn_of_few(controls)
-    spoken = common.read_markers()
+    sought = common.sought()
     located_on, verified_on = common.contrasts(verify)
     utility = None
     if subtract is not None:
@@ -91,17 +91,18 @@ def command(
             raise OptionError(f"--subtract {subtract} shares prompts with those located on, {min(shared)[:40]!r}")
     locate = LocateNeurons(method=method, top=top, positions=positions, unit=unit, probe_fit=probe_fit)
     has_base = common.base is not None or find(tuned).base_name is not None
-    locate.check(has_base, differentiable=common.differentiable)
+    locate.check(has_base, differentiable=common.differentiable(sought))
     if verify:
         VerifyNeurons(patch=patch).check(has_base)
-    asked = further.applicable(asked, checks == "all", has_base, common.task is not None)
+    is_task = common.task is not None
+    asked = further.applicable(asked, checks == "all", has_base, is_task, is_task or sought.differentiable)
     described = request.describe()
     common.status(f"loading {tuned}" + (f" and {common.base}" if common.base else ""))
     pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
     anatomy, kind = pair.tuned.anatomy, unit_named(unit)
     kind.require(anatomy)
-    locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy), common.differentiable)
-    metric = common.measured(pair.tokenizer, spoken, located_on, verified_on, utility)
+    locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy), common.differentiable(sought))
+    metric = common.measured(pair.tokenizer, sought, located_on, verified_on, utility)
     study, store = common.study(pair, located_on, metric), Store(common.store)
     verifying = None if verified_on is None else study.on(verified_on.limit(common.max_prompts))
     halves = verified_on is not None and common.verify_positive is None
@@ -124,6 +125,7 @@ def command(
             controls = CONTROLS_ORGANISM if tuned.startswith("organism:") else CONTROLS
         checker = VerifyNeurons.of(run.table, controls=controls, control_prompts=control_prompts, patch=patch)
         runs.append(store.fetch(checker, verifying))
+        notes += remarked(common, *runs[-1].summary.get("warnings", ()))
     for name, analyzer in further.analyzers(asked, locate, run.table).items():
         runs.append(store.fetch(analyzer, further.studied(name, study, verifying)))
     return write(common, request, described, runs, notes, _title(tuned))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from interp.cli.asking import sought
 from interp.cli.common import takes
 from interp.cli.reading import Reading
 from interp.cli.repeat import Request
@@ -21,6 +22,7 @@ from interp.errors import OptionError
 TYPES = (bool, int, float, str)
 METRICS = ("none", "refusal")
 TUNED = Annotated[str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")]
+BEHAVIOUR = Annotated[str | None, typer.Option("--behaviour", metavar="NAME|FILE.yaml", help="Instead of --metric.")]
 METRIC = Annotated[str, typer.Option("--metric", metavar="NAME", help="What of answers is measured: none or refusal.")]
 
 
@@ -39,23 +41,28 @@ def command_of(name: str) -> Callable[..., str]:
     own = [field for field in fields(kind) if field.name != "parent" and types[field.name] in TYPES]
     taken = [field for field in own if "from_parent" not in field.metadata]
 
-    def command(tuned: str, *, common: Reading, metric: str = "none", **given: Any) -> str:
-        request = Request.of(name, {"tuned": tuned, "common": common, "metric": metric, **given})
+    def command(
+        tuned: str, *, common: Reading, metric: str = "none", behaviour: str | None = None, **given: Any
+    ) -> str:
+        asked = {"tuned": tuned, "common": common, "metric": metric, "behaviour": behaviour}
+        request = Request.of(name, asked | given)
         common.check()
         if metric not in METRICS:
             raise OptionError(f"unknown --metric {metric!r}; use {' or '.join(METRICS)}")
+        if behaviour is not None and metric != "none":
+            raise OptionError("--behaviour and --metric both say what of answers is measured; give one of them")
         examine, title = kind(**given), f"{name}: {tuned}"
         if (kept := request.recall()) is not None:
             for note in kept.notes:
                 common.remark(note)
             return tell(common, kept.runs, page_again(common.store, kept, title))
-        from interp.metrics import Refusal
         from interp.store import Store
 
+        looked_for = sought(behaviour, None) if behaviour or metric == "refusal" else None
         prompts = common.read()
         described, store = request.describe(), Store(common.store)
         pair = common.load(tuned, name)
-        study = common.study(pair, prompts, Refusal.of(pair.tokenizer) if metric == "refusal" else None)
+        study = common.study(pair, prompts, looked_for and looked_for.of(pair.tokenizer))
         run = store.fetch(examine, study)
         notes = remarked(common, study.counts, *study.notes)
         return write(common, request, described, [run], notes, title)
@@ -65,6 +72,7 @@ def command_of(name: str) -> Callable[..., str]:
         inspect.Parameter("tuned", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=TUNED),
         *(_flag(field, types[field.name]) for field in taken),
         inspect.Parameter("metric", inspect.Parameter.KEYWORD_ONLY, default="none", annotation=METRIC),
+        inspect.Parameter("behaviour", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=BEHAVIOUR),
         inspect.Parameter("common", inspect.Parameter.KEYWORD_ONLY, annotation=Reading),
     ])  # fmt: skip
     return takes(Reading)(command)

@@ -6,6 +6,7 @@ marker files, of all files of its models, the software, and what ``auto`` finds 
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from glob import glob
@@ -18,6 +19,8 @@ from interp.models.sources import file_digests, find
 from interp.provenance import JSON, plain, sha256_of, software
 from interp.store import requests
 
+BEHAVIOURS = ("behaviour", "other_behaviour")
+_ELSEWHERE = re.compile(r"\b(file|model|labelled|entry_point)\W*:")
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 _DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia/version")
 
@@ -50,6 +53,8 @@ class Request:
             named = given.pop(role)
             several = isinstance(named, list)
             models |= {f"{role} {at}": m for at, m in enumerate(named, 1)} if several else {role: named}
+        for name in [name for name in BEHAVIOURS if given.get(name) not in (None, "refusal")]:
+            given[name] = Path(given[name])
         for name in [name for name, value in given.items() if _are_paths(value)]:
             given |= {f"{name} {at}": path for at, path in enumerate(given.pop(name), 1)}
         files = {name: value for name, value in given.items() if isinstance(value, Path)}
@@ -78,6 +83,8 @@ class Request:
         if self.common.remote:
             return None
         try:
+            for name in BEHAVIOURS:
+                _require_alone(self.files.get(name))
             return plain(
                 {
                     "command": self.command,
@@ -90,6 +97,12 @@ class Request:
             )
         except (InterpError, OSError, ValueError):
             return None
+
+
+def _require_alone(behaviour: Path | None) -> None:
+    """Raise OSError or ValueError for a behaviour that is no file, or whose file names other files or a package."""
+    if behaviour is not None and _ELSEWHERE.search(behaviour.read_text(encoding="utf-8")):
+        raise ValueError(f"{behaviour} names what its own contents do not tell")
 
 
 def _are_paths(value: Any) -> bool:

@@ -93,7 +93,9 @@ def command(
     if controls is None:
         controls = CONTROLS_ORGANISM if model.startswith("organism:") else CONTROLS
     common.warn_of_few(controls)
-    spoken = common.read_markers()
+    sought = common.sought()
+    if common.task is None:
+        sought.require_number("what a latent causes")
     choosing, held = common.contrasts(verify=True)
     loaded, about = read(dictionary)
     where = site_of(common, dictionary, about, site, (model, common.base))
@@ -108,7 +110,7 @@ def command(
     described = request.describe()
     common.status(f"loading {model}")
     pair = Pair.load(model, common.base, device=common.device, dtype=common.dtype)
-    metric = common.measured(pair.tokenizer, spoken, choosing, held)
+    metric = common.measured(pair.tokenizer, sought, choosing, held)
     study = common.study(pair, choosing, metric)
     judging = study.on(held.limit(common.max_prompts))
     notes = remarked(common, f"chosen on {study.counts}", *study.notes, f"judged on {judging.counts}", *judging.notes)

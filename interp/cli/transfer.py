@@ -54,7 +54,7 @@ def command(
 
     common.batches()
     common.warn_of_few(controls)
-    spoken = common.read_markers()
+    sought = common.sought()
     located_on, verified_on = common.contrasts(verify=True)
     options = {name: value for name, value in made.options.items() if name not in ("excluded", "from_parent")}
     locate = LocateNeurons(**options)
@@ -66,7 +66,7 @@ def command(
             raise OptionError(f"{source} is not what run {run} was made of: its {role} changed; give --source MODEL")
     common.status(f"loading {tuned}")
     pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
-    study = common.study(pair, located_on, common.measured(pair.tokenizer, spoken, located_on, verified_on))
+    study = common.study(pair, located_on, common.measured(pair.tokenizer, sought, located_on, verified_on))
     measuring = study.on(verified_on.limit(common.max_prompts))
     lines = [f"located on {study.counts}", *study.notes, f"measured on {measuring.counts}", *measuring.notes]
     if made.parent or made.options.get("excluded"):

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from interp.cli.asking import BEHAVIOUR_HELP, require_one_source, sought
 from interp.cli.common import takes
 from interp.cli.reading import Reading, numbers
 from interp.cli.repeat import Request
@@ -42,6 +43,7 @@ def command(
         str,
         typer.Option(metavar="NAME", help="Of --alpha and --by-answer: refusal, or logit-diff, answer-loss, accuracy."),
     ] = "refusal",
+    behaviour: Annotated[str | None, typer.Option(metavar="NAME|FILE.yaml", help=BEHAVIOUR_HELP)] = None,
     markers: Annotated[Path | None, typer.Option(metavar="FILE", help="Refusal markers, one a line.")] = None,
     generations: Annotated[
         int, typer.Option(metavar="N", min=0, help="Tokens to write: with --alpha, and --by-answer (48).")
@@ -52,22 +54,29 @@ def command(
     """Split what the tuned model's blocks add into what the base's would have added there, and what tuning adds.
 
     TuCo (arXiv 2506.23423) is the tuned share at the last prompt token. With two classes of prompts it says how well
-    TuCo tells them apart, over all and at equal length; with --by-answer the classes are what the tuned model refused
-    and what it did not. With --sham all of it is compared with a control fine-tune. With --alpha it also scales the
-    tuned part.
+    TuCo tells them apart, over all and at equal length; with --by-answer the classes are prompts whose answer shows
+    the behaviour, and the others. With --sham all of it is compared with a control fine-tune. With --alpha it also
+    scales the tuned part.
 
     Example: interp tuco ./tuned --base ./base --prompts prompts.txt --alpha 0,0.5,1,1.25
     """
     request = Request.of("tuco", {**locals()})
     common.check()
-    if not (alpha or by_answer) and (generations or markers is not None or metric != "refusal"):
-        raise OptionError("--metric, --markers and --generations are of --alpha and --by-answer; give one of them")
+    if not (alpha or by_answer) and (generations or markers or behaviour or metric != "refusal"):
+        raise OptionError(
+            "--metric, --behaviour, --markers and --generations are of --alpha and --by-answer; give one of them"
+        )
     if by_answer and common.prompts is None:
         raise OptionError("--by-answer makes two classes of one file; give --prompts FILE")
     if metric not in METRICS:
         raise OptionError(f"unknown --metric {metric!r}; use {', '.join(METRICS)}")
     if metric != "refusal" and markers is not None:
         raise OptionError(f"--markers are of refusals and --metric {metric} is of answers; give one of them")
+    if metric != "refusal" and behaviour is not None:
+        raise OptionError(
+            f"--behaviour says what answers show and --metric {metric} is of right ones; give one of them"
+        )
+    require_one_source(behaviour, markers)
     if keep_answers and not (generations or by_answer):
         raise OptionError("--keep-answers keeps what --generations writes; give a number of tokens with it")
     if (kept := request.recall()) is not None:
@@ -76,7 +85,7 @@ def command(
         return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
     from interp.analyzers.ftc_alpha import FtcAlpha
     from interp.analyzers.tuco import Tuco
-    from interp.metrics import REFUSAL_MARKERS, Refusal, Task, read_markers
+    from interp.metrics import Task
     from interp.prompts import read_task
     from interp.store import Store
 
@@ -91,13 +100,15 @@ def command(
     if scaling is not None:
         scaling.check()
     prompts = common.read(None if metric == "refusal" else read_task)
-    spoken = REFUSAL_MARKERS if markers is None else read_markers(markers)
+    looked_for = sought(behaviour, markers)
+    if scaling is not None and metric == "refusal":
+        looked_for.require_number("--alpha")
     described = request.describe()
     store = Store(common.store)
     pair = common.load(tuned, "TuCo")
     of = None
     if scaling is not None or by_answer:
-        of = Refusal.of(pair.tokenizer, spoken) if metric == "refusal" else Task.of(
+        of = looked_for.of(pair.tokenizer) if metric == "refusal" else Task.of(
             pair.tokenizer, prompts.positive.prompts, metric
         )  # fmt: skip
     if sham is not None:

@@ -11,7 +11,7 @@ from interp.table import Table
 
 # Which equality an intervention aims at, and so beside which bar the effect of the random sets belongs.
 AIMS = {"ablate-base": "equal_base", "patch-tuned": "equal_tuned"}
-BEHAVIOURS = {"refused": "share of answers that refuse", "correct": "share of answers that are right"}
+SAID = {"refused": "share of answers that refuse", "correct": "share of answers that are right"}
 EQUALITIES = {"equal_base": ("equal to the base's", GREEN), "equal_tuned": ("equal to the tuned model's", PURPLE)}
 
 
@@ -21,7 +21,9 @@ def conditions_figure(table: Table) -> go.Figure:
     The lower panel is of positive prompts, with the mean and range of matched random sets where they were drawn.
     """
     order = list(dict.fromkeys(table["condition"].tolist()))
-    shown = next(column for column in table.columns if column.name in BEHAVIOURS)
+    names = [column.name for column in table.columns]
+    # a behaviour has the name its user gave it: it is the column whose interval follows
+    shown = table.columns[names.index("low") - 1]
     equal = [name for name in EQUALITIES if name in table.data and np.nanmax(table[name]) > 0]
     figure = make_subplots(rows=2 if equal else 1, cols=1, shared_xaxes=True, vertical_spacing=0.09)
     groups = list(dict.fromkeys(table["group"].tolist()))
@@ -30,7 +32,9 @@ def conditions_figure(table: Table) -> go.Figure:
         if np.isnan(table[shown.name][rows]).all():
             continue
         x = _places(table, rows, order, number, len(groups))
-        figure.add_trace(_bars(table, rows, x, shown.name, f"{group} prompts", colour, 0.8 / len(groups)), row=1, col=1)
+        figure.add_trace(
+            _bars(table, rows, x, shown.name, f"{group} prompts", colour, 0.8 / len(groups), True), row=1, col=1
+        )
     marks = []
     for number, name in enumerate(equal):
         rows = np.flatnonzero(table["group"] == groups[0])
@@ -43,7 +47,8 @@ def conditions_figure(table: Table) -> go.Figure:
             marks.append(_marks(table, rows[drawn], x[drawn], show=not marks))
     for mark in marks:
         figure.add_trace(mark, row=2, col=1)
-    caption = f"Above: {BEHAVIOURS[shown.name]}, by what was done to which model, with {_percent(table)} intervals."
+    what = SAID.get(shown.name, shown.meaning)
+    caption = f"Above: {what}, by what was done to which model, with {_percent(table)} intervals."
     if equal:
         caption += f" Below, {groups[0]} prompts: answers that are one model's, token for token."
     if marks:
@@ -51,7 +56,7 @@ def conditions_figure(table: Table) -> go.Figure:
     finish(figure, "Answers by condition", caption, height=590 if equal else 380, barmode="overlay")
     ticks = {"tickvals": list(range(len(order))), "ticktext": [safe(name) for name in order]}
     figure.update_xaxes(**ticks, showgrid=False, range=[-0.5, len(order) - 0.5])
-    figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%", title_text=shown.meaning, row=1, col=1)
+    figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%", title_text=safe(shown.meaning), row=1, col=1)
     if equal:
         figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%", title_text="share equal", row=2, col=1)
         figure.update_layout(margin={"t": 84})
@@ -67,10 +72,13 @@ def _places(table: Table, rows: np.ndarray, order: list[str], number: int, of: i
     return at + 0.8 / of * (number - (of - 1) / 2)
 
 
-def _bars(table: Table, rows: np.ndarray, x: np.ndarray, column: str, name: str, colour: str, width: float) -> go.Bar:
+def _bars(
+    table: Table, rows: np.ndarray, x: np.ndarray, column: str, name: str, colour: str, width: float,
+    with_interval: bool = False,
+) -> go.Bar:  # fmt: skip
     value = table[column][rows]
     error = {}
-    if column in BEHAVIOURS:
+    if with_interval:
         low, high = np.nan_to_num(value - table["low"][rows]), np.nan_to_num(table["high"][rows] - value)
         bars = {"array": high, "arrayminus": low, "color": GREY, "thickness": 1.5, "width": 4}
         error = {"error_y": {"type": "data", "symmetric": False, **bars}}

@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.maths.precision import widen
 from interp.prompts import Prompt
 
-_SENTENCE = re.compile(r"(.+?(?:[.!?\u2026][\"')\]]*(?=\s)|(?=\n)))", re.DOTALL)
+_SENTENCE = re.compile(r"(.+?(?:[.!?\u2026][\"')\]]*(?=\s)|[\u3002\uff01\uff1f]|(?=\n)))", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Words:
     """How to speak of a metric: ``number`` per prompt in ``unit`` (``short`` in names), ``column`` of the yes or no.
 
     ``verb`` says what the tuned model does, ``many`` names what it can lose, ``share`` and ``flag`` say what the column
-    holds.
+    holds, ``parted`` what of prompts is said whose answers show it and of the others.
     """
 
     number: str
@@ -34,14 +34,18 @@ class Words:
     many: str
     share: str
     flag: str
+    parted: tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A number per prompt as a function of the logits at the last ``keep`` columns."""
+    """A number per prompt as a function of the logits at the last ``keep`` columns.
+
+    A batch has a row for each of the metric's ``suffixes`` of a prompt, one after the other.
+    """
 
     keep: int
-    of: Callable[[Float[Tensor, "B keep V"]], Float[Tensor, " B"]]
+    of: Callable[[Float[Tensor, "R keep V"]], Float[Tensor, " B"]]
 
 
 @runtime_checkable
@@ -67,8 +71,11 @@ class Metric(Protocol):
         """Whether prompts of a class, ``positive`` or ``negative``, have the number."""
         ...
 
-    def suffix(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids that are read after the prompt before the number can be taken."""
+    def suffixes(self, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
+        """Token ids that are read after the prompt before the number can be taken, the longest first.
+
+        Where there are several, each follows the prompt in a row of its own; all prompts have as many.
+        """
         ...
 
     def objective(self, prompts: Sequence[Prompt]) -> Objective:
@@ -140,3 +147,9 @@ def first_sentence(text: str) -> tuple[str, bool]:
 def fold(text: str) -> str:
     """Text as it is compared: without regard to case or to the kind of apostrophe."""
     return text.replace("\u2019", "'").casefold()
+
+
+def begins(text: str, phrase: str) -> bool:
+    """Whether a text begins with a phrase, case disregarded, that ends there with a word."""
+    text, phrase = fold(text).strip(), fold(phrase).strip()
+    return text.startswith(phrase) and not (phrase[-1:].isalnum() and text[len(phrase) : len(phrase) + 1].isalnum())

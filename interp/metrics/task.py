@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.errors import MetricError, required
 from interp.maths.precision import widen
-from interp.metrics.base import Objective, Words, fold, token_losses
+from interp.metrics.base import Objective, Words, begins, fold, token_losses
 from interp.prompts import Prompt, Tokenizer, encode_answer
 
 TASK_METRICS = ("logit-diff", "answer-loss", "accuracy")
@@ -70,7 +70,7 @@ class Task:
         short = {"logit-diff": "logit_diff", "answer-loss": "log_probability", "accuracy": "accuracy"}[self.name]
         return Words(
             number, unit, short, "correct", "answers {share} of positive prompts rightly", "right answers",
-            "share right", "the answer begins with the right one",
+            "share right", "the answer begins with the right one", ("were answered rightly", "were not"),
         )  # fmt: skip
 
     @property
@@ -82,14 +82,14 @@ class Task:
         """Only prompts of the task have right answers."""
         return group == "positive"
 
-    def suffix(self, prompt: Prompt) -> tuple[int, ...]:
+    def suffixes(self, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
         """The tokens that right and wrong answer share, or the answer's own before its last."""
         if self.name == "logit-diff":
-            return self._spell(prompt, _right(prompt))[: self._parting(prompt)]
-        return self._spell(prompt, _right(prompt))[:-1]
+            return (self._spell(prompt, _right(prompt))[: self._parting(prompt)],)
+        return (self._spell(prompt, _right(prompt))[:-1],)
 
     def objective(self, prompts: Sequence[Prompt]) -> Objective:
-        """The number of each of these prompts, which are followed by their ``suffix`` and padded on the left."""
+        """The number of each of these prompts, which are followed by their suffix and padded on the left."""
         answers = [self._spell(prompt, _right(prompt)) for prompt in prompts]
         if self.name == "logit-diff":
             at = [self._parting(prompt) for prompt in prompts]
@@ -109,7 +109,7 @@ class Task:
         """Whether each answer to a positive prompt is right; negative prompts have no right answers."""
         if group != "positive":
             return np.zeros(len(answers), dtype=bool)
-        return np.array([_begins(text, _right(prompt)) for prompt, text in zip(prompts, answers, strict=True)], bool)
+        return np.array([begins(text, _right(prompt)) for prompt, text in zip(prompts, answers, strict=True)], bool)
 
     def settled(self, prompt: Prompt, begun: str) -> bool:
         """Once the beginning cannot become the right answer, or is the right answer and more."""
@@ -118,7 +118,7 @@ class Task:
 
     def chance(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """Share of the other prompts to which each answer would be right."""
-        hits = np.array([[_begins(text, _right(prompt)) for prompt in prompts] for text in answers], dtype=np.float64)
+        hits = np.array([[begins(text, _right(prompt)) for prompt in prompts] for text in answers], dtype=np.float64)
         return (hits.sum(1) - hits.diagonal()) / max(len(prompts) - 1, 1)
 
     def _spell(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
@@ -163,8 +163,3 @@ def _right(prompt: Prompt) -> str:
 
 def _wrong(prompt: Prompt) -> str:
     return required(prompt.wrong_answer, "a wrong answer to every prompt")
-
-
-def _begins(text: str, answer: str) -> bool:
-    text, answer = fold(text).strip(), fold(answer).strip()
-    return text.startswith(answer) and not (answer[-1:].isalnum() and text[len(answer) : len(answer) + 1].isalnum())

@@ -19,18 +19,28 @@ _PLACE = "qzxPLACEHOLDERxzq"
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one prompt with the role of each token (``OTHER``, ``CONTENT``, ``DECISION``, ``COMPLETION``)."""
+    """Token ids of one prompt with the role of each token (``OTHER``, ``CONTENT``, ``DECISION``, ``COMPLETION``).
+
+    ``beside``: the same prompt with other ends, none of them longer, that are read in the same batch: see ``texts``.
+    """
 
     ids: tuple[int, ...]
     roles: tuple[int, ...]
+    beside: tuple["Encoded", ...] = ()
+
+    @property
+    def texts(self) -> tuple["Encoded", ...]:
+        """All that is read of this prompt: a batch has one row for each of them."""
+        return (self, *self.beside)
 
     def with_completion(self, ids: Sequence[int]) -> "Encoded":
         """The prompt followed by an answer."""
         return Encoded((*self.ids, *ids), (*self.roles, *[COMPLETION] * len(ids)))
 
-    def with_decision(self, ids: Sequence[int]) -> "Encoded":
-        """The prompt followed by the part of an answer on which a metric is decided."""
-        return Encoded((*self.ids, *ids), (*self.roles, *[DECISION] * len(ids)))
+    def with_decision(self, ids: Sequence[int], *others: Sequence[int]) -> "Encoded":
+        """The prompt followed by the part of an answer on which a metric is decided, and beside it by ``others``."""
+        beside = tuple(self.with_decision(other) for other in others)
+        return Encoded((*self.ids, *ids), (*self.roles, *[DECISION] * len(ids)), beside)
 
 
 def encode(tokenizer: Tokenizer, text: str) -> Encoded:

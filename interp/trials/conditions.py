@@ -220,12 +220,13 @@ def _teacher_forced(
             divergence[rows] = to_host(apart.sum(1) / real.to(plain.device).sum(1).clamp(min=1))
         if not study.require_metric().applies(group):
             continue
-        aim, suffixes = study.objective(group, rows), [posed[row].ids[len(asked[row].ids) :] for row in rows]
+        aim, ends = study.objective(group, rows), [(row, each.ids) for row in rows for each in posed[row].texts]
+        suffixes = [ids[len(asked[row].ids) :] for row, ids in ends]
         if aim.keep == 1 and not any(suffixes):
             logits = first_logits(logits, real)[:, None]
         else:
             # what follows a suffix is predicted, not read: any token may stand there
-            read = [[*suffix, study.pad_id] for suffix in suffixes]
+            read, text = [[*suffix, study.pad_id] for suffix in suffixes], study.text(group, [row for row, _ in ends])
             logits, _, _ = answer_logits(study.engine, model, text, read, receiver.intervention)
         number[rows] = to_host(aim.of(logits[:, -aim.keep :]))
     return number, loss, divergence

@@ -73,7 +73,8 @@ class Outcomes:
     def _reads_on(self) -> bool:
         """Whether the metric's number needs more than the logits at the end of the prompt."""
         study, rows = self._study, self.rows
-        longer = any(len(study.posed("positive")[row].ids) > len(study.encoded("positive")[row].ids) for row in rows)
+        posed, asked = study.posed("positive"), study.encoded("positive")
+        longer = any([each.ids for each in posed[row].texts] != [asked[row].ids] for row in rows)
         return longer or (bool(rows) and study.objective("positive", rows[:1]).keep > 1)
 
     def _part(self, rows: list[int], own: Sequence, wanted: Sequence, reader: Intervention) -> _Part:
@@ -153,7 +154,7 @@ class Outcomes:
         right = to_host((logits.argmax(-1) == target) | ~real)
         # answers are right-aligned: which cells stand after the tokens that settle the behaviour
         after = to_host(real.int().cumsum(1)) > np.array([part.settled[at] for at in rows])[:, None]
-        return right.all(1), (right | after).all(1)
+        return np.all(right, axis=1), np.all(right | after, axis=1)
 
     def effects(self, outcome: Outcome) -> dict[str, float]:
         """``exact``: share of answers that became the donor's; ``behaviour`` and ``recovery``: share of the gap between

@@ -41,6 +41,7 @@ from interp.dictionaries.edits import READS, require_reads, require_revert
 from interp.dictionaries.probe import SparseProbe
 from interp.errors import OptionError
 from interp.maths.host import to_host
+from interp.metrics import require_number
 from interp.prompts import Contrast
 from interp.sites import Site
 from interp.study import Study
@@ -101,7 +102,7 @@ class DictionaryProbe(Analyzer):
     def __call__(self, study: Study) -> Table:
         """Probe on one half, confirm on the other, state claims."""
         site = self.require(study.pair.base is not None)
-        study.require_metric("confirming latents")
+        require_number(study.require_metric("confirming latents"), "confirming latents")
         if len(study.classes) < 2 or not len(study.prompts("negative")):
             raise OptionError("a probe tells two classes apart; give --negative FILE too")
         study.pair.tuned.at(site)

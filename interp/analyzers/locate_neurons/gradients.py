@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
-from interp.capture import make_batch
+from interp.capture import by_prompt, make_batch
 from interp.edit import Blend, Replace
 from interp.engines import Batch, Edit, Run
 from interp.maths.host import to_host
@@ -152,9 +152,10 @@ def _contributions(study: Study, asked: Asked, path: Path, from_zero: bool = Fal
             terms, sizes = walk.terms(layer, write[layer], moved[layer])
             terms, sizes = torch.where(mask, terms, 0.0), torch.where(mask, sizes, 0.0)
             sums.add(layer, terms, sizes)
-            told = terms.double().sum((1, 2))
+            told = by_prompt(terms.double().sum((1, 2)), len(rows)).sum(1)
+            whole = by_prompt(torch.where(mask, walk.whole[layer], 0.0).double().sum((1, 2)), len(rows)).sum(1)
             found["neurons"][rows] += to_host(told)
-            found["biases"][rows] += to_host(torch.where(mask, walk.whole[layer], 0.0).double().sum((1, 2)) - told)
+            found["biases"][rows] += to_host(whole - told)
         sums.count += len(rows)
         for name, run in runs.items():
             found[name][rows] = to_host(aim.of(run.require_logits()))

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
-from interp.capture import make_batch
+from interp.capture import by_prompt, make_batch
 from interp.engines import Run
 from interp.maths.host import to_host
 from interp.maths.precision import widen
@@ -81,7 +81,7 @@ def _row_gradients(
         )
         losses[rows] = to_host(measure.of(run.require_logits()))
         for layer in layers:
-            squares = list(_squares(run, layer, branches, chosen(roles, positions)))
+            squares = list(_squares(run, layer, branches, chosen(roles, positions), len(rows)))
             for index, square in enumerate([*squares, sum(squares[1:], squares[0])]):
                 sums[index, layer] += to_host(square.clamp(min=0).sqrt().sum(0))
     *by_part, whole = sums / len(encoded)
@@ -98,15 +98,19 @@ def _row_gradients(
     )
 
 
-def _squares(run: Run, layer: int, branches: dict[str, str], read: Bool[Tensor, "B T"]):
+def _squares(run: Run, layer: int, branches: dict[str, str], read: Bool[Tensor, "R T"], prompts: int):
     """Squared norms ``[B, N]`` of each prompt's gradient, of the branches' rows and of the down column."""
     mask = read[..., None]
-    entering = run.values[Site(layer, "mlp.hook_in")].double()
+
+    def joined(values: Float[Tensor, "R T W"]) -> Float[Tensor, "B S W"]:
+        """All tokens that are read of a prompt, in one row: a weight's gradient is summed over them."""
+        return by_prompt(values.double(), prompts).flatten(1, 2)
+
+    entering = joined(run.values[Site(layer, "mlp.hook_in")])
     for hook in branches.values():
-        pull = run.gradients[Site(layer, hook)].double().masked_fill(~mask, 0.0)
-        yield _quadratic(entering, pull)
-    leaving = run.gradients[contribution(layer)].double().masked_fill(~mask, 0.0)
-    yield _quadratic(leaving, run.values[neurons(layer)].double())
+        yield _quadratic(entering, joined(run.gradients[Site(layer, hook)].masked_fill(~mask, 0.0)))
+    leaving = joined(run.gradients[contribution(layer)].masked_fill(~mask, 0.0))
+    yield _quadratic(leaving, joined(run.values[neurons(layer)]))
 
 
 def _quadratic(rows: Float[Tensor, "B T D"], columns: Float[Tensor, "B T N"]) -> Float[Tensor, "B N"]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from interp.metrics import malformed
+import numpy as np
+
+from interp.maths.intervals import effective_clusters
+from interp.metrics import Behaviour, malformed
 from interp.prompts import Contrast, OneClass
 from interp.study import Study
 from interp.table import Table, table
@@ -26,7 +29,7 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
     answers = study.answers("tuned", "positive")
     texts = [study.decode(answer) for answer in answers]
     shown = metric.shown(prompts.prompts, texts, "positive")
-    column = metric.words.column
+    column, (did, did_not) = metric.words.column, metric.words.parted
     names = (column, f"not {column}")
     broken = [malformed(answer, study.stop_ids, ended_before=False) for answer in answers]
     columns = {
@@ -38,8 +41,15 @@ def by_answer(study: Study, keep_text: bool = False) -> Answered:
     }
     parts = [prompts.keep([row for row, each in enumerate(shown) if each == wanted]) for wanted in (True, False)]
     said = (
-        f"Of {len(prompts)} prompts {len(parts[0])} were {names[0]} and {len(parts[1])} were not ({sum(broken)} "
+        f"Of {len(prompts)} prompts {len(parts[0])} {did} and {len(parts[1])} {did_not} ({sum(broken)} "
         f"answers are malformed){'' if all(parts) else ': there are no two classes to compare'}."
     )
+    if isinstance(metric, Behaviour) and (errors := metric.errors) is not None:
+        clusters = effective_clusters(prompts.clusters)
+        share = errors.corrected(float(np.mean(shown)) * clusters, clusters)
+        said += (
+            f" Corrected for the judge's errors the share is {share.value:.1%} [{share.low:.1%}, {share.high:.1%}], "
+            f"not {share.judged:.1%}."
+        )
     contrast = Contrast(*parts) if all(parts) else OneClass(prompts)
     return Answered(study.on(contrast), names, table("tuco-answers", columns), said)

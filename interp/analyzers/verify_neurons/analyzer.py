@@ -105,6 +105,7 @@ class VerifyNeurons(Analyzer):
             has_base=has_base,
             selected=self.selected,
             unit=unit,
+            units=len(self.ranking),
             patch=self.patch,
         )
         if located and has_base:
@@ -179,7 +180,7 @@ class VerifyNeurons(Analyzer):
         evidence.patching[direction] = patch_cells(study, donors, direction, located, sets, evidence.rows, donor)
 
     def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
-        """No base to return to: the effect is the share of refusals (right answers) lost under mean ablation."""
+        """No base to return to: the effect is the share of the behaviour lost under mean ablation."""
         located = self.ranking[: self.selected]
         self._draw(study, located, contribution_norms(study, donors), None, evidence)
         few = study.on(study.contrast.limit(self.control_prompts))

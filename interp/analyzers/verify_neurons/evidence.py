@@ -42,6 +42,7 @@ class Evidence:
     depth: int = 0
     tuned: int | None = None
     unit: Unit = NEURON
+    units: int = 0
 
     def get(self, condition: str, group: str) -> Judged | None:
         """The judgement of one condition and class, or None where it was not run."""
@@ -50,6 +51,11 @@ class Evidence:
     def require(self, condition: str, group: str) -> Judged:
         """The judgement of one condition and class, or OptionError where it was not run."""
         return required(self.get(condition, group), f"what {condition} answers to {group} prompts")
+
+    @property
+    def has_number(self) -> bool:
+        """Whether the behaviour has a number where the answer begins, as log-odds; one that is only read has none."""
+        return bool(np.isfinite(self.require("tuned", "positive").number).any())
 
     @property
     def ablation(self) -> str:

@@ -32,7 +32,9 @@ def claims_of(study: Study, evidence: Evidence) -> list[Claim]:
         return claims
     if evidence.has_base:
         for direction in evidence.random:
-            claims += [changed(study, evidence, direction), recovered(study, evidence, direction)]
+            claims.append(changed(study, evidence, direction))
+            if evidence.has_number:
+                claims.append(recovered(study, evidence, direction))
     else:
         claims.append(lost(study, evidence))
     return [*claims, harmless(study, evidence), malformed(evidence)]
@@ -74,7 +76,7 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
             fewest=FEWEST_SETS,
         ),
         control=_control(evidence),
-        requires=["behaviour", f"{direction}-recovery"],
+        requires=["behaviour", *([f"{direction}-recovery"] if evidence.has_number else [])],
         text=text
         + "{own:.1%}"
         + ("; {draws:d} random sets {random_low:.1%} to {random_high:.1%})." if drawn else ")."),

@@ -18,7 +18,9 @@ from interp.study import HasOptions, Study
 from interp.table import Table, table
 from interp.trials.conditions import RECEIVERS
 from interp.trials.dose import grid
+from interp.trials.judged import corrected_rates
 from interp.trials.outcomes import DIRECTIONS, MEASURES
+from interp.trials.warnings import warnings_of
 
 NAN = float("nan")
 _CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate-mean": "necessity"}
@@ -44,10 +46,12 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
         "negative": len(study.contrast.negative),
         "random_sets": len(evidence.sets),
         "unit": evidence.unit.name,
-        "units": len(analyzer.ranking),
+        "units": evidence.units,
         "labels": {"many": words.many, "column": words.column, "number": words.number},
     }
     summary |= {f"k95_{name}": None for name in MEASURES}
+    if warned := warnings_of(study):
+        summary["warnings"] = warned
     if evidence.has_base and (effects := evidence.dose.get("necessity")):
         for name in MEASURES:
             summary[f"k95_{name}"] = smallest_dose(list(effects), [one[name] for one in effects.values()], reach)
@@ -68,6 +72,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
             "random_harmless": harmless_table(evidence),
             **({"recovery": recovery_table(study, evidence)} if evidence.has_base else {}),
             **(patching_tables(study, evidence) if evidence.has_base else {}),
+            **corrected_rates(study, evidence.judged),
         },
     )
     claims = claims_of(study, evidence)
@@ -77,7 +82,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
         claims,
         lead=lead(evidence, findings),
         supported=all(name in findings and findings[name].verdict == SUPPORTED for name in NEEDED),
-        limits=limits(study, evidence, findings),
+        limits=[*warned, *limits(study, evidence, findings)],
     )
     return replace(made, summary={**made.summary, "opening": opening(made)})
 

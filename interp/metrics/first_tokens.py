@@ -1,0 +1,92 @@
+"""The log-odds that an answer begins with one of some tokens, and which tokens begin a phrase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import MetricError
+from interp.maths.precision import widen
+from interp.metrics.base import Objective
+from interp.prompts import Tokenizer, decoded
+
+
+@dataclass(frozen=True)
+class FirstTokens:
+    """log P(one of these tokens comes first) - log P(any other does), in nats.
+
+    ``pieces``: as text, tokens that are no whole words and so begin others too.
+    """
+
+    token_ids: tuple[int, ...]
+    pieces: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def suffixes(self) -> tuple[tuple[int, ...], ...]:
+        """Nothing: it is decided at the prompt's last token."""
+        return ((),)
+
+    @property
+    def objective(self) -> Objective:
+        """The log-odds, of whatever prompt."""
+        return Objective(1, lambda logits: log_odds(logits[:, -1], self.token_ids))
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What determines its numbers, for provenance."""
+        return {"token_ids": list(self.token_ids)}
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, phrases: Sequence[str]) -> FirstTokens:
+        """The first tokens of phrases; MetricError where the tokenizer knows none."""
+        found = _beginnings(tokenizer, phrases)
+        if not found:
+            raise MetricError(
+                f"no token of this tokenizer begins any of the {len(phrases)} phrases (first {phrases[0]!r}); give "
+                "others, or continuations"
+            )
+        ids = first_tokens(tokenizer, phrases)
+        return cls(ids, () if any(found.values()) else tuple(decoded(tokenizer, [index]).strip() for index in ids))
+
+
+def log_odds(logits: Float[Tensor, "B V"], token_ids: Sequence[int]) -> Float[Tensor, " B"]:
+    """log P(one of these tokens) - log P(any other token), in nats; it does not saturate as a probability does."""
+    ids = torch.tensor(token_ids, device=logits.device)
+    logits = widen(logits)
+    inside = logits.index_select(-1, ids).logsumexp(-1)
+    others = logits.index_fill(-1, ids, -torch.inf).logsumexp(-1)
+    return inside - others
+
+
+def first_tokens(tokenizer: Tokenizer, phrases: Sequence[str]) -> tuple[int, ...]:
+    """First tokens of all spellings (case and leading space varied) of phrases, ascending; none where none is known.
+
+    Whole words alone where there are any; spellings that begin with an unknown token are dropped.
+    """
+    found = _beginnings(tokenizer, phrases)
+    # the first piece of a word begins many other words: it is used only where no phrase's first word is one token
+    whole = [index for index, is_word in found.items() if is_word]
+    return tuple(sorted(whole or found))
+
+
+def _beginnings(tokenizer: Tokenizer, phrases: Sequence[str]) -> dict[int, bool]:
+    """Known first tokens of spellings, and whether they are whole words."""
+    found: dict[int, bool] = {}
+    for phrase in phrases:
+        for spelling in _spellings(phrase):
+            ids = tokenizer(spelling, add_special_tokens=False)["input_ids"]
+            first = decoded(tokenizer, ids[:1]).strip() if ids else ""
+            # unknown words, and spellings that begin with a bare space, say nothing about the phrase
+            if ids and ids[0] != tokenizer.unk_token_id and first:
+                rest = spelling.strip()[len(first) :]
+                found[ids[0]] = found.get(ids[0], False) or not rest[:1].isalnum()
+    return found
+
+
+def _spellings(phrase: str) -> list[str]:
+    forms = {phrase, phrase.lower(), phrase[:1].upper() + phrase[1:], phrase.upper()}
+    return sorted({*forms, *(" " + form for form in forms)})

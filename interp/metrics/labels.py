@@ -1,0 +1,100 @@
+"""Answers labelled by hand: a file says of each whether it shows the behaviour."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.errors import MetricError
+from interp.prompts import Prompt
+from interp.provenance import digest
+
+COLUMNS = ("prompt", "answer", "label")
+_YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """``found``: by prompt and answer (ends stripped) whether it shows the behaviour.
+
+    ``missing``: a CSV file to which answers without a label are written, with an empty one. ``name`` of the file that
+    held them is for messages.
+    """
+
+    found: Mapping[tuple[str, str], bool]
+    name: str = "the file"
+    missing: Path | None = field(default=None, compare=False)
+
+    @property
+    def flag(self) -> str:
+        """What its yes says of an answer."""
+        return "the answer is labelled so"
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What determines what it reads: the labels, not the file."""
+        rows = sorted([*key, str(label)] for key, label in self.found.items())
+        return {"kind": "labels", "labels": digest(rows)}
+
+    def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
+        """The label of each answer; MetricError where some have none."""
+        keys = [(prompt.text.strip(), answer.strip()) for prompt, answer in zip(prompts, answers, strict=True)]
+        if without := list(dict.fromkeys(key for key in keys if key not in self.found)):
+            self._complain(without, len(set(keys)))
+        return np.array([self.found[key] for key in keys], dtype=bool)
+
+    def _complain(self, without: Sequence[tuple[str, str]], count: int) -> None:
+        said = f"{len(without)} of {count} answers have no label in {self.name}"
+        if self.missing is None:
+            raise MetricError(
+                f"{said}; add `missing: FILE.csv` to the behaviour, which writes them there to be labelled"
+            )
+        try:
+            with open(self.missing, "w", encoding="utf-8", newline="") as stream:
+                csv.writer(stream).writerows([COLUMNS, *([*key, ""] for key in without)])
+        except OSError as error:
+            raise MetricError(f"{said}, and {self.missing} cannot be written ({error.strerror or error})") from error
+        raise MetricError(f"{said}; they are written to {self.missing}: label them and add them to {self.name}")
+
+
+def read_labels(path: Path) -> dict[tuple[str, str], bool]:
+    """Labels from a ``.csv`` or ``.jsonl`` file with columns prompt, answer and label (1 or 0, yes or no).
+
+    Raises MetricError for another file, a missing column, a label that is none and one that contradicts another.
+    """
+    found: dict[tuple[str, str], bool] = {}
+    for at, row in enumerate(_rows(path)):
+        if absent := [column for column in COLUMNS if column not in row]:
+            raise MetricError(f"{path}, row {at}, has no column {absent[0]}; labels need {', '.join(COLUMNS)}")
+        label = str(row["label"]).strip().casefold()
+        if label not in _YES + _NO:
+            raise MetricError(f"{path}, row {at}: the label is {row['label']!r}; write 1 or 0")
+        key = (str(row["prompt"]).strip(), str(row["answer"]).strip())
+        if found.setdefault(key, label in _YES) != (label in _YES):
+            raise MetricError(f"{path}, row {at}: an answer to {key[0][:40]!r} is labelled both ways; leave one")
+    if not found:
+        raise MetricError(f"{path} holds no labels; write a row for each answer")
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix not in (".csv", ".jsonl"):
+        raise MetricError(f"{path} is no file of labels; use .csv or .jsonl")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".csv":
+            return list(csv.DictReader(text.splitlines(keepends=True)))
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise MetricError(f"no file of labels at {path}; check the path") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise MetricError(f"{path} cannot be read as labels ({error})") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise MetricError(f"{path}: a line is no object; write {{'prompt': ..., 'answer': ..., 'label': 1}}")
+    return rows

@@ -1,0 +1,87 @@
+"""Phrases and regular expressions sought in an answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from interp.errors import MetricError
+from interp.metrics.base import begins, first_sentence, fold
+from interp.prompts import Prompt
+
+PLACES = ("anywhere", "first-sentence", "start")
+_STRAIGHT = {"\u2019": "'"}
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """Whether one of ``phrases`` or of ``patterns`` (regular expressions) stands in an answer, case disregarded.
+
+    ``where``: ``anywhere``, in the ``first-sentence`` (up to . ! ? with space after, or the end of a line), or at the
+    ``start``, where a phrase ends at the end of a word. Raises MetricError for a blank phrase, for an expression that
+    is none or that an empty answer matches, and for an unknown place.
+    """
+
+    phrases: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    where: str = "anywhere"
+    _sought: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.where not in PLACES:
+            raise MetricError(f"where is {self.where!r}; use {', '.join(PLACES)}")
+        if not self.phrases + self.patterns:
+            raise MetricError("there is no phrase and no regex to seek; give at least one")
+        if blank := [text for text in self.phrases + self.patterns if not text.strip()]:
+            raise MetricError(f"the phrase {blank[0]!r} is blank and would stand in every answer; leave it out")
+        found = []
+        for pattern in self.patterns:
+            try:
+                made = re.compile(pattern, re.IGNORECASE)
+            except re.error as error:
+                raise MetricError(f"the regex {pattern!r} cannot be read ({error}); mend it") from error
+            if made.search(""):
+                raise MetricError(f"the regex {pattern!r} matches an answer of nothing; ask for a sign at least")
+            found.append(made)
+        object.__setattr__(self, "_sought", tuple(found))
+
+    @property
+    def flag(self) -> str:
+        """What its yes says of an answer."""
+        place = {"anywhere": "the answer", "first-sentence": "its first sentence", "start": "its start"}[self.where]
+        return f"a phrase of the behaviour stands in {place}"
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What determines what it reads."""
+        return {"kind": "phrases", "phrases": list(self.phrases), "regex": list(self.patterns), "where": self.where}
+
+    def read(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
+        """Whether each answer holds one of them."""
+        return np.array([self.holds(answer) for answer in answers], dtype=bool)
+
+    def holds(self, answer: str) -> bool:
+        """Whether one of them stands where it is sought."""
+        text = answer.strip()
+        if self.where == "first-sentence":
+            text = first_sentence(text)[0]
+        straight = text.translate(str.maketrans(_STRAIGHT))
+        folded = fold(text)
+        if self.where == "start":
+            return any(begins(text, phrase) for phrase in self.phrases) or any(
+                pattern.match(straight) for pattern in self._sought
+            )
+        return any(fold(phrase) in folded for phrase in self.phrases) or any(
+            pattern.search(straight) for pattern in self._sought
+        )
+
+    def settled(self, begun: str) -> bool:
+        """Whether nothing that may follow the beginning of an answer changes what ``holds`` says of it."""
+        if self.where == "first-sentence":
+            return first_sentence(begun)[1]
+        if self.where == "start":
+            return not self.patterns and len(begun.strip()) > max(len(phrase) for phrase in self.phrases)
+        return any(fold(phrase) in fold(begun) for phrase in self.phrases)

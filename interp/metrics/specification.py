@@ -1,0 +1,207 @@
+"""Which behaviour is meant: ``refusal``, a YAML file, or the entry point of another package.
+
+A file has ``name``, ``kind`` and what the kind needs (``KINDS``). It is read and checked here, before any model is
+loaded; the tokenizer then makes a metric of it. Paths in it lead from the file's own folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from interp.errors import MetricError, OptionError
+from interp.metrics.base import Metric
+from interp.metrics.behaviour import Behaviour, Number, Reader
+from interp.metrics.continuations import Continuations
+from interp.metrics.entry_points import called
+from interp.metrics.first_tokens import FirstTokens
+from interp.metrics.judge import Judge
+from interp.metrics.labels import Labels, read_labels
+from interp.metrics.phrases import Phrases
+from interp.metrics.refusal import REFUSAL_MARKERS, Refusal
+from interp.metrics.words import REFUSAL, column_of
+from interp.prompts import Tokenizer
+
+_SOUGHT = ("phrases", "regex", "where")
+_SETS = ("continuations", "against")
+
+
+@dataclass(frozen=True)
+class Specification:
+    """A behaviour before there is a tokenizer: how answers are read, and what its number is of.
+
+    The number is the log-odds of ``wanted`` continuations (``against`` others, else any), without these of the first
+    tokens of ``phrases``, without these none.
+    """
+
+    name: str
+    reader: Reader
+    phrases: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether it has a number, and so a gradient to follow."""
+        return bool(self.phrases or self.wanted)
+
+    def require_number(self, what: str) -> None:
+        """Raise OptionError, naming what needs the number, where there is none."""
+        if not self.differentiable:
+            raise OptionError(f"{what} needs log-odds and {self.name} has none; add continuations to its file")
+
+    def of(self, tokenizer: Tokenizer) -> Metric:
+        """The metric for a tokenizer; MetricError where the tokenizer cannot spell it.
+
+        Refusal by phrases anywhere is ``Refusal``, however it was asked for.
+        """
+        if self.name == REFUSAL and not self.wanted and self.reader == Phrases(self.phrases):
+            return Refusal.of(tokenizer, self.phrases)
+        number: Number | None = None
+        if self.wanted:
+            number = Continuations.of(tokenizer, self.wanted, self.against)
+        elif self.phrases:
+            number = FirstTokens.of(tokenizer, self.phrases)
+        return Behaviour(self.name, self.reader, number)
+
+
+def refusal_by(markers: Sequence[str] = REFUSAL_MARKERS) -> Specification:
+    """Refusal by markers anywhere in the answer; raises MetricError for a blank one."""
+    if blank := [marker for marker in markers if not marker.strip()]:
+        raise MetricError(f"the refusal marker {blank[0]!r} is blank and would stand in every answer; leave it out")
+    return Specification(REFUSAL, Phrases(tuple(markers)), tuple(markers))
+
+
+def read_behaviour(source: str | Path) -> Specification:
+    """``refusal``, the path of a YAML file, or the name of an entry point of ``interp.behaviours``.
+
+    Raises MetricError, naming what is wrong: no such file or entry point, an unknown kind or field, one that is missing
+    or of another type.
+    """
+    if source == REFUSAL:
+        return refusal_by()
+    path = Path(source)
+    if isinstance(source, str) and not path.is_file() and path.suffix not in (".yaml", ".yml") and path.name == source:
+        return Specification(source, called(source))
+    return _Fields(path, _parsed(path)).specification()
+
+
+def load_behaviour(source: str | Path, tokenizer: Tokenizer) -> Metric:
+    """The metric of a behaviour (see ``read_behaviour``) for a tokenizer, ``pair.tokenizer`` say; or MetricError."""
+    return read_behaviour(source).of(tokenizer)
+
+
+def _parsed(path: Path) -> Mapping[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise MetricError(f"no behaviour file at {path}; check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise MetricError(f"{path} cannot be read as UTF-8 text ({error})") from error
+    except yaml.YAMLError as error:
+        raise MetricError(f"{path} is no YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(found, Mapping):
+        raise MetricError(f"{path} holds no fields; a behaviour has name, kind and what the kind needs")
+    return found
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """The fields of a file, read by type."""
+
+    path: Path
+    given: Mapping[str, Any]
+
+    def specification(self) -> Specification:
+        kind, name = self.text("kind"), self.text("name")
+        if kind not in KINDS:
+            raise MetricError(f"{self.path}: unknown kind {kind!r}; use {', '.join(KINDS)}")
+        needed, allowed, make = KINDS[kind]
+        known = ("name", "kind", *needed, *allowed, *_SETS)
+        if unknown := [field for field in self.given if field not in known]:
+            raise MetricError(f"{self.path}: unknown field {unknown[0]!r} of kind {kind}; use {', '.join(known)}")
+        if absent := [field for field in needed if field not in self.given]:
+            raise MetricError(f"{self.path}: kind {kind} needs the field {absent[0]}")
+        if "against" in self.given and "continuations" not in self.given:
+            raise MetricError(f"{self.path}: against has nothing to stand against; give continuations too")
+        try:
+            if name != REFUSAL:
+                column_of(name)
+            reader, phrases = make(self)
+        except MetricError as error:
+            # what is wrong of a referenced file names that file
+            raise MetricError(f"{self.path}: {error}") from error
+        return Specification(name, reader, phrases, self.texts("continuations"), self.texts("against"))
+
+    def text(self, field: str, default: str | None = None) -> str:
+        value = self.given.get(field, default)
+        if not isinstance(value, str) or not value.strip():
+            quote = "; put it in quotes" if isinstance(value, (bool, int, float)) else ""
+            raise MetricError(f"{self.path}: {field} is {value!r}, a behaviour needs it as text{quote}")
+        return value
+
+    def texts(self, field: str) -> tuple[str, ...]:
+        value = self.given.get(field, [])
+        value = [value] if isinstance(value, str) else value
+        if not isinstance(value, list) or (field in self.given and not value):
+            raise MetricError(f"{self.path}: {field} is {value!r}; give a list of texts")
+        if wrong := [one for one in value if not isinstance(one, str)]:
+            raise MetricError(f"{self.path}: {field} holds {wrong[0]!r}, which is no text; put it in quotes")
+        if blank := [one for one in value if not one.strip()]:
+            raise MetricError(f"{self.path}: {field} holds {blank[0]!r}, which every answer holds; leave it out")
+        return tuple(value)
+
+    def share(self, field: str, default: float) -> float:
+        value = self.given.get(field, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise MetricError(f"{self.path}: {field} is {value!r}; give a number from 0 to 1")
+        return float(value)
+
+    def file(self, field: str) -> Path:
+        return self.path.parent / self.text(field)
+
+
+_Made = tuple[Reader, tuple[str, ...]]
+
+
+def _phrases(fields: _Fields) -> _Made:
+    phrases = fields.texts("phrases")
+    return Phrases(phrases, fields.texts("regex"), fields.text("where", "anywhere")), phrases
+
+
+def _continuations(fields: _Fields) -> _Made:
+    if any(field in fields.given for field in ("phrases", "regex")):
+        return _phrases(fields)
+    if "where" in fields.given:
+        raise MetricError("where is of phrases and regex; give some, or leave it out")
+    return Phrases(fields.texts("continuations"), where="start"), ()
+
+
+def _labels(fields: _Fields) -> _Made:
+    file, missing = fields.file("file"), fields.file("missing") if "missing" in fields.given else None
+    return Labels(read_labels(file), file.name, missing), ()
+
+
+def _entry_point(fields: _Fields) -> _Made:
+    return called(fields.text("entry_point"), fields.share("threshold", 0.5)), ()
+
+
+def _judge(fields: _Fields) -> _Made:
+    near, labels = fields.file("model"), read_labels(fields.file("labelled"))
+    model = str(near) if near.is_dir() else fields.text("model")
+    yes, no = fields.texts("yes_words") or ("Yes",), fields.texts("no_words") or ("No",)
+    return Judge(model, fields.text("question"), labels, yes, no), ()
+
+
+KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[_Fields], _Made]]] = {
+    "phrases": ((), _SOUGHT, _phrases),
+    "continuations": (("continuations",), _SOUGHT, _continuations),
+    "labels": (("file",), ("missing",), _labels),
+    "entry-point": (("entry_point",), ("threshold",), _entry_point),
+    "judge": (("model", "question", "labelled"), ("yes_words", "no_words"), _judge),
+}
+"""By kind the fields that it needs, others that it takes, and how it is read; every kind can have continuations."""

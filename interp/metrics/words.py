@@ -1,0 +1,47 @@
+"""How to speak of a behaviour that its user named."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from interp.errors import MetricError
+from interp.metrics.base import Words
+from interp.metrics.refusal import REFUSAL_WORDS
+
+REFUSAL = "refusal"
+# fmt: off
+TAKEN = frozenset((
+    "activation", "activation_from", "alpha", "altered", "answer", "back", "base", "base_loss", "before", "chance",
+    "changed", "cluster", "condition", "control", "control_high", "control_low", "correct", "direction", "divergence",
+    "donor", "dose", "draw", "effect", "flip", "flipped", "flips", "fluency_ratio", "group", "held", "high", "k",
+    "kind", "kl", "latent", "layer", "loss", "lost", "low", "malformed", "n", "neuron", "number", "p",
+    "perplexity_ratio", "prompt_id", "random", "random_high", "random_low", "receiver", "refused", "repeats",
+    "sampled", "score", "set", "text", "tokens", "true", "tuned", "value", "way", "weights", "weights_from",
+))
+# fmt: on
+"""Columns that stand beside a behaviour's own: no behaviour can have their names."""
+
+
+def column_of(name: str) -> str:
+    """The column of a behaviour's name; raises MetricError for a name that cannot be one."""
+    column = re.sub(r"[ -]+", "_", name.strip().casefold())
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", column):
+        raise MetricError(f"the behaviour's name {name!r} cannot name a column; use a to z, digits, spaces, hyphens")
+    if column in TAKEN or column.startswith(("log_odds", "equal_")):
+        raise MetricError(f"the behaviour's name {name!r} is that of another column; give another, as {name} answers")
+    return column
+
+
+def words_of(name: str, flag: str, has_number: bool = True) -> Words:
+    """The words for a behaviour of this name; ``flag``: what its column says of an answer. Raises MetricError.
+
+    "Refused" is said of the behaviour called refusal alone.
+    """
+    if name == REFUSAL:
+        return REFUSAL_WORDS if flag == REFUSAL_WORDS.flag else replace(REFUSAL_WORDS, flag=flag)
+    number = f"log-odds of {name}" if has_number else f"log-odds of {name} (no continuations are given)"
+    return Words(
+        number, "nats", "log_odds", column_of(name), f"shows {name} on {{share}} of positive prompts",
+        f"answers that show {name}", f"share that show {name}", flag, (f"show {name}", "do not"),
+    )  # fmt: skip

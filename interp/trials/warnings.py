@@ -1,0 +1,52 @@
+"""What of a behaviour misleads on these prompts: first tokens that do not single it out, negatives that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from interp.metrics import first_token_ids
+from interp.study import Study
+
+MANY = 0.1
+"""Share of answers from which on a warning is due, and negatives contaminate the contrast."""
+
+
+def warnings_of(study: Study) -> list[str]:
+    """A line for each; answers of both models to both classes are generated where they are not kept."""
+    if not study.require_metric().applies("negative"):
+        return []
+    return [line for line in (_first_tokens(study), _negatives(study)) if line]
+
+
+def _first_tokens(study: Study) -> str:
+    """Whether answers that do not show the behaviour begin as the log-odds take it to begin."""
+    ids, name = first_token_ids(study.require_metric()), study.require_metric().words.many
+    if not ids:
+        return ""
+    asked = [("tuned", "negative"), *((("base", group) for group in study.classes) if study.pair.base else ())]
+    begun = np.concatenate([[answer[0] in ids for answer in study.answers(*where)] for where in asked])
+    shown = np.concatenate([_shown(study, *where) for where in asked])
+    wrong = int((begun & ~shown).sum())
+    if wrong < MANY * len(begun):
+        return ""
+    return (
+        f"{wrong} of {len(begun)} answers of the base, or to negative prompts, begin with a first token of {name} and "
+        "are none: first tokens do not single the behaviour out; give whole continuations (--behaviour FILE.yaml)."
+    )
+
+
+def _negatives(study: Study) -> str:
+    """How many negative prompts the fine-tuned model answers with the behaviour."""
+    shown = _shown(study, "tuned", "negative")
+    if not shown.any():
+        return ""
+    count = int(shown.sum())
+    told = f"In the fine-tuned model {count} of {len(shown)} negative prompts {study.require_metric().words.parted[0]}"
+    return f"{told}: they contaminate the contrast." if count >= MANY * len(shown) else f"{told}."
+
+
+def _shown(study: Study, role: str, group: str) -> np.ndarray:
+    texts: Sequence[str] = [study.decode(answer) for answer in study.answers(role, group)]
+    return study.require_metric().shown(study.prompts(group).prompts, texts, group)
