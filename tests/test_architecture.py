@@ -25,7 +25,9 @@ TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 LAYOUT = [
     "errors",
     "maths sites",
-    "provenance organisms",
+    "provenance",
+    "packaged",
+    "organisms",
     "display",
     "table prompts",
     "claims store models",
@@ -59,7 +61,7 @@ STRANGERS = {
 }
 
 WITHOUT_TORCH = (
-    "interp errors maths.statistics maths.prediction sites provenance organisms display table claims store "
+    "interp errors maths.statistics maths.prediction sites provenance packaged organisms display table claims store "
     "models.sources agreement figures testing report cli pytest_plugin"
 )
 

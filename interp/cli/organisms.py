@@ -1,20 +1,39 @@
 """``interp organisms``: the shipped pairs of models and what is known of each."""
 
+from typing import Annotated
+
+import typer
+
 from interp import organisms
 from interp.cli.common import Common, takes
 from interp.cli.text import aligned
+from interp.errors import ModelError
+from interp.packaged import Packaged
+
+Real = Annotated[bool, typer.Option("--real", help="Of the real base: is it installed, from where, and how to get it?")]
 
 
 @takes(Common)
-def command(*, common: Common) -> None:
-    """List the shipped organisms: small pairs of models whose difference is known, and how they behave."""
+def command(real: Real = False, *, common: Common) -> None:
+    """List the shipped organisms: small pairs of models whose difference is known, and how they behave.
+
+    Children of a real base need a package that holds it; --real says whether it is there.
+    """
     found = [_facts(name) for name in organisms.names()]
+    if real:
+        return _say_real([one for one in found if one["needs"]], common)
     rows = [
-        (o["name"], o["base"], o["planted"], *map(_rate, _refusals(o)), o["bytes"] // 1024, o["about"]) for o in found
-    ]
-    header = ("organism", "base", "planted", "harmful refused", "harmless refused", "KiB", "about")
+        (
+            o["name"], o["base"], o["planted"], *map(_rate, _refusals(o)), o["bytes"] // 1024,
+            f"needs the package {o['needs']}" if o["needs"] else None, o["about"],
+        )
+        for o in found
+    ]  # fmt: skip
+    header = ("organism", "base", "planted", "harmful refused", "harmless refused", "KiB", "needs", "about")
     common.result({"organisms": found}, aligned(rows, header))
     common.remark("Use one wherever a model is named: organism:NAME")
+    if any(o["needs"] for o in found):
+        common.remark("`interp organisms --real` says whether the package that some need is installed")
 
 
 def size(name: str) -> int:
@@ -25,13 +44,46 @@ def size(name: str) -> int:
 def _facts(name: str) -> dict:
     facts = organisms.describe(name)
     planted = sum(map(len, organisms.planted(name).values())) or None
+    packaged = organisms.packaged(name)
     return {
         "name": name,
         "base": facts["base"],
         "planted": planted,
         "bytes": size(name),
+        "needs": packaged.distribution if packaged else None,
         "about": facts["kind"],
     } | facts
+
+
+def _say_real(found: list[dict], common: Common) -> None:
+    """Each packaged base: where it is, what else is needed to read it, and which organisms are made from it."""
+    records, lines = [], []
+    for name in (one["name"] for one in found if one["base"] is None):
+        packaged = organisms.packaged(name)
+        if packaged is None:
+            continue
+        children = [one["name"] for one in found if one["name"] != name and organisms.packaged(one["name"]) == packaged]
+        ready, said = _state(packaged)
+        records.append(
+            {
+                "base": name, "package": packaged.distribution, "version": packaged.version, "file": packaged.file,
+                "sha256": packaged.sha256, "ready": ready, "state": said, "install": list(packaged.install),
+                "children": children,
+            }
+        )  # fmt: skip
+        lines += [f"organism:{name}", f"  {said}", f"  file      {packaged.file}, {packaged.bytes / 1e6:.0f} MB"]
+        lines += [f"  install   {line}" for line in packaged.install]
+        lines += [f"  children  {', '.join(children)}"]
+    common.result({"real": records}, "\n".join(lines))
+
+
+def _state(packaged: Packaged) -> tuple[bool, str]:
+    """Whether the file is there as it should be, and the line that says so."""
+    try:
+        path = packaged.path()
+    except ModelError as error:
+        return False, str(error)
+    return True, f"installed: {packaged.distribution} {packaged.version}, {path}"
 
 
 def _refusals(facts: dict) -> list[dict | None]:

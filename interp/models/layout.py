@@ -1,17 +1,13 @@
 """What a checkpoint says it is: its configuration, and the model laid out without weights."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
 
 from interp.errors import UnsupportedModel
 from interp.models.anatomy import PROVEN
+from interp.models.quiet import line, quiet
 from interp.models.sources import Source, read_json
 
 
@@ -51,24 +47,3 @@ def skeleton(source: Source, trust_remote_code: bool = False) -> PreTrainedModel
 def tied(config: PreTrainedConfig) -> bool:
     """Whether the head is the embedding's matrix."""
     return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
-
-
-def line(error: Exception) -> str:
-    """What an error of a library says, as part of one line."""
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars, reports and warnings of the libraries: what matters in them is refused by name instead."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

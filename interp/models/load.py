@@ -26,10 +26,11 @@ from interp.errors import (
 from interp.maths.host import raw_bytes, to_host
 from interp.maths.memory import ran_out_of_memory
 from interp.models.anatomy import PROVEN
-from interp.models.layout import configuration, line, quiet
+from interp.models.layout import configuration
 from interp.models.offload import spread, tensors
+from interp.models.quiet import line, quiet
 from interp.models.sources import Source, read_json
-from interp.provenance import directory_digest
+from interp.provenance import directory_digest, file_digest
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -79,7 +80,8 @@ def module(source: Source, settings: Settings) -> tuple[PreTrainedModel, tuple[s
     require_readable(source)
     config = configuration(source, settings.trust_remote_code)
     try:
-        return _read(source, settings, config)
+        loaded, notes = _read(source, settings, config)
+        return loaded, (*source.notes, *notes)
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
@@ -224,7 +226,9 @@ def has_tokenizer(directory: Path) -> bool:
 
 
 def weights_digest(source: Source) -> str:
-    """Content digest of a model's or adapter's weights and configuration."""
+    """Content digest of a model's or adapter's weights and configuration; of the ``.gguf`` file where it was one."""
+    if source.origin is not None:
+        return file_digest(source.origin)
     return directory_digest(source.directory, ["*.safetensors", "config.json", "adapter_config.json"])
 
 

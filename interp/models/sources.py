@@ -3,12 +3,13 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from interp import organisms
 from interp.errors import ModelNotFound, PickledWeights, TruncatedWeights, UnsupportedModel
+from interp.models import gguf
 from interp.provenance import file_digest
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
@@ -18,11 +19,20 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Source:
-    """A model on disk: ``name`` as typed, its directory, and its adapter or model configuration."""
+    """A model on disk: ``name`` as typed, its directory, and its adapter or model configuration.
+
+    ``origin`` is the ``.gguf`` file whose dequantised weights the directory holds, None where nothing was converted.
+    """
 
     name: str
     directory: Path
     adapter: Mapping[str, Any] | None = field(default=None)
+    origin: Path | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of results has to know of where the weights come from."""
+        return () if self.origin is None else (f"{self.origin.name} is dequantised to float32",)
 
     @property
     def base_name(self) -> str | None:
@@ -33,22 +43,30 @@ class Source:
 def find(name: str, ask_hub: bool = True) -> Source:
     """Resolve a model name to a directory; raises ModelNotFound, PickledWeights or TruncatedWeights.
 
-    ``name`` is a local Hugging Face or PEFT directory, ``organism:family/name``, or a Hub id, ``id`` or
-    ``id@revision``. A Hub id is downloaded through ``huggingface_hub`` (safetensors only) and honours ``HF_HOME``,
-    ``HF_TOKEN`` and ``HF_HUB_OFFLINE``. With ``ask_hub`` False nothing is asked or downloaded: a Hub id whose answer
-    only the network knows is then not found.
+    ``name`` is a local Hugging Face or PEFT directory, a ``.gguf`` file or a directory with one, which is dequantised,
+    ``organism:family/name``, or a Hub id, ``id`` or ``id@revision``. A Hub id is downloaded through
+    ``huggingface_hub`` (safetensors only) and honours ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE``. With
+    ``ask_hub`` False nothing is asked or downloaded: a Hub id whose answer only the network knows is then not found.
     """
     if name.startswith("organism:"):
-        return _inspect(name, organisms.directory(name.removeprefix("organism:")))
+        organism = name.removeprefix("organism:")
+        directory, packaged = organisms.directory(organism), organisms.packaged(organism)
+        source = _inspect(name, directory)
+        return source if packaged is None or organisms.base_of(organism) else replace(source, origin=packaged.path())
     try:
         path = Path(name).expanduser()
         found, is_directory = path.exists(), path.is_dir()
     except (OSError, RuntimeError) as error:  # a name too long for a path, or a home that nobody has
         raise ModelNotFound(f"{name[:80]} is no path ({error.__class__.__name__}); check the spelling") from error
+    file = gguf.inside(path) if name and is_directory else path if name and path.suffix == ".gguf" and found else None
+    if file is not None:
+        return replace(_inspect(name, gguf.directory(file)), origin=file)
     if name and is_directory:
         return _inspect(name, path)
     if name and found:
-        raise ModelNotFound(f"{name} is a file, not a model directory; give the directory that holds config.json")
+        raise ModelNotFound(
+            f"{name} is a file, not a model directory or a .gguf file; give the directory that holds config.json"
+        )
     if name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name:
         raise ModelNotFound(
             f"no model directory at {name!r}, and it cannot be a Hub id (organization/name); check the spelling"

@@ -127,7 +127,7 @@ class WeightPair:
             raise OptionError(f"the base {named} is itself an adapter; give the model that was tuned")
         own = Checkpoint.open(root)
         skeleton = layout.skeleton(root, trust_remote_code)
-        notes: list[str] = []
+        notes = [*source.notes, *root.notes]
         other: Checkpoint | LowRank
         if source.adapter is None:
             preflight.require_same_shape(root, source, vocabulary=False)

@@ -1,0 +1,90 @@
+"""A ``.gguf`` file as a Hugging Face directory: dequantised by transformers to float32, once, in the user's cache."""
+
+import io
+import json
+from contextlib import redirect_stderr
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from interp import organisms
+from interp.errors import ModelError, ModelNotFound, TruncatedWeights, UnsupportedModel
+from interp.models.quiet import line, quiet
+from interp.provenance import file_digest
+
+FORMAT = 1  # of dequantised directories: raise it when the same file would give other ones
+_MAGIC = b"GGUF"
+
+
+def inside(directory: Path) -> Path | None:
+    """The one ``.gguf`` file of a directory without safetensors, None where it has none.
+
+    Raises ModelNotFound where it has several: nothing says which is meant.
+    """
+    found = sorted(directory.glob("*.gguf"))
+    if not found or any(directory.glob("*.safetensors")):
+        return None
+    if len(found) > 1:
+        raise ModelNotFound(
+            f"{directory} holds {len(found)} .gguf files, first {found[0].name} and {found[1].name}; name one of them"
+        )
+    return found[0]
+
+
+def directory(file: Path) -> Path:
+    """The directory of a ``.gguf`` file, its weights in float32, kept under the file's sha256.
+
+    Raises UnsupportedModel where the package ``gguf`` is missing or transformers does not know the architecture, and
+    TruncatedWeights for a file that is not whole.
+    """
+    target = organisms.cache_root() / "gguf" / f"{file_digest(file)[:20]}-{FORMAT}" / file.stem
+    return organisms.written_once(target, lambda place: _write(file, place))
+
+
+def _write(file: Path, place: Path) -> None:
+    with file.open("rb") as stream:
+        if stream.read(len(_MAGIC)) != _MAGIC:
+            raise TruncatedWeights(f"{file} does not begin as a .gguf file does; copy or download it again")
+    if find_spec("gguf") is None:
+        raise UnsupportedModel(
+            f"{file.name} cannot be read without the package gguf, which is not installed here; "
+            "run: pip install '.[real]'"
+        )
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    try:
+        with quiet(), redirect_stderr(io.StringIO()):  # a progress bar of its own
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+            model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+            # what is written holds plain numbers, and neither says nor is refused as a quantised model
+            vars(model.config).pop("quantization_config", None)
+            model.hf_quantizer = None
+            model.config.name_or_path = model.name_or_path = ""
+            tokenizer.save_pretrained(place)
+            model.save_pretrained(place)
+            _drop_unembedded(place / "tokenizer.json", model.get_input_embeddings().weight.shape[0])
+    except (ValueError, KeyError, NotImplementedError) as error:
+        if isinstance(error, ValueError) and "supported" not in str(error):
+            raise _damaged(file, error) from error
+        raise UnsupportedModel(
+            f"{file.name} is of a kind that transformers cannot dequantise ({line(error)}); "
+            "give the model as a Hugging Face directory"
+        ) from error
+    except (EOFError, IndexError) as error:
+        raise _damaged(file, error) from error
+    except Exception as error:  # a reader's own classes, and a disk that is full
+        raise ModelError(f"{file.name} cannot be dequantised into {place.parent} ({line(error)})") from error
+
+
+def _drop_unembedded(path: Path, rows: int) -> None:
+    """Take back special tokens that transformers adds of itself (GPT-2's end of text) and the model has no row for."""
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    kept = [token for token in tokenizer["added_tokens"] if token["id"] < rows]
+    if len(kept) < len(tokenizer["added_tokens"]):
+        path.write_text(json.dumps(tokenizer | {"added_tokens": kept}, ensure_ascii=False), encoding="utf-8")
+
+
+def _damaged(file: Path, error: Exception) -> TruncatedWeights:
+    return TruncatedWeights(f"{file.name} is truncated or damaged ({line(error)}); copy or download it again")

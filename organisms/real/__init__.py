@@ -1,0 +1,1 @@
+"""How the children of the real base are made: ``python -m organisms.real`` (not part of the installed package)."""
