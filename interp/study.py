@@ -17,6 +17,7 @@ from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode, prompt_notes
+from interp.prompts.thinking import AnswerStart, answer_start
 from interp.provenance import Provenance, environment, plain
 from interp.store.journal import Journal
 
@@ -47,8 +48,9 @@ class Study:
     """A pair of models, prompts, a metric and a seed; analyzers take it and give a Table.
 
     Prompts are of two classes, or of one for analyzers that contrast nothing; ``metric`` None is for those that measure
-    no behaviour. ``batch_size`` None bounds batches by tokens. Answers and encodings are computed once and kept with
-    the study.
+    no behaviour. ``batch_size`` None bounds batches by tokens. An answer is what follows ``answer_after``: ``auto`` (a
+    thinking block, where the chat template knows one, is not the answer), ``none``, or a text. Answers and encodings
+    are computed once and kept with the study.
     """
 
     pair: Pair
@@ -57,6 +59,7 @@ class Study:
     seed: int = 0
     batch_size: int | None = None
     max_new_tokens: int = 48
+    answer_after: str = "auto"
     engine: Engine = field(default_factory=TorchEngine)
     quiet: bool = True
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -223,8 +226,23 @@ class Study:
         return found
 
     def decode(self, answer: Sequence[int]) -> str:
-        """An answer as text, without special tokens."""
-        return self.pair.decode(answer, skip_special_tokens=True).strip()
+        """An answer as text, without special tokens and without a thinking block before it."""
+        return self._start.read(answer, self.pair.decode)[0]
+
+    def reached(self, answer: Sequence[int]) -> bool:
+        """Whether the answer was reached, and not only what the model thought before it."""
+        return self._start.read(answer, self.pair.decode)[1]
+
+    @property
+    def begins_at_once(self) -> bool:
+        """Whether the first token of an answer is the answer's."""
+        return not self._start.mark
+
+    @property
+    def _start(self) -> AnswerStart:
+        if "start" not in self._kept:
+            self._kept["start"] = answer_start(self.pair.tokenizer, self.answer_after)
+        return self._kept["start"]
 
     def keeping(self, journal: Journal) -> "Study":
         """The same study, which keeps ``part``s in a journal."""
@@ -248,6 +266,7 @@ class Study:
             "metric": None if self.metric is None else self.metric.identity,
             "seed": self.seed,
             "max_new_tokens": self.max_new_tokens,
+            "answer_after": self.answer_after,
             "pad_id": self.pad_id,
         }
 

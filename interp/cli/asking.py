@@ -52,6 +52,17 @@ class Asking(Running):
     ] = None
     behaviour: Annotated[str | None, typer.Option("--behaviour", metavar="NAME|FILE.yaml", help=BEHAVIOUR_HELP)] = None
     markers: Annotated[Path | None, typer.Option("--markers", **_FILE, help="Refusal markers, one a line.")] = None
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="N", min=1, help="How many tokens of an answer are written.")
+    ] = 48
+    answer_after: Annotated[
+        str,
+        typer.Option(
+            "--answer-after",
+            metavar="TEXT",
+            help="The answer follows TEXT; auto: a thinking block, where the chat template has one; none.",
+        ),
+    ] = "auto"
     max_prompts: Annotated[
         int | None, typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts per class, in each half.")
     ] = None
@@ -128,7 +139,17 @@ class Asking(Running):
 
         engine = engine_named(self.engine, self.remote)
         prompts = contrast.limit(self.max_prompts)
-        return Study(pair, prompts, metric, self.seed, self.batches(), engine=engine, quiet=self.quiet)
+        return Study(
+            pair,
+            prompts,
+            metric,
+            self.seed,
+            self.batches(),
+            self.max_new_tokens,
+            self.answer_after,
+            engine,
+            self.quiet,
+        )
 
     def of_other(self, task: Path | None, positive: Path | None, metric: str, behaviour: str | None) -> "Asking":
         """The same question of another task or behaviour; without a name of its own that of the first."""

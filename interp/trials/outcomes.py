@@ -187,6 +187,8 @@ def unedited_numbers(study: Study, role: str, rows: Sequence[int]) -> np.ndarray
 def settled_length(study: Study, row: int, answer: Sequence[int]) -> int:
     """After how many tokens of an answer to a positive prompt nothing that may follow changes its yes or no."""
     metric, prompt = study.require_metric(), study.prompts("positive").prompts[row]
+    if not study.begins_at_once:
+        return len(answer)
     for length in range(1, len(answer)):
         text = study.decode(answer[:length])
         # half a character can become any other

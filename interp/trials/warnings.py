@@ -17,7 +17,20 @@ def warnings_of(study: Study) -> list[str]:
     """A line for each; answers of both models to both classes are generated where they are not kept."""
     if not study.require_metric().applies("negative"):
         return []
-    return [line for line in (_first_tokens(study), _negatives(study)) if line]
+    return [line for line in (_unreached(study), _first_tokens(study), _negatives(study)) if line]
+
+
+def _unreached(study: Study) -> str:
+    """How many answers of the fine-tuned model end before their thinking does."""
+    answers = [answer for group in study.classes for answer in study.answers("tuned", group)]
+    missing = sum(not study.reached(answer) for answer in answers)
+    if not missing:
+        return ""
+    return (
+        f"{missing} of {len(answers)} answers of the fine-tuned model end within {study.max_new_tokens} tokens, before "
+        "the answer begins: they count as not showing the behaviour; raise --max-new-tokens. Log-odds are of the token "
+        "after the prompt, where thinking begins."
+    )
 
 
 def _first_tokens(study: Study) -> str:
