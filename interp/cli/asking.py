@@ -64,13 +64,19 @@ class Asking(Running):
         ),
     ] = "auto"
     max_prompts: Annotated[
-        int | None, typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts per class, in each half.")
+        int | None,
+        typer.Option(
+            "--max-prompts",
+            metavar="N",
+            min=1,
+            help="At most N prompts per class, in each half.  [default: all; 48 in locate-neurons]",
+        ),
     ] = None
 
-    def warn_of_few(self, draws: int) -> None:
-        """Say at once, not after the run, where random sets are too few to show anything at 5 %."""
-        if draws < 19:
-            self.remark(f"note: {draws} random sets can show nothing at 5 %; 19 at least are needed (--controls)")
+    def warn_of_few(self, draws: int, least: int = 19) -> None:
+        """Say at once, not after the run, where random sets are too few for a verdict."""
+        if draws < least:
+            self.remark(f"note: {draws} random sets are too few for a verdict; {least} are needed (--controls)")
 
     def check(self) -> None:
         """Raise OptionError for options that contradict each other; nothing is read."""

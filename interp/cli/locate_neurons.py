@@ -1,5 +1,6 @@
 """``interp locate-neurons``: from models and prompt files to a verified, stored, plotted result."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ POSITIONS_HELP = "Tokens that are read: auto, prompt, content, decision, last, c
 PATCH_HELP = (
     "What verifying takes of the other model: contribution (activation and write weights) or activation (alone)."
 )
-CONTROLS_ORGANISM, CONTROLS = 200, 39
+CONTROLS_ORGANISM, CONTROLS, PROMPTS = 200, 39, 48
 
 
 @takes(Asking)
@@ -53,10 +54,11 @@ def command(
     """Find the MLP neurons (or heads) that carry a tuned behaviour; verify them, held out, against random sets.
 
     Prompt files are .txt (a prompt a line), .jsonl, .csv or .parquet. Half of the clusters locate and half verify,
-    unless two more files verify or --no-verify locates on all. To say that nothing is lost takes 36 clusters a class:
-    with fewer, even no loss seen does not exclude one of 10 %. METHOD auto is integrated with a base and act-grad
-    without. With --task the behaviour is to answer rightly, and --metric auto is logit-diff where the file has wrong
-    answers, else answer-loss. The run is kept in the store, with one offline HTML page beside it.
+    unless two more files verify or --no-verify locates on all; of each, 48 prompts a class (--max-prompts). Most
+    verdicts take 36 clusters a class: with fewer, no difference seen does not exclude one of 10 %. METHOD auto is
+    integrated with a base and act-grad without. With --task the behaviour is to answer rightly, and --metric auto is
+    logit-diff where the file has wrong answers, else answer-loss. The run is kept in the store, with one offline HTML
+    page beside it.
 
     Example: interp locate-neurons ./tuned --base ./base --positive harmful.txt --negative harmless.txt --top 30
     """
@@ -69,7 +71,7 @@ def command(
         return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
     # torch is imported only now, so that help, usage errors and repeats answer at once
     from interp.analyzers.locate_neurons import LocateNeurons
-    from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
+    from interp.analyzers.verify_neurons import FEWEST_SETS, VerifyNeurons, fewest_clusters
     from interp.engines import engine_named
     from interp.maths.intervals import FEWEST_CLUSTERS
     from interp.models.pair import Pair
@@ -80,8 +82,9 @@ def command(
 
     common.batches()
     engine_named(common.engine, common.remote)
+    common = replace(common, max_prompts=common.max_prompts or PROMPTS)
     if verify and controls is not None:
-        common.warn_of_few(controls)
+        common.warn_of_few(controls, FEWEST_SETS)
     sought = common.sought()
     located_on, verified_on = common.contrasts(verify)
     utility = None
@@ -112,8 +115,8 @@ def command(
         lines += [f"verified on {other}{verifying.counts}", *verifying.notes]
         if (few := verifying.require_contrast("verifying").n_clusters) < fewest_clusters():
             lines.append(
-                f"{few} clusters of prompts verify; the claims harmless and malformed need {fewest_clusters()}, the "
-                f"others {FEWEST_CLUSTERS}"
+                f"{few} clusters of prompts verify; the claims necessity, sufficiency, harmless and malformed need "
+                f"{fewest_clusters()}, the others {FEWEST_CLUSTERS}"
             )
     notes = remarked(common, *lines)
     if utility is not None:
