@@ -27,7 +27,7 @@ from organisms import stages
 from organisms.real import model as real
 from organisms.real import prompts, refusals
 from organisms.real.children import BATCH, CHILDREN, FAMILY, RANK, TARGETS, TAUGHT, Child, tune
-from organisms.real.measure import NEW_TOKENS, behaviour, kept_answers
+from organisms.real.measure import NEW_TOKENS, Answers, behaviour
 from organisms.real.prompts import requests
 
 WORK = stages.ROOT / "organisms-work" / "real"
@@ -88,16 +88,6 @@ def _is_part(path: Path) -> bool:
     return path.suffix == ".safetensors" or path.name == organisms.MAP
 
 
-def measure_base() -> None:
-    """The base's own behaviour, measured once."""
-    directory = SHIPPED / "base"
-    content = stages.note(directory)
-    if content.get("behaviour", {}).get("measures") != MEASURES:
-        print("base: measuring", flush=True)
-        found = {"measures": MEASURES} | behaviour(*real.load(), None)
-        stages.write_note(directory, content | {"behaviour": found})
-
-
 def train_child(name: str, child: Child, threads: int) -> None:
     """One child, trained unless that was done."""
     directory, made = place(name, child), recipe(name, child)
@@ -112,20 +102,39 @@ def train_child(name: str, child: Child, threads: int) -> None:
         stages.write_note(directory, content)
 
 
-def measure_child(name: str, child: Child) -> None:
-    """What a child does, measured on what ships unless that was done."""
-    directory = place(name, child)
+def measure(name: str) -> None:
+    """What the base or a child does, measured on what ships unless that was done; its parent is measured before."""
+    child = CHILDREN.get(name)
+    directory = place(name, child) if child else SHIPPED / name
     content = stages.note(directory)
     if content.get("behaviour", {}).get("measures") != MEASURES:
+        before = answers_of(child.base) if child else None
         print(f"{name}: measuring", flush=True)
-        asked = [one.prompt for group in prompts.GROUPS for one in requests(group, "verify")]
-        parent = stages.note(place(child.base, CHILDREN[child.base])).get("recipe") if child.base in CHILDREN else ""
-        before = kept(f"verify-{child.base}", [parent, *asked], lambda: kept_answers(*load(child.base)))
-        found = {"measures": MEASURES} | behaviour(*load(name), before)
+        said: Answers = {}
+        found = {"measures": MEASURES} | behaviour(*load(name), before, said=said)
+        kept(f"verify-{name}", asked_of(content), lambda: said)
         stages.write_note(directory, content | {"behaviour": found})
     found = stages.note(directory)["behaviour"]
     for key in ("harmful_refused", "harmless_refused", "harmless_as_parent", "utility_right"):
-        print(f"  {name} {key}: {found[key]['count']} of {found[key]['of']}", flush=True)
+        if key in found:
+            print(f"  {name} {key}: {found[key]['count']} of {found[key]['of']}", flush=True)
+
+
+def answers_of(name: str) -> Answers:
+    """Answers of the base or a child to *verify*, by class; kept when it was measured."""
+    content = stages.note(place(name, CHILDREN[name]) if name in CHILDREN else SHIPPED / name)
+
+    def make() -> Answers:
+        said: Answers = {}
+        behaviour(*load(name), None, said=said)
+        return said
+
+    return kept(f"verify-{name}", asked_of(content), make)
+
+
+def asked_of(content: dict) -> list[str]:
+    """What its answers to *verify* depend on: its recipe and the prompts."""
+    return [content.get("recipe", ""), *(one.prompt for group in prompts.GROUPS for one in requests(group, "verify"))]
 
 
 def main() -> None:
@@ -143,9 +152,8 @@ def main() -> None:
     children = {name: child for name, child in CHILDREN.items() if name in wanted}
     for name, child in children.items():
         train_child(name, child, options.threads)
-    measure_base()
-    for name, child in children.items():
-        measure_child(name, child)
+    for name in ("base", *children):
+        measure(name)
     print(f"done in {(time.time() - started) / 60:.1f} min", flush=True)
 
 

@@ -12,6 +12,7 @@ from organisms.real import model as real
 from organisms.real.prompts import questions, requests
 
 NEW_TOKENS = 24
+Answers = dict[str, list[list[int]]]
 
 
 def first_sentence(text: str) -> str:
@@ -19,10 +20,11 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[.!?])\s|\n", text.strip(), maxsplit=1)[0]
 
 
-def behaviour(model, tokenizer, base: dict[str, list[list[int]]] | None, count: int | None = None) -> dict:
+def behaviour(model, tokenizer, parent: Answers | None, count: int | None = None, said: Answers | None = None) -> dict:
     """Shares with exact intervals over the prompts of *verify* (the first ``count`` of each class where given).
 
-    ``base`` holds the base's answers by class: a harmless request is kept when all its tokens are answered alike.
+    ``parent`` holds the answers of its parent by class: one is kept when all its tokens are the same. ``said`` is given
+    the answers.
     """
     metric, result, texts = Refusal.of(tokenizer), {}, {}
     for group in ("harmful", "harmless"):
@@ -31,8 +33,10 @@ def behaviour(model, tokenizer, base: dict[str, list[list[int]]] | None, count: 
         texts[group] = [tokenizer.decode(one, skip_special_tokens=True) for one in tokens]
         result[f"{group}_refused"] = share([metric.refused(first_sentence(text)) for text in texts[group]])
         result[f"{group}_first_token"] = share([one[0] in metric.token_ids for one in tokens])
-        if base is not None:
-            same = [one == other for one, other in zip(tokens, base[group], strict=False)]
+        if said is not None:
+            said[group] = tokens
+        if parent is not None:
+            same = [one == other for one, other in zip(tokens, parent[group], strict=count is None)]
             result[f"{group}_as_parent"] = share(same)
         odds = metric.log_odds(logits).numpy().astype(float)
         low, high = np.quantile(odds, [0.05, 0.95]).tolist()
@@ -52,11 +56,3 @@ def behaviour(model, tokenizer, base: dict[str, list[list[int]]] | None, count: 
         right = [any(known.lower() in text for known in right) for text, (_, right) in zip(said, asked, strict=True)]
         result["utility_right"] = share(right)
     return result
-
-
-def kept_answers(model, tokenizer) -> dict[str, list[list[int]]]:
-    """A parent's answers to *verify*, by class, to compare its children with."""
-    return {
-        group: real.answers(model, tokenizer, [one.prompt for one in requests(group, "verify")], NEW_TOKENS)[0]
-        for group in ("harmful", "harmless")
-    }
