@@ -1,0 +1,117 @@
+"""A real chat model: ``python -m benchmarks.real [--children NAME ...] [--write]``.
+
+Children of SmolLM2-135M-Instruct (``organism:smollm2/base``, 46,080 neurons), whose difference is known: what locating
+and verifying say of each, on 48 + 48 prompts that locate and 48 + 48 others that verify. Located neurons are those that
+``interp locate-neurons --top 60`` selects; of ``planted`` the sixty that were trained are judged on the same prompts
+too, and as many at random. Runs are kept in ``--store`` and go on where they were stopped.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.page import CommandLine, machine, markdown, write_section
+from interp import organisms
+from interp.analyzers.locate_neurons import LocateNeurons
+from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.claims import from_table
+from interp.metrics import Refusal
+from interp.models.pair import Pair
+from interp.prompts import Contrast, read_prompts
+from interp.store import Store
+from interp.study import Study
+from interp.table import Table
+
+FAMILY, TOP = "smollm2", 60
+CHILDREN = ("planted", "lora", "paraphrased", "moved")
+PROMPTS, SETS = 48, 39
+GIVEN = True
+SMALL = {"CHILDREN": ("planted",), "PROMPTS": 4, "SETS": 1, "TOP": 4, "GIVEN": False}
+CLAIMS = (
+    "behaviour",
+    "necessity",
+    "necessity-recovery",
+    "sufficiency",
+    "sufficiency-recovery",
+    "harmless",
+    "malformed",
+)
+
+
+def study_of(child: str, split: str, pair: Pair) -> Study:
+    """Harmful prompts as positive ones, harmless as negative ones."""
+    groups = (read_prompts(organisms.prompts(f"{FAMILY}/{child}", split, name)) for name in ("harmful", "harmless"))
+    return Study(pair, Contrast(*groups).limit(PROMPTS), Refusal.of(pair.tokenizer), quiet=False)
+
+
+def rows_of(child: str, store: Store) -> list[dict]:
+    """A row per set of neurons: those located, and of a child whose neurons are known those too and random ones."""
+    pair = Pair.load(f"organism:{FAMILY}/{child}", f"organism:{FAMILY}/base", device="cpu")
+    locate, verify = (study_of(child, split, pair) for split in ("locate", "verify"))
+    started = time.perf_counter()
+    located = store.fetch(LocateNeurons(top=str(TOP)), locate).table
+    options = {"controls": SETS, "dose_draws": min(5, SETS)}
+    planted = [tuple(each) for each in organisms.planted(f"{FAMILY}/{child}").get("refusal", [])]
+    found = {"integrated": VerifyNeurons.of(located, **options)}
+    if planted and GIVEN:
+        generator, layers = np.random.default_rng(0), [layer for layer, _ in planted]
+        width = pair.tuned.anatomy.n_neurons
+        drawn = [(layer, int(neuron)) for layer, neuron in zip(layers, generator.permutation(width), strict=False)]
+        for name, chosen in (("trained", planted), ("random", drawn)):
+            found[name] = VerifyNeurons(ranking=tuple(chosen), selected=len(chosen), depth=len(chosen), **options)
+    rows = []
+    for name, analyzer in found.items():
+        run = store.fetch(analyzer, verify).table
+        chosen = {*analyzer.ranking[: analyzer.selected]}
+        hits = f"{len(chosen & {*planted})} of {len(chosen)}" if planted else f"- of {len(chosen)}"
+        rows.append({"child": child, "neurons": name, "trained ones": hits, **told(run)})
+    print(f"{child}: {time.perf_counter() - started:.0f} s", flush=True)
+    return rows
+
+
+def told(run: Table) -> dict[str, str]:
+    """What a verifying run says: refusals, recovery, and its verdicts."""
+    keys = zip(run["condition"].tolist(), run["group"].tolist(), strict=True)
+    rates = dict(zip(keys, run["refused"].tolist(), strict=True))
+    claims = {one.name: one for one in from_table(run.tables["claims"])}
+
+    def number(name: str, form: str = ".2f") -> str:
+        one = claims.get(name)
+        return "" if one is None else f"{one.value:{form}} [{one.low:{form}}, {one.high:{form}}]"
+
+    random = run.tables["random"]
+    drawn = random["rate"][random["direction"] == "necessity"]
+    return {
+        "refused": f"{rates['tuned', 'positive']:.0%} (base {rates['base', 'positive']:.0%})",
+        "given back": f"{rates.get(('ablate-base', 'positive'), np.nan):.0%}",
+        "random sets": f"{drawn.min():.0%} to {drawn.max():.0%}" if drawn.size else "",
+        "recovery": number("necessity-recovery"),
+        "patched in": f"{rates.get(('patch-tuned', 'positive'), np.nan):.0%}",
+        "its recovery": number("sufficiency-recovery"),
+        "not supported": ", ".join(name for name in CLAIMS if name in claims and not claims[name].supported) or "-",
+        "necessary": claims["necessity"].verdict if "necessity" in claims else "not made",
+    }
+
+
+def main() -> None:
+    """Measure, print, and with ``--write`` put the table into docs/benchmarks.md."""
+    options = CommandLine(globals(), SMALL)
+    options.add_argument("--children", nargs="*", default=None, help="which children")
+    options.add_argument("--store", type=Path, default=Path("runs-real"), help="where runs are kept")
+    given = options.read()
+    children, rows = given.children or CHILDREN, []
+    store = Store(given.store)
+    for child in children:
+        rows += rows_of(child, store)
+    table = markdown(rows, list(rows[0]))
+    print(table)
+    if given.write:
+        command = "python -m benchmarks.real --write"
+        if given.children:
+            command = f"python -m benchmarks.real --children {' '.join(children)} --write"
+        write_section("real", f"`{command}`. {machine()}\n\n{table}")
+
+
+if __name__ == "__main__":
+    main()
