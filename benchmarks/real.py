@@ -51,15 +51,15 @@ def rows_of(child: str, store: Store) -> list[dict]:
     locate, verify = (study_of(child, split, pair) for split in ("locate", "verify"))
     started = time.perf_counter()
     located = store.fetch(LocateNeurons(top=str(TOP)), locate).table
-    options = {"controls": SETS, "dose_draws": min(5, SETS)}
-    planted = [tuple(each) for each in organisms.planted(f"{FAMILY}/{child}").get("refusal", [])]
-    found = {"integrated": VerifyNeurons.of(located, **options)}
+    draws = min(5, SETS)
+    planted = organisms.planted(f"{FAMILY}/{child}").get("refusal", [])
+    found = {"integrated": VerifyNeurons.of(located, controls=SETS, dose_draws=draws)}
     if planted and GIVEN:
-        generator, layers = np.random.default_rng(0), [layer for layer, _ in planted]
-        width = pair.tuned.anatomy.n_neurons
-        drawn = [(layer, int(neuron)) for layer, neuron in zip(layers, generator.permutation(width), strict=False)]
-        for name, chosen in (("trained", planted), ("random", drawn)):
-            found[name] = VerifyNeurons(ranking=tuple(chosen), selected=len(chosen), depth=len(chosen), **options)
+        layers, width = [layer for layer, _ in planted], pair.tuned.anatomy.n_neurons
+        drawn = zip(layers, np.random.default_rng(0).permutation(width).tolist(), strict=False)
+        for name, chosen in (("trained", tuple(planted)), ("random", tuple(drawn))):
+            size = len(chosen)
+            found[name] = VerifyNeurons(ranking=chosen, selected=size, depth=size, controls=SETS, dose_draws=draws)
     rows = []
     for name, analyzer in found.items():
         run = store.fetch(analyzer, verify).table

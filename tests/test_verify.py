@@ -124,6 +124,19 @@ def test_conditions_of_the_planted_pair(table):
     assert abs(returned) < 1e-3
 
 
+def test_example_answers_to_positive_prompts_are_kept_only_where_asked(table, study):
+    kept = table.tables["examples"]
+    assert set(kept["group"]) == {"negative"}
+    assert kept["condition"].tolist() == ["base", "tuned", "ablate-base", "patch-tuned"] * 3
+    asked = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL, examples=1, show_answers=True)(study)
+    shown = asked.tables["examples"]
+    assert shown["group"].tolist() == ["positive"] * 4 + ["negative"] * 4
+    answers = dict(zip(shown["condition"][:4], shown["answer"][:4], strict=True))
+    row = study.prompts("positive").sample(1)[0]
+    assert answers["tuned"] == study.decode(study.answers("tuned", "positive")[row])
+    assert answers["ablate-base"] == study.decode(study.answers("base", "positive")[row]) != answers["tuned"]
+
+
 def test_conditions_are_means_of_answers(table):
     answers = table.tables["answers"]
     for found in table.rows():

@@ -49,6 +49,9 @@ def command(
         int, typer.Option(metavar="N", min=1, help="Prompts for doses and random sets; the conditions use all.")
     ] = 48,
     patch: Annotated[str, typer.Option(metavar="NAME", help=PATCH_HELP)] = "contribution",
+    show_answers: Annotated[
+        bool, typer.Option("--show-answers", help="Keep example answers to positive prompts too.")
+    ] = False,
     common: Asking,
 ) -> str:
     """Find the MLP neurons (or heads) that carry a tuned behaviour; verify them, held out, against random sets.
@@ -126,7 +129,9 @@ def command(
     if verify:
         if controls is None:
             controls = CONTROLS_ORGANISM if tuned.startswith("organism:") else CONTROLS
-        checker = VerifyNeurons.of(run.table, controls=controls, control_prompts=control_prompts, patch=patch)
+        checker = VerifyNeurons.of(
+            run.table, controls=controls, control_prompts=control_prompts, patch=patch, show_answers=show_answers
+        )
         runs.append(store.fetch(checker, verifying))
         notes += remarked(common, *runs[-1].summary.get("warnings", ()))
     for name, analyzer in further.analyzers(asked, locate, run.table).items():

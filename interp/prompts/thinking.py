@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from interp.prompts.tokens import Tokenizer, encode
+from interp.prompts.tokens import Tokenizer, decoded, encode
 
 OPENING, CLOSING = "<think>", "</think>"
 AUTO, NEVER = "auto", "none"
@@ -41,6 +41,6 @@ def answer_start(tokenizer: Tokenizer, given: str = AUTO) -> AnswerStart:
     template = tokenizer.chat_template
     if not template or CLOSING not in str(template):
         return AnswerStart()
-    turn = tokenizer.decode(list(encode(tokenizer, "Hello").ids))
+    turn = decoded(tokenizer, encode(tokenizer, "Hello").ids)
     inside = turn.rfind(OPENING) > turn.rfind(CLOSING)
     return AnswerStart(CLOSING, OPENING, inside)

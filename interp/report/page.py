@@ -80,6 +80,7 @@ def page(tables: Sequence[Table], title: str) -> str:
         f'<p class="sentence">{escaped(t.summary["sentence"])}</p>' for t in runs if t.summary.get("sentence")
     )
     body = [f"<header><h1>{escaped(title)}</h1>{_pair(runs)}{sentences}</header>"]
+    body += [section("Example answers", sections.examples_table(part)) for part in examples_of(runs)]
     if found:
         drawn = figure_of(to_table(found))
         body.append(section("Claims and verdicts", sections.claims_table(found) + drawn))
@@ -94,6 +95,11 @@ def opening_of(run: Table) -> str:
     """What a reader of a run sees first, where the run has it."""
     lines = "".join(f"<li>{escaped(line)}</li>" for line in run.summary.get("opening") or ())
     return f'<ul class="opening">{lines}</ul>' if lines else ""
+
+
+def examples_of(runs: Sequence[Table]) -> list[Table]:
+    """The tables of example answers that these runs have."""
+    return [run.tables["examples"] for run in runs if len(run.tables.get("examples", ()))]
 
 
 def _pair(runs: Sequence[Table]) -> str:

@@ -77,6 +77,22 @@ def _table(name: str, columns: Sequence[str], rows: Sequence[str]) -> str:
     )
 
 
+def examples_table(table: Table) -> str:
+    """What both models answer to a few prompts, and what they answer under the interventions."""
+    rows, before = [], None
+    for row in table.rows():
+        key = row["group"], row["prompt_id"]
+        if key != before:
+            count = int(((table["group"] == key[0]) & (table["prompt_id"] == key[1])).sum())
+            said = f"{escaped(row['prompt'])}<br><small>{escaped(row['group'])}</small>"
+            rows.append(f'<tr class="first"><th scope="rowgroup" rowspan="{count}">{said}</th>')
+        else:
+            rows.append("<tr>")
+        rows.append(f"<td>{escaped(row['condition'])}</td><td><bdi>{escaped(row['answer'])}</bdi></td></tr>")
+        before = key
+    return _table("examples", ("Prompt", "Condition", "Answer"), rows)
+
+
 def tokens_table(table: Table, limit: int = NEURONS) -> str:
     """For each of the best neurons (or heads) the tokens on which it is most active, marked in their context."""
     unit = table.columns[1].name

@@ -12,7 +12,7 @@ from interp.claims import to_table
 from interp.provenance import JSON
 from interp.report import sections
 from interp.report.facts import facts
-from interp.report.page import figure_of, opening_of, parts_of, section
+from interp.report.page import examples_of, figure_of, opening_of, parts_of, section
 from interp.report.shell import document, footer
 from interp.report.text import escaped
 from interp.table import Table
@@ -125,6 +125,8 @@ def _run_parts(table: Table) -> Iterator[str]:
     yield opening_of(table)
     if sentence := table.summary.get("sentence"):
         yield f'<p class="sentence">{escaped(sentence)}</p>'
+    for part in examples_of([table]):
+        yield f"<h3>Example answers</h3>{sections.examples_table(part)}"
     if claims := sections.claims_of([table]):
         yield sections.claims_table(claims) + figure_of(to_table(claims))
     for heading, content in parts_of([table], brief=True):

@@ -128,7 +128,7 @@ class Judged:
     ``tokens``: length of the answer; ``repeats``: share of its 4-grams that stood before; ``base_loss``: negative
     log-likelihood of its tokens in the base, nats a token, NaN without a base; ``divergence``: KL divergence of the
     fine-tuned model's next-token distributions from those under the condition, nats a token of the reference answer,
-    NaN where it was not asked for.
+    NaN where it was not asked for; ``texts``: the answers.
     """
 
     condition: str
@@ -144,6 +144,7 @@ class Judged:
     base_loss: np.ndarray
     divergence: np.ndarray
     chance: np.ndarray | None = None
+    texts: Sequence[str] = ()
 
     def flipped(self, before: "Judged") -> np.ndarray:
         """Prompts whose answer shows the behaviour in one of the two and not in the other."""
@@ -189,6 +190,7 @@ def judge(study: Study, name: str, group: str, receiver: Receiver, *, diverging:
         _base_losses(study, group, answers),
         divergence,
         study.require_metric().chance(prompts, texts) if group == "positive" else None,
+        texts,
     )
 
 

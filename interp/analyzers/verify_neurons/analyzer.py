@@ -36,13 +36,15 @@ class VerifyNeurons(Analyzer):
     is closed where the answer begins; Chen et al. 2024, arXiv 2406.14144), and whether answers stay well-formed and
     harmless ones what they were; answers that are word for word the other model's are counted too (``exact``).
 
-    ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``controls``: random
-    sets at the located size, drawn in the same layers, matched on the change of their contributions where that can be;
-    ``excluded`` units are never drawn. ``dose_draws`` of them also at every other dose. ``control_prompts`` positive
-    prompts (those that base and tuned answer differently) are used for doses and random sets, all for the conditions.
-    ``reach`` defines k95. ``unit``: what the ranking is of. ``patch``: what the conditions, doses and random sets take
-    from the other model, of a unit's contribution h W: ``contribution`` both factors, ``activation`` only h, which the
-    receiver's own W writes (Chen et al.). Returns a table of kind ``verify-neurons``.
+    ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``controls``:
+    random sets at the located size, drawn in the same layers, matched on the change of their contributions where that
+    can be; ``excluded`` units are never drawn. ``dose_draws`` of them also at every other dose. ``control_prompts``
+    positive prompts (those that base and tuned answer differently) are used for doses and random sets, all for the
+    conditions. ``examples``: answers to so many prompts are kept as text, to positive ones (which may be harmful)
+    only with ``show_answers``. ``reach`` defines k95. ``unit``: what the ranking is of. ``patch``: what the
+    conditions, doses and random sets take from the other model, of a unit's contribution h W: ``contribution`` both
+    factors, ``activation`` only h, which the receiver's own W writes (Chen et al.). Returns a table of kind
+    ``verify-neurons``.
 
     With a base, whatever ``patch`` is, sub-tables ``patching``, ``patching_random`` and ``patching_cells`` have the two
     by two of h and W, each from either model, in both directions. Per direction this takes three passes over the
@@ -63,6 +65,8 @@ class VerifyNeurons(Analyzer):
     unit: str = field(default="neuron", metadata={"from_parent": True})
     patch: str = "contribution"
     excluded: Ranking = ()
+    examples: int = 3
+    show_answers: bool = False
 
     @classmethod
     def of(cls, located: Table, **options) -> "VerifyNeurons":

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from interp.analyzers.verify_neurons.evidence import Evidence
+from interp.analyzers.verify_neurons.examples import examples_table
 from interp.analyzers.verify_neurons.findings import NEEDED, claims_of, lead, limits
 from interp.analyzers.verify_neurons.patching import patching_tables
 from interp.analyzers.verify_neurons.sets import dose_table, harmless_table, random_table
@@ -23,10 +25,26 @@ from interp.trials.outcomes import DIRECTIONS, MEASURES
 from interp.trials.warnings import warnings_of
 
 NAN = float("nan")
+
+
+class Verifying(HasOptions, Protocol):
+    """What of the analyzer decides on its tables."""
+
+    @property
+    def examples(self) -> int:
+        """How many prompts' answers are kept as text."""
+        ...
+
+    @property
+    def show_answers(self) -> bool:
+        """Whether those to positive prompts are too."""
+        ...
+
+
 _CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate-mean": "necessity"}
 
 
-def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) -> Table:
+def build(analyzer: Verifying, study: Study, evidence: Evidence, reach: float) -> Table:
     """The table of kind ``verify-neurons`` with its named parts and its claims.
 
     ``supported`` of the summary is True where the behaviour is there and the set is necessary, harmless and breaks
@@ -67,6 +85,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
         summary=summary,
         tables={
             "answers": answers_table(study, evidence),
+            "examples": examples_table(study, evidence, analyzer.examples, analyzer.show_answers),
             "dose": dose_table(evidence),
             "random": random_table(evidence),
             "random_harmless": harmless_table(evidence),
