@@ -70,7 +70,7 @@ class Task:
         short = {"logit-diff": "logit_diff", "answer-loss": "log_probability", "accuracy": "accuracy"}[self.name]
         return Words(
             number, unit, short, "correct", "answers {share} of positive prompts rightly", "right answers",
-            "share right", "the answer begins with the right one",
+            "share right", "the answer begins with the right one", binary=self.name == "accuracy",
         )  # fmt: skip
 
     @property

@@ -34,7 +34,7 @@ class Compare(Analyzer):
     """
 
     name: ClassVar[str] = "compare"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     sham: Pair | None = field(default=None, compare=False)
     cka_tokens: int = 512

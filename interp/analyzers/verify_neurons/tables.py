@@ -157,7 +157,7 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         "equal_tuned": ("flag", "token for token the tuned model's answer"),
         "altered": ("flag", "not token for token the tuned model's answer"),
         "malformed": ("flag", "empty, unended or repeating"),
-        words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.unit),
+        words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.unit_of_one),
         "loss": ("measure", "negative log-likelihood per token of the reference answer", "nats"),
     }
     if any(item.chance is not None for item in evidence.judged):
