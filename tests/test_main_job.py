@@ -18,7 +18,7 @@ from interp.study import Study
 from interp.trials.conditions import Donors
 from interp.trials.dose import Doses
 
-PROMPTS, NEW_TOKENS = 32, 16
+PROMPTS, NEW_TOKENS = 32, 8
 
 
 @functools.cache
@@ -41,7 +41,7 @@ def located(name: str, method: str = "integrated", top: str = "30"):
 
 @functools.cache
 def verified(name: str):
-    checker = VerifyNeurons.of(located(name), controls=24, dose_draws=1, control_prompts=16, depth=30)
+    checker = VerifyNeurons.of(located(name), controls=19, dose_draws=1, control_prompts=16, depth=30)
     return checker(study(name, "verify", 40))
 
 
@@ -73,7 +73,7 @@ def test_the_planted_set_is_supported_against_its_controls():
     assert table.summary["supported"], table.summary["sentence"]
     found = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     assert found["necessity"].value >= 0.95
-    assert found["necessity"].p == pytest.approx(1 / 25)
+    assert found["necessity"].p == pytest.approx(1 / 20)
     assert found["necessity"].control_high < 0.2
     assert found["harmless"].value <= 0.02
     for claim in found.values():
@@ -149,8 +149,8 @@ def test_a_recognised_answer_is_the_generated_one_under_the_same_intervention():
 
 
 def test_batch_size_does_not_change_answers_or_scores():
-    one = Study(pair("planted"), study("planted", prompts=6).contrast, study("planted").metric, batch_size=1)
     many = study("planted", prompts=6)
+    one = Study(pair("planted"), many.contrast, many.metric, batch_size=1, max_new_tokens=NEW_TOKENS)
     assert one.answers("tuned", "positive") == many.answers("tuned", "positive")
     scores = [LocateNeurons(steps=3)(item)["score"] for item in (one, many)]
     np.testing.assert_allclose(*scores, atol=2e-3)

@@ -59,8 +59,17 @@ def by_hand(study, name):
     return np.array(found)
 
 
-@pytest.mark.parametrize("template", [False, True])
-@pytest.mark.parametrize("name", ["logit-diff", "answer-loss", "accuracy"])
+NUMBERS = ("logit-diff", "answer-loss", "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        *((name, False) for name in NUMBERS),
+        ("answer-loss", True),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("logit-diff", "accuracy")),
+    ],
+)
 def test_numbers_are_those_of_a_plain_pass(name, template):
     study = asked(name, template=template)
     checked = VerifyNeurons(ranking=((0, 1),), selected=1, controls=1, dose_draws=1, depth=1)(study)
