@@ -21,7 +21,8 @@ test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow and not gpu" --timeout 1800
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow and not gpu" --timeout 1800 \
+	  --hypothesis-profile slow
 
 test-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu --timeout 1800

@@ -23,6 +23,9 @@ ALLOWED = {
     "text": ("str",),
 }
 
+ZERO_OR_ONE = "0 or 1"
+"""Unit of a measure whose every number is 0 or 1 by definition (or NaN), so that a mean of them is a share."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -36,6 +39,11 @@ class Column:
     def __post_init__(self) -> None:
         if self.role not in ALLOWED:
             raise ValueError(f"column {self.name!r} has the role {self.role!r}: expected {', '.join(ALLOWED)}")
+
+
+def as_counted(values: np.ndarray, unit: str) -> np.ndarray:
+    """Values as intervals take them: yes and no where the unit says 0 or 1, and nothing else stands there."""
+    return values.astype(bool) if unit == ZERO_OR_ONE and np.isin(values, (0, 1)).all() else values
 
 
 def dtype_name(array: np.ndarray) -> str:

@@ -1,4 +1,8 @@
-"""What every claim maker owes: a verdict that the check accepts, and no other, whatever the numbers are."""
+"""What every claim maker owes: a verdict that the check accepts, and no other, whatever the numbers are.
+
+Hypothesis draws other numbers for a run twice by default, and as often as its profile says in the slow tests, in which
+every analyzer runs on a further architecture.
+"""
 
 import dataclasses
 
@@ -68,8 +72,10 @@ def require_honest(run):
             claims.check(dataclasses.replace(finding, verdict=other), run)
 
 
-def require_honest_makers(run, examples=5):
+def require_honest_makers(run, examples=2):
     """The same of the run's claims on other numbers, drawn by hypothesis."""
+    if settings.get_current_profile_name() == "slow":
+        examples = settings().max_examples
 
     @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
     @given(st.integers(0, 2**31))
@@ -85,9 +91,9 @@ def require_honest_makers(run, examples=5):
     holds()
 
 
-def require_remeasured(run, examples=2):
+def require_remeasured(run):
     """The same, and the summary's verdicts; returns the findings by name."""
-    require_honest_makers(run, examples)
+    require_honest_makers(run)
     found = {finding.name: finding for finding in findings(run)}
     assert run.summary["verdicts"] == {name: finding.verdict for name, finding in found.items()}
     return found

@@ -1,6 +1,7 @@
 """What all tests share: no network, nothing of this user's machine read or written, every annotation executed."""
 
 import atexit
+import gc
 import os
 import signal
 import tempfile
@@ -9,8 +10,10 @@ from importlib.machinery import SourceFileLoader
 from unittest.mock import patch
 
 import pytest
+from hypothesis import settings
 from jaxtyping import _import_hook
 
+from tests import annotated
 from tests.browser import pytest_runtest_setup, pytest_terminal_summary  # noqa: F401 (hooks of pytest)
 from tests.host_law import one_door_to_the_host, watched_conversions  # noqa: F401 (fixtures of every test)
 
@@ -36,6 +39,14 @@ def _code_from_a_cache_of_its_own(loader: SourceFileLoader, name: str):
 # imported from it are compiled anew: ten seconds. Here it holds while our own source is read, and no longer.
 _import_hook._JaxtypingLoader.get_code = _code_from_a_cache_of_its_own
 _import_hook._JaxtypingLoader.exec_module = SourceFileLoader.exec_module
+annotated.install()
+settings.register_profile("slow", max_examples=25)  # of what does not state how many it draws
+
+
+def pytest_collection_finish():
+    """What is there by now stays: a collection of garbage need not look at all of torch each time, half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -7,15 +7,20 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 import torch
-from jaxtyping import TypeCheckError
+from jaxtyping import Float, TypeCheckError
 
 from interp.maths.moments import TopK
-from tests import host_law
+from interp.maths.statistics import clopper_pearson
+from interp.sites import Site
+from interp.table import Column
+from tests import annotated, host_law
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "interp").rglob("*.py"))
@@ -296,3 +301,21 @@ def test_annotated_shapes_are_executed():
     top.update(torch.zeros(4, 2), torch.arange(4))
     with pytest.raises(TypeCheckError, match="rows"):
         top.update(torch.zeros(4, 2), torch.arange(3))
+
+
+def test_annotations_without_shapes_are_executed_too():
+    """By another wrapper (``tests/annotated.py``): of functions, methods and the fields of a dataclass."""
+    assert clopper_pearson(3, 3) == pytest.approx((0.2924, 1.0), abs=1e-4)
+    with pytest.raises(TypeCheckError, match="successes"):
+        clopper_pearson("3", 3)
+    with pytest.raises(TypeCheckError, match="name"):
+        Column(3, "key", "number of the row")
+    with pytest.raises(TypeCheckError, match="name"):
+        Site.parse(3)
+
+
+def test_a_shape_is_seen_wherever_it_stands_in_an_annotation():
+    shape = Float[torch.Tensor, "B T"]
+    inside = (shape, list[shape], dict[str, tuple[int, shape]], shape | None, Callable[[int, shape], int])
+    assert all(map(annotated._has_shape, [*inside, Callable[[int], shape], Annotated[list[shape], "x"]]))
+    assert not any(map(annotated._has_shape, [int, "B T", list[torch.Tensor], Callable[..., int], None, Any]))

@@ -18,8 +18,9 @@ TEST = "import pytest\n\n@pytest.mark.browser\ndef test_page(): pass\n\ndef test
 def test_without_a_browser(tmp_path, required, workers):
     (tmp_path / "test_here.py").write_text(TEST)
     environment = {**os.environ, "PATH": str(tmp_path), "INTERP_REQUIRE_BROWSER": "1" if required else ""}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # importing what is installed here takes most of the time
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:interp", "-p", "tests.browser", "-c", os.devnull,
+        [sys.executable, "-m", "pytest", "-p", "xdist", "-p", "tests.browser", "-c", os.devnull,
          f"--rootdir={tmp_path}", "-n", str(workers), "-p", "no:cacheprovider", "test_here.py"],
         cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -27,7 +27,8 @@ from interp.claims import (
 from interp.claims.sentences import fill
 from interp.cli.claims_table import claims_table
 from interp.errors import ClaimError
-from interp.table import table
+from interp.maths.intervals import cluster_interval
+from interp.table import ZERO_OR_ONE, table
 
 FAST = settings(max_examples=25, deadline=None, derandomize=True)
 N = 12
@@ -95,6 +96,29 @@ def test_estimates(estimate, value):
     tuned, base = (answers["log_odds"][answers["condition"] == name] for name in ("tuned", "base"))
     assert measure(estimate, run()).value == pytest.approx(value(tuned, base))
     assert Estimate.from_json(json.loads(json.dumps(estimate.to_json()))).to_json() == estimate.to_json()
+
+
+def test_a_mean_of_numbers_that_are_0_or_1_by_definition_is_a_share():
+    """The unit says so; equal numbers of any other column have no spread to measure, and no width."""
+    right, code = np.ones(8), np.arange(8)
+    columns = {
+        "cluster": (code, "key", "c"),
+        "flag": (right.astype(bool), "flag", "f"),
+        "number": (right, "measure", "n", ZERO_OR_ONE),
+        "before": (right - 1, "measure", "n", ZERO_OR_ONE),
+        "plain": (right, "measure", "n"),
+        "undefined": (np.where(code == 3, np.nan, right), "measure", "n", ZERO_OR_ONE),
+    }
+    made = table("x", columns)
+    exact = scipy.stats.binomtest(8, 8).proportion_ci()
+    assert measure(mean("number"), made) == measure(mean("flag"), made)
+    assert measure(mean("number"), made)[:3] == pytest.approx((1.0, exact.low, 1.0))
+    assert measure(mean("plain"), made)[:3] == (1.0, 1.0, 1.0)
+    assert np.isnan(measure(mean("undefined"), made)[0])
+    moved = measure(mean("number", minus={"column": "before"}), made)
+    assert moved[:3] == cluster_interval(right > 0, code, minus=right < 0)
+    assert moved.low < moved.value == 1.0
+    assert measure(statistic("maximum", "number"), made).value == 1.0
 
 
 def test_rows_are_paired_by_their_key_whatever_their_order():

@@ -172,8 +172,9 @@ def unnamed(named):
 
 
 ANALYZERS |= unnamed({"base", *OF_WEIGHTS, *OF_ONE_MODEL, *(name.split()[0].replace("-", "_") for name in ANALYZERS)})
-# Heads go the ways of neurons: one method stands for all of them but in the slow tests. So do two of four ways.
-ALWAYS = {"locate-neurons integrated head", "verify-neurons head"}
+# Heads go the ways of neurons: one method stands for all of them but in the slow tests, and that heads are verified as
+# heads is in tests/test_heads.py. So do two of four ways.
+ALWAYS = {"locate-neurons integrated head"}
 SELDOM = ("head", "diff base", "diff difference")
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from interp.dictionaries.config import DictionaryConfig
@@ -56,7 +57,7 @@ def test_a_held_out_auc_is_scikit_learns():
     probe = SparseProbe(k=2, draws=1, seed=4)
     found = probe(codes, labels, clusters)
     training = found.training
-    latents, _, scores = probe._fitted(codes, labels, training)
+    latents, _, scores = probe._fitted(codes, labels, clusters, training)
     np.testing.assert_array_equal(found.scores, scores)
     assert found.latents.tolist() == latents.tolist()
     assert found.auc == pytest.approx(roc_auc_score(labels[~training], scores[~training]))
@@ -71,13 +72,27 @@ def test_a_held_out_auc_is_scikit_learns():
     assert not set(clusters[training]) & set(clusters[~training])
 
 
-def test_repeated_prompts_make_the_null_no_narrower():
-    """A cluster that has rows of both classes exchanges the labels of its two sides, as wholes."""
-    codes, labels, clusters = data(3, pairs=24)
-    one = SparseProbe(draws=200)(codes, labels, clusters)
-    many = SparseProbe(draws=200)(*(np.repeat(part, 6, axis=0) for part in (codes, labels, clusters)))
-    assert many.auc == pytest.approx(one.auc)
-    assert many.null.std() == pytest.approx(one.null.std(), rel=0.25)
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("twins", [True, False])
+def test_copies_of_all_prompts_change_nothing(k, twins):
+    """Nor the null: a cluster that has rows of both classes exchanges the labels of its two sides, as wholes."""
+    codes, labels, clusters = data(3, 1.0, pairs=24)
+    clusters = clusters if twins else np.arange(len(labels))
+    one = SparseProbe(k, draws=60)(codes, labels, clusters)
+    many = SparseProbe(k, draws=60)(*(np.repeat(part, 5, axis=0) for part in (codes, labels, clusters)))
+    assert many.latents.tolist() == one.latents.tolist()
+    for name in ("weights", "auc", "low", "high", "null", "p"):
+        np.testing.assert_allclose(getattr(many, name), getattr(one, name), rtol=0, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(many.scores[::5], one.scores, rtol=0, atol=1e-6)
+
+
+def test_without_copies_the_strength_is_scikit_learns():
+    codes, labels, clusters = data(1, 1.0)
+    found = SparseProbe(k=3, draws=1)(codes, labels, clusters)
+    chosen, rows = codes[:, found.latents], found.training
+    chosen = (chosen - chosen[rows].mean(0)) / chosen[rows].std(0)
+    fitted = LogisticRegression().fit(chosen[rows], labels[rows])
+    np.testing.assert_allclose(found.weights, fitted.coef_[0], rtol=1e-9)
 
 
 def test_whole_clusters_of_one_class_keep_one_label_in_the_null():

@@ -61,8 +61,11 @@ def same(store: Path, reference: tuple[dict, Store]) -> None:
     assert left == []
 
 
-def test_json_is_one_object_that_names_run_path_rows_and_summary(reference):
-    record, store = reference
+def test_json_is_one_object_that_names_run_path_rows_and_summary(run, tmp_path):
+    """In this process: the slow tests below start others."""
+    code, out, err = run(*command(tmp_path / "runs", 6)[len(INTERP) :])
+    assert (code, err) == (0, "")
+    record, store = json.loads(out), Store(tmp_path / "runs")
     assert {"run", "path", "cached", "rows", "summary"} <= set(record)
     assert record["rows"] == len(store.get(record["run"]))
     assert not record["cached"]

@@ -244,6 +244,17 @@ class TestRatio:
         mixed = cluster_interval(np.arange(7) < 5, np.arange(7), minus=base, over=tuned, over_minus=base)
         assert mixed.low < 5 / 7 < mixed.high
 
+    def test_a_gain_below_zero_is_a_gain_of_the_opposite(self):
+        """Yes for no throughout turns both differences around, and leaves their ratio and its interval."""
+        base, tuned = np.zeros(9, bool), np.arange(9) < 8
+        for right in (tuned, base, np.arange(9) < 6):
+            flags = [right, base, tuned, base]
+            own, opposite = (
+                cluster_interval(a, np.arange(9), minus=b, over=c, over_minus=d)
+                for a, b, c, d in (flags, [~one for one in flags])
+            )
+            assert own == pytest.approx(opposite)
+
     def test_a_gain_that_is_not_there_is_refused(self):
         base, tuned = np.arange(40) < 20, np.arange(40) < 21
         assert np.isnan(cluster_interval(tuned, np.arange(40), minus=base, over=tuned, over_minus=base)).all()

@@ -22,7 +22,10 @@ from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
 from interp.figures import plot
 from interp.generate import Text, generate
+from interp.maths.intervals import cluster_interval
+from interp.metrics import Task
 from interp.models.pair import Pair
+from interp.prompts import Contrast, PromptSet
 from interp.sites import Site
 from interp.study import Study
 from interp.table import table
@@ -107,7 +110,8 @@ class TestPlanted:
         assert claim.clusters == len(set(scores["cluster"])) == PAIRS // 2
 
     def test_numbers_of_claims_are_those_of_scipy(self, found):
-        by_name, numbers = require_remeasured(found), found.tables["numbers"]
+        by_name = {claim.name: claim for claim in claims.from_table(found.tables["claims"])}
+        numbers = found.tables["numbers"]
         rows = (numbers["set"] == "probed") & (numbers["change"] == "ablate")
         moved = numbers["effect"][rows]
         assert len(set(numbers["cluster"][rows])) == len(moved), "a prompt to a cluster"
@@ -121,6 +125,30 @@ class TestPlanted:
         null = found.tables["sets"]["effect"][found.tables["sets"]["change"] == "ablate"]
         assert one.p == (1 + (null >= moved.mean()).sum()) / (1 + len(null))
         json.dumps(found.summary, allow_nan=False)
+
+    def test_copies_of_every_prompt_change_no_probe(self, pair, planted):
+        once, often = (
+            analyzer(planted, k=(1, 4), controls=1, control_prompts=2, permutations=19)(
+                Study(pair, tiny.copied(tiny.contrast(PAIRS), times), tiny.metric(), max_new_tokens=1)
+            )
+            for times in (1, 5)
+        )
+        assert len(often.tables["scores"]) == 5 * len(once.tables["scores"])
+        assert often.tables["latents"]["latent"].tolist() == once.tables["latents"]["latent"].tolist()
+        for name in ("auc", "low", "high", "null_mean", "p"):
+            np.testing.assert_allclose(often[name], once[name], rtol=0, atol=1e-6, err_msg=name)
+
+    def test_right_and_wrong_under_a_change_are_two_shares_of_the_same_prompts(self, pair, planted):
+        both = tiny.contrast(PAIRS)
+        right = tuple(dataclasses.replace(prompt, answer="Sorry") for prompt in both.positive)
+        asked = Contrast(PromptSet(right, "right"), both.negative)
+        metric = Task.of(pair.tokenizer, right, "accuracy")
+        made = analyzer(planted, controls=1)(Study(pair, asked, metric, max_new_tokens=1))
+        claim, numbers = require_remeasured(made)["ablation-lowers-probed"], made.tables["numbers"]
+        plain, after = (numbers[name].astype(bool) for name in ("plain", "after"))
+        assert (numbers["effect"] == numbers["plain"] - numbers["after"]).all()
+        assert (claim.value, claim.low, claim.high) == cluster_interval(plain, numbers["cluster"], minus=after)
+        assert claim.low < claim.value
 
     @pytest.mark.slow
     def test_another_latent_is_not_confirmed(self, pair, planted, found):

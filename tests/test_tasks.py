@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from interp import claims, organisms
+from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.errors import MetricError, OptionError, PromptError
+from interp.maths.intervals import exact_interval
 from interp.metrics import Task
 from interp.models.pair import Pair
 from interp.prompts import Contrast, Prompt, PromptSet, encode, encode_answer, read_prompts, read_task
@@ -57,8 +59,17 @@ def by_hand(study, name):
     return np.array(found)
 
 
-@pytest.mark.parametrize("template", [False, True])
-@pytest.mark.parametrize("name", ["logit-diff", "answer-loss", "accuracy"])
+NUMBERS = ("logit-diff", "answer-loss", "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        *((name, False) for name in NUMBERS),
+        ("answer-loss", True),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("logit-diff", "accuracy")),
+    ],
+)
 def test_numbers_are_those_of_a_plain_pass(name, template):
     study = asked(name, template=template)
     checked = VerifyNeurons(ranking=((0, 1),), selected=1, controls=1, dose_draws=1, depth=1)(study)
@@ -124,11 +135,11 @@ def test_an_identical_pair_is_silent():
     assert not LocateNeurons(top="5", steps=3)(study)["score"].any()
 
 
-def sorry(pairs=40):
+def sorry(pairs=40, name="auto"):
     """The planted pair as a task: Sorry is the right answer, and the base gives another."""
     study = tiny.planted_study("llama", pairs=pairs)
     right = [Prompt(p.id, p.text, p.cluster, p.twin, "Sorry", "help") for p in study.contrast.positive]
-    metric = Task.of(study.pair.tokenizer, right)
+    metric = Task.of(study.pair.tokenizer, right, name)
     contrast = Contrast(PromptSet(tuple(right), "right"), study.contrast.negative)
     return Study(study.pair, contrast, metric, max_new_tokens=1)
 
@@ -148,6 +159,25 @@ def test_planted_neurons_are_found_and_verified_by_their_task():
     assert "shuffled" in by_name["behaviour"].control
     for claim in by_name.values():
         claims.check(claim, checked)
+
+
+def test_all_right_is_not_right_for_sure():
+    """Accuracy is 0 or 1 per prompt: its means are shares, which have the exact bound where all prompts agree."""
+    study = sorry(16, "accuracy")
+    n = study.prompts("positive").n_clusters
+    scaled = FtcAlpha(alphas=(0.0, 1.0), new_tokens=0)(study)
+    for alpha, value in ((0.0, 0.0), (1.0, 1.0)):
+        row = (scaled["way"] == "blocks") & (scaled["alpha"] == alpha) & (scaled["group"] == "positive")
+        assert scaled["number"][row] == [value]
+        assert (scaled["low"][row][0], scaled["high"][row][0]) == pytest.approx(exact_interval(value * n, n))
+    stays = {claim.name: claim for claim in claims.from_table(scaled.tables["claims"])}["alpha-gain"]
+    assert stays.low < stays.value == 0.0 < stays.high
+    ranking = ((1, 5), (1, 17), (1, 30))
+    checked = VerifyNeurons(ranking=ranking, selected=3, controls=1, dose_draws=1, depth=1)(study)
+    cells = checked.tables["patching_cells"]
+    whole = cells["effect"] == 1.0
+    assert whole.any()
+    assert (cells["low"][whole] < 0.9).all()
 
 
 def test_chance_is_what_shuffled_answers_give():

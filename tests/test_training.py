@@ -36,6 +36,10 @@ def log_of(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+SELDOM = {"checkpoint_every": 1000}
+"""Of long trainings that nothing cuts: most of their time went into files."""
+
+
 class Cut(Exception):
     """The power goes."""
 
@@ -111,7 +115,7 @@ def test_a_transcoder_reads_its_columns_and_writes_others(tmp_path):
 
     dictionary = Dictionary(config("standard", d_out=D, input_bias=False, skip=True), seed=1)
     job = Job(dictionary, (0, D), (D, 2 * D), options(steps=150, sparsity=1e-3))
-    train({"t": job}, Buffer(Made(pairs, 2 * D), 1024), options(steps=150), tmp_path / "t")
+    train({"t": job}, Buffer(Made(pairs, 2 * D), 1024), options(steps=150, **SELDOM), tmp_path / "t")
     assert log_of(tmp_path / "t")[-1]["t"]["explained"] > 0.9
     with pytest.raises(OptionError, match="inputs of width 12, the rows given have 24"):
         train({"t": Job(Dictionary(config()))}, Buffer(Made(pairs, 2 * D), 1024), options(), tmp_path / "u")
@@ -222,7 +226,7 @@ def test_dead_latents_come_back_in_a_training(tmp_path):
         dictionary = Dictionary(config(), seed=1)
         with torch.no_grad():
             dictionary.W_enc[:, :16] *= 1e-3
-        more = dict(steps=80, dead_after=512, auxiliary=coefficient, clip=0.0)
+        more = dict(steps=80, dead_after=512, auxiliary=coefficient, clip=0.0, **SELDOM)
         train(dictionary, made(), options(**more), tmp_path / str(coefficient))
         alive[coefficient] = 1 - log_of(tmp_path / str(coefficient))[-1]["dictionary"]["dead"]
     assert alive[1 / 32] > alive[0.0] + 0.2, alive
@@ -235,7 +239,7 @@ def test_what_no_input_excites_comes_back_by_revival_alone(tmp_path, free):
         dictionary = Dictionary(config(rank_by="norm" if free else "value"), seed=1)
         with torch.no_grad():
             dictionary.b_enc[:16] = -4.0
-        more = dict(steps=300, dead_after=512, revival=revival, unit=not free, learning_rate=0.05)
+        more = dict(steps=300, dead_after=512, revival=revival, unit=not free, learning_rate=0.05, **SELDOM)
         train(dictionary, made(), options(**more), tmp_path / str(revival))
         active = dictionary.encode_sparse(rows(77, 2000)).counts()[:16]
         alive[revival] = int((active > 0).sum())

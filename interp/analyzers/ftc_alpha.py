@@ -27,7 +27,7 @@ from interp.metrics import malformed, require_number, token_divergences
 from interp.models.interpolate import interpolated, require_interpolable
 from interp.models.invisible import changed_settings, remarks
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table, as_counted, table
 
 GRID = (0.0, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25)
 BLOCKS, WEIGHTS = "blocks", "weights"
@@ -45,7 +45,7 @@ class FtcAlpha(Analyzer):
     """
 
     name: ClassVar[str] = "ftc-alpha"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     alphas: tuple[float, ...] = GRID
     new_tokens: int = 0
@@ -178,7 +178,7 @@ def _columns(study: Study, rows: Sequence[dict], held: set[str], asked: FtcAlpha
         "prompt_id": ([row["prompt"].id for row in rows], "key", "position in the prompt file, from 0"),
         "cluster": ([row["prompt"].cluster for row in rows], "key", "prompts that depend on each other"),
         "held": ([row["prompt"].cluster in held for row in rows], "flag", "judges a strength, did not choose it"),
-        "number": (np.array([row["number"] for row in rows]), "measure", words.number, words.unit),
+        "number": (np.array([row["number"] for row in rows]), "measure", words.number, words.unit_of_one),
         "kl": (np.array([row["kl"] for row in rows]), "measure", "next token, tuned model as it is || scaled", "nats"),
         "flip": ([row["flip"] for row in rows], "flag", "another next token comes first than in the tuned model"),
     }
@@ -207,7 +207,8 @@ def _means(study: Study, prompts: Table, new_tokens: int) -> dict[str, tuple]:
     def each(column: str, statistic: Callable = np.mean) -> np.ndarray:
         return np.array([float(statistic(prompts[column][mask])) for mask in masks])
 
-    intervals = [cluster_interval(prompts["number"][mask], prompts["cluster"][mask]) for mask in masks]
+    numbers = [as_counted(prompts["number"][mask], words.unit_of_one) for mask in masks]
+    intervals = [cluster_interval(own, prompts["cluster"][mask]) for own, mask in zip(numbers, masks, strict=True)]
     columns = {
         "way": ([key[0] for key in keys], "key", "what is scaled: each block's update, or all weights"),
         "alpha": ([key[1] for key in keys], "measure", "strength: 0 is the base's, 1 the tuned model's"),

@@ -20,7 +20,7 @@ from interp.maths.auc import auc_difference_interval, auc_interval, fewest_clust
 from interp.maths.intervals import Interval, cluster_interval, effective_clusters, jackknife_rows
 from interp.maths.statistics import area_under_dose, rank_correlation, smallest_dose
 from interp.provenance import JSON, plain
-from interp.table import Table
+from interp.table import Table, as_counted
 
 NAN = float("nan")
 
@@ -92,7 +92,7 @@ assert list(_KINDS) == [one.name for one in fields(Estimate)]
 
 
 def mean(column: str, *, cluster: str = "cluster", **rest: JSON) -> Estimate:
-    """A mean over clusters (of a flag: a share); with ``minus`` a difference, with ``over`` a ratio: ``Estimate``."""
+    """A mean over clusters (of a flag or a 0 or 1: a share); with ``minus`` a difference, with ``over`` a ratio."""
     return Estimate(column=column, cluster=cluster, **rest)
 
 
@@ -181,6 +181,8 @@ def _numbers(estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = 
     if not rows.size and estimate.statistic != "count":
         raise ClaimError(f"no row of table {part.kind!r} is selected by {dict(where or estimate.where)}")
     values = values[rows] if values.dtype == bool else values[rows].astype(np.float64)
+    if estimate.statistic == "mean":
+        values = as_counted(values, part.column(estimate.column).unit)
     clusters = _column(part, estimate.cluster)[rows] if estimate.cluster else np.arange(rows.size)
     names = [estimate.pair] if isinstance(estimate.pair, str) else list(estimate.pair)
     if not any(names):
@@ -194,9 +196,7 @@ def _numbers(estimate: Estimate, run: Table, where: Mapping[str, JSON] | None = 
 
 def _derived(estimate: Estimate, changes: Mapping[str, JSON]) -> Estimate:
     """An estimate that takes what it does not name from the one around it."""
-    around = estimate.to_json()
-    for name in ("minus", "over"):
-        around.pop(name, None)
+    around = {name: value for name, value in estimate.to_json().items() if name not in ("minus", "over")}
     return Estimate.from_json(around | dict(changes))
 
 

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from interp.errors import OptionError
 from interp.maths.auc import auc_interval, shuffled_labels
+from interp.maths.intervals import effective_clusters
 from interp.maths.statistics import permutation_p, roc_auc, standardised_difference
 
 FEWEST = 8
@@ -43,7 +44,10 @@ class Probed(NamedTuple):
 class SparseProbe:
     """Options of a k-sparse probe: how many latents, draws of the null, seed of the split and the null.
 
-    ``firing``: only latents that are larger with the label are chosen, in the null too.
+    ``firing``: only latents that are larger with the label are chosen, in the null too. The regression is on codes by
+    their spread, with half the squared length of its weights as the penalty beside the mean loss times the effective
+    number of sides of clusters, a side being the rows of one class: scikit-learn's own strength where every row is a
+    side of its own, as with twins, and the same however often each prompt is there.
     """
 
     k: int = 1
@@ -69,20 +73,20 @@ class SparseProbe:
             training = _half(labels, clusters, len(names), generator)
         training = np.asarray(training, dtype=bool)
         _require(labels, clusters, training, len(names))
-        latents, weights, scores = self._fitted(codes, labels, training)
+        latents, weights, scores = self._fitted(codes, labels, clusters, training)
         held = ~training
         auc, low, high = auc_interval(
             scores[held & labels], scores[held & ~labels], clusters[held & labels], clusters[held & ~labels]
         )
         null = [
-            roc_auc(drawn[held], self._fitted(codes, drawn, training, ranks=True)[2][held])
+            roc_auc(drawn[held], self._fitted(codes, drawn, clusters, training, ranks=True)[2][held])
             for drawn in _permuted(labels, clusters, self.draws, generator)
         ]
         p = permutation_p(auc, null)
         return Probed(latents, weights, auc, low, high, np.array(null), p, scores, training)
 
     def _fitted(
-        self, codes: NDArray, labels: NDArray, training: NDArray, ranks: bool = False
+        self, codes: NDArray, labels: NDArray, clusters: NDArray, training: NDArray, ranks: bool = False
     ) -> tuple[NDArray, NDArray, NDArray]:
         """The k latents that part the training half best, weights of their regression, and scores of all rows.
 
@@ -103,7 +107,9 @@ class SparseProbe:
 
         size = chosen[training].std(0)
         chosen = (chosen - chosen[training].mean(0)) / np.where(size > 0, size, 1.0)
-        fitted = LogisticRegression().fit(chosen[training], labels[training])
+        sides = effective_clusters(2 * clusters[training] + labels[training])
+        # scikit-learn weighs the penalty against the sum over rows, which copies of prompts add to
+        fitted = LogisticRegression(C=sides / training.sum()).fit(chosen[training], labels[training])
         return latents, fitted.coef_[0], fitted.decision_function(chosen)
 
 

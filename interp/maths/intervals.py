@@ -257,5 +257,8 @@ def _ratio(
     # the nearer end has one
     near = over if value > 0.5 else below
     paired, size = _paired_shares(values, near, clusters, level), abs(float(bottom.mean()))
-    least, most = value - (paired.value - paired.low) / size, value + (paired.high - paired.value) / size
+    down, up = paired.value - paired.low, paired.high - paired.value
+    if bottom.sum() < 0:
+        down, up = up, down
+    least, most = value - down / size, value + up / size
     return Interval(value, float(np.fmin(found.low, least)), float(np.fmax(found.high, most)))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp.maths.precision import widen
 from interp.prompts import Prompt
+from interp.table import ZERO_OR_ONE
 
 _SENTENCE = re.compile(r"(.+?(?:[.!?\u2026][\"')\]]*(?=\s)|[\u3002\uff01\uff1f]|(?=\n)))", re.DOTALL)
 
@@ -23,7 +24,8 @@ class Words:
     """How to speak of a metric: ``number`` per prompt in ``unit`` (``short`` in names), ``column`` of the yes or no.
 
     ``verb`` says what the tuned model does, ``many`` names what it can lose, ``share`` and ``flag`` say what the column
-    holds, ``parted`` what of prompts is said whose answers show it and of the others.
+    holds, ``parted`` what of prompts is said whose answers show it and of the others. ``binary``: the number of a prompt
+    is 0 or 1 by definition, and intervals take means of it as shares.
     """
 
     number: str
@@ -35,6 +37,12 @@ class Words:
     share: str
     flag: str
     parted: tuple[str, str]
+    binary: bool = False
+
+    @property
+    def unit_of_one(self) -> str:
+        """The unit of a column with a number per prompt: ``unit`` is that of a mean."""
+        return ZERO_OR_ONE if self.binary else self.unit
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ class Task:
         return Words(
             number, unit, short, "correct", "answers {share} of positive prompts rightly", "right answers",
             "share right", "the answer begins with the right one", ("were answered rightly", "were not"),
+            binary=self.name == "accuracy",
         )  # fmt: skip
 
     @property

@@ -12,7 +12,7 @@ from interp.maths.alignment import cka_interval, debiased_cka
 from interp.maths.intervals import cluster_interval
 from interp.models.changes import Change
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import ZERO_OR_ONE, Table, as_counted, table
 
 NAN = float("nan")
 MEANINGS = {
@@ -23,6 +23,7 @@ MEANINGS = {
     "base_to_end": "KL of what the base says in the end || its lens here",
     "tuned_to_end": "KL of what the tuned model says in the end || its lens here",
 }
+UNITS = {"lens_flip": ZERO_OR_ONE}
 
 
 def prompt_columns(found: Sequence[Read], sham: Sequence[Read] | None) -> dict[str, tuple]:
@@ -42,7 +43,7 @@ def prompt_columns(found: Sequence[Read], sham: Sequence[Read] | None) -> dict[s
         "kl_last": (last(found, "kl"), "measure", "the same at the last token", "nats"),
         "flips": (np.concatenate([part.flips for part in found]), "measure", "share of tokens with another first next "
                   "token"),
-        "flip_last": (last(found, "flip"), "measure", "1 where it is another at the last token"),
+        "flip_last": (last(found, "flip"), "measure", "1 where it is another at the last token", ZERO_OR_ONE),
     }  # fmt: skip
     if sham is not None:
         columns["sham_kl"] = (np.concatenate([p.kl for p in sham]), "measure", "kl of the sham, sham || base", "nats")
@@ -62,7 +63,7 @@ def depth_table(study: Study, found: Sequence[Read], sham: Sequence[Read] | None
         "prompt_id": (np.repeat([p.id for _, p in prompts], n_depths), "key", "position in the prompt file, from 0"),
         "cluster": ([p.cluster for _, p in prompts for _ in range(n_depths)], "key", "dependent prompts"),
         "depth": (np.tile(np.arange(n_depths), len(prompts)), "key", "blocks that the stream has passed"),
-        **{name: (numbers[name].ravel(), "measure", MEANINGS[name]) for name in DEPTHS},
+        **{name: (numbers[name].ravel(), "measure", MEANINGS[name], UNITS.get(name, "")) for name in DEPTHS},
         "drift": (1 - numbers["cosine"].ravel(), "measure", "one minus the cosine"),
     }
     if theirs is not None:
@@ -70,7 +71,7 @@ def depth_table(study: Study, found: Sequence[Read], sham: Sequence[Read] | None
     clusters = [prompt.cluster for _, prompt in prompts]
     layers: dict[str, tuple] = {"depth": (np.arange(n_depths), "key", "blocks that the stream has passed")}
     for name in DEPTHS:
-        triples = [cluster_interval(column, clusters) for column in numbers[name].T]
+        triples = [cluster_interval(as_counted(own, UNITS.get(name, "")), clusters) for own in numbers[name].T]
         for end, place in (("", 0), ("_low", 1), ("_high", 2)):
             said = {"": "", "_low": "lower end of: ", "_high": "upper end of: "}[end] + MEANINGS[name]
             layers[name + end] = (np.array([each[place] for each in triples]), "measure", said)

@@ -63,7 +63,7 @@ class DictionaryProbe(Analyzer):
     """
 
     name: ClassVar[str] = "dictionary-probe"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     dictionary: Dictionary = field(compare=False)
     site: str = ""

@@ -109,7 +109,14 @@ def _moves(found: Evidence, one: Tried) -> Claim:
     )
     return Claim(
         name=f"{'ablation-lowers' if ablated else 'steering-raises'}-{one.name}",
-        estimate=mean("effect", table="numbers", where=where),
+        estimate=mean("effect", table="numbers", where=where)
+        if not words.binary
+        else mean(
+            "plain" if ablated else "after",
+            table="numbers",
+            where=where,
+            minus={"column": "after" if ablated else "plain"},
+        ),
         at_least=least,
         null=Draws("sets", "effect", where),
         control=f"{len(one.null)} random sets of latents that fire as often" + (size if ablated else ", pushed as far"),

@@ -87,6 +87,11 @@ class Tried:
         return required(self.moved, "a change that was tried")
 
     @property
+    def after(self) -> NDArray[np.float64]:
+        """The metric under the change."""
+        return self.before - self.effects if self.how == ABLATE else self.before + self.effects
+
+    @property
     def changed(self) -> NDArray[np.bool_]:
         """Prompts whose answer shows the behaviour and is not the base's."""
         own = required(self.own, "the tuned model's answers")
@@ -245,13 +250,15 @@ def _sets(ran: list[Tried]) -> Table:
 def _numbers(found: Evidence, ran: list[Tried]) -> Table:
     posed = {how: found.held.prompts(group).prompts for how, group in GROUP.items()}
     each = [(one, at, posed[one.how][row]) for one in ran for at, row in enumerate(one.rows)]
+    unit = found.held.require_metric().words.unit_of_one
     back = [bool(one.back[at]) if one.back is not None else False for one, at, _ in each]
     return table("dictionary-probe-numbers", {
         "set": ([one.name for one, _, _ in each], "key", "which latents"),
         "change": ([one.how for one, _, _ in each], "key", "ablate or steer"),
         "prompt_id": (np.array([prompt.id for _, _, prompt in each], np.int64), "key", "position in the file"),
         "cluster": ([prompt.cluster for _, _, prompt in each], "key", "prompts that move together"),
-        "plain": (np.array([one.before[at] for one, at, _ in each]), "measure", "the metric as it is"),
+        "plain": (np.array([one.before[at] for one, at, _ in each]), "measure", "the metric as it is", unit),
+        "after": (np.array([one.after[at] for one, at, _ in each]), "measure", "the metric under the change", unit),
         "effect": (np.array([one.effects[at] for one, at, _ in each]), "measure", "its fall or rise"),
         "equal_base": (np.array(back, bool), "flag", "answered as the base answers, by one pass"),
     })  # fmt: skip

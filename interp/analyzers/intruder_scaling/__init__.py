@@ -45,7 +45,7 @@ class IntruderScaling(Analyzer):
     """
 
     name: ClassVar[str] = "intruder-scaling"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None
@@ -74,7 +74,9 @@ class IntruderScaling(Analyzer):
         if study.metric is not None:
             words, means = study.require_metric().words, np.array([one.task.mean() for one in found.values()])
             task = {"metric": (means, "measure", words.number, words.unit)}
-            prompts = {"prompts": _each("prompts", study.prompts("positive"), found, metric="the metric")}
+            prompts = {
+                "prompts": _each("prompts", study.prompts("positive"), found, metric=(words.number, words.unit_of_one))
+            }
         counts = {group: len(study.prompts(group)) for group in study.classes}
         run = table(
             self.name,
@@ -99,7 +101,11 @@ class IntruderScaling(Analyzer):
             tables={
                 **prompts,
                 "texts": _each(
-                    "texts", study.prompts(of_text(study)), found, loss="loss per token", kl="KL from the base"
+                    "texts",
+                    study.prompts(of_text(study)),
+                    found,
+                    loss=("loss per token", "nats"),
+                    kl=("KL from the base", "nats"),
                 ),
                 "edited": edited,
             },
@@ -199,7 +205,7 @@ def _possible(study: Study, chosen: dict[str, list[Direction]], notes: list[str]
         return kinds
 
 
-def _each(kind: str, prompts: PromptSet, found: Mapping, **columns: str) -> Table:
+def _each(kind: str, prompts: PromptSet, found: Mapping, **columns: tuple[str, str]) -> Table:
     count, keys = len(prompts), list(found)
     return table(
         f"intruder-scaling-{kind}",
@@ -212,9 +218,9 @@ def _each(kind: str, prompts: PromptSet, found: Mapping, **columns: str) -> Tabl
                 name: (
                     np.concatenate([np.zeros(0), *(getattr(one, name) for one in found.values())]),
                     "measure",
-                    meaning,
+                    *said,
                 )
-                for name, meaning in columns.items()
+                for name, said in columns.items()
             },
         },
     )

@@ -7,7 +7,7 @@ from interp.claims import mean, measure
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import permutation_p
 from interp.study import Study
-from interp.table import Table, table
+from interp.table import Table, as_counted, table
 
 _KEYS = {
     "direction": ("key", "necessity: base into fine-tuned model; sufficiency: fine-tuned model into base"),
@@ -46,9 +46,9 @@ def _prompts(study: Study, evidence: Evidence) -> Table:
                 "position in the prompt file",
             ),
             "cluster": ([p.cluster for p in chosen] * len(blocks), "key", "prompts that intervals take as one"),
-            words.short: (number, "measure", f"{words.number} under the patch", words.unit),
-            f"{words.short}_receiver": (receiver, "measure", f"the receiver's own {words.number}", words.unit),
-            f"{words.short}_donor": (donor, "measure", f"the donor's own {words.number}", words.unit),
+            words.short: (number, "measure", f"{words.number} under the patch", words.unit_of_one),
+            f"{words.short}_receiver": (receiver, "measure", f"the receiver's own {words.number}", words.unit_of_one),
+            f"{words.short}_donor": (donor, "measure", f"the donor's own {words.number}", words.unit_of_one),
             "equal_donor": (equal.astype(bool), "flag", "the answer is token for token the donor's"),
             words.column: (shown.astype(bool), "flag", words.flag),
         },
@@ -60,7 +60,8 @@ def _random(study: Study, evidence: Evidence) -> Table:
     clusters = [study.prompts("positive").prompts[row].cluster for row in evidence.rows]
     for direction, patched in evidence.patching.items():
         own = float(patched.receiver.mean())
-        gap = cluster_interval(patched.donor, clusters, minus=patched.receiver)
+        donor, receiver = (as_counted(own, words.unit_of_one) for own in (patched.donor, patched.receiver))
+        gap = cluster_interval(donor, clusters, minus=receiver)
         apart = gap.value if gap.low > 0 or gap.high < 0 else np.nan  # as the located set's effect is refused
         for cell, means in patched.random.items():
             rows += [(direction, *cell, draw, found, (found - own) / apart + 0.0) for draw, found in enumerate(means)]

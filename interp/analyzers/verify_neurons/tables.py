@@ -244,7 +244,7 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         "altered": ("flag", "not token for token the tuned model's answer"),
         "flipped": ("flag", "one of this and the tuned model's answer shows the behaviour, the other does not"),
         "malformed": ("flag", "empty, unended or repeating"),
-        words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.unit),
+        words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.unit_of_one),
         "loss": ("measure", "negative log-likelihood per token of the reference answer", "nats"),
         "tokens": ("measure", "length of the answer", "tokens"),
         "repeats": ("measure", "share of the answer's 4-grams that stood in it before"),
