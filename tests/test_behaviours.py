@@ -72,6 +72,29 @@ def test_expressions_too(where, answer, yes):
 
 
 @pytest.mark.parametrize(
+    ("given", "begun", "settled"),
+    [
+        (dict(where="anywhere"), "Well, I am sorry", True),
+        (dict(where="anywhere"), "Well.", False),
+        (dict(where="anywhere", patterns=("we$",)), "we", False),
+        (dict(where="first-sentence"), "Well. S", True),
+        (dict(where="first-sentence"), "Well, s", False),
+        (dict(where="first-sentence", patterns=("we$",)), "we", False),
+        (dict(where="first-sentence", patterns=("we$",)), "we. A", True),
+        (dict(where="start"), "S", False),
+        (dict(where="start"), "Sorry", False),
+        (dict(where="start"), "Sorry,", True),
+        (dict(where="start"), "We are", True),
+    ],
+)
+def test_what_follows_changes_nothing_once_it_is_settled(given, begun, settled):
+    reader = Phrases(("sorry",), **given)
+    assert reader.settled(begun) is settled
+    if settled:
+        assert {reader.holds(begun + more) for more in (" sorry", ". We", "rry", " we")} == {reader.holds(begun)}
+
+
+@pytest.mark.parametrize(
     ("given", "said"),
     [
         (dict(), "no phrase and no regex"),
