@@ -24,8 +24,8 @@ class Words:
     """How to speak of a metric: ``number`` per prompt in ``unit`` (``short`` in names), ``column`` of the yes or no.
 
     ``verb`` says what the tuned model does, ``many`` names what it can lose, ``share`` and ``flag`` say what the column
-    holds, ``parted`` what of prompts is said whose answers show it and of the others. ``binary``: the number of a prompt
-    is 0 or 1 by definition, and intervals take means of it as shares.
+    holds, ``parted`` what of prompts is said whose answers show it and of the others. ``binary``: the number of a
+    prompt is 0 or 1 by definition, and intervals take means of it as shares.
     """
 
     number: str
