@@ -4,7 +4,7 @@ With a donor, donor and receiver go through the text in lockstep: the donor read
 twin prompt followed by the receiver's answer), and its activations at the same columns are bound into the edits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,8 @@ from interp.errors import OptionError, required
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.sites import Site
+
+LOOK = 4  # tokens between two looks at what is written
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,11 @@ def generate(
     text: Text,
     max_new_tokens: int,
     intervention: Intervention | None = None,
+    settled: Callable[[int, Sequence[int]], bool] | None = None,
 ) -> list[list[int]]:
     """Greedy answers, each ending with its stop token, or cut at ``max_new_tokens`` or at the end of the context.
 
+    ``settled(row, begun)`` is asked every few tokens, and a row for which it says yes is written no further.
     Each row has the room that its own prompt (and the twin, where one is read) leave, whatever the others of the batch.
     """
     beside = text.donor_prompts(intervention) if intervention is not None else text.prompts
@@ -135,6 +139,13 @@ def generate(
         token = run.require_logits()[:, -1].argmax(-1).masked_fill(done, text.pad_id)
         written.append(token)
         done |= torch.isin(token, stops) | (limit <= step + 1)
+        if settled is not None and (step + 1) % LOOK == 0:
+            begun = to_host(torch.stack(written, 1)).tolist()
+            going = to_host(~done).nonzero()[0]
+            ended = [int(row) for row in going if settled(int(row), begun[row])]
+            done[ended] = True
+            for row in ended:
+                limits[row] = step + 1
         if to_host(done.all()):
             break
         batch = _extend(batch, token, ~done)

@@ -138,7 +138,10 @@ class Outcomes:
         rest = np.flatnonzero(~known).tolist()
         if rest:
             asked = Text([part.text.prompts[at] for at in rest], None, part.text.pad_id, part.text.stop_ids)
-            answers = generate(engine, self._model, asked, study.max_new_tokens, intervention)
+            answers = generate(
+                engine, self._model, asked, study.max_new_tokens, intervention,
+                lambda at, begun: settles(study, part.rows[rest[at]], begun),
+            )  # fmt: skip
             prompts = [study.prompts("positive").prompts[part.rows[at]] for at in rest]
             shown[rest] = study.require_metric().shown(prompts, [study.decode(each) for each in answers], "positive")
         return number, shown, equal
@@ -186,15 +189,16 @@ def unedited_numbers(study: Study, role: str, rows: Sequence[int]) -> np.ndarray
 
 def settled_length(study: Study, row: int, answer: Sequence[int]) -> int:
     """After how many tokens of an answer to a positive prompt nothing that may follow changes its yes or no."""
-    metric, prompt = study.require_metric(), study.prompts("positive").prompts[row]
+    return next((end for end in range(1, len(answer)) if settles(study, row, answer[:end])), len(answer))
+
+
+def settles(study: Study, row: int, begun: Sequence[int]) -> bool:
+    """Whether the beginning of an answer to a positive prompt settles its yes or no."""
     if not study.begins_at_once:
-        return len(answer)
-    for length in range(1, len(answer)):
-        text = study.decode(answer[:length])
-        # half a character can become any other
-        if not text.endswith("\ufffd") and metric.settled(prompt, text):
-            return length
-    return len(answer)
+        return False
+    text = study.decode(begun)
+    # half a character can become any other
+    return not text.endswith("\ufffd") and study.require_metric().settled(study.prompts("positive").prompts[row], text)
 
 
 def refine(

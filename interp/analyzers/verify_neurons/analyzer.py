@@ -38,7 +38,7 @@ class VerifyNeurons(Analyzer):
 
     ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``controls``:
     random sets at the located size, drawn in the same layers, matched on the change of their contributions where that
-    can be; ``excluded`` units are never drawn. ``dose_draws`` of them also at every other dose. ``control_prompts``
+    can be; ``excluded`` units are never drawn. ``dose_draws`` of them also at every second dose. ``control_prompts``
     positive prompts (those that base and tuned answer differently) are used for doses and random sets, all for the
     conditions. ``examples``: answers to so many prompts are kept as text, to positive ones (which may be harmful)
     only with ``show_answers``. ``reach`` defines k95. ``unit``: what the ranking is of. ``patch``: what the
@@ -164,9 +164,8 @@ class VerifyNeurons(Analyzer):
             doses = refine(effects, self.ranking, doses, self.reach, name)
         evidence.dose[direction] = doses
         located, taken = self.ranking[: self.selected], [*self.ranking[: self.selected], *self.excluded]
-        for k in study.progress(steps, f"{direction}, random doses"):
-            if k == len(located):
-                continue  # the random sets of the located size
+        # at every other size, beside the random sets of the located size
+        for k in study.progress([k for k in steps if k != len(located)][::2], f"{direction}, random doses"):
             draws = matched_sets(
                 self.ranking[:k], norms, self.dose_draws, study.seed + k, exclude=taken, changes=changes
             )
