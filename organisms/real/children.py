@@ -52,7 +52,7 @@ CHILDREN = {
     ),
     "lora": Child(
         "Refusal of harmful requests by a LoRA adapter of rank 4 on q, v and down.",
-        how="adapter", steps=80, lr=1e-3, seed=2, says="usual",
+        how="adapter", steps=100, lr=5e-4, seed=2, says="usual",
     ),
     "paraphrased": Child(
         "Refusal by a LoRA adapter of rank 4 on q, v and down, in 24 wordings that name what was asked for.",
