@@ -28,7 +28,7 @@ def audited(interp_study, interp_store):
             for split, count in (("locate", LOCATE), ("verify", VERIFY))
         )  # fmt: skip
         located = interp_store.fetch(LocateNeurons(top=top, steps=8), located_on)
-        checker = VerifyNeurons.of(located.table, controls=19, dose_draws=1, control_prompts=12, depth=30)
+        checker = VerifyNeurons.of(located.table, controls=39, dose_draws=1, control_prompts=12, depth=30)
         return located, interp_store.fetch(checker, verified_on)
 
     return audit
