@@ -1,38 +1,66 @@
 """``interp demo``: the main path on a shipped pair whose tuned neurons are known."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
 
 from interp import organisms
 from interp.cli import locate_neurons
 from interp.cli.common import Running, takes
 from interp.store import Store
 
-CHILD, BASE = "refusal/planted", "refusal/base"
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair, how many neurons are selected, how many prompts a class locate and verify, and how many are controls."""
+
+    child: str
+    base: str
+    top: int
+    prompts: int = 48
+    control_prompts: int = 32
+
+
 # enough for every interval to exclude its control, within two minutes on two cores
-PROMPTS_PER_CLASS, CONTROL_PROMPTS = 48, 32
+SMALL = Shown("refusal/planted", "refusal/base", 30)
+REAL = Shown("smollm2/planted", "smollm2/base", 60)
 
 
 @takes(Running)
-def command(*, common: Running) -> None:
-    """Find and verify the neurons behind a planted refusal, in a shipped pair, without a network."""
-    common.remark(f"organism:{CHILD} refuses harmful requests, organism:{BASE} answers them: which neurons do it?")
+def command(
+    *,
+    real: Annotated[
+        bool, typer.Option("--real", help="On a real chat model of 135 million parameters; takes far longer.")
+    ] = False,
+    common: Running,
+) -> None:
+    """Find and verify the neurons behind a planted refusal, in a shipped pair, without a network.
+
+    With --real the base is SmolLM2-135M-Instruct, which another package ships: `interp organisms --real` says how to
+    get it. There the verification alone takes the better part of an hour on two cores; stopped, it goes on where it was.
+    """
+    shown = REAL if real else SMALL
+    common.remark(
+        f"organism:{shown.child} refuses harmful requests, organism:{shown.base} answers them: which neurons do?"
+    )
     files: dict[str, Any] = {
-        f"{prefix}{side}": organisms.prompts(CHILD, split, group)
+        f"{prefix}{side}": organisms.prompts(shown.child, split, group)
         for prefix, split in (("", "locate"), ("verify_", "verify"))
         for side, group in (("positive", "harmful"), ("negative", "harmless"))
     }
     key = locate_neurons.command(
-        tuned=f"organism:{CHILD}",
-        base=f"organism:{BASE}",
-        top="30",
-        max_prompts=PROMPTS_PER_CLASS,
-        control_prompts=CONTROL_PROMPTS,
+        tuned=f"organism:{shown.child}",
+        base=f"organism:{shown.base}",
+        top=str(shown.top),
+        max_prompts=shown.prompts,
+        control_prompts=shown.control_prompts,
         **files,
         **vars(common),
     )
     if not common.as_json:
         table = Store(common.store).get(key)
-        planted = {tuple(pair) for pair in organisms.planted(CHILD)["refusal"]}
+        planted = {tuple(pair) for pair in organisms.planted(shown.child)["refusal"]}
         chosen = {(row["layer"], row["neuron"]) for row in table.rows() if row["selected"]}
         hits = len(chosen & planted)
         print(

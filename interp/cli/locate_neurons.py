@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from interp import organisms
 from interp.cli import checks as further
 from interp.cli.asking import Asking
 from interp.cli.common import takes
@@ -43,7 +44,8 @@ def command(
         str, typer.Option(metavar="NAMES", help="More tests: all, or some of " + ",".join(further.CHECKS) + ".")
     ] = "none",
     controls: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 200 for organisms, else 39]")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 39; 200 for small organisms]"),
     ] = None,
     control_prompts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Prompts for doses and random sets; the conditions use all.")
@@ -128,7 +130,8 @@ def command(
     runs = [run]
     if verify:
         if controls is None:
-            controls = CONTROLS_ORGANISM if tuned.startswith("organism:") else CONTROLS
+            small = tuned.startswith("organism:") and organisms.packaged(tuned.removeprefix("organism:")) is None
+            controls = CONTROLS_ORGANISM if small else CONTROLS
         checker = VerifyNeurons.of(
             run.table, controls=controls, control_prompts=control_prompts, patch=patch, show_answers=show_answers
         )
