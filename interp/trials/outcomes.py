@@ -162,9 +162,9 @@ class Outcomes:
     def effects(self, outcome: Outcome) -> dict[str, float]:
         """``exact``: share of answers that became the donor's; ``behaviour`` and ``recovery``: share of the gap between
         both models' rates and mean numbers that is closed, NaN where there is none; ``rate``, and its ``difference``
-        from the donor's."""
+        from the donor's; the mean ``number``."""
         if not self.rows:
-            return dict.fromkeys((*MEASURES, "rate", "difference"), float("nan"))
+            return dict.fromkeys((*MEASURES, "rate", "difference", "number"), float("nan"))
         rate, own, other = (float(one.shown.mean()) for one in (outcome, self.receiver, self.donor))
         number, mine, theirs = (float(one.number.mean()) for one in (outcome, self.receiver, self.donor))
         return {
@@ -173,6 +173,7 @@ class Outcomes:
             "recovery": (number - mine) / (theirs - mine) + 0.0 if theirs != mine else float("nan"),
             "rate": rate,
             "difference": rate - other,
+            "number": number,
         }
 
 

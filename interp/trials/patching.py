@@ -7,7 +7,7 @@ the gap between the two models that is closed, (number under the patch - receive
 own), a ratio of means over prompts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,12 +47,15 @@ def patch_cells(
     sets: Iterable[Set],
     rows: Sequence[int],
     donor: np.ndarray,
+    known: Mapping[Cell, Sequence[float]] | None = None,
 ) -> Patched:
     """All four cells of a located set, and of every random set their numbers; ``donor``: its own numbers [prompts].
 
+    ``known``: mean numbers under the random sets, in their order, that were measured before.
+
     Passes over the rows, in batches of at most 96 prompts: two to begin with (the donor read, the receiver alone), and
-    for each of the three cells that patch something one for the located set and one for every random set. Only the
-    located set's answers are generated, once for each of the three.
+    for each of the three cells that patch something one for the located set and, where it is not known, one for every
+    random set. Only the located set's answers are generated, once for each of the three.
     """
     numbers = Numbers(study, donors, rows, direction)
     found = Patched(numbers.under(None), donor)
@@ -67,8 +70,12 @@ def patch_cells(
             prompts, [study.decode(answer) for answer in answers], "positive"
         )
         found.random[cell] = []
-    for chosen in sets:
+    known = known or {}
+    for place, chosen in enumerate(sets):
         for cell, means in found.random.items():
+            if cell in known:
+                means.append(known[cell][place])
+                continue
             intervention = donors.cell(direction, chosen, *cell).intervention
             if intervention is None:
                 means.append(float(found.receiver.mean()))

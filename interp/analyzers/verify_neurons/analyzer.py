@@ -16,7 +16,7 @@ from interp.models.units import unit_named
 from interp.provenance import digest
 from interp.study import Study
 from interp.table import Table
-from interp.trials.conditions import ABLATIONS, GROUPS, NEEDS_BASE, PATCHES, RECEIVERS, Donors, Judged, judge
+from interp.trials.conditions import ABLATIONS, CELLS, GROUPS, NEEDS_BASE, PATCHES, RECEIVERS, Donors, Judged, judge
 from interp.trials.contributions import contribution_changes, contribution_norms
 from interp.trials.dose import grid
 from interp.trials.located import ranking_of
@@ -180,7 +180,9 @@ class VerifyNeurons(Analyzer):
         sets = study.progress(evidence.sets, f"{direction}, two by two")
         donor = evidence.require(RECEIVERS[direction][1], "positive").number[evidence.rows]
         located = self.ranking[: self.selected]
-        evidence.patching[direction] = patch_cells(study, donors, direction, located, sets, evidence.rows, donor)
+        same = next(cell for cell, kind in CELLS.items() if kind == PATCHES[self.patch])
+        known = {same: [one["number"] for one in evidence.random[direction]]}
+        evidence.patching[direction] = patch_cells(study, donors, direction, located, sets, evidence.rows, donor, known)
 
     def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
         """No base to return to: the effect is the share of the behaviour lost under mean ablation."""
