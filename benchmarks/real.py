@@ -2,8 +2,9 @@
 
 Children of SmolLM2-135M-Instruct (``organism:smollm2/base``, 46,080 neurons), whose difference is known: what locating
 and verifying say of each, on 48 + 48 prompts that locate and 48 + 48 others that verify. Located neurons are those that
-``interp locate-neurons --top 60`` selects; of ``planted`` the sixty that were trained are judged on the same prompts
-too, and as many at random. Runs are kept in ``--store`` and go on where they were stopped.
+``interp locate-neurons --top 60`` selects, doses go up to these; with ``--given`` the sixty that were trained in
+``planted`` are judged on the same prompts too, and as many at random. Runs are kept in ``--store`` and go on where they
+were stopped.
 """
 
 import time
@@ -26,8 +27,7 @@ from interp.table import Table
 FAMILY, TOP = "smollm2", 60
 CHILDREN = ("planted", "lora", "paraphrased", "moved")
 PROMPTS, SETS = 48, 39
-GIVEN = True
-SMALL = {"CHILDREN": ("planted",), "PROMPTS": 4, "SETS": 1, "TOP": 4, "GIVEN": False}
+SMALL = {"CHILDREN": ("planted",), "PROMPTS": 4, "SETS": 1, "TOP": 4}
 CLAIMS = (
     "behaviour",
     "necessity",
@@ -45,21 +45,20 @@ def study_of(child: str, split: str, pair: Pair) -> Study:
     return Study(pair, Contrast(*groups).limit(PROMPTS), Refusal.of(pair.tokenizer), quiet=False)
 
 
-def rows_of(child: str, store: Store) -> list[dict]:
+def rows_of(child: str, store: Store, given: bool) -> list[dict]:
     """A row per set of neurons: those located, and of a child whose neurons are known those too and random ones."""
     pair = Pair.load(f"organism:{FAMILY}/{child}", f"organism:{FAMILY}/base", device="cpu")
     locate, verify = (study_of(child, split, pair) for split in ("locate", "verify"))
     started = time.perf_counter()
     located = store.fetch(LocateNeurons(top=str(TOP)), locate).table
-    draws = min(5, SETS)
     planted = organisms.planted(f"{FAMILY}/{child}").get("refusal", [])
-    found = {"integrated": VerifyNeurons.of(located, controls=SETS, dose_draws=draws)}
-    if planted and GIVEN:
+    found = {"integrated": VerifyNeurons.of(located, controls=SETS, dose_draws=1, depth=TOP)}
+    if planted and given:
         layers, width = [layer for layer, _ in planted], pair.tuned.anatomy.n_neurons
         drawn = zip(layers, np.random.default_rng(0).permutation(width).tolist(), strict=False)
         for name, chosen in (("trained", tuple(planted)), ("random", tuple(drawn))):
             size = len(chosen)
-            found[name] = VerifyNeurons(ranking=chosen, selected=size, depth=size, controls=SETS, dose_draws=draws)
+            found[name] = VerifyNeurons(ranking=chosen, selected=size, depth=size, controls=SETS, dose_draws=1)
     rows = []
     for name, analyzer in found.items():
         run = store.fetch(analyzer, verify).table
@@ -99,11 +98,12 @@ def main() -> None:
     options = CommandLine(globals(), SMALL)
     options.add_argument("--children", nargs="*", default=None, help="which children")
     options.add_argument("--store", type=Path, default=Path("runs-real"), help="where runs are kept")
+    options.add_argument("--given", action="store_true", help="also judge the trained neurons, and random ones")
     given = options.read()
     children, rows = given.children or CHILDREN, []
     store = Store(given.store)
     for child in children:
-        rows += rows_of(child, store)
+        rows += rows_of(child, store, given.given)
     table = markdown(rows, list(rows[0]))
     print(table)
     if given.write:
