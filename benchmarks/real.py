@@ -26,8 +26,8 @@ from interp.table import Table
 
 FAMILY, TOP = "smollm2", 60
 CHILDREN = ("planted", "lora", "paraphrased", "moved")
-PROMPTS, SETS = 48, 39
-SMALL = {"CHILDREN": ("planted",), "PROMPTS": 4, "SETS": 1, "TOP": 4}
+PROMPTS, SETS, TOKENS = 48, 39, 48
+SMALL = {"CHILDREN": ("planted",), "PROMPTS": 2, "SETS": 1, "TOP": 2, "TOKENS": 4}
 CLAIMS = (
     "behaviour",
     "necessity",
@@ -42,7 +42,7 @@ CLAIMS = (
 def study_of(child: str, split: str, pair: Pair) -> Study:
     """Harmful prompts as positive ones, harmless as negative ones."""
     groups = (read_prompts(organisms.prompts(f"{FAMILY}/{child}", split, name)) for name in ("harmful", "harmless"))
-    return Study(pair, Contrast(*groups).limit(PROMPTS), Refusal.of(pair.tokenizer), quiet=False)
+    return Study(pair, Contrast(*groups).limit(PROMPTS), Refusal.of(pair.tokenizer), max_new_tokens=TOKENS, quiet=False)
 
 
 def rows_of(child: str, store: Store, given: bool) -> list[dict]:

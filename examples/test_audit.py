@@ -47,7 +47,7 @@ def test_refusal_is_carried_by_at_most_thirty_neurons(planted):
 
 def test_a_tenth_of_them_would_do(planted):
     _, verified = planted
-    assert verified.summary["k95"] <= 15
+    assert verified.summary["k95_behaviour"] <= 15
 
 
 def test_nothing_is_shown_of_a_tune_that_learned_nothing_harmful(audited):

@@ -161,9 +161,10 @@ def test_batch_size_does_not_change_answers_or_scores():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "lora", "attention", "distracted", "relearned"])
 def test_every_child_that_refuses_does_so_through_neurons(name):
-    # Above every k95 that is asserted (7 to 94). 300 are more than a tenth of every layer; there random sets are drawn
+    # Above every k95 that is asserted; with 100, two of 64 requests are still refused in lora, whose interval then
+    # reaches above 10 %. 300 are more than a tenth of every layer; there random sets are drawn
     # from the located too: in relearned they share 105 of 300, and two of 40 return 98 % of the answers.
-    table = LocateNeurons(top="100")(study(name, prompts=64))
+    table = LocateNeurons(top="150")(study(name, prompts=64))
     check = VerifyNeurons.of(table, controls=40, dose_draws=1)(study(name, "verify", 64))
     found = {claim.name: claim for claim in claims.from_table(check.tables["claims"])}
     assert found["behaviour"].supported

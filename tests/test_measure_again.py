@@ -381,22 +381,28 @@ def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("again")
 
 
+CLAIMS = (
+    "behaviour", "necessity", "necessity-recovery", "sufficiency", "sufficiency-recovery", "harmless", "malformed",
+)  # fmt: skip
+
+
 def doctored(report, folder):
-    """A store in which sufficiency is better than it was measured, in every table alike, and its report."""
+    """A store in which more is recovered than was measured, in every table alike, and its report."""
     import dataclasses
 
     from interp.claims import conclude, from_table, summary_of
+    from interp.claims.opening import opening
 
     (key,) = (run["key"] for run in report.value["runs"] if run["kind"] == "verify-neurons")
     run = report.store.get(key)
-    asked = run.tables["answers"]
-    rows = (asked["condition"] == "patch-tuned") & (asked["group"] == "positive") & asked["changed"]
-    better = dataclasses.replace(asked, data={**asked.data, "equal_tuned": asked["equal_tuned"] | rows})
+    asked = run.tables["recovery"]
+    more = 0.5 * (asked["direction"] == "sufficiency") * (asked["donor"] - asked["receiver"])
+    better = dataclasses.replace(asked, data={**asked.data, "number": asked["number"] + more})
     claims = [finding.claim for finding in from_table(run.tables["claims"])]
     store = Store(folder / "runs")
     store.write(report.store.get(run.provenance.parent))
-    made = conclude(dataclasses.replace(run, tables={**run.tables, "answers": better}), claims)
-    own = summary_of(from_table(made.tables["claims"]))
+    made = conclude(dataclasses.replace(run, tables={**run.tables, "recovery": better}), claims)
+    own = {**summary_of(from_table(made.tables["claims"])), "opening": opening(made)}
     store.write(dataclasses.replace(made, summary={**run.summary, **own}))
     return read(write_report(folder / "report.html", [key], store))
 
@@ -404,14 +410,14 @@ def doctored(report, folder):
 @pytest.mark.slow
 def test_a_planted_run_measured_again_on_this_machine_is_equal(planted, shared):
     told = answers(Again(shared, tolerance=1e-9, directory=planted.path.parent).remeasured(planted))
-    assert told == dict.fromkeys(["behaviour", "necessity", "sufficiency", "harmless", "malformed"])
+    assert told == dict.fromkeys(CLAIMS)
 
 
 @pytest.mark.slow
 def test_a_planted_run_holds_on_fresh_prompts_of_other_clusters(planted, shared):
     files = ["second-harmful.jsonl", "second-harmless.jsonl"]
     told = answers(Again(shared, files, directory=planted.path.parent).on_fresh_prompts(planted))
-    assert told == dict.fromkeys(["behaviour", "necessity", "sufficiency", "harmless", "malformed"])
+    assert told == dict.fromkeys(CLAIMS)
 
 
 @pytest.mark.slow
@@ -424,9 +430,9 @@ def test_what_a_doctored_store_claims_is_found_by_running_its_command_again(plan
     files = [str(planted.path.parent / f"second-{group}.jsonl") for group in ("harmful", "harmless")]
     again = Again(shared, files, directory=planted.path.parent)
     told = answers(again.remeasured(report))
-    assert "'sufficiency'" in told["sufficiency"]
-    assert "says 1, measured again it is 0." in told["sufficiency"]
+    assert "says 1.5" in told["sufficiency-recovery"]
+    assert "measured again it is 1.0" in told["sufficiency-recovery"]
     assert told["necessity"] is None
     told = answers(again.on_fresh_prompts(report))
-    assert "on fresh prompts it is 0." in told["sufficiency"]
+    assert "on fresh prompts it is 1.0" in told["sufficiency-recovery"]
     assert told["necessity"] is None

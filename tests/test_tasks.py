@@ -152,7 +152,8 @@ def test_planted_neurons_are_found_and_verified_by_their_task():
     assert set(zip(located["layer"][chosen], located["neuron"][chosen], strict=True)) == {(1, 5), (1, 17), (1, 30)}
     checked = VerifyNeurons.of(located, controls=40)(study)
     by_name = {claim.name: claim for claim in claims.from_table(checked.tables["claims"])}
-    assert by_name["necessity"].supported
+    assert by_name["necessity-recovery"].supported
+    assert by_name["necessity"].reason == "behaviour is not supported"
     # one right answer for all prompts: shuffled answers are as right, and nothing is supported about a task
     assert by_name["behaviour"].value == by_name["behaviour"].control_value == 1.0
     assert not by_name["behaviour"].supported
