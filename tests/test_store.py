@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from interp.errors import InterpError, RunNotFound, StoreError
 from interp.store import Store, transaction
+from interp.store.journal import Journal
 from interp.table import table
 from tests.tables import located, mixed, provenance, verified
 
@@ -510,3 +512,24 @@ def test_a_million_rows_take_moments(tmp_path):
     assert Store(tmp_path).get(big.provenance.key).equals(big)
     assert len(Store(tmp_path).sql("select layer, avg(score) from big group by layer")) == 100
     assert time.perf_counter() - started < 10
+
+
+def test_a_journal_keeps_parts_and_takes_those_of_another_process(tmp_path):
+    path, made = tmp_path / "unfinished" / "k.jsonl", []
+
+    def make(value):
+        made.append(value)
+        return {"x": value, "none": float("nan")}
+
+    one, other = Journal(path), Journal(path)
+    assert one.part("a", lambda: make(1.5))["x"] == 1.5
+    assert other.part("a", lambda: make(9.0))["x"] == 1.5
+    assert math.isnan(Journal(path).part("a", lambda: make(9.0))["none"])
+    assert made == [1.5]
+    with path.open("a") as file:
+        file.write('{"name": "torn", "val')
+    assert Journal(path).part("torn", lambda: make(2.0))["x"] == 2.0
+    assert len(Journal(path)) == 2
+    one.remove()
+    one.remove()
+    assert not path.parent.exists()

@@ -15,24 +15,30 @@ from interp.provenance import JSON
 class Journal:
     """Named parts of one run, a line of JSON each; what cannot be read or written is computed again.
 
-    The file is named by the run's key, which names all that determines the parts.
+    The file is named by the run's key, which names all that determines the parts. Of two processes that make one run,
+    each takes what the other has finished.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._parts: dict[str, Any] = {}
+        self._read()
+
+    def _read(self) -> None:
         with suppress(OSError):
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
                 # the last line is torn where the writer was killed
                 with suppress(ValueError, KeyError, TypeError):
                     part = json.loads(line)
-                    self._parts[part["name"]] = part["value"]
+                    self._parts.setdefault(part["name"], part["value"])
 
     def __len__(self) -> int:
         return len(self._parts)
 
     def part(self, name: str, make: Callable[[], JSON]) -> JSON:
         """The part of this name, made and kept where it is not there yet: what JSON can hold, not-a-number too."""
+        if name not in self._parts:
+            self._read()
         if name not in self._parts:
             self._parts[name] = value = make()
             with suppress(OSError):
