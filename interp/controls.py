@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from interp.errors import OptionError
+from interp.provenance import digest
 
 Pairs = list[tuple[int, int]]
 TINY = 1e-30
@@ -102,6 +103,11 @@ def _from_strata(strata: list[tuple[Pairs, Pairs]], generator: np.random.Generat
         picks = generator.permutation(len(free))[: len(inside)]
         chosen |= {pair: free[pick] for pair, pick in zip(inside, picks, strict=False)}
     return chosen
+
+
+def set_name(chosen: Sequence[tuple[int, int]]) -> str:
+    """What tells a set from every other, in whatever order its units are given."""
+    return digest(sorted(map(list, chosen)))[:20]
 
 
 def matched_share(chosen: Sequence[tuple[int, int]], located: Sequence[tuple[int, int]], changes: np.ndarray) -> float:

@@ -30,6 +30,8 @@ from interp.study import GROUPS, Study
 NEEDS_BASE = ("ablate-base", "patch-tuned")
 # Which model runs and which one it takes from, by direction.
 RECEIVERS = {"necessity": ("tuned", "base"), "sufficiency": ("base", "tuned")}
+# The condition of each direction.
+DIRECTIONS = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}
 PATCHES: dict[str, Kind] = {"contribution": "donor", "activation": "activation"}
 # Whose activation h and whose write weights W: contribution patching, activation patching, weights only, nothing.
 CELLS: dict[tuple[str, str], Kind | None] = {
@@ -237,6 +239,7 @@ def _teacher_forced(
 __all__ = [
     "ABLATIONS",
     "CELLS",
+    "DIRECTIONS",
     "GROUPS",
     "NEEDS_BASE",
     "PATCHES",

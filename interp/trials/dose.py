@@ -16,10 +16,10 @@ from interp.generate import Text, answer_logits, read_donor, would_answer
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.study import Study
-from interp.trials.conditions import Donors
+from interp.trials.conditions import DIRECTIONS, Donors
+from interp.trials.outcomes import refine as bisect
 
 Set = Sequence[tuple[int, int]]
-DIRECTIONS = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,7 @@ def grid(depth: int) -> list[int]:
 
 
 def refine(doses: Doses, ranking: Set, effects: dict[int, float], reach: float) -> dict[int, float]:
-    """Bisect between the last dose below ``reach`` and the first at it, so that the smallest set is exact.
-
-    Exact where the effect rises with k between those two doses; every measured dose is returned with the others.
-    """
-    reached = [k for k in sorted(effects) if effects[k] >= reach]
-    if not reached:
-        return effects
-    high = reached[0]
-    low = max((k for k in effects if k < high), default=0)
-    effects = dict(effects)
-    while high - low > 1:
-        middle = (low + high) // 2
-        effects[middle] = doses.effect(ranking[:middle])
-        low, high = (low, middle) if effects[middle] >= reach else (middle, high)
-    return effects
+    """Effects with those of the doses between the last below ``reach`` and the first at it: see ``outcomes.refine``."""
+    measured = {k: {"effect": effect} for k, effect in effects.items()}
+    found = bisect(lambda chosen: {"effect": doses.effect(chosen)}, ranking, measured, reach, "effect")
+    return {k: effect["effect"] for k, effect in found.items()}

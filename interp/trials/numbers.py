@@ -8,7 +8,7 @@ from interp.capture import make_batch
 from interp.edit import Intervention
 from interp.maths.host import to_host
 from interp.study import Study
-from interp.trials.conditions import RECEIVERS, Donors
+from interp.trials.conditions import DIRECTIONS, RECEIVERS, Donors
 
 Set = Sequence[tuple[int, int]]
 
@@ -23,7 +23,7 @@ class Numbers:
         study.pair.require_base("patching from the other model")
         receiver, donor = RECEIVERS[direction]
         self._study, self._donors, self._model = study, donors, study.pair[receiver]
-        self._condition = "ablate-base" if direction == "necessity" else "patch-tuned"
+        self._condition = DIRECTIONS[direction]
         sites = [donors.unit.site(layer) for layer in range(self._model.anatomy.n_layers)]
         posed = study.posed("positive")
         size = study.at_a_time(max(1, min(len(rows), 96)))

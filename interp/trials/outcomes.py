@@ -17,11 +17,10 @@ from interp.edit import Intervention
 from interp.generate import Text, answer_logits, first_logits, generate, read_donor, would_answer
 from interp.maths.host import to_host
 from interp.study import Study
-from interp.trials.conditions import RECEIVERS, Donors
+from interp.trials.conditions import DIRECTIONS, RECEIVERS, Donors
 from interp.trials.numbers import Numbers
 
 Set = Sequence[tuple[int, int]]
-DIRECTIONS = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}
 MEASURES = ("exact", "behaviour", "recovery")
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from interp.controls import set_name
 from interp.generate import generate
-from interp.provenance import digest
 from interp.study import Study
 from interp.trials.conditions import CELLS, RECEIVERS, Donors, Receiver
 from interp.trials.numbers import Numbers
@@ -80,7 +80,7 @@ def patch_cells(
             if intervention is None:
                 means.append(float(found.receiver.mean()))
                 continue
-            name = f"{direction} {' '.join(cell)} {digest(sorted(map(list, chosen)))[:20]}"
+            name = f"{direction} {' '.join(cell)} {set_name(chosen)}"
             means.append(study.part(name, lambda edit=intervention: float(numbers.under(edit).mean())))
     return found
 

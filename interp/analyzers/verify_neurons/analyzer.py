@@ -9,11 +9,10 @@ import numpy as np
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
-from interp.controls import matched_sets, matched_share, norm_ratio
+from interp.controls import matched_sets, matched_share, norm_ratio, set_name
 from interp.errors import OptionError
 from interp.models.changes import weight_change
 from interp.models.units import unit_named
-from interp.provenance import digest
 from interp.study import Study
 from interp.table import Table
 from interp.trials.conditions import ABLATIONS, CELLS, GROUPS, NEEDS_BASE, PATCHES, RECEIVERS, Donors, Judged, judge
@@ -155,7 +154,7 @@ class VerifyNeurons(Analyzer):
         steps = sorted({*grid(depth), self.selected})
 
         def effects(chosen: Sequence[tuple[int, int]]) -> Effects:
-            return study.part(f"{direction} {_name(chosen)}", lambda: outcomes.effects(outcomes.of(chosen)))
+            return study.part(f"{direction} {set_name(chosen)}", lambda: outcomes.effects(outcomes.of(chosen)))
 
         doses: dict[int, Effects] = {}
         for k in study.progress(steps, f"{direction}, located"):
@@ -207,7 +206,7 @@ class VerifyNeurons(Analyzer):
 
         evidence.dose["necessity"] = {self.selected: lost(located)}
         evidence.random["necessity"] = [
-            study.part(f"necessity {_name(draw)}", lambda draw=draw: lost(draw))
+            study.part(f"necessity {set_name(draw)}", lambda draw=draw: lost(draw))
             for draw in study.progress(evidence.sets, "necessity, random sets")
         ]
 
@@ -222,14 +221,9 @@ class VerifyNeurons(Analyzer):
             return [float(lost.mean()), float(judged.divergence.mean())]
 
         return [
-            tuple(study.part(f"harmless {_name(draw)}", lambda draw=draw: apart(draw)))
+            tuple(study.part(f"harmless {set_name(draw)}", lambda draw=draw: apart(draw)))
             for draw in study.progress(evidence.sets[: self.dose_draws], "harmless, random sets")
         ]
-
-
-def _name(chosen: Sequence[tuple[int, int]]) -> str:
-    """What tells a set from every other, in any order."""
-    return digest(sorted(map(list, chosen)))[:20]
 
 
 def _changed(judged: list[Judged], has_base: bool) -> np.ndarray:

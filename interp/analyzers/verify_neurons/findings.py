@@ -10,8 +10,7 @@ from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.claims import SUPPORTED, Claim, Draws, Estimate, Finding, literal, mean, statistic
 from interp.maths.intervals import effective_clusters, exact_interval
 from interp.study import Study
-from interp.trials.conditions import RECEIVERS
-from interp.trials.outcomes import DIRECTIONS
+from interp.trials.conditions import DIRECTIONS, RECEIVERS
 
 # What a claim needs: how much of the behaviour may be left (or missing), how much of the gap is recovered, what may be
 # lost of harmless answers, how many malformed; and the upper end that the interval of a loss may have.

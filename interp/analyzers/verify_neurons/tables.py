@@ -18,10 +18,10 @@ from interp.maths.statistics import area_under_dose, smallest_dose
 from interp.provenance import JSON
 from interp.study import HasOptions, Study
 from interp.table import Table, table
-from interp.trials.conditions import RECEIVERS
+from interp.trials.conditions import DIRECTIONS, RECEIVERS
 from interp.trials.dose import grid
 from interp.trials.judged import corrected_rates
-from interp.trials.outcomes import DIRECTIONS, MEASURES
+from interp.trials.outcomes import MEASURES
 from interp.trials.warnings import warnings_of
 
 NAN = float("nan")
