@@ -244,7 +244,7 @@ class Study:
             self._kept["start"] = answer_start(self.pair.tokenizer, self.answer_after)
         return self._kept["start"]
 
-    def keeping(self, journal: Journal) -> "Study":
+    def with_journal(self, journal: Journal) -> "Study":
         """The same study, which keeps ``part``s in a journal."""
         return replace(self, _journal=journal)
 

@@ -151,7 +151,7 @@ class Store:
         """As ``once``, with the run's key and path, and whether it was cached.
 
         ``study.provenance(analyzer)`` names the run. A damaged run of that name is moved aside and computed again. A
-        study that can be told where to keep parts of a run (``keeping``) goes on where an earlier call was stopped.
+        study that can be told where to keep parts of a run (``with_journal``) goes on where an earlier call was stopped.
         """
         provenance = study.provenance(analyzer)
         key = provenance.key
@@ -165,7 +165,7 @@ class Store:
         self._prepare()
         started = datetime.now(UTC)
         journal = Journal(self.root / "unfinished" / f"{key}.jsonl")
-        table = analyzer(study.keeping(journal) if hasattr(study, "keeping") else study)
+        table = analyzer(study.with_journal(journal) if hasattr(study, "with_journal") else study)
         if table.provenance is None:
             seconds = (datetime.now(UTC) - started).total_seconds()
             context = {"started": started.isoformat(timespec="seconds"), "seconds": seconds, **provenance.context}

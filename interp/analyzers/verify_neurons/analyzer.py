@@ -109,6 +109,8 @@ class VerifyNeurons(Analyzer):
             selected=self.selected,
             unit=unit,
             units=len(self.ranking),
+            examples=self.examples,
+            show_answers=self.show_answers,
             patch=self.patch,
         )
         if located and has_base:

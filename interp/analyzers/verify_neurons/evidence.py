@@ -21,7 +21,8 @@ class Evidence:
     ``dose``: effects of the located sets by direction and size; ``random_dose`` and ``random``: of the random sets.
     ``ratios``: size of the random sets' contributions over the located set's; ``change_ratios``: of their changes;
     ``matched``: share of their units whose change is within a factor of 2. ``harmless``: of random sets, what is lost
-    of harmless answers and the divergence on them.
+    of harmless answers and the divergence on them. ``examples``: of how many prompts answers are kept as text, of
+    positive ones with ``show_answers``.
     """
 
     judged: list[Judged]
@@ -42,6 +43,8 @@ class Evidence:
     depth: int = 0
     tuned: int | None = None
     unit: Unit = NEURON
+    examples: int = 3
+    show_answers: bool = False
     units: int = 0
 
     def get(self, condition: str, group: str) -> Judged | None:

@@ -10,14 +10,14 @@ from interp.table import Table, table
 LONGEST = 240
 
 
-def examples_table(study: Study, evidence: Evidence, count: int, positive: bool) -> Table:
-    """The first ``count`` prompts of a class under each condition that the claims are about.
+def examples_table(study: Study, evidence: Evidence) -> Table:
+    """The first prompts of a class under each condition that the claims are about.
 
-    Answers to positive prompts, which may be harmful ones, are kept only where asked (``positive``).
+    Answers to positive prompts, which may be harmful ones, are kept only where asked.
     """
     rows = []
-    for group in ("positive", "negative") if positive else ("negative",):
-        chosen = study.prompts(group).sample(count)
+    for group in ("positive", "negative") if evidence.show_answers else ("negative",):
+        chosen = study.prompts(group).sample(evidence.examples)
         for row in chosen:
             prompt = study.prompts(group).prompts[row]
             for condition in ("base", "tuned", evidence.ablation, "patch-tuned"):

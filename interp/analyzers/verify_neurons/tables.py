@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
@@ -27,24 +26,10 @@ from interp.trials.warnings import warnings_of
 NAN = float("nan")
 
 
-class Verifying(HasOptions, Protocol):
-    """What of the analyzer decides on its tables."""
-
-    @property
-    def examples(self) -> int:
-        """How many prompts' answers are kept as text."""
-        ...
-
-    @property
-    def show_answers(self) -> bool:
-        """Whether those to positive prompts are too."""
-        ...
-
-
 _CONTROLLED = {"ablate-base": "necessity", "patch-tuned": "sufficiency", "ablate-mean": "necessity"}
 
 
-def build(analyzer: Verifying, study: Study, evidence: Evidence, reach: float) -> Table:
+def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) -> Table:
     """The table of kind ``verify-neurons`` with its named parts and its claims.
 
     ``supported`` of the summary is True where the behaviour is there and the set is necessary, harmless and breaks
@@ -85,7 +70,7 @@ def build(analyzer: Verifying, study: Study, evidence: Evidence, reach: float) -
         summary=summary,
         tables={
             "answers": answers_table(study, evidence),
-            "examples": examples_table(study, evidence, analyzer.examples, analyzer.show_answers),
+            "examples": examples_table(study, evidence),
             "dose": dose_table(evidence),
             "random": random_table(evidence),
             "random_harmless": harmless_table(evidence),
