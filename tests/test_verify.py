@@ -13,6 +13,7 @@ from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.tables import build
 from interp.claims import MEASURES, check, from_table
+from interp.claims.opening import opening
 from interp.controls import matched_sets, matched_share
 from interp.errors import ClaimError, OptionError
 from interp.models.model import Model
@@ -78,6 +79,19 @@ def test_planted_neurons_are_supported_to_carry_the_behaviour(table):
         "without, the base 0.0%; 39 random sets 100.0% to 100.0%). Supported: behaviour, necessity, "
         "necessity-recovery, sufficiency, sufficiency-recovery, harmless, malformed."
     )
+
+
+def test_the_first_lines_say_what_was_asked_and_what_came_of_it(table):
+    lines = table.summary["opening"]
+    assert lines == opening(table)
+    assert lines[0] == f"asked: do 3 of 144 neurons carry the refusals? {PAIRS} positive and {PAIRS} negative prompts"
+    assert lines[1] == (
+        "refusals: base 0.0%, fine-tuned 100.0%; with the 3 at the base's contributions: 0.0% (random sets 100.0%)"
+    )
+    assert lines[2] == "refusals of the base with the 3 patched in: 100.0% (random sets 0.0%)"
+    assert lines[3].startswith("gap of the refusal log-odds closed: 1.00 at the base's contributions (random sets ")
+    assert lines[4:] == ["verdict: behaviour supported, necessity supported, sufficiency supported"]
+    assert "-0.00" not in " ".join(lines)
 
 
 def test_intervals_are_exact_binomial_ones(table):

@@ -22,19 +22,21 @@ def opening(run: Table) -> list[str]:
     if not count:
         return []
     ablated = "ablate-base" if ("base", "positive") in rates else "ablate-mean"
-    given = "given back" if ablated == "ablate-base" else "set to their mean"
+    given = "at the base's contributions" if ablated == "ablate-base" else "at their mean"
     many = labels["many"]
     own = [f"base {_share(rates['base', 'positive'])}"] if ("base", "positive") in rates else []
     own.append(f"fine-tuned {_share(rates['tuned', 'positive'])}")
     lines = [
         f"asked: do {count:,} of {run.summary['units']:,} {unit}s carry the {many}? "
         f"{run.summary['positive']} positive and {run.summary['negative']} negative prompts",
-        f"{many}: {', '.join(own)}; the {count:,} {given}: {_share(rates.get((ablated, 'positive'), math.nan))}"
+        f"{many}: {', '.join(own)}; with the {count:,} {given}: {_share(rates.get((ablated, 'positive'), math.nan))}"
         + _random(run, "necessity", "rate", _share),
     ]
     if ("patch-tuned", "positive") in rates:
         patched = _share(rates["patch-tuned", "positive"])
-        lines.append(f"the {count:,} patched into the base: {patched}" + _random(run, "sufficiency", "rate", _share))
+        lines.append(
+            f"{many} of the base with the {count:,} patched in: {patched}" + _random(run, "sufficiency", "rate", _share)
+        )
     claims = {one.name: one for one in from_table(run.tables["claims"])}
     recovered = [
         f"{_number(claims[f'{direction}-recovery'].value)} {how}" + _random(run, direction, "recovery", _number)
@@ -66,4 +68,4 @@ def _share(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
+    return "-" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"  # never -0.00
