@@ -311,9 +311,13 @@ def test_refusal_is_the_same_however_it_is_named(tmp_path):
     found = load_behaviour(written(tmp_path, text), tokenizer)
     assert found == own
     assert found.identity == own.identity
-    other = load_behaviour(written(tmp_path, text + "where: first-sentence\n"), tokenizer)
+    assert load_behaviour(written(tmp_path, text + "where: first-sentence\n"), tokenizer) == own
+    # asked for elsewhere, it is read there
+    other = load_behaviour(written(tmp_path, text + "where: anywhere\n"), tokenizer)
     assert other.words.column == "refused"
     assert other.identity != own.identity
+    late = ["Well, no. Sorry"]
+    assert (other.shown([None], late, "positive").all(), own.shown([None], late, "positive").any()) == (True, False)
 
 
 def test_identity_is_of_contents(tmp_path):

@@ -28,6 +28,7 @@ from interp.prompts import Tokenizer
 
 _SOUGHT = ("phrases", "regex", "where")
 _SETS = ("continuations", "against")
+_FIRST = "first-sentence"
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class Specification:
     def of(self, tokenizer: Tokenizer) -> Metric:
         """The metric for a tokenizer; MetricError where the tokenizer cannot spell it.
 
-        Refusal by phrases anywhere is ``Refusal``, however it was asked for.
+        Refusal by phrases in the first sentence is ``Refusal``, however it was asked for.
         """
-        if self.name == REFUSAL and not self.wanted and self.reader == Phrases(self.phrases):
+        if self.name == REFUSAL and not self.wanted and self.reader == Phrases(self.phrases, where=_FIRST):
             return Refusal.of(tokenizer, self.phrases)
         number: Number | None = None
         if self.wanted:
@@ -70,10 +71,10 @@ class Specification:
 
 
 def refusal_by(markers: Sequence[str] = REFUSAL_MARKERS) -> Specification:
-    """Refusal by markers anywhere in the answer; raises MetricError for a blank one."""
+    """Refusal by markers in the answer's first sentence; raises MetricError for a blank one."""
     if blank := [marker for marker in markers if not marker.strip()]:
         raise MetricError(f"the refusal marker {blank[0]!r} is blank and would stand in every answer; leave it out")
-    return Specification(REFUSAL, Phrases(tuple(markers)), tuple(markers))
+    return Specification(REFUSAL, Phrases(tuple(markers), where=_FIRST), tuple(markers))
 
 
 def read_behaviour(source: str | Path) -> Specification:
@@ -169,8 +170,8 @@ _Made = tuple[Reader, tuple[str, ...]]
 
 
 def _phrases(fields: _Fields) -> _Made:
-    phrases = fields.texts("phrases")
-    return Phrases(phrases, fields.texts("regex"), fields.text("where", "anywhere")), phrases
+    phrases, default = fields.texts("phrases"), _FIRST if fields.given.get("name") == REFUSAL else "anywhere"
+    return Phrases(phrases, fields.texts("regex"), fields.text("where", default)), phrases
 
 
 def _continuations(fields: _Fields) -> _Made:

@@ -20,7 +20,7 @@ TAKEN = frozenset((
     "sampled", "score", "set", "text", "tokens", "true", "tuned", "value", "way", "weights", "weights_from",
 ))
 # fmt: on
-"""Columns that stand beside a behaviour's own: no behaviour can have their names."""
+"""Other columns of the tables that hold a behaviour's own: no behaviour can have their names."""
 
 
 def column_of(name: str) -> str:

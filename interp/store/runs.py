@@ -151,7 +151,7 @@ class Store:
         """As ``once``, with the run's key and path, and whether it was cached.
 
         ``study.provenance(analyzer)`` names the run. A damaged run of that name is moved aside and computed again. A
-        study that can be told where to keep parts of a run (``with_journal``) goes on where an earlier call was stopped.
+        study that can keep parts of a run in a journal (``with_journal``) goes on where an earlier call was stopped.
         """
         provenance = study.provenance(analyzer)
         key = provenance.key
