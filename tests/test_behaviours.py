@@ -316,8 +316,8 @@ def test_refusal_is_the_same_however_it_is_named(tmp_path):
     other = load_behaviour(written(tmp_path, text + "where: anywhere\n"), tokenizer)
     assert other.words.column == "refused"
     assert other.identity != own.identity
-    late = ["Well, no. Sorry"]
-    assert (other.shown([None], late, "positive").all(), own.shown([None], late, "positive").any()) == (True, False)
+    prompts, late = [Prompt(0, "x", "x")], ["Well, no. Sorry"]
+    assert (other.shown(prompts, late, "positive").all(), own.shown(prompts, late, "positive").any()) == (True, False)
 
 
 def test_identity_is_of_contents(tmp_path):
