@@ -18,7 +18,7 @@ from interp.metrics.continuations import Continuations
 from interp.metrics.first_tokens import FirstTokens
 from interp.metrics.phrases import Phrases
 from interp.metrics.words import TAKEN, column_of
-from interp.prompts import OneClass, PromptSet
+from interp.prompts import OneClass, Prompt, PromptSet
 from interp.report.page import page
 from interp.studies import load_study
 from interp.study import Study
