@@ -15,10 +15,8 @@ from interp.trials.conditions import DIRECTIONS, RECEIVERS
 # What a claim needs: how much of the behaviour may be left (or missing), how much of the gap is recovered, what may be
 # lost of harmless answers, how many malformed; and the upper end that the interval of a loss may have.
 LEFT, RECOVERED, HARMLESS, MALFORMED, BOUND = 0.1, 0.5, 0.02, 0.02, 0.1
-LOST, LEAST = (
-    0.5,
-    0.25,
-)  # without a base: the share lost, and what its interval must exclude where random sets lose none
+# Without a base: the share lost, and what its interval must exclude where random sets lose none.
+LOST, LEAST = 0.5, 0.25
 FEWEST_SETS = 39
 _LOSSES = (LEFT, -LEFT, HARMLESS, MALFORMED)
 NEEDED = ("behaviour", "necessity", "harmless", "malformed")  # a set can be necessary without being sufficient
