@@ -1,15 +1,10 @@
-"""Edits as data, exactly undone: they live for one run, on activations, and never touch a weight.
-
-An ``Intervention`` is a named change a model undergoes while it reads or writes text. Its edits are either fixed
-(zero, mean) or bound, at every step, to what a donor computes on the same tokens (the base model, or the tuned model
-on the harmless twin of a prompt).
-"""
+"""Edits as data, exactly undone: they live for one run, on activations, and never touch a weight."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,16 +12,21 @@ from torch import Tensor
 
 from interp.engines import Edit
 from interp.maths.precision import widen
-from interp.models.model import Model
-from interp.models.units import NEURON, Unit
 from interp.sites import Site
 
-Units = Mapping[int, Int[Tensor, " K"]]
-Kind = Literal["zero", "mean", "donor", "activation", "weights", "edits"]
+Cells = Callable[[Tensor], Tensor]
+
+
+class _AllCells:
+    """An edit that holds nothing of single cells is the same on any part of them."""
+
+    def on(self, cells: Cells) -> Edit:
+        """The edit itself."""
+        return self
 
 
 @dataclass(frozen=True)
-class Ablate:
+class Ablate(_AllCells):
     """Set units of a site to zero."""
 
     site: Site
@@ -38,7 +38,7 @@ class Ablate:
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(_AllCells):
     """Multiply units of a site by a factor; factor 1 leaves the value bit for bit."""
 
     site: Site
@@ -66,6 +66,18 @@ class Replace:
             new = value.index_copy(-1, self.units, new.expand(*value.shape[:-1], -1))
         return new.expand_as(value) if self.at is None else torch.where(self.at[..., None], new, value)
 
+    def on(self, cells: Cells) -> Replace:
+        """The edit on some cells: see ``interp.engines.shared_prefix``."""
+        values = self.values if self.values.ndim == 1 else cells(_by_row(self.values))
+        return replace(self, values=values, at=None if self.at is None else cells(self.at))
+
+
+@dataclass(frozen=True)
+class Enter(Replace):
+    """Put in the stream that a block was given in an earlier pass on the same tokens: blocks below need not run."""
+
+    begins: ClassVar[bool] = True
+
 
 @dataclass(frozen=True)
 class Blend:
@@ -79,9 +91,13 @@ class Blend:
         """The value between the two; gradients flow through the live part."""
         return self.other + self.share * (value - self.other)
 
+    def on(self, cells: Cells) -> Blend:
+        """The edit on some cells: see ``interp.engines.shared_prefix``."""
+        return replace(self, other=cells(self.other))
+
 
 @dataclass(frozen=True)
-class Project:
+class Project(_AllCells):
     """Take a share of a site's component along a direction of length 1 away: ``x - share * (x . r) r``."""
 
     site: Site
@@ -106,6 +122,10 @@ class Add:
     def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
         """The value with the values added."""
         return value + self.values.to(value)
+
+    def on(self, cells: Cells) -> Add:
+        """The edit on some cells: see ``interp.engines.shared_prefix``."""
+        return self if self.values.ndim == 1 else replace(self, values=cells(_by_row(self.values)))
 
 
 @dataclass(frozen=True)
@@ -144,6 +164,10 @@ class Through:
         new[at] = self.make(widen(value[at])).to(value.dtype)
         return new
 
+    def on(self, cells: Cells) -> Through:
+        """The edit on some cells: see ``interp.engines.shared_prefix``."""
+        return self if self.at is None else replace(self, at=cells(self.at))
+
 
 @dataclass(frozen=True)
 class Last:
@@ -161,7 +185,7 @@ class Last:
 
 
 @dataclass(frozen=True, eq=False)
-class Take:
+class Take(_AllCells):
     """Set units of a site to zero and keep what they were for a later edit of the same pass, ``Write``."""
 
     site: Site
@@ -175,7 +199,7 @@ class Take:
 
 
 @dataclass(frozen=True, eq=False)
-class Write:
+class Write(_AllCells):
     """Add to a site what the units that ``Take`` kept earlier in the pass write through ``columns``."""
 
     site: Site
@@ -187,99 +211,5 @@ class Write:
         return value + (self.kept[0].to(self.columns) @ self.columns.T).to(value)
 
 
-def by_layer(pairs: Iterable[tuple[int, int]], device: torch.device | str = "cpu") -> dict[int, Int[Tensor, " K"]]:
-    """Group (layer, neuron) pairs into sorted index tensors per layer."""
-    grouped: dict[int, list[int]] = {}
-    for layer, neuron in pairs:
-        grouped.setdefault(int(layer), []).append(int(neuron))
-    return {layer: torch.tensor(sorted(found), device=device) for layer, found in sorted(grouped.items())}
-
-
-def graft(
-    units: Units,
-    activations: Mapping[Site, Float[Tensor, "B T N"]],
-    write_weights: Mapping[int, Float[Tensor, "D N"]],
-    at: Bool[Tensor, "B T"] | None = None,
-    unit: Unit = NEURON,
-) -> list[Edit]:
-    """Give channels another model's contributions, ``h_j W[:, j]`` with both factors the donor's.
-
-    The receiver's own activation is set to zero at the input of the matrix that a unit writes through (a neuron's down
-    projection) and the donor's contribution is added to its output; biases stay the receiver's. Where ``at`` is false
-    the receiver keeps its own.
-    """
-    edits: list[Edit] = []
-    for layer, index in units.items():
-        write = write_weights[layer][:, index].T.to(index.device)
-        donated = activations[unit.site(layer)][..., index].to(write) @ write
-        if at is None:
-            edits += [Ablate(unit.site(layer), index), Add(unit.contribution(layer), donated)]
-            continue
-        nothing = torch.zeros(len(index), dtype=donated.dtype, device=donated.device)
-        donated = donated.masked_fill(~at[..., None], 0.0)
-        edits += [Replace(unit.site(layer), nothing, index, at), Add(unit.contribution(layer), donated)]
-    return edits
-
-
-def rewire(units: Units, write_weights: Mapping[int, Float[Tensor, "D N"]], unit: Unit = NEURON) -> list[Edit]:
-    """Let channels write their own live activation through another model's columns: the receiver's ``h_j``, its ``W``.
-
-    The same as a receiver whose matrix has these columns from the other model; no weight is touched.
-    """
-    edits: list[Edit] = []
-    for layer, index in units.items():
-        kept: list[Tensor] = []
-        columns = write_weights[layer][:, index]
-        edits += [Take(unit.site(layer), index, kept), Write(unit.contribution(layer), columns, kept)]
-    return edits
-
-
-@dataclass(frozen=True, eq=False)
-class Intervention:
-    """A named change of a model's neurons, or of the channels of another kind of ``unit``.
-
-    ``kind``: ``zero`` and ``mean`` are fixed, ``edits`` are those given in ``fixed``. Of a unit's contribution ``h W``,
-    ``donor`` takes both factors from ``donor``, ``activation`` its activation h, written through the receiver's own
-    weights (activation patching, Chen et al. 2024, arXiv 2406.14144), and ``weights`` writes the receiver's own
-    activation through ``write_weights``. They hold at every position and step. The donor reads the same text as the
-    receiver, or (``twin``) the twin prompt followed by the same answer. The two texts end together; where a shorter
-    twin has no token, the receiver keeps its own activation.
-    """
-
-    name: str
-    units: Units
-    kind: Kind = "zero"
-    means: Mapping[int, Float[Tensor, " N"]] = field(default_factory=dict)
-    donor: Model | None = None
-    twin: bool = False
-    write_weights: Mapping[int, Float[Tensor, "D N"]] = field(default_factory=dict)
-    unit: Unit = NEURON
-    fixed: Sequence[Edit] = ()
-
-    @property
-    def reads(self) -> Sequence[Site]:
-        """What the donor must be read at; empty where nothing of a donor's pass is taken."""
-        return [self.unit.site(layer) for layer in self.units] if self.kind in ("donor", "activation") else []
-
-    def bind(
-        self, activations: Mapping[Site, Float[Tensor, "B T N"]], real: Bool[Tensor, "B T"] | None = None
-    ) -> list[Edit]:
-        """The edits of one pass, given the donor's activations at ``reads`` on the same columns.
-
-        ``real``: which of these cells are tokens of the donor's text; None when it reads the receiver's own.
-        """
-        site = self.unit.site
-        if self.kind == "edits":
-            return list(self.fixed)
-        if self.kind == "zero":
-            return [Ablate(site(layer), index) for layer, index in self.units.items()]
-        if self.kind == "mean":
-            return [Replace(site(layer), self.means[layer][index], index) for layer, index in self.units.items()]
-        if self.kind == "weights":
-            return rewire(self.units, self.write_weights, self.unit)
-        if self.kind == "activation":
-            return [
-                Replace(site(layer), activations[site(layer)][..., index], index, real)
-                for layer, index in self.units.items()
-            ]
-        return graft(self.units, activations, self.write_weights, real, self.unit)
+def _by_row(values: Tensor) -> Float[Tensor, "B T W"]:
+    return values[None] if values.ndim == 2 else values

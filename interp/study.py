@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from interp.capture import Backoff, batches, require_parts
 from interp.display import facts_html
-from interp.edit import Intervention
 from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, OutOfMemory, PromptError
 from interp.generate import Text, generate
+from interp.intervention import Intervention
 from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair

@@ -9,7 +9,6 @@ import torch
 from peft import IA3Config, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from interp.edit import Intervention
 from interp.engines import Batch, TorchEngine
 from interp.errors import (
     AdapterNotLanded,
@@ -22,6 +21,7 @@ from interp.errors import (
     WrongBase,
 )
 from interp.generate import Text, generate
+from interp.intervention import Intervention
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import encode

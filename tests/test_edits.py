@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
-from interp.edit import Ablate, Add, Blend, Intervention, Replace, Scale, by_layer, graft
+from interp.edit import Ablate, Add, Blend, Replace, Scale
 from interp.engines import Batch, Edit, TorchEngine
+from interp.intervention import Intervention, by_layer, graft
 from interp.models.model import Model
 from interp.prompts import encode
 from interp.sites import BLOCK_HOOKS, Site, contribution, neurons

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from interp.edit import Intervention, by_layer
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
 from interp.generate import Text, answer_logits, first_logits, generate, read_donor, would_answer
+from interp.intervention import Intervention, by_layer
 from interp.models.model import Model
 from interp.prompts import encode
 from tests import tiny

@@ -10,10 +10,11 @@ from scipy.stats import hypergeom, spearmanr
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.capture import Backoff
-from interp.edit import Intervention, Project
+from interp.edit import Project
 from interp.engines import Batch, Edit, TorchEngine
 from interp.errors import OptionError
 from interp.generate import answer_logits
+from interp.intervention import Intervention
 from interp.models.units import HEAD, NEURON
 from interp.prompts import Contrast, PromptSet
 from interp.sites import Site

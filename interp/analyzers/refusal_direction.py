@@ -20,8 +20,9 @@ from torch import Tensor
 from interp.analyzers.base import Analyzer
 from interp.capture import capture, make_batch
 from interp.claims import Claim, conclude, mean
-from interp.edit import Add, Intervention, Project
+from interp.edit import Add, Project
 from interp.errors import OptionError
+from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.metrics import require_number
 from interp.models.model import Model

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from interp.dictionaries.active import Codes
 from interp.dictionaries.dictionary import Dictionary
-from interp.edit import Intervention
 from interp.engines import Edit
 from interp.errors import OptionError
+from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.sites import Site

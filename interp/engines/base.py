@@ -17,10 +17,16 @@ from interp.sites import Site
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids ``[B, T]`` and the mask ``[B, S]`` of real tokens; S > T when earlier keys are cached."""
+    """Token ids ``[B, T]`` and the mask ``[B, S]`` of real tokens; S > T when earlier keys are cached.
+
+    ``shared``: how many tokens all rows begin with, at least one of each left out; ``lengths`` of the rows, in tokens.
+    Both are known where the batch was padded here.
+    """
 
     ids: Int[Tensor, "B T"]
     mask: Bool[Tensor, "B S"]
+    shared: int = 0
+    lengths: tuple[int, ...] = ()
 
     @classmethod
     def pad(
@@ -39,7 +45,8 @@ class Batch:
             span = slice(length - len(sequence), length) if side == "left" else slice(0, len(sequence))
             ids[row, span] = torch.tensor(sequence, dtype=torch.int64)
             mask[row, span] = True
-        return cls(ids.to(device), mask.to(device))
+        lengths = tuple(len(sequence) for sequence in sequences)
+        return cls(ids.to(device), mask.to(device), _shared(sequences, min(lengths, default=0)), lengths)
 
     @property
     def positions(self) -> Int[Tensor, "B T"]:
@@ -50,6 +57,15 @@ class Batch:
     def real(self) -> Bool[Tensor, "B T"]:
         """Which of ``ids`` are real tokens."""
         return self.mask[:, -self.ids.shape[1] :]
+
+
+def _shared(sequences: Sequence[Sequence[int]], shortest: int) -> int:
+    """How many tokens, of all but the last of the shortest, are the same in all."""
+    if shortest < 2:
+        return 0
+    # what the first and the last of them in order have in common, all have
+    pairs = zip(list(min(sequences, key=list)), list(max(sequences, key=list)), strict=False)
+    return next((at for at, (one, other) in enumerate(pairs) if one != other or at == shortest - 1), shortest - 1)
 
 
 @runtime_checkable
@@ -106,6 +122,7 @@ class Engine(Protocol):
     ) -> Run:
         """One forward pass, and one backward pass where ``gradient_of`` is given.
 
+        A pass without a head need not go beyond the last block that is read or edited, also not in its cache.
         ``keep``: logits of that many last columns; 0 skips the language-model head; None keeps all.
         ``gradient_of`` maps kept logits to one number per prompt; its sum is differentiated with respect to the
         values at ``gradients_at``, with all parameters frozen.

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from interp.engines.shared_prefix import whole_prompts
 from interp.maths.precision import widen
 from interp.models.invisible import blocks_of
 from interp.models.model import Model
@@ -26,6 +27,7 @@ def lockstep(tuned: Model, base: Model, alpha: Sequence[float]) -> Iterator[None
     """
     walk = _Walk(base)
     with ExitStack() as stack:
+        stack.enter_context(whole_prompts(tuned))
         for block, other, share in zip(blocks_of(tuned), blocks_of(base), alpha, strict=True):
             if share != 1:
                 stack.callback(block.register_forward_pre_hook(walk.before, with_kwargs=True).remove)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.engines.base import Batch, Edit, Run, arguments
+from interp.engines.shared_prefix import divided
+from interp.engines.skipped_blocks import Blocks, may_skip, needed_blocks, only_blocks
 from interp.engines.taps import Tap, differentiate, taps
 from interp.errors import required
 from interp.models.anatomy import Target
@@ -37,6 +39,36 @@ class TorchEngine:
         use_cache: bool = False,
     ) -> Run:
         """See ``interp.engines.base.Engine.run``."""
+        cached = use_cache or cache is not None
+        blocks = needed_blocks(model, reads, edits, keep, gradient_of is not None, cached)
+        if blocks is not None and not may_skip(self._pass, model, batch):
+            blocks = None
+        if gradient_of is None and keep is not None and cache is None:
+            run = divided(self._pass, model, batch, reads, edits, keep, use_cache, blocks)
+            if run is not None:
+                return run
+        return self._pass(
+            model, batch, reads=reads, edits=edits, gradients_at=gradients_at, gradient_of=gradient_of, keep=keep,
+            cache=cache, use_cache=use_cache, blocks=blocks,
+        )  # fmt: skip
+
+    def _pass(
+        self,
+        model: Model,
+        batch: Batch,
+        *,
+        reads: Sequence[Site] = (),
+        edits: Sequence[Edit] = (),
+        gradients_at: Sequence[Site] = (),
+        gradient_of: Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]] | None = None,
+        keep: int | None = 1,
+        cache: Any = None,
+        use_cache: bool = False,
+        head_reads: Int[Tensor, "B kept"] | None = None,
+        blocks: Blocks | None = None,
+    ) -> Run:
+        """One pass; ``head_reads``: which of the ``keep`` last columns the head is given, by row; ``blocks``: the first
+        and last that do anything."""
         tapped = taps(reads, edits, gradients_at)
         with ExitStack() as stack:
             module = stack.enter_context(model.active())
@@ -44,6 +76,9 @@ class TorchEngine:
             for site, tap in tapped.items():
                 place, target = model.at(site)
                 stack.callback(_register(place, target, tap).remove)
+            stack.enter_context(only_blocks(model, blocks))
+            if head_reads is not None:
+                stack.callback(_pick(module, head_reads).remove)
             logits, cache = _forward(module, batch, keep, cache, use_cache)
             found = (
                 {}
@@ -76,6 +111,17 @@ def _register(module: nn.Module, target: Target, tap: Tap) -> Any:
     if target.side == "in":
         return module.register_forward_pre_hook(_Hook(tap).before, with_kwargs=True)
     return module.register_forward_hook(_Hook(tap).after)
+
+
+def _pick(module: nn.Module, columns: Int[Tensor, "B kept"]) -> Any:
+    """Let the head read some columns only: logits of a whole vocabulary are large."""
+
+    def before(_: nn.Module, args: tuple) -> tuple:
+        (value,) = args
+        rows = torch.arange(len(value), device=value.device)[:, None]
+        return (value[rows, columns.to(value.device)],)
+
+    return module.get_output_embeddings().register_forward_pre_hook(before)
 
 
 def _forward(

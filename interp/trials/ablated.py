@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from interp.edit import Intervention
 from interp.engines import Batch, Edit, Engine, Run
 from interp.errors import OptionError
+from interp.intervention import Intervention
 from interp.models.model import Model
 from interp.sites import Site
 

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.capture import capture
-from interp.edit import Intervention, Kind
 from interp.errors import required
 from interp.generate import answer_logits, first_logits
+from interp.intervention import Intervention, Kind
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
 from interp.metrics import malformed, repeats, token_divergences, token_losses

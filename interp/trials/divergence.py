@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from interp.edit import Intervention
 from interp.generate import answer_logits
+from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.metrics import token_divergences
 from interp.study import Study

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.edit import Intervention
 from interp.engines import Engine
 from interp.generate import Text, answer_logits, read_donor, would_answer
+from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.study import Study

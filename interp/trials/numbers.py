@@ -5,10 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from interp.capture import make_batch
-from interp.edit import Intervention
+from interp.engines import Batch, Edit
+from interp.generate import stream_of
+from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.study import Study
 from interp.trials.conditions import DIRECTIONS, RECEIVERS, Donors
+from interp.trials.streams import Streams
 
 Set = Sequence[tuple[int, int]]
 
@@ -33,7 +36,7 @@ class Numbers:
             part = by_length[start : start + size]
             batch, _ = make_batch(posed, part, study.pad_id, self._model.device)
             read = study.engine.run(study.pair[donor], batch, reads=sites, keep=0).values
-            self._chunks.append((batch, read, study.objective("positive", part)))
+            self._chunks.append((batch, read, study.objective("positive", part), Streams()))
 
     def of(self, chosen: Set) -> np.ndarray:
         """The number of every prompt, rows ascending, with these units patched as ``donors.patch`` says."""
@@ -42,9 +45,14 @@ class Numbers:
     def under(self, intervention: Intervention | None) -> np.ndarray:
         """The number of every prompt, rows ascending, under an intervention from this donor, or under none."""
         parts = []
-        for batch, read, aim in self._chunks:
-            edits = intervention.bind(read) if intervention else ()
+        for batch, read, aim, streams in self._chunks:
+            edits = self._edits(batch, read, streams, intervention) if intervention else ()
             run = self._study.engine.run(self._model, batch, edits=edits, keep=aim.keep)
             parts.append(to_host(aim.of(run.logits)))
         found = np.concatenate(parts).astype(np.float64)
         return found[np.argsort(self._order, kind="stable")]
+
+    def _edits(self, batch: Batch, read: dict, streams: Streams, intervention: Intervention) -> list[Edit]:
+        lowest = min(intervention.units)
+        enter = streams.at(lowest, lambda: stream_of(self._study.engine, self._model, batch, lowest))
+        return [*([] if enter is None else [enter]), *intervention.bind(read)]

@@ -8,17 +8,27 @@ on these fixed texts is read once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from interp.capture import make_batch
-from interp.edit import Intervention
-from interp.generate import Text, answer_logits, first_logits, generate, read_donor, would_answer
+from interp.generate import (
+    Text,
+    answer_logits,
+    first_logits,
+    generate,
+    known_beginnings,
+    read_donor,
+    stream_at,
+    would_answer,
+)
+from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.study import Study
 from interp.trials.conditions import DIRECTIONS, RECEIVERS, Donors
 from interp.trials.numbers import Numbers
+from interp.trials.streams import Streams
 
 Set = Sequence[tuple[int, int]]
 MEASURES = ("exact", "behaviour", "recovery")
@@ -44,6 +54,7 @@ class _Part:
     settled: list[int]
     on_own: dict
     on_wanted: dict
+    streams: Streams = field(default_factory=Streams)
 
 
 class Outcomes:
@@ -106,47 +117,65 @@ class Outcomes:
         intervention = self._donors.condition(self._condition, chosen).require_intervention()
         at = {row: number for number, row in enumerate(self.rows)}
         number, shown, equal = self.receiver.number.copy(), self.receiver.shown.copy(), np.zeros(len(at), bool)
+        begun: dict[int, list[int]] = {}
         for part in self._parts:
             places = np.array([at[row] for row in part.rows])
-            numbers, shows, equals = self._measure(part, intervention, places)
+            numbers, shows, equals, unknown = self._measure(part, intervention, places, min(chosen)[0])
             number[places], shown[places], equal[places] = numbers, shows, equals
+            begun |= {part.rows[row]: known for row, known in unknown.items()}
+        if begun:
+            rows = sorted(begun)
+            shown[[at[row] for row in rows]] = self._written(rows, [begun[row] for row in rows], intervention)
         if self._numbers is not None:
             number = self._numbers.under(intervention)
         return Outcome(number, shown, equal)
 
     def _measure(
-        self, part: _Part, intervention: Intervention, places: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self, part: _Part, intervention: Intervention, places: np.ndarray, lowest: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, list[int]]]:
+        """Numbers, behaviour and equality of a part; and the beginnings of those answers that do not tell yet."""
         study, engine = self._study, self._study.engine
-        logits, target, real = answer_logits(engine, self._model, part.text, part.own, intervention, part.on_own)
+        enter = part.streams.at(lowest, lambda: stream_at(engine, self._model, part.text, part.own, lowest))
+        logits, target, real = answer_logits(engine, self._model, part.text, part.own, intervention, part.on_own, enter)
         first = first_logits(logits, real)
         number = np.full(len(part.rows), np.nan)
         if self._numbers is None:
             aim = study.objective("positive", part.rows)
             number = to_host(aim.of(first[:, None])).astype(np.float64)
-        follows = to_host(would_answer(logits, target, real))
-        begins = to_host(first.argmax(-1)).tolist()
+        known = to_host(would_answer(logits, target, real))
+        begins = known_beginnings(logits, target, real)
         shown, equal = self.receiver.shown[places].copy(), np.zeros(len(part.rows), bool)
-        known = follows.copy()
-        like = [at for at, answer in enumerate(part.wanted) if begins[at] == answer[0]]
+        like = [at for at, answer in enumerate(part.wanted) if begins[at][0] == answer[0]]
         if like:
-            whole, settled = self._as_donor(part, like, intervention)
-            equal[like] = whole
-            shown[np.array(like)[settled]] = self.donor.shown[places][np.array(like)[settled]]
-            known[np.array(like)[settled]] = True
-        rest = np.flatnonzero(~known).tolist()
-        if rest:
-            asked = Text([part.text.prompts[at] for at in rest], None, part.text.pad_id, part.text.stop_ids)
-            answers = generate(
-                engine, self._model, asked, study.max_new_tokens, intervention,
-                lambda at, begun: settles(study, part.rows[rest[at]], begun),
-            )  # fmt: skip
-            prompts = [study.prompts("positive").prompts[part.rows[at]] for at in rest]
-            shown[rest] = study.require_metric().shown(prompts, [study.decode(each) for each in answers], "positive")
-        return number, shown, equal
+            right, whole, as_far = self._as_donor(part, like, intervention)
+            equal[like] = right
+            settled = np.array(like)[whole]
+            shown[settled], known[settled] = self.donor.shown[places][settled], True
+            for at, other in zip(like, as_far, strict=True):
+                begins[at] = max(begins[at], other, key=len)
+        return number, shown, equal, {int(at): begins[at] for at in np.flatnonzero(~known)}
 
-    def _as_donor(self, part: _Part, rows: Sequence[int], intervention: Intervention) -> tuple[np.ndarray, np.ndarray]:
-        """Which of some rows of a part answer as the donor, to the end and as far as settles the behaviour."""
+    def _written(self, rows: Sequence[int], begun: Sequence[Sequence[int]], intervention: Intervention) -> np.ndarray:
+        """Behaviour of answers that must be written to their decision, by row."""
+        study, found = self._study, {}
+        size = study.at_a_time(96)
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            text = study.text("positive", some)
+            answers = generate(
+                study.engine, self._model, Text(text.prompts, None, text.pad_id, text.stop_ids), study.max_new_tokens,
+                intervention, lambda at, answer, some=some: settles(study, some[at], answer),
+                begun[start : start + size],
+            )  # fmt: skip
+            found |= dict(zip(some, answers, strict=True))
+        prompts = [study.prompts("positive").prompts[row] for row in rows]
+        texts = [study.decode(found[row]) for row in rows]
+        return study.require_metric().shown(prompts, texts, "positive")
+
+    def _as_donor(
+        self, part: _Part, rows: Sequence[int], intervention: Intervention
+    ) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
+        """Which of some rows of a part answer as the donor, to the end and as far as settles the behaviour; how far."""
         text = Text([part.text.prompts[at] for at in rows], None, part.text.pad_id, part.text.stop_ids)
         answers = [part.wanted[at] for at in rows]
         width = max(map(len, text.prompts)) + max(map(len, answers)) - 1
@@ -156,7 +185,7 @@ class Outcomes:
         right = to_host((logits.argmax(-1) == target) | ~real)
         # answers are right-aligned: which cells stand after the tokens that settle the behaviour
         after = to_host(real.int().cumsum(1)) > np.array([part.settled[at] for at in rows])[:, None]
-        return np.all(right, axis=1), np.all(right | after, axis=1)
+        return np.all(right, axis=1), np.all(right | after, axis=1), known_beginnings(logits, target, real)
 
     def effects(self, outcome: Outcome) -> dict[str, float]:
         """``exact``: share of answers that became the donor's; ``behaviour`` and ``recovery``: share of the gap between

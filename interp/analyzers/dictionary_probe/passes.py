@@ -14,9 +14,9 @@ from interp.capture import Captured, capture, make_batch
 from interp.dictionaries import Dictionary
 from interp.dictionaries.baselines import Covariance
 from interp.dictionaries.edits import Latents, intervention, read_rows
-from interp.edit import Intervention
 from interp.engines import Batch
 from interp.generate import Text, answer_logits, read_donor, would_answer
+from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.metrics import Objective
