@@ -3,7 +3,8 @@
 Each behaviour's set is given its base contributions inside the tuned model, and both behaviours are looked at: a double
 dissociation (Teuber 1955) is supported where each set returns the base's behaviour on its own prompts and leaves the
 tuned model's on the other's. Both are of the prompts where the two models differ in the behaviour, the metric's yes or
-no. Random sets of equal size are measured in all four cells.
+no. An answer that a set breaks counts against it in both: it is not the base's behaviour, nor the tuned model's any
+more. Random sets of equal size are measured in all four cells.
 """
 
 from dataclasses import dataclass, field
@@ -139,7 +140,7 @@ def _rows(sets: dict, cells: dict, own: dict, changed: dict, random: Table) -> d
         null = random["effect"][(random["set"] == name) & (random["behaviour"] == behaviour)]
         values = (
             name, behaviour, len(sets[name]), int(rows.sum()),
-            judged.flipped(tuned)[rows].mean() if rows.any() else NAN,
+            _as_base(judged, base)[rows].mean() if rows.any() else NAN,
             _recovery(judged.number[rows], tuned.number[rows], base.number[rows]) if rows.any() else NAN,
             judged.equal_base[rows].mean() if rows.any() else NAN,
             judged.equal_tuned[rows].mean() if rows.any() else NAN,
@@ -156,6 +157,11 @@ def _rows(sets: dict, cells: dict, own: dict, changed: dict, random: Table) -> d
     }
 
 
+def _as_base(judged: Judged, base: Judged) -> np.ndarray:
+    """Prompts whose behaviour is the base's, but for answers that are broken where the base's own is not."""
+    return ~judged.flipped(base) & ~(judged.malformed & ~base.malformed)
+
+
 def _recovery(numbers: np.ndarray, tuned: np.ndarray, base: np.ndarray) -> float:
     """Share of the gap between both models' mean numbers that is closed, NaN where there is none."""
     gap = base.mean() - tuned.mean()
@@ -167,7 +173,7 @@ _COLUMNS = {
     "behaviour": ("key", "whose prompts are answered"),
     "k": ("measure", "units in the set"),
     "prompts": ("measure", "prompts where base and tuned model differ in the behaviour"),
-    "as_base": ("measure", "share of these whose behaviour became the base's"),
+    "as_base": ("measure", "share of these whose behaviour became the base's, no answer broken that the base's is not"),
     "recovery": ("measure", "share of the gap between both models' mean numbers that is closed on these"),
     "equal_base": ("measure", "share of these answered as the base answers"),
     "equal_tuned": ("measure", "share of these still answered as the tuned model answers"),
@@ -211,6 +217,11 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
             "shown": (joined(lambda _, judged: judged.shown), "flag", "the answer shows the behaviour"),
             "equal_base": (joined(lambda _, judged: judged.equal_base), "flag", "the base's answer, token for token"),
             "equal_tuned": (joined(lambda _, judged: judged.equal_tuned), "flag", "the tuned model's, token for token"),
+            "as_base": (
+                joined(lambda behaviour, judged: _as_base(judged, own["base", behaviour])),
+                "flag",
+                "shows the behaviour or not as the base's answer does, and is not broken where that is not",
+            ),
             "flipped": (
                 joined(lambda behaviour, judged: judged.flipped(own["tuned", behaviour])),
                 "flag",
@@ -231,7 +242,7 @@ def _own(name: str, size: int) -> Claim:
     where = {"set": name, "behaviour": name}
     return Claim(
         name=f"{name}-own",
-        estimate=mean("flipped", table="answers", where=where | {"changed": True}),
+        estimate=mean("as_base", table="answers", where=where | {"changed": True}),
         at_least=OWN,
         beyond=["control"],
         null=Draws("random", "effect", where),
@@ -250,7 +261,7 @@ def _other(name: str, other: str, random: Table) -> Claim:
         at_most=OTHER,
         beyond=[BOUND],
         reference=statistic("mean", "effect", table="random", where=where) if drawn else None,
-        control="matched random sets" if drawn else "",
-        text=f"The {name} set returns the base's behaviour on {{value:.1%}} of the prompts where the models differ in "
-        "the other (at most {high:.1%}).",
+        control="matched random sets, prompts given the base's behaviour" if drawn else "",
+        text=f"The {name} set changes the other behaviour on {{value:.1%}} of the prompts where the models differ in "
+        "it (at most {high:.1%}).",
     )
