@@ -356,7 +356,7 @@ def test_a_broken_answer_is_neither_models_behaviour():
         return Judged("x", "positive", **(none | flags))
 
     base, under = judged([0, 0, 1, 1], [0, 1, 0, 0]), judged([0, 0, 1, 0], [1, 1, 0, 0])
-    assert dissociation_module._as_base(under, base).tolist() == [False, True, True, False]
+    assert dissociation_module._as(base, under).tolist() == [False, True, True, False]
 
 
 @pytest.mark.parametrize("kind", ["stability", "redundancy", "transfer", "dissociation"])
@@ -385,6 +385,39 @@ def test_other_words_than_the_bases_change_nothing(modules, kind, monkeypatch):
     values = {name: value for name, value, _ in found[0]}
     whole = {"stability": "elsewhere", "redundancy": "redundant", "transfer": "reused", "dissociation": "first-own"}
     assert values[whole[kind]] == (0.0 if kind == "redundancy" else 1.0)
+
+
+ALIKE = {
+    "stability": ("limits", "do not differ in the behaviour on these prompts"),
+    "redundancy": ("sentence", "do not differ in the behaviour: no set can return it"),
+    "transfer": ("limits", "needs units, a base and prompts where the models differ in behaviour"),
+    "dissociation": ("sentence", "a behaviour is alike in both models"),
+}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_a_behaviour_that_is_alike_is_said_in_one_sentence(modules, kind, monkeypatch):
+    """Both models show it on the same prompts, though their weights differ: nothing is claimed of what sets return."""
+    answers = Study.answers
+    monkeypatch.setattr(
+        Study,
+        "answers",
+        lambda study, role, group, edit=None: answers(study, "tuned" if not edit else role, group, edit),
+    )
+    study = by_template(asked(modules[2], modules[0]))
+    other = second(study)
+    runs = [LocateNeurons(method="cross", top="3")(each) for each in (study, other)]
+    made = {
+        "stability": Stability(LOCATE, resamples=1, draws=9, controls=2, control_prompts=4),
+        "redundancy": Redundancy(LOCATE, rounds=2, controls=2, control_prompts=4),
+        "transfer": Transfer.of(runs[0], study.pair, permutations=19, controls=2, control_prompts=4),
+        "dissociation": Dissociation.of(*runs, other, controls=2, control_prompts=4),
+    }[kind](study)
+    where, said = ALIKE[kind]
+    text = made.summary[where] if where == "sentence" else " ".join(made.summary["limits"])
+    assert said in text
+    assert "nan" not in text + made.summary["sentence"]
+    assert not {"elsewhere", "redundant", "reused", "first-own"} & set(sure(made))
 
 
 @pytest.mark.slow

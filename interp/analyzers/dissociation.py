@@ -140,7 +140,7 @@ def _rows(sets: dict, cells: dict, own: dict, changed: dict, random: Table) -> d
         null = random["effect"][(random["set"] == name) & (random["behaviour"] == behaviour)]
         values = (
             name, behaviour, len(sets[name]), int(rows.sum()),
-            _as_base(judged, base)[rows].mean() if rows.any() else NAN,
+            _as(base, judged)[rows].mean() if rows.any() else NAN,
             _recovery(judged.number[rows], tuned.number[rows], base.number[rows]) if rows.any() else NAN,
             judged.equal_base[rows].mean() if rows.any() else NAN,
             judged.equal_tuned[rows].mean() if rows.any() else NAN,
@@ -157,9 +157,9 @@ def _rows(sets: dict, cells: dict, own: dict, changed: dict, random: Table) -> d
     }
 
 
-def _as_base(judged: Judged, base: Judged) -> np.ndarray:
-    """Prompts whose behaviour is the base's, but for answers that are broken where the base's own is not."""
-    return ~judged.flipped(base) & ~(judged.malformed & ~base.malformed)
+def _as(model: Judged, judged: Judged) -> np.ndarray:
+    """Prompts whose behaviour is a model's own, but for answers that are broken where the model's own is not."""
+    return ~judged.flipped(model) & ~(judged.malformed & ~model.malformed)
 
 
 def _recovery(numbers: np.ndarray, tuned: np.ndarray, base: np.ndarray) -> float:
@@ -218,14 +218,14 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
             "equal_base": (joined(lambda _, judged: judged.equal_base), "flag", "the base's answer, token for token"),
             "equal_tuned": (joined(lambda _, judged: judged.equal_tuned), "flag", "the tuned model's, token for token"),
             "as_base": (
-                joined(lambda behaviour, judged: _as_base(judged, own["base", behaviour])),
+                joined(lambda behaviour, judged: _as(own["base", behaviour], judged)),
                 "flag",
                 "shows the behaviour or not as the base's answer does, and is not broken where that is not",
             ),
-            "flipped": (
-                joined(lambda behaviour, judged: judged.flipped(own["tuned", behaviour])),
+            "altered": (
+                joined(lambda behaviour, judged: ~_as(own["tuned", behaviour], judged)),
                 "flag",
-                "one of this and the tuned model's answer shows the behaviour, the other does not",
+                "shows the behaviour where the tuned model's answer does not, or the reverse, or is broken",
             ),
         },
     )
@@ -257,7 +257,7 @@ def _other(name: str, other: str, random: Table) -> Claim:
     drawn = bool(((random["set"] == name) & (random["behaviour"] == other)).any())
     return Claim(
         name=f"{name}-other",
-        estimate=mean("flipped", table="answers", where=where | {"changed": True}),
+        estimate=mean("altered", table="answers", where=where | {"changed": True}),
         at_most=OTHER,
         beyond=[BOUND],
         reference=statistic("mean", "effect", table="random", where=where) if drawn else None,

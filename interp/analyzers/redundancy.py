@@ -67,7 +67,8 @@ class Redundancy(Analyzer):
             scores.append(scores_of(again))
         rows, null, hits = self._measure(measuring, donors, sets, scores, original)
         made = [_claim(rows, size)] if len(rows) > 1 else []
-        lead = "" if made else "Nothing was located, or the behaviour is the same in both models on every prompt."
+        lead = "" if made else "Base and fine-tuned model do not differ in the behaviour: no set can return it."
+        lead = lead if size else "Nothing was located."
         run = table(
             self.name,
             {name: (np.array([row[name] for row in rows], dtype), *described)

@@ -94,7 +94,8 @@ class Stability(Analyzer):
             },
             tables=parts,
         )
-        return conclude(run, made)
+        alike = elsewhere is not None and not len(elsewhere)
+        return conclude(run, made, limits=[_ALIKE] if alike else [])
 
     def _templates(self, study: Study) -> dict[str, Contrast]:
         """The contrast of each template; empty unless two of them have enough prompts of both classes."""
@@ -177,6 +178,10 @@ class Stability(Analyzer):
         )
 
 
+_ALIKE = (
+    "Base and fine-tuned model do not differ in the behaviour on these prompts: what a template's set does on the "
+    "prompts of the others was not measured."
+)
 _COLUMNS = {
     "basis": ("key", "what the two sets were located on: halves of the clusters, or templates"),
     "first": ("key", "the one half (pair and side) or template"),
