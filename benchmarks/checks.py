@@ -47,9 +47,9 @@ def rows_of(about: dict, table: Table) -> list[dict]:
         null = f"{claim.control_value:.2f}"
         if not math.isnan(claim.control_low):
             null += f" [{claim.control_low:.2f}, {claim.control_high:.2f}]"
-        interval = f"[{claim.low:.2f}, {claim.high:.2f}]"
+        interval = "" if math.isnan(claim.low) else f" [{claim.low:.2f}, {claim.high:.2f}]"
         found.append(
-            about | {"claim": claim.name, "value": f"{claim.value:.2f} {interval}", "null": null,
+            about | {"claim": claim.name, "value": f"{claim.value:.2f}{interval}", "null": null,
                      "p": "" if math.isnan(claim.p) else f"{claim.p:.3f}",
                      "supported": "yes" if claim.supported else "no"}
         )  # fmt: skip

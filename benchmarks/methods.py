@@ -1,13 +1,14 @@
 """Methods by organism: ``python -m benchmarks.methods [--write] [organism ...]``.
 
 Each method ranks all neurons on the locate prompts. The ranking is graded on the verify prompts: neurons, in rank
-order, get their base contributions back inside the tuned model, and the answers that become the base's are counted
-(necessity); the other way round, tuned contributions are put into the base (sufficiency). Where neurons were planted,
-the ranking is also held against their list. A random ranking is graded the same way.
+order, get their base contributions back inside the tuned model, and the answers that become the base's, word for word,
+are counted (necessity); the other way round, tuned contributions are put into the base (sufficiency). Where neurons
+were planted, the ranking is also held against their list. A random ranking is graded the same way.
 """
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
 from interp.study import Study
 from interp.trials.conditions import Donors, judge
-from interp.trials.dose import Doses, grid, refine
+from interp.trials.dose import grid
+from interp.trials.outcomes import Outcomes, refine
 
 RESULTS = Path(__file__).resolve().parent / "methods.json"
 LOCATE: int | None = None
@@ -56,16 +58,20 @@ def rankings(study: Study, seed: int = 0) -> dict[str, tuple[np.ndarray, float]]
     return found
 
 
-def grade(study: Study, donors: Donors, doses: dict[str, Doses], score: np.ndarray, size: int) -> dict:
+def grade(study: Study, donors: Donors, trials: dict[str, Outcomes], score: np.ndarray, size: int) -> dict:
     """Dose-response in both directions, and what happens to refusals and harmless answers at ``size`` neurons."""
     order = np.argsort(rank(score).ravel())
     blocks, units = np.unravel_index(order, score.shape)
     ranking = [(int(block), int(unit)) for block, unit in zip(blocks, units, strict=True)]
     row: dict = {"k": size}
-    for direction, measure in doses.items():
-        effects = {k: measure.effect(ranking[:k]) for k in sorted({*grid(len(ranking)), size})}
-        coarse = {k: effects[k] for k in grid(len(ranking))}
-        effects = refine(measure, ranking, effects, 0.95)
+    for direction, outcomes in trials.items():
+
+        def measure(chosen: Sequence[tuple[int, int]], outcomes: Outcomes = outcomes) -> dict[str, float]:
+            return outcomes.effects(outcomes.of(chosen))
+
+        doses = {k: measure(ranking[:k]) for k in sorted({*grid(len(ranking)), size})}
+        coarse = {k: doses[k]["exact"] for k in grid(len(ranking))}
+        effects = {k: one["exact"] for k, one in refine(measure, ranking, doses, 0.95, "exact").items()}
         prefix = "" if direction == "necessity" else "sufficiency "
         row[f"{prefix}area"] = f"{area_under_dose(list(coarse), list(coarse.values())):.2f}"
         row[f"{prefix}k95"] = smallest_dose(list(effects), list(effects.values()), 0.95) or "none"
@@ -85,7 +91,7 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
     donors = Donors.read(verify)
     base, tuned = verify.answers("base", "positive"), verify.answers("tuned", "positive")
     changed = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
-    doses = {direction: Doses(verify, donors, direction, changed) for direction in ("necessity", "sufficiency")}
+    trials = {direction: Outcomes(verify, donors, direction, changed) for direction in ("necessity", "sufficiency")}
     planted = set(organisms.planted(f"refusal/{name}").get("refusal", []))
     rows = []
     for method, (score, seconds) in rankings(locate).items():
@@ -96,7 +102,7 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
             row["AUC"] = f"{roc_auc(labels.ravel(), score.ravel()):.2f}"
             row["AUC of size"] = f"{roc_auc(labels.ravel(), np.abs(score).ravel()):.2f}"
             row["recall"] = f"{recall_at(labels.ravel(), score.ravel(), len(planted)):.2f}"
-        row |= grade(verify, donors, doses, score, len(planted) or size)
+        row |= grade(verify, donors, trials, score, len(planted) or size)
         rows.append(row)
         print(markdown([row], COLUMNS).splitlines()[-1], flush=True)
     return rows

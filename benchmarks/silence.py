@@ -35,7 +35,7 @@ from interp.study import Study
 from interp.table import table
 from interp.trials.conditions import Donors, Receiver, judge
 from interp.trials.contributions import contribution_norms
-from interp.trials.dose import Doses
+from interp.trials.outcomes import Outcomes
 
 PERMUTED, RANKED, RANKINGS, SETS = ("planted", "full", "sham"), ("planted", "full"), 40, 19
 COLUMNS = ["where", "what", "seen", "expected"]
@@ -127,7 +127,7 @@ def _claimed(study: Study, evidence: Evidence) -> bool:
 
 
 def random_rankings(name: str, prompts: int, draws: int) -> list[dict]:
-    """Neurons in random order: how often the first k are shown to be necessary, by effect, p and interval."""
+    """Neurons in random order: how often the first k are shown to be necessary, by whole answers returned and by p."""
     study = study_of(name, "verify", prompts)
     donors = Donors.read(study)
     norms = contribution_norms(study, donors)
@@ -135,16 +135,16 @@ def random_rankings(name: str, prompts: int, draws: int) -> list[dict]:
     changed = np.array(
         [a != b for a, b in zip(study.answers("base", "positive"), study.answers("tuned", "positive"), strict=True)]
     )
-    doses = Doses(study, donors, "necessity", [int(row) for row in np.flatnonzero(changed)])
+    outcomes = Outcomes(study, donors, "necessity", [int(row) for row in np.flatnonzero(changed)])
     rows = []
     for share in (0.05, 0.2, 0.4):
         k, hits = round(share * len(everything)), 0
         for draw in range(draws):
             order = np.random.default_rng(draw).permutation(len(everything))[:k]
             located = [everything[index] for index in order]
-            effect = doses.effect(located)
+            effect = outcomes.of(located).equal.mean()
             if effect >= 0.5:  # else nothing is claimed, whatever the random sets do
-                null = [doses.effect(chosen) for chosen in matched_sets(located, norms, SETS, draw)]
+                null = [outcomes.of(chosen).equal.mean() for chosen in matched_sets(located, norms, SETS, draw)]
                 hits += permutation_p(effect, null) <= 0.05
         rows.append(
             {**_rate(name, f"random {k} neurons necessary ({SETS} sets)", hits, draws), "where": f"{name}, random"}

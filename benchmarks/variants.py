@@ -26,7 +26,7 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.study import Study
 from interp.trials.conditions import Donors
-from interp.trials.dose import Doses
+from interp.trials.outcomes import Outcomes
 
 RESULTS = Path(__file__).resolve().parent / "variants.json"
 COLUMNS = ["organism", "method", "needs a base", "recall", "k95", "k", "effect at k", "seconds"]
@@ -109,7 +109,7 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
     donors = Donors.read(verify)
     base, tuned = verify.answers("base", "positive"), verify.answers("tuned", "positive")
     changed = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
-    doses = {"necessity": Doses(verify, donors, "necessity", changed)}
+    trials = {"necessity": Outcomes(verify, donors, "necessity", changed)}
     planted = set(organisms.planted(f"refusal/{name}").get("refusal", []))
     rows = []
     for method, (needs, score_of) in variants(locate).items():
@@ -126,7 +126,7 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
             labels = np.zeros(score.shape, dtype=bool)
             labels[tuple(np.array(sorted(planted)).T)] = True
             row["recall"] = f"{recall_at(labels.ravel(), score.ravel(), len(planted)):.2f}"
-        graded = grade(verify, donors, doses, score, len(planted) or size)
+        graded = grade(verify, donors, trials, score, len(planted) or size)
         rows.append(row | {column: graded[column] for column in ("k95", "k", "effect at k")})
     print(markdown(rows, COLUMNS), flush=True)
     return rows

@@ -18,7 +18,7 @@ from interp.models.pair import Pair
 from interp.models.units import HEAD, NEURON, unit_named
 from interp.trials.conditions import Donors
 from interp.trials.contributions import contribution_norms
-from interp.trials.dose import Doses
+from interp.trials.outcomes import Outcomes
 from tests import families, tiny
 
 BUILDERS = {**tiny.FAMILIES, **{name: (lambda name=name: families.build(name)) for name in families.NAMES}}
@@ -176,7 +176,7 @@ def test_all_heads_of_an_attention_tune_are_all_of_it():
     rows = list(range(4))
     everything = [(layer, head) for layer in range(3) for head in range(4)]
     for direction in ("necessity", "sufficiency"):
-        assert Doses(study, donors, direction, rows).effect(everything) == 1.0
+        assert Outcomes(study, donors, direction, rows).of(everything).equal.all()
     # the adapter of the down projection is not theirs: neurons carry none of a change that attention makes alone
     assert weight_change(study.pair).any() == np.False_
     located = LocateNeurons(unit="head", top="4", steps=4)(study)
@@ -193,11 +193,15 @@ def test_heads_carry_the_attention_tune_and_the_located_more_than_others():
     assert located.summary["n_tuned"] == located.summary["n_heads"] == 20
     verify = study_of("attention", "verify", 16)
     donors = Donors.read(verify, HEAD)
-    doses = Doses(verify, donors, "necessity", list(range(16)))
+    outcomes = Outcomes(verify, donors, "necessity", list(range(16)))
+
+    def exact(units):
+        return outcomes.of(units).equal.mean()
+
     chosen = [(row["layer"], row["head"]) for row in located.rows() if row["selected"]]
     random = matched_sets(chosen, contribution_norms(verify, donors), 19, seed=0)
-    assert doses.effect(chosen) > max(doses.effect(draw) for draw in random)
-    assert doses.effect([(layer, head) for layer in range(5) for head in range(4)]) == 1.0
+    assert exact(chosen) > max(exact(draw) for draw in random)
+    assert exact([(layer, head) for layer in range(5) for head in range(4)]) == 1.0
 
 
 def test_a_located_set_of_heads_is_verified_as_heads(modules):

@@ -16,7 +16,7 @@ from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
 from interp.study import Study
 from interp.trials.conditions import Donors
-from interp.trials.dose import Doses
+from interp.trials.outcomes import Outcomes
 
 PROMPTS, NEW_TOKENS = 32, 8
 
@@ -146,8 +146,8 @@ def test_a_recognised_answer_is_the_generated_one_under_the_same_intervention():
     logits = answer_logits(found.engine, pair("planted").tuned, text, answers, receiver.intervention)
     assert bool(would_answer(*logits).all())
     base = found.answers("base", "positive")
-    doses = Doses(found, donors, "necessity", rows)
-    assert np.array_equal(doses.hits(chosen), [a == b for a, b in zip(answers, base, strict=True)])
+    outcomes = Outcomes(found, donors, "necessity", rows)
+    assert np.array_equal(outcomes.of(chosen).equal, [a == b for a, b in zip(answers, base, strict=True)])
 
 
 def test_batch_size_does_not_change_answers_or_scores():

@@ -16,8 +16,8 @@ from interp.figures import plot
 from interp.maths.intervals import cluster_interval
 from interp.models.units import HEAD, NEURON
 from interp.trials.conditions import CELLS, Donors, judge
-from interp.trials.dose import Doses
 from interp.trials.numbers import Numbers
+from interp.trials.outcomes import Outcomes
 from interp.trials.patching import patch_cells
 from tests import tiny
 
@@ -106,7 +106,7 @@ def test_both_is_contribution_patching_and_neither_is_the_receiver(everywhere, u
     np.testing.assert_allclose(found.numbers[BOTH], judged.number, rtol=1e-10)
     equal = judged.equal_base if direction == "necessity" else judged.equal_tuned
     assert np.array_equal(found.equal[BOTH], equal)
-    assert np.array_equal(found.equal[BOTH], Doses(everywhere, donors, direction, ROWS).hits(chosen))
+    assert np.array_equal(found.equal[BOTH], Outcomes(everywhere, donors, direction, ROWS).of(chosen).equal)
     assert np.array_equal(found.shown[BOTH], judged.shown)
     own = judge(everywhere, role, "positive", donors.condition(role, ()))
     assert np.array_equal(found.numbers[NONE], found.receiver)

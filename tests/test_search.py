@@ -1,4 +1,4 @@
-"""``--top smallest``: what is left cannot spare a unit, returns the answers, and is what was planted."""
+"""``--top smallest``: what is left cannot spare a unit, returns the behaviour, and is what was planted."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,9 @@ from interp.analyzers.locate_neurons.search import prune, smallest
 from interp.errors import OptionError
 from interp.models.units import NEURON
 from interp.trials.conditions import Donors
-from interp.trials.dose import Doses
+from interp.trials.dose import returns
+from interp.trials.outcomes import Outcomes
+from interp.trials.rows import changed
 from tests import tiny
 
 
@@ -38,17 +40,46 @@ def test_the_planted_set_is_found_among_others(family):
     planted = [(1, 5), (1, 17), (1, 30)]
     ranking = [(0, 3), planted[0], (2, 9), planted[1], (1, 1), (0, 7), planted[2], (2, 2)]
     rows = list(range(len(study.contrast.positive)))
-    doses = Doses(study, Donors.read(study), "necessity", rows)
-    assert doses.effect(planted) == 1.0
+    assert changed(study) == rows
+    outcomes = Outcomes(study, Donors.read(study), "necessity", rows)
+    assert returns(outcomes, planted)["effect"] == 1.0
     found = smallest(study, NEURON, ranking)
     assert set(found.units) <= set(planted)
-    assert found.effect == doses.effect(found.units) >= 0.95
+    assert found.effect == returns(outcomes, found.units)["effect"] >= 0.95
+    assert found.recovery == returns(outcomes, found.units)["recovery"]
     assert found.prefix <= 7
+    assert found.prompts == len(rows)
     for spared in found.units:
         fewer = [unit for unit in found.units if unit != spared]
-        assert not fewer or doses.effect(fewer) < 0.95
-    # what cannot return the answers is no set at all
-    assert smallest(study, NEURON, [(0, 3), (2, 9)]) is None
+        assert not fewer or returns(outcomes, fewer)["effect"] < 0.95
+    # what cannot return the behaviour is no set at all
+    assert smallest(study, NEURON, [(0, 3), (2, 9)]).units == []
+
+
+def test_answers_in_other_words_are_no_reason_to_search_on():
+    """Long answers may part late for reasons that do not matter: the set is of the behaviour, whatever the words."""
+    study = tiny.planted_study("llama", max_new_tokens=3)
+    planted = [(1, 5), (1, 17), (1, 30)]
+    found = smallest(study, NEURON, planted)
+    other = tiny.planted_study("llama", max_new_tokens=3)
+    for answer in other.answers("base", "positive"):
+        answer[-1] ^= 1
+    again = smallest(other, NEURON, planted)
+    rows = changed(other)
+    assert Outcomes(other, Donors.read(other), "necessity", rows).of(planted).equal.sum() == 0
+    assert (again.units, again.effect) == (found.units, found.effect)
+
+
+def test_prompts_where_the_behaviour_is_alike_are_left_out():
+    study = tiny.planted_study("llama", max_new_tokens=3)
+    base, tuned = (study.answers(role, "positive") for role in ("base", "tuned"))
+    for row in range(len(base)):
+        # other words than the fine-tuned model's, and the same behaviour
+        base[row][:] = [*tuned[row][:-1], tuned[row][-1] ^ 1]
+        assert base[row] != tuned[row]
+        assert changed(study) == list(range(row + 1, len(base)))
+    nothing = smallest(study, NEURON, [(1, 5), (1, 17), (1, 30)])
+    assert (nothing.units, nothing.prefix, nothing.prompts) == ([], None, 0)
 
 
 def test_the_table_selects_it_and_says_how(tmp_path):
@@ -62,6 +93,19 @@ def test_the_table_selects_it_and_says_how(tmp_path):
     none = LocateNeurons(method="weight", top="smallest")(same)
     assert none.summary["n_selected"] == 0
     assert "finds no MLP neuron that changed" in none.summary["sentence"]
+
+
+def test_a_behaviour_that_is_alike_is_one_clear_sentence():
+    """The models differ in their weights and their words, and both show the behaviour on the same prompts."""
+    study = tiny.planted_study("llama")
+    for at, answer in enumerate(study.answers("base", "positive")):
+        answer[:] = study.answers("tuned", "positive")[at]
+    table = LocateNeurons(method="integrated", top="smallest", steps=4)(study)
+    assert table.summary["n_selected"] == table.summary["searched_prompts"] == 0
+    assert table.summary["sentence"].startswith(
+        "base and fine-tuned model show the behaviour on the same locating prompts: no set can return it"
+    )
+    assert "nan" not in table.summary["sentence"]
 
 
 def test_there_must_be_a_base_to_return_to(run, only_line, tmp_path):

@@ -1,13 +1,14 @@
 """What is asked of located sets: planted truth is shown, silence stays silent, numbers can be had another way."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from interp.analyzers import dissociation as dissociation_module
 from interp.analyzers import redundancy as redundancy_module
 from interp.analyzers.base import Analyzer
 from interp.analyzers.coalitions import Coalitions
@@ -21,8 +22,9 @@ from interp.errors import OptionError, PairError
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, PromptSet
+from interp.study import Study
 from interp.table import table
-from interp.trials.conditions import Donors, judge
+from interp.trials.conditions import Donors, Judged, judge
 from interp.trials.located import scores_of, selected_of
 from tests import tiny
 
@@ -341,7 +343,81 @@ def test_two_planted_skills_come_apart(modules):
     own = found["set"] == found["behaviour"]
     assert (found["equal_base"][own] == 1).all()
     assert (found["equal_tuned"][~own] == 1).all()
+    assert (found["as_base"][own] == 1).all()
+    assert (found["as_base"][~own] == 0).all()
+    np.testing.assert_allclose(found["recovery"], np.where(own, 1.0, 0.0), atol=0.3)
     assert (found["shown_tuned"] == 1).all()
+
+
+def test_a_broken_answer_is_neither_models_behaviour():
+    def judged(shown, malformed):
+        none = {one.name: np.zeros(4) for one in fields(Judged) if one.name not in ("condition", "group", "texts")}
+        flags = {"shown": np.array(shown, bool), "malformed": np.array(malformed, bool)}
+        return Judged("x", "positive", **(none | flags))
+
+    base, under = judged([0, 0, 1, 1], [0, 1, 0, 0]), judged([0, 0, 1, 0], [1, 1, 0, 0])
+    assert dissociation_module._as(base, under).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("kind", ["stability", "redundancy", "transfer", "dissociation"])
+def test_other_words_than_the_bases_change_nothing(modules, kind, monkeypatch):
+    """Long answers part after some tokens for reasons that do not matter: what is counted is the behaviour."""
+    found, answers = [], Study.answers
+
+    def parted(study, role, group, intervention=None):
+        own = answers(study, role, group, intervention)
+        return own if role == "tuned" or intervention else [[*answer[:-1], answer[-1] ^ 1] for answer in own]
+
+    for replaced in (answers, parted):
+        monkeypatch.setattr(Study, "answers", replaced)
+        study = by_template(asked(modules[2], modules[0], max_new_tokens=3))
+        other = second(study)
+        runs = [LocateNeurons(method="cross", top="3")(each) for each in (study, other)]
+        analyzer = {
+            "stability": Stability(LOCATE, resamples=1, draws=9, controls=2, control_prompts=4),
+            "redundancy": Redundancy(LOCATE, rounds=2, controls=2, control_prompts=4),
+            "transfer": Transfer.of(runs[0], study.pair, permutations=19, controls=2, control_prompts=4),
+            "dissociation": Dissociation.of(*runs, other, controls=2, control_prompts=4),
+        }[kind]
+        made = analyzer(study)
+        found.append([(one.name, one.value, one.sentence) for one in from_table(made.tables["claims"])])
+    assert found[0] == found[1]
+    values = {name: value for name, value, _ in found[0]}
+    whole = {"stability": "elsewhere", "redundancy": "redundant", "transfer": "reused", "dissociation": "first-own"}
+    assert values[whole[kind]] == (0.0 if kind == "redundancy" else 1.0)
+
+
+ALIKE = {
+    "stability": ("limits", "do not differ in the behaviour on these prompts"),
+    "redundancy": ("sentence", "do not differ in the behaviour: no set can return it"),
+    "transfer": ("limits", "needs units, a base and prompts where the models differ in behaviour"),
+    "dissociation": ("sentence", "a behaviour is alike in both models"),
+}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_a_behaviour_that_is_alike_is_said_in_one_sentence(modules, kind, monkeypatch):
+    """Both models show it on the same prompts, though their weights differ: nothing is claimed of what sets return."""
+    answers = Study.answers
+    monkeypatch.setattr(
+        Study,
+        "answers",
+        lambda study, role, group, edit=None: answers(study, "tuned" if not edit else role, group, edit),
+    )
+    study = by_template(asked(modules[2], modules[0]))
+    other = second(study)
+    runs = [LocateNeurons(method="cross", top="3")(each) for each in (study, other)]
+    made = {
+        "stability": Stability(LOCATE, resamples=1, draws=9, controls=2, control_prompts=4),
+        "redundancy": Redundancy(LOCATE, rounds=2, controls=2, control_prompts=4),
+        "transfer": Transfer.of(runs[0], study.pair, permutations=19, controls=2, control_prompts=4),
+        "dissociation": Dissociation.of(*runs, other, controls=2, control_prompts=4),
+    }[kind](study)
+    where, said = ALIKE[kind]
+    text = made.summary[where] if where == "sentence" else " ".join(made.summary["limits"])
+    assert said in text
+    assert "nan" not in text + made.summary["sentence"]
+    assert not {"elsewhere", "redundant", "reused", "first-own"} & set(sure(made))
 
 
 @pytest.mark.slow

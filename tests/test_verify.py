@@ -23,8 +23,9 @@ from interp.store import Store
 from interp.study import Study
 from interp.trials.conditions import Donors, Judged, judge
 from interp.trials.contributions import contribution_changes, contribution_norms
-from interp.trials.dose import Doses, grid, refine
-from interp.trials.outcomes import Outcomes
+from interp.trials.dose import grid, returns
+from interp.trials.outcomes import Outcomes, refine
+from interp.trials.rows import changed
 from tests import tiny
 
 SMALL = {"controls": 39, "dose_draws": 1, "depth": 5, "control_prompts": 5}
@@ -191,26 +192,6 @@ def noisy(family):
 
 
 @pytest.mark.parametrize("direction", ["necessity", "sufficiency"])
-def test_doses_are_counted_answers(noisy, direction):
-    donors = Donors.read(noisy)
-    rows = [5, 0, 3]
-    doses = Doses(noisy, donors, direction, rows)
-    condition, role, wanted = {
-        "necessity": ("ablate-base", "tuned", "base"), "sufficiency": ("patch-tuned", "base", "tuned"),
-    }[direction]  # fmt: skip
-    everything = [(layer, neuron) for layer in range(3) for neuron in range(48)]
-    sets = [PLANTED, [(1, 30)], everything, everything[48:96] + everything[100:130], []]
-    shares = []
-    for chosen in sets:
-        written = noisy.answers(role, "positive", donors.condition(condition, chosen).intervention)
-        expected = [written[number] == noisy.answers(wanted, "positive")[number] for number in sorted(rows)]
-        assert doses.hits(chosen).tolist() == expected
-        shares.append(doses.effect(chosen))
-        assert shares[-1] == np.mean(expected)
-    assert len(set(shares)) > 1
-
-
-@pytest.mark.parametrize("direction", ["necessity", "sufficiency"])
 def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
     """What is found without writing is what writing every answer gives: behaviour, exact answer, and the number."""
     donors, rows = Donors.read(noisy), [5, 0, 3, 1]
@@ -218,8 +199,8 @@ def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
     condition = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}[direction]
     wanted = noisy.answers("base" if direction == "necessity" else "tuned", "positive")
     everything = [(layer, neuron) for layer in range(3) for neuron in range(48)]
-    seen = set()
-    for chosen in (PLANTED, [(1, 30)], everything, everything[48:96] + everything[100:130]):
+    seen, exact = set(), set()
+    for chosen in (PLANTED, [(1, 30)], everything, everything[48:96] + everything[100:130], []):
         found = outcomes.of(chosen)
         one = judge(noisy, condition, "positive", donors.condition(condition, chosen))
         written = noisy.answers(
@@ -236,8 +217,28 @@ def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
         gap = outcomes.donor.number.mean() - outcomes.receiver.number.mean()
         assert told["recovery"] == pytest.approx((found.number.mean() - outcomes.receiver.number.mean()) / gap)
         seen.add(told["rate"])
+        exact.add(told["exact"])
     assert outcomes.of([]) is outcomes.receiver
     assert len(seen) > 1 or direction == "sufficiency"
+    assert len(exact) > 1
+
+
+def test_what_is_returned_is_the_share_of_prompts_whose_behaviour_becomes_the_bases(noisy):
+    """Counted over answers that were written, on the prompts where one model shows the behaviour and one does not."""
+    own = {role: judge(noisy, role, "positive", Donors.read(noisy).condition(role, [])) for role in ("base", "tuned")}
+    rows = changed(noisy)
+    assert rows == np.flatnonzero(own["base"].shown != own["tuned"].shown).tolist()
+    assert rows
+    donors = Donors.read(noisy)
+    outcomes, seen = Outcomes(noisy, donors, "necessity", rows), set()
+    for chosen in ([], [(1, 30)], PLANTED[:2], PLANTED):
+        written = judge(noisy, "x", "positive", donors.condition("ablate-base", chosen))
+        told = returns(outcomes, chosen)
+        assert told["effect"] == np.mean(written.shown[rows] == own["base"].shown[rows])
+        number, start, end = (one.number[rows].mean() for one in (written, own["tuned"], own["base"]))
+        assert told["recovery"] == pytest.approx((number - start) / (end - start), rel=1e-4, abs=1e-6)
+        seen.add(told["effect"])
+    assert {0.0, 1.0} <= seen
 
 
 def test_random_sets_are_matched_on_the_change_where_that_can_be():
@@ -312,8 +313,8 @@ def test_doses_of_prompts_of_unlike_lengths(family):
     study.answers("tuned", "positive")[longest][0] ^= 1
     rows = sorted([longest, *np.argsort(lengths)[:3].tolist()])
     assert max(lengths) > sorted(lengths)[2]
-    hits = Doses(study, Donors.read(study), "sufficiency", rows).hits(PLANTED)
-    assert hits.tolist() == [row != longest for row in rows]
+    found = Outcomes(study, Donors.read(study), "sufficiency", rows).of(PLANTED)
+    assert found.equal.tolist() == [row != longest for row in rows]
 
 
 def test_log_odds_and_losses_of_reference_answers(noisy):
@@ -381,23 +382,19 @@ def test_the_grid_of_doses():
 
 @pytest.mark.parametrize("threshold", [1, 2, 7, 8, 9, 13, 20, 21])
 def test_refining_finds_the_smallest_dose(threshold):
-    class Steps(Doses):
-        def __init__(self):
-            pass
+    def measure(chosen):
+        return {"effect": float(len(chosen) >= threshold), "other": 1.0}
 
-        def effect(self, chosen):
-            return float(len(chosen) >= threshold)
-
-    doses, ranking = Steps(), [(0, number) for number in range(40)]
-    effects = {k: doses.effect(ranking[:k]) for k in grid(20)}
-    found = refine(doses, ranking, effects, 0.95)
-    reached = [k for k in found if found[k] >= 0.95]
+    ranking = [(0, number) for number in range(40)]
+    effects = {k: measure(ranking[:k]) for k in grid(20)}
+    found = refine(measure, ranking, effects, 0.95, "effect")
+    reached = [k for k in found if found[k]["effect"] >= 0.95]
     if threshold > 20:
         assert not reached
         assert found == effects
     else:
         assert min(reached) == threshold
-        assert all(found[k] == float(k >= threshold) for k in found)
+        assert all(found[k]["effect"] == float(k >= threshold) for k in found)
 
 
 # ---------------------------------------------------------------------------------------------- silence

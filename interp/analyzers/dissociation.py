@@ -1,8 +1,10 @@
 """``Dissociation``: do two sets carry two behaviours, each its own and not the other's?
 
 Each behaviour's set is given its base contributions inside the tuned model, and both behaviours are looked at: a double
-dissociation (Teuber 1955) is supported where each set returns the base's answers to its own prompts and leaves the
-tuned model's on the other's. Random sets of equal size are measured in all four cells.
+dissociation (Teuber 1955) is supported where each set returns the base's behaviour on its own prompts and leaves the
+tuned model's on the other's. Both are of the prompts where the two models differ in the behaviour, the metric's yes or
+no. An answer that a set breaks counts against it in both: it is not the base's behaviour, nor the tuned model's any
+more. Random sets of equal size are measured in all four cells.
 """
 
 from dataclasses import dataclass, field
@@ -19,8 +21,9 @@ from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors, Judged, judge
 from interp.trials.contributions import contribution_norms
-from interp.trials.dose import Doses
+from interp.trials.dose import returns
 from interp.trials.located import jaccard, selected_of, unit_of
+from interp.trials.outcomes import Outcomes
 from interp.trials.rows import some
 
 OWN, OTHER, BOUND = 0.5, 0.1, 0.25
@@ -37,7 +40,7 @@ class Dissociation(Analyzer):
     """
 
     name: ClassVar[str] = "dissociation"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     first: Table | None = field(default=None, metadata={"from_parent": True})
     second: Table | None = None
@@ -68,7 +71,7 @@ class Dissociation(Analyzer):
         for behaviour, asked in studies.items():
             for role in ("base", "tuned"):
                 own[role, behaviour] = judge(asked, role, "positive", donors.condition(role, []))
-            changed[behaviour] = ~own["tuned", behaviour].equal_base
+            changed[behaviour] = own["tuned", behaviour].flipped(own["base", behaviour])
             for name, chosen in sets.items():
                 if chosen:
                     receiver = Donors(asked, donors.means, donors.write, donors.unit).condition("ablate-base", chosen)
@@ -106,20 +109,26 @@ class Dissociation(Analyzer):
             if not rows_at:
                 continue
             mine = Donors(asked, donors.means, donors.write, donors.unit)
-            doses, norms = Doses(asked, mine, "necessity", rows_at), contribution_norms(asked, mine)
+            outcomes, norms = Outcomes(asked, mine, "necessity", rows_at), contribution_norms(asked, mine)
             for name, chosen in sets.items():
                 null = matched_sets(chosen, norms, self.controls, asked.seed) if chosen else []
                 null = [draw for draw in null if len(draw) == len(chosen)]
                 for number, draw in enumerate(asked.progress(null, f"random for {name}, {behaviour} behaviour")):
-                    rows.append((name, behaviour, number, doses.effect(draw)))
-        columns = list(zip(*rows, strict=True)) if rows else [[]] * 4
+                    done = returns(outcomes, draw)
+                    rows.append((name, behaviour, number, done["effect"], done["recovery"]))
+        columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
         return table(
             "dissociation-random",
             {
                 "set": (list(columns[0]), "key", "which set the random ones are matched to"),
                 "behaviour": (list(columns[1]), "key", "whose prompts"),
                 "draw": (np.array(columns[2], np.int64), "key", "number of the random set"),
-                "effect": (np.array(columns[3], np.float64), "measure", "share of answers that became the base's"),
+                "effect": (np.array(columns[3], np.float64), "measure", "share of prompts given the base's behaviour"),
+                "recovery": (
+                    np.array(columns[4], np.float64),
+                    "measure",
+                    "share of the gap between both models' mean numbers that is closed",
+                ),
             },
         )
 
@@ -127,13 +136,15 @@ class Dissociation(Analyzer):
 def _rows(sets: dict, cells: dict, own: dict, changed: dict, random: Table) -> dict[str, tuple]:
     found: dict[str, list] = {name: [] for name in _COLUMNS}
     for (name, behaviour), judged in cells.items():
-        rows = changed[behaviour]
+        rows, tuned, base = changed[behaviour], own["tuned", behaviour], own["base", behaviour]
         null = random["effect"][(random["set"] == name) & (random["behaviour"] == behaviour)]
         values = (
             name, behaviour, len(sets[name]), int(rows.sum()),
+            _as(base, judged)[rows].mean() if rows.any() else NAN,
+            _recovery(judged.number[rows], tuned.number[rows], base.number[rows]) if rows.any() else NAN,
             judged.equal_base[rows].mean() if rows.any() else NAN,
             judged.equal_tuned[rows].mean() if rows.any() else NAN,
-            judged.shown.mean(), own["tuned", behaviour].shown.mean(), own["base", behaviour].shown.mean(),
+            judged.shown.mean(), tuned.shown.mean(), base.shown.mean(),
             judged.malformed.mean(), null.mean() if len(null) else NAN,
             *(np.quantile(null, [0.025, 0.975]) if len(null) else (NAN, NAN)),
         )  # fmt: skip
@@ -146,18 +157,31 @@ def _rows(sets: dict, cells: dict, own: dict, changed: dict, random: Table) -> d
     }
 
 
+def _as(model: Judged, judged: Judged) -> np.ndarray:
+    """Prompts whose behaviour is a model's own, but for answers that are broken where the model's own is not."""
+    return ~judged.flipped(model) & ~(judged.malformed & ~model.malformed)
+
+
+def _recovery(numbers: np.ndarray, tuned: np.ndarray, base: np.ndarray) -> float:
+    """Share of the gap between both models' mean numbers that is closed, NaN where there is none."""
+    gap = base.mean() - tuned.mean()
+    return float((numbers.mean() - tuned.mean()) / gap) if gap else NAN
+
+
 _COLUMNS = {
     "set": ("key", "whose located set is at its base contributions"),
     "behaviour": ("key", "whose prompts are answered"),
     "k": ("measure", "units in the set"),
-    "prompts": ("measure", "prompts that base and tuned model answer differently"),
+    "prompts": ("measure", "prompts where base and tuned model differ in the behaviour"),
+    "as_base": ("measure", "share of these whose behaviour became the base's, no answer broken that the base's is not"),
+    "recovery": ("measure", "share of the gap between both models' mean numbers that is closed on these"),
     "equal_base": ("measure", "share of these answered as the base answers"),
     "equal_tuned": ("measure", "share of these still answered as the tuned model answers"),
     "shown": ("measure", "share of all prompts whose answer shows the behaviour"),
     "shown_tuned": ("measure", "the same of the tuned model"),
     "shown_base": ("measure", "the same of the base"),
     "malformed": ("measure", "share of answers that are broken"),
-    "control": ("measure", "share answered as the base answers under matched random sets, mean"),
+    "control": ("measure", "share whose behaviour became the base's under matched random sets, mean"),
     "control_low": ("measure", "their 2.5 % quantile"),
     "control_high": ("measure", "their 97.5 % quantile"),
 }
@@ -185,11 +209,24 @@ def _answers(studies: dict[str, Study], own: dict, cells: dict, changed: dict) -
             "behaviour": (np.repeat(np.array([b[1] for b in blocks], object), sizes), "key", "whose prompt"),
             "prompt_id": (np.array([prompt.id for prompt in prompts]), "key", "position in the prompt file"),
             "cluster": ([prompt.cluster for prompt in prompts], "key", "prompts that depend on each other"),
-            "changed": (joined(lambda behaviour, _: changed[behaviour]), "flag", "base and tuned answer differently"),
+            "changed": (
+                joined(lambda behaviour, _: changed[behaviour]),
+                "flag",
+                "base and tuned differ in the behaviour",
+            ),
             "shown": (joined(lambda _, judged: judged.shown), "flag", "the answer shows the behaviour"),
             "equal_base": (joined(lambda _, judged: judged.equal_base), "flag", "the base's answer, token for token"),
             "equal_tuned": (joined(lambda _, judged: judged.equal_tuned), "flag", "the tuned model's, token for token"),
-            "differs": (joined(lambda _, judged: ~judged.equal_tuned), "flag", "not the fine-tuned model's answer"),
+            "as_base": (
+                joined(lambda behaviour, judged: _as(own["base", behaviour], judged)),
+                "flag",
+                "shows the behaviour or not as the base's answer does, and is not broken where that is not",
+            ),
+            "altered": (
+                joined(lambda behaviour, judged: ~_as(own["tuned", behaviour], judged)),
+                "flag",
+                "shows the behaviour where the tuned model's answer does not, or the reverse, or is broken",
+            ),
         },
     )
 
@@ -205,13 +242,13 @@ def _own(name: str, size: int) -> Claim:
     where = {"set": name, "behaviour": name}
     return Claim(
         name=f"{name}-own",
-        estimate=mean("equal_base", table="answers", where=where | {"changed": True}),
+        estimate=mean("as_base", table="answers", where=where | {"changed": True}),
         at_least=OWN,
         beyond=["control"],
         null=Draws("random", "effect", where),
         control="matched random sets",
-        text=f"The {name} set ({size} units) returns {{value:.1%}} of the base's answers to its own behaviour "
-        "({draws:d} matched random sets: at most {control_max:.1%}).",
+        text=f"The {name} set ({size} units) returns the base's behaviour on {{value:.1%}} of the prompts where the "
+        "models differ in its own ({draws:d} matched random sets: at most {control_max:.1%}).",
     )
 
 
@@ -220,11 +257,11 @@ def _other(name: str, other: str, random: Table) -> Claim:
     drawn = bool(((random["set"] == name) & (random["behaviour"] == other)).any())
     return Claim(
         name=f"{name}-other",
-        estimate=mean("differs", table="answers", where=where | {"changed": True}),
+        estimate=mean("altered", table="answers", where=where | {"changed": True}),
         at_most=OTHER,
         beyond=[BOUND],
         reference=statistic("mean", "effect", table="random", where=where) if drawn else None,
-        control="matched random sets, answers that became the base's" if drawn else "",
-        text=f"The {name} set changes {{value:.1%}} of the fine-tuned model's answers to the other behaviour (at most "
-        "{high:.1%}).",
+        control="matched random sets, prompts given the base's behaviour" if drawn else "",
+        text=f"The {name} set changes the other behaviour on {{value:.1%}} of the prompts where the models differ in "
+        "it (at most {high:.1%}).",
     )

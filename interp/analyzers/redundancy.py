@@ -19,9 +19,10 @@ from interp.table import Table, table
 from interp.trials.ablated import Ablated
 from interp.trials.conditions import Donors
 from interp.trials.contributions import contribution_norms
-from interp.trials.dose import Doses
+from interp.trials.dose import returned, returns
 from interp.trials.located import Pair, ranking_of, scores_of, unit_of
 from interp.trials.numbers import Numbers
+from interp.trials.outcomes import Outcomes
 from interp.trials.rows import changed, some
 
 EFFECT = 0.25
@@ -38,7 +39,7 @@ class Redundancy(Analyzer):
     """
 
     name: ClassVar[str] = "redundancy"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     locate: Analyzer
     parent: str | None = None
@@ -66,7 +67,8 @@ class Redundancy(Analyzer):
             scores.append(scores_of(again))
         rows, null, hits = self._measure(measuring, donors, sets, scores, original)
         made = [_claim(rows, size)] if len(rows) > 1 else []
-        lead = "" if made else "Nothing was located, or both models answer every prompt alike."
+        lead = "" if made else "Base and fine-tuned model do not differ in the behaviour: no set can return it."
+        lead = lead if size else "Nothing was located."
         run = table(
             self.name,
             {name: (np.array([row[name] for row in rows], dtype), *described)
@@ -95,12 +97,12 @@ class Redundancy(Analyzer):
         return asked(replace(study, engine=Ablated(study.engine, study.pair.tuned, intervention), _kept={}))
 
     def _measure(self, study: Study, donors: Donors, sets: list, scores: list, original: tuple[Pair, ...]):
-        """Per round what its set does alone and with those before; the random sets; hits per prompt."""
+        """Per round what its set does alone and with those before; the random sets; the behaviour per prompt."""
         rows_at = some(study.prompts("positive"), changed(study), self.control_prompts, study.seed)
         rows, null, hits = [], [], {}
         if not sets or not rows_at:
             return rows, null, _hits(study, rows_at, hits)
-        doses, numbers = Doses(study, donors, "necessity", rows_at), Numbers(study, donors, rows_at)
+        outcomes, numbers = Outcomes(study, donors, "necessity", rows_at), Numbers(study, donors, rows_at)
         norms = contribution_norms(study, donors)
         everything = [(layer, index) for layer in range(norms.shape[0]) for index in range(norms.shape[1])]
         whole, bottom = numbers.of([]).mean(), numbers.of(everything).mean()
@@ -108,11 +110,13 @@ class Redundancy(Analyzer):
         for turn, found in enumerate(study.progress(sets, "redundancy"), 1):
             left = (numbers.of(taken).mean() - bottom) / (whole - bottom) if whole != bottom else float("nan")
             taken = [*taken, *found]
-            hits[turn] = (doses.hits(found), doses.hits(taken))
+            alone = outcomes.of(found)
+            together = outcomes.of(taken) if turn > 1 else alone
+            hits[turn] = (returned(outcomes, alone), returned(outcomes, together))
             # the located stay; what was found after them is replaced, in round 1 the located themselves
             kept, rest = (sets[0], taken[len(sets[0]) :]) if turn > 1 else ([], found)
             draws = matched_sets(rest, norms, self.controls, study.seed + turn, exclude=kept)
-            effects = [doses.effect([*kept, *draw]) for draw in draws if len(draw) == len(rest)]
+            effects = [returns(outcomes, [*kept, *draw])["effect"] for draw in draws if len(draw) == len(rest)]
             null += [(turn, draw, effect) for draw, effect in enumerate(effects)]
             foreseen = set(original[: turn * len(found)])
             rows.append(
@@ -122,6 +126,8 @@ class Redundancy(Analyzer):
                     "left": left,
                     "alone": float(hits[turn][0].mean()),
                     "together": float(hits[turn][1].mean()),
+                    "recovery_alone": outcomes.effects(alone)["recovery"],
+                    "recovery_together": outcomes.effects(together)["recovery"],
                     "random": float(np.mean(effects)) if effects else float("nan"),
                     "random_high": float(np.quantile(effects, 0.975)) if effects else float("nan"),
                     "foreseen": len(foreseen & set(found)) / len(found),
@@ -136,14 +142,19 @@ _COLUMNS = {
     "round": (np.int64, "key", "1 is the located set; each next one is located after ablation of all before it"),
     "k": (np.int64, "measure", "units in the round's set"),
     "left": (np.float64, "measure", "part of the metric's rise through these units that is left when the round begins"),
-    "alone": (np.float64, "measure", "share of prompts given the base's answer by this set alone"),
+    "alone": (np.float64, "measure", "share of prompts where the models differ in the behaviour, given the base's by "
+              "this set alone"),
     "together": (np.float64, "measure", "the same by this set and all before it"),
-    "random": (np.float64, "measure", "the same with random sets in place of all but the first, mean (round 1: of it)"),
+    "recovery_alone": (np.float64, "measure", "share of the gap between both models' mean numbers that this set closes "
+                       "on these prompts; NaN where there is none"),
+    "recovery_together": (np.float64, "measure", "the same by this set and all before it"),
+    "random": (np.float64, "measure", "as together, with random sets in place of all but the first, mean (round 1: of "
+               "it)"),
     "random_high": (np.float64, "measure", "their 97.5 % quantile"),
     "foreseen": (np.float64, "measure", "share of the set that stood as high in the first round's ranking"),
     "score": (np.float64, "measure", "sum of the set's scores in its own round"),
     "score_before": (np.float64, "measure", "sum of the set's scores in the first round"),
-}
+}  # fmt: skip
 
 
 def _hits(study: Study, rows: list[int], hits: dict[int, tuple[np.ndarray, np.ndarray]]) -> Table:
@@ -155,7 +166,7 @@ def _hits(study: Study, rows: list[int], hits: dict[int, tuple[np.ndarray, np.nd
             "round": (np.repeat(np.array(list(hits), np.int64), len(rows)), "key", "whose set"),
             "prompt_id": (np.array([prompts[row].id for _ in hits for row in rows], np.int64), "key", "in the file"),
             "cluster": ([clusters[row] for _ in hits for row in rows], "key", "prompts that depend on each other"),
-            "alone": (alone, "flag", "given the base's answer, token for token, by the round's set alone"),
+            "alone": (alone, "flag", "given the base's behaviour by the round's set alone"),
             "together": (together, "flag", "the same by it and all before it"),
         },
     )
@@ -172,7 +183,7 @@ def _random(hits: Table, null: list[tuple[int, int, float]]) -> Table:
         {
             "round": (np.array(rounds, np.int64), "key", "round that the set is matched to"),
             "draw": (np.array(draws, np.int64), "key", "number of the random set"),
-            "effect": (np.array(effects, np.float64), "measure", "share of prompts given the base's answer"),
+            "effect": (np.array(effects, np.float64), "measure", "share of prompts given the base's behaviour"),
             "gain": (np.array(gains, np.float64), "measure", "the same less that of the first set alone"),
         },
     )
@@ -199,8 +210,9 @@ def _claim(rows: list[dict], size: int) -> Claim:
     next_in_line = np.average([row["foreseen"] for row in rows[1:]], weights=[row["k"] for row in rows[1:]])
     both = {"table": "answers", "where": {"round": last}}
     said = (
-        f"the first {size} units alone return {{alone:.1%}} of the base's answers, with the {later} located after "
-        "their ablation {together:.1%} ({value:+.1%}; with random ones instead at most {control_max:+.1%}); "
+        f"the first {size} units alone return the base's behaviour on {{alone:.1%}} of the prompts where the models "
+        f"differ in it, with the {later} located after their ablation {{together:.1%}} ({{value:+.1%}}; with random "
+        "ones instead at most {control_max:+.1%}); "
         f"{rows[1]['left']:.0%} of the rise was left to locate, and {next_in_line:.0%} of the later ones ranked next "
         "at first."
     )

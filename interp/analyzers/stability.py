@@ -2,7 +2,7 @@
 
 The locating analyzer runs on pairs of disjoint halves of the clusters and, where prompts name templates, on each
 template alone. Sets are compared by the Jaccard index, next to that of random sets with the same counts in every layer;
-what a template's own set does is measured on the prompts of the others.
+whether a template's own set returns the base's behaviour is measured on the prompts of the others.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors
 from interp.trials.contributions import contribution_norms
-from interp.trials.dose import Doses
+from interp.trials.dose import returns
 from interp.trials.located import chance_jaccards, jaccard, scores_of, selected_of, spearman, unit_of
+from interp.trials.outcomes import Outcomes
 from interp.trials.rows import changed, some
 
 AGREEMENT, EFFECT = 1 / 3, 0.5  # two sets of one size that share half of their members: Jaccard 1/3
@@ -37,7 +38,7 @@ class Stability(Analyzer):
     """
 
     name: ClassVar[str] = "stability"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     locate: Analyzer
     parent: str | None = None
@@ -93,7 +94,8 @@ class Stability(Analyzer):
             },
             tables=parts,
         )
-        return conclude(run, made)
+        alike = elsewhere is not None and not len(elsewhere)
+        return conclude(run, made, limits=[_ALIKE] if alike else [])
 
     def _templates(self, study: Study) -> dict[str, Contrast]:
         """The contrast of each template; empty unless two of them have enough prompts of both classes."""
@@ -145,28 +147,41 @@ class Stability(Analyzer):
                 continue
             if not chosen:
                 # a template on which nothing is located must not drop out of the weakest of them
-                rows.append((name, 0, 0, len(others), 0.0))
+                rows.append((name, 0, 0, len(others), 0.0, 0.0))
                 continue
-            doses = Doses(study, donors, "necessity", others)
-            null = [
-                doses.effect(draw) for draw in matched_sets(chosen, norms, self.controls, study.seed)
-                if len(draw) == len(chosen)
-            ]  # fmt: skip
-            rows += [(name, 0, len(chosen), len(others), doses.effect(chosen))]
-            rows += [(name, draw, len(chosen), len(others), effect) for draw, effect in enumerate(null, 1)]
-        columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
+            outcomes = Outcomes(study, donors, "necessity", others)
+            draws = [
+                draw for draw in matched_sets(chosen, norms, self.controls, study.seed) if len(draw) == len(chosen)
+            ]
+            for number, units in enumerate([chosen, *draws]):
+                done = returns(outcomes, units)
+                rows.append((name, number, len(chosen), len(others), done["effect"], done["recovery"]))
+        columns = list(zip(*rows, strict=True)) if rows else [[]] * 6
         return table(
             "stability-elsewhere",
             {
                 "template": (list(columns[0]), "key", "template that the set was located on"),
                 "draw": (np.array(columns[1], np.int64), "key", "0 for the located set, else number of the random set"),
                 "k": (np.array(columns[2], np.int64), "measure", "units in the set"),
-                "prompts": (np.array(columns[3], np.int64), "measure", "prompts of the other templates"),
-                "effect": (np.array(columns[4], np.float64), "measure", "share of them given the base's answer"),
+                "prompts": (
+                    np.array(columns[3], np.int64),
+                    "measure",
+                    "prompts of the other templates, on which base and tuned model differ in the behaviour",
+                ),
+                "effect": (np.array(columns[4], np.float64), "measure", "share of them given the base's behaviour"),
+                "recovery": (
+                    np.array(columns[5], np.float64),
+                    "measure",
+                    "share of the gap between both models' mean numbers that is closed on them",
+                ),
             },
         )
 
 
+_ALIKE = (
+    "Base and fine-tuned model do not differ in the behaviour on these prompts: what a template's set does on the "
+    "prompts of the others was not measured."
+)
 _COLUMNS = {
     "basis": ("key", "what the two sets were located on: halves of the clusters, or templates"),
     "first": ("key", "the one half (pair and side) or template"),
@@ -210,8 +225,9 @@ def _everywhere(elsewhere: Table) -> Claim:
             "elsewhere", "effect", {"draw": draws}, observed=statistic("mean", "effect", **where), each="template"
         ),
         control="matched random sets of each template",
-        text=f"Located on one template, a set returns {{value:.1%}} (of {literal(weakest)}) to {{high:.1%}} of the "
-        "base's answers to the prompts of the others (random sets at most {control_max:.1%}).",
+        text="Located on one template, a set returns the base's behaviour on {value:.1%} "
+        f"(of {literal(weakest)}) to {{high:.1%}} of the others' prompts where the models differ in it (random sets at "
+        "most {control_max:.1%}).",
     )
 
 

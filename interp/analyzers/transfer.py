@@ -4,10 +4,11 @@ A set of indices means the same in two models only where their neurons are the s
 source are compared with those of the same index in the target, beside a shuffle within layers, and the set is not used
 where in some layer they do not stand out (after NeuroStrike's transfer to descendants, arXiv 2509.11864, whose
 protocol is unverified: the check is ours). Two things are then measured on the target's prompts: what the source's set
-does there, beside matched random sets, and how far the target's own locating agrees with it, beside random sets.
+does to the behaviour there, beside matched random sets, and how far the target's own locating agrees with it, beside
+random sets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -26,8 +27,9 @@ from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors
 from interp.trials.contributions import contribution_norms
-from interp.trials.dose import Doses
+from interp.trials.dose import returned, returns
 from interp.trials.located import chance_jaccards, scores_of, selected_of, unit_of
+from interp.trials.outcomes import Outcomes
 from interp.trials.rows import changed, some
 
 SAME, EFFECT, AGREEMENT = 0.5, 0.5, 1 / 3
@@ -44,7 +46,7 @@ class Transfer(Analyzer):
     """
 
     name: ClassVar[str] = "transfer"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     source: Pair | None = field(default=None, metadata={"from_parent": True})
@@ -72,10 +74,10 @@ class Transfer(Analyzer):
         donors = Donors.read(study, unit)
         cosines, shuffled = self._correspondence(study, donors)
         made, layers = [_same_units(cosines, unit.plural)], _layers(cosines)
-        shuffles = _draws("transfer-shuffled", "cosine", shuffled, "as the lowest of a layer, units shuffled")
+        shuffles = _draws("transfer-shuffled", cosine=(shuffled, "as the lowest of a layer, units shuffled"))
         same = evaluate(made, replace(layers, tables={"layers": layers, "shuffled": shuffles}))[0].supported
         chosen = selected_of(self.located)
-        answers, null = _answers([], np.zeros(0)), np.zeros(0)
+        answers, null = _answers([], {}), _random([])
         if same and chosen and study.pair.base is not None:
             answers, null = self._reuse(study, donors, chosen)
             if len(answers):
@@ -102,7 +104,9 @@ class Transfer(Analyzer):
         if not same:
             limits.append(f"The {unit.plural} do not correspond: the set was not reused.")
         elif not len(answers):
-            limits.append("The set was not reused: that needs units, a base and answers that differ.")
+            limits.append(
+                "The set was not reused: that needs units, a base and prompts where the models differ in behaviour."
+            )
         run = table(
             self.name,
             columns,
@@ -117,8 +121,8 @@ class Transfer(Analyzer):
             tables={
                 "layers": layers,
                 "shuffled": shuffles,
-                "random": _draws("transfer-random", "effect", null, "share given the base's answer by a random set"),
-                "chance": _draws("transfer-chance", "jaccard", chance, "Jaccard index of random sets"),
+                "random": null,
+                "chance": _draws("transfer-chance", jaccard=(chance, "Jaccard index of random sets")),
                 "sets": _sets(chosen, theirs, unit.name),
                 "answers": answers,
             },
@@ -147,16 +151,22 @@ class Transfer(Analyzer):
                 shuffled[draw] = min(shuffled[draw], mean)
         return np.stack(rows), shuffled
 
-    def _reuse(self, study: Study, donors: Donors, chosen: list) -> tuple[Table, np.ndarray]:
-        """Whether each prompt got the base's answer by the source's set; the same share of random sets."""
+    def _reuse(self, study: Study, donors: Donors, chosen: list) -> tuple[Table, Table]:
+        """What the source's set does to the behaviour on each prompt where the models differ in it; the random sets."""
         rows = some(study.prompts("positive"), changed(study), self.control_prompts, study.seed)
         if not rows:
-            return _answers([], np.zeros(0)), np.zeros(0)
-        doses, norms = Doses(study, donors, "necessity", rows), contribution_norms(study, donors)
+            return _answers([], {}), _random([])
+        outcomes, norms = Outcomes(study, donors, "necessity", rows), contribution_norms(study, donors)
         draws = [d for d in matched_sets(chosen, norms, self.controls, study.seed) if len(d) == len(chosen)]
-        null = np.array([doses.effect(draw) for draw in study.progress(draws, "transfer, random sets")])
-        prompts = study.prompts("positive").prompts
-        return _answers([prompts[row] for row in rows], doses.hits(chosen)), null
+        null = [returns(outcomes, draw) for draw in study.progress(draws, "transfer, random sets")]
+        prompts, found = study.prompts("positive").prompts, outcomes.of(chosen)
+        measured = {
+            "as_base": returned(outcomes, found),
+            "number": found.number,
+            "number_tuned": outcomes.receiver.number,
+            "number_base": outcomes.donor.number,
+        }
+        return _answers([prompts[row] for row in rows], measured), _random(null)
 
     def _agreement(self, study: Study, width: int) -> tuple[Claim, np.ndarray]:
         """How far the target's own set is the source's, next to random sets; the claim and the random sets' indices."""
@@ -215,31 +225,52 @@ def _same_units(cosines: np.ndarray, plural: str) -> Claim:
 def _reused(size: int, unit: str) -> Claim:
     return Claim(
         name="reused",
-        estimate=mean("equal_base", table="answers"),
+        estimate=mean("as_base", table="answers"),
         at_least=EFFECT,
         beyond=["control"],
         null=Draws("random", "effect"),
         control="matched random sets",
-        text=f"Given their base contributions in the target, the source's {size} {unit}s return {{value:.1%}} of the "
-        "base's answers ({draws:d} matched random sets: at most {control_max:.1%}).",
+        text=f"Given their base contributions in the target, the source's {size} {unit}s return the base's behaviour "
+        "on {value:.1%} of the prompts where the models differ in it ({draws:d} matched random sets: at most "
+        "{control_max:.1%}).",
     )
 
 
-def _answers(prompts: Sequence[Prompt], hits: np.ndarray) -> Table:
+_MEASURED = {
+    "as_base": (bool, "flag", "given the base's behaviour by the source's set"),
+    "number": (float, "measure", "the metric's number under the source's set"),
+    "number_tuned": (float, "measure", "the same of the tuned model"),
+    "number_base": (float, "measure", "the same of the base"),
+}
+
+
+def _answers(prompts: Sequence[Prompt], measured: Mapping[str, np.ndarray]) -> Table:
     return table(
         "transfer-answers",
         {
             "prompt_id": (np.array([prompt.id for prompt in prompts], np.int64), "key", "position in the prompt file"),
             "cluster": ([prompt.cluster for prompt in prompts], "key", "prompts that depend on each other"),
-            "equal_base": (np.array(hits, bool), "flag", "given the base's answer by the source's set"),
+            **{
+                name: (np.array(measured.get(name, ()), kind), *described)
+                for name, (kind, *described) in _MEASURED.items()
+            },
         },
     )
 
 
-def _draws(kind: str, column: str, values: np.ndarray, meaning: str) -> Table:
-    return table(
-        kind, {"draw": (np.arange(len(values)), "key", "number of the draw"), column: (values, "measure", meaning)}
+def _random(found: Sequence[Mapping[str, float]]) -> Table:
+    effect, recovery = (np.array([one[name] for one in found], np.float64) for name in ("effect", "recovery"))
+    return _draws(
+        "transfer-random",
+        effect=(effect, "share of the prompts given the base's behaviour by a random set"),
+        recovery=(recovery, "share of the gap between both models' mean numbers that it closes"),
     )
+
+
+def _draws(kind: str, **columns: tuple[np.ndarray, str]) -> Table:
+    number = np.arange(len(next(iter(columns.values()))[0]))
+    measured = {name: (values, "measure", meaning) for name, (values, meaning) in columns.items()}
+    return table(kind, {"draw": (number, "key", "number of the draw"), **measured})
 
 
 def _layers(cosines: np.ndarray) -> Table:

@@ -36,7 +36,7 @@ def command(
     """Locate two behaviours in one tune, ablate each set, and look at both: a double dissociation, or none.
 
     Half of the clusters of each behaviour locate and half measure. Large sets hold units that neither behaviour needs;
-    the default takes the smallest set that returns the base's answers.
+    the default takes the smallest set that returns the base's behaviour.
 
     Example: interp dissociate ./tuned --base ./base --positive yes.txt --negative no.txt --other-task task.csv
     """

@@ -10,7 +10,7 @@ from interp.table import Table
 
 
 def dissociation_figure(table: Table) -> go.Figure:
-    """Bars for both sets per behaviour: answers that became the base's; diamonds: matched random sets."""
+    """Bars for both sets per behaviour: prompts given the base's behaviour; diamonds: matched random sets."""
     figure = go.Figure()
     behaviours = list(dict.fromkeys(table["behaviour"].tolist()))
     for number, (name, colour) in enumerate(zip(dict.fromkeys(table["set"].tolist()), (BLUE, ORANGE), strict=False)):
@@ -22,13 +22,13 @@ def dissociation_figure(table: Table) -> go.Figure:
         figure.add_trace(
             go.Bar(
                 x=x,
-                y=table["equal_base"][rows],
+                y=table["as_base"][rows],
                 width=0.34,
                 name=f"{safe(name)} set ablated",
                 marker={"color": colour, "opacity": 0.85},
-                customdata=np.stack([table["k"][rows], table["equal_tuned"][rows], table["prompts"][rows]], 1),
-                hovertemplate="%{customdata[0]} units: %{y:.1%} become the base's answer, %{customdata[1]:.1%} stay "
-                "(%{customdata[2]} prompts)<extra>%{fullData.name}</extra>",
+                customdata=np.stack([table["k"][rows], table["recovery"][rows], table["prompts"][rows]], 1),
+                hovertemplate="%{customdata[0]} units: the base's behaviour on %{y:.1%} of %{customdata[2]} prompts, "
+                "recovery %{customdata[1]:.2f}<extra>%{fullData.name}</extra>",
             )
         )
         control, low, high = (table[column][rows] for column in ("control", "control_low", "control_high"))
@@ -46,11 +46,12 @@ def dissociation_figure(table: Table) -> go.Figure:
             )
         )
     caption = (
-        "For each behaviour, the share of prompts whose answer becomes the base's when one set, then the other, is "
-        "given its base contributions. A double dissociation: each set moves its own behaviour and leaves the other."
+        "Of the prompts where the models differ in a behaviour, the share given the base's when one set, then the "
+        "other, is at its base contributions. A double dissociation: each set moves its own behaviour and leaves the "
+        "other."
     )
     finish(figure, "Two sets, two behaviours", caption, height=400, barmode="overlay")
     ticks = [f"{safe(behaviour)} behaviour" for behaviour in behaviours]
     figure.update_xaxes(tickvals=list(range(len(behaviours))), ticktext=ticks, showgrid=False)
-    figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%", title_text="share given the base's answer")
+    figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%", title_text="share given the base's behaviour")
     return figure

@@ -31,7 +31,7 @@ def redundancy_figure(table: Table) -> go.Figure:
         )
     caption = (
         "Each round locates with everything found before at its base contributions. Blue, green and grey: share of "
-        "prompts given the base's answer. Where green rises above the first blue, others carried the rest."
+        "prompts given the base's behaviour. Where green rises above the first blue, others carried the rest."
     )
     finish(figure, "Located again after ablation", caption, height=400, barmode="group")
     figure.update_yaxes(tickformat=".0%", title_text="share")

@@ -9,9 +9,13 @@ from interp.study import Study
 
 
 def changed(study: Study) -> list[int]:
-    """Rows of the positive prompts to which base and tuned model give different answers."""
-    base, tuned = study.answers("base", "positive"), study.answers("tuned", "positive")
-    return [row for row, (one, other) in enumerate(zip(base, tuned, strict=True)) if one != other]
+    """Rows of the positive prompts on which one of base and tuned model shows the behaviour and the other does not."""
+    prompts, metric = study.prompts("positive").prompts, study.require_metric()
+    base, tuned = (
+        metric.shown(prompts, [study.decode(answer) for answer in study.answers(role, "positive")], "positive")
+        for role in ("base", "tuned")
+    )
+    return np.flatnonzero(base != tuned).tolist()
 
 
 def some(prompts: PromptSet, rows: Iterable[int], count: int, seed: int) -> list[int]:

@@ -35,7 +35,7 @@ class LocateNeurons(Analyzer):
     """
 
     name: ClassVar[str] = "locate-neurons"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     method: str = "auto"
     top: str = "0.5%"
@@ -133,12 +133,13 @@ def _smallest(study: Study, unit: Unit, ranks: np.ndarray, allowed: np.ndarray) 
     ranking = [(int(a), int(b)) for a, b in np.argwhere(allowed)[np.argsort(ranks[allowed])]]
     found = search.smallest(study, unit, ranking)
     chosen = np.zeros_like(allowed)
-    for pair in found.units if found else ():
+    for pair in found.units:
         chosen[pair] = True
     return chosen, {
-        "searched_prefix": found and found.prefix,
-        "searched_effect": found and found.effect,
-        "searched_prompts": found and found.prompts,
+        "searched_prefix": found.prefix,
+        "searched_effect": found.effect,
+        "searched_recovery": found.recovery,
+        "searched_prompts": found.prompts,
     }
 
 
@@ -147,12 +148,17 @@ def _sentence(summary: dict, scores: Scores, unit: Unit, number: str) -> str:
     text = f"{summary['method']} selects {found:,} of {total:,} {unit.plural} (top {summary['top']})"
     if summary.get("searched_prefix"):
         text = (
-            f"of {summary['method']}'s {total:,} {unit.plural} the first {summary['searched_prefix']:,} return "
-            f"{search.REACH:.0%} of the base's answers on {summary['searched_prompts']} locating prompts, and "
-            f"{found:,} of these suffice"
+            f"of {summary['method']}'s {total:,} {unit.plural} the first {summary['searched_prefix']:,} return the "
+            f"base's behaviour on {search.REACH:.0%} of {summary['searched_prompts']} locating prompts where the "
+            f"models differ in it, and {found:,} of these suffice"
         )
+    elif summary["top"] == "smallest" and not summary["searched_prompts"]:
+        text = "base and fine-tuned model show the behaviour on the same locating prompts: no set can return it"
     elif summary["top"] == "smallest":
-        text = f"no set of {summary['method']}'s {unit.plural} returns {search.REACH:.0%} of the base's answers"
+        text = (
+            f"no set of {summary['method']}'s {unit.plural} returns the base's behaviour on {search.REACH:.0%} of "
+            f"{summary['searched_prompts']} locating prompts where the models differ in it"
+        )
     if summary["n_subtracted"] is not None:
         text += f", {summary['n_subtracted']:,} left out that it selects on the utility prompts too"
     if not np.any(np.abs(scores.score) > scores.floor):

@@ -1,20 +1,23 @@
-"""``--top smallest``: the smallest set of a ranking that the search finds to return the base's answers.
+"""``--top smallest``: the smallest set of a ranking that the search finds to return the base's behaviour.
 
-First the smallest prefix of the ranking under which the tuned model, given these units' base contributions, gives the
-base's answer to ``reach`` of the prompts on which the two differ; then units are taken out of it again, in chunks of
-half, a quarter, ... and at last one by one, lowest rank first, wherever the effect stays at ``reach``. In what is left
-no single unit can be spared: a minimal set, though not always the smallest there is. It is chosen on the prompts it is
-located on, and so must be verified on others.
+First the smallest prefix of the ranking under which the tuned model, given these units' base contributions, shows or
+does not show the behaviour as the base does on ``reach`` of the prompts on which the two differ in it; then units are
+taken out of it again, in chunks of half, a quarter, ... and at last one by one, lowest rank first, wherever the effect
+stays at ``reach``. In what is left no single unit can be spared: a minimal set, though not always the smallest there
+is. It is chosen on the prompts it is located on, and so must be verified on others.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from interp.errors import OptionError
 from interp.models.units import Unit
 from interp.study import Study
 from interp.trials.conditions import Donors
-from interp.trials.dose import Doses, grid, refine
+from interp.trials.dose import grid, returns
+from interp.trials.outcomes import Outcomes, refine
 from interp.trials.rows import changed, some
 
 Set = list[tuple[int, int]]
@@ -23,34 +26,45 @@ REACH, PROMPTS = 0.95, 48
 
 @dataclass(frozen=True)
 class Found:
-    """The set, the prefix of the ranking it was pruned from, its effect, and on how many prompts it was measured."""
+    """The set, the prefix of the ranking it was pruned from, and what it does on how many prompts.
+
+    No units, and None, where nothing was found. ``effect``: share of the prompts given the base's behaviour;
+    ``recovery``: share of the gap between both models' mean numbers that is closed, None where there is none.
+    """
 
     units: Set
-    prefix: int
-    effect: float
+    prefix: int | None
+    effect: float | None
+    recovery: float | None
     prompts: int
 
 
-def smallest(study: Study, unit: Unit, ranking: Sequence[tuple[int, int]], reach: float = REACH) -> Found | None:
-    """Search a ranking of units; None where not even all of it reaches, or base and tuned model answer alike."""
+def smallest(study: Study, unit: Unit, ranking: Sequence[tuple[int, int]], reach: float = REACH) -> Found:
+    """Search a ranking of units; nothing is found where not all of it reaches, or no prompt tells the models apart."""
     study.pair.require_base("--top smallest")
-    differ = changed(study)
-    if not differ or not ranking:
-        return None
-    rows = some(study.prompts("positive"), differ, PROMPTS, study.seed)
-    doses = Doses(study, Donors.read(study, unit), "necessity", rows)
-    effects: dict[int, float] = {}
+    rows = some(study.prompts("positive"), changed(study), PROMPTS, study.seed)
+    nothing = Found([], None, None, None, len(rows))
+    if not rows or not ranking:
+        return nothing
+    outcomes = Outcomes(study, Donors.read(study, unit), "necessity", rows)
+
+    def measure(chosen: Sequence[tuple[int, int]]) -> dict[str, float]:
+        return returns(outcomes, chosen)
+
+    effects: dict[int, Mapping[str, float]] = {}
     for k in study.progress(grid(len(ranking)), "smallest set"):
-        effects[k] = doses.effect(ranking[:k])
-        if effects[k] >= reach:
+        effects[k] = measure(ranking[:k])
+        if effects[k]["effect"] >= reach:
             break
-    effects = refine(doses, ranking, effects, reach)
-    reached = [k for k, effect in effects.items() if effect >= reach]
+    effects = refine(measure, ranking, effects, reach, "effect")
+    reached = [k for k, one in effects.items() if one["effect"] >= reach]
     if not reached:
-        return None
+        return nothing
     prefix = min(reached)
-    kept = prune(list(ranking[:prefix]), doses.effect, reach)
-    return Found(kept, prefix, doses.effect(kept), len(rows))
+    kept = prune(list(ranking[:prefix]), lambda chosen: measure(chosen)["effect"], reach)
+    found = measure(kept)
+    recovery = found["recovery"] if np.isfinite(found["recovery"]) else None
+    return Found(kept, prefix, found["effect"], recovery, len(rows))
 
 
 def prune(units: Set, effect: Callable[[Set], float], reach: float) -> Set:
