@@ -9,6 +9,7 @@ import pytest
 
 from interp.errors import OptionError
 from interp.figures import FIGURES, plot
+from interp.figures.conditions import EQUALITIES
 from interp.figures.dose import ticks
 from interp.figures.scores import LIMIT, shown_rows
 from interp.figures.style import finish, legend_rows
@@ -135,19 +136,30 @@ def test_conditions_shows_each_share_with_interval_and_control():
         np.testing.assert_allclose(bars.y, made["refused"][rows])
         np.testing.assert_allclose(bars.y - bars.error_y.arrayminus, made["low"][rows])
         assert np.round(bars.x).tolist() == list(range(6))
-    positive = made["group"] == "positive"
-    for name, column in (("equal to the base's", "equal_base"), ("equal to the tuned model's", "equal_tuned")):
-        (bars,) = traces(figure, type="bar", name=name)
-        np.testing.assert_allclose(bars.y, made[column][positive])
-    marks = traces(figure, type="scatter")
-    assert [(round(trace.x[0]), *trace.y) for trace in marks] == [(4, 0.01), (5, 0.0)]
-    assert [trace.showlegend for trace in marks] == [True, False]
+    (marks,) = traces(figure, type="scatter")
+    assert list(zip(np.round(marks.x), marks.y, strict=True)) == [(4, 0.01), (5, 0.0)]
+    (bars,) = traces(figure, type="bar", name="positive prompts")
+    base, tuned = (f"{made[name][8]:.1%} {said}, token for token" for name, said in EQUALITIES.items())
+    assert bars.customdata[4] == f"ablate-base: 3.0% [0.0%, 7.0%] of 60<br>{base}<br>{tuned}"
     assert "Diamonds" in figure.layout.meta["caption"]
 
 
+def test_conditions_are_of_the_behaviour_by_its_own_name():
+    made = verified()
+    names = [column.name for column in made.columns]
+    columns = [dataclasses.replace(one, name="apology", meaning="share that show apology") if one.name == "refused"
+               else one for one in made.columns]  # fmt: skip
+    data = {"apology" if name == "refused" else name: made[name] for name in names}
+    labels = {"many": "answers that show apology", "column": "apology", "number": "log-odds of apology"}
+    figure = plot(dataclasses.replace(made, columns=columns, data=data, summary={"labels": labels}))
+    assert figure.layout.title.text == "Answers that show apology by condition"
+    assert figure.layout.yaxis.title.text == "share that show apology"
+    assert "refus" not in figure.to_json()
+
+
 def test_conditions_without_base_and_without_controls():
-    made, nothing = verified(), np.zeros(12)
-    figure = plot(with_column(made, control=np.full(12, np.nan), equal_base=nothing, equal_tuned=nothing))
+    made = verified()
+    figure = plot(with_column(made, control=np.full(12, np.nan)))
     assert [trace.type for trace in figure.data] == ["bar", "bar"]
     assert "Diamonds" not in figure.layout.meta["caption"]
 
