@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from interp.claims import Claim, Finding, mean, statistic, to_table
 from interp.errors import OptionError
 from interp.figures import FIGURES, plot
 from interp.figures.conditions import EQUALITIES
@@ -173,8 +174,37 @@ def test_claims_shows_value_control_and_threshold_of_each():
     assert control.x.tolist() == [0.01, 0.0]
     assert threshold.x.tolist() == made["threshold"].tolist()
     assert threshold.y.tolist() == list(figure.layout.yaxis.tickvals) == [2, 1, 0]
-    assert figure.layout.xaxis.tickformat == ".0%"
-    assert plot(with_column(made, value=[5.0, 1.0, 2.0])).layout.xaxis.tickformat is None
+    assert figure.layout.xaxis.tickformat.endswith("%")
+    assert shown.customdata[0] == "necessity<br>95.0% [90.0%, 99.0%]"
+
+
+def test_claims_are_drawn_in_their_own_units():
+    """Numbers of at most 1 are per cent only where the claim's sentence says them so."""
+    named = {
+        "gain": ("It is {value:+.3f} nats.", {}),
+        "necessity": ("It refuses {now:.1%} of prompts.", {"now": mean("refused", table="answers")}),
+        "harmless": ("{value:.1%} flip.", {}),
+        "moved": ("{count:d} moved.", {"count": statistic("sum", "refused", table="answers")}),
+    }
+    numbers = {"value": 0.5, "low": 0.4, "high": 0.6, "clusters": 40.0, "p": 0.01, "p_adjusted": 0.01, "draws": 99.0}
+    numbers |= {"control_value": 0.1, "control_low": 0.0, "control_high": 0.2}
+    shared = {"estimate": mean("refused", table="answers"), "at_least": 0.3, "control": "none"}
+    findings = [
+        Finding(
+            Claim(name=name, text=text, also=also, **shared), **numbers, verdict="supported", reason="", sentence=""
+        )
+        for name, (text, also) in named.items()
+    ]
+    figure = plot(to_table(findings))
+    axes = [(figure.layout[f"yaxis{n}"].ticktext, figure.layout[f"xaxis{n}"].tickformat) for n in ("", 2, 3)]
+    assert axes == [(("gain",), None), (("necessity", "harmless"), ".2~%"), (("moved",), None)]
+    supported = traces(figure, name="supported")
+    assert [trace.customdata.tolist() for trace in supported] == [
+        ["gain<br>+0.500 [+0.400, +0.600]"],
+        ["necessity<br>50.0% [40.0%, 60.0%]", "harmless<br>50.0% [40.0%, 60.0%]"],
+        ["moved<br>0.5 [0.4, 0.6]"],
+    ]
+    assert [trace.showlegend for trace in supported] == [True, False, False]
 
 
 def test_random_sets_shows_every_draw():
