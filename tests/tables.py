@@ -140,7 +140,7 @@ def claims(hostile=False):
     sets = "200 matched random sets"
     extra = HOSTILE[1] if hostile else ""
     return (
-        finding("necessity", "Given their base contributions, 10 neurons return {value:.1%} of the base's answers" + f"{extra}.",
+        finding("necessity", f"Given the base's contributions, 10 neurons return {{value:.1%}} of its answers{extra}.",
                 0.95, 0.9, 0.99, (0.01, 0.0, 0.03), 0.005, control=sets, at_least=0.5),
         finding("harmless", "The ablation changes {value:.1%} of the answers to negative prompts.", 0.01, 0.0, 0.03,
                 at_most=0.02),

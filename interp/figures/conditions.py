@@ -43,6 +43,7 @@ def conditions_figure(table: Table) -> go.Figure:
         caption += " Diamonds: matched random sets treated the same way, their mean and range on the control prompts."
     if any(name in table.data for name in EQUALITIES):
         caption += " Answers that are one model's token for token are counted in the hover text."
+    caption += _agreement(table, groups[0])
     many = (table.summary.get("labels") or {}).get("many", "answers")
     title = f"{many[:1].upper()}{many[1:]} by condition"
     finish(figure, title, caption, height=400, barmode="overlay")
@@ -50,6 +51,21 @@ def conditions_figure(table: Table) -> go.Figure:
     figure.update_xaxes(**ticks, showgrid=False, range=[-0.5, len(order) - 0.5])
     figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%", title_text=safe(shown.meaning))
     return figure
+
+
+def _agreement(table: Table, group: str) -> str:
+    """How far the written answers go with the log-odds where they begin, in a sentence; "" where it is not known."""
+    if "agreement" not in table.data:
+        return ""
+    mine = table["group"] == group
+    shares = zip(table["condition"][mine], table["agreement"][mine], strict=True)
+    said = [f"{name} {share:.1%}" for name, share in shares if not np.isnan(share)]
+    if not said:
+        return ""
+    return (
+        " Written answers show the behaviour where the log-odds of their beginning are above 0, and only there, for "
+        f"this share of {group} prompts: {', '.join(said)}."
+    )
 
 
 def _bars(table: Table, rows: np.ndarray, x: np.ndarray, column: str, name: str, colour: str, width: float) -> go.Bar:

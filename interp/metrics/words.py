@@ -12,7 +12,8 @@ from interp.metrics.refusal import REFUSAL_WORDS
 REFUSAL = "refusal"
 # fmt: off
 TAKEN = frozenset((
-    "activation", "activation_from", "alpha", "altered", "answer", "back", "base", "base_loss", "before", "chance",
+    "activation", "activation_from", "agreement", "alpha", "altered", "answer", "back", "base", "base_loss", "before",
+    "chance",
     "changed", "cluster", "condition", "control", "control_high", "control_low", "correct", "direction", "divergence",
     "donor", "dose", "draw", "effect", "flip", "flipped", "flips", "fluency_ratio", "group", "held", "high", "k",
     "kind", "kl", "latent", "layer", "loss", "lost", "low", "malformed", "n", "neuron", "number", "p",

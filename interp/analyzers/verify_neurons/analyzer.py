@@ -51,7 +51,7 @@ class VerifyNeurons(Analyzer):
     """
 
     name: ClassVar[str] = "verify-neurons"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
