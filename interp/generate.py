@@ -106,10 +106,12 @@ def generate(
     max_new_tokens: int,
     intervention: Intervention | None = None,
     settled: Callable[[int, Sequence[int]], bool] | None = None,
+    choose: Callable[[Float[Tensor, "B V"], int], Int[Tensor, " B"]] | None = None,
 ) -> list[list[int]]:
     """Greedy answers, each ending with its stop token, or cut at ``max_new_tokens`` or at the end of the context.
 
     ``settled(row, begun)`` is asked every few tokens, and a row for which it says yes is written no further.
+    ``choose(logits, step)`` gives the next token of every row of the batch in the likeliest one's place.
     Each row has the room that its own prompt (and the twin, where one is read) leave, whatever the others of the batch.
     """
     beside = text.donor_prompts(intervention) if intervention is not None else text.prompts
@@ -136,7 +138,9 @@ def generate(
             edits = intervention.bind(activations, follower.real if intervention.twin and follower else None)
         run = engine.run(model, batch, edits=edits, keep=1, cache=cache, use_cache=True)
         cache = run.cache
-        token = run.require_logits()[:, -1].argmax(-1).masked_fill(done, text.pad_id)
+        logits = run.require_logits()[:, -1]
+        token = logits.argmax(-1) if choose is None else choose(logits, step)
+        token = token.masked_fill(done, text.pad_id)
         written.append(token)
         done |= torch.isin(token, stops) | (limit <= step + 1)
         if settled is not None and (step + 1) % LOOK == 0:

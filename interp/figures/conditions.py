@@ -32,11 +32,12 @@ def conditions_figure(table: Table) -> go.Figure:
         x = np.array([order.index(name) for name in table["condition"][rows]], dtype=np.float64)
         x += width * (number - (len(groups) - 1) / 2)
         figure.add_trace(_bars(table, rows, x, shown.name, f"{group} prompts", colour, width))
-        drawn = ~np.isnan(table["control"][rows])
+        drawn = ~np.isnan(table["control"][rows]) if "control" in table.data else np.zeros(len(rows), bool)
         if drawn.any():
             marks.append(_marks(table, rows[drawn], x[drawn] + width / 4, show=not marks))
     figure.add_traces(marks)
-    what = SAID.get(shown.name, shown.meaning)
+    sampled = table.kind == "sampled"
+    what = shown.meaning if sampled else SAID.get(shown.name, shown.meaning)
     interval = "its 95 %" if "95 %" in table.column("low").meaning else "its"
     caption = f"The {what}, by what was done to which model, with {interval} interval."
     if marks:
@@ -44,7 +45,7 @@ def conditions_figure(table: Table) -> go.Figure:
     if any(name in table.data for name in EQUALITIES):
         caption += " Answers that are one model's token for token are counted in the hover text."
     caption += _agreement(table, groups[0])
-    many = (table.summary.get("labels") or {}).get("many", "answers")
+    many = (table.summary.get("labels") or {}).get("many", "sampled answers" if sampled else "answers")
     title = f"{many[:1].upper()}{many[1:]} by condition"
     finish(figure, title, caption, height=400, barmode="overlay")
     ticks = {"tickvals": list(range(len(order))), "ticktext": [safe(name) for name in order]}

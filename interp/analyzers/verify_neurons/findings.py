@@ -7,10 +7,12 @@ import numpy as np
 
 from interp.analyzers.verify_neurons.behaviour import BEHAVIOUR, behaviour
 from interp.analyzers.verify_neurons.evidence import Evidence
+from interp.analyzers.verify_neurons.sampled import sampled_behaviour
 from interp.claims import SUPPORTED, Claim, Draws, Estimate, Finding, literal, mean, statistic
 from interp.maths.intervals import effective_clusters, exact_interval
 from interp.study import Study
 from interp.trials.conditions import DIRECTIONS, RECEIVERS
+from interp.trials.sampled import sampling_of
 
 # What a claim needs: how much of the behaviour may be left (or missing), how much of the gap is recovered, what may be
 # lost of harmless answers, how many malformed; and the upper end that the interval of a loss may have.
@@ -25,6 +27,8 @@ NEEDED = ("behaviour", "necessity", "harmless", "malformed")  # a set can be nec
 def claims_of(study: Study, evidence: Evidence) -> list[Claim]:
     """What the run claims: ``behaviour``, and where a located set was tested also what it does."""
     claims = [behaviour(study, evidence)]
+    if evidence.sampled and (sampling := sampling_of(study)):
+        claims.append(sampled_behaviour(study, sampling, evidence))
     if not evidence.selected or "necessity" not in evidence.random:
         return claims
     if evidence.has_base:

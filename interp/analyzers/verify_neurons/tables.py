@@ -9,6 +9,7 @@ from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.examples import examples_table
 from interp.analyzers.verify_neurons.findings import NEEDED, claims_of, lead, limits
 from interp.analyzers.verify_neurons.patching import patching_tables
+from interp.analyzers.verify_neurons.sampled import sampled_tables
 from interp.analyzers.verify_neurons.sets import dose_table, harmless_table, random_table
 from interp.claims import SUPPORTED, conclude, evaluate
 from interp.claims.opening import opening
@@ -81,6 +82,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
             **({"recovery": recovery_table(study, evidence)} if evidence.has_base else {}),
             **(patching_tables(study, evidence) if evidence.has_base else {}),
             **corrected_rates(study, evidence.judged),
+            **sampled_tables(study, evidence),
         },
     )
     claims = claims_of(study, evidence)
