@@ -31,10 +31,11 @@ def claims_figure(table: Table) -> go.Figure:
         vertical_spacing=min(56 / height, 0.9 / len(panels)),
         row_heights=[len(findings) for findings in panels.values()],
     )
+    seen: set[str] = set()
     for row, (form, findings) in enumerate(panels.items(), 1):
         for trace in _traces(findings):
-            seen = {each.name for each in figure.data}
             figure.add_trace(trace.update(showlegend=trace.name not in seen), row=row, col=1)
+            seen.add(str(trace.name))
         figure.update_xaxes(tickformat=".2~%" if form.endswith("%") else None, row=row, col=1)
         ticks = {"tickvals": _places(findings), "ticktext": [safe(one.name) for one in findings]}
         figure.update_yaxes(**ticks, range=[-0.6, len(findings) - 0.4], row=row, col=1)

@@ -39,14 +39,14 @@ def sampling_of(study: Study) -> Sampling | None:
 
 def sample(study: Study, sampling: Sampling, name: str, group: str, receiver: Receiver) -> Sampled:
     """Sample answers to every prompt of a class under a condition and read them."""
-    kept = study.part(f"samples {name} {group}", lambda: _shown(study, sampling, group, receiver).tolist())
+    kept = study.part(f"samples {name} {group}", lambda: _shown(study, sampling, group, receiver))
     return Sampled(name, group, np.array(kept, bool).reshape(-1, sampling.samples))
 
 
-def _shown(study: Study, sampling: Sampling, group: str, receiver: Receiver) -> Bool[np.ndarray, "B S"]:
+def _shown(study: Study, sampling: Sampling, group: str, receiver: Receiver) -> list[list[bool]]:
     model, coded, metric = study.pair[receiver.role], study.encoded(group), study.require_metric()
     asked = [(row, at) for row in range(len(coded)) for at in range(sampling.samples)]
-    shown = np.zeros((len(coded), sampling.samples), bool)
+    shown = [[False] * sampling.samples for _ in coded]
     batches = study.batches([coded[row] for row, _ in asked], model)
     for part in study.progress(batches, f"{receiver.role} samples, {group}"):
         mine = [asked[at] for at in part]
@@ -60,7 +60,8 @@ def _shown(study: Study, sampling: Sampling, group: str, receiver: Receiver) -> 
         )  # fmt: skip
         prompts = [study.prompts(group).prompts[row] for row in rows]
         found = metric.shown(prompts, [study.decode(answer) for answer in answers], group)
-        shown[tuple(np.array(mine).T)] = found
+        for (row, at), yes in zip(mine, found, strict=True):
+            shown[row][at] = bool(yes)
     return shown
 
 
