@@ -18,6 +18,7 @@ from interp.study import Study
 from interp.trials.conditions import Donors, Receiver
 from interp.trials.sampled import chosen, sample, sampling_of
 from tests import tiny
+from tests.documented import kinds
 
 FILE = "name: apology\nkind: phrases\nphrases: [Sorry]\n"
 
@@ -148,3 +149,8 @@ def test_refusal_can_be_sampled_too(tmp_path):
     assert isinstance(asked.metric, Behaviour)
     assert asked.metric.words == replace(plain.metric.words, flag=asked.metric.words.flag)
     assert asked.metric.number.token_ids == plain.metric.token_ids
+
+
+def test_its_tables_are_described(run):
+    parts = kinds()["verify-neurons"].parts
+    assert {name: part.kind for name, part in run[1].tables.items()}.items() <= parts.items()
