@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.edit import Enter
 from interp.engines import Batch, Edit, Engine
-from interp.engines.caches import keep_rows, may_drop_rows
+from interp.engines.shared_prefix import is_whole
 from interp.errors import OptionError, required
 from interp.intervention import Intervention
 from interp.maths.host import to_host
+from interp.models.caches import is_plain, keep_rows
 from interp.models.model import Model
 from interp.sites import Site
 
@@ -119,12 +119,12 @@ def known_beginnings(
 
     Of a row that would give the whole answer, all of it.
     """
-    best, given, cells = (to_host(each) for each in (logits.argmax(-1), answers, real))
+    best, given, cells = (to_host(each).tolist() for each in (logits.argmax(-1), answers, real))
     found = []
-    for row in range(len(cells)):
-        choice, answer = best[row][cells[row]], given[row][cells[row]]
-        wrong = np.flatnonzero(choice != answer)
-        found.append(choice.tolist() if not len(wrong) else choice[: wrong[0] + 1].tolist())
+    for choices, answer, here in zip(best, given, cells, strict=True):
+        pairs = [(one, other) for one, other, cell in zip(choices, answer, here, strict=True) if cell]
+        right = next((at for at, (one, other) in enumerate(pairs) if one != other), len(pairs))
+        found.append([one for one, _ in pairs[: right + 1]])
     return found
 
 
@@ -142,19 +142,22 @@ def generate(
     intervention: Intervention | None = None,
     settled: Callable[[int, Sequence[int]], bool] | None = None,
     begun: Sequence[Sequence[int]] | None = None,
+    choose: Callable[[Float[Tensor, "B V"], int], Int[Tensor, " B"]] | None = None,
 ) -> list[list[int]]:
     """Greedy answers, each ending with its stop token, or cut at ``max_new_tokens`` or at the end of the context.
 
     ``settled(row, begun)`` is asked every few tokens, and a row for which it says yes is written no further.
+    ``choose(logits, step)`` gives the next token of every row of the batch in the likeliest one's place; such answers
+    are written from their first token on.
     Each row has the room that its own prompt (and the twin, where one is read) leave, whatever the others of the batch.
     ``begun``: beginnings of these answers that are known already; they are read and not written again.
     """
     beside = text.donor_prompts(intervention) if intervention is not None else text.prompts
     longest = [max(map(len, pair)) for pair in zip(text.prompts, beside, strict=True)]
     limits = [max(1, min(max_new_tokens, model.context_length - length)) for length in longest]
-    if begun is not None and any(begun):
+    if begun is not None and any(begun) and choose is None:
         return _go_on(engine, model, text, limits, intervention, settled, begun)
-    return _write(engine, model, text, limits, intervention, settled)
+    return _write(engine, model, text, limits, intervention, settled, choose)
 
 
 def _go_on(
@@ -193,6 +196,7 @@ def _write(
     limits: Sequence[int],
     intervention: Intervention | None,
     settled: Callable[[int, Sequence[int]], bool] | None,
+    choose: Callable[[Float[Tensor, "B V"], int], Int[Tensor, " B"]] | None = None,
 ) -> list[list[int]]:
     limits, beside = list(limits), text.donor_prompts(intervention) if intervention is not None else text.prompts
     longest = [max(map(len, pair)) for pair in zip(text.prompts, beside, strict=True)]
@@ -218,7 +222,9 @@ def _write(
             edits = intervention.bind(activations, follower.real if intervention.twin and follower else None)
         run = engine.run(model, batch, edits=edits, keep=1, cache=cache, use_cache=True)
         cache = run.cache
-        token = run.require_logits()[:, -1].argmax(-1).masked_fill(done[rows], text.pad_id)
+        logits = run.require_logits()[:, -1]
+        token = logits.argmax(-1) if choose is None else choose(logits, step)
+        token = token.masked_fill(done[rows], text.pad_id)
         written[rows, step] = token
         done[rows] |= torch.isin(token, stops) | (limit[rows] <= step + 1)
         if settled is not None and (step + 1) % LOOK == 0:
@@ -232,7 +238,7 @@ def _write(
         if not left:
             break
         real = ~done[rows]
-        if 2 * left <= len(rows) and _may_drop(intervention, (model, cache), (donor, donor_cache)):
+        if 2 * left <= len(rows) and choose is None and _may_drop(intervention, (model, cache), (donor, donor_cache)):
             kept = real.nonzero().ravel()
             rows, token, real, batch = rows[kept], token[kept], real[kept], _some(batch, kept)
             keep_rows(cache, kept)
@@ -248,7 +254,7 @@ def _write(
 def _may_drop(intervention: Intervention | None, *running: tuple[Model | None, Any]) -> bool:
     """Whether finished rows can be left out: of edits that are given, some may hold values of every row."""
     given = intervention is not None and intervention.kind == "edits"
-    return not given and all(model is None or may_drop_rows(model, cache) for model, cache in running)
+    return not given and all(model is None or (is_plain(cache) and not is_whole(model)) for model, cache in running)
 
 
 def _some(batch: Batch, rows: Int[Tensor, " K"]) -> Batch:

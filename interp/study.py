@@ -135,10 +135,10 @@ class Study:
         """The prompts of a class with what of an answer the metric must read before it gives its number."""
         if not self.require_metric().applies(group):
             return self.encoded(group)
-        if ("posed", group) not in self._kept:
-            metric, rows = self.require_metric(), zip(self.encoded(group), self.prompts(group), strict=True)
-            self._kept["posed", group] = [coded.with_decision(*metric.suffixes(prompt)) for coded, prompt in rows]
-        return self._kept["posed", group]
+        metric, rows = self.require_metric(), zip(self.encoded(group), self.prompts(group), strict=True)
+        return self.kept(
+            ("posed", group), lambda: [coded.with_decision(*metric.suffixes(prompt)) for coded, prompt in rows]
+        )
 
     def objective(self, group: str, rows: Sequence[int]) -> Objective:
         """The metric's number for some rows of a class, of the logits of a batch of their ``posed`` texts."""
@@ -174,12 +174,10 @@ class Study:
 
     def twins(self, group: str) -> list[int]:
         """For every prompt of a class the row of its twin in the other."""
-        if ("twins", group) not in self._kept:
-            contrast = self.require_contrast()
-            if group == "negative":
-                contrast = Contrast(contrast.negative, contrast.positive)
-            self._kept["twins", group] = contrast.twins()
-        return self._kept["twins", group]
+        contrast = self.require_contrast()
+        if group == "negative":
+            contrast = Contrast(contrast.negative, contrast.positive)
+        return self.kept(("twins", group), contrast.twins)
 
     def groups(self, group: str, model: Model, per_token_bytes: int = 0) -> list[list[int]]:
         """Rows of a class in batches of like length."""
@@ -209,8 +207,14 @@ class Study:
         if not self.quiet:
             print(f"note: memory ran out ({reason}); again with batches of half as many prompts", file=sys.stderr)
 
-    def answers(self, role: str, group: str, intervention: Intervention | None = None) -> list[list[int]]:
-        """Greedy answers of a model to a class, as token ids; those without an intervention are kept."""
+    def answers(
+        self,
+        role: str,
+        group: str,
+        intervention: Intervention | None = None,
+        begun: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[int]]:
+        """Greedy answers of a model to a class, as token ids; ``begun``: the first tokens of each, where known."""
         if intervention is None and ("answers", role, group) in self._kept:
             return self._kept["answers", role, group]
         model = self.pair[role]
@@ -218,12 +222,19 @@ class Study:
         what = f"{role} answers, {group}" + (f", {intervention.name}" if intervention else "")
         for rows in self.progress(self.groups(group, model), what):
             text = self.text(group, rows, role if intervention is None else None)
-            answers = generate(self.engine, model, text, self.max_new_tokens, intervention)
+            known = None if begun is None else [begun[row] for row in rows]
+            answers = generate(self.engine, model, text, self.max_new_tokens, intervention, begun=known)
             for row, answer in zip(rows, answers, strict=True):
                 found[row] = answer
         if intervention is None:
             self._kept["answers", role, group] = found
         return found
+
+    def kept(self, name: Any, make: Callable[[], Any]) -> Any:
+        """What is computed once for these prompts and kept with the study."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
     def decode(self, answer: Sequence[int]) -> str:
         """An answer as text, without special tokens and without a thinking block before it."""
@@ -240,9 +251,7 @@ class Study:
 
     @property
     def _start(self) -> AnswerStart:
-        if "start" not in self._kept:
-            self._kept["start"] = answer_start(self.pair.tokenizer, self.answer_after)
-        return self._kept["start"]
+        return self.kept("start", lambda: answer_start(self.pair.tokenizer, self.answer_after))
 
     def with_journal(self, journal: Journal) -> "Study":
         """The same study, which keeps ``part``s in a journal."""

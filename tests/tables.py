@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from interp.claims import Claim, Draws, Finding, literal, mean, to_table, verdicts_sentence
+from interp.claims import Claim, Draws, Finding, mean, to_table, verdicts_sentence
+from interp.claims.sentences import fill
 from interp.provenance import Provenance
 from interp.table import Table, table
 
@@ -128,21 +129,22 @@ def finding(name, sentence, value, low, high, null=(NAN, NAN, NAN), p=NAN, verdi
     where = {"condition": "ablate-base", "group": "positive"}
     tested = {"null": Draws("random", "effect")} if control else {}
     claim = Claim(
-        name=name, estimate=mean("equal_base", table="answers", where=where), text=literal(sentence), control=control,
+        name=name, estimate=mean("equal_base", table="answers", where=where), text=sentence, control=control,
         **tested, **sides,
     )  # fmt: skip
-    return Finding(claim, value, low, high, 40.0, *null, p, p, 200.0 if control else 0.0, verdict, "", sentence)
+    return Finding(claim, value, low, high, 40.0, *null, p, p, 200.0 if control else 0.0, verdict, "",
+                   fill(sentence, {"value": value}))  # fmt: skip
 
 
 def claims(hostile=False):
     sets = "200 matched random sets"
     extra = HOSTILE[1] if hostile else ""
     return (
-        finding("necessity", f"Given their base contributions, 10 neurons return 95.0% of the base's answers{extra}.",
+        finding("necessity", f"Given the base's contributions, 10 neurons return {{value:.1%}} of its answers{extra}.",
                 0.95, 0.9, 0.99, (0.01, 0.0, 0.03), 0.005, control=sets, at_least=0.5),
-        finding("harmless", "The ablation changes 1.0% of the answers to negative prompts.", 0.01, 0.0, 0.03,
+        finding("harmless", "The ablation changes {value:.1%} of the answers to negative prompts.", 0.01, 0.0, 0.03,
                 at_most=0.02),
-        finding("sufficiency", "Put into the base, 10 neurons' tuned contributions give 12.0% of the tuned answers.",
+        finding("sufficiency", "Put into the base, their tuned contributions give {value:.1%} of the tuned answers.",
                 0.12, 0.05, 0.2, (0.0, 0.0, 0.02), 0.08, "not supported", control=sets, at_least=0.5),
     )  # fmt: skip
 

@@ -38,6 +38,7 @@ LAYOUT = [
     "claims store models",
     "agreement figures engines testing",
     "report capture edit",
+    "intervention",
     "generate controls",
     "metrics",
     "study dictionaries",

@@ -28,7 +28,8 @@ def saved(tmp_path_factory):
     (root / "markers.txt").write_text("Sorry\n")
     (root / "refusal.yaml").write_text("name: refusal\nkind: phrases\nphrases: [Sorry]\n")
     (root / "french.yaml").write_text(FRENCH)
-    (root / "unknown.yaml").write_text(FRENCH + "samples: many\n")
+    (root / "unknown.yaml").write_text(FRENCH + "sample: many\n")
+    (root / "cold.yaml").write_text(FRENCH + "samples: 4\ntemperature: 0\n")
     return root
 
 
@@ -101,13 +102,14 @@ COLOURS = organisms.prompts("refusal", "task", "colours")
         ("locate-neurons", ["--behaviour", "{}/refusal.yaml", "--markers", "{}/markers.txt"], "give one of them"),
         ("locate-neurons", ["--behaviour", "{}/none.yaml"], "no behaviour file"),
         ("locate-neurons", ["--behaviour", "nothing-of-this-name"], "no entry point of interp.behaviours"),
-        ("locate-neurons", ["--behaviour", "{}/unknown.yaml"], "unknown field 'samples'"),
-        ("tuco", ["--by-answer", "--behaviour", "{}/unknown.yaml"], "unknown field 'samples'"),
+        ("locate-neurons", ["--behaviour", "{}/unknown.yaml"], "unknown field 'sample'"),
+        ("locate-neurons", ["--behaviour", "{}/cold.yaml"], "temperature is 0; give one above 0"),
+        ("tuco", ["--by-answer", "--behaviour", "{}/unknown.yaml"], "unknown field 'sample'"),
         ("tuco", ["--behaviour", "{}/french.yaml"], "are of --alpha and --by-answer"),
         ("tuco", ["--alpha", "0", "--behaviour", "{}/french.yaml", "--metric", "accuracy"], "--metric accuracy"),
         ("tuco", ["--alpha", "0", "--behaviour", "{}/french.yaml", "--markers", "{}/markers.txt"], "give one of them"),
         ("dissociate", ["--other-task", COLOURS, "--other-behaviour", "{}/french.yaml"], "--other-behaviour is of"),
-        ("dissociate", ["--other-positive", "{}/positive.txt", "--other-behaviour", "{}/unknown.yaml"], "'samples'"),
+        ("dissociate", ["--other-positive", "{}/positive.txt", "--other-behaviour", "{}/unknown.yaml"], "'sample'"),
     ],
 )
 def test_contradictions_and_bad_files_are_one_line_before_a_model_is_loaded(

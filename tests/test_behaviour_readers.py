@@ -169,6 +169,8 @@ def test_without_continuations_nothing_follows_a_gradient_and_all_else_runs(pack
     assert rows["behaviour"]["supported"]
     assert "shows polite on 100.0%" in rows["behaviour"]["sentence"]
     assert np.isnan(verified["log_odds"]).all()
+    assert np.isnan(verified["agreement"]).all()
+    assert "agreement" not in verified.summary
     assert {"polite", "equal_base"} <= set(verified.data)
     with pytest.raises(OptionError, match="polite has none; add continuations"):
         FtcAlpha(alphas=(0.0,), new_tokens=1)(study)

@@ -27,7 +27,8 @@ from interp.claims import (
 from interp.claims.sentences import fill
 from interp.cli.claims_table import claims_table
 from interp.errors import ClaimError
-from interp.maths.intervals import cluster_interval
+from interp.maths.intervals import Interval, cluster_interval
+from interp.maths.judged import corrected_difference, corrected_share
 from interp.table import ZERO_OR_ONE, table
 
 FAST = settings(max_examples=25, deadline=None, derandomize=True)
@@ -119,6 +120,27 @@ def test_a_mean_of_numbers_that_are_0_or_1_by_definition_is_a_share():
     assert moved[:3] == cluster_interval(right > 0, code, minus=right < 0)
     assert moved.low < moved.value == 1.0
     assert measure(statistic("maximum", "number"), made).value == 1.0
+
+
+def test_a_judged_share_is_corrected_for_the_errors_that_a_table_states():
+    said = np.array([True] * 6 + [False] * 4)
+    errors = {"sensitivity": [0.9], "specificity": [0.8], "labelled_yes": [40], "labelled_no": [50]}
+    judge = table("judged", {name: (values, "measure", "m") for name, values in errors.items()})
+    columns = {"cluster": (np.arange(10), "key", "c"), "said": (said, "flag", "f"), "before": (~said, "flag", "f")}
+    made = table("x", columns, tables={"judged": judge})
+    found = measure(mean("said", judge="judged"), made)
+    assert found[:3] == pytest.approx(corrected_share(6, 10, 36, 40, 40, 50)[1:])
+    both = mean("said", judge="judged", minus={"column": "before"})
+    plain = Interval(*measure(mean("said", minus={"column": "before"}), made)[:3])
+    assert measure(both, made)[:3] == pytest.approx(corrected_difference(plain, 36, 40, 40, 50))
+    assert Estimate.from_json(json.loads(json.dumps(both.to_json()))) == both
+    for wrong in (
+        mean("said", judge="elsewhere"),
+        mean("said", judge="judged", over={"column": "before"}),
+        statistic("maximum", "said", judge="judged"),
+    ):
+        with pytest.raises(ClaimError):
+            measure(wrong, made)
 
 
 def test_rows_are_paired_by_their_key_whatever_their_order():

@@ -7,8 +7,10 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from interp.claims import Claim, Finding, mean, statistic, to_table
 from interp.errors import OptionError
 from interp.figures import FIGURES, plot
+from interp.figures.conditions import EQUALITIES
 from interp.figures.dose import ticks
 from interp.figures.scores import LIMIT, shown_rows
 from interp.figures.style import finish, legend_rows
@@ -135,19 +137,30 @@ def test_conditions_shows_each_share_with_interval_and_control():
         np.testing.assert_allclose(bars.y, made["refused"][rows])
         np.testing.assert_allclose(bars.y - bars.error_y.arrayminus, made["low"][rows])
         assert np.round(bars.x).tolist() == list(range(6))
-    positive = made["group"] == "positive"
-    for name, column in (("equal to the base's", "equal_base"), ("equal to the tuned model's", "equal_tuned")):
-        (bars,) = traces(figure, type="bar", name=name)
-        np.testing.assert_allclose(bars.y, made[column][positive])
-    marks = traces(figure, type="scatter")
-    assert [(round(trace.x[0]), *trace.y) for trace in marks] == [(4, 0.01), (5, 0.0)]
-    assert [trace.showlegend for trace in marks] == [True, False]
+    (marks,) = traces(figure, type="scatter")
+    assert list(zip(np.round(marks.x), marks.y, strict=True)) == [(4, 0.01), (5, 0.0)]
+    (bars,) = traces(figure, type="bar", name="positive prompts")
+    base, tuned = (f"{made[name][8]:.1%} {said}, token for token" for name, said in EQUALITIES.items())
+    assert bars.customdata[4] == f"ablate-base: 3.0% [0.0%, 7.0%] of 60<br>{base}<br>{tuned}"
     assert "Diamonds" in figure.layout.meta["caption"]
 
 
+def test_conditions_are_of_the_behaviour_by_its_own_name():
+    made = verified()
+    names = [column.name for column in made.columns]
+    columns = [dataclasses.replace(one, name="apology", meaning="share that show apology") if one.name == "refused"
+               else one for one in made.columns]  # fmt: skip
+    data = {"apology" if name == "refused" else name: made[name] for name in names}
+    labels = {"many": "answers that show apology", "column": "apology", "number": "log-odds of apology"}
+    figure = plot(dataclasses.replace(made, columns=columns, data=data, summary={"labels": labels}))
+    assert figure.layout.title.text == "Answers that show apology by condition"
+    assert figure.layout.yaxis.title.text == "share that show apology"
+    assert "refus" not in figure.to_json()
+
+
 def test_conditions_without_base_and_without_controls():
-    made, nothing = verified(), np.zeros(12)
-    figure = plot(with_column(made, control=np.full(12, np.nan), equal_base=nothing, equal_tuned=nothing))
+    made = verified()
+    figure = plot(with_column(made, control=np.full(12, np.nan)))
     assert [trace.type for trace in figure.data] == ["bar", "bar"]
     assert "Diamonds" not in figure.layout.meta["caption"]
 
@@ -161,8 +174,37 @@ def test_claims_shows_value_control_and_threshold_of_each():
     assert control.x.tolist() == [0.01, 0.0]
     assert threshold.x.tolist() == made["threshold"].tolist()
     assert threshold.y.tolist() == list(figure.layout.yaxis.tickvals) == [2, 1, 0]
-    assert figure.layout.xaxis.tickformat == ".0%"
-    assert plot(with_column(made, value=[5.0, 1.0, 2.0])).layout.xaxis.tickformat is None
+    assert figure.layout.xaxis.tickformat.endswith("%")
+    assert shown.customdata[0] == "necessity<br>95.0% [90.0%, 99.0%]"
+
+
+def test_claims_are_drawn_in_their_own_units():
+    """Numbers of at most 1 are per cent only where the claim's sentence says them so."""
+    named = {
+        "gain": ("It is {value:+.3f} nats.", {}),
+        "necessity": ("It refuses {now:.1%} of prompts.", {"now": mean("refused", table="answers")}),
+        "harmless": ("{value:.1%} flip.", {}),
+        "moved": ("{count:d} moved.", {"count": statistic("sum", "refused", table="answers")}),
+    }
+    numbers = {"value": 0.5, "low": 0.4, "high": 0.6, "clusters": 40.0, "p": 0.01, "p_adjusted": 0.01, "draws": 99.0}
+    numbers |= {"control_value": 0.1, "control_low": 0.0, "control_high": 0.2}
+    shared = {"estimate": mean("refused", table="answers"), "at_least": 0.3, "control": "none"}
+    findings = [
+        Finding(
+            Claim(name=name, text=text, also=also, **shared), **numbers, verdict="supported", reason="", sentence=""
+        )
+        for name, (text, also) in named.items()
+    ]
+    figure = plot(to_table(findings))
+    axes = [(figure.layout[f"yaxis{n}"].ticktext, figure.layout[f"xaxis{n}"].tickformat) for n in ("", 2, 3)]
+    assert axes == [(("gain",), None), (("necessity", "harmless"), ".2~%"), (("moved",), None)]
+    supported = traces(figure, name="supported")
+    assert [trace.customdata.tolist() for trace in supported] == [
+        ["gain<br>+0.500 [+0.400, +0.600]"],
+        ["necessity<br>50.0% [40.0%, 60.0%]", "harmless<br>50.0% [40.0%, 60.0%]"],
+        ["moved<br>0.5 [0.4, 0.6]"],
+    ]
+    assert [trace.showlegend for trace in supported] == [True, False, False]
 
 
 def test_random_sets_shows_every_draw():

@@ -9,6 +9,7 @@ import torch
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
 from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.claims import check, from_table
 from interp.errors import MetricError, ModelNotFound
 from interp.maths.judged import corrected_share
 from interp.metrics import load_behaviour, read_behaviour
@@ -114,6 +115,20 @@ def test_judged_and_corrected_rates_are_stored(place):
         )
         assert (row["corrected"], row["low"], row["high"]) == pytest.approx(expected[1:])
         assert row["high"] - row["low"] > own["high"] - own["low"] - 0.1
+    found = {one.name: one for one in from_table(verified.tables["claims"])}
+    rates = {(row["condition"], row["group"]): row for row in judged.rows()}
+    reach = errors.true_yes / errors.positives + errors.true_no / errors.negatives - 1
+    assert reach < 0.95
+    for name, condition, other in (
+        ("behaviour", "tuned", "base"), ("necessity", "ablate-base", "base"), ("sufficiency", "patch-tuned", "tuned"),
+    ):  # fmt: skip
+        one = found[name]
+        difference = rates[condition, "positive"]["judged"] - rates[other, "positive"]["judged"]
+        assert one.value == pytest.approx(np.clip(difference / reach, -1, 1), abs=1e-12)
+        assert one.low <= one.value <= one.high
+        assert one.sentence.endswith("Shares are corrected for the judge's errors.")
+        check(one, verified)
+    assert f"{rates['tuned', 'positive']['corrected']:.1%} of positive prompts" in found["behaviour"].sentence
     told = Tuco(by_answer=True)(Study(study.pair, OneClass(study.prompts("positive")), metric, max_new_tokens=1))
     assert "Corrected for the judge's errors the share is" in told.summary["sentence"]
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from interp.maths.judged import corrected_share
+from interp.maths.intervals import Interval, cluster_interval
+from interp.maths.judged import corrected_difference, corrected_share
 
 
 def test_a_judge_without_error_corrects_nothing():
@@ -77,3 +78,42 @@ def test_what_the_judge_says_itself_would_not_cover_it():
     judged = generator.binomial(200, 0.05 * 0.8 + 0.95 * 0.2, 300) / 200
     error = 1.96 * np.sqrt(judged * (1 - judged) / 200)
     assert np.mean((judged - error <= 0.05) & (judged + error >= 0.05)) < 0.1
+
+
+def test_a_difference_is_over_what_the_judge_tells_apart():
+    judged = Interval(0.3, 0.2, 0.38)
+    found = corrected_difference(judged, 9000, 10000, 8000, 10000)
+    np.testing.assert_allclose(found, np.array(judged) / 0.7, atol=0.003)
+    assert found.low < 0.2 / 0.7 < 0.38 / 0.7 < found.high
+    few = corrected_difference(judged, 18, 20, 16, 20)
+    assert few.value == pytest.approx(found.value)
+    assert few.low < found.low
+    assert few.high > found.high
+    share, other = (corrected_share(100 * p, 100, 18, 20, 16, 20).value for p in (0.6, 0.3))
+    assert few.value == pytest.approx(share - other)
+
+
+def test_no_difference_has_the_judged_bound_over_the_same():
+    found = corrected_difference(Interval(0.0, -0.1, 0.1), 18, 20, 16, 20)
+    assert found == pytest.approx((0.0, -0.1 / 0.7, 0.1 / 0.7))
+    assert corrected_difference(Interval(0.9, 0.8, 0.95), 18, 20, 16, 20).high == 1.0
+    assert np.isnan(corrected_difference(Interval(0.3, 0.2, 0.4), 10, 20, 10, 20)).all()
+    with pytest.raises(ValueError, match="at least one"):
+        corrected_difference(Interval(0.3, 0.2, 0.4), 0, 0, 1, 1)
+
+
+@pytest.mark.parametrize(("after", "before"), [(0.9, 0.1), (0.5, 0.3), (0.1, 0.1), (1.0, 0.0)])
+@pytest.mark.parametrize(("se", "sp", "labels"), [(0.95, 0.95, 20), (0.8, 0.9, 40)])
+def test_the_interval_covers_the_true_difference(after, before, se, sp, labels):
+    """Simulated: two answers to each of 60 prompts, judged apart from each other, and labelled ones; level 95 %."""
+    generator, n, draws, covered = np.random.default_rng([int(100 * after), labels]), 60, 400, 0
+    for _ in range(draws):
+        judged = []
+        for rate in (after, before):
+            truth = generator.random(n) < rate
+            judged.append(generator.random(n) < np.where(truth, se, 1 - sp))
+        plain = cluster_interval(judged[0], np.arange(n), minus=judged[1])
+        true_yes, true_no = generator.binomial(labels, se), generator.binomial(labels, sp)
+        found = corrected_difference(plain, true_yes, labels, true_no, labels)
+        covered += found.low <= after - before <= found.high
+    assert covered / draws > 0.925

@@ -179,6 +179,8 @@ def test_all_right_is_not_right_for_sure():
     whole = cells["effect"] == 1.0
     assert whole.any()
     assert (cells["low"][whole] < 0.9).all()
+    assert np.isnan(checked["agreement"]).all(), "a task has no log-odds of a behaviour"
+    assert "agreement" not in checked.summary
 
 
 def test_chance_is_what_shuffled_answers_give():

@@ -16,6 +16,7 @@ from interp.claims import MEASURES, check, from_table
 from interp.claims.opening import opening
 from interp.controls import matched_sets, matched_share
 from interp.errors import ClaimError, OptionError
+from interp.figures import plot
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.sites import neurons
@@ -162,6 +163,21 @@ def test_conditions_are_means_of_answers(table):
         assert found["low"] <= found["refused"] <= found["high"]
         assert own["prompt_id"].tolist() == list(range(PAIRS))
         assert own["cluster"].tolist() == [f"twin{number}" for number in range(PAIRS)]
+
+
+def test_agreement_of_what_is_written_with_the_sign_of_the_log_odds(table):
+    answers = table.tables["answers"]
+    for found in table.rows():
+        own = answers.select((answers["condition"] == found["condition"]) & (answers["group"] == found["group"]))
+        agrees = [refused == (odds > 0) for refused, odds in zip(own["refused"], own["log_odds"], strict=True)]
+        assert found["agreement"] == np.mean(agrees)
+        if found["group"] == "positive":
+            assert table.summary["agreement"][found["condition"]] == found["agreement"]
+    caption = plot(table).layout.meta["caption"]
+    assert f"tuned {table.summary['agreement']['tuned']:.1%}" in caption
+    # this tiny model's likeliest word has less than half of the probability
+    assert row(table, "tuned", "positive")["agreement"] == 0.0
+    assert row(table, "base", "positive")["agreement"] == 1.0
 
 
 def test_doses(table):

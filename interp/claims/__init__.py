@@ -11,8 +11,9 @@ A claim names an estimate, what it has to reach, its null or control, and its se
 """
 
 from interp.claims.claim import ALPHA, Claim, Draws
-from interp.claims.estimates import Estimate, Measured, auc, correlation, mean, measure, statistic
+from interp.claims.estimates import Estimate, Measured, auc, mean, measure, statistic
 from interp.claims.finding import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOO_FEW, VERDICTS, Finding, evaluate
+from interp.claims.numbers import correlation
 from interp.claims.sentences import alike, literal
 from interp.claims.stored import (
     COLUMNS,

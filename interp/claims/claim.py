@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from interp.claims.estimates import Estimate
+from interp.claims.sentences import formats
 from interp.errors import ClaimError
 from interp.provenance import JSON
 
@@ -106,6 +107,20 @@ class Claim:
         """On which side of the threshold: "at least" or "at most"."""
         return "at most" if self.at_least is None else "at least"
 
+    @property
+    def form(self) -> str:
+        """The format in which its sentences give the value, as ``.1%`` or ``+.3f``; "" where none does.
+
+        Where only other numbers are given, it is that of an interval's end, or of an estimate of the same column.
+        """
+        alike = [name for name, other in self.also.items() if _kind(other) == _kind(self.estimate)]
+        for template in (self.text, self.otherwise):
+            said = formats(template)
+            for name in ("value", "low", "high", *alike):
+                if said.get(name):
+                    return said[name]
+        return ""
+
     def to_json(self) -> dict[str, JSON]:
         """All but the name, without what is at its default."""
         value: dict[str, JSON] = {"estimate": self.estimate.to_json(), "text": self.text}
@@ -145,6 +160,11 @@ class Claim:
             return cls(name=name, **fields)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ClaimError(f"claim {name!r} has a recipe that cannot be read: {error}") from error
+
+
+def _kind(estimate: Estimate) -> tuple[str, str, str, bool]:
+    """Two estimates that agree in this are numbers of one unit."""
+    return estimate.table, estimate.column, estimate.statistic, bool(estimate.over)
 
 
 def _draws_json(null: Draws) -> dict[str, JSON]:

@@ -9,20 +9,19 @@ As JSON an estimate is an object of the fields of ``Estimate`` that are not at t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import NamedTuple
 
 import numpy as np
 
+from interp.claims.numbers import NAN, ONE, TWO
 from interp.errors import ClaimError
 from interp.maths.auc import auc_difference_interval, auc_interval, fewest_clusters, pairwise_order
 from interp.maths.intervals import Interval, cluster_interval, effective_clusters, jackknife_rows
-from interp.maths.statistics import area_under_dose, rank_correlation, smallest_dose
+from interp.maths.judged import corrected_difference, corrected_share
 from interp.provenance import JSON, plain
 from interp.table import Table, as_counted
-
-NAN = float("nan")
 
 
 class Measured(NamedTuple):
@@ -45,7 +44,8 @@ class Estimate:
     independent group. ``by`` is the second column of a statistic of two. ``against``: of an AUC, the rows of the other
     group; ``within``: a column and by how much it may differ in a pair that counts; ``folded``: the larger of AUC and
     one minus AUC. ``reach``: of "smallest-dose". ``spread`` "range" states the least and the largest value in the
-    interval's place.
+    interval's place. ``judge``: a table that states how often a judge errs, for which a share, or a difference of
+    shares, is corrected, in its interval too (``interp.maths.judged``).
     """
 
     column: str
@@ -62,6 +62,7 @@ class Estimate:
     spread: str = ""
     minus: Mapping[str, JSON] = field(default_factory=dict)
     over: Mapping[str, JSON] = field(default_factory=dict)
+    judge: str = ""
 
     def to_json(self) -> dict[str, JSON]:
         """The fields that are not at their defaults."""
@@ -85,7 +86,7 @@ class Estimate:
 _KINDS = {
     "column": str, "table": str, "where": Mapping, "statistic": str, "cluster": str, "pair": (str, list, tuple),
     "by": str, "against": Mapping, "within": (list, tuple), "folded": bool, "reach": (int, float), "spread": str,
-    "minus": Mapping, "over": Mapping,
+    "minus": Mapping, "over": Mapping, "judge": str,
 }  # fmt: skip
 _DEFAULTS = plain(asdict(Estimate(column="x"))) | {"column": ""}
 assert list(_KINDS) == [one.name for one in fields(Estimate)]
@@ -107,39 +108,16 @@ def statistic(name: str, column: str, **rest: JSON) -> Estimate:
     return Estimate(column=column, statistic=name, **rest)
 
 
-ONE: dict[str, Callable[[np.ndarray], float]] = {
-    "mean": np.mean,
-    "median": np.median,
-    "minimum": np.min,
-    "maximum": np.max,
-    "sum": np.sum,
-    "count": np.size,
-    "root-mean-square": lambda values: np.sqrt(np.mean(np.square(values))),
-}
-
-
-def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's correlation; 0 where one of the two is the same in all rows."""
-    if not np.ptp(one) or not np.ptp(other):
-        return 0.0
-    return float(np.mean((one - one.mean()) / one.std() * ((other - other.mean()) / other.std())))
-
-
-TWO: dict[str, Callable[[np.ndarray, np.ndarray, float], float]] = {
-    "area": lambda values, doses, reach: area_under_dose(doses, values),
-    "smallest-dose": lambda values, doses, reach: float(smallest_dose(doses, values, reach) or NAN),
-    "rank-correlation": lambda values, others, reach: rank_correlation(values, others),
-    "correlation": lambda values, others, reach: correlation(values, others),
-}
-
-
 def measure(estimate: Estimate, run: Table) -> Measured:
     """The estimate on a run's tables; ``ClaimError`` where these do not have what it reads."""
     try:
         if estimate.statistic == "auc":
             return _auc(estimate, run)
         if estimate.statistic == "mean" and estimate.cluster and not estimate.spread:
-            return _mean(estimate, run)
+            own = _mean(estimate, run)
+            return _corrected(own, estimate, run) if estimate.judge else own
+        if estimate.judge:
+            raise ClaimError(f"a {estimate.statistic} of {estimate.column!r} is no share that a judge's errors change")
         return _other(estimate, run)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ClaimError(f"an estimate of {estimate.column!r} cannot be measured: {error}") from error
@@ -231,6 +209,21 @@ def _mean(estimate: Estimate, run: Table) -> Measured:
         values, clusters, minus=minus_values, minus_clusters=minus_clusters, over=over_values, over_minus=over_minus
     )
     return Measured(*found, number)
+
+
+def _corrected(own: Measured, estimate: Estimate, run: Table) -> Measured:
+    """A judged share, or a difference of two, corrected for the errors that the table ``judge`` states."""
+    part, _ = rows_of(Estimate(column="sensitivity", table=estimate.judge), run)
+    if estimate.over or not len(part):
+        raise ClaimError(f"{estimate.column!r} is corrected by {estimate.judge!r}: a ratio, or a table without rows")
+    yes, no = (float(_column(part, f"labelled_{name}")[0]) for name in ("yes", "no"))
+    rates = (float(_column(part, name)[0]) for name in ("sensitivity", "specificity"))
+    true_yes, true_no = (rate * count for rate, count in zip(rates, (yes, no), strict=True))
+    if estimate.minus:
+        return Measured(*corrected_difference(interval_of(own), true_yes, yes, true_no, no), own.clusters)
+    return Measured(
+        *corrected_share(own.value * own.clusters, own.clusters, true_yes, yes, true_no, no)[1:], own.clusters
+    )
 
 
 def _auc(estimate: Estimate, run: Table) -> Measured:

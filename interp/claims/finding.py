@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from interp.claims.claim import Claim, Draws
-from interp.claims.estimates import NAN, Estimate, measure, rows_of
+from interp.claims.estimates import Estimate, measure, rows_of
+from interp.claims.numbers import NAN
 from interp.claims.sentences import fill
 from interp.errors import ClaimError
 from interp.maths.intervals import FEWEST_CLUSTERS

@@ -43,6 +43,14 @@ def fill(template: str, numbers: Mapping[str, float]) -> str:
     return _RANGE.sub(r"\1no interval\2", "".join(pieces)).replace(_NONE, "undefined")
 
 
+def formats(template: str) -> dict[str, str]:
+    """By field of a template the number format in which it is given, as ``.1%``; none of text that is no template."""
+    try:
+        return {name: form or "" for _, name, form, _ in reversed(list(Formatter().parse(template))) if name}
+    except ValueError:
+        return {}
+
+
 def literal(text: str) -> str:
     """Text that comes out of ``fill`` as it is."""
     return text.replace("{", "{{").replace("}", "}}")

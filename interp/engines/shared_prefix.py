@@ -14,12 +14,12 @@ from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from interp.engines.base import Batch, Edit, Run
 from interp.maths.host import to_host
+from interp.models.caches import is_plain, lay_out, repeat
 from interp.models.model import Model
 from interp.sites import Site
 
@@ -141,7 +141,7 @@ def _in_two(
     # the last columns of the shortest rows may lie in the prefix
     before = min(prefix, max(0, keep - (min(layout.batch.lengths) - prefix)))
     first = run(model, layout.beginning, reads=reads, edits=edits[0], keep=before, use_cache=True)
-    _repeat(first.cache, rows)
+    repeat(first.cache, rows)
     wanted = layout.lengths - keep + torch.arange(keep, device=layout.lengths.device)[None]
     after = min(layout.rest, keep + max(layout.batch.lengths) - min(layout.batch.lengths))
     gathered = (wanted - prefix - (layout.rest - after)).clamp(0, after - 1) if keep else None
@@ -160,7 +160,7 @@ def _in_two(
         beginning = first.values[site].to(value.device)
         values[site] = _at(torch.cat([beginning.expand(rows, -1, -1), value], 1), positions.to(value.device))
     if use_cache:
-        _lay_out(second.cache, positions)
+        lay_out(second.cache, positions)
     return Run(logits, values, {}, second.cache if use_cache else None)
 
 
@@ -211,41 +211,6 @@ def _proven(run: Pass, model: Model, batch: Batch) -> bool:
     return bool(to_host(error) < max(1e-4, 8 * torch.finfo(model.dtype).eps))
 
 
-def is_plain(cache: Any) -> bool:
-    """Whether all that a cache holds is keys and values by position."""
-    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
-    return type(cache) is DynamicCache and all(
-        type(layer) in kinds and (not layer.is_initialized or layer.keys.ndim == 4) for layer in cache.layers
-    )
-
-
-def _repeat(cache: Cache, rows: int) -> None:
-    """Give every row the prefix's keys and values.
-
-    Blocks below a stream that is put in keep none, and the length of a cache is that of its first: nothing reads these.
-    """
-    kept = [layer for layer in cache.layers if layer.is_initialized]
-    for layer in kept:
-        layer.keys, layer.values = layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)
-    for layer in cache.layers[: cache.layers.index(kept[0])]:
-        keys = kept[0].keys[..., :1, :1].expand(-1, -1, kept[0].keys.shape[2], 1)
-        layer.lazy_initialization(keys, keys)
-        layer.keys = layer.values = keys
-        if isinstance(layer, DynamicSlidingWindowLayer):
-            layer.cumulative_length = keys.shape[2]
-
-
-def _lay_out(cache: Cache, positions: Int[Tensor, "B T"]) -> None:
-    """Put keys and values where a pass over whole, padded prompts has them."""
-    for layer in cache.layers:
-        if layer.is_initialized:
-            columns = positions.to(layer.keys.device)[:, None, :, None]
-            layer.keys = layer.keys.gather(2, columns.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3]))
-            layer.values = layer.values.gather(2, columns.expand(-1, layer.values.shape[1], -1, layer.values.shape[3]))
-            if isinstance(layer, DynamicSlidingWindowLayer):
-                layer.cumulative_length = positions.shape[1]
-
-
-def _at(value: Float[Tensor, "B T *rest"], columns: Int[Tensor, "B n"]) -> Float[Tensor, "B n *rest"]:
+def _at(value: Shaped[Tensor, "B T *rest"], columns: Int[Tensor, "rows n"]) -> Shaped[Tensor, "rows n *rest"]:
     rows = torch.arange(len(columns), device=columns.device)[:, None]
     return value[rows, columns]

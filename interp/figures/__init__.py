@@ -86,6 +86,7 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "random-sets": random_sets_figure,
     "redundancy": redundancy_figure,
     "refusal-direction": refusal_direction_figure,
+    "sampled": conditions_figure,
     "stability": stability_figure,
     "stitch": stitch_figure,
     "transfer": transfer_figure,

@@ -1,62 +1,99 @@
-"""Claims with their controls and thresholds, one row each."""
+"""Claims with their controls and thresholds, one row each, every claim in its own unit."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
+from interp.claims import Finding, from_table
+from interp.claims.sentences import fill
 from interp.figures.style import BLUE, GREY, ORANGE, PURPLE, finish, safe
 from interp.table import Table
 
+COLOURS = {"supported": BLUE, "not supported": ORANGE, "too few clusters": GREY, "not tested": GREY}
+
 
 def claims_figure(table: Table) -> go.Figure:
-    """Estimate with its interval, control with its range and threshold of every claim, the first on top."""
-    y = np.arange(len(table))[::-1]
-    figure = go.Figure()
-    for name, colour in (
-        ("supported", BLUE),
-        ("not supported", ORANGE),
-        ("too few clusters", GREY),
-        ("not tested", GREY),
-    ):
-        mask = table["verdict"] == name
-        if mask.any():
-            figure.add_trace(_points(table, mask, y + 0.12, "", name, {"color": colour, "size": 10}))
-    drawn = ~np.isnan(table["control_value"])
-    if drawn.any():
-        marker = {"color": GREY, "size": 9, "symbol": "diamond"}
-        figure.add_trace(_points(table, drawn, y - 0.16, "control_", "control", marker))
-    hover = {"customdata": _named(table), "hovertemplate": "%{customdata}<br>%{x:.3g}<extra>threshold</extra>"}
-    marker = {"symbol": "line-ns", "size": 22, "line": {"width": 2, "color": PURPLE}}
-    figure.add_trace(go.Scatter(x=table["threshold"], y=y, mode="markers", name="threshold", marker=marker, **hover))
+    """Estimate with its interval, control with its range and threshold of every claim, the first on top.
+
+    Claims whose sentences give the value in one format share a panel: shares are per cent, all else is a number.
+    """
+    panels: dict[str, list[Finding]] = {}
+    for finding in from_table(table):
+        panels.setdefault(finding.claim.form.lstrip("+,"), []).append(finding)
+    height = 150 + 58 * len(table) + 46 * (len(panels) - 1)
+    figure = make_subplots(
+        rows=len(panels),
+        cols=1,
+        vertical_spacing=min(56 / height, 0.9 / len(panels)),
+        row_heights=[len(findings) for findings in panels.values()],
+    )
+    seen: set[str] = set()
+    for row, (form, findings) in enumerate(panels.items(), 1):
+        for trace in _traces(findings):
+            figure.add_trace(trace.update(showlegend=trace.name not in seen), row=row, col=1)
+            seen.add(str(trace.name))
+        figure.update_xaxes(tickformat=".2~%" if form.endswith("%") else None, row=row, col=1)
+        ticks = {"tickvals": _places(findings), "ticktext": [safe(one.name) for one in findings]}
+        figure.update_yaxes(**ticks, range=[-0.6, len(findings) - 0.4], row=row, col=1)
     caption = (
         "Each row is a claim: the dot is what was measured with its interval, the diamond below it the control with "
         "its range, the upright line the threshold that the claim has to reach, on the side that the table says."
     )
-    finish(figure, "Claims and their controls", caption, height=150 + 58 * len(table))
-    names = [safe(name) for name in table["name"]]
-    figure.update_yaxes(tickvals=y, ticktext=names, range=[-0.6, len(table) - 0.4], showgrid=False, zeroline=False)
-    numbers = np.concatenate([table[name] for name in ("value", "low", "high", "threshold")])
-    shares = np.nanmax(np.abs(numbers), initial=0) <= 1
-    figure.update_xaxes(tickformat=".0%" if shares else None, zeroline=True)
+    if len(panels) > 1:
+        caption += " Claims in different units stand in panels of their own."
+    finish(figure, "Claims and their controls", caption, height=height)
+    figure.update_yaxes(showgrid=False, zeroline=False)
+    figure.update_xaxes(zeroline=True)
     return figure
 
 
-def _named(table: Table) -> list[str]:
-    return [safe(name) for name in table["name"]]
+def _places(findings: list[Finding]) -> np.ndarray:
+    return np.arange(len(findings))[::-1]
 
 
-def _points(table: Table, mask: np.ndarray, y: np.ndarray, prefix: str, name: str, marker: dict) -> go.Scatter:
-    value = table[f"{prefix}value" if prefix else "value"][mask]
-    low, high = table[f"{prefix}low"][mask], table[f"{prefix}high"][mask]
-    bars = {"array": np.nan_to_num(high - value), "arrayminus": np.nan_to_num(value - low), "color": marker["color"]}
+def _traces(findings: list[Finding]) -> list[go.Scatter]:
+    y, found = _places(findings), []
+    for name, colour in COLOURS.items():
+        rows = [row for row, one in enumerate(findings) if one.verdict == name]
+        if rows:
+            mine = [(one, one.value, one.low, one.high) for one in map(findings.__getitem__, rows)]
+            found.append(_points(mine, y[rows] + 0.12, name, {"color": colour, "size": 10}))
+    rows = [row for row, one in enumerate(findings) if not math.isnan(one.control_value)]
+    if rows:
+        mine = [(one, one.control_value, one.control_low, one.control_high) for one in map(findings.__getitem__, rows)]
+        found.append(_points(mine, y[rows] - 0.16, "control", {"color": GREY, "size": 9, "symbol": "diamond"}))
+    marker = {"symbol": "line-ns", "size": 22, "line": {"width": 2, "color": PURPLE}}
+    none = math.nan
+    found.append(_points([(one, one.threshold, none, none) for one in findings], y.astype(float), "threshold", marker))
+    return found
+
+
+def _points(
+    rows: list[tuple[Finding, float, float, float]], y: np.ndarray, name: str, marker: dict[str, object]
+) -> go.Scatter:
+    value, low, high = np.array([numbers for _, *numbers in rows], np.float64).T
+    bars = {"array": np.nan_to_num(high - value), "arrayminus": np.nan_to_num(value - low)}
+    colour = marker.get("color", GREY)
     return go.Scatter(
         x=value,
-        y=y[mask],
+        y=y,
         mode="markers",
         name=name,
+        legendgroup=name,
         marker=marker,
-        error_x={"type": "data", "symmetric": False, "thickness": 2, "width": 0, **bars},
-        customdata=np.array(_named(table), dtype=object)[mask],
-        hovertemplate="%{customdata}<br>%{x:.3g}<extra>%{fullData.name}</extra>",
+        error_x={"type": "data", "symmetric": False, "thickness": 2, "width": 0, "color": colour, **bars},
+        customdata=np.array([_hover(*row) for row in rows], dtype=object),
+        hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
     )
+
+
+def _hover(finding: Finding, value: float, low: float, high: float) -> str:
+    """The number as the claim's sentence gives it."""
+    form = finding.claim.form or ".3g"
+    numbers = {"value": value, "low": low, "high": high}
+    ends = "" if math.isnan(low) or math.isnan(high) else f" [{{low:{form}}}, {{high:{form}}}]"
+    return f"{safe(finding.name)}<br>" + fill(f"{{value:{form}}}{ends}", numbers)

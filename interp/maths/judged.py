@@ -6,7 +6,7 @@ from typing import NamedTuple, SupportsFloat
 
 from scipy import special
 
-from interp.maths.intervals import NAN
+from interp.maths.intervals import NAN, Interval
 
 
 class Corrected(NamedTuple):
@@ -21,10 +21,10 @@ class Corrected(NamedTuple):
 def corrected_share(
     yes: SupportsFloat,
     n: SupportsFloat,
-    true_yes: int,
-    positives: int,
-    true_no: int,
-    negatives: int,
+    true_yes: SupportsFloat,
+    positives: SupportsFloat,
+    true_no: SupportsFloat,
+    negatives: SupportsFloat,
     level: float = 0.95,
 ) -> Corrected:
     """Rogan and Gladen's (1978) estimate ``(p + specificity - 1) / (sensitivity + specificity - 1)``, within 0 and 1.
@@ -38,6 +38,7 @@ def corrected_share(
     Raises ValueError for no items or no labels.
     """
     yes, n = float(yes), float(n)
+    true_yes, positives, true_no, negatives = (float(each) for each in (true_yes, positives, true_no, negatives))
     if n <= 0 or positives < 1 or negatives < 1:
         raise ValueError(f"{n:g} judged items, {positives} and {negatives} labels: each has to be at least one")
     sensitivity, specificity = true_yes / positives, true_no / negatives
@@ -57,6 +58,34 @@ def corrected_share(
     error = (share * (1 - share) / size + middle**2 * of_yes + (1 - middle) ** 2 * of_no) ** 0.5 / reach
     ends = (middle + shift - z * error, middle + shift + z * error)
     return Corrected(yes / n, *(min(max(each, 0.0), 1.0) for each in (value, *ends)))
+
+
+def corrected_difference(
+    judged: Interval,
+    true_yes: SupportsFloat,
+    positives: SupportsFloat,
+    true_no: SupportsFloat,
+    negatives: SupportsFloat,
+    level: float = 0.95,
+) -> Interval:
+    """A difference of two judged shares, with its interval, corrected: over ``sensitivity + specificity - 1``.
+
+    Of both shares ``specificity - 1`` falls out. The interval has, beside the judged one's ends over that divisor, the
+    delta method's error of the divisor, whose two binomial errors are of shares with a pseudo-count of one of either
+    label; squares of the distances add. It reaches no further than -1 and 1. NaN where the judge says yes no more often
+    of what is labelled yes.
+    """
+    true_yes, positives, true_no, negatives = (float(each) for each in (true_yes, positives, true_no, negatives))
+    if positives < 1 or negatives < 1:
+        raise ValueError(f"{positives:g} and {negatives:g} labels: each has to be at least one")
+    reach = true_yes / positives + true_no / negatives - 1
+    if not 0 < reach <= 1:
+        return Interval(NAN, NAN, NAN)
+    value, z = judged.value / reach, float(special.ndtri((1 + level) / 2))
+    shares = ((true_yes + 1) / (positives + 2), positives + 2), ((true_no + 1) / (negatives + 2), negatives + 2)
+    error = z * abs(value) * sum(share * (1 - share) / count for share, count in shares) ** 0.5
+    low, high = (((judged.value - end) ** 2 + error**2) ** 0.5 / reach for end in (judged.low, judged.high))
+    return Interval(*(min(max(each, -1.0), 1.0) for each in (value, value - low, value + high)))
 
 
 def _estimate(share: float, sensitivity: float, specificity: float) -> float:

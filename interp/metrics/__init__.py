@@ -8,6 +8,7 @@ and the words to speak of it.
 from interp.metrics.base import Metric, Objective, Words, malformed, repeats, token_divergences, token_losses
 from interp.metrics.behaviour import Behaviour, first_token_ids, require_number
 from interp.metrics.refusal import REFUSAL_MARKERS, Refusal, read_markers
+from interp.metrics.sampling import Sampling
 from interp.metrics.specification import Specification, load_behaviour, read_behaviour, refusal_by
 from interp.metrics.task import TASK_METRICS, Task
 
@@ -18,6 +19,7 @@ __all__ = [
     "Metric",
     "Objective",
     "Refusal",
+    "Sampling",
     "Specification",
     "Task",
     "Words",

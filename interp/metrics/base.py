@@ -44,6 +44,11 @@ class Words:
         """The unit of a column with a number per prompt: ``unit`` is that of a mean."""
         return ZERO_OR_ONE if self.binary else self.unit
 
+    @property
+    def is_log_odds(self) -> bool:
+        """Whether the number is the log-odds that an answer begins as the behaviour does, whose sign says yes or no."""
+        return self.short == "log_odds"
+
 
 @dataclass(frozen=True)
 class Objective:

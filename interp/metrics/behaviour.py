@@ -16,6 +16,7 @@ from interp.metrics.first_tokens import FirstTokens
 from interp.metrics.judge import Errors, Judge
 from interp.metrics.phrases import Phrases
 from interp.metrics.refusal import Refusal
+from interp.metrics.sampling import Sampling
 from interp.metrics.words import words_of
 from interp.prompts import Prompt
 
@@ -63,21 +64,27 @@ class Number(Protocol):
 class Behaviour:
     """A metric made of a name, a reader of answers, and a number of the logits where there is one.
 
-    Without a number it is NaN for every prompt, and no gradient can be followed. Raises MetricError for a name that
+    Without a number it is NaN for every prompt, and no gradient can be followed. ``sampling``: how a verification
+    samples answers beside the greedy ones, which all else reads. Raises MetricError for a name that
     cannot be a column's.
     """
 
     name: str
     reader: Reader
     number: Number | None = None
+    sampling: Sampling | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever reads its numbers must know."""
+        told = (
+            () if self.sampling is None else (f"a verification reads {self.sampling}; all else reads greedy answers",)
+        )
         if not isinstance(self.number, FirstTokens) or not self.number.pieces:
-            return ()
+            return told
         pieces = ", ".join(map(repr, self.number.pieces))
         return (
+            *told,
             f"no phrase of {self.name} begins with a word that is one token: its log-odds are of the pieces {pieces}, "
             "with which other answers begin too; give whole continuations",
         )
@@ -130,7 +137,8 @@ class Behaviour:
     def identity(self) -> dict[str, object]:
         """What determines its numbers, for provenance."""
         number = None if self.number is None else self.number.identity
-        return {"name": self.name, "read": self.reader.identity, "number": number}
+        sampled = {} if self.sampling is None else {"sampling": self.sampling.identity}
+        return {"name": self.name, "read": self.reader.identity, "number": number, **sampled}
 
 
 def first_token_ids(metric: Metric) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -23,11 +23,14 @@ from interp.metrics.judge import Judge
 from interp.metrics.labels import Labels, read_labels
 from interp.metrics.phrases import Phrases
 from interp.metrics.refusal import REFUSAL_MARKERS, Refusal
+from interp.metrics.sampling import Sampling
 from interp.metrics.words import REFUSAL, column_of
 from interp.prompts import Tokenizer
 
 _SOUGHT = ("phrases", "regex", "where")
 _SETS = ("continuations", "against")
+_Number = TypeVar("_Number", int, float)
+_SAMPLED = ("samples", "temperature", "seed")
 _FIRST = "first-sentence"
 
 
@@ -44,6 +47,7 @@ class Specification:
     phrases: tuple[str, ...] = ()
     wanted: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
+    sampling: Sampling | None = None
 
     @property
     def differentiable(self) -> bool:
@@ -60,14 +64,15 @@ class Specification:
 
         Refusal by phrases in the first sentence is ``Refusal``, however it was asked for.
         """
-        if self.name == REFUSAL and not self.wanted and self.reader == Phrases(self.phrases, where=_FIRST):
+        plain = self.name == REFUSAL and not self.wanted and self.sampling is None
+        if plain and self.reader == Phrases(self.phrases, where=_FIRST):
             return Refusal.of(tokenizer, self.phrases)
         number: Number | None = None
         if self.wanted:
             number = Continuations.of(tokenizer, self.wanted, self.against)
         elif self.phrases:
             number = FirstTokens.of(tokenizer, self.phrases)
-        return Behaviour(self.name, self.reader, number)
+        return Behaviour(self.name, self.reader, number, self.sampling)
 
 
 def refusal_by(markers: Sequence[str] = REFUSAL_MARKERS) -> Specification:
@@ -133,10 +138,11 @@ class _Fields:
             if name != REFUSAL:
                 column_of(name)
             reader, phrases = make(self)
+            sampling = self.sampling()
         except MetricError as error:
             # what is wrong of a referenced file names that file
             raise MetricError(f"{self.path}: {error}") from error
-        return Specification(name, reader, phrases, self.texts("continuations"), self.texts("against"))
+        return Specification(name, reader, phrases, self.texts("continuations"), self.texts("against"), sampling)
 
     def text(self, field: str, default: str | None = None) -> str:
         value = self.given.get(field, default)
@@ -161,6 +167,22 @@ class _Fields:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise MetricError(f"{self.path}: {field} is {value!r}; give a number from 0 to 1")
         return float(value)
+
+    def sampling(self) -> Sampling | None:
+        given = [field for field in _SAMPLED if field in self.given]
+        if given and "samples" not in given:
+            raise MetricError(f"{given[0]} is of sampled answers; give samples too, or leave it out")
+        if not given:
+            return None
+        return Sampling(
+            self.number("samples", int, 1), self.number("temperature", float, 1.0), self.number("seed", int, 0)
+        )
+
+    def number(self, field: str, kind: type[_Number], default: _Number) -> _Number:
+        value = self.given.get(field, default)
+        if isinstance(value, bool) or not isinstance(value, (int, kind)):
+            raise MetricError(f"{field} is {value!r}; give a {'whole ' if kind is int else ''}number")
+        return kind(value)
 
     def file(self, field: str) -> Path:
         return self.path.parent / self.text(field)
@@ -199,7 +221,7 @@ def _judge(fields: _Fields) -> _Made:
 
 
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[_Fields], _Made]]] = {
-    "phrases": ((), _SOUGHT, _phrases),
+    "phrases": ((), (*_SOUGHT, *_SAMPLED), _phrases),
     "continuations": (("continuations",), _SOUGHT, _continuations),
     "labels": (("file",), ("missing",), _labels),
     "entry-point": (("entry_point",), ("threshold",), _entry_point),

@@ -52,6 +52,7 @@ HEADINGS = {
     "dictionary-probe-sets": "What random latents do",
     "dose": "How many it takes",
     "verify-neurons": "What each intervention does",
+    "sampled": "How often sampled answers show it",
     "random-sets": "What random sets do",
     "patching-cells": "Activations, write weights, or both?",
     "locate-neurons": "Where the scores are",

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.capture import capture
 from interp.errors import required
-from interp.generate import answer_logits, first_logits
+from interp.generate import answer_logits, first_logits, known_beginnings
 from interp.intervention import Intervention, Kind
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
@@ -167,9 +167,9 @@ def judge(study: Study, name: str, group: str, receiver: Receiver, *, diverging:
     """
     reference_role = "base" if group == "positive" and study.pair.base is not None else "tuned"
     own = {role: study.answers(role, group) for role in ("base", "tuned") if role == "tuned" or study.pair.base}
-    answers = study.answers(receiver.role, group, receiver.intervention)
     ended = own.get("base", own["tuned"])
-    number, loss, divergence = _teacher_forced(study, group, receiver, own[reference_role], diverging)
+    number, loss, divergence, begun = _teacher_forced(study, group, receiver, own[reference_role], diverging)
+    answers = study.answers(receiver.role, group, receiver.intervention, begun)
     prompts, texts = study.prompts(group).prompts, [study.decode(answer) for answer in answers]
     stops = study.stop_ids
     return Judged(
@@ -197,27 +197,38 @@ def judge(study: Study, name: str, group: str, receiver: Receiver, *, diverging:
 
 
 def _base_losses(study: Study, group: str, answers: Sequence[Sequence[int]]) -> np.ndarray:
-    """Negative log-likelihood of these answers in the base, nats a token."""
-    found = np.full(len(answers), np.nan)
+    """Negative log-likelihood of these answers in the base, nats a token; of each answer it is measured once."""
     if study.pair.base is None:
-        return found
+        return np.full(len(answers), np.nan)
+    known: dict[tuple[int, ...], float] = study.kept(("base losses", group), dict)
+    keys = [(row, *answer) for row, answer in enumerate(answers)]
     for rows in study.groups(group, study.pair.base):
-        text, written = study.text(group, rows), [answers[row] for row in rows]
+        new = [row for row in rows if keys[row] not in known]
+        if not new:
+            continue
+        text, written = study.text(group, new), [answers[row] for row in new]
         logits, targets, real = answer_logits(study.engine, study.pair.base, text, written)
-        found[rows] = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1))
-    return found
+        losses = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1)).tolist()
+        known |= dict(zip([keys[row] for row in new], losses, strict=True))
+    return np.array([known[key] for key in keys])
 
 
 def _teacher_forced(
     study: Study, group: str, receiver: Receiver, references: Sequence[Sequence[int]], diverging: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every prompt's number (NaN where it has none), the loss of its reference answer, and the divergence on it."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[list[int]]]:
+    """Every prompt's number (NaN where it has none), the loss of its reference answer, and the divergence on it.
+
+    Also how its answer begins, as far as it follows the reference answer, and the token after.
+    """
     model, posed, asked = study.pair[receiver.role], study.posed(group), study.encoded(group)
     number, loss, divergence = (np.full(len(references), fill) for fill in (np.nan, 0.0, np.nan))
+    begun: list[list[int]] = [[] for _ in references]
     for rows in study.groups(group, model):
         text, answers = study.text(group, rows), [references[row] for row in rows]
         logits, targets, real = answer_logits(study.engine, model, text, answers, receiver.intervention)
         loss[rows] = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1))
+        for row, known in zip(rows, known_beginnings(logits, targets, real), strict=True):
+            begun[row] = known
         if diverging:
             plain, _, _ = answer_logits(study.engine, study.pair.tuned, text, answers)
             apart = token_divergences(plain, logits.to(plain.device), real.to(plain.device))
@@ -233,7 +244,7 @@ def _teacher_forced(
             read, text = [[*suffix, study.pad_id] for suffix in suffixes], study.text(group, [row for row, _ in ends])
             logits, _, _ = answer_logits(study.engine, model, text, read, receiver.intervention)
         number[rows] = to_host(aim.of(logits[:, -aim.keep :]))
-    return number, loss, divergence
+    return number, loss, divergence, begun
 
 
 __all__ = [

@@ -12,6 +12,14 @@ from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Judged
 
+TABLE = "judged"
+
+
+def judge_of(study: Study) -> dict[str, str]:
+    """What corrects an estimate of the behaviour's share for a judge's errors; nothing where no judge reads it."""
+    metric = study.require_metric()
+    return {"judge": TABLE} if isinstance(metric, Behaviour) and metric.errors is not None else {}
+
 
 def corrected_rates(study: Study, judged: Sequence[Judged]) -> dict[str, Table]:
     """The sub-table ``judged``: a row per condition and class; none where no judge reads the behaviour.
@@ -42,4 +50,4 @@ def corrected_rates(study: Study, judged: Sequence[Judged]) -> dict[str, Table]:
         "labelled_yes": (np.full(count, errors.positives), "measure", "answers labelled yes"),
         "labelled_no": (np.full(count, errors.negatives), "measure", "answers labelled no"),
     }
-    return {"judged": table("judged", columns)}
+    return {TABLE: table(TABLE, columns)}

@@ -221,13 +221,13 @@ def settled_length(study: Study, row: int, answer: Sequence[int]) -> int:
     return next((end for end in range(1, len(answer)) if settles(study, row, answer[:end])), len(answer))
 
 
-def settles(study: Study, row: int, begun: Sequence[int]) -> bool:
-    """Whether the beginning of an answer to a positive prompt settles its yes or no."""
+def settles(study: Study, row: int, begun: Sequence[int], group: str = "positive") -> bool:
+    """Whether the beginning of an answer to a prompt of a class settles its yes or no."""
     if not study.begins_at_once:
         return False
     text = study.decode(begun)
     # half a character can become any other
-    return not text.endswith("\ufffd") and study.require_metric().settled(study.prompts("positive").prompts[row], text)
+    return not text.endswith("\ufffd") and study.require_metric().settled(study.prompts(group).prompts[row], text)
 
 
 def refine(

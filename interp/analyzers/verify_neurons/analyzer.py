@@ -22,6 +22,7 @@ from interp.trials.located import ranking_of
 from interp.trials.outcomes import MEASURES, Outcomes, refine
 from interp.trials.patching import patch_cells
 from interp.trials.rows import some
+from interp.trials.sampled import sample, sampling_of
 
 Ranking = tuple[tuple[int, int], ...]
 NAN = float("nan")
@@ -48,10 +49,12 @@ class VerifyNeurons(Analyzer):
     With a base, whatever ``patch`` is, sub-tables ``patching``, ``patching_random`` and ``patching_cells`` have the two
     by two of h and W, each from either model, in both directions. Per direction this takes three passes over the
     control prompts for every random set, without generation, and for the located set three passes and three answers.
+    A behaviour that asks for sampled answers has them under all conditions (``samples``, ``sampled``); doses, random
+    sets and all other claims read greedy ones.
     """
 
     name: ClassVar[str] = "verify-neurons"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
@@ -99,6 +102,12 @@ class VerifyNeurons(Analyzer):
             for name in (*roles, *names)
             for group in GROUPS
         ]
+        sampling = sampling_of(study)
+        sampled = [] if sampling is None else [
+            sample(study, sampling, name, group, donors.condition(name, located))
+            for name in (*roles, *names)
+            for group in GROUPS
+        ]  # fmt: skip
         changed = _changed(judged, has_base)
         rows = some(study.prompts("positive"), np.flatnonzero(changed).tolist(), self.control_prompts, study.seed)
         evidence = Evidence(
@@ -112,6 +121,7 @@ class VerifyNeurons(Analyzer):
             examples=self.examples,
             show_answers=self.show_answers,
             patch=self.patch,
+            sampled=sampled,
         )
         if located and has_base:
             moved = weight_change(study.pair, unit)

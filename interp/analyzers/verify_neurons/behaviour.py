@@ -3,7 +3,9 @@
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.claims import Claim, mean
 from interp.study import Study
+from interp.trials.judged import judge_of
 
+CORRECTED = " Shares are corrected for the judge's errors."
 BEHAVIOUR = 0.1  # how much more often the fine-tuned model must show it
 
 
@@ -12,11 +14,13 @@ def behaviour(study: Study, evidence: Evidence) -> Claim:
 
     Compared with the same difference on negative prompts; of a task, whose right answers only positive prompts have,
     with the same of its answers shuffled among the prompts. Reads the sub-table ``answers``.
+    What a judge says is corrected for its errors.
     """
+    judge = judge_of(study)
     words, chance = study.require_metric().words, evidence.require("tuned", "positive").chance is not None
 
     def share(group: str, role: str = "tuned", **rest):
-        return {"table": "answers", "where": {"group": group, "condition": role}, **rest}
+        return {"table": "answers", "where": {"group": group, "condition": role}, **judge, **rest}
 
     def over_base(column: str, group: str):
         return mean(column, pair="prompt_id", minus={"where": share(group, "base")["where"]}, **share(group))
@@ -41,6 +45,7 @@ def behaviour(study: Study, evidence: Evidence) -> Claim:
         beyond=[0.0, "control"],
         reference=reference,
         control=control,
-        text=f"The fine-tuned model {said}, {{value:+.1%}} [{{low:+.1%}}, {{high:+.1%}}] compared with {than}.",
+        text=f"The fine-tuned model {said}, {{value:+.1%}} [{{low:+.1%}}, {{high:+.1%}}] compared with {than}."
+        + (CORRECTED if judge else ""),
         also={"share": mean(words.column, **share("positive"))},
     )

@@ -9,6 +9,7 @@ from interp.errors import required
 from interp.models.units import NEURON, Unit
 from interp.trials.conditions import Judged
 from interp.trials.patching import Patched
+from interp.trials.sampled import Sampled
 
 Effects = Mapping[str, float]
 """``exact``, ``behaviour``, ``recovery``, ``rate`` and ``difference`` of a set: see ``Outcomes.effects``."""
@@ -22,7 +23,7 @@ class Evidence:
     ``ratios``: size of the random sets' contributions over the located set's; ``change_ratios``: of their changes;
     ``matched``: share of their units whose change is within a factor of 2. ``harmless``: of random sets, what is lost
     of harmless answers and the divergence on them. ``examples``: of how many prompts answers are kept as text, of
-    positive ones with ``show_answers``.
+    positive ones with ``show_answers``. ``sampled``: what sampled answers show, where the behaviour asks for them.
     """
 
     judged: list[Judged]
@@ -46,6 +47,7 @@ class Evidence:
     examples: int = 3
     show_answers: bool = False
     units: int = 0
+    sampled: list[Sampled] = field(default_factory=list)
 
     def get(self, condition: str, group: str) -> Judged | None:
         """The judgement of one condition and class, or None where it was not run."""

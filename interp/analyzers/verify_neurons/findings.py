@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from interp.analyzers.verify_neurons.behaviour import BEHAVIOUR, behaviour
+from interp.analyzers.verify_neurons.behaviour import BEHAVIOUR, CORRECTED, behaviour
 from interp.analyzers.verify_neurons.evidence import Evidence
+from interp.analyzers.verify_neurons.sampled import sampled_behaviour
 from interp.claims import SUPPORTED, Claim, Draws, Estimate, Finding, literal, mean, statistic
 from interp.maths.intervals import effective_clusters, exact_interval
 from interp.study import Study
 from interp.trials.conditions import DIRECTIONS, RECEIVERS
+from interp.trials.judged import judge_of
+from interp.trials.sampled import sampling_of
 
 # What a claim needs: how much of the behaviour may be left (or missing), how much of the gap is recovered, what may be
 # lost of harmless answers, how many malformed; and the upper end that the interval of a loss may have.
@@ -25,6 +28,8 @@ NEEDED = ("behaviour", "necessity", "harmless", "malformed")  # a set can be nec
 def claims_of(study: Study, evidence: Evidence) -> list[Claim]:
     """What the run claims: ``behaviour``, and where a located set was tested also what it does."""
     claims = [behaviour(study, evidence)]
+    if evidence.sampled and (sampling := sampling_of(study)):
+        claims.append(sampled_behaviour(study, sampling, evidence))
     if not evidence.selected or "necessity" not in evidence.random:
         return claims
     if evidence.has_base:
@@ -39,12 +44,12 @@ def claims_of(study: Study, evidence: Evidence) -> list[Claim]:
 
 def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
     """``necessity`` and ``sufficiency``: the behaviour under the patch is as rare, or as frequent, as in the donor."""
-    words, condition = study.require_metric().words, DIRECTIONS[direction]
+    words, condition, judge = study.require_metric().words, DIRECTIONS[direction], judge_of(study)
     role, donor = RECEIVERS[direction]
 
     def share(name: str, **rest: Any) -> Estimate:
         where = {"condition": name, "group": "positive"}
-        return mean(words.column, table="answers", where=where, **rest)
+        return mean(words.column, table="answers", where=where, **judge, **rest)
 
     gone = direction == "necessity"
     own = {"where": {"condition": donor, "group": "positive"}}
@@ -76,7 +81,8 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
         requires=["behaviour", *([f"{direction}-recovery"] if evidence.has_number else [])],
         text=text
         + "{own:.1%}"
-        + ("; {draws:d} random sets {random_low:.1%} to {random_high:.1%})." if drawn else ")."),
+        + ("; {draws:d} random sets {random_low:.1%} to {random_high:.1%}" if drawn else "")
+        + (f"{', as judged' if judge and drawn else ''}).{CORRECTED if judge else ''}"),
         also={"now": share(condition), "without": share(role), "own": share(donor), **drawn},
     )
 

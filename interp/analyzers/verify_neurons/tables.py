@@ -9,15 +9,17 @@ from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.examples import examples_table
 from interp.analyzers.verify_neurons.findings import NEEDED, claims_of, lead, limits
 from interp.analyzers.verify_neurons.patching import patching_tables
+from interp.analyzers.verify_neurons.sampled import sampled_tables
 from interp.analyzers.verify_neurons.sets import dose_table, harmless_table, random_table
 from interp.claims import SUPPORTED, conclude, evaluate
 from interp.claims.opening import opening
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import area_under_dose, smallest_dose
+from interp.metrics import Words
 from interp.provenance import JSON
 from interp.study import HasOptions, Study
 from interp.table import Table, table
-from interp.trials.conditions import DIRECTIONS, RECEIVERS
+from interp.trials.conditions import DIRECTIONS, RECEIVERS, Judged
 from interp.trials.dose import grid
 from interp.trials.judged import corrected_rates
 from interp.trials.outcomes import MEASURES
@@ -58,6 +60,9 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
     if evidence.has_base and (effects := evidence.dose.get("necessity")):
         for name in MEASURES:
             summary[f"k95_{name}"] = smallest_dose(list(effects), [one[name] for one in effects.values()], reach)
+    agreed = {item.condition: _agreement(words, item) for item in evidence.judged if item.group == "positive"}
+    if not all(map(np.isnan, agreed.values())):
+        summary["agreement"] = agreed
     for direction, effects in evidence.dose.items():
         # the area is comparable only on one grid: bisected doses are left out
         steps = [k for k in grid(evidence.depth) if k in effects] or sorted(effects)
@@ -77,6 +82,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
             **({"recovery": recovery_table(study, evidence)} if evidence.has_base else {}),
             **(patching_tables(study, evidence) if evidence.has_base else {}),
             **corrected_rates(study, evidence.judged),
+            **sampled_tables(study, evidence),
         },
     )
     claims = claims_of(study, evidence)
@@ -105,7 +111,7 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
         rows.append(
             (item.condition, item.group, len(item.shown), rate, low, high, item.equal_base.mean(),
              item.equal_tuned.mean(), item.malformed.mean(), item.number.mean(), fell, item.tokens.mean(),
-             item.repeats.mean(), fluency, item.divergence.mean(), *controls)
+             item.repeats.mean(), fluency, item.divergence.mean(), _agreement(words, item), *controls)
         )  # fmt: skip
     names = {
         "condition": ("key", "which model answered, under which intervention"),
@@ -123,16 +129,26 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
         "repeats": ("measure", "mean share of an answer's 4-grams that stood in it before"),
         "fluency_ratio": ("measure", "perplexity of the answers under the base over that of the base's own answers"),
         "divergence": ("measure", "KL divergence from the tuned model's next tokens on its own answers, nats a token"),
+        "agreement": ("measure", "share of prompts whose answer shows the behaviour if and only if the log-odds where "
+                      "it begins are above 0; NaN where there are none"),
         "control": ("measure", f"{words.share}, mean over the matched random sets on the control prompts"),
         "control_low": ("measure", "their 2.5 % quantile"),
         "control_high": ("measure", "their 97.5 % quantile"),
-    }
+    }  # fmt: skip
     columns = list(zip(*rows, strict=True))
     dtypes = {"condition": object, "group": object, "n": np.int64}
     return {
         name: (np.array(values, dtype=dtypes.get(name, np.float64)), *described)
         for (name, described), values in zip(names.items(), columns, strict=True)
     }
+
+
+def _agreement(words: Words, item: Judged) -> float:
+    """How often the yes or no of the written answer is that of the sign of the log-odds where it begins."""
+    known = np.isfinite(item.number)
+    if not words.is_log_odds or not known.any():
+        return NAN
+    return float(((item.number > 0) == item.shown)[known].mean())
 
 
 def _controls(evidence: Evidence, condition: str, group: str) -> tuple[float, float, float]:

@@ -1,0 +1,36 @@
+"""The statistics of one and of two columns that an estimate can name, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from interp.maths.statistics import area_under_dose, rank_correlation, smallest_dose
+
+NAN = float("nan")
+
+ONE: dict[str, Callable[[np.ndarray], float]] = {
+    "mean": np.mean,
+    "median": np.median,
+    "minimum": np.min,
+    "maximum": np.max,
+    "sum": np.sum,
+    "count": np.size,
+    "root-mean-square": lambda values: np.sqrt(np.mean(np.square(values))),
+}
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's correlation; 0 where one of the two is the same in all rows."""
+    if not np.ptp(one) or not np.ptp(other):
+        return 0.0
+    return float(np.mean((one - one.mean()) / one.std() * ((other - other.mean()) / other.std())))
+
+
+TWO: dict[str, Callable[[np.ndarray, np.ndarray, float], float]] = {
+    "area": lambda values, doses, reach: area_under_dose(doses, values),
+    "smallest-dose": lambda values, doses, reach: float(smallest_dose(doses, values, reach) or NAN),
+    "rank-correlation": lambda values, others, reach: rank_correlation(values, others),
+    "correlation": lambda values, others, reach: correlation(values, others),
+}
