@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.engines import Edit
 from interp.maths.precision import widen
 from interp.sites import Site
 
 Cells = Callable[[Tensor], Tensor]
+Same = TypeVar("Same")
 
 
 class _AllCells:
     """An edit that holds nothing of single cells is the same on any part of them."""
 
-    def on(self, cells: Cells) -> Edit:
+    def on(self: Same, cells: Cells) -> Same:
         """The edit itself."""
         return self
 

@@ -121,7 +121,8 @@ def _pick(module: nn.Module, columns: Int[Tensor, "B kept"]) -> Any:
         rows = torch.arange(len(value), device=value.device)[:, None]
         return (value[rows, columns.to(value.device)],)
 
-    return module.get_output_embeddings().register_forward_pre_hook(before)
+    called: Any = module
+    return called.get_output_embeddings().register_forward_pre_hook(before)
 
 
 def _forward(

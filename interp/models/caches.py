@@ -9,9 +9,10 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 def is_plain(cache: Any) -> bool:
     """Whether all that a cache holds is keys and values by position."""
+    layers: list[Any] = list(getattr(cache, "layers", []))
     kinds = (DynamicLayer, DynamicSlidingWindowLayer)
     return type(cache) is DynamicCache and all(
-        type(layer) in kinds and (not layer.is_initialized or layer.keys.ndim == 4) for layer in cache.layers
+        type(layer) in kinds and (not layer.is_initialized or layer.keys.ndim == 4) for layer in layers
     )
 
 

@@ -94,8 +94,8 @@ class Outcomes:
         begun = [list(own[row][: settled_length(study, row, own[row])]) for row in rows]
         looked_for = [list(wanted[row]) for row in rows]
         ends = [settled_length(study, row, answer) for row, answer in zip(rows, looked_for, strict=True)]
-        read = [read_donor(study.engine, reader, text, answers) for answers in (begun, looked_for)]
-        return _Part(rows, text, begun, looked_for, ends, *read)
+        on_own, on_wanted = (read_donor(study.engine, reader, text, answers) for answers in (begun, looked_for))
+        return _Part(rows, text, begun, looked_for, ends, on_own, on_wanted)
 
     def _unedited(self, role: str, other: str) -> tuple[Outcome, Outcome]:
         """Both models as they are."""
