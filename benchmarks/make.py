@@ -10,7 +10,7 @@ NAMES = (
     *("methods", "variants", "checks", "tuco", "failing_style", "intruders", "graft"),
     *("stitch", "continual", "agreement"),
     *("silence", "speed", "startup", "cached", "dictionaries_organism", "dictionaries_diff"),
-    *("dictionaries_fast", "dictionaries_behaviour", "dictionaries_cause", "dictionaries_pairs", "real"),
+    *("dictionaries_fast", "dictionaries_behaviour", "dictionaries_cause", "dictionaries_pairs", "real", "real_methods"),
 )
 
 if __name__ == "__main__":

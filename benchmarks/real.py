@@ -39,16 +39,16 @@ CLAIMS = (
 )
 
 
-def study_of(child: str, split: str, pair: Pair) -> Study:
-    """Harmful prompts as positive ones, harmless as negative ones."""
+def study_of(child: str, split: str, pair: Pair, prompts: int, tokens: int) -> Study:
+    """Harmful prompts as positive ones, harmless as negative ones; answers of at most so many tokens."""
     groups = (read_prompts(organisms.prompts(f"{FAMILY}/{child}", split, name)) for name in ("harmful", "harmless"))
-    return Study(pair, Contrast(*groups).limit(PROMPTS), Refusal.of(pair.tokenizer), max_new_tokens=TOKENS, quiet=False)
+    return Study(pair, Contrast(*groups).limit(prompts), Refusal.of(pair.tokenizer), max_new_tokens=tokens, quiet=False)
 
 
 def rows_of(child: str, store: Store, given: bool) -> list[dict]:
     """A row per set of neurons: those located, and of a child whose neurons are known those too and random ones."""
     pair = Pair.load(f"organism:{FAMILY}/{child}", f"organism:{FAMILY}/base", device="cpu")
-    locate, verify = (study_of(child, split, pair) for split in ("locate", "verify"))
+    locate, verify = (study_of(child, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
     started = time.perf_counter()
     located = store.fetch(LocateNeurons(top=str(TOP)), locate).table
     planted = organisms.planted(f"{FAMILY}/{child}").get("refusal", [])
