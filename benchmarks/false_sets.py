@@ -1,0 +1,252 @@
+"""Which sets ``benchmarks.false_support`` judges, and how: one null for all, the claims of a verifying run."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.analyzers.locate_neurons.methods import METHODS
+from interp.analyzers.locate_neurons.scores import Asked
+from interp.analyzers.locate_neurons.selection import Top, select
+from interp.analyzers.verify_neurons.behaviour import behaviour
+from interp.analyzers.verify_neurons.evidence import Effects, Evidence
+from interp.analyzers.verify_neurons.findings import changed, recovered
+from interp.analyzers.verify_neurons.sets import dose_table, random_table
+from interp.analyzers.verify_neurons.tables import answers_table, recovery_table
+from interp.claims import Finding, evaluate
+from interp.controls import matched_sets, matched_share, norm_ratio, set_name
+from interp.prompts import OneClass
+from interp.study import GROUPS, Study
+from interp.table import table
+from interp.trials.conditions import Donors, Judged, Receiver, judge
+from interp.trials.contributions import contribution_changes, contribution_norms
+from interp.trials.outcomes import Outcome, Outcomes
+from interp.trials.rows import some
+
+Set = Sequence[tuple[int, int]]
+CONTROL_PROMPTS = 48
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verifying run would say of a set: necessary or not; its recovery, and how often it leaves the behaviour.
+
+    ``rate`` is of all positive prompts, ``recovery`` of the control prompts, as the null's is.
+    """
+
+    chosen: Set
+    necessary: bool
+    recovery: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Judges sets by the claims ``necessity`` and ``necessity-recovery``, on one null that is drawn once.
+
+    ``study``: one with a journal, so that nothing is measured twice. The null is ``controls`` random sets matched to
+    ``located``, as a verifying run draws them; ``excluded`` neurons are in none of them.
+    """
+
+    study: Study
+    located: Set
+    excluded: Set
+    controls: int
+
+    @cached_property
+    def judged(self) -> list[Judged]:
+        """What both models answer to both classes, without the texts."""
+
+        def make() -> list[dict]:
+            found = []
+            for role in ("base", "tuned"):
+                for group in GROUPS:
+                    one = asdict(judge(self.study, role, group, Receiver(role)))
+                    found.append({name: _plain(value) for name, value in one.items() if name != "texts"})
+            return found
+
+        return [
+            Judged(**{name: np.array(value) if isinstance(value, list) else value for name, value in one.items()})
+            for one in self.study.part("both models", make)
+        ]
+
+    @cached_property
+    def changed(self) -> np.ndarray:
+        """Positive prompts that the two models answer differently."""
+        return ~next(one for one in self.judged if (one.condition, one.group) == ("tuned", "positive")).equal_base
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """The control prompts, drawn as a verifying run draws them."""
+        prompts, among = self.study.prompts("positive"), np.flatnonzero(self.changed).tolist()
+        if not among:
+            raise SystemExit("both models answer every positive prompt alike: there is nothing to judge")
+        return some(prompts, among, CONTROL_PROMPTS, self.study.seed)
+
+    @cached_property
+    def _donors(self) -> Donors:
+        return Donors.read(self.study)
+
+    @cached_property
+    def _outcomes(self) -> tuple[Outcomes, Outcomes]:
+        """On all positive prompts, and on the control prompts."""
+        everything = list(range(len(self.study.prompts("positive"))))
+        whole = Outcomes(self.study, self._donors, "necessity", everything)
+        alike = self.rows == everything
+        return whole, whole if alike else Outcomes(self.study, self._donors, "necessity", self.rows)
+
+    @cached_property
+    def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        return contribution_norms(self.study, self._donors), contribution_changes(self.study, self._donors)
+
+    def drawn(self, count: int, seed: int) -> dict[str, list]:
+        """Random sets matched to the located one, and how well they match it."""
+
+        def make() -> dict[str, list]:
+            norms, changes = self._sizes
+            sets = matched_sets(self.located, norms, count, seed, exclude=self.excluded, changes=changes)
+            sets = [one for one in sets if len(one) == len(self.located)]
+            return {
+                "sets": [[list(map(int, pair)) for pair in one] for one in sets],
+                "ratios": [norm_ratio(one, self.located, norms) for one in sets],
+                "change_ratios": [norm_ratio(one, self.located, changes) for one in sets],
+                "matched": [matched_share(one, self.located, changes) for one in sets],
+            }
+
+        name = f"drawn {count}, seed {seed}, for {set_name(self.located)} without {set_name(self.excluded)}"
+        found = self.study.part(name, make)
+        return found | {"sets": [[(layer, neuron) for layer, neuron in one] for one in found["sets"]]}
+
+    def measured(self, chosen: Set) -> dict[str, Any]:
+        """Of a set: ``number`` and ``shown`` of every positive prompt, and its ``effects`` on the control prompts."""
+
+        def make() -> dict[str, Any]:
+            whole, control = self._outcomes
+            found = whole.of(chosen)
+            few = Outcome(*(getattr(found, one.name)[self.rows] for one in fields(Outcome)))
+            return {
+                "number": found.number.tolist(),
+                "shown": found.shown.tolist(),
+                "effects": control.effects(few),
+            }
+
+        return self.study.part(f"set {set_name(chosen)}", make)
+
+    @cached_property
+    def null(self) -> dict[str, list]:
+        """The random sets that every set is compared with, and their effects."""
+        drawn = self.drawn(self.controls, self.study.seed)
+        return drawn | {"effects": [self.measured(one)["effects"] for one in drawn["sets"]]}
+
+    def evidence(self, chosen: Set) -> Evidence:
+        """What a verifying run of this set would hand to its claims on necessity."""
+        found, null = self.measured(chosen), self.null
+        tuned = next(one for one in self.judged if (one.condition, one.group) == ("tuned", "positive"))
+        number, shown = np.array(found["number"]), np.array(found["shown"])
+        effects: dict[int, Effects] = {len(chosen): found["effects"]}
+        return Evidence(
+            judged=[*self.judged, replace(tuned, condition="ablate-base", number=number, shown=shown)],
+            changed=self.changed,
+            rows=self.rows,
+            has_base=True,
+            selected=len(chosen),
+            sets=null["sets"],
+            ratios=null["ratios"],
+            change_ratios=null["change_ratios"],
+            matched=null["matched"],
+            dose={"necessity": effects},
+            random={"necessity": null["effects"]},
+        )
+
+    def findings(self, chosen: Set) -> dict[str, Finding]:
+        """The claims of a verifying run on necessity, and that there is a behaviour, measured by its tables."""
+        study, evidence = self.study, self.evidence(chosen)
+        claims = [maker(study, evidence, "necessity") for maker in (changed, recovered)]
+        run = table(
+            "verify-neurons",
+            {},
+            tables={
+                "answers": answers_table(study, evidence),
+                "recovery": recovery_table(study, evidence),
+                "dose": dose_table(evidence),
+                "random": random_table(evidence),
+            },
+        )
+        return {one.name: one for one in evaluate([behaviour(study, evidence), *claims], run)}
+
+    def verdict(self, chosen: Set) -> Verdict:
+        """Whether both claims are supported."""
+        findings, found = self.findings(chosen), self.measured(chosen)
+        necessary = findings["necessity"].supported and findings["necessity-recovery"].supported
+        return Verdict(chosen, necessary, found["effects"]["recovery"], float(np.mean(found["shown"])))
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def attributions(study: Study, steps: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Of every positive, then every negative prompt: what ``integrated`` scores on it alone, and its rounding error.
+
+    ``[prompts, L, N]`` each. The method's score on many prompts is the mean of these. A harmless prompt is scored as a
+    harmful one is: its own log-odds of refusal. Each prompt has a file in ``folder``.
+    """
+    found = []
+    for group in GROUPS:
+        for row in study.progress(range(len(study.prompts(group))), f"attributions, {group}"):
+            path = folder / f"{group}-{row}.npy"
+            if not path.exists():
+                alone = study.on(OneClass(study.prompts(group).keep([row])))
+                scores = METHODS["integrated"].score(alone, Asked(METHODS["integrated"].positions, steps))
+                folder.mkdir(parents=True, exist_ok=True)
+                begun = folder / f"{group}-{row}.{os.getpid()}.npy"
+                np.save(begun, np.stack([scores.score, scores.floor]).astype(np.float32))
+                os.replace(begun, path)
+            found.append(np.load(path))
+    scores, floors = np.stack(found, 1)
+    return scores, floors
+
+
+def permuted(counts: tuple[int, int], draws: int, seed: int, balanced: bool) -> np.ndarray:
+    """Which prompts are labelled positive in each draw, ``bool[draws, prompts]``, as many as there are.
+
+    ``balanced``: with as many truly positive ones among those labelled positive as among the others, so that the labels
+    say nothing of the true classes.
+    """
+    positive, negative = counts
+    generator, found = np.random.default_rng(seed), np.zeros((draws, positive + negative), bool)
+    for row in found:
+        if balanced:
+            row[generator.permutation(positive)[: positive // 2]] = True
+            row[positive + generator.permutation(negative)[: negative // 2]] = True
+        else:
+            row[generator.permutation(positive + negative)[:positive]] = True
+    return found
+
+
+def selected(scores: np.ndarray, floors: np.ndarray, labels: np.ndarray, top: int, minus: bool) -> Set:
+    """The neurons that the locating analyzer would select of the prompts labelled positive, the first ones first.
+
+    ``minus``: of the mean over those labelled positive less the mean over the others.
+    """
+    score, floor = scores[labels].mean(0), floors[labels].mean(0)
+    if minus:
+        score, floor = score - scores[~labels].mean(0), floor + floors[~labels].mean(0)
+    found = np.argwhere(select(score, floor, Top.parse(str(top))))
+    return [(int(layer), int(neuron)) for layer, neuron in found[np.argsort(-score[tuple(found.T)], kind="stable")]]
+
+
+def halfway(order: Set, verdict: Callable[[Set], Verdict], low: float, high: float) -> Verdict | None:
+    """Bisect for a beginning of the order whose recovery lies between the two; None where no size met has one."""
+    least, most = 0, len(order)
+    while most - least > 1:
+        size = (least + most) // 2
+        found = verdict(order[:size])
+        if low <= found.recovery <= high:
+            return found
+        least, most = (size, most) if found.recovery < low else (least, size)
+    return None
