@@ -10,8 +10,8 @@ NAMES = (
     *("methods", "variants", "checks", "tuco", "failing_style", "intruders", "graft"),
     *("stitch", "continual", "agreement"),
     *("silence", "speed", "startup", "cached", "dictionaries_organism", "dictionaries_diff"),
-    *("dictionaries_fast", "dictionaries_behaviour", "dictionaries_cause", "dictionaries_pairs", "real", "real_methods"),
-    "false_support",
+    *("dictionaries_fast", "dictionaries_behaviour", "dictionaries_cause", "dictionaries_pairs", "real"),
+    *("real_methods", "false_support"),
 )
 
 if __name__ == "__main__":
