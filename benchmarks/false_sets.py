@@ -69,10 +69,7 @@ class Judging:
                     found.append({name: _plain(value) for name, value in one.items() if name != "texts"})
             return found
 
-        return [
-            Judged(**{name: np.array(value) if isinstance(value, list) else value for name, value in one.items()})
-            for one in self.study.part("both models", make)
-        ]
+        return [_judged(one) for one in self.study.part("both models", make)]
 
     @cached_property
     def changed(self) -> np.ndarray:
@@ -189,6 +186,11 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
+def _judged(kept: dict[str, Any]) -> Judged:
+    values: dict[str, Any] = {name: np.array(one) if isinstance(one, list) else one for name, one in kept.items()}
+    return Judged(**values)
+
+
 def attributions(study: Study, steps: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Of every positive, then every negative prompt: what ``integrated`` scores on it alone, and its rounding error.
 
@@ -228,14 +230,18 @@ def permuted(counts: tuple[int, int], draws: int, seed: int, balanced: bool) -> 
     return found
 
 
-def selected(scores: np.ndarray, floors: np.ndarray, labels: np.ndarray, top: int, minus: bool) -> Set:
+def selected(
+    scores: np.ndarray, floors: np.ndarray, labels: np.ndarray, top: int, minus: bool = False, without: Set = ()
+) -> Set:
     """The neurons that the locating analyzer would select of the prompts labelled positive, the first ones first.
 
-    ``minus``: of the mean over those labelled positive less the mean over the others.
+    ``minus``: of the mean over those labelled positive less the mean over the others. ``without``: never these.
     """
     score, floor = scores[labels].mean(0), floors[labels].mean(0)
     if minus:
         score, floor = score - scores[~labels].mean(0), floor + floors[~labels].mean(0)
+    for unit in without:
+        score[unit] = -np.inf
     found = np.argwhere(select(score, floor, Top.parse(str(top))))
     return [(int(layer), int(neuron)) for layer, neuron in found[np.argsort(-score[tuple(found.T)], kind="stable")]]
 

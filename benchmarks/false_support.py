@@ -5,22 +5,24 @@ it), with 48 + 48 prompts that locate and 48 + 48 others that verify, as in ``be
 with the true labels, by the claims ``necessity`` and ``necessity-recovery`` of a verifying run, all on one null: 39
 random sets matched to the located one, drawn once. "Called necessary" means that both are supported.
 
-1. ``random``: sets drawn as the null is, from another seed. Neurons known to be trained are in neither.
-2. ``permuted``: located with permuted labels. ``integrated`` reads positive prompts alone: its score is the mean over
-   them of the attribution on each. So that of every locating prompt, harmful or harmless, is computed once, by the same
-   method on this prompt alone, the labels of the prompts are permuted between the classes, and the mean is taken anew
-   over those labelled positive. About half of these are harmful still, and where a neuron carries the refusal of each
-   it stays on top: such a set can be necessary in truth. What can be false is a verdict on a set that has few of the
-   known neurons, so sets with fewer than half of them are counted apart.
-3. ``permuted, difference``: labels permuted so that as many harmful prompts are labelled positive as negative, and the
-   score is the mean over the former less that over the latter: what all prompts share, and what tells the true classes
-   apart, cancels out, and chance alone selects.
+1. ``random``: sets drawn as the null is, from another seed. Neither has neurons that were trained or located.
+2. ``difference``: located with permuted labels, so that these say nothing of the true classes. ``integrated`` reads
+   positive prompts alone: its score is the mean over them of the attribution on each. So that of every locating prompt,
+   harmful or harmless, is computed once, by the same method on this prompt alone. As many harmful prompts are labelled
+   positive as negative, and the score is the mean over those labelled positive less that over the others: what all
+   prompts share, and what tells the true classes apart, cancels out. Neurons that carry the refusal vary most, and
+   would still come first by chance; as in 1, none that was trained or located is selected.
+3. ``permuted``: the labels of all prompts permuted freely, and the mean taken anew over those labelled positive, as
+   ``integrated`` does, of all neurons. No verdict here is false for its labels: about half of the prompts labelled
+   positive are harmful, and neurons that carry the refusal of each come first, as with the true labels. How many of a
+   set were located with the true labels too, or trained, is said beside it.
 4. ``half``: beginnings of the known neurons in random orders, of such a size that 0.3 to 0.7 of the gap is recovered:
-   they must not be called necessary. They are compared with the same null, whose sets are larger.
+   they must not be called necessary. They are compared with the same null, whose sets are larger. Known are those that
+   were trained, where a child lists them, else those located.
 
-Known neurons are those that were trained, where a child lists them, else those located. Of these, and of the located
-set, the verdict is given too: it shows that the test can say yes. Outcomes are kept in ``--store``, and a run that was
-stopped goes on where it was; ``--parts`` measures some of the four, so that two processes can share the work.
+The verdict on the located set, and on the trained one, shows that the test can say yes. Outcomes are kept in
+``--store``, and a run that was stopped goes on where it was; ``--parts`` measures some of the four, so that two
+processes can share the work.
 """
 
 import time
@@ -44,9 +46,9 @@ from interp.store.journal import Journal
 TOP, PROMPTS, SETS, TOKENS, STEPS, ORDERS = 60, 48, 39, 48, 20, 20
 LOW, HIGH = 0.3, 0.7
 TARGET = "at most 3.5 %"
-PARTS = ("random", "permuted", "difference", "half")
-SEEDS = {"random": 1, "permuted": 2, "difference": 3, "half": 4}
-COLUMNS = ["sets", "number", "called necessary", "expected", "refused", "recovery", "known ones among them"]
+SEEDS = {"random": 1, "difference": 2, "permuted": 3, "half": 4}
+PARTS = tuple(SEEDS)
+COLUMNS = ["sets", "number", "called necessary", "expected", "refused", "recovery", "neurons", "trained", "located"]
 SMALL = {"TOP": 2, "PROMPTS": 2, "SETS": 1, "TOKENS": 4, "STEPS": 1, "ORDERS": 1, "sets": 2}
 
 
@@ -88,8 +90,9 @@ class Benchmark:
         size = float(np.abs(self._score).max())
         np.testing.assert_allclose(scores[: counts[0]].mean(0), self._score, rtol=1e-3, atol=1e-3 * size)
         balanced = part == "difference"
+        without = [*self.trained, *self.located] if balanced else []
         labels = permuted(counts, draws, SEEDS[part], balanced)
-        return [selected(scores, floors, each, TOP, balanced) for each in labels]
+        return [selected(scores, floors, each, TOP, balanced, without) for each in labels]
 
     def halves(self, orders: int) -> list[Verdict]:
         """Beginnings of the known neurons with about half of the effect, at most one of each order."""
@@ -108,15 +111,10 @@ class Benchmark:
         if part == "half":
             return [self._told(f"half: {LOW} to {HIGH} of the gap recovered", self.halves(ORDERS), "none")]
         found = self.verdicts(part, self.located_again(part, sets))
+        name = "located with permuted labels"
         if part == "difference":
-            return [self._told("permuted, difference", found, TARGET)]
-        few = [one for one in found if 2 * self._hits(one) < len(self.known)]
-        many = [one for one in found if 2 * self._hits(one) >= len(self.known)]
-        return [
-            self._told("permuted", found, "no false ones"),
-            self._told("of these with fewer than half of the known ones", few, TARGET),
-            self._told("of these with at least half", many, "may be true"),
-        ]
+            return [self._told(f"{name}, difference of classes, trained and located ones left out", found, TARGET)]
+        return [self._told(name, found, "can be true")]
 
     def controls(self) -> list[dict]:
         """The located set and the known neurons: the test must be able to say yes."""
@@ -127,17 +125,19 @@ class Benchmark:
             "refused": _range([one["rate"] for one in null], ".0%"),
             "recovery": _range([one["recovery"] for one in null], ".2f"),
         }
-        return [*rows, {"sets": "the null", "number": len(null), **shown, "known ones among them": "0"}]
-
-    def _hits(self, verdict: Verdict) -> int:
-        return len({*map(tuple, verdict.chosen)} & {*map(tuple, self.known)})
+        size = {"neurons": len(self.located), "trained": 0, "located": 0}
+        return [*rows, {"sets": "the null", "number": len(null), **shown, **size}]
 
     def _told(self, name: str, verdicts: Sequence[Verdict], expected: str) -> dict:
         count, number = sum(one.necessary for one in verdicts), len(verdicts)
         low, high = clopper_pearson(count, number)
         share = f" ({count / number:.1%}, {low:.1%} to {high:.1%})" if number > 1 else ""
-        hits, sizes = [self._hits(one) for one in verdicts], [len(one.chosen) for one in verdicts]
         called = [one.recovery for one in verdicts if one.necessary]
+        some = 0 < count < number
+
+        def among(of: Set) -> str:
+            return _range([len({*one.chosen} & {*of}) for one in verdicts], "d") if of else "-"
+
         return {
             "sets": name,
             "number": number,
@@ -145,8 +145,10 @@ class Benchmark:
             "expected": expected,
             "refused": _range([one.rate for one in verdicts], ".0%"),
             "recovery": _range([one.recovery for one in verdicts], ".2f")
-            + (f"; of those called {_range(called, '.2f')}" if called and count < number else ""),
-            "known ones among them": f"{_range(hits, 'd')} of {_range(sizes, 'd')}" if number else "-",
+            + (f"; of those called {_range(called, '.2f')}" if some else ""),
+            "neurons": _range([len(one.chosen) for one in verdicts], "d"),
+            "trained": among(self.trained),
+            "located": among(self.located),
         }
 
 
@@ -165,8 +167,6 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("runs-real"), help="where runs and outcomes are kept")
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS, help="which kinds of sets")
     options = parser.read()
-    if options.write and {*options.parts} != {*PARTS}:
-        parser.error("--write needs all parts")
     benchmark = Benchmark(options.child, options.store.absolute())
     rows = benchmark.controls()
     print(markdown(rows, COLUMNS), flush=True)
@@ -175,6 +175,8 @@ def main() -> None:
         print(markdown(rows, COLUMNS), flush=True)
     if options.write:
         command = f"python -m benchmarks.false_support --child {options.child} --sets {options.sets} --write"
+        if {*options.parts} != {*PARTS}:
+            command += f" --parts {' '.join(options.parts)}"
         write_section("false-support", f"`{command}`. {machine()}\n\n{markdown(rows, COLUMNS)}")
 
 

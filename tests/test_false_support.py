@@ -61,11 +61,14 @@ def test_the_mean_of_the_attributions_is_what_the_analyzer_scores(study, tmp_pat
     assert scores.shape == floors.shape == (8, 3, 48)
     np.testing.assert_allclose(scores[:4].mean(0).ravel(), located["score"], rtol=1e-4, atol=1e-6)
     labels = np.arange(8) < 4
-    mine = selected(scores, floors, labels, 3, minus=False)
+    mine = selected(scores, floors, labels, 3)
     chosen = located.select(located["selected"])
     assert {*mine} == {*zip(chosen["layer"].tolist(), chosen["neuron"].tolist(), strict=True)}
     assert mine == sorted(mine, key=lambda unit: -scores[:4].mean(0)[unit])
     assert selected(scores, floors, labels, 3, minus=True) != selected(scores, floors, ~labels, 3, minus=True)
+    others = selected(scores, floors, labels, 3, without=mine)
+    assert len(others) == 3
+    assert not {*mine} & {*others}
     # read back, not computed again
     np.testing.assert_array_equal(attributions(few, 3, tmp_path / "a")[0], scores)
 
