@@ -13,6 +13,7 @@ from interp.analyzers.locate_neurons import METHODS
 from interp.cli import COMMANDS, GROUPS, _LazyCommands, main
 from interp.figures import FIGURES
 from tests import documented, pages, tiny
+from tests.test_real_pair import missing
 from tests.pages import PAGES, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,11 +39,17 @@ def _dictionary(place):
     return {}
 
 
-def _behaviours(place):
+def _behaviours(place, page="behaviours.md"):
     """The files that the page shows: the first line of each names it."""
-    for text in pages.blocks(ROOT / "docs" / "behaviours.md", "yaml"):
+    for text in pages.blocks(ROOT / "docs" / page, "yaml"):
         (place / text.splitlines()[0].removeprefix("# ")).write_text(text, encoding="utf-8")
     return {}
+
+
+def _on_the_real_pair(place):
+    if missing:
+        pytest.skip(f"the real base cannot be read here: {'; '.join(missing)}")
+    return _behaviours(place, "behaviours-real.md")
 
 
 # What the text around a page's code gives it, and where less than it says is enough to see that it runs.
@@ -50,12 +57,13 @@ GIVEN = {
     "README.md": (lambda place: {}, ("limit(16)", "limit(4)"), "integrated selects"),
     "checks.md": (_studies, ('LocateNeurons(top="30")', 'LocateNeurons("change", top="4")'), ""),
     "dictionary-files.md": (_dictionary, (), ""),
+    "behaviours-real.md": (_on_the_real_pair, (), "by-hand.yaml: "),
     "behaviours.md": (_behaviours, (), "share that show apology {'positive': 1.0, 'negative': 0.0}"),
 }
 OWN_TEST = {"adding-an-analyzer.md"}  # tests/test_adding_an_analyzer.py
 
 
-SLOW = {"checks.md"}
+SLOW = {"checks.md", "behaviours-real.md"}
 
 
 @pytest.mark.parametrize(
