@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from interp.analyzers import refusal_direction
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.refusal_direction import RefusalDirection
 from interp.claims import check, from_table
@@ -15,6 +14,7 @@ from interp.errors import OptionError
 from interp.maths.intervals import cluster_interval
 from interp.sites import Site
 from interp.trials.conditions import Donors, judge
+from interp.trials.direction import taken_away
 from interp.trials.divergence import divergence
 from tests import tiny
 
@@ -110,7 +110,7 @@ def test_a_share_is_taken_once_at_every_depth(study, share):
     hooks = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
     sites = [Site(layer, hook) for layer in range(3) for hook in hooks]
     batch = Batch.pad([list(item.ids) for item in study.encoded("positive")], 0)
-    edits = refusal_direction._ablation(model, direction, share).bind({})
+    edits = taken_away(model, direction, share).bind({})
     assert len({edit.site for edit in edits}) == len(edits)
     run = study.engine.run(model, batch, reads=sites, edits=edits, keep=0)
     plain = study.engine.run(model, batch, reads=sites, keep=0)
