@@ -71,10 +71,10 @@ def test_candidates_are_differences_of_mean_streams(study, found):
 
 def test_every_claim_can_be_measured_again_and_is_of_equal_divergence(study, found):
     claims = from_table(found.tables["claims"])
-    assert [claim.name for claim in claims] == ["beats-direction-lost", "beats-direction-equal-base"]
+    assert [claim.name for claim in claims] == ["beats-direction-lost", "beats-direction-as-base"]
     kinds, units = found["kind"] == "direction", (found["kind"] == "units") & (found["dose"] == 3)
     within = kinds & (found["kl"] <= found["kl"][units])
-    for claim, column in zip(claims, ("lost", "equal_base"), strict=True):
+    for claim, column in zip(claims, ("lost", "as_base"), strict=True):
         check(claim, found)
         assert found[column][units][0] == 1.0
         if not within.any():  # no share is as gentle: there is nothing to compare with
@@ -97,7 +97,17 @@ def test_units_are_measured_as_any_ablation_is(study, found):
     assert row["number"] == pytest.approx(judged.number.mean())
     answers = found.tables["answers"]
     rows = (answers["kind"] == "units") & (answers["dose"] == 3)
-    assert cluster_interval(answers["lost"][rows], answers["cluster"][rows])[0] == row["lost"]
+    shown = rows & answers["shown"]
+    assert cluster_interval(answers["lost"][shown], answers["cluster"][shown])[0] == row["lost"]
+    base = judge(measuring, "base", "positive", Donors.read(measuring).condition("base", []))
+    changed = own.shown != base.shown
+    assert changed.any()
+    assert answers["changed"][rows].tolist() == changed.tolist()
+    returned = (judged.shown == base.shown) & ~(judged.malformed & ~base.malformed)
+    assert answers["as_base"][rows].tolist() == returned.tolist()
+    assert row["as_base"] == returned[changed].mean()
+    start, now, end = (one.number[changed].mean() for one in (own, judged, base))
+    assert row["recovery"] == pytest.approx((now - start) / (end - start))
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
@@ -131,6 +141,7 @@ def test_where_nothing_is_shown_nothing_is_claimed(study, located):
     silent = RefusalDirection.of(located, shares=(1.0,))(same)
     assert not len(silent.tables["claims"])
     assert silent.summary["supported"] is False
+    assert np.isnan(silent["as_base"]).all()
     assert "nothing that could be lost" in silent.summary["sentence"]
     assert (silent["equal_base"][silent["kind"] == "units"] == 1).all() or np.isnan(silent["equal_base"]).all()
     units = silent["kind"] == "units"

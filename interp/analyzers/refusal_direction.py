@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Bool
 
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, conclude, mean
@@ -18,7 +19,7 @@ from interp.maths.host import to_host
 from interp.metrics import require_number
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.conditions import Donors, Receiver, judge
+from interp.trials.conditions import Donors, Judged, Receiver, judge
 from interp.trials.direction import candidates_of, candidates_table, choose, taken_away
 from interp.trials.divergence import divergence
 from interp.trials.dose import grid
@@ -32,12 +33,13 @@ class RefusalDirection(Analyzer):
     """Effect against KL of taking away ``shares`` of the direction, and of the first units of a ``located`` ranking.
 
     ``prompts`` of each class choose the direction and as many measure. Units go to their base contributions, without a
-    base to their means. Needs a metric that both classes have. Returns a table of kind ``refusal-direction``, one row
-    per intervention.
+    base to their means. Needs a metric that both classes have. Counted is the behaviour: lost where the tuned model
+    showed it, and with a base become the base's where the two models differ in it. Returns a table of kind
+    ``refusal-direction``, one row per intervention.
     """
 
     name: ClassVar[str] = "refusal-direction"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None
@@ -72,10 +74,11 @@ class RefusalDirection(Analyzer):
         ]
         arms += [("units", float(k), donors.condition(condition, ranking[:k]).require_intervention()) for k in steps]
         own = judge(measuring, "tuned", "positive", Receiver("tuned"))
-        rows = [_row(measuring, own, *arm) for arm in study.progress(arms, "direction and units")]
-        answers = _answers(measuring, own, rows)
-        made = [_claim(rows, size, column) for column in _SAID if size and own.shown.any()]
-        made = made if study.pair.base is not None else made[:1]
+        base = None if study.pair.base is None else judge(measuring, "base", "positive", Receiver("base"))
+        rows = [_row(measuring, own, base, *arm) for arm in study.progress(arms, "direction and units")]
+        answers = _answers(measuring, own, base, rows)
+        counted = {"lost": own.shown.any(), "as_base": _changed(own, base).any()}
+        made = [_claim(rows, size, column) for column in _SAID if size and counted[column]]
         met = "" if best.met else "No candidate met the criteria: the one that lowers the metric most was taken."
         most = max(rows[: len(self.shares)], key=lambda row: row["dose"])
         lost = "the tuned model showed nothing that could be lost"
@@ -102,19 +105,31 @@ class RefusalDirection(Analyzer):
         return conclude(run, made, lead=told, limits=[met] if met else [])
 
 
-def _row(study: Study, own, kind: str, dose: float, intervention: Intervention) -> dict:
-    """What one intervention does: per positive prompt what is lost, per negative prompt the KL."""
+def _changed(own: Judged, base: Judged | None) -> Bool[np.ndarray, " B"]:
+    """On which prompts the behaviour of the two models differs; none without a base."""
+    return np.zeros(len(own.shown), bool) if base is None else base.flipped(own)
+
+
+def _row(study: Study, own: Judged, base: Judged | None, kind: str, dose: float, intervention: Intervention) -> dict:
+    """What one intervention does: per positive prompt what is lost and returned, per negative prompt the KL."""
     judged = judge(study, kind, "positive", Receiver("tuned", intervention))
     kl = divergence(study, intervention, range(len(study.prompts("negative"))))
-    kept = own.shown
+    changed, as_base, gap = _changed(own, base), np.zeros(len(own.shown), bool), NAN
+    if base is not None:
+        as_base = ~judged.flipped(base) & ~(judged.malformed & ~base.malformed)
+        start, now, end = (one.number[changed].mean() if changed.any() else NAN for one in (own, judged, base))
+        gap = (now - start) / (end - start) if end != start else NAN
     return {
         "kind": kind,
         "dose": dose,
         "kl": kl,
-        "lost": judged.lost(own)[kept] if kept.any() else np.zeros(0, bool),
-        "equal_base": judged.equal_base[kept],
+        "lost": judged.lost(own)[own.shown],
+        "as_base": as_base[changed],
+        "recovery": np.array([gap]),
+        "equal_base": judged.equal_base[own.shown],
         "malformed": judged.malformed,
         "number": judged.number,
+        "answers": {"lost": judged.lost(own), "as_base": as_base, "equal_base": judged.equal_base},
     }
 
 
@@ -127,32 +142,57 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
         "dose": (np.array([row["dose"] for row in rows]), "measure", "share of the direction, or number of units"),
         "kl": (means("kl"), "measure", "mean KL per token of the tuned answers to negative prompts", "nats"),
         "lost": (means("lost"), "measure", "share of what the tuned model showed that is lost, well-formed"),
-        "equal_base": (means("equal_base"), "measure", "share of the same prompts answered as the base answers"),
+        "as_base": (
+            means("as_base"),
+            "measure",
+            "share of the prompts on which the models differ whose behaviour became the base's, no answer broken that "
+            "the base's is not",
+        ),
+        "recovery": (
+            means("recovery"),
+            "measure",
+            "share of the gap between both models' mean numbers closed on these",
+        ),
+        "equal_base": (
+            means("equal_base"),
+            "measure",
+            "share of the prompts on which the tuned model showed it answered word for word as the base answers",
+        ),
         "malformed": (means("malformed"), "measure", "share of answers to positive prompts that are broken"),
         "number": (means("number"), "measure", "mean of the metric on positive prompts"),
     }
 
 
-def _answers(study: Study, own, rows: list[dict]) -> Table:
-    kept = np.flatnonzero(own.shown)
-    prompts = [study.prompts("positive").prompts[row] for row in kept]
+def _answers(study: Study, own: Judged, base: Judged | None, rows: list[dict]) -> Table:
+    """One row per intervention and positive prompt."""
+    prompts, repeated = study.prompts("positive").prompts, len(rows)
+    flags = {
+        "lost": "behaviour of the tuned model, not here",
+        "as_base": "behaviour of the base, and not broken where the base's answer is not",
+        "equal_base": "the base's, token for token",
+    }
     return table(
         "refusal-direction-answers",
         {
-            "kind": ([row["kind"] for row in rows for _ in kept], "key", "direction or units"),
-            "dose": (np.repeat(np.array([row["dose"] for row in rows]), len(kept)), "measure", "share, or units"),
-            "prompt_id": (np.array([p.id for _ in rows for p in prompts], np.int64), "key", "in the prompt file"),
-            "cluster": ([p.cluster for _ in rows for p in prompts], "key", "prompts that depend on each other"),
-            "lost": (np.concatenate([row["lost"] for row in rows]), "flag", "behaviour of the tuned model, not here"),
-            "equal_base": (np.concatenate([row["equal_base"] for row in rows]), "flag", "the base's, token for token"),
+            "kind": ([row["kind"] for row in rows for _ in prompts], "key", "direction or units"),
+            "dose": (np.repeat(np.array([row["dose"] for row in rows]), len(prompts)), "measure", "share, or units"),
+            "prompt_id": (np.array([p.id for p in prompts] * repeated, np.int64), "key", "in the prompt file"),
+            "cluster": ([p.cluster for p in prompts] * repeated, "key", "prompts that depend on each other"),
+            "shown": (np.tile(own.shown, repeated), "flag", "the tuned model as it is shows the behaviour"),
+            "changed": (np.tile(_changed(own, base), repeated), "flag", "one of base and tuned model shows it alone"),
+            **{
+                name: (np.concatenate([row["answers"][name] for row in rows]), "flag", said)
+                for name, said in flags.items()
+            },
         },
     )
 
 
 _SAID = {
     "lost": "lose {units:.1%} of what the tuned model showed",
-    "equal_base": "return the base's answer to {units:.1%} of the prompts where it showed it",
+    "as_base": "return the base's behaviour on {units:.1%} of the prompts where the models differ in it",
 }
+_COUNTED = {"lost": "shown", "as_base": "changed"}
 
 
 def _claim(rows: list[dict], size: int, column: str) -> Claim:
@@ -161,7 +201,8 @@ def _claim(rows: list[dict], size: int, column: str) -> Claim:
     most = units["kl"].mean()
     within = [row for row in rows if row["kind"] == "direction" and row["kl"].mean() <= most]
     best = max(within, key=lambda row: (row[column].mean(), row["dose"])) if within else None
-    own: dict[str, Any] = {"table": "answers", "where": {"kind": "units", "dose": float(size)}}
+    counted = {_COUNTED[column]: True}
+    own: dict[str, Any] = {"table": "answers", "where": {"kind": "units", "dose": float(size), **counted}}
     name, start = (
         f"beats-direction-{column.replace('_', '-')}",
         f"At a KL of at most {most:.2g} nats per token, {size} units",
@@ -171,7 +212,7 @@ def _claim(rows: list[dict], size: int, column: str) -> Claim:
         return Claim(
             name=name, estimate=mean(column, **own), at_least=0.0, text=text, also={"units": mean(column, **own)}
         )
-    other: dict[str, Any] = {"where": {"kind": "direction", "dose": float(best["dose"])}}
+    other: dict[str, Any] = {"where": {"kind": "direction", "dose": float(best["dose"]), **counted}}
     return Claim(
         name=name,
         estimate=mean(column, pair="prompt_id", minus=other, **own),
