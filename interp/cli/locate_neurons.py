@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from interp import organisms
+from interp.cli import baselines as others
 from interp.cli import checks as further
 from interp.cli.asking import Asking
 from interp.cli.common import takes
@@ -43,6 +44,12 @@ def command(
     checks: Annotated[
         str, typer.Option(metavar="NAMES", help="More tests: all, or some of " + ",".join(further.CHECKS) + ".")
     ] = "none",
+    baselines: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES", help="Other methods beside the set: all, or some of " + ",".join(others.BASELINES) + "."
+        ),
+    ] = "none",
     controls: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 39; 200 for small organisms]"),
@@ -69,7 +76,7 @@ def command(
     """
     request = Request.of("locate-neurons", {**locals()})
     common.check()
-    asked = further.parse(checks)
+    asked, beside = further.parse(checks), others.parse(baselines, verify)
     if (kept := request.recall()) is not None:
         for note in kept.notes:
             common.remark(note)
@@ -103,7 +110,9 @@ def command(
     if verify:
         VerifyNeurons(patch=patch).check(has_base)
     is_task = common.task is not None
-    asked = further.applicable(asked, checks == "all", has_base, is_task, is_task or sought.differentiable)
+    has_number = is_task or sought.differentiable
+    asked = further.applicable(asked, checks == "all", has_base, is_task, has_number)
+    beside = others.applicable(beside, baselines == "all", unit, is_task, has_number)
     described = request.describe()
     common.status(f"loading {tuned}" + (f" and {common.base}" if common.base else ""))
     pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
@@ -137,6 +146,11 @@ def command(
         )
         runs.append(store.fetch(checker, verifying))
         notes += remarked(common, *runs[-1].summary.get("warnings", ()))
+        if beside and not runs[-1].summary["selected"]:
+            notes += remarked(common, "nothing was selected: there are no baselines to compare it with")
+        elif beside:
+            compared = others.compared(beside, store, study, runs[-1].table, run.table)
+            runs.append(store.fetch(compared, verifying))
     for name, analyzer in further.analyzers(asked, locate, run.table).items():
         runs.append(store.fetch(analyzer, further.studied(name, study, verifying)))
     return write(common, request, described, runs, notes, _title(tuned))

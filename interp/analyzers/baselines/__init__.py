@@ -112,6 +112,8 @@ class Baselines(Analyzer):
         verified, located = self.verified, self.located
         if verified is None or located is None:
             raise OptionError("baselines need a verifying run and the locating run that it verified")
+        if verified.summary["verified"] not in (None, located.require_provenance().key):
+            raise OptionError(f"run {verified.summary['verified']} was verified, and another locating run was given")
         if verified.require_provenance().inputs["prompts"] != study.contrast.digest:
             raise OptionError("the verifying run is of other prompts; compare on those that it was verified on")
         unit, size = unit_of(located), int(verified.summary["selected"])
