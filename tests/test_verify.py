@@ -487,7 +487,7 @@ def test_without_a_base(family):
     assert "base" not in table.summary["sentence"]
     # random sets are ablated on harmless prompts here too
     assert len(table.tables["random_harmless"]) == 1
-    assert found["harmless"].control_value == table.tables["random_harmless"]["lost"].mean()
+    assert "; beside it 1 random set: " in found["harmless"].sentence
     for finding in found.values():
         check(finding, table)
 
@@ -548,6 +548,15 @@ def concluded(study, found):
     for finding in from_table(table.tables["claims"]):
         check(finding, table)
     return table
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.9])
+def test_random_sets_stand_beside_harmless_and_do_not_decide(forty, lost):
+    found = findings_of(concluded(forty, evidence(harmless=[(lost, 0.1)] * 5)))["harmless"]
+    assert (found.verdict, found.control, found.control_value) == (
+        "supported", "the fine-tuned model's own answers", 0.0,
+    )  # fmt: skip
+    assert f"; beside it 5 random sets: {lost:.1%}, 0.100" in found.sentence
 
 
 @pytest.mark.parametrize(

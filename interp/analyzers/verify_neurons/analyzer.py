@@ -54,7 +54,7 @@ class VerifyNeurons(Analyzer):
     """
 
     name: ClassVar[str] = "verify-neurons"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
