@@ -9,6 +9,7 @@ import typer
 from interp import organisms
 from interp.cli import baselines as others
 from interp.cli import checks as further
+from interp.cli import excluded as excluding
 from interp.cli.asking import Asking
 from interp.cli.common import takes
 from interp.cli.repeat import Request
@@ -57,6 +58,10 @@ def command(
     control_prompts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Prompts for doses and random sets; the conditions use all.")
     ] = 48,
+    exclude: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Units that no random set draws: [[layer, neuron], ...]."),
+    ] = None,
     patch: Annotated[str, typer.Option(metavar="NAME", help=PATCH_HELP)] = "contribution",
     show_answers: Annotated[
         bool, typer.Option("--show-answers", help="Keep example answers to positive prompts too.")
@@ -77,6 +82,7 @@ def command(
     request = Request.of("locate-neurons", {**locals()})
     common.check()
     asked, beside = further.parse(checks), others.parse(baselines, verify)
+    excluded = excluding.read(exclude, verify)
     if (kept := request.recall()) is not None:
         for note in kept.notes:
             common.remark(note)
@@ -118,6 +124,7 @@ def command(
     pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
     anatomy, kind = pair.tuned.anatomy, unit_named(unit)
     kind.require(anatomy)
+    VerifyNeurons(excluded=excluded, unit=unit).check(pair.base is not None, (anatomy.n_layers, kind.count(anatomy)))
     locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy), common.differentiable(sought))
     metric = common.measured(pair.tokenizer, sought, located_on, verified_on, utility)
     study, store = common.study(pair, located_on, metric), Store(common.store)
@@ -142,7 +149,12 @@ def command(
             small = tuned.startswith("organism:") and organisms.packaged(tuned.removeprefix("organism:")) is None
             controls = CONTROLS_ORGANISM if small else CONTROLS
         checker = VerifyNeurons.of(
-            run.table, controls=controls, control_prompts=control_prompts, patch=patch, show_answers=show_answers
+            run.table,
+            controls=controls,
+            control_prompts=control_prompts,
+            patch=patch,
+            show_answers=show_answers,
+            excluded=excluded,
         )
         runs.append(store.fetch(checker, verifying))
         notes += remarked(common, *runs[-1].summary.get("warnings", ()))

@@ -155,14 +155,16 @@ def _control(evidence: Evidence) -> str:
             f", their change {np.mean(evidence.change_ratios):.2f} times; {np.mean(evidence.matched):.0%} of the units "
             "matched on the change within a factor of 2, the others on the size"
         )
+    if evidence.excluded:
+        match += f"; none of {evidence.excluded} excluded {evidence.unit.name}s is drawn"
     return f"{len(evidence.sets)} random sets (same layers, {match}) on {len(evidence.rows)} control prompts"
 
 
 def harmless(study: Study, evidence: Evidence) -> Claim:
     """What is lost of harmless answers under ablation: the behaviour flips, or, of a task, the answer is another.
 
-    The fine-tuned model's own answers are the control, and the thresholds alone decide: random sets, which are few here,
-    stand beside it in the sentence.
+    The fine-tuned model's own answers are the control, and the thresholds alone decide: random sets, which are few
+    here, stand beside it in the sentence.
     """
     count, metric = len(evidence.harmless), study.require_metric()
     flips = metric.applies("negative")
