@@ -15,6 +15,8 @@ from interp.cli.baselines import applicable, baselines_table, parse
 from interp.errors import OptionError
 from interp.maths.intervals import cluster_interval
 from interp.report.sections import baselines_table as on_the_page
+from interp.store import Store
+from interp.trials import direction
 from interp.trials.conditions import Donors, judge
 from interp.trials.direction import candidates_of, choose, taken_away
 from interp.trials.divergence import divergence
@@ -141,6 +143,27 @@ def test_without_a_base_sets_go_to_their_means(halves):
     assert "set to their mean" in found["what"][0]
 
 
+def test_a_choice_of_direction_that_was_stopped_goes_on(halves, runs, table, tmp_path, monkeypatch):
+    located, contrast, verified = runs
+    made, calls = Baselines.of(verified, located, contrast=contrast, choosing=halves[0]), []
+    own = direction._judged
+
+    def stopping(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return own(*given)
+
+    monkeypatch.setattr(direction, "_judged", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path).fetch(made, halves[1])
+    again = Store(tmp_path).fetch(made, halves[1]).table
+    # the first candidate was kept, the second is judged anew
+    assert len(calls) == 2 + len(candidates_of(halves[0])) - 1
+    for name in table.data:
+        np.testing.assert_array_equal(again[name], table[name])
+
+
 def test_runs_that_do_not_belong_together_are_refused(halves, runs):
     located, contrast, verified = runs
     with pytest.raises(OptionError, match="another locating run"):
@@ -193,6 +216,10 @@ def test_the_command_shows_them_after_the_claims(run, tmp_path):
                tmp_path / "runs", "--quiet", "--baselines", "all"]  # fmt: skip
     code, out, _ = run(*command, "--json")
     assert code == 0
+    same = [tmp_path / "base" if part == tmp_path / "tuned" else part for part in command]
+    code, _, err = run(*(part for part in same if part != "--quiet"))
+    assert code == 0
+    assert "nothing was selected: there are no baselines to compare it with" in err
     record = json.loads(out)
     assert set(record["summary"]["checks"]) == {"baselines"}
     page = Path(record["page"]).read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ the stream holds of the direction is then less by that share at every depth.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -90,20 +91,29 @@ def taken_away(model: Model, direction: Float[Tensor, " D"], share: float = 1.0)
     return Intervention(f"direction {share:g}", {}, "edits", fixed=[Project(site, direction, share) for site in sites])
 
 
-def choose(study: Study, candidates: list[Candidate]) -> Candidate:
-    """The candidate that lowers the metric most among those that meet the criteria, else among all."""
+def choose(study: Study, candidates: list[Candidate], kept_by: Study | None = None) -> Candidate:
+    """The candidate that lowers the metric most among those that meet the criteria, else among all.
+
+    Each is a part of the run of the study ``kept_by``, by default ``study``: a run that is stopped goes on from there.
+    """
+    part = (kept_by or study).part
     if not candidates:
         raise OptionError("the classes have the same mean stream everywhere: there is no direction between them")
-    model, negative = study.pair.tuned, range(len(study.prompts("negative")))
     for candidate in study.progress(candidates, "candidate directions"):
-        ablation = taken_away(model, candidate.direction)
-        candidate.number = float(_numbers(study, "positive", ablation).mean())
-        candidate.kl = float(divergence(study, ablation, negative).mean())
-        site = Site(candidate.layer, "hook_resid_pre")
-        added = Intervention("added", {}, "edits", fixed=[Add(site, candidate.size * candidate.direction)])
-        candidate.added = float(_numbers(study, "negative", added).mean())
+        made = part(f"direction {candidate.layer} {candidate.position}", partial(_judged, study, candidate))
+        candidate.number, candidate.kl, candidate.added = made
     allowed = [candidate for candidate in candidates if candidate.met] or candidates
     return min(allowed, key=lambda candidate: (candidate.number, candidate.layer, candidate.position))
+
+
+def _judged(study: Study, candidate: Candidate) -> list[float]:
+    """The metric on positive prompts and the KL on negative ones without it, the metric on negative ones with it."""
+    ablation = taken_away(study.pair.tuned, candidate.direction)
+    kl = divergence(study, ablation, range(len(study.prompts("negative"))))
+    site = Site(candidate.layer, "hook_resid_pre")
+    added = Intervention("added", {}, "edits", fixed=[Add(site, candidate.size * candidate.direction)])
+    found = _numbers(study, "positive", ablation), kl, _numbers(study, "negative", added)
+    return [float(values.mean()) for values in found]
 
 
 def _numbers(study: Study, group: str, intervention: Intervention) -> np.ndarray:

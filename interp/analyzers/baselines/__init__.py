@@ -128,7 +128,7 @@ class Baselines(Analyzer):
         choosing = self.choosing
         assert choosing is not None
         choosing = choosing.on(choosing.require_contrast("the direction").limit(self.prompts))
-        best, rows = choose(choosing, candidates_of(choosing)), range(len(study.prompts("negative")))
+        best, rows = choose(choosing, candidates_of(choosing), study), range(len(study.prompts("negative")))
         low, high = 0, STEPS + 1
         while high - low > 1:
             middle = (low + high) // 2
