@@ -11,7 +11,8 @@ __version__ = "0.1.0.dev0"
 
 # fmt: off
 _HOMES = {
-    "Agreement": "agreement", "Checkpoints": "analyzers.intruder_forgetting", "Claim": "claims",
+    "Agreement": "agreement", "Baselines": "analyzers.baselines",
+    "Checkpoints": "analyzers.intruder_forgetting", "Claim": "claims",
     "Coalitions": "analyzers.coalitions", "Compare": "analyzers.compare", "ConceptShift": "analyzers.concept_shift",
     "Contrast": "prompts", "DictionaryDiff": "analyzers.dictionary_diff", "DictionaryEval": "analyzers.dictionary_eval",
     "DictionaryFeatures": "analyzers.dictionary_features", "DictionaryProbe": "analyzers.dictionary_probe",

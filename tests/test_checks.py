@@ -141,7 +141,7 @@ def test_all_checks_run_beside_the_verification(run, root):
     # thirty neurons were trained, all others are the base's: nothing but them can carry it
     assert shown["halves"]
     assert not shown["redundant"]
-    assert shown["beats-direction-equal-base"]
+    assert shown["beats-direction-as-base"]
     page = Path(record["page"]).read_text(encoding="utf-8")
     for heading in ("Is the same set found on other prompts?", "halves of all units do?", "more than one direction?"):
         assert heading in page

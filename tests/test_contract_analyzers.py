@@ -13,6 +13,7 @@ import torch
 import interp.analyzers
 from interp import claims
 from interp.analyzers.base import Analyzer
+from interp.analyzers.baselines import Baselines
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.compare import Compare
 from interp.analyzers.concept_shift import ConceptShift
@@ -104,6 +105,13 @@ def refusal_direction(study, _, unit):
     return RefusalDirection.of(elsewhere(unit)[1], shares=(1.0,), prompts=2)
 
 
+def baselines(study, _, unit):
+    run = elsewhere(unit)[1]
+    verified = VerifyNeurons.of(run, **SMALL)(study)
+    contrast = located("contrast" if unit == "neuron" else "act-grad", unit)(study)
+    return Baselines.of(verified, run, contrast=contrast, choosing=other(study), prompts=2)
+
+
 def tuco(study, _, unit):
     return Tuco(path="full")
 
@@ -140,7 +148,7 @@ def stitch(study, _, unit):
 
 
 OF_PAIRS = (tuco, ftc_alpha, compare, concept_shift, graft, stitch)
-FURTHER = (stability, redundancy, coalitions, transfer, dissociation, refusal_direction)
+FURTHER = (stability, redundancy, coalitions, transfer, dissociation, refusal_direction, baselines)
 
 # Every analyzer, with every method and unit it has. One that is made without arguments need not be named.
 ANALYZERS = {
@@ -423,6 +431,9 @@ def test_the_key_follows_every_option(modules):
         },
         Dissociation.of(run, run, study): {
             "second": another, "other": other(study), "controls": 19, "control_prompts": 7, "parent": "1" * 20,
+        },
+        Baselines.of(another, run): {
+            "contrast": another, "choosing": other(study), "prompts": 7, "parent": "1" * 20,
         },
         RefusalDirection.of(run): {"shares": (1.0,), "prompts": 7, "parent": "1" * 20},
         Graft(held_out=study.contrast.positive): {

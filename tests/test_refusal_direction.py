@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from interp.analyzers import refusal_direction
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.refusal_direction import RefusalDirection
 from interp.claims import check, from_table
@@ -15,6 +14,7 @@ from interp.errors import OptionError
 from interp.maths.intervals import cluster_interval
 from interp.sites import Site
 from interp.trials.conditions import Donors, judge
+from interp.trials.direction import taken_away
 from interp.trials.divergence import divergence
 from tests import tiny
 
@@ -71,10 +71,10 @@ def test_candidates_are_differences_of_mean_streams(study, found):
 
 def test_every_claim_can_be_measured_again_and_is_of_equal_divergence(study, found):
     claims = from_table(found.tables["claims"])
-    assert [claim.name for claim in claims] == ["beats-direction-lost", "beats-direction-equal-base"]
+    assert [claim.name for claim in claims] == ["beats-direction-lost", "beats-direction-as-base"]
     kinds, units = found["kind"] == "direction", (found["kind"] == "units") & (found["dose"] == 3)
     within = kinds & (found["kl"] <= found["kl"][units])
-    for claim, column in zip(claims, ("lost", "equal_base"), strict=True):
+    for claim, column in zip(claims, ("lost", "as_base"), strict=True):
         check(claim, found)
         assert found[column][units][0] == 1.0
         if not within.any():  # no share is as gentle: there is nothing to compare with
@@ -97,7 +97,17 @@ def test_units_are_measured_as_any_ablation_is(study, found):
     assert row["number"] == pytest.approx(judged.number.mean())
     answers = found.tables["answers"]
     rows = (answers["kind"] == "units") & (answers["dose"] == 3)
-    assert cluster_interval(answers["lost"][rows], answers["cluster"][rows])[0] == row["lost"]
+    shown = rows & answers["shown"]
+    assert cluster_interval(answers["lost"][shown], answers["cluster"][shown])[0] == row["lost"]
+    base = judge(measuring, "base", "positive", Donors.read(measuring).condition("base", []))
+    changed = own.shown != base.shown
+    assert changed.any()
+    assert answers["changed"][rows].tolist() == changed.tolist()
+    returned = (judged.shown == base.shown) & ~(judged.malformed & ~base.malformed)
+    assert answers["as_base"][rows].tolist() == returned.tolist()
+    assert row["as_base"] == returned[changed].mean()
+    start, now, end = (one.number[changed].mean() for one in (own, judged, base))
+    assert row["recovery"] == pytest.approx((now - start) / (end - start))
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
@@ -110,7 +120,7 @@ def test_a_share_is_taken_once_at_every_depth(study, share):
     hooks = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
     sites = [Site(layer, hook) for layer in range(3) for hook in hooks]
     batch = Batch.pad([list(item.ids) for item in study.encoded("positive")], 0)
-    edits = refusal_direction._ablation(model, direction, share).bind({})
+    edits = taken_away(model, direction, share).bind({})
     assert len({edit.site for edit in edits}) == len(edits)
     run = study.engine.run(model, batch, reads=sites, edits=edits, keep=0)
     plain = study.engine.run(model, batch, reads=sites, keep=0)
@@ -131,6 +141,7 @@ def test_where_nothing_is_shown_nothing_is_claimed(study, located):
     silent = RefusalDirection.of(located, shares=(1.0,))(same)
     assert not len(silent.tables["claims"])
     assert silent.summary["supported"] is False
+    assert np.isnan(silent["as_base"]).all()
     assert "nothing that could be lost" in silent.summary["sentence"]
     assert (silent["equal_base"][silent["kind"] == "units"] == 1).all() or np.isnan(silent["equal_base"]).all()
     units = silent["kind"] == "units"

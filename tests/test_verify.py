@@ -386,6 +386,41 @@ def test_mean_ablation_puts_the_mean_in_place(noisy):
     assert torch.equal(run.values[neurons(1)][0, :, 30], donors.means[1][30].expand(run.values[neurons(1)].shape[1]))
 
 
+def test_excluded_units_are_in_no_random_set_and_the_claims_say_so(family):
+    study = tiny.planted_study(family, pairs=8)
+    # a layer of 48 of which all but so few are excluded: what is drawn must be one of these
+    allowed = {(1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (1, 6), *PLANTED}
+    excluded = tuple((1, unit) for unit in range(48) if (1, unit) not in allowed)
+    verify = VerifyNeurons(ranking=tuple(PLANTED), selected=3, excluded=excluded, **SMALL)
+
+    def drawn(made):
+        calls = []
+        of = Outcomes.of
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Outcomes, "of", lambda self, chosen: calls.append(list(chosen)) or of(self, chosen))
+            table = made(study)
+        return table, {unit for chosen in calls for unit in chosen}
+
+    table, units = drawn(verify)
+    assert units <= allowed
+    claim = findings_of(table)["necessity"]
+    assert claim.control.split(")")[0].endswith(f"; none of {len(excluded)} excluded neurons is drawn")
+    assert table.summary["excluded"] == len(excluded)
+    check(claim, table)
+    other, units = drawn(replace(verify, excluded=()))
+    assert not units <= allowed
+    assert "excluded" not in other.summary
+    assert "excluded" not in findings_of(other)["necessity"].control
+
+
+@pytest.mark.parametrize("unit", [(3, 0), (0, 48), (-1, 0)])
+def test_excluded_units_are_of_the_model(family, unit):
+    with pytest.raises(OptionError, match=r"excluded is layer -?\d, neuron \d+; the model has 3 blocks of 48"):
+        VerifyNeurons(ranking=tuple(PLANTED), selected=3, excluded=(unit,), **SMALL)(
+            tiny.planted_study(family, pairs=8)
+        )
+
+
 # ---------------------------------------------------------------------------------------------- doses as functions
 
 
@@ -487,7 +522,7 @@ def test_without_a_base(family):
     assert "base" not in table.summary["sentence"]
     # random sets are ablated on harmless prompts here too
     assert len(table.tables["random_harmless"]) == 1
-    assert found["harmless"].control_value == table.tables["random_harmless"]["lost"].mean()
+    assert "; beside it 1 random set: " in found["harmless"].sentence
     for finding in found.values():
         check(finding, table)
 
@@ -548,6 +583,15 @@ def concluded(study, found):
     for finding in from_table(table.tables["claims"]):
         check(finding, table)
     return table
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.9])
+def test_random_sets_stand_beside_harmless_and_do_not_decide(forty, lost):
+    found = findings_of(concluded(forty, evidence(harmless=[(lost, 0.1)] * 5)))["harmless"]
+    assert (found.verdict, found.control, found.control_value) == (
+        "supported", "the fine-tuned model's own answers", 0.0,
+    )  # fmt: skip
+    assert f"; beside it 5 random sets: {lost:.1%}, 0.100" in found.sentence
 
 
 @pytest.mark.parametrize(

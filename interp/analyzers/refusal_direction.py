@@ -1,41 +1,30 @@
 """``RefusalDirection``: one direction of the residual stream as the baseline that a located set has to beat.
 
-The difference of mean streams between the classes is taken away wherever a block reads or writes the stream (Arditi et
-al. 2024, arXiv 2406.11717). Candidates are the tuned model's streams before every block of the first 80 % and at every
-token of the template after the prompt; the one chosen lowers the metric most among those with KL at most 0.1 on
-negative prompts that bring it to 0 or above when added to them. Taking away a share of it, and ablating the first k
-located units, are then compared at equal KL on the tuned model's answers to negative prompts: what each costs for what
-it does. A share is taken once, where something is written: what the stream holds of the direction is then less by that
-share at every depth. Half of the clusters choose, the other half measure.
+The direction and its choice are those of ``interp.trials.direction`` (Arditi et al. 2024, arXiv 2406.11717). Taking
+away a share of it, and ablating the first k located units, are compared at equal KL on the tuned model's answers to
+negative prompts: what each costs for what it does. Half of the clusters choose, the other half measure.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool
 
 from interp.analyzers.base import Analyzer
-from interp.capture import capture, make_batch
 from interp.claims import Claim, conclude, mean
-from interp.edit import Add, Project
 from interp.errors import OptionError
 from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.metrics import require_number
-from interp.models.model import Model
-from interp.prompts import DECISION
-from interp.sites import Site
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.conditions import Donors, Receiver, judge
+from interp.trials.conditions import Donors, Judged, Receiver, judge
+from interp.trials.direction import candidates_of, candidates_table, choose, taken_away
 from interp.trials.divergence import divergence
 from interp.trials.dose import grid
 from interp.trials.located import ranking_of, unit_of
 
-KL, DEPTH = 0.1, 0.8
 NAN = float("nan")
 
 
@@ -44,12 +33,13 @@ class RefusalDirection(Analyzer):
     """Effect against KL of taking away ``shares`` of the direction, and of the first units of a ``located`` ranking.
 
     ``prompts`` of each class choose the direction and as many measure. Units go to their base contributions, without a
-    base to their means. Needs a metric that both classes have. Returns a table of kind ``refusal-direction``, one row
-    per intervention.
+    base to their means. Needs a metric that both classes have. Counted is the behaviour: lost where the tuned model
+    showed it, and with a base become the base's where the two models differ in it. Returns a table of kind
+    ``refusal-direction``, one row per intervention.
     """
 
     name: ClassVar[str] = "refusal-direction"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None
@@ -72,22 +62,23 @@ class RefusalDirection(Analyzer):
             raise OptionError(f"shares {self.shares} of a direction cannot be taken away; use some above 0, at most 1")
         halves = study.require_contrast().split(study.seed)
         choosing, measuring = (study.on(half.limit(self.prompts)) for half in halves)
-        candidates = _candidates(choosing)
-        best = _chosen(choosing, candidates)
+        candidates = candidates_of(choosing)
+        best = choose(choosing, candidates)
         unit, ranking = unit_of(self.located), ranking_of(self.located)
         size = int(self.located["selected"].sum())
         donors = Donors.read(measuring, unit)
         condition = "ablate-base" if study.pair.base is not None else "ablate-mean"
         steps = sorted({*grid(max(size, 1)), size} - {0})
         arms = [
-            ("direction", float(share), _ablation(study.pair.tuned, best.direction, share)) for share in self.shares
+            ("direction", float(share), taken_away(study.pair.tuned, best.direction, share)) for share in self.shares
         ]
         arms += [("units", float(k), donors.condition(condition, ranking[:k]).require_intervention()) for k in steps]
         own = judge(measuring, "tuned", "positive", Receiver("tuned"))
-        rows = [_row(measuring, own, *arm) for arm in study.progress(arms, "direction and units")]
-        answers = _answers(measuring, own, rows)
-        made = [_claim(rows, size, column) for column in _SAID if size and own.shown.any()]
-        made = made if study.pair.base is not None else made[:1]
+        base = None if study.pair.base is None else judge(measuring, "base", "positive", Receiver("base"))
+        rows = [_row(measuring, own, base, *arm) for arm in study.progress(arms, "direction and units")]
+        answers = _answers(measuring, own, base, rows)
+        counted = {"lost": own.shown.any(), "as_base": _changed(own, base).any()}
+        made = [_claim(rows, size, column) for column in _SAID if size and counted[column]]
         met = "" if best.met else "No candidate met the criteria: the one that lowers the metric most was taken."
         most = max(rows[: len(self.shares)], key=lambda row: row["dose"])
         lost = "the tuned model showed nothing that could be lost"
@@ -108,113 +99,37 @@ class RefusalDirection(Analyzer):
                 "positive": len(study.contrast.positive),
                 "negative": len(study.contrast.negative),
             },
-            tables={"candidates": _told(candidates), "answers": answers},
+            tables={"candidates": candidates_table(candidates), "answers": answers},
             arrays={"direction": to_host(best.direction.double())},
         )
         return conclude(run, made, lead=told, limits=[met] if met else [])
 
 
-@dataclass
-class _Candidate:
-    """A direction, where it was read (block; columns from the end), and what ablating and adding it does."""
-
-    layer: int
-    position: int
-    direction: Float[Tensor, " D"]
-    size: float
-    number: float = NAN
-    kl: float = NAN
-    added: float = NAN
-
-    @property
-    def met(self) -> bool:
-        """Whether it may be chosen."""
-        return bool(self.kl <= KL and self.added >= 0 and np.isfinite(self.number))
+def _changed(own: Judged, base: Judged | None) -> Bool[np.ndarray, " B"]:
+    """On which prompts the behaviour of the two models differs; none without a base."""
+    return np.zeros(len(own.shown), bool) if base is None else base.flipped(own)
 
 
-def _candidates(study: Study) -> list[_Candidate]:
-    """Differences of mean streams before each block, at each template token after the prompt."""
-    model = study.pair.tuned
-    layers = range(max(1, int(DEPTH * model.anatomy.n_layers)))
-    sites = [Site(layer, "hook_resid_pre") for layer in layers]
-    width = min(_tail(coded.roles) for group in ("positive", "negative") for coded in study.encoded(group))
-    means = {}
-    for group in ("positive", "negative"):
-        total = torch.zeros(len(sites), width, model.anatomy.width, dtype=torch.float64, device=model.device)
-        rows = study.groups(group, model, 4 * len(sites) * model.anatomy.width)
-        for seen in capture(study.engine, {"tuned": model}, study.encoded(group), rows, sites, pad_id=study.pad_id):
-            for layer, site in enumerate(sites):
-                total[layer] += seen.values["tuned", site][:, -width:].double().sum(0)
-        means[group] = total / len(study.prompts(group))
-    found = []
-    for layer in layers:
-        for column in range(width):
-            difference = means["positive"][layer, column] - means["negative"][layer, column]
-            size = float(to_host(difference.norm()))
-            if size:
-                found.append(_Candidate(layer, column - width, difference / size, size))
-    return found
-
-
-def _tail(roles: tuple[int, ...]) -> int:
-    """How many tokens at the end are of the template after the prompt (at least the last)."""
-    count = 0
-    for role in reversed(roles):
-        if role != DECISION:
-            break
-        count += 1
-    return max(count, 1)
-
-
-def _ablation(model: Model, direction: Float[Tensor, " D"], share: float = 1.0) -> Intervention:
-    """Take a share of the direction out of the embedding and of all that blocks write."""
-    # not of what every block reads too: a share of it would be taken again and again
-    layers, hooks = range(model.anatomy.n_layers), ("hook_attn_out", "hook_mlp_out")
-    sites = [Site(0, "hook_resid_pre"), *(Site(layer, hook) for layer in layers for hook in hooks)]
-    return Intervention(f"direction {share:g}", {}, "edits", fixed=[Project(site, direction, share) for site in sites])
-
-
-def _chosen(study: Study, candidates: list[_Candidate]) -> _Candidate:
-    """The candidate that lowers the metric most among those that meet the criteria, else among all."""
-    if not candidates:
-        raise OptionError("the classes have the same mean stream everywhere: there is no direction between them")
-    model, negative = study.pair.tuned, range(len(study.prompts("negative")))
-    for candidate in study.progress(candidates, "candidate directions"):
-        ablation = _ablation(model, candidate.direction)
-        candidate.number = float(_numbers(study, "positive", ablation).mean())
-        candidate.kl = float(divergence(study, ablation, negative).mean())
-        site = Site(candidate.layer, "hook_resid_pre")
-        added = Intervention("added", {}, "edits", fixed=[Add(site, candidate.size * candidate.direction)])
-        candidate.added = float(_numbers(study, "negative", added).mean())
-    allowed = [candidate for candidate in candidates if candidate.met] or candidates
-    return min(allowed, key=lambda candidate: (candidate.number, candidate.layer, candidate.position))
-
-
-def _numbers(study: Study, group: str, intervention: Intervention) -> np.ndarray:
-    """The metric's number of every prompt of a class in the tuned model under fixed edits."""
-    model, posed = study.pair.tuned, study.posed(group)
-    found = np.zeros(len(posed))
-    for rows in study.batches(posed, model):
-        batch, _ = make_batch(posed, rows, study.pad_id, model.device)
-        aim = study.objective(group, rows)
-        run = study.engine.run(model, batch, edits=intervention.bind({}), keep=aim.keep)
-        found[rows] = to_host(aim.of(run.require_logits()))
-    return found
-
-
-def _row(study: Study, own, kind: str, dose: float, intervention: Intervention) -> dict:
-    """What one intervention does: per positive prompt what is lost, per negative prompt the KL."""
+def _row(study: Study, own: Judged, base: Judged | None, kind: str, dose: float, intervention: Intervention) -> dict:
+    """What one intervention does: per positive prompt what is lost and returned, per negative prompt the KL."""
     judged = judge(study, kind, "positive", Receiver("tuned", intervention))
     kl = divergence(study, intervention, range(len(study.prompts("negative"))))
-    kept = own.shown
+    changed, as_base, gap = _changed(own, base), np.zeros(len(own.shown), bool), NAN
+    if base is not None:
+        as_base = ~judged.flipped(base) & ~(judged.malformed & ~base.malformed)
+        start, now, end = (one.number[changed].mean() if changed.any() else NAN for one in (own, judged, base))
+        gap = (now - start) / (end - start) if end != start else NAN
     return {
         "kind": kind,
         "dose": dose,
         "kl": kl,
-        "lost": judged.lost(own)[kept] if kept.any() else np.zeros(0, bool),
-        "equal_base": judged.equal_base[kept],
+        "lost": judged.lost(own)[own.shown],
+        "as_base": as_base[changed],
+        "recovery": np.array([gap]),
+        "equal_base": judged.equal_base[own.shown],
         "malformed": judged.malformed,
         "number": judged.number,
+        "answers": {"lost": judged.lost(own), "as_base": as_base, "equal_base": judged.equal_base},
     }
 
 
@@ -227,48 +142,57 @@ def _columns(rows: list[dict]) -> dict[str, tuple]:
         "dose": (np.array([row["dose"] for row in rows]), "measure", "share of the direction, or number of units"),
         "kl": (means("kl"), "measure", "mean KL per token of the tuned answers to negative prompts", "nats"),
         "lost": (means("lost"), "measure", "share of what the tuned model showed that is lost, well-formed"),
-        "equal_base": (means("equal_base"), "measure", "share of the same prompts answered as the base answers"),
+        "as_base": (
+            means("as_base"),
+            "measure",
+            "share of the prompts on which the models differ whose behaviour became the base's, no answer broken that "
+            "the base's is not",
+        ),
+        "recovery": (
+            means("recovery"),
+            "measure",
+            "share of the gap between both models' mean numbers closed on these",
+        ),
+        "equal_base": (
+            means("equal_base"),
+            "measure",
+            "share of the prompts on which the tuned model showed it answered word for word as the base answers",
+        ),
         "malformed": (means("malformed"), "measure", "share of answers to positive prompts that are broken"),
         "number": (means("number"), "measure", "mean of the metric on positive prompts"),
     }
 
 
-def _answers(study: Study, own, rows: list[dict]) -> Table:
-    kept = np.flatnonzero(own.shown)
-    prompts = [study.prompts("positive").prompts[row] for row in kept]
+def _answers(study: Study, own: Judged, base: Judged | None, rows: list[dict]) -> Table:
+    """One row per intervention and positive prompt."""
+    prompts, repeated = study.prompts("positive").prompts, len(rows)
+    flags = {
+        "lost": "behaviour of the tuned model, not here",
+        "as_base": "behaviour of the base, and not broken where the base's answer is not",
+        "equal_base": "the base's, token for token",
+    }
     return table(
         "refusal-direction-answers",
         {
-            "kind": ([row["kind"] for row in rows for _ in kept], "key", "direction or units"),
-            "dose": (np.repeat(np.array([row["dose"] for row in rows]), len(kept)), "measure", "share, or units"),
-            "prompt_id": (np.array([p.id for _ in rows for p in prompts], np.int64), "key", "in the prompt file"),
-            "cluster": ([p.cluster for _ in rows for p in prompts], "key", "prompts that depend on each other"),
-            "lost": (np.concatenate([row["lost"] for row in rows]), "flag", "behaviour of the tuned model, not here"),
-            "equal_base": (np.concatenate([row["equal_base"] for row in rows]), "flag", "the base's, token for token"),
+            "kind": ([row["kind"] for row in rows for _ in prompts], "key", "direction or units"),
+            "dose": (np.repeat(np.array([row["dose"] for row in rows]), len(prompts)), "measure", "share, or units"),
+            "prompt_id": (np.array([p.id for p in prompts] * repeated, np.int64), "key", "in the prompt file"),
+            "cluster": ([p.cluster for p in prompts] * repeated, "key", "prompts that depend on each other"),
+            "shown": (np.tile(own.shown, repeated), "flag", "the tuned model as it is shows the behaviour"),
+            "changed": (np.tile(_changed(own, base), repeated), "flag", "one of base and tuned model shows it alone"),
+            **{
+                name: (np.concatenate([row["answers"][name] for row in rows]), "flag", said)
+                for name, said in flags.items()
+            },
         },
-    )
-
-
-def _told(candidates: list[_Candidate]) -> Table:
-    found = {
-        "layer": ("key", "block before which the stream was read"),
-        "position": ("key", "token, counted from the end: -1 is the last"),
-        "size": ("measure", "length of the difference of means"),
-        "number": ("measure", "mean metric on positive prompts with the direction ablated"),
-        "kl": ("measure", "mean KL per token on negative prompts with it ablated, nats"),
-        "added": ("measure", "mean metric on negative prompts with it added"),
-        "met": ("flag", "within the criteria"),
-    }
-    return table(
-        "refusal-direction-candidates",
-        {name: (np.array([getattr(c, name) for c in candidates]), *described) for name, described in found.items()},
     )
 
 
 _SAID = {
     "lost": "lose {units:.1%} of what the tuned model showed",
-    "equal_base": "return the base's answer to {units:.1%} of the prompts where it showed it",
+    "as_base": "return the base's behaviour on {units:.1%} of the prompts where the models differ in it",
 }
+_COUNTED = {"lost": "shown", "as_base": "changed"}
 
 
 def _claim(rows: list[dict], size: int, column: str) -> Claim:
@@ -277,7 +201,8 @@ def _claim(rows: list[dict], size: int, column: str) -> Claim:
     most = units["kl"].mean()
     within = [row for row in rows if row["kind"] == "direction" and row["kl"].mean() <= most]
     best = max(within, key=lambda row: (row[column].mean(), row["dose"])) if within else None
-    own: dict[str, Any] = {"table": "answers", "where": {"kind": "units", "dose": float(size)}}
+    counted = {_COUNTED[column]: True}
+    own: dict[str, Any] = {"table": "answers", "where": {"kind": "units", "dose": float(size), **counted}}
     name, start = (
         f"beats-direction-{column.replace('_', '-')}",
         f"At a KL of at most {most:.2g} nats per token, {size} units",
@@ -287,7 +212,7 @@ def _claim(rows: list[dict], size: int, column: str) -> Claim:
         return Claim(
             name=name, estimate=mean(column, **own), at_least=0.0, text=text, also={"units": mean(column, **own)}
         )
-    other: dict[str, Any] = {"where": {"kind": "direction", "dose": float(best["dose"])}}
+    other: dict[str, Any] = {"where": {"kind": "direction", "dose": float(best["dose"]), **counted}}
     return Claim(
         name=name,
         estimate=mean(column, pair="prompt_id", minus=other, **own),

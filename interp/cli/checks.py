@@ -21,11 +21,16 @@ NEEDS_NUMBER = ("coalitions", "direction")
 
 def parse(text: str) -> tuple[str, ...]:
     """``none``, ``all`` or names with commas between; raises OptionError for others."""
+    return names_in(text, CHECKS, "--checks")
+
+
+def names_in(text: str, known: Mapping[str, str], flag: str) -> tuple[str, ...]:
+    """Those of the ``known`` names that an option lists; raises OptionError for others."""
     if text in ("none", "all"):
-        return tuple(CHECKS) if text == "all" else ()
+        return tuple(known) if text == "all" else ()
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    if unknown := [name for name in names if name not in CHECKS]:
-        raise OptionError(f"unknown --checks {unknown[0]!r}; use all, none or some of {','.join(CHECKS)}")
+    if unknown := [name for name in names if name not in known]:
+        raise OptionError(f"unknown {flag} {unknown[0]!r}; use all, none or some of {','.join(known)}")
     return names
 
 

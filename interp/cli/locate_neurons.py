@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from interp import organisms
+from interp.cli import baselines as others
 from interp.cli import checks as further
+from interp.cli import excluded as excluding
 from interp.cli.asking import Asking
 from interp.cli.common import takes
 from interp.cli.repeat import Request
@@ -43,6 +45,12 @@ def command(
     checks: Annotated[
         str, typer.Option(metavar="NAMES", help="More tests: all, or some of " + ",".join(further.CHECKS) + ".")
     ] = "none",
+    baselines: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES", help="Other methods beside the set: all, or some of " + ",".join(others.BASELINES) + "."
+        ),
+    ] = "none",
     controls: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 39; 200 for small organisms]"),
@@ -50,6 +58,10 @@ def command(
     control_prompts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Prompts for doses and random sets; the conditions use all.")
     ] = 48,
+    exclude: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Units that no random set draws: [[layer, neuron], ...]."),
+    ] = None,
     patch: Annotated[str, typer.Option(metavar="NAME", help=PATCH_HELP)] = "contribution",
     show_answers: Annotated[
         bool, typer.Option("--show-answers", help="Keep example answers to positive prompts too.")
@@ -69,7 +81,8 @@ def command(
     """
     request = Request.of("locate-neurons", {**locals()})
     common.check()
-    asked = further.parse(checks)
+    asked, beside = further.parse(checks), others.parse(baselines, verify)
+    excluded = excluding.read(exclude, verify)
     if (kept := request.recall()) is not None:
         for note in kept.notes:
             common.remark(note)
@@ -103,12 +116,15 @@ def command(
     if verify:
         VerifyNeurons(patch=patch).check(has_base)
     is_task = common.task is not None
-    asked = further.applicable(asked, checks == "all", has_base, is_task, is_task or sought.differentiable)
+    has_number = is_task or sought.differentiable
+    asked = further.applicable(asked, checks == "all", has_base, is_task, has_number)
+    beside = others.applicable(beside, baselines == "all", unit, is_task, has_number)
     described = request.describe()
     common.status(f"loading {tuned}" + (f" and {common.base}" if common.base else ""))
     pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
     anatomy, kind = pair.tuned.anatomy, unit_named(unit)
     kind.require(anatomy)
+    VerifyNeurons(excluded=excluded, unit=unit).check(pair.base is not None, (anatomy.n_layers, kind.count(anatomy)))
     locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy), common.differentiable(sought))
     metric = common.measured(pair.tokenizer, sought, located_on, verified_on, utility)
     study, store = common.study(pair, located_on, metric), Store(common.store)
@@ -133,10 +149,20 @@ def command(
             small = tuned.startswith("organism:") and organisms.packaged(tuned.removeprefix("organism:")) is None
             controls = CONTROLS_ORGANISM if small else CONTROLS
         checker = VerifyNeurons.of(
-            run.table, controls=controls, control_prompts=control_prompts, patch=patch, show_answers=show_answers
+            run.table,
+            controls=controls,
+            control_prompts=control_prompts,
+            patch=patch,
+            show_answers=show_answers,
+            excluded=excluded,
         )
         runs.append(store.fetch(checker, verifying))
         notes += remarked(common, *runs[-1].summary.get("warnings", ()))
+        if beside and not runs[-1].summary["selected"]:
+            notes += remarked(common, "nothing was selected: there are no baselines to compare it with")
+        elif beside:
+            compared = others.compared(beside, store, study, runs[-1].table, run.table)
+            runs.append(store.fetch(compared, verifying))
     for name, analyzer in further.analyzers(asked, locate, run.table).items():
         runs.append(store.fetch(analyzer, further.studied(name, study, verifying)))
     return write(common, request, described, runs, notes, _title(tuned))

@@ -1,5 +1,6 @@
 """``interp organisms``: the shipped pairs of models and what is known of each."""
 
+import json
 from typing import Annotated
 
 import typer
@@ -7,18 +8,29 @@ import typer
 from interp import organisms
 from interp.cli.common import Common, takes
 from interp.cli.text import aligned
-from interp.errors import ModelError
+from interp.errors import ModelError, OptionError
 from interp.packaged import Packaged
 
 Real = Annotated[bool, typer.Option("--real", help="Of the real base: is it installed, from where, and how to get it?")]
 
 
+Planted = Annotated[
+    str | None,
+    typer.Option("--planted", metavar="NAME", help="Print the neurons that one was trained in, as JSON (--exclude)."),
+]
+
+
 @takes(Common)
-def command(real: Real = False, *, common: Common) -> None:
+def command(real: Real = False, planted: Planted = None, *, common: Common) -> None:
     """List the shipped organisms: small pairs of models whose difference is known, and how they behave.
 
     Children of a real base need a package that holds it; --real says whether it is there.
     """
+    if planted is not None:
+        name = planted.removeprefix("organism:")
+        if not (lists := organisms.planted(name)):
+            raise OptionError(f"organism {name} was not trained in known neurons alone; `interp organisms` says which")
+        return common.result(lists, json.dumps(lists))
     found = [_facts(name) for name in organisms.names()]
     if real:
         return _say_real([one for one in found if one["needs"]], common)

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from interp.cli.baselines import baselines_table
 from interp.cli.claims_table import claims_table
 from interp.cli.common import Common
 from interp.cli.repeat import Request
 from interp.provenance import JSON, sha256_of
-from interp.store.requests import Remembered
+from interp.store.requests import Kept, Remembered
 
 
 def page_name(keys: Sequence[str]) -> str:
@@ -52,7 +53,7 @@ def tell(common: Common, runs: Sequence[Any], page: Path) -> str:
             told = {"run": other.key, "kind": _kind(other), "summary": other.summary}
             summary["runs"] = [*summary.get("runs", []), told]
     record = {"run": first.key, "path": str(first.path), "cached": first.cached, "rows": first.rows}
-    common.result(record | {"summary": summary, "page": str(page)}, text_of(runs, page))
+    common.result(record | {"summary": summary, "page": str(page)}, text_of(runs, page, common.store))
     return first.key
 
 
@@ -71,6 +72,15 @@ def _kind(run: Any) -> str:
     return run.kind
 
 
+def _table(run: Any, root: Path) -> Any:
+    """The table of a run, which of a recalled one is still in the store."""
+    if isinstance(run, Kept):
+        from interp.store import Store
+
+        return Store(root).get(run.key)
+    return run.table
+
+
 def page_of(path: Path, tables: Sequence[Any], title: str) -> Path:
     """Write the page of these tables."""
     from interp.report.page import write_page
@@ -84,8 +94,11 @@ _SAID: Mapping[str, tuple[str, str]] = {
 }
 
 
-def text_of(runs: Sequence[Any], page: Path) -> str:
-    """What a person is told: the sentence of every run, its claims, and where its rows and its page are."""
+def text_of(runs: Sequence[Any], page: Path, root: Path) -> str:
+    """What a person is told: the sentence of every run, its claims, and where its rows and its page are.
+
+    ``root``: the store, in which the tables of recalled runs still are.
+    """
     names = [_SAID.get(_kind(run), (f"{_kind(run)}:", f"{_kind(run)}:")) for run in runs]
     width = max(9, *(len(name) for pair in names for name in pair))
     lines = [line for run in runs for line in run.summary.get("opening", ())]
@@ -94,6 +107,8 @@ def text_of(runs: Sequence[Any], page: Path) -> str:
     for run in runs:
         if findings := run.summary.get("findings"):
             lines += ["", claims_table(findings), ""]
+        if _kind(run) == "baselines":
+            lines += [baselines_table(_table(run, root)), ""]
     for (_, table), run in zip(names, runs, strict=True):
         lines.append(f"{table:{width}} {run.path / 'table.parquet'}" + ("  (kept from before)" if run.cached else ""))
     lines.append(f"{'page:':{width}} {page}")

@@ -12,14 +12,14 @@ _NAMES = {"units": ("located units, the first k", BLUE), "direction": ("a share 
 
 
 def refusal_direction_figure(table: Table) -> go.Figure:
-    """Share lost (lines) and share answered as the base (dotted) against the KL on negative prompts, logarithmic."""
+    """Share lost (lines), share become the base's (dotted) against the KL on negative prompts, logarithmic."""
     figure = go.Figure()
     positive = table["kl"][table["kl"] > 0]
     least = positive.min() / 3 if positive.size else 1e-9
     for kind, (name, colour) in _NAMES.items():
         rows = np.flatnonzero(table["kind"] == kind)
         rows = rows[np.argsort(table["dose"][rows], kind="stable")]
-        for column, dash, said in (("lost", "solid", "lost"), ("equal_base", "dot", "base's answer")):
+        for column, dash, said in (("lost", "solid", "lost"), ("as_base", "dot", "as the base")):
             if not len(rows) or np.isnan(table[column][rows]).all():
                 continue
             figure.add_trace(
@@ -36,8 +36,8 @@ def refusal_direction_figure(table: Table) -> go.Figure:
             )
     caption = (
         "Across: how far answers to negative prompts move, in nats per token (a KL of 0 is drawn at the left edge). "
-        "Up: how much of the behaviour is lost, and dotted how often the base's own answer takes its place. Higher at "
-        "equal KL is better."
+        "Up: how much of the behaviour is lost, and dotted on how many of the prompts where the models "
+        "differ in it the base's behaviour takes its place. Higher at equal KL is better."
     )
     finish(figure, "Located units and one direction, at what cost", caption, height=440)
     figure.update_layout(margin={"t": 96})

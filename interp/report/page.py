@@ -20,6 +20,7 @@ from interp.report.text import escaped, json_text
 from interp.table import Table
 
 HEADINGS = {
+    "baselines": "What do other methods do?",
     "compare": "How far does it say something else?",
     "compare-layers": "Where do the streams part?",
     "compare-weights": "Which weights moved?",
@@ -150,7 +151,11 @@ def figure_of(table: Table) -> str:
     )
 
 
-_DRAWN = {"neuron-tokens": sections.tokens_table, "dictionary-features": _features}
+_DRAWN = {
+    "baselines": sections.baselines_table,
+    "neuron-tokens": sections.tokens_table,
+    "dictionary-features": _features,
+}
 """What draws kinds that are not figures alone."""
 
 

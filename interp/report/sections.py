@@ -77,6 +77,33 @@ def _table(name: str, columns: Sequence[str], rows: Sequence[str]) -> str:
     )
 
 
+def baselines_table(table: Table) -> str:
+    """One row per method: what is left of the behaviour, and what that costs."""
+    rows = []
+    for row in table.rows():
+        shown = [f"{row[name]:.1%}" for name in ("shown", "low", "high")]
+        cost = [
+            number(row["divergence"]),
+            *("–" if np.isnan(row[n]) else f"{row[n]:.1%}" for n in ("flipped", "malformed")),
+        ]
+        rows.append(
+            f'<tr><th scope="row">{escaped(row["what"])}<br><code>{escaped(row["method"])}</code></th>'
+            f'<td class="figures">{escaped(f"{shown[0]} [{shown[1]}, {shown[2]}]")}</td>'
+            f'<td class="figures">{escaped(interval(row["recovery"], row["recovery_low"], row["recovery_high"]))}</td>'
+            + "".join(f'<td class="figures">{escaped(value)}</td>' for value in cost)
+            + "</tr>"
+        )
+    labels = table.summary.get("labels") or {"many": "the behaviour", "number": "number"}
+    note = (
+        f"Share of positive prompts with {labels['many']}; share of the gap of both models' {labels['number']} that is "
+        "closed; divergence from the fine-tuned model on its answers to negative prompts, nats a token; share of these "
+        "that flip; share of answers to positive prompts that are broken. Intervals are over clusters, of random sets "
+        "they are the range. Less of the behaviour at an equal divergence is better, where answers are not broken."
+    )
+    columns = ("Method", "Behaviour", "Recovery", "Divergence", "Flips", "Malformed")
+    return f"<p>{escaped(note)}</p>" + _table("baselines", columns, rows)
+
+
 def examples_table(table: Table) -> str:
     """What both models answer to a few prompts, and what they answer under the interventions."""
     rows, before = [], None

@@ -20,6 +20,7 @@ from interp.table import Table
 NAMES = {
     "locate-neurons": "Locating units",
     "verify-neurons": "Verifying them by intervention",
+    "baselines": "Beside other methods",
     "compare": "The pair at a first look",
     "tuco": "Tuning contribution (TuCo)",
     "ftc-alpha": "Tuning weakened and strengthened",

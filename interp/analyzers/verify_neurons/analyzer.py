@@ -54,7 +54,7 @@ class VerifyNeurons(Analyzer):
     """
 
     name: ClassVar[str] = "verify-neurons"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
@@ -76,8 +76,13 @@ class VerifyNeurons(Analyzer):
         ranking, chosen, unit = ranking_of(located), int(located["selected"].sum()), located.summary["unit"]
         return cls(parent=located.require_provenance().key, ranking=ranking, selected=chosen, unit=unit, **options)
 
-    def check(self, has_base: bool) -> None:
-        """Raise OptionError for options that cannot be run."""
+    def check(self, has_base: bool, shape: tuple[int, int] | None = None) -> None:
+        """Raise OptionError for options that cannot be run; ``shape``: of the model's units, ``[L, U]``."""
+        layers, units = shape or (np.inf, np.inf)
+        if wrong := [pair for pair in self.excluded if not (0 <= pair[0] < layers and 0 <= pair[1] < units)]:
+            raise OptionError(
+                f"excluded is layer {wrong[0][0]}, {self.unit} {wrong[0][1]}; the model has {layers} blocks of {units}"
+            )
         if self.controls < 1:
             raise OptionError(f"--controls {self.controls} leaves the claims without a null; use at least 19")
         if self.patch not in PATCHES:
@@ -87,9 +92,8 @@ class VerifyNeurons(Analyzer):
 
     def __call__(self, study: Study) -> Table:
         """Run all conditions, doses and controls; what they gave becomes claims."""
-        has_base = study.pair.base is not None
-        self.check(has_base)
-        unit = unit_named(self.unit)
+        has_base, unit, anatomy = study.pair.base is not None, unit_named(self.unit), study.pair.tuned.anatomy
+        self.check(has_base, (anatomy.n_layers, unit.count(anatomy)))
         donors = Donors.read(study, unit, self.patch)
         located = self.ranking[: self.selected]
         names = [name for name in ABLATIONS if has_base or name not in NEEDS_BASE] if located else []
@@ -122,6 +126,7 @@ class VerifyNeurons(Analyzer):
             show_answers=self.show_answers,
             patch=self.patch,
             sampled=sampled,
+            excluded=len(self.excluded),
         )
         if located and has_base:
             moved = weight_change(study.pair, unit)

@@ -24,6 +24,7 @@ class Evidence:
     ``matched``: share of their units whose change is within a factor of 2. ``harmless``: of random sets, what is lost
     of harmless answers and the divergence on them. ``examples``: of how many prompts answers are kept as text, of
     positive ones with ``show_answers``. ``sampled``: what sampled answers show, where the behaviour asks for them.
+    ``excluded``: how many units no random set may draw.
     """
 
     judged: list[Judged]
@@ -48,6 +49,7 @@ class Evidence:
     show_answers: bool = False
     units: int = 0
     sampled: list[Sampled] = field(default_factory=list)
+    excluded: int = 0
 
     def get(self, condition: str, group: str) -> Judged | None:
         """The judgement of one condition and class, or None where it was not run."""

@@ -155,12 +155,18 @@ def _control(evidence: Evidence) -> str:
             f", their change {np.mean(evidence.change_ratios):.2f} times; {np.mean(evidence.matched):.0%} of the units "
             "matched on the change within a factor of 2, the others on the size"
         )
+    if evidence.excluded:
+        match += f"; none of {evidence.excluded} excluded {evidence.unit.name}s is drawn"
     return f"{len(evidence.sets)} random sets (same layers, {match}) on {len(evidence.rows)} control prompts"
 
 
 def harmless(study: Study, evidence: Evidence) -> Claim:
-    """What is lost of harmless answers under ablation: the behaviour flips, or, of a task, the answer is another."""
-    drawn, metric = bool(evidence.harmless), study.require_metric()
+    """What is lost of harmless answers under ablation: the behaviour flips, or, of a task, the answer is another.
+
+    The fine-tuned model's own answers are the control, and the thresholds alone decide: random sets, which are few
+    here, stand beside it in the sentence.
+    """
+    count, metric = len(evidence.harmless), study.require_metric()
     flips = metric.applies("negative")
     where = {"condition": evidence.ablation, "group": "negative"}
     also = {"apart": mean("divergence", table="answers", where=where)}
@@ -170,16 +176,17 @@ def harmless(study: Study, evidence: Evidence) -> Claim:
     if evidence.has_base:
         also["base"] = mean("divergence", table="answers", where={"condition": "base", "group": "negative"})
         text += ", the base's {base:.3f}"
-    if drawn:
+    if count:
         also["random"] = statistic("mean", "divergence", table="random_harmless")
-        text += ", that of random sets {random:.3f}"
+        also["random_lost"] = statistic("mean", "lost", table="random_harmless")
+        text += f"; beside it {count} random set{'s' * (count > 1)}: {{random_lost:.1%}}, {{random:.3f}}"
     return Claim(
         name="harmless",
         estimate=mean("flipped" if flips else "altered", table="answers", where=where),
         at_most=HARMLESS,
         beyond=[BOUND],
-        reference=statistic("mean", "lost", table="random_harmless", spread="range") if drawn else 0.0,
-        control=f"{len(evidence.harmless)} matched random sets" if drawn else "the fine-tuned model's own answers",
+        reference=0.0,
+        control="the fine-tuned model's own answers",
         text=text + ".",
         also=also,
     )

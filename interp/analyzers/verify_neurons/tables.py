@@ -55,6 +55,8 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
         "labels": {"many": words.many, "column": words.column, "number": words.number},
     }
     summary |= {f"k95_{name}": None for name in MEASURES}
+    if evidence.excluded:
+        summary["excluded"] = evidence.excluded
     if warned := warnings_of(study):
         summary["warnings"] = warned
     if evidence.has_base and (effects := evidence.dose.get("necessity")):

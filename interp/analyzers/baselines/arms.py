@@ -1,0 +1,106 @@
+"""What each method does to the answers: read from the verifying run, or measured as its conditions are."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from interp.maths.intervals import cluster_interval
+from interp.models.units import Unit
+from interp.study import Study
+from interp.table import Table
+from interp.trials.conditions import Receiver, judge
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one method does: per positive prompt (``shown``, ``number``, ``malformed``), per negative one the others.
+
+    ``shown``: the answer shows the behaviour; ``flipped``: it does in one of this and the fine-tuned model (of a task:
+    the answer is another); ``divergence``: from the fine-tuned model, nats a token.
+    """
+
+    method: str
+    what: str
+    shown: np.ndarray
+    number: np.ndarray
+    malformed: np.ndarray
+    flipped: np.ndarray
+    divergence: np.ndarray
+    units: float = NAN
+    share: float = NAN
+
+
+def part_of(verified: Table, condition: str, group: str) -> Table:
+    """Answers of a verifying run under one condition to one class, in prompt order."""
+    answers = verified.tables["answers"]
+    return answers.select((answers["condition"] == condition) & (answers["group"] == group))
+
+
+def kept(study: Study, verified: Table, condition: str, method: str, what: str, units: int) -> Arm:
+    """A method that the verifying run has measured."""
+    words = study.require_metric().words
+    changes = "flipped" if study.require_metric().applies("negative") else "altered"
+    positive, negative = (part_of(verified, condition, group) for group in ("positive", "negative"))
+    return Arm(
+        method, what, positive[words.column], positive[words.short], positive["malformed"], negative[changes],
+        negative["divergence"], float(units),
+    )  # fmt: skip
+
+
+def measured(
+    study: Study, verified: Table, method: str, what: str, receiver: Receiver, units: float = NAN, share: float = NAN
+) -> Arm:
+    """A method that is measured here, as conditions of the verification are."""
+    positive = judge(study, method, "positive", receiver)
+    negative = judge(study, method, "negative", receiver, diverging=True)
+    flipped = ~negative.equal_tuned
+    if study.require_metric().applies("negative"):
+        flipped = negative.shown != part_of(verified, "tuned", "negative")[study.require_metric().words.column]
+    return Arm(
+        method,
+        what,
+        positive.shown,
+        positive.number,
+        positive.malformed,
+        flipped,
+        negative.divergence,
+        float(units),
+        share,
+    )
+
+
+def row_of(study: Study, verified: Table, arm: Arm) -> dict:
+    """A method's numbers over prompts, with intervals over clusters."""
+    clusters, number = study.prompts("positive").clusters, study.require_metric().words.short
+    recovery = (NAN, NAN, NAN)
+    if study.pair.base is not None and np.isfinite(arm.number).all():
+        base, tuned = (part_of(verified, role, "positive")[number] for role in ("base", "tuned"))
+        recovery = cluster_interval(arm.number, clusters, minus=tuned, over=base, over_minus=tuned)
+    return {
+        "method": arm.method, "what": arm.what, "units": arm.units, "share": arm.share, "prompts": len(arm.shown),
+        **dict(zip(("shown", "low", "high"), cluster_interval(arm.shown, clusters), strict=True)),
+        **dict(zip(("recovery", "recovery_low", "recovery_high"), recovery, strict=True)),
+        "malformed": arm.malformed.mean(), "divergence": arm.divergence.mean(), "flipped": arm.flipped.mean(),
+    }  # fmt: skip
+
+
+def random_rows(verified: Table, unit: Unit, has_recovery: bool) -> list[dict]:
+    """The verification's random sets: means over sets, with their range; none where none was drawn."""
+    sets = verified.tables["random"]
+    sets, harmless = sets.select(sets["direction"] == "necessity"), verified.tables["random_harmless"]
+    if not len(sets):
+        return []
+    rates, recovered = sets["rate"], sets["recovery"] if has_recovery else np.full(len(sets), NAN)
+    return [
+        {
+            "method": "random", "what": f"{len(sets)} random sets of as many {unit.plural} treated so, mean",
+            "units": float(sets["k"].mean()), "share": NAN,
+            "prompts": int(part_of(verified, "tuned", "positive")["sampled"].sum()),
+            "shown": rates.mean(), "low": rates.min(), "high": rates.max(),
+            "recovery": recovered.mean(), "recovery_low": recovered.min(), "recovery_high": recovered.max(),
+            "malformed": NAN, "divergence": harmless["divergence"].mean() if len(harmless) else NAN,
+            "flipped": harmless["lost"].mean() if len(harmless) else NAN,
+        }
+    ]  # fmt: skip

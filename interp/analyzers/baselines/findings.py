@@ -1,0 +1,97 @@
+"""The tables of a comparison with other methods, and what it claims."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from interp.analyzers.baselines.arms import NAN, Arm
+from interp.claims import Claim, literal, mean
+from interp.metrics import Words
+from interp.models.units import Unit
+from interp.study import Study
+from interp.table import Table, table
+
+_COLUMNS = {
+    "method": ("key", "located, zero, direction, contrast or random"),
+    "what": ("text", "what was done"),
+    "units": ("measure", "units that were changed; NaN of the direction"),
+    "share": ("measure", "share of the direction that was taken away; NaN of units"),
+    "prompts": ("measure", "positive prompts; of random sets the control prompts"),
+    "shown": ("measure", "share of answers to positive prompts that show the behaviour"),
+    "low": ("measure", "lower end of its 95 % interval over clusters; of random sets the least of them"),
+    "high": ("measure", "upper end of its 95 % interval over clusters; of random sets the largest"),
+    "recovery": (
+        "measure",
+        "share of the gap between both models' mean numbers that is closed; NaN where there is none to tell",
+    ),
+    "recovery_low": ("measure", "lower end of its 95 % interval over clusters; of random sets the least"),
+    "recovery_high": ("measure", "upper end of its 95 % interval over clusters; of random sets the largest"),
+    "malformed": ("measure", "share of answers to positive prompts that are broken; NaN of random sets"),
+    "divergence": ("measure", "KL divergence from the tuned model on its answers to negative prompts", "nats a token"),
+    "flipped": ("measure", "share of answers to negative prompts whose behaviour flips (of a task: that are others)"),
+}
+
+
+def columns(rows: Sequence[dict]) -> dict[str, tuple]:
+    """The run's own table, a row per method."""
+    types = {"method": object, "what": object, "prompts": np.int64}
+    return {
+        name: (np.array([row[name] for row in rows], types.get(name, np.float64)), *described)
+        for name, described in _COLUMNS.items()
+    }
+
+
+def answers_table(study: Study, arms: Sequence[Arm]) -> Table:
+    """One row per method, class and prompt; what is of one class is NaN or no of the other."""
+    blocks: list[tuple[str, str, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    for arm in arms:
+        many, few = len(arm.shown), len(arm.flipped)
+        no, nan = np.zeros(max(many, few), bool), np.full(max(many, few), NAN)
+        blocks.append((arm.method, "positive", arm.shown, arm.malformed, no[:many], arm.number, nan[:many]))
+        blocks.append((arm.method, "negative", no[:few], no[:few], arm.flipped, nan[:few], arm.divergence))
+    prompts = [(method, group, prompt) for method, group, *_ in blocks for prompt in study.prompts(group)]
+    shown, malformed, flipped, number, apart = (np.concatenate([block[at] for block in blocks]) for at in range(2, 7))
+    return table(
+        "baselines-answers",
+        {
+            "method": (np.array([method for method, _, _ in prompts], object), "key", "what answered"),
+            "group": (np.array([group for _, group, _ in prompts], object), "key", "class of the prompt"),
+            "prompt_id": (np.array([p.id for *_, p in prompts], np.int64), "key", "position in the prompt file"),
+            "cluster": (
+                np.array([p.cluster for *_, p in prompts], object),
+                "key",
+                "prompts that intervals take as one",
+            ),
+            "shown": (shown, "flag", "the answer to a positive prompt shows the behaviour"),
+            "malformed": (malformed, "flag", "the answer to a positive prompt is broken"),
+            "flipped": (flipped, "flag", "the answer to a negative prompt flips (of a task: is another)"),
+            "number": (number, "measure", f"{study.require_metric().words.number} of a positive prompt"),
+            "divergence": (apart, "measure", "from the tuned model on a negative prompt", "nats a token"),
+        },
+    )
+
+
+def claim(words: Words, unit: Unit, size: int, method: str, arm: Arm | None) -> Claim:
+    """The located set leaves less of the behaviour than the other method does."""
+    said = literal(words.verb).replace("{{share}}", "{own:.1%}")
+    own = {"method": "located", "group": "positive"}
+    also, text = (
+        {"own": mean("shown", table="answers", where=own)},
+        f"With the {size} located {unit.name}s treated so, ",
+    )
+    text += f"the fine-tuned model {said}; "
+    name = f"beats-{method}"
+    if arm is None:
+        text += "no share of the direction is as gentle on negative prompts."
+        return Claim(name=name, estimate=also["own"], at_most=0.0, text=text, also=also,
+                     missing="a share of the direction that is as gentle")  # fmt: skip
+    other = {"method": method, "group": "positive"}
+    return Claim(
+        name=name,
+        estimate=mean("shown", table="answers", where=own, pair="prompt_id", minus={"where": other}),
+        at_most=0.0,
+        reference=mean("shown", table="answers", where=other),
+        control=literal(arm.what),
+        text=text + f"with {literal(arm.what)}: {{control:.1%}}.",
+        also=also,
+    )

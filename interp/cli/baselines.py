@@ -1,0 +1,77 @@
+"""``--baselines``: other methods of the field beside a verified set, by name; and their table for a terminal."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from interp.cli.checks import names_in
+from interp.cli.text import aligned
+from interp.errors import OptionError
+
+if TYPE_CHECKING:
+    from interp.study import Study
+    from interp.table import Table
+
+BASELINES = {
+    "contrast": "as many neurons as were located, by a contrast of the classes in the fine-tuned model alone",
+    "direction": "one direction of the stream taken away, at equal divergence on harmless answers",
+}
+HEADER = ("method", "behaviour", "recovery", "divergence", "flips", "malformed")
+
+
+def parse(text: str, verify: bool) -> tuple[str, ...]:
+    """``none``, ``all`` or names with commas between; raises OptionError for others, and where nothing verifies."""
+    names = names_in(text, BASELINES, "--baselines")
+    if names and not verify:
+        raise OptionError("--baselines are measured on the prompts that verify; leave out --no-verify")
+    return names
+
+
+def applicable(names: tuple[str, ...], asked_all: bool, unit: str, is_task: bool, has_number: bool) -> tuple[str, ...]:
+    """Those that there can be; one asked for by name that cannot raises OptionError."""
+    barred = {}
+    if unit != "neuron":
+        barred["contrast"] = f"neurons, and units are of kind {unit}"
+    if is_task:
+        barred["direction"] = "a behaviour that both classes can show; a task has none"
+    elif not has_number:
+        barred["direction"] = "log-odds; add continuations to the behaviour's file"
+    for name in names:
+        if name in barred and not asked_all:
+            raise OptionError(f"--baselines {name} needs {barred[name]}")
+    return tuple(name for name in names if name not in barred)
+
+
+def compared(names: tuple[str, ...], store: Any, locating: "Study", verified: "Table", located: "Table") -> Any:
+    """The analyzer of these baselines; what they choose is chosen on the prompts that located."""
+    from interp.analyzers.baselines import Baselines
+    from interp.analyzers.locate_neurons import LocateNeurons
+
+    contrast, size = None, int(verified.summary["selected"])
+    if "contrast" in names:
+        contrast = store.fetch(LocateNeurons(method="contrast", top=str(size)), locating).table
+    return Baselines.of(verified, located, contrast=contrast, choosing=locating if "direction" in names else None)
+
+
+def baselines_table(table: "Table") -> str:
+    """A line per method, with 95 % intervals; of random sets the range of them."""
+    rows = [
+        (
+            row["what"],
+            _interval(row["shown"], row["low"], row["high"], ".1%"),
+            _interval(row["recovery"], row["recovery_low"], row["recovery_high"], ".2f"),
+            _number(row["divergence"], ".3g"),
+            _number(row["flipped"], ".1%"),
+            _number(row["malformed"], ".1%"),
+        )
+        for row in table.rows()
+    ]
+    return aligned(rows, HEADER)
+
+
+def _interval(value: float, low: float, high: float, form: str) -> str:
+    said = _number(value, form)
+    return said if math.isnan(low) else f"{said} [{_number(low, form)}, {_number(high, form)}]"
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value + 0.0, form)
