@@ -13,8 +13,8 @@ from interp.analyzers.locate_neurons import METHODS
 from interp.cli import COMMANDS, GROUPS, _LazyCommands, main
 from interp.figures import FIGURES
 from tests import documented, pages, tiny
-from tests.test_real_pair import missing
 from tests.pages import PAGES, ROOT
+from tests.test_real_pair import missing
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -64,12 +64,15 @@ OWN_TEST = {"adding-an-analyzer.md"}  # tests/test_adding_an_analyzer.py
 
 
 SLOW = {"checks.md", "behaviours-real.md"}
+LONG = (pytest.mark.slow, pytest.mark.timeout(900))
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.slow if page.name in SLOW else (), id=page.name)
+        pytest.param(
+            page, marks=[pytest.mark.slow, pytest.mark.timeout(900)] if page.name in SLOW else (), id=page.name
+        )
         for page in PAGES
         if pages.blocks(page, "python") and page.name not in OWN_TEST
     ],
