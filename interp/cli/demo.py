@@ -13,18 +13,23 @@ from interp.store import Store
 
 @dataclass(frozen=True)
 class Shown:
-    """A pair, how many neurons are selected, how many prompts a class locate and verify, and how many are controls."""
+    """A pair, how many neurons are selected, how many prompts a class locate and verify, and how many are controls.
+
+    ``tokens``: how long answers may become.
+    """
 
     child: str
     base: str
     top: int
     prompts: int = 48
     control_prompts: int = 32
+    tokens: int = 48
 
 
 # enough for every interval to exclude its control, within two minutes on two cores
 SMALL = Shown("refusal/planted", "refusal/base", 30)
-REAL = Shown("smollm2/planted", "smollm2/base", 60)
+# a refusal is decided within its first sentence
+REAL = Shown("smollm2/planted", "smollm2/base", 60, control_prompts=24, tokens=24)
 
 
 @takes(Running)
@@ -55,6 +60,7 @@ def command(
         top=str(shown.top),
         max_prompts=shown.prompts,
         control_prompts=shown.control_prompts,
+        max_new_tokens=shown.tokens,
         **files,
         **vars(common),
     )

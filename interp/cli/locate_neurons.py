@@ -145,8 +145,8 @@ def command(
     run = store.fetch(locate, study)
     runs = [run]
     if verify:
+        small = tuned.startswith("organism:") and organisms.packaged(tuned.removeprefix("organism:")) is None
         if controls is None:
-            small = tuned.startswith("organism:") and organisms.packaged(tuned.removeprefix("organism:")) is None
             controls = CONTROLS_ORGANISM if small else CONTROLS
         checker = VerifyNeurons.of(
             run.table,
@@ -155,6 +155,7 @@ def command(
             patch=patch,
             show_answers=show_answers,
             excluded=excluded,
+            dose_draws=5 if small else 2,  # at seven other sizes or more: beside the null they cost as much again
         )
         runs.append(store.fetch(checker, verifying))
         notes += remarked(common, *runs[-1].summary.get("warnings", ()))
