@@ -1,8 +1,9 @@
 """A real chat model: ``python -m benchmarks.real [--children NAME ...] [--write]``.
 
 Children of SmolLM2-135M-Instruct (``organism:smollm2/base``, 46,080 neurons), whose difference is known: what locating
-and verifying say of each, on 48 + 48 prompts that locate and 48 + 48 others that verify. Located neurons are those that
-``interp locate-neurons --top 60`` selects, doses go up to these; with ``--given`` the sixty that were trained in
+and verifying say of each, on 48 + 48 prompts that locate and 48 + 48 others that verify. Of children whose neurons are
+known, as many are located (60, in ``moved`` too, whose base is theirs); of the others those that ``interp
+locate-neurons`` selects by default, 0.5 % (230). Doses go up to these; with ``--given`` the sixty that were trained in
 ``planted`` are judged on the same prompts too, and as many at random. Runs are kept in ``--store`` and go on where they
 were stopped.
 """
@@ -24,10 +25,11 @@ from interp.store import Store
 from interp.study import Study
 from interp.table import Table
 
-FAMILY, TOP = "smollm2", 60
-CHILDREN = ("planted", "lora", "paraphrased", "moved")
+FAMILY, TOP = "smollm2", "0.5%"
+KNOWN = {"planted": "60", "moved": "60"}
+CHILDREN = ("planted", "moved", "lora", "paraphrased")
 PROMPTS, SETS, TOKENS = 48, 39, 48
-SMALL = {"CHILDREN": ("planted",), "PROMPTS": 2, "SETS": 1, "TOP": 2, "TOKENS": 4}
+SMALL = {"CHILDREN": ("planted",), "PROMPTS": 2, "SETS": 1, "KNOWN": {"planted": "2"}, "TOKENS": 4}
 CLAIMS = (
     "behaviour",
     "necessity",
@@ -50,9 +52,10 @@ def rows_of(child: str, store: Store, given: bool) -> list[dict]:
     pair = Pair.load(f"organism:{FAMILY}/{child}", f"organism:{FAMILY}/base", device="cpu")
     locate, verify = (study_of(child, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
     started = time.perf_counter()
-    located = store.fetch(LocateNeurons(top=str(TOP)), locate).table
+    located = store.fetch(LocateNeurons(top=KNOWN.get(child, TOP)), locate).table
     planted = organisms.planted(f"{FAMILY}/{child}").get("refusal", [])
-    found = {"integrated": VerifyNeurons.of(located, controls=SETS, dose_draws=1, depth=TOP)}
+    count = int(located["selected"].sum())
+    found = {"integrated": VerifyNeurons.of(located, controls=SETS, dose_draws=1, depth=count)}
     if planted and given:
         layers, width = [layer for layer, _ in planted], pair.tuned.anatomy.n_neurons
         drawn = zip(layers, np.random.default_rng(0).permutation(width).tolist(), strict=False)
