@@ -70,7 +70,9 @@ def test_the_located_row_is_the_verifying_runs(table, runs):
     assert row["malformed"] == own["malformed"][0]
     assert row["divergence"] == verified.select(keys[0] & ~keys[1])["divergence"][0]
     found = {claim.name: claim for claim in from_table(verified.tables["claims"])}
-    assert row["flipped"] == found["harmless"].value
+    answers = verified.tables["answers"]
+    where = (answers["condition"] == "ablate-base") & (answers["group"] == "negative")
+    assert row["flipped"] == answers["flipped"][where].mean()
     recovery = found["necessity-recovery"]
     assert (row["recovery"], row["recovery_low"], row["recovery_high"]) == (recovery.value, *recovery.interval)
 
@@ -113,7 +115,7 @@ def test_random_sets_are_the_verifications(table, runs):
     sets = verified.tables["random"]
     rates = sets["rate"][sets["direction"] == "necessity"]
     assert (row["shown"], row["low"], row["high"]) == (rates.mean(), rates.min(), rates.max())
-    assert row["flipped"] == verified.tables["random_harmless"]["lost"].mean()
+    assert row["flipped"] == verified.tables["random_harmless"]["flipped"].mean()
     assert row["prompts"] == 6
 
 

@@ -27,6 +27,7 @@ from interp.trials.contributions import contribution_changes, contribution_norms
 from interp.trials.dose import grid, returns
 from interp.trials.outcomes import Outcomes, refine
 from interp.trials.rows import changed
+from interp.trials.warnings import disagreements
 from tests import tiny
 
 SMALL = {"controls": 39, "dose_draws": 1, "depth": 5, "control_prompts": 5}
@@ -92,7 +93,7 @@ def test_the_first_lines_say_what_was_asked_and_what_came_of_it(table):
     )
     assert lines[2] == "refusals of the base with the 3 patched in: 100.0% (random sets 0.0%)"
     assert lines[3].startswith("gap of the refusal log-odds closed: 1.00 at the base's contributions (random sets ")
-    assert lines[4:] == ["verdict: behaviour supported, necessity supported, sufficiency supported"]
+    assert lines[4:] == ["verdict: supported: behaviour, necessity, sufficiency, harmless, malformed"]
     assert "-0.00" not in " ".join(lines)
 
 
@@ -522,7 +523,7 @@ def test_without_a_base(family):
     assert "base" not in table.summary["sentence"]
     # random sets are ablated on harmless prompts here too
     assert len(table.tables["random_harmless"]) == 1
-    assert "; beside it 1 random set: " in found["harmless"].sentence
+    assert ". Beside it, a random set flips " in found["harmless"].sentence
     for finding in found.values():
         check(finding, table)
 
@@ -545,9 +546,10 @@ def effects(rate, recovery, donor):
     return {"exact": 0.0, "behaviour": 0.0, "recovery": recovery, "rate": rate, "difference": rate - donor}
 
 
-def evidence(left=0, recovery=1.0, null=None, flipped=0, broken=0, given=N, n=N, **changes):
+def evidence(left=0, recovery=1.0, null=None, flipped=0, broken=0, given=N, n=N, misfires=0, **changes):
     """A located set that does all it should, but for what is named.
 
+    ``misfires``: negative prompts that the fine-tuned model refuses;
     ``left``: positive prompts that are still refused under ablation; ``null``: rates of the random sets.
     """
     null = [1.0] * 39 if null is None else null
@@ -555,7 +557,7 @@ def evidence(left=0, recovery=1.0, null=None, flipped=0, broken=0, given=N, n=N,
         judged("base", "positive", n, equal_base=n, number=-4.0),
         judged("tuned", "positive", n, shown=n, equal_tuned=n, number=4.0),
         judged("base", "negative", n, equal_base=n, equal_tuned=n),
-        judged("tuned", "negative", n, equal_base=n, equal_tuned=n),
+        judged("tuned", "negative", n, equal_base=n, equal_tuned=n, shown=misfires),
         judged("ablate-base", "positive", n, shown=left, malformed=broken, number=4.0 - 8.0 * recovery),
         judged("ablate-base", "negative", n, shown=flipped),
         judged("patch-tuned", "positive", n, shown=given, number=4.0),
@@ -567,7 +569,7 @@ def evidence(left=0, recovery=1.0, null=None, flipped=0, broken=0, given=N, n=N,
             "necessity": [effects(rate, 0.0, 0.0) for rate in null],
             "sufficiency": [effects(0.0, 0.0, 1.0)] * 39,
         },
-        harmless=[(0.0, 0.1)] * 5, ratios=[1.0] * 39, sets=[[]] * 39, depth=3,
+        harmless=[(0.0, 0.0, 0.1)] * 5, ratios=[1.0] * 39, sets=[[]] * 39, depth=3,
     )  # fmt: skip
     return replace(found, **changes)
 
@@ -575,6 +577,17 @@ def evidence(left=0, recovery=1.0, null=None, flipped=0, broken=0, given=N, n=N,
 @pytest.fixture(scope="module")
 def forty():
     return tiny.planted_study("llama", pairs=N)
+
+
+def test_log_odds_that_say_more_than_answers_are_warned_of(forty):
+    words = forty.require_metric().words
+    alike = [judged("tuned", "positive", shown=N, number=4.0), judged("base", "positive", number=-4.0)]
+    assert disagreements(alike, words) == []
+    # an answer whose first token has less than half of the probability is no such case
+    assert disagreements([judged("tuned", "positive", shown=N, number=-4.0)], words) == []
+    [line] = disagreements([*alike, judged("patch-tuned", "positive", shown=N // 2, number=4.0)], words)
+    assert "of positive prompts 50% under patch-tuned. Rates and recovery measure two things" in line
+    assert disagreements([judged("patch-tuned", "positive", shown=N - N // 5, number=4.0)], words) == []
 
 
 def concluded(study, found):
@@ -587,11 +600,11 @@ def concluded(study, found):
 
 @pytest.mark.parametrize("lost", [0.0, 0.9])
 def test_random_sets_stand_beside_harmless_and_do_not_decide(forty, lost):
-    found = findings_of(concluded(forty, evidence(harmless=[(lost, 0.1)] * 5)))["harmless"]
+    found = findings_of(concluded(forty, evidence(harmless=[(lost, lost, 0.1)] * 5)))["harmless"]
     assert (found.verdict, found.control, found.control_value) == (
-        "supported", "the fine-tuned model's own answers", 0.0,
+        "supported", "the answers of both models", 0.0,
     )  # fmt: skip
-    assert f"; beside it 5 random sets: {lost:.1%}, 0.100" in found.sentence
+    assert f". Beside it, 5 random sets on average flip {lost:.1%}, with a divergence of 0.100." in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -607,6 +620,8 @@ def test_random_sets_stand_beside_harmless_and_do_not_decide(forty, lost):
         ({"null": []}, {"necessity": "not tested", "necessity-recovery": "not tested"}),
         ({"recovery": 0.4}, {"necessity": "not supported", "necessity-recovery": "not supported"}),
         ({"flipped": 1}, {"harmless": "not supported"}),  # 2.5 % of harmless answers are refused
+        ({"misfires": 3}, {}),  # flips that undo what tuning did to negative prompts are no harm
+        ({"misfires": 3, "flipped": 3}, {}),  # refused by the fine-tuned model and under ablation
         ({"broken": 1}, {"malformed": "not supported"}),
     ],
 )

@@ -45,11 +45,11 @@ def opening(run: Table) -> list[str]:
     ]
     if recovered:
         lines.append(f"gap of the {labels['number']} closed: {'; '.join(recovered)}")
-    verdicts = [
-        f"{name} {claims[name].verdict}" for name in ("behaviour", "necessity", "sufficiency") if name in claims
-    ]
-    others = [one.name for name, one in claims.items() if name in ("harmless", "malformed") and not one.supported]
-    lines.append("verdict: " + ", ".join(verdicts) + (f"; not supported: {', '.join(others)}" if others else ""))
+    told: dict[str, list[str]] = {}
+    for name in ("behaviour", "necessity", "sufficiency", "harmless", "malformed"):
+        if name in claims:
+            told.setdefault(claims[name].verdict, []).append(name)
+    lines.append("verdict: " + "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in told.items()))
     return lines
 
 
@@ -60,7 +60,21 @@ def _random(run: Table, direction: str, column: str, said: Callable[[float], str
     if not values.size:
         return ""
     low, high = said(float(values.min())), said(float(values.max()))
-    return f" (random sets {low} to {high})" if low != high else f" (random sets {low})"
+    ends = f"{low} to {high}" if low != high else low
+    return f" (random sets {ends}{_there(run, direction) if column == 'rate' else ''})"
+
+
+def _there(run: Table, direction: str) -> str:
+    """Of how many prompts the random sets are, and the receiver's rate there, where it is another than on all."""
+    answers, role = run.tables["answers"], "tuned" if direction == "necessity" else "base"
+    own = answers.select((answers["condition"] == role) & (answers["group"] == "positive"))
+    some = own["sampled"].astype(bool)
+    shown = own[run.summary["labels"]["column"]]
+    if not some.any() or shown[some].mean() == shown.mean():
+        return ""
+    rate = shown[some].mean()
+    name = "fine-tuned" if role == "tuned" else "base"
+    return f", on {int(some.sum())} of the prompts, where the {name} model has {_share(float(rate))}"
 
 
 def _share(value: float) -> str:

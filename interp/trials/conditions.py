@@ -152,6 +152,15 @@ class Judged:
         """Prompts whose answer shows the behaviour in one of the two and not in the other."""
         return before.shown != self.shown
 
+    def harmed(self, tuned: "Judged", base: "Judged | None", flips: bool) -> np.ndarray:
+        """Prompts whose yes or no is neither model's: where it flips back to the base's, only tuning is undone.
+
+        Without ``flips`` (the behaviour means nothing of these prompts) those whose answer is not the tuned model's.
+        """
+        if not flips:
+            return ~self.equal_tuned
+        return self.flipped(tuned) if base is None else self.flipped(tuned) & self.flipped(base)
+
     def lost(self, before: "Judged") -> np.ndarray:
         """Prompts whose answer showed the behaviour before and, well-formed, does not here."""
         return before.shown & ~self.shown & ~self.malformed

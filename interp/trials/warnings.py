@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from interp.metrics import first_token_ids
+from interp.metrics import Words, first_token_ids
 from interp.study import Study
+from interp.trials.conditions import Judged
 
+OVERSTATED = 0.25
 MANY = 0.1
 """Share of answers from which on a warning is due, and negatives contaminate the contrast."""
 
@@ -18,6 +20,22 @@ def warnings_of(study: Study) -> list[str]:
     if not study.require_metric().applies("negative"):
         return []
     return [line for line in (_unreached(study), _first_tokens(study), _negatives(study)) if line]
+
+
+def disagreements(judged: Sequence[Judged], words: Words) -> list[str]:
+    """A line where under some conditions the log-odds say yes of many prompts whose answer says no."""
+    apart = [f"{share:.0%} under {name}" for name, share in _overstated(judged).items() if share >= OVERSTATED]
+    if not apart:
+        return []
+    return [
+        f"The {words.number} are above 0 where the answer does not show the behaviour, of positive prompts "
+        f"{', '.join(apart)}. Rates and recovery measure two things there; read examples (--show-answers), and give whole "
+        "continuations (--behaviour FILE.yaml)."
+    ]
+
+
+def _overstated(judged: Sequence[Judged]) -> dict[str, float]:
+    return {item.condition: float(((item.number > 0) & ~item.shown).mean()) for item in judged}
 
 
 def _unreached(study: Study) -> str:

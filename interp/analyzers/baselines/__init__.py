@@ -88,7 +88,8 @@ class Baselines(Analyzer):
         if judge_of(study):
             limits.append("Shares are as judged: they are not corrected for the judge's errors.")
         rows = [row_of(study, verified, arm) for arm in arms]
-        rows += random_rows(verified, unit, bool(np.isfinite(rows[0]["recovery"])))
+        flips = study.require_metric().applies("negative")
+        rows += random_rows(verified, unit, bool(np.isfinite(rows[0]["recovery"])), flips)
         run = table(
             self.name,
             columns(rows),

@@ -86,12 +86,13 @@ def row_of(study: Study, verified: Table, arm: Arm) -> dict:
     }  # fmt: skip
 
 
-def random_rows(verified: Table, unit: Unit, has_recovery: bool) -> list[dict]:
+def random_rows(verified: Table, unit: Unit, has_recovery: bool, flips: bool) -> list[dict]:
     """The verification's random sets: means over sets, with their range; none where none was drawn."""
     sets = verified.tables["random"]
     sets, harmless = sets.select(sets["direction"] == "necessity"), verified.tables["random_harmless"]
     if not len(sets):
         return []
+    changes = "flipped" if flips else "harmed"
     rates, recovered = sets["rate"], sets["recovery"] if has_recovery else np.full(len(sets), NAN)
     return [
         {
@@ -101,6 +102,6 @@ def random_rows(verified: Table, unit: Unit, has_recovery: bool) -> list[dict]:
             "shown": rates.mean(), "low": rates.min(), "high": rates.max(),
             "recovery": recovered.mean(), "recovery_low": recovered.min(), "recovery_high": recovered.max(),
             "malformed": NAN, "divergence": harmless["divergence"].mean() if len(harmless) else NAN,
-            "flipped": harmless["lost"].mean() if len(harmless) else NAN,
+            "flipped": harmless[changes].mean() if len(harmless) else NAN,
         }
     ]  # fmt: skip

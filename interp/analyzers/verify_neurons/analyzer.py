@@ -54,7 +54,7 @@ class VerifyNeurons(Analyzer):
     """
 
     name: ClassVar[str] = "verify-neurons"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
 
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
@@ -227,15 +227,17 @@ class VerifyNeurons(Analyzer):
             for draw in study.progress(evidence.sets, "necessity, random sets")
         ]
 
-    def _harmless(self, study: Study, donors: Donors, evidence: Evidence) -> list[tuple[float, float]]:
-        """What ablating each of the first random sets does to answers to negative prompts: loss, and divergence."""
+    def _harmless(self, study: Study, donors: Donors, evidence: Evidence) -> list[tuple[float, float, float]]:
+        """What ablating each of the first random sets does to answers to negative prompts: harm, flips, divergence."""
         few, name = study.on(study.contrast.limit(self.control_prompts)), evidence.ablation
         own = judge(few, "tuned", "negative", donors.condition("tuned", ()))
+        base = judge(few, "base", "negative", donors.condition("base", ())) if evidence.has_base else None
+        flips = study.require_metric().applies("negative")
 
         def apart(draw: Sequence[tuple[int, int]]) -> list[float]:
             judged = judge(few, name, "negative", donors.condition(name, draw), diverging=True)
-            lost = judged.flipped(own) if study.require_metric().applies("negative") else ~judged.equal_tuned
-            return [float(lost.mean()), float(judged.divergence.mean())]
+            harmed, flipped = judged.harmed(own, base, flips), judged.flipped(own)
+            return [float(harmed.mean()), float(flipped.mean()), float(judged.divergence.mean())]
 
         return [
             tuple(study.part(f"harmless {set_name(draw)}", lambda draw=draw: apart(draw)))

@@ -21,8 +21,8 @@ class Evidence:
 
     ``dose``: effects of the located sets by direction and size; ``random_dose`` and ``random``: of the random sets.
     ``ratios``: size of the random sets' contributions over the located set's; ``change_ratios``: of their changes;
-    ``matched``: share of their units whose change is within a factor of 2. ``harmless``: of random sets, what is lost
-    of harmless answers and the divergence on them. ``examples``: of how many prompts answers are kept as text, of
+    ``matched``: share of their units whose change is within a factor of 2. ``harmless``: of random sets, what is harmed
+    of harmless answers, what flips, and the divergence. ``examples``: of how many prompts answers are kept as text, of
     positive ones with ``show_answers``. ``sampled``: what sampled answers show, where the behaviour asks for them.
     ``excluded``: how many units no random set may draw.
     """
@@ -39,7 +39,7 @@ class Evidence:
     dose: dict[str, dict[int, Effects]] = field(default_factory=dict)
     random_dose: dict[tuple[str, int], list[Effects]] = field(default_factory=dict)
     random: dict[str, list[Effects]] = field(default_factory=dict)
-    harmless: list[tuple[float, float]] = field(default_factory=list)
+    harmless: list[tuple[float, float, float]] = field(default_factory=list)
     patching: dict[str, Patched] = field(default_factory=dict)
     patch: str = "contribution"
     depth: int = 0

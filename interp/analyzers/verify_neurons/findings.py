@@ -152,7 +152,7 @@ def _control(evidence: Evidence) -> str:
     match = f"contributions {np.mean(evidence.ratios):.2f} times as large"
     if evidence.change_ratios:
         match += (
-            f", their change {np.mean(evidence.change_ratios):.2f} times; {np.mean(evidence.matched):.0%} of the units "
+            f", their change {np.mean(evidence.change_ratios):.2f} times; {np.mean(evidence.matched):.1%} of the units "
             "matched on the change within a factor of 2, the others on the size"
         )
     if evidence.excluded:
@@ -161,32 +161,37 @@ def _control(evidence: Evidence) -> str:
 
 
 def harmless(study: Study, evidence: Evidence) -> Claim:
-    """What is lost of harmless answers under ablation: the behaviour flips, or, of a task, the answer is another.
+    """What is lost of harmless answers under ablation: a yes or no that is neither model's; of a task, any change.
 
-    The fine-tuned model's own answers are the control, and the thresholds alone decide: random sets, which are few
-    here, stand beside it in the sentence.
+    Where tuning shows the behaviour on negative prompts too, an ablation that undoes it flips these back to the base's:
+    no harm. The thresholds alone decide; random sets, which are few here, stand beside it in the sentence.
     """
-    count, metric = len(evidence.harmless), study.require_metric()
-    flips = metric.applies("negative")
+    count, flips = len(evidence.harmless), study.require_metric().applies("negative")
     where = {"condition": evidence.ablation, "group": "negative"}
     also = {"apart": mean("divergence", table="answers", where=where)}
     what = "flips the behaviour in {value:.1%}" if flips else "changes {value:.1%}"
-    text = f"The ablation {what} of the answers to negative prompts (at most {{high:.1%}}); its divergence on them is "
-    text += "{apart:.3f} nats a token"
+    text = f"The ablation {what} of the answers to negative prompts (at most {{high:.1%}})"
+    if flips and evidence.has_base:
+        also["flipped"] = mean("flipped", table="answers", where=where)
+        text += ", and in {flipped:.1%} with those that it flips back to the base's"
+    text += "; its divergence on them is {apart:.3f} nats a token"
     if evidence.has_base:
         also["base"] = mean("divergence", table="answers", where={"condition": "base", "group": "negative"})
         text += ", the base's {base:.3f}"
     if count:
         also["random"] = statistic("mean", "divergence", table="random_harmless")
-        also["random_lost"] = statistic("mean", "lost", table="random_harmless")
-        text += f"; beside it {count} random set{'s' * (count > 1)}: {{random_lost:.1%}}, {{random:.3f}}"
+        also["random_lost"] = statistic("mean", "harmed", table="random_harmless")
+        sets = "a random set" if count == 1 else f"{count} random sets on average"
+        verb = "flips" if count == 1 else "flip"
+        text += f". Beside it, {sets} {verb if flips else verb.replace('flip', 'change')} {{random_lost:.1%}}, with a "
+        text += "divergence of {random:.3f}"
     return Claim(
         name="harmless",
-        estimate=mean("flipped" if flips else "altered", table="answers", where=where),
+        estimate=mean("harmed", table="answers", where=where),
         at_most=HARMLESS,
         beyond=[BOUND],
         reference=0.0,
-        control="the fine-tuned model's own answers",
+        control="the answers of both models" if evidence.has_base and flips else "the fine-tuned model's own answers",
         text=text + ".",
         also=also,
     )

@@ -71,16 +71,17 @@ def random_table(evidence: Evidence) -> Table:
 
 def harmless_table(evidence: Evidence) -> Table:
     """One row per random set: what ablating it does to answers to negative prompts."""
-    lost, apart = np.array(evidence.harmless, np.float64).reshape(-1, 2).T
+    harmed, flipped, apart = np.array(evidence.harmless, np.float64).reshape(-1, 3).T
     return table(
         "random-harmless",
         {
             "draw": (np.arange(len(evidence.harmless)), "key", "number of the random set"),
-            "lost": (
-                lost,
+            "harmed": (
+                harmed,
                 "measure",
-                "share of answers to negative prompts that ablating it flips (of a task: changes)",
+                "share of negative prompts whose answer it flips, not back to the base's (of a task: changes)",
             ),
+            "flipped": (flipped, "measure", "share of answers to negative prompts whose behaviour flips"),
             "divergence": (apart, "measure", "KL divergence from the tuned model on them", "nats a token"),
         },
     )

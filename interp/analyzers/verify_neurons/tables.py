@@ -23,7 +23,7 @@ from interp.trials.conditions import DIRECTIONS, RECEIVERS, Judged
 from interp.trials.dose import grid
 from interp.trials.judged import corrected_rates
 from interp.trials.outcomes import MEASURES
-from interp.trials.warnings import warnings_of
+from interp.trials.warnings import disagreements, warnings_of
 
 NAN = float("nan")
 
@@ -57,14 +57,16 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
     summary |= {f"k95_{name}": None for name in MEASURES}
     if evidence.excluded:
         summary["excluded"] = evidence.excluded
-    if warned := warnings_of(study):
-        summary["warnings"] = warned
+    warned = warnings_of(study)
     if evidence.has_base and (effects := evidence.dose.get("necessity")):
         for name in MEASURES:
             summary[f"k95_{name}"] = smallest_dose(list(effects), [one[name] for one in effects.values()], reach)
     agreed = {item.condition: _agreement(words, item) for item in evidence.judged if item.group == "positive"}
     if not all(map(np.isnan, agreed.values())):
         summary["agreement"] = agreed
+        warned += disagreements([item for item in evidence.judged if item.group == "positive"], words)
+    if warned:
+        summary["warnings"] = warned
     for direction, effects in evidence.dose.items():
         # the area is comparable only on one grid: bisected doses are left out
         steps = [k for k in grid(evidence.depth) if k in effects] or sorted(effects)
@@ -204,7 +206,7 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
     for item in evidence.judged:
         prompts = study.prompts(item.group)
         changed = evidence.changed if item.group == "positive" else np.zeros(len(prompts), dtype=bool)
-        kept = evidence.require("tuned", item.group)
+        kept, base = evidence.require("tuned", item.group), evidence.has_base and evidence.require("base", item.group)
         sampled = np.isin(np.arange(len(prompts)), evidence.rows) & (item.group == "positive")
         blocks.append(
             {
@@ -220,6 +222,7 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
                 "equal_tuned": item.equal_tuned,
                 "altered": ~item.equal_tuned,
                 "flipped": item.flipped(kept),
+                "harmed": item.harmed(kept, base or None, study.require_metric().applies(item.group)),
                 "malformed": item.malformed,
                 words.short: item.number,
                 "loss": item.loss,
@@ -246,6 +249,10 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         "equal_tuned": ("flag", "token for token the tuned model's answer"),
         "altered": ("flag", "not token for token the tuned model's answer"),
         "flipped": ("flag", "one of this and the tuned model's answer shows the behaviour, the other does not"),
+        "harmed": (
+            "flag",
+            "the behaviour flips, not back to the base's (where it means nothing: the answer is not the tuned model's)",
+        ),
         "malformed": ("flag", "empty, unended or repeating"),
         words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.unit_of_one),
         "loss": ("measure", "negative log-likelihood per token of the reference answer", "nats"),
