@@ -29,8 +29,8 @@ def disagreements(judged: Sequence[Judged], words: Words) -> list[str]:
         return []
     return [
         f"The {words.number} are above 0 where the answer does not show the behaviour, of positive prompts "
-        f"{', '.join(apart)}. Rates and recovery measure two things there; read examples (--show-answers), and give whole "
-        "continuations (--behaviour FILE.yaml)."
+        f"{', '.join(apart)}. Rates and recovery measure two things there; read examples (--show-answers), and give "
+        "whole continuations (--behaviour FILE.yaml)."
     ]
 
 
