@@ -45,11 +45,11 @@ def opening(run: Table) -> list[str]:
     ]
     if recovered:
         lines.append(f"gap of the {labels['number']} closed: {'; '.join(recovered)}")
-    told: dict[str, list[str]] = {}
+    by_verdict: dict[str, list[str]] = {}
     for name in ("behaviour", "necessity", "sufficiency", "harmless", "malformed"):
         if name in claims:
-            told.setdefault(claims[name].verdict, []).append(name)
-    lines.append("verdict: " + "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in told.items()))
+            by_verdict.setdefault(claims[name].verdict, []).append(name)
+    lines.append("verdict: " + "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items()))
     return lines
 
 

@@ -164,7 +164,7 @@ def harmless(study: Study, evidence: Evidence) -> Claim:
     """What is lost of harmless answers under ablation: a yes or no that is neither model's; of a task, any change.
 
     Where tuning shows the behaviour on negative prompts too, an ablation that undoes it flips these back to the base's:
-    no harm. The thresholds alone decide; random sets, which are few here, stand beside it in the sentence.
+    no harm. The thresholds alone decide; random sets, few here, are reported in the same sentence.
     """
     count, flips = len(evidence.harmless), study.require_metric().applies("negative")
     where = {"condition": evidence.ablation, "group": "negative"}
