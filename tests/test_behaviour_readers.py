@@ -161,7 +161,7 @@ def polite(study, more=""):
 
 def test_without_continuations_nothing_follows_a_gradient_and_all_else_runs(package):
     study = polite(tiny.planted_study("llama"))
-    with pytest.raises(OptionError, match="nor has a behaviour without continuations"):
+    with pytest.raises(OptionError, match="no number that has one"):
         LocateNeurons()(study)
     located = LocateNeurons(method="change", top="3")(study)
     verified = VerifyNeurons.of(located, controls=19, control_prompts=8)(study)

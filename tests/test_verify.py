@@ -79,7 +79,7 @@ def test_planted_neurons_are_supported_to_carry_the_behaviour(table):
     assert table.summary["limits"] == []
     assert table.summary["sentence"] == (
         "Given the base's contributions in 3 neurons, the fine-tuned model refuses 0.0% of positive prompts (100.0% "
-        "without, the base 0.0%; 39 random sets 100.0% to 100.0%). Supported: behaviour, necessity, "
+        "without, the base 0.0%; 39 random sets 100.0%). Supported: behaviour, necessity, "
         "necessity-recovery, sufficiency, sufficiency-recovery, harmless, malformed."
     )
 
@@ -89,11 +89,12 @@ def test_the_first_lines_say_what_was_asked_and_what_came_of_it(table):
     assert lines == opening(table)
     assert lines[0] == f"asked: do 3 of 144 neurons carry the refusals? {PAIRS} positive and {PAIRS} negative prompts"
     assert lines[1] == (
-        "refusals: base 0.0%, fine-tuned 100.0%; with the 3 at the base's contributions: 0.0% (random sets 100.0%)"
+        "refusals: base 0.0%, fine-tuned 100.0%; with the 3 at the base's contributions: 0.0% (random sets 100.0%); "
+        f"95% of the way takes the first {table.summary['k95_behaviour']}"
     )
     assert lines[2] == "refusals of the base with the 3 patched in: 100.0% (random sets 0.0%)"
     assert lines[3].startswith("gap of the refusal log-odds closed: 1.00 at the base's contributions (random sets ")
-    assert lines[4:] == ["verdict: supported: behaviour, necessity, sufficiency, harmless, malformed"]
+    assert lines[4:] == ["supported: behaviour, necessity, sufficiency, harmless, malformed"]
     assert "-0.00" not in " ".join(lines)
 
 

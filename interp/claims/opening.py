@@ -30,7 +30,8 @@ def opening(run: Table) -> list[str]:
         f"asked: do {count:,} of {run.summary['units']:,} {unit}s carry the {many}? "
         f"{run.summary['positive']} positive and {run.summary['negative']} negative prompts",
         f"{many}: {', '.join(own)}; with the {count:,} {given}: {_share(rates.get((ablated, 'positive'), math.nan))}"
-        + _random(run, "necessity", "rate", _share),
+        + _random(run, "necessity", "rate", _share)
+        + _first(run.summary.get("k95_behaviour")),
     ]
     if ("patch-tuned", "positive") in rates:
         patched = _share(rates["patch-tuned", "positive"])
@@ -49,8 +50,13 @@ def opening(run: Table) -> list[str]:
     for name in ("behaviour", "necessity", "sufficiency", "harmless", "malformed"):
         if name in claims:
             by_verdict.setdefault(claims[name].verdict, []).append(name)
-    lines.append("verdict: " + "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items()))
+    lines.append("; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items()))
     return lines
+
+
+def _first(k95: int | None) -> str:
+    """How few units do nearly all of it, where a dose reaches it."""
+    return "" if k95 is None else f"; 95% of the way takes the first {k95:,}"
 
 
 def _random(run: Table, direction: str, column: str, said: Callable[[float], str]) -> str:

@@ -19,9 +19,9 @@ def fill(template: str, numbers: Mapping[str, float]) -> str:
     """``template`` with ``{name:format}`` replaced by numbers; ``ClaimError`` for an unknown name or odd format.
 
     A field is one of ``numbers`` and a short number format, nothing that reaches into an object or pads a line. NaN is
-    said in words.
+    said in words, and a range whose ends read alike as one number.
     """
-    pieces = []
+    pieces: list[str] = []
     try:
         parsed = list(Formatter().parse(template))
     except ValueError as error:
@@ -39,7 +39,11 @@ def fill(template: str, numbers: Mapping[str, float]) -> str:
             pieces.append(_NONE)
             continue
         whole = form == "d" and math.isfinite(value)
-        pieces.append(format(int(value), "d") if whole else format(value, "" if form == "d" else form or ""))
+        said = format(int(value), "d") if whole else format(value, "" if form == "d" else form or "")
+        if pieces[-1] == " to " and len(pieces) > 1 and pieces[-2] == said:
+            pieces.pop()
+        else:
+            pieces.append(said)
     return _RANGE.sub(r"\1no interval\2", "".join(pieces)).replace(_NONE, "undefined")
 
 

@@ -123,6 +123,9 @@ class _Fields:
     given: Mapping[str, Any]
 
     def specification(self) -> Specification:
+        if absent := [field for field in ("name", "kind") if field not in self.given]:
+            kinds = f"one of {', '.join(KINDS)}" if absent[0] == "kind" else "what is looked for, in a word"
+            raise MetricError(f"{self.path} has no field {absent[0]}; add {absent[0]}: {kinds}")
         kind, name = self.text("kind"), self.text("name")
         if kind not in KINDS:
             raise MetricError(f"{self.path}: unknown kind {kind!r}; use {', '.join(KINDS)}")

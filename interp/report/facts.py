@@ -23,9 +23,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def said(value: Any) -> str:
-    """A recorded value in words."""
+    """A recorded value in words; whole numbers of a list are often ids, so that no comma groups their digits."""
     if isinstance(value, (list, tuple)):
-        return ", ".join(said(item) for item in value) or "none"
+        return ", ".join(str(item) if type(item) is int else said(item) for item in value) or "none"
     return number(value) if isinstance(value, (int, float)) or value is None else str(value) or "none"
 
 
@@ -96,8 +96,13 @@ def _distinct(values: Iterable[object]) -> list[str]:
     return list(dict.fromkeys(str(value) for value in values if value))
 
 
+SHOWN_ABOVE = {"sentence", "opening", "findings", "limits"}
+"""What of a summary the page says elsewhere, as text or as the table of claims."""
+
+
 def _record(run: Provenance, summary: Mapping[str, Any]) -> str:
-    record = flat({"inputs": run.inputs, "options": run.options, "context": run.context, "summary": summary})
+    rest = {name: value for name, value in summary.items() if name not in SHOWN_ABOVE}
+    record = flat({"inputs": run.inputs, "options": run.options, "context": run.context, "summary": rest})
     rows = {"analyzer": run.analyzer, "version": run.version, "parent": run.parent or "none", **record}
     body = "".join(
         f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(said(value))}</td></tr>' for name, value in rows.items()

@@ -35,8 +35,8 @@ def claims_of(tables: Sequence[Table]) -> tuple[Finding, ...]:
 
 
 def claims_table(claims: Sequence[Finding]) -> str:
-    """One row per claim, with its control."""
-    rows = []
+    """One row per claim, with its control; what several claims are compared with is said once, below."""
+    rows, shared = [], _shared(claims)
     for claim in claims:
         value = interval(claim.value, claim.low, claim.high)
         control = interval(claim.control_value, claim.control_low, claim.control_high)
@@ -46,12 +46,31 @@ def claims_table(claims: Sequence[Finding]) -> str:
         rows.append(
             f'<tr><td class="sentence">{escaped(claim.sentence)}<br><code>{escaped(claim.name)}</code></td>'
             + _figures("Value", escaped(value))
-            + _figures("Control", f"{escaped(control)}<br><small>{escaped(claim.control)}</small>")
+            + _figures("Control", f"{escaped(control)}<br><small>{escaped(_compared(claim, shared))}</small>")
             + _figures("p", escaped(number(claim.p)))
             + _figures("Threshold", escaped(f"{claim.direction} {number(claim.threshold)}") + _beyond(claim))
             + f"{verdict}</tr>"
         )
-    return _table("claims", ("Claim", "Value [interval]", "Control [range]", "p", "Threshold", "Verdict"), rows)
+    notes = [
+        f'<p class="control"><small>Control {number}, of {escaped(", ".join(names))}: {escaped(text)}.</small></p>'
+        for number, (text, names) in enumerate(shared.items(), 1)
+    ]
+    columns = ("Claim", "Value [interval]", "Control [range]", "p", "Threshold", "Verdict")
+    return _table("claims", columns, rows) + "".join(notes)
+
+
+def _shared(claims: Sequence[Finding]) -> dict[str, list[str]]:
+    """What more than one claim is compared with, and the names of these claims."""
+    found: dict[str, list[str]] = {}
+    for claim in claims:
+        if claim.control:
+            found.setdefault(claim.control, []).append(claim.name)
+    return {text: names for text, names in found.items() if len(names) > 1}
+
+
+def _compared(claim: Finding, shared: Mapping[str, Sequence[str]]) -> str:
+    """What a claim is compared with, or the number of the note that says so."""
+    return f"control {list(shared).index(claim.control) + 1}" if claim.control in shared else claim.control
 
 
 def _beyond(claim: Finding) -> str:

@@ -108,8 +108,8 @@ def resolve(
     if found.slope and not differentiable:
         others = ", ".join(name for name, item in METHODS.items() if not item.slope)
         raise OptionError(
-            f"method {method} follows a gradient, and accuracy has none, nor has a behaviour without continuations; "
-            f"use --metric logit-diff or answer-loss, add continuations to its file, or use --method {others}"
+            f"method {method} follows a gradient, and what is asked has no number that has one; add continuations to "
+            f"the behaviour's file (of a task: use --metric logit-diff or answer-loss), or use --method {others}"
         )
     unit = unit_named(unit).name
     if unit not in found.units:
