@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
-from tqdm import tqdm
-
 from interp.capture import Backoff, batches, require_parts
 from interp.display import facts_html
 from interp.engines import Engine, TorchEngine
@@ -16,6 +14,7 @@ from interp.intervention import Intervention
 from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair
+from interp.progress import Progress
 from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode, prompt_notes
 from interp.prompts.thinking import AnswerStart, answer_start
 from interp.provenance import Provenance, environment, plain
@@ -65,6 +64,7 @@ class Study:
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
     _journal: Journal | None = field(default=None, repr=False)
     _backoff: Backoff = field(default_factory=Backoff, repr=False)
+    stages: Progress = field(default_factory=Progress, repr=False)
 
     def __repr__(self) -> str:
         said = ", ".join(f"{name} {value}" for name, value in self._facts)
@@ -262,9 +262,8 @@ class Study:
         return make() if self._journal is None else self._journal.part(name, make)
 
     def progress(self, items: Sequence[Item], what: str) -> Iterable[Item]:
-        """The items, with rate and time left on a terminal."""
-        hidden = self.quiet or not sys.stderr.isatty()
-        return tqdm(items, desc=what, disable=hidden, leave=False, file=sys.stderr)
+        """The items; how far it is and how long it takes is said on stderr, unless the study is quiet."""
+        return self.stages.over(items, what, self.quiet)
 
     @property
     def inputs(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ LAYOUT = [
     "provenance",
     "packaged",
     "organisms",
-    "display",
+    "display progress",
     "table prompts",
     "claims store models",
     "agreement figures engines testing",
@@ -67,8 +67,8 @@ STRANGERS = {
 }
 
 WITHOUT_TORCH = (
-    "interp errors maths.statistics maths.prediction sites provenance packaged organisms display table claims store "
-    "models.sources agreement figures testing report cli pytest_plugin"
+    "interp errors maths.statistics maths.prediction sites provenance packaged organisms display progress table claims "
+    "store models.sources agreement figures testing report cli pytest_plugin"
 )
 
 MOST_TYPE_ERRORS = 0

@@ -4,6 +4,7 @@ Where only weights are looked at, a ``WeightPair`` is the study.
 """
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
@@ -23,6 +24,7 @@ from interp.prompts import Contrast, OneClass, PromptSet
 from interp.provenance import JSON, digest, file_digest, plain
 from interp.study import Study
 from interp.table import Table
+from interp.trials.work import Work, cost
 
 Examined = Study | WeightPair
 Examine = TypeVar("Examine", bound=Callable[..., Table])
@@ -33,7 +35,7 @@ class Analyzer:
     """Abstract: a subclass names itself, counts its version up when its numbers change, and defines ``__call__``.
 
     When memory runs out in a call, it is made again with smaller batches; raises OutOfMemory where one prompt is too
-    many.
+    many. Unless the study is quiet, how long it takes is told before it begins, and how far it is meanwhile.
     """
 
     name: ClassVar[str]
@@ -41,7 +43,7 @@ class Analyzer:
 
     def __init_subclass__(cls) -> None:
         if "__call__" in vars(cls):
-            cls.__call__ = _backing_off(cls.__call__)
+            cls.__call__ = _telling(_backing_off(cls.__call__))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -58,6 +60,10 @@ class Analyzer:
             return values
         kept = {name: value for name, value in values.items() if name not in read}
         return {**kept, "from_parent": digest({name: values[name] for name in read})[:20]}
+
+    def work(self, study: Study) -> Work | None:
+        """What a call does, so that its time can be told before it begins; None where that is not known."""
+        del study
 
     def __call__(self, study: Examined) -> Table:
         """Examine the study."""
@@ -118,6 +124,20 @@ def _of_table(table: Table, name: str) -> JSON:
     parts = {part: _of_table(one, f"{name}.{part}") for part, one in table.tables.items()}
     arrays = {part: fingerprint(one, f"{name}.{part}") for part, one in table.arrays.items()}
     return digest({"kind": table.kind, "columns": columns, "summary": table.summary, "tables": parts, "arrays": arrays})
+
+
+def _telling(examine: Examine) -> Examine:
+    @wraps(examine)
+    def call(self: Analyzer, study: Examined) -> Table:
+        if not isinstance(study, Study) or study.quiet:
+            return examine(self, study)
+        # of an analyzer that others call, they have told it
+        if study.stages.idle and (work := self.work(study)) is not None:
+            print(f"{self.name}: {cost(study, work)}", file=sys.stderr, flush=True)
+        with study.stages.during(self.name, quiet=False):
+            return examine(self, study)
+
+    return cast(Examine, call)
 
 
 def _backing_off(examine: Examine) -> Examine:

@@ -25,6 +25,7 @@ from interp.trials.conditions import Donors
 from interp.trials.located import scores_of, spearman, unit_of
 from interp.trials.numbers import Numbers
 from interp.trials.rows import some
+from interp.trials.work import Work
 
 AGREEMENT = 0.5
 
@@ -50,6 +51,11 @@ class Coalitions(Analyzer):
     def of(cls, located: Table, **options) -> "Coalitions":
         """The analyzer for a locating run's table."""
         return cls(located=located, parent=located.require_provenance().key, **options)
+
+    def work(self, study: Study) -> Work:
+        """A pass of each model over some positive prompts, for every half."""
+        used = min(self.prompts, len(study.contrast.positive)) / len(study.encoded("positive"))
+        return Work(passes=2 * self.draws * used)
 
     def __call__(self, study: Study) -> Table:
         """Draw halves, predict, measure."""

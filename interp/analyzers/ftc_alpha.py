@@ -28,6 +28,7 @@ from interp.models.interpolate import interpolated, require_interpolable
 from interp.models.invisible import changed_settings, remarks
 from interp.study import Study
 from interp.table import Table, as_counted, table
+from interp.trials.work import Work
 
 GRID = (0.0, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25)
 BLOCKS, WEIGHTS = "blocks", "weights"
@@ -63,6 +64,11 @@ class FtcAlpha(Analyzer):
     def grid(self) -> tuple[float, ...]:
         """The strengths with 1 among them, ascending."""
         return tuple(sorted({1.0, *map(float, self.alphas)}))
+
+    def work(self, study: Study) -> Work:
+        """Two models' blocks at every strength and a pass of whole weights, of every token that is written too."""
+        each = Work(passes=1, tokens=self.new_tokens)
+        return each + each * 3 * len(self.grid)
 
     def __call__(self, study: Study) -> Table:
         """Scale, measure, choose on one half and judge on the other."""

@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from interp.cli.piped import readable_again
 from interp.errors import OptionError
 from interp.provenance import plain
 
@@ -87,6 +88,7 @@ def takes(options: type[Common]) -> Callable[[Callable], Callable[..., Any]]:
 
         @wraps(command)
         def run(**given):
+            given = {name: readable_again(value) for name, value in given.items()}
             common = options(**{f.name: given.pop(f.name) for f in fields(options) if f.name in given})
             return command(**given, common=common)
 

@@ -21,6 +21,7 @@ from interp.models.changes import tensor_changes
 from interp.models.pair import Pair
 from interp.study import Study
 from interp.table import Table, table
+from interp.trials.work import Work
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Compare(Analyzer):
                 f"the sham {self.sham.tuned.name} was given with another base than {study.pair.tuned.name}; "
                 "a sham is tuned from the same one"
             )
+
+    def work(self, study: Study) -> Work:
+        """Both models over every prompt, every token's distribution, and the same of the sham."""
+        return Work(whole=2.0 if self.sham is None else 4.0)
 
     def __call__(self, study: Study) -> Table:
         """Read both models, and the sham."""

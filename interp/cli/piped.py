@@ -1,0 +1,49 @@
+"""A file that can be read only once (``-`` for stdin, a pipe of the shell): kept whole until the command ends."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from interp.errors import OptionError
+
+
+def readable_again(value: Any) -> Any:
+    """``value`` as it is, or of a path that can be read only once the path of a copy.
+
+    A copy of lines of JSON is called ``.jsonl``, every other one ``.txt``. Raises OptionError where nothing comes.
+    """
+    if not isinstance(value, Path):
+        return value
+    if str(value) == "-":
+        if sys.stdin.isatty():
+            raise OptionError("- reads from stdin, and nothing is piped into it; name a file, or pipe one in")
+        return _kept("stdin", sys.stdin.buffer.read())
+    if not _is_pipe(value):
+        return value
+    try:
+        return _kept(f"pipe-{value.name}", value.read_bytes())
+    except OSError as error:
+        raise OptionError(f"{value} cannot be read ({error.strerror})") from error
+
+
+def _is_pipe(path: Path) -> bool:
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _kept(name: str, content: bytes) -> Path:
+    if not content.strip():
+        raise OptionError(f"{name.replace('-', ' ')} is empty; nothing was piped into it")
+    folder = Path(tempfile.mkdtemp(prefix="interp-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / f"{name}{'.jsonl' if content.lstrip()[:1] == b'{' else '.txt'}"
+    path.write_bytes(content)
+    return path

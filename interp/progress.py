@@ -1,0 +1,91 @@
+"""How far a run is: a bar on a terminal, else a line on stderr every thirty seconds."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+EVERY = 30.0
+"""Seconds between two lines where stderr is no terminal."""
+
+
+@dataclass
+class _Stage:
+    what: str
+    total: int = 0
+    done: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def said(self, now: float) -> str:
+        """How many of how many, and the time that the others take if they take as long; its name where it is one."""
+        if not self.total:
+            return self.what
+        left = ""
+        if 0 < self.done < self.total:
+            left = f", about {duration((now - self.started) / self.done * (self.total - self.done))} left"
+        return f"{self.what} {self.done} of {self.total}{left}"
+
+
+@dataclass
+class Progress:
+    """The stages that are being gone through, the outermost first; one for all studies that come of one another."""
+
+    every: float = EVERY
+    _stages: list[_Stage] = field(default_factory=list)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being gone through."""
+        return not self._stages
+
+    @contextmanager
+    def during(self, what: str, quiet: bool) -> Iterator[None]:
+        """A run of this name: what its stages say begins with it, and it is said where no stage is open."""
+        with self._open(_Stage(what), quiet):
+            yield
+
+    def over(self, items: Sequence[Item], what: str, quiet: bool) -> Iterator[Item]:
+        """The items; how many are done is said meanwhile, unless ``quiet``."""
+        if quiet or sys.stderr.isatty():
+            yield from tqdm(items, desc=what, disable=quiet, leave=False, file=sys.stderr)
+            return
+        stage = _Stage(what, len(items))
+        with self._open(stage, quiet):
+            for item in items:
+                yield item
+                stage.done += 1
+
+    @contextmanager
+    def _open(self, stage: _Stage, quiet: bool) -> Iterator[None]:
+        ended, first = threading.Event(), self.idle
+        self._stages.append(stage)
+        if first and not quiet and not sys.stderr.isatty():
+            # in a thread of its own, since one item can take minutes
+            threading.Thread(target=self._tell, args=(ended, stage.started), daemon=True).start()
+        try:
+            yield
+        finally:
+            self._stages.remove(stage)
+            ended.set()
+
+    def _tell(self, ended: threading.Event, started: float) -> None:
+        while not ended.wait(self.every):
+            now = time.monotonic()
+            said = "; ".join(stage.said(now) for stage in list(self._stages))
+            print(f"[{duration(now - started)}] {said}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 45 s, 12 min, 1 h 20 min."""
+    if seconds < 99.5:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
