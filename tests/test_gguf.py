@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from interp import organisms
 from interp.cli import main
 from interp.errors import ModelNotFound, TruncatedWeights, UnsupportedModel
-from interp.models import gguf, sources
+from interp.models import gguf, preflight, sources
 from interp.models.pair import Pair
 from interp.models.weights import WeightPair
 from interp.provenance import sha256_of
@@ -127,3 +127,13 @@ def test_finding_a_file_that_is_there_already_imports_no_torch(file, tmp_path):
         f"import sys; from interp.models import sources; sources.find({str(file)!r}); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(file)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("named", ["held/tiny.gguf", "held"])
+def test_an_adapter_that_names_the_file_is_on_that_base(tmp_path, named):
+    """What is read is a dequantised copy elsewhere."""
+    base = sources.Source("tiny", tmp_path / "cache", origin=tmp_path / "held" / "tiny.gguf")
+    adapter = sources.Source("own", tmp_path / "own", {"base_model_name_or_path": str(tmp_path / named)})
+    assert preflight.recorded_base(adapter, base) == ()
+    other = sources.Source("own", tmp_path / "own", {"base_model_name_or_path": str(tmp_path / "other.gguf")})
+    assert len(preflight.recorded_base(other, base)) == 1

@@ -115,7 +115,9 @@ def _tied(model: Model) -> bool:
 def recorded_base(adapter: Source, base: Source) -> tuple[str, ...]:
     """A remark where an adapter names another base than the one it is put on: shapes cannot tell the two apart."""
     named = adapter.base_name
-    if named is None or Path(named).expanduser().absolute() == base.directory.absolute():
+    # a .gguf file is read from another directory than its own
+    places = [base.directory, *([base.origin, base.origin.parent] if base.origin else [])]
+    if named is None or Path(named).expanduser().resolve() in [place.resolve() for place in places]:
         return ()
     if Path(named).name == Path(base.name.partition("@")[0].rpartition(":")[2]).name:
         return ()
