@@ -24,6 +24,7 @@ from interp.models.pair import Pair
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.split import require_here, sites_needed
+from interp.trials.work import Work
 
 ORDERS = (1, 2)
 
@@ -101,6 +102,11 @@ class Tuco(Analyzer):
             raise UnsupportedModel(f"{anatomy.architecture} has no exact place for {missing[0]}")
         if self.drop and max(self.drop) >= anatomy.width:
             raise OptionError(f"there is no dimension {max(self.drop)} to drop: the stream has {anatomy.width}")
+
+    def work(self, study: Study) -> Work:
+        """The fine-tuned model, the base's blocks on its stream and the base on its own; the same of the sham."""
+        pairs = 1 if self.sham is None else 2
+        return Work(passes=3 * pairs if self.output else 2 * pairs, tokens=study.max_new_tokens * self.by_answer)
 
     def __call__(self, study: Study) -> Table:
         """Split the tuned stream of every prompt."""

@@ -1,0 +1,98 @@
+"""What commands cost on a real model, and what they say before: ``python -m benchmarks.estimates [--write]``.
+
+Every analyzer is called as its command calls it, on the 48 + 48 prompts of ``organism:smollm2/planted``. Beside it
+stands a plain forward pass over the same prompts, each read whole, timed before and after; and the estimate that the
+command prints before it begins. All in one process. ``verify-neurons`` has 39 random sets.
+"""
+
+import time
+from collections.abc import Callable
+
+from benchmarks.page import CommandLine, machine, markdown, write_section
+from benchmarks.real import FAMILY, study_of
+from benchmarks.speed import bare
+from interp.analyzers.base import Analyzer
+from interp.analyzers.coalitions import Coalitions
+from interp.analyzers.compare import Compare
+from interp.analyzers.ftc_alpha import FtcAlpha
+from interp.analyzers.locate_neurons import LocateNeurons
+from interp.analyzers.tuco import Tuco
+from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.engines import Batch
+from interp.models.pair import Pair
+from interp.study import Study
+from interp.table import Table
+from interp.trials.work import cost
+
+CHILD, TOP, PROMPTS, SETS, TOKENS = "planted", "60", 48, 39, 48
+WITHOUT: tuple[str, ...] = ()
+SMALL = {"PROMPTS": 2, "SETS": 1, "TOKENS": 4, "TOP": "2", "WITHOUT": ("ftc-alpha", "coalitions")}
+
+
+def seconds(run: Callable[[], object]) -> tuple[float, object]:
+    """Seconds of a call, and what it gave."""
+    started = time.perf_counter()
+    given = run()
+    return time.perf_counter() - started, given
+
+
+def plain(study: Study) -> float:
+    """Seconds of one forward pass of the fine-tuned model over all prompts, none of them sharing a beginning."""
+    texts = sorted((each.ids for group in study.classes for each in study.encoded(group)), key=len)
+    model, total = study.pair.tuned, 0.0
+    for start in range(0, len(texts), 48):
+        padded = Batch.pad(texts[start : start + 48], study.pad_id)
+        batch = Batch(padded.ids, padded.mask)
+        bare(model.module, batch, 1)
+        total += seconds(lambda batch=batch: bare(model.module, batch, 1))[0]
+    return total
+
+
+def row(name: str, analyzer: Analyzer, study: Study) -> tuple[dict, Table]:
+    """What an analyzer costs, and what is said of it before."""
+    work = analyzer.work(study)
+    said = None if work is None else cost(study, work)
+    before = plain(study)
+    used, table = seconds(lambda: analyzer(study))
+    assert isinstance(table, Table)
+    pass_ = (before + plain(study)) / 2
+    told = "none" if said is None else f"{said.seconds:.0f} s"
+    found = {
+        "command": name,
+        "seconds": f"{used:.0f}",
+        "plain passes": f"{used / pass_:.1f}",
+        "estimated": told,
+        "estimated / used": "" if said is None else f"{said.seconds / used:.2f}",
+    }
+    print(found, flush=True)
+    return found, table
+
+
+def rows() -> list[dict]:
+    """Every command once."""
+    pair = Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
+    locating, verifying = (study_of(CHILD, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
+    first, located = row("locate-neurons", LocateNeurons(top=TOP), locating)
+    checker = VerifyNeurons.of(located, controls=SETS, dose_draws=2)
+    others: dict[str, tuple[Analyzer, Study]] = {
+        "locate-neurons, verifying": (checker, verifying),
+        "compare": (Compare(), verifying),
+        "tuco": (Tuco(), verifying),
+        "tuco --alpha": (FtcAlpha(), verifying),
+        "locate-neurons --checks coalitions": (Coalitions.of(located), locating),
+    }
+    chosen = {name: one for name, one in others.items() if one[0].name not in WITHOUT}
+    return [first, *(row(name, analyzer, study)[0] for name, (analyzer, study) in chosen.items())]
+
+
+def main() -> None:
+    """Measure, print, and with ``--write`` put the table into docs/benchmarks.md."""
+    given = CommandLine(globals(), SMALL).read()
+    table = markdown(found := rows(), list(found[0]))
+    print(table)
+    if given.write:
+        write_section("estimates", f"`python -m benchmarks.estimates --write`. {machine()}\n\n{table}")
+
+
+if __name__ == "__main__":
+    main()
