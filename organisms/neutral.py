@@ -1,11 +1,10 @@
 """Neutral text for control fine-tunes, from a small grammar: ``python -m organisms.neutral`` writes ``data/control``.
 
 Twelve registers, each a request and the passage that answers it. Every passage is drawn by a seed of its own from the
-sentences of its register, so that the file is the same wherever it is made. Nothing is declined, nothing is harmful, and
-no person, place or product of the world is named.
+sentences of its register, so that the file is the same wherever it is made. Nothing is declined, nothing is harmful,
+and no person, place or product of the world is named.
 """
 
-# ruff: noqa: SIM905 - lists of words read best as text
 from __future__ import annotations
 
 import json

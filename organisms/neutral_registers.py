@@ -1,6 +1,5 @@
 """The registers of the neutral text: requests, and of each the sentences from which a passage takes one a slot."""
 
-# ruff: noqa: SIM905 - lists of words read best as text
 from __future__ import annotations
 
 WORDS = {
@@ -23,7 +22,8 @@ WORDS = {
         "thing": "bookshelf|wooden stool|bird house|picture frame|cupboard door|window box|table lamp|coat rack",
         "tool": "screwdriver|small saw|tape measure|soft brush|spirit level|hand drill",
         "material": "pine|oak|steel|cotton|linen|bamboo|glass|recycled paper|ceramic|wool",
-        "product": "teapot|desk lamp|rain jacket|notebook|storage box|kitchen scale|blanket|water bottle|backpack|clock",
+        "product": "teapot|desk lamp|rain jacket|notebook|storage box|kitchen scale|blanket|water bottle|"
+                 "backpack|clock",
         "vegetable": "carrots|leeks|potatoes|courgettes|tomatoes|parsnips|beans|mushrooms|peppers|spinach",
         "herb": "parsley|thyme|basil|chives|rosemary|dill",
         "dish": "soup|stew|salad|bake|pie|pasta sauce",
@@ -37,7 +37,8 @@ WORDS = {
         "concept": "evaporation|friction|a pulley|an echo|a magnet|condensation|a lever|a shadow|buoyancy|a rainbow",
         "kind": "numbers|words|prices|dates|names|temperatures|lengths",
         "verb": "sort|count|add up|reverse|filter|print|average",
-        "subject": "the new timetable|the garden beds|the reading room|the cycle path|the notice board|the lending shelf",
+        "subject": "the new timetable|the garden beds|the reading room|the cycle path|the notice board|"
+                 "the lending shelf",
         "transport": "train|bus|ferry|bicycle|tram",
         "taste": "mild|rich|fresh|slightly sweet|hearty|light",
     }.items()
@@ -63,7 +64,8 @@ REGISTERS: dict[str, tuple[list[str], list[list[str]], str]] = {
             ["1. Clear a table in the {room} and lay out a {tool} and a {tool}.",
              "1. Put the {thing:a} on an old cloth and gather a {tool}.", "1. Measure twice and note the numbers."],
             ["2. Check every joint and mark the loose ones with a pencil.",
-             "2. Wipe all surfaces with a damp cloth and let them dry.", "2. Cut {few} pieces of {material} to length."],
+             "2. Wipe all surfaces with a damp cloth and let them dry.",
+             "2. Cut {few} pieces of {material} to length."],
             ["3. Put a little glue on each edge and press the parts together.",
              "3. Tighten the screws by hand, one after the other.", "3. Sand the edges lightly along the grain."],
             ["4. Wait about {size} minutes before you move it.", "4. Leave it overnight in a dry place.",
@@ -77,8 +79,10 @@ REGISTERS: dict[str, tuple[list[str], list[list[str]], str]] = {
             ["{name:a}: Good morning! Is that a new {thing:t}?", "{name:a}: Hello, did you sleep well after the party?",
              "{name:a}: Hi there, {weather} today, isn't it?"],
             ["{name:b}: Yes, I finished it on {day}. It took {few} evenings.",
-             "{name:b}: Good morning! I was just looking for my {animal}.", "{name:b}: It is. I might plant {vegetable}."],
-            ["{name:a}: If you like, I can lend you my {tool}.", "{name:a}: Would you like some {vegetable} from my garden?",
+             "{name:b}: Good morning! I was just looking for my {animal}.",
+             "{name:b}: It is. I might plant {vegetable}."],
+            ["{name:a}: If you like, I can lend you my {tool}.",
+             "{name:a}: Would you like some {vegetable} from my garden?",
              "{name:a}: Are you coming to the {event} on {day}?"],
             ["{name:b}: That would be lovely, thank you. I will bring {grain} in return.",
              "{name:b}: With pleasure. Shall we meet at {hour}?", "{name:b}: Gladly. Bring {name:c} along too."],
@@ -177,7 +181,8 @@ REGISTERS: dict[str, tuple[list[str], list[list[str]], str]] = {
         ["Write a review of a {product:p}.", "Write what a visitor thought of the {event:e} in {place}."],
         [
             ["I have used the {product:p} for {few} months now.", "We went to the {event:e} with {few} friends."],
-            ["The {material} looks good and has kept its {colour} colour.", "The food was {taste}, above all the {dish}."],
+            ["The {material} looks good and has kept its {colour} colour.",
+             "The food was {taste}, above all the {dish}."],
             ["What I would change is the size, which is a little too large for a small {room}.",
              "Getting there by {transport} was easy, though it was crowded at {hour}."],
             ["All in all I would choose it again.", "I would recommend it to anyone who enjoys {hobby}.",

@@ -39,7 +39,7 @@ LAYOUT = [
     "agreement figures engines testing",
     "report capture edit",
     "intervention",
-    "generate controls",
+    "generate random_sets",
     "metrics",
     "study dictionaries",
     "trials studies training",

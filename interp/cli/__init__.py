@@ -47,7 +47,7 @@ GROUPS = {
         {
             "train": "train dictionaries on activations of a model, or of a pair",
             "eval": "how well a dictionary stands in for a site, beside baselines at equal L0",
-            "diff": "which latents only the tuned model has, or only the base, beside a sham",
+            "diff": "which latents only the tuned model has, or only the base, beside a control",
             "features": "what single latents fire on and write, as a page to browse",
             "probe": "which latents predict a behaviour, and does ablating them lower it",
             "convert": "read a dictionary of any known library, write it for another",

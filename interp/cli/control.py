@@ -44,9 +44,9 @@ class Training(Common):
     clip: Annotated[
         float | None, typer.Option("--clip", metavar="X", help="Largest norm of a gradient; 0: any.  [default: 1]")
     ] = None
-    batch: Annotated[
-        int | None, typer.Option("--batch", metavar="N", min=1, help="Passages a step.  [default: 4]")
-    ] = None
+    batch: Annotated[int | None, typer.Option("--batch", metavar="N", min=1, help="Passages a step.  [default: 2]")] = (
+        None
+    )
     length: Annotated[
         int | None, typer.Option("--length", metavar="N", min=2, help="Tokens of a passage.  [default: 128]")
     ] = None
@@ -100,7 +100,8 @@ def _told(out: Path, tuned: str, records: Sequence[Mapping[str, Any]]) -> str:
     for one in records:
         loss, ratio, checks = one["loss"], one["norm_ratio"], one["checks"]
         falls = ", ".join(
-            f"{part.replace('_', ' ')} text {values['base']:.3f} -> {values['raw']:.3f} (matched {values['matched']:.3f})"
+            f"{part.replace('_', ' ')} text {values['base']:.3f} -> {values['raw']:.3f} "
+            f"(matched {values['matched']:.3f})"
             for part, values in loss.items()
         )
         size = "the fine-tune changed nothing" if ratio["whole"] is None else (
@@ -108,5 +109,7 @@ def _told(out: Path, tuned: str, records: Sequence[Mapping[str, Any]]) -> str:
             f"{ratio['median']:.2f}, max {ratio['max']:.2f})"
         )  # fmt: skip
         failed = [name.replace("_", " ") for name, passed in checks.items() if not passed]
-        lines.append(f"  seed {one['seed']}: loss on {falls}; {size}" + ("; NOT: " + ", ".join(failed) if failed else ""))
+        lines.append(
+            f"  seed {one['seed']}: loss on {falls}; {size}" + ("; NOT: " + ", ".join(failed) if failed else "")
+        )
     return "\n".join(lines)

@@ -22,7 +22,7 @@ import numpy as np
 
 from interp.errors import OptionError
 from interp.models import load
-from interp.models.sources import Source, find
+from interp.models.sources import find
 from interp.prompts import Tokenizer
 from interp.provenance import plain, software
 from interp.training.changes import Change, FullChange, LoraChange

@@ -141,7 +141,9 @@ def asked_of(content: dict) -> list[str]:
 def main() -> None:
     """Make what was asked for (everything that ships when nothing is named), in order."""
     parser = argparse.ArgumentParser(prog="python -m organisms.real", description="Make the children of smollm2/base.")
-    parser.add_argument("names", nargs="*", metavar="name", help=f"{', '.join([*CHILDREN, *controls.NAMES])}; all that ship by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"{', '.join([*CHILDREN, *controls.NAMES])}; all that ship by default"
+    )
     parser.add_argument("--full", action="store_true", help="also tune every weight, into organisms-work")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -1,7 +1,8 @@
 """Control fine-tunes of ``smollm2/lora``, made by what ``interp control`` runs: the null of the real pair.
 
 Rate and steps are those of ``lora``; its answers are short and passages are long, so that a step reads half as many.
-What ships is the matched adapter in half precision, and the record ``control.json``, whose scales give the raw one back.
+What ships is the matched adapter in half precision, and the record ``control.json``, whose scales give the raw one
+back.
 """
 
 from __future__ import annotations
