@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import peft
 import torch
@@ -31,6 +31,7 @@ _SHOWN = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "ra
 _UNCHANGED_STARTS = (True, False, "gaussian", "orthogonal")
 
 
+@runtime_checkable
 class Change(Protocol):
     """A way to train: which numbers, from where, and how large the result is.
 

@@ -172,9 +172,10 @@ def warnings_of(
         found.append("the fine-tune changed nothing, and so does the matched control")
     elif not checks["size_is_near"]:
         longer = "train longer" if whole < NEAR[0] else "train shorter"
+        steps = max(1, round(steps / whole)) if whole else 2 * steps
         found.append(
             f"its change is {whole:.2f} times as large as the fine-tune's before scaling, outside {NEAR[0]:g} to "
-            f"{NEAR[1]:g}: scaling leaves the path of training; {longer}, with --steps {max(1, round(steps / whole))}"
+            f"{NEAR[1]:g}: scaling leaves the path of training; {longer}, with --steps {steps}"
         )  # fmt: skip
     if unmatched:
         found.append(f"{len(unmatched)} modules did not move and cannot be scaled, first {unmatched[0]}")

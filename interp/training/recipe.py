@@ -7,7 +7,7 @@ marked so wherever it is written.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 from interp.errors import OptionError
 
@@ -60,7 +60,7 @@ class Recipe:
     batch: int | None = None
     length: int | None = None
     steps: int | None = None
-    loss: Literal["answers", "all"] | None = None
+    loss: str | None = None
     precision: str | None = None
 
     def __post_init__(self) -> None:

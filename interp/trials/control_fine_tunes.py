@@ -65,7 +65,8 @@ def beyond_new(name: str, estimate: Estimate, column: str, count: int, said: str
 
     ``column`` of the table of controls is the same number of each. From five controls on, the interval of the estimate
     has to lie above the 95 % interval of a new observation, ``mean +- t sqrt(1 + 1/k) sd`` of k controls; from nineteen
-    on, p is its rank among them, (1 + b) / (1 + k). With fewer it is not tested. ``said``: the number, in words; ``form``: how it is written.
+    on, p is its rank among them, (1 + b) / (1 + k). With fewer it is not tested.
+    ``said``: the number, in words; ``form``: how it is written.
     """
     shown, also = f"{{value:{form}}} [{{low:{form}}}, {{high:{form}}}]", ends(column)
     if count < FOR_INTERVAL:
