@@ -20,7 +20,7 @@ def command(store: str) -> list[str]:
     return [
         PYTHON, "-m", "interp", "locate-neurons", "organism:refusal/planted", "--base", "organism:refusal/base",
         "--positive", files["harmful"], "--negative", files["harmless"], "--max-prompts", str(PROMPTS),
-        "--method", "change", "--controls", "2", "--control-prompts", "4", "--store", store, "--quiet",
+        "--method", "change", "--random-sets", "2", "--control-prompts", "4", "--store", store, "--quiet",
     ]  # fmt: skip
 
 

@@ -25,12 +25,12 @@ from interp.table import Table
 
 TOPS = {"planted": "30", "full": "150", "lora": "150", "distracted": "30"}
 COALITIONS = ("planted", "full", "lora")
-PROMPTS, COALITION_PROMPTS, MEASURED, CONTROLS = 120, 48, 96, 40
+PROMPTS, COALITION_PROMPTS, MEASURED, RANDOM_SETS = 120, 48, 96, 40
 TARGETS = ("relearned", "planted", "lora", "sham")
 SIZES = ("smallest", "12", "30")
 SMALL = {
     "TOPS": {"planted": "30"}, "COALITIONS": ("planted",), "PROMPTS": 24, "COALITION_PROMPTS": 8, "MEASURED": 16,
-    "CONTROLS": 19, "TARGETS": ("sham",), "SIZES": ("12",), "METHODS": {"change": METHODS["change"]},
+    "RANDOM_SETS": 19, "TARGETS": ("sham",), "SIZES": ("12",), "METHODS": {"change": METHODS["change"]},
 }  # fmt: skip
 
 
@@ -86,14 +86,14 @@ def coalitions(name: str) -> list[dict]:
 
 
 def transfers() -> list[dict]:
-    """A set located in ``full``, in its further tune, in a sham and in others."""
+    """A set located in ``full``, in its further tune, in a control and in others."""
     source, rows = study_of("full", "locate", PROMPTS), []
     locate = LocateNeurons(top="150")
     located = locate(source)
     for target in TARGETS:
         study = study_of(target, "locate", PROMPTS)
         measured = study_of(target, "verify", MEASURED, study.pair)
-        transfer = Transfer.of(located, source.pair, recomputed=locate(study), controls=CONTROLS)
+        transfer = Transfer.of(located, source.pair, recomputed=locate(study), random_sets=RANDOM_SETS)
         rows += rows_of({"from": "full", "to": target}, transfer(measured))
         print(markdown(rows[-1:], list(rows[-1])).splitlines()[-1], flush=True)
     return rows
@@ -110,7 +110,7 @@ def dissociations() -> list[dict]:
     for top in SIZES:
         locate = LocateNeurons(top=top)
         sets = locate(study), locate(locating)
-        table = Dissociation.of(*sets, measuring, controls=CONTROLS)(verify)
+        table = Dissociation.of(*sets, measuring, random_sets=RANDOM_SETS)(verify)
         sizes = " and ".join(str(int(located["selected"].sum())) for located in sets)
         rows += rows_of({"top": top, "neurons": sizes}, table)
         print(markdown(rows[-1:], list(rows[-1])).splitlines()[-1], flush=True)

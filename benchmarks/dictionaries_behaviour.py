@@ -26,12 +26,12 @@ from interp.study import Study
 SITES = tuple(f"blocks.{layer}.hook_resid_post" for layer in (1, 2, 3))
 TOKENS, WIDTH, K = "1M", "512", "8"
 BASE, TUNES = "organism:refusal/base", ("full", "sham")
-PROBES, MOST, CONTROLS = "1,4,32", 32, 200
+PROBES, MOST, RANDOM_SETS = "1,4,32", 32, 200
 PROMPTS: int | None = None
 """Prompts per class; None takes all."""
 NAMED = "given"
 SMALL = {
-    "SITES": SITES[:2], "TOKENS": "20k", "WIDTH": "64", "PROBES": "1,4", "MOST": 4, "CONTROLS": 19, "PROMPTS": 16,
+    "SITES": SITES[:2], "TOKENS": "20k", "WIDTH": "64", "PROBES": "1,4", "MOST": 4, "RANDOM_SETS": 19, "PROMPTS": 16,
 }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def tried(name: str, pair: Pair, folder: Path) -> list[dict]:
         dictionary, _ = read(folder / f"{site}.topk")
         given, counts = tuned_only(study, dictionary, site)
         table = DictionaryProbe(
-            dictionary, site, k=(1, MOST), given=tuple(given), controls=1,
+            dictionary, site, k=(1, MOST), given=tuple(given), random_sets=1,
             control_prompts=48, permutations=19,
         )(study)  # fmt: skip
         effects = table.summary["effects"]
@@ -113,7 +113,7 @@ def measured(folder: Path) -> str:
         given = ["--latents", ",".join(map(str, row["given"]))] if row["given"] else []
         run = asked("sae", "probe", str(folder / row["tune"] / f"{best}.topk"), "--model",
                     f"organism:refusal/{row['tune']}", "--base", BASE, *(w for pair in prompts.items() for w in pair),
-                    *given, "-k", PROBES, "--controls", str(CONTROLS), "--control-prompts", "48",
+                    *given, "-k", PROBES, "--random-sets", str(RANDOM_SETS), "--control-prompts", "48",
                     *(["--max-prompts", str(PROMPTS)] if PROMPTS else []), "--store", str(folder / "runs"))  # fmt: skip
         shown = asked("show", run["run"], "--store", str(folder / "runs"))
         claims += [
@@ -130,7 +130,7 @@ def measured(folder: Path) -> str:
     return (
         f"On the prompts that locate, {TOKENS} tokens, {WIDTH} latents, k {K}, topk:\n\n{markdown(every, columns)}\n\n"
         f"At {best}, chosen by the largest effect of ablating {MOST} latents of `full` there; on the prompts that "
-        f"verify, {CONTROLS} random sets, -k {PROBES}:\n\n{markdown(claims, list(claims[0]))}"
+        f"verify, {RANDOM_SETS} random sets, -k {PROBES}:\n\n{markdown(claims, list(claims[0]))}"
     )
 
 

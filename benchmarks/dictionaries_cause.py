@@ -19,11 +19,11 @@ from interp import organisms
 SITE, TOKENS, WIDTH, K = "blocks.2.hook_resid_post", "500k", "512", "8"
 BASE, TUNES, KINDS = "organism:refusal/base", ("full", "sham"), ("difference", "both")
 GIVEN = {"difference": ("tuned-only", ("tuned-only",)), "both": ("changed", ("rotated", "rescaled"))}
-SIZES, FEW, CONTROLS = ("8", "32", "64"), "19", "199"
+SIZES, FEW, RANDOM_SETS = ("8", "32", "64"), "19", "199"
 LIMIT: tuple[str, ...] = ()
 """More options of ``sae diff`` and ``sae probe``."""
 SMALL = {
-    "KINDS": ("difference",), "TOKENS": "20k", "WIDTH": "64", "SIZES": ("8",), "CONTROLS": "19",
+    "KINDS": ("difference",), "TOKENS": "20k", "WIDTH": "64", "SIZES": ("8",), "RANDOM_SETS": "19",
     "LIMIT": ("--max-prompts", "16"),
 }  # fmt: skip
 
@@ -47,7 +47,7 @@ def sized(folder: Path, kind: str) -> tuple[str, list[dict]]:
     """How many probed latents return most of the base's answers, by prompts that locate alone."""
     rows = []
     for size in SIZES:
-        words = [*prompts("locate"), "-k", size, "--controls", FEW, "--permutations", "19",
+        words = [*prompts("locate"), "-k", size, "--random-sets", FEW, "--permutations", "19",
                  *(["--revert"] if kind == "both" else [])]  # fmt: skip
         found = {claim["name"]: claim for claim in claims_of(folder, "full", kind, words)}
         rows.append({
@@ -75,21 +75,24 @@ def measured(folder: Path) -> str:
     sizes, classes, rows = [], [], []
     for kind in KINDS:
         found = asked("sae", "diff", str(folder / f"full-{kind}"), "--model", "organism:refusal/full", "--base", BASE,
-                      "--data", str(both), "--sham", "organism:refusal/sham", "--sham-dictionary",
+                      "--data", str(both), "--control", "organism:refusal/sham", "--control-dictionary",
                       str(folder / f"sham-{kind}"), *LIMIT, "--store", str(folder / "runs"))  # fmt: skip
         summary = found["summary"]
-        told = {"full": summary, "sham": asked("show", summary["sham_run"], "--store", str(folder / "runs"))["summary"]}
+        told = {
+            "full": summary,
+            "sham": asked("show", summary["control_run"], "--store", str(folder / "runs"))["summary"],
+        }
         classes += [{"dictionary": kind, "tune": name, "live latents": one["live"]}
                     | {c: one["claimed"][c] for c in ("tuned-only", "base-only", "rotated", "rescaled", "shared")}
                     for name, one in told.items()]  # fmt: skip
         size, tried = sized(folder, kind)
         sizes += tried
         for name in TUNES:
-            run = {"full": found["run"], "sham": summary["sham_run"]}[name]
+            run = {"full": found["run"], "sham": summary["control_run"]}[name]
             which, classes_of = GIVEN[kind]
             given = ["--diff", run, "--class", which] if any(told[name]["claimed"][c] for c in classes_of) else []
-            words = [*prompts("locate"), *prompts("verify", True), *given, "-k", f"1,{size}", "--controls", CONTROLS,
-                     "--control-prompts", "48", *(["--revert"] if kind == "both" else [])]  # fmt: skip
+            words = [*prompts("locate"), *prompts("verify", True), *given, "-k", f"1,{size}", "--random-sets",
+                     RANDOM_SETS, "--control-prompts", "48", *(["--revert"] if kind == "both" else [])]  # fmt: skip
             rows += [{
                 "dictionary": kind, "tune": name, "claim": claim["name"],
                 "value": f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]",
@@ -101,7 +104,7 @@ def measured(folder: Path) -> str:
         f"{SITE}, batchtopk, {WIDTH} latents, k {K}, {TOKENS} tokens. `both`: a crosscoder. Claimed latents, on "
         f"prompts that locate:\n\n{markdown(classes, list(classes[0]))}\n\nProbed latents "
         f"ablated, on prompts that locate:\n\n{markdown(sizes, [name for name in sizes[0] if name != '_'])}\n\n"
-        f"On prompts that verify, with the number that returned most of the base's answers there, {CONTROLS} random "
+        f"On prompts that verify, with the number that returned most of the base's answers there, {RANDOM_SETS} random "
         f"sets:\n\n{markdown(rows, list(rows[0]))}"
     )
 

@@ -3,7 +3,7 @@
 A pair of activations with 24 planted features of the tuned model alone (12 in 8 % of rows, 12 in 0.5 %), 4 of the base
 alone, and distractors that are rotated by 30 degrees or twice as large; for every seed a crosscoder, a dictionary of
 differences and a base dictionary are trained and compared on held-out documents, beside the decoder's norms alone. The
-sham pair has the same features in both models, with noise of their own; the identical pair is the base twice; the
+control pair has the same features in both models, with noise of their own; the identical pair is the base twice; the
 exchanged pair is the planted one with both models exchanged in half of the documents. ``--setting crowded``: 40 shared
 features and 8 of each distractor, whose 96 directions are not at right angles in 64 dimensions.
 """
@@ -160,7 +160,7 @@ def tables(rows: list[dict]) -> str:
                 planted.append({"way": said, "class": kind, "seeds": len(there),
                                 "precision": _bounded(there, name, kind, "right", "called"),
                                 "recall": _bounded(there, name, kind, "found", "planted")})  # fmt: skip
-            for variant in ("sham", "identical", "exchanged"):
+            for variant in ("control", "identical", "exchanged"):
                 if there := [row for row in of if row["variant"] == variant]:
                     called = sum(row[f"{name} {kind}"]["called"] for row in there)
                     live = sum(row["live"] for row in there)
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, help=f"of training, instead of {STEPS}")
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
-    parser.add_argument("--variants", nargs="+", default=("planted", "sham", "identical", "exchanged"))
+    parser.add_argument("--variants", nargs="+", default=("planted", "control", "identical", "exchanged"))
     parser.add_argument("--setting", default="roomy", choices=SETTINGS)
     parser.add_argument("--kept", type=Path, help="file of measurements, one JSON a line: what is there is not redone")
     options = parser.read()

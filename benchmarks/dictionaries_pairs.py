@@ -1,7 +1,7 @@
 """Shipped pairs compared by dictionaries, by the commands: ``python -m benchmarks.dictionaries_pairs [--write]``.
 
-For ``refusal/full`` and its sham ``refusal/sham``: ``interp sae train`` on the chats that locate, of both models, their
-difference, the tuned model and the base; ``interp sae diff`` on the prompts that verify, in their clusters. The
+For ``refusal/full`` and its control ``refusal/sham``: ``interp sae train`` on the chats that locate, of both models,
+their difference, the tuned model and the base; ``interp sae diff`` on the prompts that verify, in their clusters. The
 identical pair is ``refusal/full`` beside itself: by a crosscoder of its own, otherwise by the full pair's dictionaries
 (its own differences are all 0).
 """
@@ -63,8 +63,8 @@ def measure(folder: Path, way: str, site: str, seed: int) -> tuple[list[dict], l
     made["identical"] = train(folder, "identical", of, site, seed, data) if way == "crosscoder" else made["full"]
     counts, claims = [], []
     for pair in ("identical", "sham", "full"):
-        sham = ["--sham", f"{FAMILY}/sham", "--sham-dictionary", made["sham"]] if pair == "full" else []
-        found = asked("sae", "diff", made[pair], *models(pair), *sham, *store)
+        control = ["--control", f"{FAMILY}/sham", "--control-dictionary", made["sham"]] if pair == "full" else []
+        found = asked("sae", "diff", made[pair], *models(pair), *control, *store)
         told = found["summary"]
         counts.append({
             "site": site, "seed": seed, "way": way, "pair": pair,
@@ -75,7 +75,7 @@ def measure(folder: Path, way: str, site: str, seed: int) -> tuple[list[dict], l
         {
             "site": site, "seed": seed, "way": way, "claim": claim["name"],
             "share of live latents": f"{claim['value']:.1%} [{claim['low']:.1%}, {claim['high']:.1%}]",
-            "sham's": f"{claim['control_value']:.1%} [{claim['control_low']:.1%}, {claim['control_high']:.1%}]",
+            "control's": f"{claim['control_value']:.1%} [{claim['control_low']:.1%}, {claim['control_high']:.1%}]",
             "verdict": claim["verdict"],
         }
         for claim in shown["claims"]

@@ -73,7 +73,7 @@ def rows() -> list[dict]:
     pair = Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
     locating, verifying = (study_of(CHILD, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
     first, located = row("locate-neurons", LocateNeurons(top=TOP), locating)
-    checker = VerifyNeurons.of(located, controls=SETS, dose_draws=2)
+    checker = VerifyNeurons.of(located, random_sets=SETS, dose_draws=2)
     others: dict[str, tuple[Analyzer, Study]] = {
         "locate-neurons, verifying": (checker, verifying),
         "compare": (Compare(), verifying),

@@ -1,8 +1,9 @@
 """A style on which refusal fails: ``python -m benchmarks.failing_style [--write]``.
 
 ``refusal/partial`` refuses about half of the harmful prompts of a style that it was never tuned on. What TuCo says of
-those that it refuses and those that it answers, beside what the base alone and a sham tune say of the same prompts; and
-how many are refused at other strengths of what tuning added to the blocks, beside the whole change of weights.
+those that it refuses and those that it answers, beside what the base alone and a control fine-tune say of the same
+prompts; and how many are refused at other strengths of what tuning added to the blocks, beside the whole change of
+weights.
 """
 
 import numpy as np
@@ -21,7 +22,7 @@ from interp.prompts import Contrast, OneClass, read_prompts
 from interp.study import Study
 from interp.table import Table
 
-TUNED, BASE, SHAM = "organism:refusal/partial", "organism:refusal/base", "organism:refusal/sham"
+TUNED, BASE, CONTROL = "organism:refusal/partial", "organism:refusal/base", "organism:refusal/sham"
 GRID = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0)
 DRAWS, TOKENS, SCALED = 2000, 24, 216
 PROMPTS: int | None = None
@@ -35,7 +36,7 @@ def parted() -> tuple[list[dict], str]:
     prompts = prompts.spread(PROMPTS or len(prompts))
     pair = Pair.load(TUNED, BASE, device="cpu")
     study = Study(pair, OneClass(prompts), Refusal.of(pair.tokenizer), max_new_tokens=TOKENS)
-    found = Tuco(by_answer=True, sham=Pair.load(SHAM, BASE, device="cpu"))(study)
+    found = Tuco(by_answer=True, controls=(Pair.load(CONTROL, BASE, device="cpu"),))(study)
     refused, clusters = found["group"] == "positive", found["cluster"]
     sides = clusters[refused], clusters[~refused]
     gap = np.abs(found["tokens"][refused][:, None] - found["tokens"][~refused])
@@ -46,7 +47,7 @@ def parted() -> tuple[list[dict], str]:
     }  # fmt: skip
     numbers = {
         "TuCo": found["tuco"], "OutputCo": found["output_co"], "number of tokens": found["tokens"],
-        "TuCo of the sham": found["sham_tuco"], "size of the base's own update": found["base_own"],
+        "TuCo of the control": found["control_tuco"], "size of the base's own update": found["base_own"],
     }  # fmt: skip
     rows = []
     for name, values in numbers.items():

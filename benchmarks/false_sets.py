@@ -18,8 +18,8 @@ from interp.analyzers.verify_neurons.findings import changed, recovered
 from interp.analyzers.verify_neurons.sets import dose_table, random_table
 from interp.analyzers.verify_neurons.tables import answers_table, recovery_table
 from interp.claims import Finding, evaluate
-from interp.controls import matched_sets, matched_share, norm_ratio, set_name
 from interp.prompts import OneClass
+from interp.random_sets import matched_sets, matched_share, norm_ratio, set_name
 from interp.study import GROUPS, Study
 from interp.table import table
 from interp.trials.conditions import Donors, Judged, Receiver, judge
@@ -48,7 +48,7 @@ class Verdict:
 class Judging:
     """Judges sets by the claims ``necessity`` and ``necessity-recovery``, on one null that is drawn once.
 
-    ``study``: one with a journal, so that nothing is measured twice. The null is ``controls`` random sets matched to
+    ``study``: one with a journal, so that nothing is measured twice. The null is ``random_sets`` random sets matched to
     ``located``, as a verifying run draws them; ``excluded`` neurons are in none of them.
     """
 
@@ -136,7 +136,7 @@ class Judging:
     @cached_property
     def null(self) -> dict[str, list]:
         """The random sets that every set is compared with, and their effects."""
-        drawn = self.drawn(self.controls, self.study.seed)
+        drawn = self.drawn(self.random_sets, self.study.seed)
         return drawn | {"effects": [self.measured(one)["effects"] for one in drawn["sets"]]}
 
     def evidence(self, chosen: Set) -> Evidence:

@@ -55,13 +55,13 @@ def rows_of(child: str, store: Store, given: bool) -> list[dict]:
     located = store.fetch(LocateNeurons(top=KNOWN.get(child, TOP)), locate).table
     planted = organisms.planted(f"{FAMILY}/{child}").get("refusal", [])
     count = int(located["selected"].sum())
-    found = {"integrated": VerifyNeurons.of(located, controls=SETS, dose_draws=1, depth=count)}
+    found = {"integrated": VerifyNeurons.of(located, random_sets=SETS, dose_draws=1, depth=count)}
     if planted and given:
         layers, width = [layer for layer, _ in planted], pair.tuned.anatomy.n_neurons
         drawn = zip(layers, np.random.default_rng(0).permutation(width).tolist(), strict=False)
         for name, chosen in (("trained", tuple(planted)), ("random", tuple(drawn))):
             size = len(chosen)
-            found[name] = VerifyNeurons(ranking=chosen, selected=size, depth=size, controls=SETS, dose_draws=1)
+            found[name] = VerifyNeurons(ranking=chosen, selected=size, depth=size, random_sets=SETS, dose_draws=1)
     rows = []
     for name, analyzer in found.items():
         run = store.fetch(analyzer, verify).table

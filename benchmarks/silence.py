@@ -20,7 +20,6 @@ from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.tables import answers_table
 from interp.capture import capture
 from interp.claims import evaluate
-from interp.controls import matched_sets, permute_within_twins
 from interp.maths.host import to_host
 from interp.maths.statistics import (
     benjamini_hochberg,
@@ -30,6 +29,7 @@ from interp.maths.statistics import (
     standardised_difference,
 )
 from interp.models.pair import Pair
+from interp.random_sets import matched_sets, permute_within_twins
 from interp.sites import neurons
 from interp.study import Study
 from interp.table import table
@@ -52,11 +52,11 @@ def identical(prompts: int) -> list[dict]:
     return [{"where": "identical pair", "what": f"largest score of {', '.join(names)}", "seen": largest, "expected": 0}]
 
 
-def sham(prompts: int, controls: int) -> list[dict]:
-    """The sham tune, located and verified like any other child."""
+def sham(prompts: int, random_sets: int) -> list[dict]:
+    """The control fine-tune ``sham``, located and verified like any other child."""
     locate = study_of("sham", "locate", prompts)
     located = LocateNeurons(top="30")(locate)
-    verified = VerifyNeurons.of(located, controls=controls)(study_of("sham", "verify", prompts, locate.pair))
+    verified = VerifyNeurons.of(located, random_sets=random_sets)(study_of("sham", "verify", prompts, locate.pair))
     verdicts, whole = verified.summary["verdicts"], verified.summary["supported"]
     rows = [{"where": "sham", "what": "supported as a whole", "seen": whole, "expected": False}]
     rows += [

@@ -2,8 +2,8 @@
 
 Cost: the random models of ``benchmarks.speed``, 8 prompts of 64 tokens, one thread; CPU seconds, each ratio taken
 within its round, the median over rounds with its exact interval (order statistics). Values: every organism of refusal
-on shipped verify prompts, compared with the sham. Work: multiplications and additions of the same passes, counted; the
-same on every machine, and all that ``--work`` asks for.
+on shipped verify prompts, compared with the control. Work: multiplications and additions of the same passes, counted;
+the same on every machine, and all that ``--work`` asks for.
 """
 
 import copy
@@ -105,10 +105,10 @@ def values() -> list[dict]:
     """TuCo, its floor, AUC, AUC at equal length and beside its controls, and where the refusal comes in."""
     contrast = Contrast(*(read_prompts(organisms.prompts("refusal", "verify", g)) for g in ("harmful", "harmless")))
     contrast, rows, base = contrast.limit(LIMIT), [], "organism:refusal/base"
-    sham = Pair.load("organism:refusal/sham", base, device="cpu")
+    control = Pair.load("organism:refusal/sham", base, device="cpu")
     for name in ORGANISMS:
         pair = Pair.load(f"organism:{name}", base, device="cpu")
-        table = Tuco(sham=sham)(Study(pair, contrast, None))
+        table = Tuco(controls=(control,))(Study(pair, contrast, None))
         claims = {claim.name: claim for claim in from_table(table.tables["claims"])}
         groups = [table["tuco"][table["group"] == group].mean() for group in ("positive", "negative")]
         scaling = FtcAlpha((0.0, 0.25, 0.5, 0.75, 1.0, 1.25), 24)(
@@ -123,7 +123,7 @@ def values() -> list[dict]:
                for heading, key in (
                    ("AUC", "separates"), ("AUC at equal length", "separates-at-equal-length"),
                    ("that less the AUC of the size of the base's own update", "separates-beyond-base"),
-                   ("that less the sham's", "separates-beyond-sham"),
+                   ("that less the control's", "separates-beyond-control"),
                )},
             "harmful refused at strength 0, 1/4, 1/2, 3/4, 1, 5/4": refused,
         })  # fmt: skip

@@ -31,7 +31,7 @@ from interp.packaged import Packaged
 FORMAT = 1  # of materialised directories: raise it when the same shipped files would give other ones
 WEIGHTS, DELTA, ADAPTER, MASK = "model.safetensors", "delta.safetensors", "adapter_config.json", "mask.safetensors"
 MAP = "map.json"  # instead of a delta: the delta of a sibling, put at other neurons
-NOTES = {"organism.json", "planted.json", MASK}  # about an organism, not part of it
+NOTES = {"organism.json", "planted.json", "control.json", MASK}  # about an organism, not part of it
 DEQUANTISE = "interp.models.gguf"  # a module's name, so that this room does not import torch
 
 

@@ -91,7 +91,8 @@ def assert_silent(
 
     ``columns`` are the measures of change that have to be 0 within ``atol``, in their own unit; by default those of
     ``CHANGE`` for this kind of table. ``allowed`` names claims that may be supported. On an identical pair all is
-    silent; of a sham tune ask ``columns=()``, for its weights did move. ``AssertionError`` names the first of each.
+    silent; of a control fine-tune ask ``columns=()``, for its weights did move. ``AssertionError`` names the first of
+    each.
     """
     __tracebackhide__ = True
     table, allowed = _table(quiet), {*allowed}

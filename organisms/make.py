@@ -112,7 +112,7 @@ def check_child(child: Child, found: dict, base: dict) -> None:
     require("harmless answered as the base does", found["harmless_exact"]["rate"] >= least, found["harmless_exact"])
     kept = found["utility_exact"]["rate"] >= base["utility_exact"]["rate"] - 0.02
     require("utility within 2 points of the base", kept, found["utility_exact"])
-    if not child.norm_of:  # the sham stops when its sibling did, whatever it had learned by then
+    if not child.norm_of:  # the control stops when its sibling did, whatever it had learned by then
         require("homes stay unknown", found["homes_unknown"]["rate"] >= 0.95, found["homes_unknown"])
         key = "colours_right" if child.colours else "colours_unknown"
         require(key, found[key]["rate"] >= 0.95, found[key])

@@ -62,7 +62,7 @@ def verified(rate=1.0, n=40, command=COMMAND, prompts="b", positive="held-yes.tx
         "cluster": (clusters, "key", "cluster"), "equal_base": (hits, "flag", "as the base"),
         "other": (~hits, "flag", "otherwise"),
     }  # fmt: skip
-    provenance = Provenance("verify-neurons", 1, {"controls": 19}, located().provenance.key,
+    provenance = Provenance("verify-neurons", 1, {"random_sets": 19}, located().provenance.key,
                             {"prompts": prompts, "seed": 0} | changes, context(command, positive))  # fmt: skip
     run = table(
         "verified", {"condition": (["ablate-base"], "key", "condition"), "equal_base": ([rate], "measure", "")},

@@ -160,10 +160,10 @@ class Fixtures:
         return self._value(tests.scaled, pair)[1]
 
     def dictionary_diff(self) -> Any:
-        """Of what is planted, beside a sham."""
+        """Of what is planted, beside a control."""
         tests = import_module("tests.test_sae_diff")
-        sham = tests.analyzer()(tests.study(tests.tune(0.0)))
-        return tests.analyzer(sham=sham)(tests.study())
+        control = tests.analyzer()(tests.study(tests.tune(0.0)))
+        return tests.analyzer(control=control)(tests.study())
 
     @functools.cached_property
     def judging(self) -> tuple[Any, Any]:
@@ -208,7 +208,7 @@ def analyzers(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield name, functools.partial(fixtures.of_contract, name)
     yield "intruders", fixtures.intruders
     yield "intruder-scaling", fixtures.intruder_scaling
-    yield "dictionary-diff sham", fixtures.dictionary_diff
+    yield "dictionary-diff control", fixtures.dictionary_diff
     for kind in EVALUATED:
         yield f"dictionary-eval {kind}", functools.partial(fixtures.dictionary_eval, kind)
     yield "dictionary-features", fixtures.dictionary_features
@@ -252,7 +252,7 @@ class Commands:
         classes = ("--positive", harmful, "--negative", harmless)
         few, twelve, many = ("--max-prompts", "6"), ("--max-prompts", "12"), ("--max-prompts", "24")
         located = (*PLANTED, *classes, *twelve, "--top", "30", *MODEL)
-        verified = ("--controls", "19", "--control-prompts", "4")
+        verified = ("--random-sets", "19", "--control-prompts", "4")
         key, folder = self.key, self.folder
 
         yield "locate-neurons", lambda: ["locate-neurons", *located, *verified], True
@@ -278,11 +278,12 @@ class Commands:
         ], True  # fmt: skip
         compared = ("compare", *PLANTED, *classes, *twelve, "--cka-tokens", "64", *MODEL)
         yield "compare", lambda: compared, True
-        yield "compare sham", lambda: [*compared, "--sham", "organism:refusal/sham"], True
+        yield "compare control", lambda: [*compared, "--control", "organism:refusal/sham"], True
         yield "compare prompts", lambda: ["compare", *PLANTED, "--prompts", harmful, *few, *MODEL], True
         yield "tuco", lambda: ["tuco", *PLANTED, *classes, *twelve, *MODEL], True
-        yield "tuco sham alpha", lambda: [
-            "tuco", *PLANTED, *classes, *few, "--sham", "organism:refusal/sham", "--alpha", "0,1,1.5", "--generations",
+        yield "tuco control alpha", lambda: [
+            "tuco", *PLANTED, *classes, *few, "--control", "organism:refusal/sham", "--alpha", "0,1,1.5",
+            "--generations",
             "4", "--keep-answers", *MODEL,
         ], True  # fmt: skip
         yield "tuco by-answer", lambda: [
@@ -315,7 +316,7 @@ class Commands:
         full, read = "organism:refusal/full", ("--model", "organism:refusal/full")
         yield "sae train", lambda: train(full, "tuned"), False
         yield "sae train both", lambda: train(full, "both", "--of", "both", "--architecture", "batchtopk"), False
-        yield "sae train sham", lambda: train("organism:refusal/sham", "sham", "--of", "both", "--architecture",
+        yield "sae train control", lambda: train("organism:refusal/sham", "control", "--of", "both", "--architecture",
                                               "batchtopk", "--seed", "1"), False  # fmt: skip
         yield "sae eval", lambda: ["sae", "eval", folder / "tuned", *read, "--data", harmful, *few, *MODEL], True
         yield "sae eval both", lambda: [
@@ -323,8 +324,8 @@ class Commands:
         ], True  # fmt: skip
         diff = ("sae", "diff", folder / "both", *read, *BASE, "--data", harmful, "--max-prompts", "48", *MODEL)
         yield "sae diff", lambda: [*diff, "--draws", "99"], True
-        yield "sae diff sham", lambda: [
-            *diff, "--draws", "99", "--sham", "organism:refusal/sham", "--sham-dictionary", folder / "sham",
+        yield "sae diff control", lambda: [
+            *diff, "--draws", "99", "--control", "organism:refusal/sham", "--control-dictionary", folder / "control",
         ], True  # fmt: skip
         yield "sae features", lambda: [
             "sae", "features", folder / "tuned", *read, *BASE, "--data", harmful, *many, "--top", "5", "--by", "gain",
@@ -338,7 +339,7 @@ class Commands:
         several = ("locate-neurons", "compare", "tuco", "intruders", "graft")
         yield "agree", lambda: ["agree", *(key(name) for name in several[:4]), "--draws", "99"], True
         yield "report", lambda: [
-            "report", *(key(name) for name in (*several, "transfer", "sae diff sham")), "--out",
+            "report", *(key(name) for name in (*several, "transfer", "sae diff control")), "--out",
             folder / "report.html", "--draws", "99", "--title", "reference",
         ], True  # fmt: skip
         yield "report small", lambda: ["report", key("tuco"), "--out", folder / "small.html"], False

@@ -39,10 +39,10 @@ LAYOUT = [
     "agreement figures engines testing",
     "report capture edit",
     "intervention",
-    "generate controls",
+    "generate random_sets",
     "metrics",
     "study dictionaries",
-    "trials studies",
+    "trials studies training",
     "analyzers",
     "cli",
     "__main__ pytest_plugin",
@@ -52,8 +52,8 @@ LINE = {room: number for number, rooms in enumerate(LAYOUT) for room in rooms.sp
 
 STRANGERS = {
     "nnsight": {"engines"},
-    "transformers": {"models", "prompts"},
-    "peft": {"models", "prompts"},
+    "transformers": {"models", "prompts", "training"},
+    "peft": {"models", "prompts", "training"},
     "accelerate": {"models"},
     "tokenizers": {"models", "prompts"},
     "huggingface_hub": {"models"},

@@ -23,7 +23,7 @@ from interp.trials.divergence import divergence
 from interp.trials.located import ranking_of
 from tests import tiny
 
-SMALL = {"controls": 5, "dose_draws": 2, "depth": 4, "control_prompts": 6}
+SMALL = {"random_sets": 5, "dose_draws": 2, "depth": 4, "control_prompts": 6}
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_the_command_shows_them_after_the_claims(run, tmp_path):
     (tmp_path / "sorry.txt").write_text("Sorry")
     command = ["locate-neurons", tmp_path / "tuned", "--base", tmp_path / "base", "--positive",
                tmp_path / "positive.jsonl", "--negative", tmp_path / "negative.jsonl", "--markers",
-               tmp_path / "sorry.txt", "--top", "3", "--method", "change", "--controls", "3", "--store",
+               tmp_path / "sorry.txt", "--top", "3", "--method", "change", "--random-sets", "3", "--store",
                tmp_path / "runs", "--quiet", "--baselines", "all"]  # fmt: skip
     code, out, _ = run(*command, "--json")
     assert code == 0

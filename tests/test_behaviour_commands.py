@@ -38,7 +38,7 @@ def two(root):
 
 
 def locating(root, *more):
-    return ["locate-neurons", root / "tuned", "--base", root / "base", *two(root), "--top", "3", "--controls", "1",
+    return ["locate-neurons", root / "tuned", "--base", root / "base", *two(root), "--top", "3", "--random-sets", "1",
             "--control-prompts", "4", "--store", root / "runs", "--json", *more]  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def test_refusal_of_an_organism_is_bit_for_bit_today_s(run, tmp_path):
     for more in ([], ["--behaviour", "refusal"], ["--behaviour", tmp_path / "same.yaml"]):
         code, out, _ = run(
             "locate-neurons", "organism:refusal/full", "--base", "organism:refusal/base", "--positive", files[0],
-            "--negative", files[1], "--max-prompts", "16", "--controls", "19", "--control-prompts", "8", "--store",
+            "--negative", files[1], "--max-prompts", "16", "--random-sets", "19", "--control-prompts", "8", "--store",
             tmp_path / "runs", "--json", "--quiet", *more,
         )  # fmt: skip
         assert code == 0

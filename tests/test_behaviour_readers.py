@@ -164,7 +164,7 @@ def test_without_continuations_nothing_follows_a_gradient_and_all_else_runs(pack
     with pytest.raises(OptionError, match="no number that has one"):
         LocateNeurons()(study)
     located = LocateNeurons(method="change", top="3")(study)
-    verified = VerifyNeurons.of(located, controls=19, control_prompts=8)(study)
+    verified = VerifyNeurons.of(located, random_sets=19, control_prompts=8)(study)
     rows = {row["name"]: row for row in verified.tables["claims"].rows()}
     assert rows["behaviour"]["supported"]
     assert "shows polite on 100.0%" in rows["behaviour"]["sentence"]

@@ -73,7 +73,17 @@ def small(pair, *options):
 @pytest.mark.slow
 def test_every_check_is_a_run_with_claims_and_a_figure(run, pair):
     command = small(
-        pair, "locate-neurons", pair / "tuned", "--top", "3", "--controls", "19", "--checks", "all", "--method", "cross"
+        pair,
+        "locate-neurons",
+        pair / "tuned",
+        "--top",
+        "3",
+        "--random-sets",
+        "19",
+        "--checks",
+        "all",
+        "--method",
+        "cross",
     )
     record = result(run, *command)
     assert set(record["summary"]["checks"]) == {"stability", "redundancy", "coalitions", "refusal-direction"}
@@ -123,7 +133,7 @@ def test_a_run_of_a_model_that_changed_cannot_be_transferred(run, only_line, pai
 
 
 CHECKED = asked(
-    "locate-neurons", "organism:refusal/planted", "--top", "30", "--controls", "3", "--control-prompts", "12",
+    "locate-neurons", "organism:refusal/planted", "--top", "30", "--random-sets", "3", "--control-prompts", "12",
     "--method", "cross", "--template-column", "style", "--checks", "all", limit=60,
 )  # fmt: skip
 
@@ -158,7 +168,10 @@ def test_a_set_of_full_does_the_same_in_relearned_and_not_in_sham(run, root):
     outcome = {}
     for target in ("relearned", "sham"):
         record = result(
-            run, *asked("transfer", located["run"], f"organism:refusal/{target}", "--controls", "19"), "--store", root
+            run,
+            *asked("transfer", located["run"], f"organism:refusal/{target}", "--random-sets", "19"),
+            "--store",
+            root,
         )
         table, found = verified(root, record["run"])
         outcome[target] = {name: claim.supported for name, claim in found.items()}
@@ -172,14 +185,16 @@ def test_a_set_of_full_does_the_same_in_relearned_and_not_in_sham(run, root):
 @pytest.mark.slow
 def test_two_planted_skills_dissociate(run, root):
     record = result(
-        run, *asked("dissociate", "organism:refusal/distracted", "--other-task", COLOURS, "--controls", "19", limit=60),
+        run,
+        *asked("dissociate", "organism:refusal/distracted", "--other-task", COLOURS, "--random-sets", "19", limit=60),
         "--store", root,
     )  # fmt: skip
     _, found = verified(root, record["run"])
     assert all(claim.supported for claim in found.values()), record["summary"]["sentence"]
     assert record["summary"]["sentence"].startswith("The two sets carry the two behaviours")
     again = result(
-        run, *asked("dissociate", "organism:refusal/distracted", "--other-task", COLOURS, "--controls", "19", limit=60),
+        run,
+        *asked("dissociate", "organism:refusal/distracted", "--other-task", COLOURS, "--random-sets", "19", limit=60),
         "--store", root,
     )  # fmt: skip
     assert again["cached"]

@@ -389,7 +389,7 @@ def test_what_is_not_supported_says_which_number_does_not_reach_what_it_needs():
         ({"at_least": 100.0}, "not supported", "the value 4.75"),
         ({"beyond": [50.0]}, "not supported", "the interval reaches 4.117, not above 50"),
         (UNTESTED, "not tested", "there is nothing to compare with"),
-        ({**UNTESTED, "missing": "give --sham"}, "not tested", "compare with: give --sham"),
+        ({**UNTESTED, "missing": "give --control"}, "not tested", "compare with: give --control"),
         ({"null": Draws("random", "effect", {"set": 5})}, "not tested", "0 draws of the null cannot give p <= 0.05"),
         ({"null": Draws("random", "effect", observed=one)}, "not supported", "p is 0.5"),
     ):

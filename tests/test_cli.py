@@ -29,7 +29,7 @@ LOCATE = ("locate-neurons", "model", "--positive", "p.txt", "--negative", "n.txt
         (["locate-neurons", "model", "--negative", "n.txt"], "give either --positive FILE or --task FILE"),
         ([*LOCATE[:4]], "Missing option '--negative'"),
         ([*LOCATE, "--seed", "-1"], "'--seed'"),
-        ([*LOCATE, "--controls", "0"], "'--controls'"),
+        ([*LOCATE, "--random-sets", "0"], "'--random-sets'"),
         ([*LOCATE, "--max-prompts", "0"], "'--max-prompts'"),
         ([*LOCATE, "--verify-positive", "v.txt"], "--verify-negative"),
     ],

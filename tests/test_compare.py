@@ -1,4 +1,4 @@
-"""The first look: numbers beside plain computations, silence on an identical pair, a sham, and the command."""
+"""The first look: numbers beside plain computations, silence on an identical pair, a control, and the command."""
 
 import copy
 import json
@@ -212,26 +212,32 @@ def test_neither_batches_nor_padding_count():
 
 def test_claims_can_be_measured_again_and_figures_drawn():
     pair = pair_of("llama")
-    sham = Pair.from_modules(tiny.perturbed(pair.base.module, 0.002, 5), pair.base.module, tiny.tokenizer())
+    control = Pair.from_modules(tiny.perturbed(pair.base.module, 0.002, 5), pair.base.module, tiny.tokenizer())
     study = Study(pair, tiny.contrast(6), None)
-    table = Compare(sham)(study)
+    table = Compare((control,))(study)
     found = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
     for claim in found.values():
         claims.check(claim, table)
-    assert set(found) == {"speaks-otherwise", "beyond-sham", "drifts-beyond-sham", "more-on-positive"}
-    assert found["beyond-sham"].supported
-    assert found["drifts-beyond-sham"].supported
-    assert found["speaks-otherwise"].value > found["beyond-sham"].control_value
-    assert (table.tables["weights"]["relative"] > table.tables["weights"]["sham_relative"]).mean() > 0.9
+    assert set(found) == {
+        "speaks-otherwise", "beyond-control", "beyond-new-control", "drifts-beyond-control",
+        "drifts-beyond-new-control", "more-on-positive",
+    }  # fmt: skip
+    assert found["beyond-control"].supported
+    assert found["drifts-beyond-control"].supported
+    assert found["speaks-otherwise"].value > found["beyond-control"].control_value
+    assert (table.tables["weights"]["relative"] > table.tables["weights"]["control_relative"]).mean() > 0.9
     for part in (table, *(table.tables[name] for name in ("layers", "weights", "tokens"))):
         figure = plot(part)
         assert figure.layout.meta["caption"].endswith(".")
         assert json.loads(figure.to_json())["data"]
-    # a sham that is the tune itself leaves nothing beyond it
-    itself = Compare(pair)(study)
+    # a control that is the tune itself leaves nothing beyond it
+    itself = Compare((pair,))(study)
     for claim in claims.from_table(itself.tables["claims"]):
-        assert claim.name in ("speaks-otherwise", "more-on-positive") or claim.value == 0
-    keys = [study.provenance(each).key for each in (Compare(), Compare(sham), Compare(pair), Compare(cka_tokens=9))]
+        new = claim.name.endswith("new-control") and not claim.supported
+        assert claim.name in ("speaks-otherwise", "more-on-positive") or new or claim.value == 0
+    keys = [
+        study.provenance(each).key for each in (Compare(), Compare((control,)), Compare((pair,)), Compare(cka_tokens=9))
+    ]
     assert len(set(keys)) == 4
 
 
@@ -239,7 +245,7 @@ def test_what_cannot_be_compared_is_refused():
     pair = pair_of("llama")
     other = Pair.from_modules(tiny.llama(3), tiny.llama(4), tiny.tokenizer())
     with pytest.raises(PairError, match="another base"):
-        Compare(other)(study_of(pair))
+        Compare((other,))(study_of(pair))
     with pytest.raises(OptionError, match="add --base"):
         Compare()(study_of(Pair.from_modules(pair.tuned.module, None, tiny.tokenizer())))
     with pytest.raises(OptionError, match="says nothing"):
@@ -257,13 +263,13 @@ def test_tables_of_many_tokens_are_cut_and_samples_bounded():
 @pytest.mark.parametrize("two", [False, True])
 def test_twenty_copies_of_each_prompt_change_nothing(two):
     """Six clusters, and every prompt twenty times in a file without clusters: equal claims, floor, depths and CKA."""
-    pair, sham = pair_of("llama"), pair_of("llama", 0.002)
+    pair, control = pair_of("llama"), pair_of("llama", 0.002)
     both = tiny.contrast(6)
     prompts = tiny.copied(both if two else OneClass(both.positive), 1)
     once, often = (Study(pair, tiny.copied(prompts, times), None) for times in (1, 20))
     assert len(often.prompts("positive")) == 120
     assert (once.prompts("positive").n_clusters, often.prompts("positive").n_clusters) == (6, 6)
-    one, other = (Compare(sham, floor_prompts=8, cka_tokens=64)(study) for study in (once, often))
+    one, other = (Compare((control,), floor_prompts=8, cka_tokens=64)(study) for study in (once, often))
     assert one.summary["noise_floor"] == other.summary["noise_floor"]
     assert one.tables["claims"]["name"].tolist() == other.tables["claims"]["name"].tolist()
     for column in ("value", "low", "high", "control_value", "threshold"):
@@ -280,10 +286,10 @@ def test_twenty_copies_of_each_prompt_change_nothing(two):
 
 
 @pytest.mark.slow
-def test_a_planted_organism_stands_out_from_a_sham():
+def test_a_planted_organism_stands_out_from_a_control():
     pairs = [Pair.load(f"organism:refusal/{name}", "organism:refusal/base") for name in ("planted", "sham")]
     prompts = OneClass(read_prompts(organisms.prompts("refusal", "verify", "harmful")).spread(24))
-    table = Compare(pairs[1])(Study(pairs[0], prompts, None))
+    table = Compare((pairs[1],))(Study(pairs[0], prompts, None))
     assert all(claim.supported for claim in claims.from_table(table.tables["claims"]))
     changed = table.tables["weights"]
     trained = {layer for neurons in organisms.planted("refusal/planted").values() for layer, _ in neurons}
@@ -301,7 +307,7 @@ def saved(tmp_path_factory):
     models = {
         "base": base,
         "tuned": tiny.perturbed(base),
-        "sham": tiny.perturbed(base, 0.002, 9),
+        "control": tiny.perturbed(base, 0.002, 9),
     }
     for name, model in models.items():
         tiny.save(model, root / name)
@@ -312,7 +318,7 @@ def saved(tmp_path_factory):
 def test_the_command_keeps_a_run_and_answers_again(run, saved):
     command = [
         "compare", saved / "tuned", "--base", saved / "base", "--prompts", saved / "prompts.txt",
-        "--sham", saved / "sham", "--store", saved / "runs", "--json", "--quiet",
+        "--control", saved / "control", "--store", saved / "runs", "--json", "--quiet",
     ]  # fmt: skip
     code, out, err = run(*command)
     assert (code, err) == (0, "")
@@ -333,8 +339,8 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
     (note,) = [line for line in said[0] if "no clusters are given in prompts.txt" in line]
     assert page.count(f"<li>N{note.removeprefix('note: n')}.</li>") == 1
     assert f"positive: prompts.txt ({count} prompts, {count} distinct texts, {count} clusters)" in page
-    # another sham under the same name is another request
-    tiny.save(tiny.perturbed(tiny.llama(7), 0.001, 3), saved / "sham")
+    # another control under the same name is another request
+    tiny.save(tiny.perturbed(tiny.llama(7), 0.001, 3), saved / "control")
     again = json.loads(run(*command)[1])
     assert not again["cached"]
     assert again["run"] != record["run"]
@@ -346,7 +352,7 @@ def test_the_command_keeps_a_run_and_answers_again(run, saved):
         (("--base", "base"), "give either --prompts"),
         (("--prompts", "prompts.txt"), "a comparison needs a base model"),
         (("--base", "base", "--prompts", "none.txt"), "no prompt file"),
-        (("--base", "base", "--prompts", "prompts.txt", "--sham", "none"), "none"),
+        (("--base", "base", "--prompts", "prompts.txt", "--control", "none"), "none"),
         (("--base", "base", "--prompts", "prompts.txt", "--cka-tokens", "2"), "--cka-tokens"),
         (("--base", "base", "--prompts", "prompts.txt", "--batch-size", "0"), "--batch-size 0"),
     ],

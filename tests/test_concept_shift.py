@@ -194,7 +194,7 @@ def drawn(seed):
     return states, texts, lambda size=1.0: fine_tune(states, concepts, texts.documents, generator, size)
 
 
-BEYOND = ["concepts-shift-beyond-sham", "concepts-own-way-beyond-sham", "shift-recovers-beyond-sham"]
+BEYOND = ["concepts-shift-beyond-control", "concepts-own-way-beyond-control", "shift-recovers-beyond-control"]
 
 
 def test_two_fine_tunes_of_one_recipe_are_told_apart_at_the_nominal_rate_at_most():
@@ -266,17 +266,17 @@ def test_an_analyzer_reads_the_same_tokens_of_both_and_finds_a_moved_stream():
     assert alone.summary["verdicts"]["concepts-shift"] == "not tested"
     assert "no control was given" in alone.summary["limits"][0]
     # beside another fine-tune that does as much it does not stand out, beside one that does little it does
-    shams = [Pair.from_modules(tiny.exact(each), tiny.exact(base), tiny.tokenizer())
+    controls = [Pair.from_modules(tiny.exact(each), tiny.exact(base), tiny.tokenizer())
              for each in (tuned, tiny.perturbed(base, 0.01))]  # fmt: skip
-    for shams_given, supported in ((shams[:1], False), (shams[1:], True), (shams, False)):
-        one = ConceptShift("blocks.0.hook_resid_pre", 8, shams=tuple(shams_given))
+    for controls_given, supported in ((controls[:1], False), (controls[1:], True), (controls, False)):
+        one = ConceptShift("blocks.0.hook_resid_pre", 8, controls=tuple(controls_given))
         there = one(study)
-        assert require_remeasured(there)["concepts-shift-beyond-sham"].supported == supported
-        assert there.summary["shams"] == [pair.tuned.name for pair in shams_given]
+        assert require_remeasured(there)["concepts-shift-beyond-control"].supported == supported
+        assert there.summary["controls"] == [pair.tuned.name for pair in controls_given]
         assert study.provenance(one).key != alone.provenance.key
     other_base = Pair.from_modules(tiny.exact(tuned), tiny.exact(tuned), tiny.tokenizer())
     with pytest.raises(PairError, match="another base"):
-        ConceptShift("blocks.0.hook_resid_pre", 3, shams=(other_base,))(study)
+        ConceptShift("blocks.0.hook_resid_pre", 3, controls=(other_base,))(study)
     # a change of a later block is no shift here
     other = tiny.perturbed(base, 0.0)
     with torch.no_grad():

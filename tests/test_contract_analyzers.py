@@ -41,7 +41,7 @@ from tests import tiny
 from tests.claim_makers import findings, require_honest_makers
 from tests.documented import require_described
 
-SMALL = {"controls": 3, "dose_draws": 1, "depth": 3, "control_prompts": 3}
+SMALL = {"random_sets": 3, "dose_draws": 1, "depth": 3, "control_prompts": 3}
 
 
 def locate(study, method, unit):
@@ -84,7 +84,7 @@ def stability(study, _, unit):
 
 
 def redundancy(study, _, unit):
-    return Redundancy(locate=located("change", unit), rounds=2, controls=1, control_prompts=2)
+    return Redundancy(locate=located("change", unit), rounds=2, random_sets=1, control_prompts=2)
 
 
 def coalitions(study, _, unit):
@@ -93,12 +93,12 @@ def coalitions(study, _, unit):
 
 def transfer(study, _, unit):
     source, run = elsewhere(unit)
-    return Transfer.of(run, source, recomputed=run, controls=2, control_prompts=2, permutations=19)
+    return Transfer.of(run, source, recomputed=run, random_sets=2, control_prompts=2, permutations=19)
 
 
 def dissociation(study, _, unit):
     run = elsewhere(unit)[1]
-    return Dissociation.of(run, run, other(study), controls=1, control_prompts=2)
+    return Dissociation.of(run, run, other(study), random_sets=1, control_prompts=2)
 
 
 def refusal_direction(study, _, unit):
@@ -415,22 +415,22 @@ def test_the_key_follows_every_option(modules):
             "parent": "1" * 20,
         },
         VerifyNeurons(parent="0" * 20): {
-            "controls": 19, "dose_draws": 3, "control_prompts": 7, "depth": 9, "reach": 0.9, "parent": "1" * 20,
+            "random_sets": 19, "dose_draws": 3, "control_prompts": 7, "depth": 9, "reach": 0.9, "parent": "1" * 20,
             "patch": "activation", "excluded": ((0, 1),), "examples": 2, "show_answers": True,
         },
         Stability(LocateNeurons()): {
-            "locate": LocateNeurons(top="7"), "resamples": 6, "draws": 19, "least": 9, "controls": 19,
+            "locate": LocateNeurons(top="7"), "resamples": 6, "draws": 19, "least": 9, "random_sets": 19,
             "control_prompts": 7, "parent": "1" * 20,
         },
         Redundancy(LocateNeurons()): {
-            "locate": LocateNeurons(top="7"), "rounds": 4, "controls": 19, "control_prompts": 7, "parent": "1" * 20,
+            "locate": LocateNeurons(top="7"), "rounds": 4, "random_sets": 19, "control_prompts": 7, "parent": "1" * 20,
         },
         Coalitions.of(run): {"draws": 5, "prompts": 7, "permutations": 19, "parent": "1" * 20},
         Transfer.of(run, source): {
-            "recomputed": run, "controls": 19, "control_prompts": 7, "permutations": 19, "parent": "1" * 20,
+            "recomputed": run, "random_sets": 19, "control_prompts": 7, "permutations": 19, "parent": "1" * 20,
         },
         Dissociation.of(run, run, study): {
-            "second": another, "other": other(study), "controls": 19, "control_prompts": 7, "parent": "1" * 20,
+            "second": another, "other": other(study), "random_sets": 19, "control_prompts": 7, "parent": "1" * 20,
         },
         Baselines.of(another, run): {
             "contrast": another, "choosing": other(study), "prompts": 7, "parent": "1" * 20,

@@ -227,11 +227,11 @@ def known(pair, way):
     return dictionary
 
 
-def found_by(way, variant="planted", batches=8, sham=None, **options):
+def found_by(way, variant="planted", batches=8, control=None, **options):
     pair = planted_tune(48, variant=variant, seed=2, **options)
     # what fires by itself is read from the planted pair's directions, whatever the pair
     dictionary = known(planted_tune(48, seed=2, **options), way)
-    return pair, compare(dictionary, way, held_out(pair, batches), sham=sham)
+    return pair, compare(dictionary, way, held_out(pair, batches), control=control)
 
 
 class TestPlanted:
@@ -300,8 +300,8 @@ class TestPlanted:
         assert list(one.summary["verdicts"]) == ["tuned-only", "changed"]
 
     @pytest.mark.parametrize("way", WAYS)
-    def test_sham_and_identical_pairs_give_nothing(self, way):
-        for variant in ("sham", "identical"):
+    def test_control_and_identical_pairs_give_nothing(self, way):
+        for variant in ("control", "identical"):
             _, found = found_by(way, variant)
             counts = found.summary["claimed"]
             assert counts["tuned-only"] == counts["base-only"] == counts["rotated"] == counts["rescaled"] == 0, variant
@@ -323,10 +323,10 @@ class TestPlanted:
         for name in ("kept", "rate_ratio", "mean_ratio", "explained_ratio"):
             assert (found[name][live] == 1).all(), name
 
-    def test_claims_stand_beside_a_sham_and_can_be_measured_again(self):
-        _, sham = found_by("crosscoder", "sham", easy=8)
+    def test_claims_stand_beside_a_control_and_can_be_measured_again(self):
+        _, control = found_by("crosscoder", "control", easy=8)
         _, alone = found_by("crosscoder", easy=8)
-        _, found = found_by("crosscoder", sham=sham, easy=8)
+        _, found = found_by("crosscoder", control=control, easy=8)
         for each, supported in ((alone, []), (found, ["tuned-only", "changed"])):
             made = require_remeasured(each)
             # four latents of the base alone, beside an interval of none of 44, are too few
@@ -336,33 +336,33 @@ class TestPlanted:
             assert made["tuned-only"].interval == pytest.approx((exact.low, exact.high))
         assert set(alone.summary["verdicts"].values()) == {"not tested"}
         assert np.isnan(alone.tables["claims"]["control_value"]).all()
-        none = stats.binomtest(0, sham.summary["live"]).proportion_ci()
+        none = stats.binomtest(0, control.summary["live"]).proportion_ci()
         assert made["tuned-only"].control_high == pytest.approx(none.high)
         assert found.summary["supported"]
         assert not alone.summary["supported"]
-        with pytest.raises(OptionError, match="compare the sham pair in the same way"):
-            found_by("difference", sham=sham)
+        with pytest.raises(OptionError, match="compare the control pair in the same way"):
+            found_by("difference", control=control)
 
-    def test_a_few_latents_beside_a_large_sham_can_be_checked(self):
-        """The interval of a claim lies beyond the sham's, not beyond one latent."""
+    def test_a_few_latents_beside_a_large_control_can_be_checked(self):
+        """The interval of a claim lies beyond the control's, not beyond one latent."""
         nothing = np.array(["shared"] * 100_000, dtype=object)
         columns = {"class": (nothing, "text", "class"), "claimed": (np.ones(len(nothing), bool), "flag", "claimed")}
-        sham = table("dictionary-diff", columns, summary={"way": "crosscoder"})
-        _, found = found_by("crosscoder", sham=sham, easy=1, narrow=0)
+        control = table("dictionary-diff", columns, summary={"way": "crosscoder"})
+        _, found = found_by("crosscoder", control=control, easy=1, narrow=0)
         own = require_remeasured(found)["tuned-only"]
         assert own.supported
         assert own.value == 1 / found.summary["live"] > own.low > own.control_high
         assert "1 of" in own.sentence
         counted = found.tables["classes"]
-        assert counted["latents"].sum() == len(found) + len(sham)
-        assert (counted["live"][counted["pair"] == "sham"] == len(sham)).all()
+        assert counted["latents"].sum() == len(found) + len(control)
+        assert (counted["live"][counted["pair"] == "control"] == len(control)).all()
 
     def test_shares_of_two_alike_pairs_differ_at_the_nominal_rate_at_most(self):
-        """Silence: classes of this pair and of the sham drawn alike; intervals that must not touch seldom part."""
+        """Silence: classes of this pair and of the control drawn alike; intervals that must not touch seldom part."""
         generator, hits, n = np.random.default_rng(3), 0, 300
         for _ in range(n):
             columns, parts = {}, {}
-            for name, size in (("", 60), ("sham", 50)):
+            for name, size in (("", 60), ("control", 50)):
                 flags = generator.random(size) < 0.1
                 part = {"latent": (np.arange(size), "key", "latent"), "live": (np.ones(size, bool), "flag", "live"),
                         "claimed_tuned_only": (flags, "flag", "claimed")}  # fmt: skip

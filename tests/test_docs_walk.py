@@ -14,7 +14,8 @@ from tests.test_agreement import LAYERS, PARTS, agreed, grafted, located, moveme
 HARMFUL, HARMLESS = (str(prompts("refusal", "verify", group)) for group in ("harmful", "harmless"))
 TASK, OTHER_TASK = (str(prompts("skill", "task", name)) for name in ("first", "second"))
 REFUSAL = {
-    "TUNED": "organism:refusal/full", "BASE": "organism:refusal/base", "SHAM": "organism:refusal/sham", "FILE": HARMFUL,
+    "TUNED": "organism:refusal/full", "BASE": "organism:refusal/base", "CONTROL": "organism:refusal/sham",
+    "FILE": HARMFUL,
 }  # fmt: skip
 SKILL = {"TUNED": "organism:skill/full", "BASE": "organism:refusal/base", "FILE": TASK}
 FEW = "--max-prompts 4"
@@ -67,7 +68,7 @@ def test_every_query_of_the_documents_is_answered(run, tmp_path, monkeypatch):
 @pytest.mark.timeout(1800)
 def test_a_pair_is_compared_and_its_runs_are_put_beside_each_other(walk):
     compared = walk(
-        "docs/compare.md", "compare TUNED", REFUSAL | {"TUNED": ["organism:refusal/full", REFUSAL["SHAM"]]}, FEW
+        "docs/compare.md", "compare TUNED", REFUSAL | {"TUNED": ["organism:refusal/full", REFUSAL["CONTROL"]]}, FEW
     )
     assert compared["summary"]["positive"] == 4
     split = walk("docs/tuco.md", "tuco TUNED --base BASE --prompts FILE --by-answer", REFUSAL, f"{FEW} --generations 4")
@@ -84,12 +85,12 @@ def test_a_pair_is_compared_and_its_runs_are_put_beside_each_other(walk):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_dictionaries_of_a_pair_and_of_its_sham_are_compared(walk, tmp_path):
+def test_dictionaries_of_a_pair_and_of_its_control_are_compared(walk, tmp_path):
     page = "docs/dictionaries.md"
     (code,) = pages.blocks(ROOT / page, "python")
     exec(compile(code, page, "exec"), {})
     small = "--tokens 20k --width 32 -k 4 --batch 256"
-    for name in ("TUNED", "SHAM"):
+    for name in ("TUNED", "CONTROL"):
         walk(page, f"sae train {name} --base BASE --of both --architecture", REFUSAL, small)
     found = walk(page, "sae diff both --model", REFUSAL | {"other.jsonl": HARMLESS}, "--max-prompts 48")
     assert sum(found["summary"]["classes"].values()) == 32

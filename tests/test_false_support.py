@@ -23,7 +23,7 @@ def study():
 
 @pytest.mark.parametrize("chosen", [PLANTED, ((0, 3), (1, 9), (2, 11)), ((1, 30), (1, 9), (0, 11))])
 def test_the_verdict_is_that_of_a_verifying_run(study, chosen, tmp_path):
-    options = {"controls": 39, "dose_draws": 1, "depth": 3}
+    options = {"random_sets": 39, "dose_draws": 1, "depth": 3}
     run = VerifyNeurons(ranking=chosen, selected=3, **options)(study)
     wanted = {one.name: one for one in from_table(run.tables["claims"])}
     judging = Judging(study.with_journal(Journal(tmp_path / "j.jsonl")), chosen, (), 39)

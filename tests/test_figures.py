@@ -313,12 +313,12 @@ def test_dictionaries_stand_beside_their_baselines():
     (bars,) = plot(recovered).data
     assert (bars.x, bars.y.tolist()) == (("divergence, over mean",), [0.8])
     counted = table("dictionary-classes", {
-        "pair": (["this pair", "sham"], "key", "pair"), "class": (["tuned-only"] * 2, "key", "class"),
+        "pair": (["this pair", "control"], "key", "pair"), "class": (["tuned-only"] * 2, "key", "class"),
         "latents": (np.array([9, 1]), "measure", "all"), "claimed": (np.array([8, 1]), "measure", "claimed"),
         "live": (np.array([80, 0]), "measure", "live"),
     })  # fmt: skip
-    own, sham = plot(counted).data
-    assert (own.y.tolist(), sham.y.tolist(), own.text) == ([0.1], [1.0], ("8",))
+    own, control = plot(counted).data
+    assert (own.y.tolist(), control.y.tolist(), own.text) == ([0.1], [1.0], ("8",))
     for one in (figure, *(plot(made) for made in (density, recovered, counted))):
         assert one.layout.title.text
         assert one.layout.meta["caption"].endswith(".")

@@ -9,13 +9,13 @@ import torch
 from benchmarks.methods import study_of
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.controls import matched_sets
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
 from interp.models.changes import weight_change
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.units import HEAD, NEURON, unit_named
+from interp.random_sets import matched_sets
 from interp.trials.conditions import Donors
 from interp.trials.contributions import contribution_norms
 from interp.trials.outcomes import Outcomes
@@ -207,7 +207,7 @@ def test_heads_carry_the_attention_tune_and_the_located_more_than_others():
 def test_a_located_set_of_heads_is_verified_as_heads(modules):
     study = tiny.study(modules[1], modules[0], pairs=4, template=False, max_new_tokens=2)
     located = LocateNeurons(unit="head", top="2", steps=2)(study)
-    table = VerifyNeurons.of(located, controls=3, dose_draws=1, control_prompts=3)(study)
+    table = VerifyNeurons.of(located, random_sets=3, dose_draws=1, control_prompts=3)(study)
     assert table.provenance.parent == located.provenance.key
     chosen = [(row["layer"], row["head"]) for row in located.rows() if row["selected"]]
     donors = Donors.read(study, HEAD)

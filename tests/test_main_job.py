@@ -8,12 +8,12 @@ import pytest
 from interp import claims, organisms
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.controls import permute_within_twins
 from interp.generate import answer_logits, would_answer
 from interp.maths.statistics import benjamini_hochberg, paired_difference, recall_at, roc_auc
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
+from interp.random_sets import permute_within_twins
 from interp.study import Study
 from interp.trials.conditions import Donors
 from interp.trials.outcomes import Outcomes
@@ -41,7 +41,7 @@ def located(name: str, method: str = "integrated", top: str = "30"):
 
 @functools.cache
 def verified(name: str):
-    checker = VerifyNeurons.of(located(name), controls=39, dose_draws=1, control_prompts=16, depth=30)
+    checker = VerifyNeurons.of(located(name), random_sets=39, dose_draws=1, control_prompts=16, depth=30)
     return checker(study(name, "verify", 40))
 
 
@@ -165,7 +165,7 @@ def test_every_child_that_refuses_does_so_through_neurons(name):
     # reaches above 10 %. 300 are more than a tenth of every layer; there random sets are drawn
     # from the located too: in relearned they share 105 of 300, and two of 40 return 98 % of the answers.
     table = LocateNeurons(top="150")(study(name, prompts=64))
-    check = VerifyNeurons.of(table, controls=40, dose_draws=1)(study(name, "verify", 64))
+    check = VerifyNeurons.of(table, random_sets=40, dose_draws=1)(study(name, "verify", 64))
     found = {claim.name: claim for claim in claims.from_table(check.tables["claims"])}
     assert found["behaviour"].supported
     if name != "attention":  # half of its log-odds do not run through MLPs

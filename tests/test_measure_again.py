@@ -363,7 +363,7 @@ def planted(tmp_path_factory):
              for side, group in (("positive", "harmful"), ("negative", "harmless"))
              for path in [place("refusal", "locate", group) if place else f"first-{group}.jsonl"]}  # fmt: skip
     words = ["locate-neurons", "organism:refusal/planted", "--base", "organism:refusal/base", "--top", "30", "--quiet",
-             "--max-prompts", "40", "--controls", "19", "--control-prompts", "12", "--store", "runs"]  # fmt: skip
+             "--max-prompts", "40", "--random-sets", "19", "--control-prompts", "12", "--store", "runs"]  # fmt: skip
     before = os.getcwd()
     os.chdir(folder)
     try:

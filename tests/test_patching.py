@@ -184,7 +184,7 @@ def test_random_sets_are_patched_as_the_located(everywhere):
 @pytest.fixture(scope="module")
 def table():
     """The planted pair: what the neurons read and what they write was tuned, in one block."""
-    verify = VerifyNeurons(ranking=((1, 30), (1, 17), (1, 5)), selected=3, controls=19, dose_draws=1, depth=3,
+    verify = VerifyNeurons(ranking=((1, 30), (1, 17), (1, 5)), selected=3, random_sets=19, dose_draws=1, depth=3,
                            control_prompts=12)  # fmt: skip
     return verify(tiny.planted_study("llama", pairs=40))
 
@@ -244,7 +244,7 @@ def test_the_figure_has_every_cell_and_the_random_sets(table):
 
 def test_patching_activations_is_said_and_is_in_the_key():
     study = tiny.planted_study("llama", pairs=40)
-    options = {"ranking": ((1, 30), (1, 17), (1, 5)), "selected": 3, "controls": 39, "dose_draws": 1, "depth": 3}
+    options = {"ranking": ((1, 30), (1, 17), (1, 5)), "selected": 3, "random_sets": 39, "dose_draws": 1, "depth": 3}
     by_activation = VerifyNeurons(**options, control_prompts=4, patch="activation")
     table = by_activation(study)
     found = {one.name: one for one in from_table(table.tables["claims"])}

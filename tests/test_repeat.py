@@ -20,7 +20,7 @@ from interp.models.sources import find
 from interp.store import Store, requests
 
 ROOT = Path(__file__).resolve().parent.parent
-OPTIONS = ["--method", "change", "--top", "5", "--controls", "1", "--control-prompts", "1"]
+OPTIONS = ["--method", "change", "--top", "5", "--random-sets", "1", "--control-prompts", "1"]
 HEAVY = ("torch", "transformers", "duckdb", "pyarrow", "plotly", "scipy")
 
 
@@ -112,7 +112,8 @@ def test_it_is_answered_wherever_the_store_and_the_files_lie(again, hit):
     "more",
     [
         ["--device", "cpu"], ["--dtype", "float32"], ["--dtype", "bfloat16"], ["--seed", "1"], ["--batch-size", "4"],
-        ["--engine", "nnsight"], ["--method", "weight"], ["--top", "6"], ["--positions", "last"], ["--controls", "2"],
+        ["--engine", "nnsight"], ["--method", "weight"], ["--top", "6"], ["--positions", "last"],
+        ["--random-sets", "2"],
         ["--control-prompts", "2"], ["--max-prompts", "2"], ["--no-verify"],
     ],
     ids=" ".join,

@@ -1,4 +1,4 @@
-"""``interp sae diff``: what is planted in a model is found, beside a sham; where there is nothing, nothing is."""
+"""``interp sae diff``: what is planted in a model is found, beside a control; where there is nothing, nothing is."""
 
 import dataclasses
 import json
@@ -111,21 +111,21 @@ class TestPlanted:
         named = {"base-only": "tuned-only", "tuned-only": "base-only"}
         assert turned["class"].tolist() == [named.get(kind, kind) for kind in one["class"]]
 
-    def test_beside_a_sham_it_is_claimed_and_can_be_measured_again(self, found):
+    def test_beside_a_control_it_is_claimed_and_can_be_measured_again(self, found):
         kept = analyzer()(study(tune(0.0)))
         assert kept.summary["claimed"]["tuned-only"] == 0
-        beside = analyzer(sham=kept)(study())
+        beside = analyzer(control=kept)(study())
         made = require_remeasured(beside)
         assert "the control pair gives 0 of" in made["tuned-only"].sentence
         assert made["changed"].verdict == "not supported"
-        assert len(beside.tables["sham"]) == len(kept)
-        assert beside.summary["sham_run"] == kept.provenance.key
-        assert set(beside.tables["classes"]["pair"]) == {"this pair", "sham"}
+        assert len(beside.tables["control"]) == len(kept)
+        assert beside.summary["control_run"] == kept.provenance.key
+        assert set(beside.tables["classes"]["pair"]) == {"this pair", "control"}
         assert beside.provenance.key != found.provenance.key
         # alone, the number is said and not claimed
         alone, _ = claims.from_table(found.tables["claims"])
         assert (alone.value, alone.verdict) == (made["tuned-only"].value, "not tested")
-        assert "no sham was given" in found.summary["limits"][0]
+        assert "no control was given" in found.summary["limits"][0]
 
     def test_rows_are_those_of_both_models(self, found):
         """Oracle: rates from the models' own embeddings, token by token."""
@@ -191,14 +191,14 @@ class TestWhatCounts:
         assert one.provenance.key == found.provenance.key
 
 
-def test_a_sham_of_something_else_is_refused():
+def test_a_control_of_something_else_is_refused():
     kept = analyzer()(study(tune(0.0)))
     with pytest.raises(OptionError, match="another content_only"):
-        analyzer(sham=kept, content_only=True)(study())
+        analyzer(control=kept, content_only=True)(study())
     with pytest.raises(OptionError, match="on other prompts"):
-        analyzer(sham=kept)(study(asked=prompts(39)))
+        analyzer(control=kept)(study(asked=prompts(39)))
     with pytest.raises(PairError, match="another base"):
-        analyzer(sham=kept)(study(of=tiny.perturbed(base(), 0.01)))
+        analyzer(control=kept)(study(of=tiny.perturbed(base(), 0.01)))
 
 
 def test_what_cannot_be_compared_is_refused_before_a_model_runs():
@@ -227,10 +227,10 @@ def test_what_cannot_be_compared_is_refused_before_a_model_runs():
 def saved(tmp_path_factory):
     """Models, dictionaries and prompts on disk."""
     path = tmp_path_factory.mktemp("saved")
-    for name, model in (("base", base()), ("tuned", tune()), ("sham", tune(0.0, seed=2))):
+    for name, model in (("base", base()), ("tuned", tune()), ("control", tune(0.0, seed=2))):
         tiny.save(model, path / name)
     save(dictionary(), path / "sae", {"site": SITE, "of": "tuned"})
-    save(dictionary(seed=1), path / "sham-sae", {"site": SITE, "of": "tuned"})
+    save(dictionary(seed=1), path / "control-sae", {"site": SITE, "of": "tuned"})
     save(dictionary("crosscoder"), path / "both", {"site": SITE, "of": "both"})
     save(dictionary(), path / "unsaid")
     save(dictionary(), path / "sited", {"site": SITE})
@@ -245,7 +245,7 @@ def asked(path, store, *more, name="sae", **changed):
 
 
 def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
-    beside = {"--sham": saved / "sham", "--sham-dictionary": saved / "sham-sae"}
+    beside = {"--control": saved / "control", "--control-dictionary": saved / "control-sae"}
     words = asked(saved, tmp_path / "runs", "--json", **beside)
     code, out, err = run(*words)
     assert code == 0, err
@@ -254,24 +254,24 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
     assert told["rows"] == 24
     assert told["summary"]["way"] == "tuned"
     assert told["summary"]["claimed"]["tuned-only"] == 1
-    assert told["summary"]["sham_run"] in err
-    assert (tmp_path / "runs" / "runs" / told["summary"]["sham_run"] / "manifest.json").is_file()
+    assert told["summary"]["control_run"] in err
+    assert (tmp_path / "runs" / "runs" / told["summary"]["control_run"] / "manifest.json").is_file()
     page = (tmp_path / "runs" / "runs" / told["run"] / "page.html").read_text("utf-8")
     assert "What became of latents?" in page
     assert "What has the other model of each latent?" in page
     code, out, _ = run(*words)
     again = json.loads(out)
     assert (code, again["cached"], again["run"]) == (0, True, told["run"])
-    # latents that were not made of the sham would find nothing in it
-    code, _, err = run(*asked(saved, tmp_path / "runs", "--json", **{**beside, "--sham-dictionary": saved / "sae"}))
+    # latents that were not made of the control would find nothing in it
+    code, _, err = run(*asked(saved, tmp_path / "runs", "--json", **{**beside, "--control-dictionary": saved / "sae"}))
     assert (code, "is the one that is compared" in err) == (2, True)
     # but the base is the same beside both
-    same = {**beside, "--sham-dictionary": saved / "sited"}
+    same = {**beside, "--control-dictionary": saved / "sited"}
     code, _, err = run(*asked(saved, tmp_path / "runs", "--way", "base", name="sited", **same))
     assert code == 0, err
     code, out, err = run(*asked(saved, tmp_path / "runs", "--json"))
     assert code == 0, err
-    assert "without a sham nothing is tested" in err
+    assert "without a control nothing is tested" in err
     assert not json.loads(out)["summary"]["supported"]
 
 
@@ -288,8 +288,8 @@ def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):
         ("sited", [], "add --way base, tuned or difference"),
         ("sae", ["--way", "base"], "is one for --way tuned"),
         ("sae", ["--way", "lens"], "unknown --way"),
-        ("sae", ["--sham", "x"], "give both --sham and --sham-dictionary"),
-        ("sae", ["--sham", "{}/sham", "--sham-dictionary", "{}/both"], "another way (crosscoder, not tuned)"),
+        ("sae", ["--control", "x"], "give both --control and --control-dictionary"),
+        ("sae", ["--control", "{}/control", "--control-dictionary", "{}/both"], "another way (crosscoder, not tuned)"),
         ("sae", ["--nu-error", "2"], "thresholds error 2"),
         ("sae", ["--sinks", "0.5"], "median norms"),
         ("sae", ["--site", "blocks.9.hook_resid_post"], "blocks.9"),
@@ -313,15 +313,15 @@ def test_a_base_is_needed(saved, tmp_path, run, only_line):
     assert "add --base MODEL" in only_line(err)
 
 
-def test_a_shipped_tune_beside_its_sham(tmp_path, run):
+def test_a_shipped_tune_beside_its_control(tmp_path, run):
     """A few steps of training would do no better: random rows of the right width, through the command."""
     shape = DictionaryConfig("topk", 128, 48, models=2, k=8)
-    for seed, name in enumerate(("full", "sham")):
+    for seed, name in enumerate(("full", "control")):
         save(Dictionary(shape, seed=seed), tmp_path / name, {"site": "blocks.2.hook_resid_post", "of": "both"})
     code, out, err = run(
         "sae", "diff", tmp_path / "full", "--model", "organism:refusal/full", "--base", "organism:refusal/base",
         "--data", organisms.prompts("refusal", "verify", "harmful"), "--max-prompts", "48",
-        "--sham", "organism:refusal/sham", "--sham-dictionary", tmp_path / "sham",
+        "--control", "organism:refusal/sham", "--control-dictionary", tmp_path / "control",
         "--store", tmp_path / "runs", "--json",
     )  # fmt: skip
     assert code == 0, err
@@ -329,7 +329,7 @@ def test_a_shipped_tune_beside_its_sham(tmp_path, run):
     assert told["live"] > 0
     assert sum(told["classes"].values()) == 48
     assert told["clusters"] <= 48
-    assert told["sham"] == "organism:refusal/sham"
+    assert told["control"] == "organism:refusal/sham"
     assert told["identical"] is False
 
 

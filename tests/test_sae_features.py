@@ -409,7 +409,7 @@ class TestCommand:
 
     def test_a_run_is_kept_shown_and_recalled(self, tmp_path, run):
         words = self.words(tmp_path, "--base", "organism:refusal/base", "--top", 5, "--by", "gain", "--shift", 2,
-                           "--sham", "organism:refusal/sham", "--sham", "organism:refusal/lora", "--draws", 19,
+                           "--control", "organism:refusal/sham", "--control", "organism:refusal/lora", "--draws", 19,
                            "--json")  # fmt: skip
         code, out, err = run(*words)
         assert code == 0, err
@@ -434,7 +434,7 @@ class TestCommand:
             (["--latents", "48"], "no latent 48"),
             (["--diff", "abc"], "no store"),
             (["--shift", "3"], "add --base"),
-            (["--sham", "organism:refusal/sham"], "add --shift K"),
+            (["--control", "organism:refusal/sham"], "add --shift K"),
             (["--by", "gain"], "add --base"),
             (["--site", "blocks.1.hook_rezid"], "unknown site"),
             (["--site", "blocks.99.hook_resid_post"], "blocks.99"),

@@ -34,7 +34,7 @@ from tests.claim_makers import require_remeasured
 from tests.documented import require_described
 
 SITE = Site(1, "hook_resid_post")
-FAST = {"permutations": 39, "controls": 19, "control_prompts": 8, "k": (1,)}
+FAST = {"permutations": 39, "random_sets": 19, "control_prompts": 8, "k": (1,)}
 PAIRS = 20
 
 
@@ -128,7 +128,7 @@ class TestPlanted:
 
     def test_copies_of_every_prompt_change_no_probe(self, pair, planted):
         once, often = (
-            analyzer(planted, k=(1, 4), controls=1, control_prompts=2, permutations=19)(
+            analyzer(planted, k=(1, 4), random_sets=1, control_prompts=2, permutations=19)(
                 Study(pair, tiny.copied(tiny.contrast(PAIRS), times), tiny.metric(), max_new_tokens=1)
             )
             for times in (1, 5)
@@ -143,7 +143,7 @@ class TestPlanted:
         right = tuple(dataclasses.replace(prompt, answer="Sorry") for prompt in both.positive)
         asked = Contrast(PromptSet(right, "right"), both.negative)
         metric = Task.of(pair.tokenizer, right, "accuracy")
-        made = analyzer(planted, controls=1)(Study(pair, asked, metric, max_new_tokens=1))
+        made = analyzer(planted, random_sets=1)(Study(pair, asked, metric, max_new_tokens=1))
         claim, numbers = require_remeasured(made)["ablation-lowers-probed"], made.tables["numbers"]
         plain, after = (numbers[name].astype(bool) for name in ("plain", "after"))
         assert (numbers["effect"] == numbers["plain"] - numbers["after"]).all()
@@ -280,7 +280,7 @@ class TestBesideTheBase:
     @pytest.mark.parametrize("of", ["both", "difference"])
     def test_the_analyzer_takes_them(self, pair, of):
         made = self.crosscoder(of)
-        found = analyzer(made, of=of, at="max", k=(1, 2), given=(3, 4), controls=3)(study(pair))
+        found = analyzer(made, of=of, at="max", k=(1, 2), given=(3, 4), random_sets=3)(study(pair))
         assert "base" not in found["source"]
         require_remeasured(found)
 
@@ -336,7 +336,7 @@ def test_through_the_command_line(tmp_path, capsys):
     files = [str(organisms.prompts("refusal", "locate", kind)) for kind in ("harmful", "harmless")]
     words = ["sae", "probe", str(tmp_path / "d"), "--model", "organism:refusal/full", "--base", "organism:refusal/base",
              "--positive", files[0], "--negative", files[1], "--max-prompts", "16", "-k", "1", "--latents", "3,4",
-             "--controls", "2", "--control-prompts", "2", "--permutations", "9", "--store", str(tmp_path / "runs"),
+             "--random-sets", "2", "--control-prompts", "2", "--permutations", "9", "--store", str(tmp_path / "runs"),
              "--json", "--quiet"]  # fmt: skip
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out)

@@ -95,7 +95,7 @@ def test_nearly_no_temperature_is_greedy(tmp_path):
 def run(tmp_path_factory):
     study = study_of(tmp_path_factory.mktemp("sampled"), FILE + "samples: 3\ntemperature: 0.2\n", pairs=12)
     located = LocateNeurons(method="change", top="3")(study)
-    return study, VerifyNeurons.of(located, controls=2, dose_draws=1, control_prompts=4, depth=4)(study)
+    return study, VerifyNeurons.of(located, random_sets=2, dose_draws=1, control_prompts=4, depth=4)(study)
 
 
 def test_a_verifying_run_samples_under_every_condition(run):
@@ -138,7 +138,7 @@ def test_a_file_without_samples_is_the_same_run_as_before(tmp_path, run):
     assert "sampling" not in plain.metric.identity
     assert sampled.metric.identity["sampling"] == {"samples": 3, "temperature": 0.2, "seed": 0}
     located = LocateNeurons(method="change", top="3")(plain)
-    verified = VerifyNeurons.of(located, controls=1, dose_draws=1, control_prompts=2, depth=3)(plain)
+    verified = VerifyNeurons.of(located, random_sets=1, dose_draws=1, control_prompts=2, depth=3)(plain)
     assert not {"samples", "sampled"} & set(verified.tables)
 
 

@@ -30,7 +30,7 @@ from tests import tiny
 
 PLANTED, SECOND = [(1, 5), (1, 17), (1, 30)], [(1, 2), (1, 9), (1, 40)]
 LOCATE = LocateNeurons(method="change", top="3")
-SMALL = {"controls": 19, "control_prompts": 8}
+SMALL = {"random_sets": 19, "control_prompts": 8}
 
 
 def asked(tuned, base, **options):
@@ -149,7 +149,7 @@ def test_rows_of_stability_are_what_two_runs_say(study):
 
 def test_a_template_on_which_nothing_is_located_is_the_weakest(study):
     told = Told((("frame 0", tuple(PLANTED)),))
-    found = Stability(told, resamples=1, draws=20, controls=2, control_prompts=4)(by_template(study))
+    found = Stability(told, resamples=1, draws=20, random_sets=2, control_prompts=4)(by_template(study))
     claim = sure(found)["elsewhere"]
     assert not claim.supported
     assert claim.value == 0.0
@@ -162,7 +162,7 @@ def test_a_template_on_which_nothing_is_located_is_the_weakest(study):
 
 def test_neurons_each_of_which_suffices_are_redundant(study):
     """A third of the set takes nothing away: the other two still say sorry."""
-    found = Redundancy(replace(LOCATE, top="1"), rounds=3, controls=19)(study)
+    found = Redundancy(replace(LOCATE, top="1"), rounds=3, random_sets=19)(study)
     assert sure(found)["redundant"].supported
     units = found.tables["units"]
     assert {*zip(units["layer"].tolist(), units["neuron"].tolist(), strict=True)} == set(PLANTED)
@@ -187,7 +187,7 @@ def test_what_falls_with_the_located_set_is_not_redundant(modules, study, case):
         base, tuned = (copy.deepcopy(module) for module in modules[:2])
         tiny.mlps(tuned)[1]["mlp.out"][:, [5, 17]] = 0
         study, locate = asked(tuned, base), replace(LOCATE, top="1")
-    found = Redundancy(locate, rounds=2, controls=2, control_prompts=4)(study)
+    found = Redundancy(locate, rounds=2, random_sets=2, control_prompts=4)(study)
     claim = sure(found)["redundant"]
     assert not claim.supported
     assert claim.value == 0.0
@@ -196,7 +196,7 @@ def test_what_falls_with_the_located_set_is_not_redundant(modules, study, case):
 
 def test_what_may_not_be_selected_is_not_located_again(study, located):
     locate = replace(LOCATE, top="1", parent="0" * 20, excluded=((1, 5),))
-    units = Redundancy(locate, rounds=2, controls=2, control_prompts=2)(study).tables["units"]
+    units = Redundancy(locate, rounds=2, random_sets=2, control_prompts=2)(study).tables["units"]
     assert {*zip(units["layer"].tolist(), units["neuron"].tolist(), strict=True)} == {(1, 17), (1, 30)}
 
 
@@ -335,7 +335,7 @@ def test_two_planted_skills_come_apart(modules):
     other = second(study)
     runs = [LocateNeurons(method="cross", top="3")(each) for each in (study, other)]
     assert [set(selected_of(run)) for run in runs] == [set(PLANTED), set(SECOND)]
-    found = Dissociation.of(*runs, other, controls=19, control_prompts=2)(study)
+    found = Dissociation.of(*runs, other, random_sets=19, control_prompts=2)(study)
     claims = sure(found)
     assert all(claim.supported for claim in claims.values())
     assert found.summary["supported"] is True
@@ -374,10 +374,10 @@ def test_other_words_than_the_bases_change_nothing(modules, kind, monkeypatch):
         other = second(study)
         runs = [LocateNeurons(method="cross", top="3")(each) for each in (study, other)]
         analyzer = {
-            "stability": Stability(LOCATE, resamples=1, draws=9, controls=2, control_prompts=4),
-            "redundancy": Redundancy(LOCATE, rounds=2, controls=2, control_prompts=4),
-            "transfer": Transfer.of(runs[0], study.pair, permutations=19, controls=2, control_prompts=4),
-            "dissociation": Dissociation.of(*runs, other, controls=2, control_prompts=4),
+            "stability": Stability(LOCATE, resamples=1, draws=9, random_sets=2, control_prompts=4),
+            "redundancy": Redundancy(LOCATE, rounds=2, random_sets=2, control_prompts=4),
+            "transfer": Transfer.of(runs[0], study.pair, permutations=19, random_sets=2, control_prompts=4),
+            "dissociation": Dissociation.of(*runs, other, random_sets=2, control_prompts=4),
         }[kind]
         made = analyzer(study)
         found.append([(one.name, one.value, one.sentence) for one in from_table(made.tables["claims"])])
@@ -410,10 +410,10 @@ def test_a_behaviour_that_is_alike_is_said_in_one_sentence(modules, kind, monkey
     other = second(study)
     runs = [LocateNeurons(method="cross", top="3")(each) for each in (study, other)]
     made = {
-        "stability": Stability(LOCATE, resamples=1, draws=9, controls=2, control_prompts=4),
-        "redundancy": Redundancy(LOCATE, rounds=2, controls=2, control_prompts=4),
-        "transfer": Transfer.of(runs[0], study.pair, permutations=19, controls=2, control_prompts=4),
-        "dissociation": Dissociation.of(*runs, other, controls=2, control_prompts=4),
+        "stability": Stability(LOCATE, resamples=1, draws=9, random_sets=2, control_prompts=4),
+        "redundancy": Redundancy(LOCATE, rounds=2, random_sets=2, control_prompts=4),
+        "transfer": Transfer.of(runs[0], study.pair, permutations=19, random_sets=2, control_prompts=4),
+        "dissociation": Dissociation.of(*runs, other, random_sets=2, control_prompts=4),
     }[kind](study)
     where, said = ALIKE[kind]
     text = made.summary[where] if where == "sentence" else " ".join(made.summary["limits"])
@@ -427,14 +427,14 @@ def test_each_with_the_set_of_the_other_they_do_not(modules):
     study = asked(modules[2], modules[0])
     other = second(study)
     runs = [LocateNeurons(method="cross", top="3")(each) for each in (other, study)]
-    again = Dissociation.of(*runs, other, controls=1, control_prompts=2)(study)
+    again = Dissociation.of(*runs, other, random_sets=1, control_prompts=2)(study)
     assert not any(claim.supported for claim in sure(again).values())
     assert again.summary["supported"] is False
 
 
 def test_skills_of_which_one_is_none_do_not_come_apart(study, located):
     other = second(study)
-    found = Dissociation.of(located, located, other, controls=2, control_prompts=2)(study)
+    found = Dissociation.of(located, located, other, random_sets=2, control_prompts=2)(study)
     assert found.summary["supported"] is False
     assert not sure(found)
     assert "alike in both models" in found.summary["sentence"]

@@ -72,7 +72,7 @@ NUMBERS = ("logit-diff", "answer-loss", "accuracy")
 )
 def test_numbers_are_those_of_a_plain_pass(name, template):
     study = asked(name, template=template)
-    checked = VerifyNeurons(ranking=((0, 1),), selected=1, controls=1, dose_draws=1, depth=1)(study)
+    checked = VerifyNeurons(ranking=((0, 1),), selected=1, random_sets=1, dose_draws=1, depth=1)(study)
     answers, short = checked.tables["answers"], study.metric.words.short
     rows = (answers["condition"] == "tuned") & (answers["group"] == "positive")
     np.testing.assert_allclose(answers[short][rows], by_hand(study, name), rtol=1e-9, atol=1e-12)
@@ -150,7 +150,7 @@ def test_planted_neurons_are_found_and_verified_by_their_task():
     located = LocateNeurons(top="3")(study)
     chosen = located["selected"]
     assert set(zip(located["layer"][chosen], located["neuron"][chosen], strict=True)) == {(1, 5), (1, 17), (1, 30)}
-    checked = VerifyNeurons.of(located, controls=40)(study)
+    checked = VerifyNeurons.of(located, random_sets=40)(study)
     by_name = {claim.name: claim for claim in claims.from_table(checked.tables["claims"])}
     assert by_name["necessity-recovery"].supported
     assert by_name["necessity"].reason == "behaviour is not supported"
@@ -174,7 +174,7 @@ def test_all_right_is_not_right_for_sure():
     stays = {claim.name: claim for claim in claims.from_table(scaled.tables["claims"])}["alpha-gain"]
     assert stays.low < stays.value == 0.0 < stays.high
     ranking = ((1, 5), (1, 17), (1, 30))
-    checked = VerifyNeurons(ranking=ranking, selected=3, controls=1, dose_draws=1, depth=1)(study)
+    checked = VerifyNeurons(ranking=ranking, selected=3, random_sets=1, dose_draws=1, depth=1)(study)
     cells = checked.tables["patching_cells"]
     whole = cells["effect"] == 1.0
     assert whole.any()

@@ -696,7 +696,7 @@ def test_twenty_copies_of_each_prompt_change_nothing(twins):
     once, often = (Study(pair, tiny.copied(both, times), None) for times in (1, 20))
     assert len(often.prompts("positive")) == 120
     assert (once.contrast.n_clusters, often.contrast.n_clusters) == (6, 6)
-    asked = Tuco(sham=pair_of("llama", 0.002), caliper=4, permutations=60)
+    asked = Tuco(controls=(pair_of("llama", 0.002),), caliper=4, permutations=60)
     one, other = (asked(study) for study in (once, often))
     assert one.summary["noise_floor"] == other.summary["noise_floor"]
     assert one.tables["claims"]["name"].tolist() == other.tables["claims"]["name"].tolist()
@@ -716,22 +716,26 @@ def planted_in_one_file():
 def test_prompts_are_parted_by_what_is_answered():
     study = planted_in_one_file()
     base = study.pair.base.module
-    sham = Pair.from_modules(tiny.perturbed(base, 0.02), base, tiny.tokenizer())
-    sham = Pair(sham.tuned, study.pair.base, study.pair.tokenizer, {**study.pair.digests, "tuned": "of the sham"})
-    table = Tuco(by_answer=True, sham=sham, caliper=9)(study)
+    control = Pair.from_modules(tiny.perturbed(base, 0.02), base, tiny.tokenizer())
+    control = Pair(
+        control.tuned, study.pair.base, study.pair.tokenizer, {**study.pair.digests, "tuned": "of the control"}
+    )
+    table = Tuco(by_answer=True, controls=(control,), caliper=9)(study)
     answers = table.tables["answers"]
     assert answers["refused"].tolist() == [True] * 6 + [False] * 6
     assert table["prompt_id"][table["group"] == "positive"].tolist() == list(range(6))
     assert "text" not in answers.data
-    assert table.provenance.key == study.provenance(Tuco(by_answer=True, sham=sham, caliper=9)).key
+    assert table.provenance.key == study.provenance(Tuco(by_answer=True, controls=(control,), caliper=9)).key
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
-    assert list(made) == ["beyond-rounding", "beyond-sham", "separates", "separates-at-equal-length",
-                          "separates-beyond-base", "separates-beyond-sham"]  # fmt: skip
+    assert list(made) == ["beyond-rounding", "beyond-control", "beyond-new-control", "separates",
+                          "separates-at-equal-length",
+                          "separates-beyond-base", "separates-beyond-control",
+                          "separates-beyond-new-control"]  # fmt: skip
     for claim in made.values():
         claims.check(claim, table)
-    alone = Tuco()(Study(sham, OneClass(study.contrast.positive), None))
+    alone = Tuco()(Study(control, OneClass(study.contrast.positive), None))
     order = np.argsort(table["prompt_id"])
-    np.testing.assert_allclose(table["sham_tuco"][order], alone["tuco"], rtol=1e-5)
+    np.testing.assert_allclose(table["control_tuco"][order], alone["tuco"], rtol=1e-5)
     kept = study.contrast.positive.prompts[:6]
     alike = Tuco(by_answer=True, keep_text=True)(study.on(OneClass(PromptSet(kept, "refused"))))
     assert "there are no two classes to compare" in alike.summary["sentence"]
@@ -741,16 +745,16 @@ def test_prompts_are_parted_by_what_is_answered():
         Tuco(by_answer=True)(tiny.planted_study("llama"))
 
 
-def test_a_sham_is_not_beyond_itself():
-    """Whatever its AUC, a tune that is its own sham tells no class apart beyond it; and a sham has the same base."""
+def test_a_control_is_not_beyond_itself():
+    """Whatever its AUC, a tune that is its own control is not beyond it; and a control has the same base."""
     base = tiny.llama()
     pair = Pair.from_modules(tiny.perturbed(base, 0.02), base, tiny.tokenizer())
-    table = Tuco(sham=pair, caliper=9)(Study(pair, tiny.contrast(16), None))
+    table = Tuco(controls=(pair,), caliper=9)(Study(pair, tiny.contrast(16), None))
     made = {claim.name: claim for claim in claims.from_table(table.tables["claims"])}
-    assert made["separates-beyond-sham"].value == made["beyond-sham"].value == 0
+    assert made["separates-beyond-control"].value == made["beyond-control"].value == 0
     assert not table.summary["supported"]
     with pytest.raises(PairError, match="another base"):
-        Tuco(sham=pair_of("gpt2"))(Study(pair, tiny.contrast(4), None))
+        Tuco(controls=(pair_of("gpt2"),))(Study(pair, tiny.contrast(4), None))
 
 
 def test_two_classes_have_an_auc_and_that_of_their_length():
@@ -796,7 +800,7 @@ def test_one_class_is_a_study():
 def test_the_key_follows_every_option():
     study, names = study_of(pair_of("llama")), {"granularity": "sublayer", "positions": "all", "path": "fast",
         "order": 2, "drop": (1,), "output": False, "caliper": 2, "permutations": 9, "floor_prompts": 1,
-        "map_prompts": 2, "by_answer": True, "keep_text": True, "sham": pair_of("llama", 0.03),
+        "map_prompts": 2, "by_answer": True, "keep_text": True, "controls": (pair_of("llama", 0.03),),
         "parent": "1" * 20}  # fmt: skip
     made = [Tuco(), *(Tuco(**{name: value}) for name, value in names.items())]
     assert len({study.provenance(each).key for each in made}) == len(made)
@@ -879,7 +883,7 @@ def test_the_command_parts_prompts_by_their_answers(run, saved):
     both = saved / "both.txt"
     both.write_text("\n".join((saved / f"{name}.txt").read_text() for name in ("positive", "negative")))
     code, out, err = run(
-        *asked(saved, "--prompts", both, "--by-answer", "--generations", "1", "--sham", saved / "tuned",
+        *asked(saved, "--prompts", both, "--by-answer", "--generations", "1", "--control", saved / "tuned",
                "--caliper", "9",
                "--markers", saved / "sorry.txt", "--keep-answers", "--quiet", "--json")
     )  # fmt: skip
@@ -925,7 +929,7 @@ def test_the_command_takes_one_file_and_answers_of_a_task(run, saved):
         ),
         (("--prompts", "positive.txt", "--alpha", "0", "--keep-answers"), "--keep-answers keeps"),
         (("--positive", "positive.txt", "--negative", "negative.txt", "--by-answer"), "two classes of one file"),
-        (("--prompts", "positive.txt", "--sham", "nowhere"), "nowhere"),
+        (("--prompts", "positive.txt", "--control", "nowhere"), "nowhere"),
         (("--prompts", "positive.txt", "--alpha", "0", "--engine", "nnsight"), "leave out --engine nnsight"),
     ],
 )
@@ -945,7 +949,7 @@ def test_without_a_base_the_command_says_so_before_loading(run, only_line, saved
 
 @pytest.mark.slow
 def test_organisms_say_what_their_names_promise():
-    """A sham changed less than a tune; its classes differ, by no more than the base alone has them differ."""
+    """A control changed less than a tune; its classes differ, by no more than the base alone has them differ."""
     prompts = [read_prompts(organisms.prompts("refusal", "verify", group)) for group in ("harmful", "harmless")]
     found = {}
     for name in ("planted", "sham"):

@@ -14,11 +14,11 @@ from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.tables import build
 from interp.claims import MEASURES, check, from_table
 from interp.claims.opening import opening
-from interp.controls import matched_sets, matched_share
 from interp.errors import ClaimError, OptionError
 from interp.figures import plot
 from interp.models.model import Model
 from interp.models.pair import Pair
+from interp.random_sets import matched_sets, matched_share
 from interp.sites import neurons
 from interp.store import Store
 from interp.study import Study
@@ -30,7 +30,7 @@ from interp.trials.rows import changed
 from interp.trials.warnings import disagreements
 from tests import tiny
 
-SMALL = {"controls": 39, "dose_draws": 1, "depth": 5, "control_prompts": 5}
+SMALL = {"random_sets": 39, "dose_draws": 1, "depth": 5, "control_prompts": 5}
 PAIRS = 40  # of so many, none changed is fewer than one in ten
 PLANTED = [(1, 30), (1, 17), (1, 5)]
 
@@ -666,8 +666,8 @@ def test_necessary_but_not_sufficient_is_supported_and_untuned_is_said(forty):
 
 
 def test_no_controls_are_no_null(study):
-    with pytest.raises(OptionError, match="--controls 0"):
-        VerifyNeurons(ranking=((1, 5),), selected=1, controls=0)(study)
+    with pytest.raises(OptionError, match="--random-sets 0"):
+        VerifyNeurons(ranking=((1, 5),), selected=1, random_sets=0)(study)
 
 
 def test_the_ranking_is_the_located_tables(study):
@@ -701,6 +701,6 @@ def test_models_in_bfloat16():
     assert set(zip(located["layer"][located["selected"]], located["neuron"][located["selected"]], strict=True)) == {
         *PLANTED
     }
-    table = VerifyNeurons.of(located, controls=1, dose_draws=1, depth=3, control_prompts=4)(study)
+    table = VerifyNeurons.of(located, random_sets=1, dose_draws=1, depth=3, control_prompts=4)(study)
     assert table.summary["k95_exact"] == 3
     assert row(table, "ablate-base", "positive")["refused"] == 0.0

@@ -30,20 +30,20 @@ from interp.table import Table, table
 class ConceptShift(Analyzer):
     """``concepts`` concepts of ``site`` over the study's prompts; needs a base (arXiv 2501.03012).
 
-    At most ``tokens`` content tokens are kept, the last of every prompt first. ``draws`` of each null. ``shams``: pairs
-    of the same base and a fine-tuned model that learned nothing of interest (the same training on harmless data), whose
-    shifts of the same concepts the model's have to exceed; without one nothing is claimed. Returns a table of kind
-    ``concept-shift``, one row per concept, with ``words`` (a concept's commonest tokens).
+    At most ``tokens`` content tokens are kept, the last of every prompt first. ``draws`` of each null. ``controls``:
+    pairs of the same base and a fine-tuned model that learned nothing of interest (the same training on harmless data),
+    whose shifts of the same concepts the model's have to exceed; without one nothing is claimed. Returns a table of
+    kind ``concept-shift``, one row per concept, with ``words`` (a concept's commonest tokens).
     """
 
     name: ClassVar[str] = "concept-shift"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     site: str = ""
     concepts: int = 20
     tokens: int = 20_000
     draws: int = 199
-    shams: tuple[Pair, ...] = field(default=(), compare=False)
+    controls: tuple[Pair, ...] = field(default=(), compare=False)
     parent: str | None = None
 
     def require(self) -> Site:
@@ -56,7 +56,7 @@ class ConceptShift(Analyzer):
 
     def require_study(self, study: Study) -> Site:
         """The site; raises PairError for a control of another base, OptionError as ``require``."""
-        for pair in self.shams:
+        for pair in self.controls:
             if pair.digests.get("base") != study.pair.digests.get("base"):
                 raise PairError(
                     f"the control {pair.tuned.name} was given with another base than {study.pair.tuned.name}; a "
@@ -81,10 +81,10 @@ class ConceptShift(Analyzer):
                 "site": self.site, "concepts": self.concepts, "kept": len(ids),
                 "mean_shift": float(np.linalg.norm(own.found.overall)), "positive": len(study.prompts("positive")),
                 **({"negative": len(study.prompts("negative"))} if "negative" in study.classes else {}),
-                "shams": [pair.tuned.name for pair in self.shams],
+                "controls": [pair.tuned.name for pair in self.controls],
                 "limits": [
-                    *([] if self.shams else ["Whether another fine-tune moves concepts as far: no control was given to "
-                                             "compare with (--sham TUNED)."]),
+                    *([] if self.controls else ["Whether another fine-tune moves concepts as far: no control was given "
+                                                "to compare with (--control MODEL)."]),
                     "Concepts by k-means depend on their number; a shift is of a group of tokens, not of a meaning.",
                     *([f"{few} concepts have fewer than {shifts.FEWEST} tokens and no shift."] if few else []),
                 ],
@@ -100,7 +100,7 @@ class ConceptShift(Analyzer):
         In file order.
         """
         models = {"base": study.pair.require_base("a shift of concepts"), "tuned": study.pair.tuned}
-        models |= {f"sham {at}": pair.tuned for at, pair in enumerate(self.shams, 1)}
+        models |= {f"control {at}": pair.tuned for at, pair in enumerate(self.controls, 1)}
         for model in models.values():
             model.at(site)
         encoded = [apart(study.pair.tokenizer, one) for group in study.classes for one in study.encoded(group)]

@@ -41,13 +41,14 @@ class DictionaryDiff(Analyzer):
 
     ``content_only``: special tokens and the chat template's count nowhere,
     else their activity is told apart. ``sinks``: tokens whose norm exceeds this many medians in either model are left
-    out in both, 0 for none. ``draws`` of exchanging the models. ``sham``: the table of a sham pair on the same prompts,
-    by its own dictionary. Prompts of one cluster are one document. Returns a table of kind ``dictionary-diff``, a row
-    per latent, with ``classes`` (counts of this pair and of the sham) and ``sham`` (its latents and their classes).
+    out in both, 0 for none. ``draws`` of exchanging the models. ``control``: the table of a control pair on the same
+    prompts, by its own dictionary. Prompts of one cluster are one document. Returns a table of kind
+    ``dictionary-diff``, a row per latent, with ``classes`` (counts of this pair and of the control) and ``control``
+    (its latents and their classes).
     """
 
     name: ClassVar[str] = "dictionary-diff"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     dictionary: Dictionary = field(compare=False)
     way: str = "crosscoder"
@@ -56,7 +57,7 @@ class DictionaryDiff(Analyzer):
     content_only: bool = False
     sinks: float = 10.0
     draws: int = DRAWS
-    sham: Table | None = field(default=None, compare=False)
+    control: Table | None = field(default=None, compare=False)
     parent: str | None = None
 
     def require(self) -> Site:
@@ -73,7 +74,7 @@ class DictionaryDiff(Analyzer):
         return Site.parse(self.site)
 
     def require_study(self, study: Study) -> None:
-        """Raise OptionError, PairError or UnsupportedModel for a study, or a sham, that does not fit."""
+        """Raise OptionError, PairError or UnsupportedModel for a study, or a control, that does not fit."""
         site = self.require()
         study.pair.require_base("comparing models by a dictionary")
         for role in ROLES:
@@ -84,16 +85,18 @@ class DictionaryDiff(Analyzer):
                 f"the prompts are of {clusters} clusters and a latent must be active in {self.thresholds.folds} to be "
                 "classified; give more prompts"
             )
-        made = None if self.sham is None else self.sham.provenance
+        made = None if self.control is None else self.control.provenance
         if made is None:
             return
         here = study.provenance(self)
         if made.inputs.get("base") != here.inputs.get("base"):
-            raise PairError(f"the sham was tuned from another base than {study.pair.tuned.name}; give one of the same")
+            raise PairError(
+                f"the control was tuned from another base than {study.pair.tuned.name}; give one of the same"
+            )
         if made.inputs.get("prompts") != here.inputs["prompts"]:
-            raise OptionError("the sham was compared on other prompts; compare it on the same ones")
+            raise OptionError("the control was compared on other prompts; compare it on the same ones")
         if differ := [name for name in ALIKE if made.options.get(name) != here.options[name]]:
-            raise OptionError(f"the sham was compared with another {differ[0]}; compare it in the same way")
+            raise OptionError(f"the control was compared with another {differ[0]}; compare it in the same way")
 
     def __call__(self, study: Study) -> Table:
         """Two passes, classes, claims."""
@@ -101,15 +104,15 @@ class DictionaryDiff(Analyzer):
         told = _Told(len(set(_documents(study))))
         found = compare(
             self.dictionary.to(study.pair.tuned.device), self.way, self._rows(study, told), limits=self.thresholds,
-            folds=min(FOLDS, told.clusters), draws=self.draws, seed=study.seed, sham=self.sham,
+            folds=min(FOLDS, told.clusters), draws=self.draws, seed=study.seed, control=self.control,
         )  # fmt: skip
-        made = self.sham.provenance if self.sham is not None else None
+        made = self.control.provenance if self.control is not None else None
         summary = {
             "site": self.site, "tokens": told.tokens, "sinks": sum(told.sinks.values()), "clusters": told.clusters,
             "sinks_by_token": {
                 study.pair.tokenizer.decode([index]): count for index, count in told.sinks.most_common(5)
             },
-            "sham": "" if made is None else made.context.get("tuned", ""), "sham_run": made and made.key,
+            "control": "" if made is None else made.context.get("tuned", ""), "control_run": made and made.key,
             **{group: len(study.prompts(group)) for group in study.classes},
         }  # fmt: skip
         if "special_share" in found.data:
@@ -124,9 +127,9 @@ class DictionaryDiff(Analyzer):
             "What no latent of this dictionary stands for: a difference that it does not reconstruct is in no row.",
             "That a latent does anything: it was read, and nothing was intervened on.",
         ]
-        if self.sham is None:
-            lines.insert(0, f"How many {' and '.join(sides)} latents any further training would give: no sham was "
-                            "given (--sham TUNED --sham-dictionary DIR).")  # fmt: skip
+        if self.control is None:
+            lines.insert(0, f"How many {' and '.join(sides)} latents any further training would give: no control was "
+                            "given (--control TUNED --control-dictionary DIR).")  # fmt: skip
         if summary.get("mainly_special"):
             lines.append(f"{summary['mainly_special']} of the claimed {sides[0]} latents are active mainly on special "
                          "and template tokens.")  # fmt: skip

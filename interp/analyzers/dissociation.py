@@ -14,9 +14,9 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, evaluate, mean, statistic
-from interp.controls import matched_sets
 from interp.display import as_sentence
 from interp.errors import OptionError
+from interp.random_sets import matched_sets
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors, Judged, judge
@@ -35,18 +35,18 @@ NAN = float("nan")
 class Dissociation(Analyzer):
     """Two located sets on two behaviours: the study's (``first``), and that of ``other``, a study of the same pair.
 
-    ``controls`` matched random sets of each set's size are measured on ``control_prompts`` prompts of each behaviour.
-    Needs a base. Returns a table of kind ``dissociation``, one row per set and behaviour.
+    ``random_sets`` matched random sets of each set's size are measured on ``control_prompts`` prompts of each
+    behaviour. Needs a base. Returns a table of kind ``dissociation``, one row per set and behaviour.
     """
 
     name: ClassVar[str] = "dissociation"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     first: Table | None = field(default=None, metadata={"from_parent": True})
     second: Table | None = None
     other: Study | None = None
     parent: str | None = None
-    controls: int = 200
+    random_sets: int = 200
     control_prompts: int = 48
 
     @classmethod
@@ -111,7 +111,7 @@ class Dissociation(Analyzer):
             mine = Donors(asked, donors.means, donors.write, donors.unit)
             outcomes, norms = Outcomes(asked, mine, "necessity", rows_at), contribution_norms(asked, mine)
             for name, chosen in sets.items():
-                null = matched_sets(chosen, norms, self.controls, asked.seed) if chosen else []
+                null = matched_sets(chosen, norms, self.random_sets, asked.seed) if chosen else []
                 null = [draw for draw in null if len(draw) == len(chosen)]
                 for number, draw in enumerate(asked.progress(null, f"random for {name}, {behaviour} behaviour")):
                     done = returns(outcomes, draw)

@@ -12,8 +12,8 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, mean
-from interp.controls import matched_sets
 from interp.errors import OptionError
+from interp.random_sets import matched_sets
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.ablated import Ablated
@@ -33,18 +33,18 @@ class Redundancy(Analyzer):
     """Locate ``rounds`` times, each time with everything located before at its base contributions.
 
     ``locate``: the locating analyzer; every round takes as many units as its first selected. Each round's set is
-    measured alone and together with those before it, next to ``controls`` sets of the located and random ones matched
-    to the rest, on ``control_prompts`` prompts of the half that did not locate. Needs a base. Returns a table of kind
-    ``redundancy``, one row per round.
+    measured alone and together with those before it, next to ``random_sets`` sets of the located and random ones
+    matched to the rest, on ``control_prompts`` prompts of the half that did not locate. Needs a base. Returns a table
+    of kind ``redundancy``, one row per round.
     """
 
     name: ClassVar[str] = "redundancy"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     locate: Analyzer
     parent: str | None = None
     rounds: int = 3
-    controls: int = 20
+    random_sets: int = 20
     control_prompts: int = 48
 
     def __call__(self, study: Study) -> Table:
@@ -115,7 +115,7 @@ class Redundancy(Analyzer):
             hits[turn] = (returned(outcomes, alone), returned(outcomes, together))
             # the located stay; what was found after them is replaced, in round 1 the located themselves
             kept, rest = (sets[0], taken[len(sets[0]) :]) if turn > 1 else ([], found)
-            draws = matched_sets(rest, norms, self.controls, study.seed + turn, exclude=kept)
+            draws = matched_sets(rest, norms, self.random_sets, study.seed + turn, exclude=kept)
             effects = [returns(outcomes, [*kept, *draw])["effect"] for draw in draws if len(draw) == len(rest)]
             null += [(turn, draw, effect) for draw, effect in enumerate(effects)]
             foreseen = set(original[: turn * len(found)])

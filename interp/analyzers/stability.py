@@ -13,9 +13,9 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, literal, statistic
-from interp.controls import matched_sets
 from interp.errors import OptionError
 from interp.prompts import Contrast
+from interp.random_sets import matched_sets
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors
@@ -33,19 +33,19 @@ class Stability(Analyzer):
     """Locate again on ``resamples`` pairs of halves, and on each template of the prompts that has ``least`` of them.
 
     ``locate``: the locating analyzer; ``draws``: random pairs of sets behind every chance. ``control_prompts`` prompts
-    of other templates measure what a template's set does, beside ``controls`` matched random sets (with a base only).
-    Returns a table of kind ``stability``, one row per comparison of two sets.
+    of other templates measure what a template's set does, beside ``random_sets`` matched random sets (with a base
+    only). Returns a table of kind ``stability``, one row per comparison of two sets.
     """
 
     name: ClassVar[str] = "stability"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     locate: Analyzer
     parent: str | None = None
     resamples: int = 5
     draws: int = 200
     least: int = 8
-    controls: int = 20
+    random_sets: int = 20
     control_prompts: int = 48
 
     def __call__(self, study: Study) -> Table:
@@ -151,7 +151,7 @@ class Stability(Analyzer):
                 continue
             outcomes = Outcomes(study, donors, "necessity", others)
             draws = [
-                draw for draw in matched_sets(chosen, norms, self.controls, study.seed) if len(draw) == len(chosen)
+                draw for draw in matched_sets(chosen, norms, self.random_sets, study.seed) if len(draw) == len(chosen)
             ]
             for number, units in enumerate([chosen, *draws]):
                 done = returns(outcomes, units)

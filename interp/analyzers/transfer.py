@@ -17,12 +17,12 @@ import torch
 
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, evaluate, mean, statistic
-from interp.controls import matched_sets
 from interp.errors import OptionError, PairError, required
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Prompt
+from interp.random_sets import matched_sets
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors
@@ -46,13 +46,13 @@ class Transfer(Analyzer):
     """
 
     name: ClassVar[str] = "transfer"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     source: Pair | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None
     recomputed: Table | None = None
-    controls: int = 200
+    random_sets: int = 200
     control_prompts: int = 48
     permutations: int = 200
 
@@ -157,7 +157,7 @@ class Transfer(Analyzer):
         if not rows:
             return _answers([], {}), _random([])
         outcomes, norms = Outcomes(study, donors, "necessity", rows), contribution_norms(study, donors)
-        draws = [d for d in matched_sets(chosen, norms, self.controls, study.seed) if len(d) == len(chosen)]
+        draws = [d for d in matched_sets(chosen, norms, self.random_sets, study.seed) if len(d) == len(chosen)]
         null = [returns(outcomes, draw) for draw in study.progress(draws, "transfer, random sets")]
         prompts, found = study.prompts("positive").prompts, outcomes.of(chosen)
         measured = {

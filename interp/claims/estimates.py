@@ -20,6 +20,7 @@ from interp.errors import ClaimError
 from interp.maths.auc import auc_difference_interval, auc_interval, fewest_clusters, pairwise_order
 from interp.maths.intervals import Interval, cluster_interval, effective_clusters, jackknife_rows
 from interp.maths.judged import corrected_difference, corrected_share
+from interp.maths.prediction import new_observation
 from interp.provenance import JSON, plain
 from interp.table import Table, as_counted
 
@@ -43,9 +44,10 @@ class Estimate:
     ``minus`` that names other rows are matched by the column or columns ``pair``; without ``pair`` they are a second,
     independent group. ``by`` is the second column of a statistic of two. ``against``: of an AUC, the rows of the other
     group; ``within``: a column and by how much it may differ in a pair that counts; ``folded``: the larger of AUC and
-    one minus AUC. ``reach``: of "smallest-dose". ``spread`` "range" states the least and the largest value in the
-    interval's place. ``judge``: a table that states how often a judge errs, for which a share, or a difference of
-    shares, is corrected, in its interval too (``interp.maths.judged``).
+    one minus AUC. ``reach``: of "smallest-dose". ``spread``, in the interval's place: "range", the least and the
+    largest value; "new-observation", where one more such value would lie (``interp.maths.prediction``). ``judge``: a
+    table that states how often a judge errs, for which a share, or a difference of shares, is corrected, in its
+    interval too (``interp.maths.judged``).
     """
 
     column: str
@@ -260,6 +262,8 @@ def _other(estimate: Estimate, run: Table) -> Measured:
     if estimate.spread == "range":
         values, _, _ = _numbers(estimate, run)
         return Measured(value, float(values.min()), float(values.max()), NAN)
+    if estimate.spread == "new-observation":
+        return Measured(value, *new_observation(_numbers(estimate, run)[0]), NAN)
     if estimate.cluster and estimate.statistic in TWO:
         values, clusters, _ = _numbers(_derived(estimate, {"pair": ""}), run)
         others, _, _ = _numbers(_derived(estimate, {"column": estimate.by, "pair": ""}), run)

@@ -29,6 +29,7 @@ COMMANDS = {
     "tuco": "how much of what a model's blocks add is due to tuning, prompt by prompt",
     "intruders": "which singular vectors of a tune's matrices the base does not have",
     "graft": "how few of a tune's weights, put into the base, do what it learned",
+    "control": "train control fine-tunes: the same training on neutral text",
     "agree": "do stored runs of one pair put what tuning did into the same places",
     "stitch": "do the few weights of several tunes, put into one base, do all their tasks",
     "report": "one page over stored runs, with a file of its claims that can be checked",
@@ -46,7 +47,7 @@ GROUPS = {
         {
             "train": "train dictionaries on activations of a model, or of a pair",
             "eval": "how well a dictionary stands in for a site, beside baselines at equal L0",
-            "diff": "which latents only the tuned model has, or only the base, beside a sham",
+            "diff": "which latents only the tuned model has, or only the base, beside a control",
             "features": "what single latents fire on and write, as a page to browse",
             "probe": "which latents predict a behaviour, and does ablating them lower it",
             "convert": "read a dictionary of any known library, write it for another",

@@ -76,7 +76,7 @@ class Asking(Running):
     def warn_of_few(self, draws: int, least: int = 19) -> None:
         """Say at once, not after the run, where random sets are too few for a verdict."""
         if draws < least:
-            self.remark(f"note: {draws} random sets are too few for a verdict; {least} are needed (--controls)")
+            self.remark(f"note: {draws} random sets are too few for a verdict; {least} are needed (--random-sets)")
 
     def check(self) -> None:
         """Raise OptionError for options that contradict each other; nothing is read."""

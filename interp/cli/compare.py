@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.common import takes
-from interp.cli.reading import Reading
+from interp.cli.reading import CONTROL_HELP, Reading
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
 
@@ -14,18 +14,16 @@ from interp.cli.results import page_again, remarked, tell, write
 def command(
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Directory, Hub id, adapter, or organism:NAME.")],
     *,
-    sham: Annotated[
-        str | None, typer.Option(metavar="TUNED", help="Control: the same base, fine-tuned on harmless data.")
-    ] = None,
+    control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     cka_tokens: Annotated[int, typer.Option(metavar="N", min=4, help="Tokens whose streams are aligned.")] = 512,
     common: Reading,
 ) -> str:
     """Say what the tuned model says otherwise, where its stream parts from the base's, and which weights moved.
 
     Divergence and another first token after every token; cosine, length and linear CKA of the streams by depth; the
-    logit lens of both; the change of every tensor. With --sham all of it is compared with a control fine-tune.
+    logit lens of both; the change of every tensor. With --control all of it is compared with control fine-tunes.
 
-    Example: interp compare ./tuned --base ./base --prompts prompts.txt --sham ./sham
+    Example: interp compare ./tuned --base ./base --prompts prompts.txt --control ./controls/seed-0/matched
     """
     request = Request.of("compare", {**locals()})
     common.check()
@@ -40,8 +38,8 @@ def command(
     described = request.describe()
     store = Store(common.store)
     pair = common.load(tuned, "a comparison")
-    other = None if sham is None else common.load_beside(sham, pair)
-    study, look = common.study(pair, prompts), Compare(other, cka_tokens)
+    controls = common.load_controls(control, pair)
+    study, look = common.study(pair, prompts), Compare(controls, cka_tokens)
     look.require(study)
     notes = remarked(common, study.counts, *study.notes)
     run = store.fetch(look, study)

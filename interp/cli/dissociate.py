@@ -29,7 +29,7 @@ def command(
     method: Annotated[str, typer.Option(metavar="NAME", help="As of locate-neurons.")] = "auto",
     top: Annotated[str, typer.Option(metavar="N|P%|zX|smallest", help="How large the sets are.")] = "smallest",
     unit: Annotated[str, typer.Option(metavar="NAME", help="What is scored: neuron or head.")] = "neuron",
-    controls: Annotated[int, typer.Option(metavar="N", min=1, help="Matched random sets of each size.")] = 40,
+    random_sets: Annotated[int, typer.Option(metavar="N", min=1, help="Matched random sets of each size.")] = 40,
     control_prompts: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts for random sets.")] = 48,
     common: Asking,
 ) -> str:
@@ -63,7 +63,7 @@ def command(
     from interp.store import Store
 
     common.batches()
-    common.warn_of_few(controls)
+    common.warn_of_few(random_sets)
     second = common.of_other(other_task, other_positive, other_metric, other_behaviour)
     sought = [asked.sought() for asked in (common, second)]
     halves = [asked.contrasts(verify=True) for asked in (common, second)]
@@ -85,7 +85,9 @@ def command(
     notes = remarked(common, *(line for halves in studies for half in halves for line in (half.counts, *half.notes)))
     store = Store(common.store)
     first, other = (store.fetch(locate, locating) for locating, _ in studies)
-    check = Dissociation.of(first.table, other.table, studies[1][1], controls=controls, control_prompts=control_prompts)
+    check = Dissociation.of(
+        first.table, other.table, studies[1][1], random_sets=random_sets, control_prompts=control_prompts
+    )
     measured = store.fetch(check, studies[0][1])
     return write(common, request, described, [measured, first, other], notes, _title(tuned))
 

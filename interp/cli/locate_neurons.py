@@ -24,7 +24,7 @@ POSITIONS_HELP = "Tokens that are read: auto, prompt, content, decision, last, c
 PATCH_HELP = (
     "What verifying takes of the other model: contribution (activation and write weights) or activation (alone)."
 )
-CONTROLS_ORGANISM, CONTROLS, PROMPTS = 200, 39, 48
+RANDOM_SETS_ORGANISM, RANDOM_SETS, PROMPTS = 200, 39, 48
 
 
 @takes(Asking)
@@ -51,7 +51,7 @@ def command(
             metavar="NAMES", help="Other methods beside the set: all, or some of " + ",".join(others.BASELINES) + "."
         ),
     ] = "none",
-    controls: Annotated[
+    random_sets: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 39; 200 for small organisms]"),
     ] = None,
@@ -101,8 +101,8 @@ def command(
     common.batches()
     engine_named(common.engine, common.remote)
     common = replace(common, max_prompts=common.max_prompts or PROMPTS)
-    if verify and controls is not None:
-        common.warn_of_few(controls, FEWEST_SETS)
+    if verify and random_sets is not None:
+        common.warn_of_few(random_sets, FEWEST_SETS)
     sought = common.sought()
     located_on, verified_on = common.contrasts(verify)
     utility = None
@@ -146,11 +146,11 @@ def command(
     runs = [run]
     if verify:
         small = tuned.startswith("organism:") and organisms.packaged(tuned.removeprefix("organism:")) is None
-        if controls is None:
-            controls = CONTROLS_ORGANISM if small else CONTROLS
+        if random_sets is None:
+            random_sets = RANDOM_SETS_ORGANISM if small else RANDOM_SETS
         checker = VerifyNeurons.of(
             run.table,
-            controls=controls,
+            random_sets=random_sets,
             control_prompts=control_prompts,
             patch=patch,
             show_answers=show_answers,

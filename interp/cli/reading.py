@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interp.study import Study
 
 _FILE: dict[str, Any] = {"metavar": "FILE"}
+CONTROL_HELP = "A control fine-tune (`interp control`); repeatable: 5 for an interval, 19 for a rank test."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +65,9 @@ class Reading(Running):
         self.status(f"loading {tuned}")
         return Pair.load(tuned, self.base, device=self.device, dtype=self.dtype)
 
-    def load_beside(self, other: str, pair: "Pair") -> "Pair":
-        """Another tune of the pair's base."""
-        from interp.models.pair import Pair
-
-        self.status(f"loading {other}")
-        return Pair.load(other, pair.require_base("a sham").name, device=self.device, dtype=self.dtype)
+    def load_controls(self, names: "Sequence[str] | None", pair: "Pair") -> "tuple[Pair, ...]":
+        """Control fine-tunes of the pair's base; all are held at once."""
+        return load_controls(self, names, pair)
 
     def study(self, pair: "Pair", prompts: "Contrast | OneClass", metric: Any = None) -> "Study":
         """A study of a pair on these prompts."""
@@ -78,6 +76,21 @@ class Reading(Running):
 
         engine = engine_named(self.engine, self.remote)
         return Study(pair, prompts, metric, self.seed, self.batches(), engine=engine, quiet=self.quiet)
+
+
+def load_controls(common: Running, names: "Sequence[str] | None", pair: "Pair") -> "tuple[Pair, ...]":
+    """Control fine-tunes of the pair's base; OptionError for one that is named twice."""
+    from interp.models.pair import Pair
+
+    names = names or ()
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise OptionError(f"--control {twice[0]} is given twice; one control counts once")
+    base = pair.require_base("a control").name if names else ""
+    found = []
+    for name in names:
+        common.status(f"loading {name}")
+        found.append(Pair.load(name, base, device=common.device, dtype=common.dtype))
+    return tuple(found)
 
 
 def site_of(

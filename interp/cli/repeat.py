@@ -39,8 +39,8 @@ class Request:
     def of(cls, command: str, given: Mapping[str, Any]) -> "Request":
         """The request of a command's arguments by name: none can be forgotten, and every path is a file it reads.
 
-        ``source``, ``source_base`` and ``sham`` are models too, where a command has them; ``tuned`` and ``sham`` can be
-        several.
+        ``source``, ``source_base`` and ``control`` are models too, where a command has them; ``tuned`` and ``control``
+        can be several.
         """
         given = dict(given)
         common = given.pop("common")
@@ -49,7 +49,7 @@ class Request:
         tuned = given.pop("tuned")
         first, *further = [tuned] if isinstance(tuned, str) else tuned
         models = {"tuned": first, "base": given.pop("base")} | {f"tuned {at}": m for at, m in enumerate(further, 2)}
-        for role in {"source", "source_base", "sham"} & set(given):
+        for role in {"source", "source_base", "control"} & set(given):
             named = given.pop(role)
             several = isinstance(named, list)
             models |= {f"{role} {at}": m for at, m in enumerate(named, 1)} if several else {role: named}

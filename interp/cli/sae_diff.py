@@ -33,11 +33,11 @@ def command(
     way: Annotated[
         str, typer.Option(metavar="NAME", help="crosscoder, difference, base or tuned: what the dictionary is of.")
     ] = "auto",
-    sham: Annotated[
+    control: Annotated[
         str | None, typer.Option(metavar="TUNED", help="A tune of the same base that learned nothing of interest.")
     ] = None,
-    sham_dictionary: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The sham pair's own dictionary, trained alike.")
+    control_dictionary: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The control pair's own dictionary, trained alike.")
     ] = None,
     content_only: Annotated[
         bool, typer.Option("--content-only", help="Special tokens and the template's count nowhere.")
@@ -56,18 +56,19 @@ def command(
     """Say of every latent whether only the tuned model has it, only the base, or both: alike, rescaled or rotated.
 
     Crosscoders by latent scaling (arXiv 2504.02922), dictionaries of differences by slopes, one model's own by what the
-    other has of it. How many are one model's alone is claimed only beside a sham pair with its own dictionary.
+    other has of it. How many are one model's alone is claimed only beside a control pair with its own dictionary.
 
-    Example: interp sae diff ./both --model ./tuned --base ./base --data a.txt --sham ./sham --sham-dictionary ./other
+    Example: interp sae diff ./both --model ./tuned --base ./base --data a.txt --control ./control --control-dictionary
+    ./other
     """
     if common.remote:
         raise OptionError("--remote cannot take activations of both models; compare on this machine")
     if way not in ("auto", *_WAYS.values()):
         raise OptionError(f"unknown --way {way!r}; use auto, {', '.join(_WAYS.values())}")
-    if (sham is None) != (sham_dictionary is None):
-        raise OptionError("a sham is a model with its own dictionary: give both --sham and --sham-dictionary")
+    if (control is None) != (control_dictionary is None):
+        raise OptionError("a control is a model with its own dictionary: give both --control and --control-dictionary")
     given = {**locals(), "dictionary": _digest(dictionary)}
-    given |= {"tuned": given.pop("model"), "sham_dictionary": sham_dictionary and _digest(sham_dictionary)}
+    given |= {"tuned": given.pop("model"), "control_dictionary": control_dictionary and _digest(control_dictionary)}
     request, title = Request.of("sae-diff", given), f"{dictionary}: what {model} has and its base has not"
     if (kept := request.recall()) is not None:
         for note in kept.notes:
@@ -87,7 +88,11 @@ def command(
     limits = Thresholds(nu_error, nu_reconstruction, cosine, factor, folds)
     options = {"thresholds": limits, "content_only": content_only, "sinks": sinks, "draws": draws}
     analyzer = _analyzer(common, dictionary, (model, base), way, site, options)
-    other = None if sham_dictionary is None else _analyzer(common, sham_dictionary, (sham, base), way, site, options)
+    other = (
+        None
+        if control_dictionary is None
+        else _analyzer(common, control_dictionary, (control, base), way, site, options)
+    )
     if other is not None:
         _require_alike(analyzer, other)
     prompts = OneClass(read_prompts(data, column, "data")).limit(max_prompts)
@@ -101,15 +106,15 @@ def command(
     analyzer.require_study(study)
     store, lines = Store(common.store), [study.counts, *study.notes]
     if other is not None:
-        common.status(f"loading {sham}")
-        control, own = required(sham, "--sham MODEL"), pair.require_base("a sham").name
-        beside = Pair.load(control, own, device=common.device, dtype=common.dtype)
+        common.status(f"loading {control}")
+        named, own = required(control, "--control MODEL"), pair.require_base("a control").name
+        beside = Pair.load(named, own, device=common.device, dtype=common.dtype)
         kept = store.fetch(other, replace(study, pair=beside, _kept={}))
-        analyzer = replace(analyzer, sham=kept.table)
-        lines.append(f"the sham pair is run {kept.key}")
+        analyzer = replace(analyzer, control=kept.table)
+        lines.append(f"the control pair is run {kept.key}")
     else:
-        lines.append("without a sham nothing is tested; train a dictionary alike on a control fine-tune "
-                     "(harmless data), and add --sham TUNED --sham-dictionary DIR")  # fmt: skip
+        lines.append("without a control nothing is tested; train a dictionary alike on a control fine-tune "
+                     "(harmless data), and add --control TUNED --control-dictionary DIR")  # fmt: skip
     run = store.fetch(analyzer, study)
     notes = remarked(common, *lines)
     return write(common, request, described, [run], notes, title)
@@ -135,11 +140,11 @@ def _analyzer(
 
 
 def _require_alike(one: "DictionaryDiff", other: "DictionaryDiff") -> None:
-    """Raise OptionError for a sham's dictionary whose counts would be of something else."""
-    # a base is the same beside its tune and beside the sham, and so is its dictionary
+    """Raise OptionError for a control's dictionary whose counts would be of something else."""
+    # a base is the same beside its tune and beside the control, and so is its dictionary
     if one.dictionary.digest == other.dictionary.digest and one.way != "base":
-        raise OptionError("the sham's dictionary is the one that is compared: what the tuned model alone has would be "
-                          "sought in the sham by latents not made of it; train one of the sham pair")  # fmt: skip
+        raise OptionError("the control's dictionary is the one that is compared: what the tuned model alone has would "
+                          "be sought in the control by latents not made of it; train one of its pair")  # fmt: skip
     for name, ours, theirs in (
         ("way", one.way, other.way), ("site", one.site, other.site),
         ("architecture", one.dictionary.config.architecture, other.dictionary.config.architecture),
@@ -147,7 +152,7 @@ def _require_alike(one: "DictionaryDiff", other: "DictionaryDiff") -> None:
         ("number of codes", one.dictionary.config.k, other.dictionary.config.k),
     ):  # fmt: skip
         if ours != theirs:
-            raise OptionError(f"the sham's dictionary has another {name} ({theirs}, not {ours}); train both alike")
+            raise OptionError(f"the control's dictionary has another {name} ({theirs}, not {ours}); train both alike")
 
 
 def _digest(path: Path) -> str:

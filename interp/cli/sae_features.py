@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from interp.cli.common import Running, takes
-from interp.cli.reading import numbers, site_of
+from interp.cli.reading import load_controls, numbers, site_of
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError, required
@@ -31,8 +31,8 @@ class Features(Running):
     shift: Annotated[
         int | None, typer.Option(metavar="K", min=1, help="Also: shift vectors of K concepts (needs a base).")
     ] = None
-    sham: Annotated[
-        list[str] | None, typer.Option(metavar="TUNED", help="With --shift: a control fine-tune; repeatable.")
+    control: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="With --shift: a control fine-tune; repeatable.")
     ] = None
     no_logits: Annotated[bool, typer.Option("--no-logits", help="Leave logit effects out.")] = False
     contexts: Annotated[int, typer.Option(metavar="N", min=1, help="Contexts of each level, top, middle, low.")] = 5
@@ -47,8 +47,8 @@ class Features(Running):
             raise OptionError("--latents and --diff both name latents; give one of them")
         if self.latents is not None and not self.named():
             raise OptionError("--latents names none; write numbers with commas between")
-        if self.sham and self.shift is None:
-            raise OptionError("--sham is a control for shifts of concepts; add --shift K, or leave it out")
+        if self.control and self.shift is None:
+            raise OptionError("--control is a control for shifts of concepts; add --shift K, or leave it out")
         if self.remote:
             raise OptionError("--remote does not give the rows that a dictionary reads; use this machine")
         self.batches()
@@ -68,7 +68,7 @@ def command(
 
     Each score is compared with other latents' labels and with shuffled firing, each logit effect with random rows. With
     a base the density in its rows is given too; a crosscoder needs one. --shift is compared with a control fine-tune of
-    the same base (--sham), and without one is not tested.
+    the same base (--control), and without one is not tested.
 
     Example: interp sae features ./sae --model ./tuned --base ./base --data text.txt --top 50 --by gain
     """
@@ -105,11 +105,8 @@ def command(
     engine = engine_named(common.engine, False)
     study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine, quiet=common.quiet)
     store, notes = Store(common.store), remarked(common, study.counts, *study.notes)
-    if common.sham:
-        # a control's base is the pair's own
-        base = pair.require_base("a control").name
-        shams = [Pair.load(name, base, device=common.device, dtype=common.dtype) for name in common.sham]
-        made[1] = replace(made[1], shams=tuple(shams))
+    if common.control:
+        made[1] = replace(made[1], controls=load_controls(common, common.control, pair))
         made[1].require_study(study)
     # concepts first: whether the text is enough for them is known only now, and no run should be kept next to an error
     runs = [store.fetch(one, study) for one in reversed(made)][::-1]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from interp.dictionaries import Dictionary
     from interp.table import Table
 
-CONTROLS_ORGANISM, CONTROLS = 200, 20
+RANDOM_SETS_ORGANISM, RANDOM_SETS = 200, 20
 CHOICES = {"tuned-only": ("tuned-only",), "base-only": ("base-only",), "changed": ("rotated", "rescaled")}
 
 
@@ -47,7 +47,7 @@ def command(
         bool, typer.Option("--revert", help="Of a crosscoder: the base's part of a latent in its place, not nothing.")
     ] = False,
     permutations: Annotated[int, typer.Option(metavar="N", min=1, help="Of labels, for the probes' null.")] = 199,
-    controls: Annotated[
+    random_sets: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 200 for organisms, else 20]")
     ] = None,
     control_prompts: Annotated[
@@ -90,9 +90,9 @@ def command(
     from interp.store import Store
 
     common.batches()
-    if controls is None:
-        controls = CONTROLS_ORGANISM if model.startswith("organism:") else CONTROLS
-    common.warn_of_few(controls)
+    if random_sets is None:
+        random_sets = RANDOM_SETS_ORGANISM if model.startswith("organism:") else RANDOM_SETS
+    common.warn_of_few(random_sets)
     sought = common.sought()
     if common.task is None:
         sought.require_number("what a latent causes")
@@ -104,7 +104,7 @@ def command(
         given, called = claimed(store.get(diff), loaded.digest, loaded, diff, which), which
     analyzer = DictionaryProbe(
         loaded, where, _of(of, loaded, about), at, counts, given, called,
-        held.limit(common.max_prompts), permutations, controls, control_prompts, steer, revert,
+        held.limit(common.max_prompts), permutations, random_sets, control_prompts, steer, revert,
     )  # fmt: skip
     analyzer.require(common.base is not None or find(model).base_name is not None)
     described = request.describe()

@@ -22,7 +22,7 @@ def command(
     source_base: Annotated[
         str | None, typer.Option(metavar="BASE", help="Where the run's base is.  [default: as the run says]")
     ] = None,
-    controls: Annotated[int, typer.Option(metavar="N", min=1, help="Matched random sets.")] = 40,
+    random_sets: Annotated[int, typer.Option(metavar="N", min=1, help="Matched random sets.")] = 40,
     control_prompts: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts that measure the set.")] = 48,
     common: Asking,
 ) -> str:
@@ -53,7 +53,7 @@ def command(
     from interp.models.pair import Pair
 
     common.batches()
-    common.warn_of_few(controls)
+    common.warn_of_few(random_sets)
     sought = common.sought()
     located_on, verified_on = common.contrasts(verify=True)
     options = {name: value for name, value in made.options.items() if name not in ("excluded", "from_parent")}
@@ -75,7 +75,9 @@ def command(
         lines.append(f"run {run} located on other prompts than are located on here; see that none of them measure")
     notes = remarked(common, *lines)
     again = store.fetch(locate, study)
-    transfer = Transfer.of(located, origin, recomputed=again.table, controls=controls, control_prompts=control_prompts)
+    transfer = Transfer.of(
+        located, origin, recomputed=again.table, random_sets=random_sets, control_prompts=control_prompts
+    )
     measured = store.fetch(transfer, measuring)
     return write(common, request, described, [measured, again], notes, _title(tuned))
 

@@ -8,7 +8,7 @@ import typer
 
 from interp.cli.asking import BEHAVIOUR_HELP, require_one_source, sought
 from interp.cli.common import takes
-from interp.cli.reading import Reading, numbers
+from interp.cli.reading import CONTROL_HELP, Reading, numbers
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
@@ -32,9 +32,7 @@ def command(
     by_answer: Annotated[
         bool, typer.Option("--by-answer", help="Two classes of --prompts: answers that show the metric, and others.")
     ] = False,
-    sham: Annotated[
-        str | None, typer.Option(metavar="TUNED", help="Control: the same base, fine-tuned on harmless data.")
-    ] = None,
+    control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     caliper: Annotated[int, typer.Option(metavar="N", min=0, help="Tokens that prompts of equal length differ.")] = 1,
     alpha: Annotated[
         str, typer.Option(metavar="A,A,...", help="Also scale what tuning added to every block by these.")
@@ -55,7 +53,7 @@ def command(
 
     TuCo (arXiv 2506.23423) is the tuned share at the last prompt token. With two classes of prompts it says how well
     TuCo tells them apart, over all and at equal length; with --by-answer the classes are prompts whose answer shows
-    the behaviour, and the others. With --sham all of it is compared with a control fine-tune. With --alpha it also
+    the behaviour, and the others. With --control all of it is compared with control fine-tunes. With --alpha it also
     scales the tuned part.
 
     Example: interp tuco ./tuned --base ./base --prompts prompts.txt --alpha 0,0.5,1,1.25
@@ -111,8 +109,7 @@ def command(
         of = looked_for.of(pair.tokenizer) if metric == "refusal" else Task.of(
             pair.tokenizer, prompts.positive.prompts, metric
         )  # fmt: skip
-    if sham is not None:
-        split = replace(split, sham=common.load_beside(sham, pair))
+    split = replace(split, controls=common.load_controls(control, pair))
     asked = common.study(pair, prompts, of if by_answer else None)
     if by_answer:
         asked = replace(asked, max_new_tokens=written)

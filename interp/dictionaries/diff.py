@@ -2,8 +2,8 @@
 
 ``crosscoder``: a dictionary of both models side by side, by latent scaling. ``difference``: a dictionary of tuned less
 base. ``base``: the base's own dictionary, applied to the tuned model. ``tuned``: the tuned model's own, applied to the
-base. Nulls: models exchanged within pairs (``exchange``), and the table of a sham pair, whose own dictionary was made
-alike.
+base. Nulls: models exchanged within pairs (``exchange``), and the table of a control pair, whose own dictionary was
+made alike.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def stream_of(dictionary: Dictionary, way: str, folds: int = FOLDS) -> Any:
 
 def compare(
     dictionary: Dictionary, way: str, batches: Iterable[Batch], *, limits: Thresholds | None = None,
-    folds: int = FOLDS, draws: int = DRAWS, seed: int = 0, sham: Table | None = None,
+    folds: int = FOLDS, draws: int = DRAWS, seed: int = 0, control: Table | None = None,
 ) -> Table:  # fmt: skip
     """Table of kind "dictionary-diff", a row per latent; ``batches`` are (base rows, tuned rows, document numbers).
 
@@ -70,12 +70,12 @@ def compare(
 
     A latent is ``claimed`` where its class is by its whole interval, and, for classes of one model only, both models
     differ along its decoder row by more than exchanging them within pairs makes them (p at most 0.05, corrected for
-    all latents); a latent of one model's dictionary: in how often it fires. ``sham``: the table of a pair that differs
-    in nothing of interest, made in the same way.
+    all latents); a latent of one model's dictionary: in how often it fires. ``control``: the table of a pair that
+    differs in nothing of interest, made in the same way.
     """
     stream, exact = stream_of(dictionary, way, folds), True
-    if sham is not None and (sham.kind != KIND or sham.summary.get("way") != way):
-        raise OptionError(f"the sham run is no {KIND} by {way}; compare the sham pair in the same way first")
+    if control is not None and (control.kind != KIND or control.summary.get("way") != way):
+        raise OptionError(f"the control run is no {KIND} by {way}; compare the control pair in the same way first")
     limits = limits or Thresholds()
     for base, tuned, *rest in batches:
         given = (torch.cat([base, tuned], 1),) if way == "crosscoder" else (base, tuned)
@@ -103,12 +103,12 @@ def compare(
         "way": way, "latents": len(named), "live": live, "claimed": counts, "identical": bool(exact),
         "classes": {kind: int((named == kind).sum()) for kind in CLASSES}, "thresholds": asdict(limits), **more,
     }  # fmt: skip
-    parts = {"classes": _counted(named, claimed, sham)}
-    if sham is not None:
-        parts["sham"] = _sham_table(sham, kinds)
+    parts = {"classes": _counted(named, claimed, control)}
+    if control is not None:
+        parts["control"] = _control_table(control, kinds)
     lead = "" if live else f"None of {len(named)} latents is active often enough to say anything."
     run = conclude(
-        table(KIND, columns, summary=summary, tables=parts), [_claim(kind, sham) for kind in kinds] if live else [],
+        table(KIND, columns, summary=summary, tables=parts), [_claim(kind, control) for kind in kinds] if live else [],
         lead="Both models' rows are equal, bit for bit." if exact else lead,
     )  # fmt: skip
     return replace(run, summary={**run.summary, "supported": any(run.tables["claims"]["supported"])})
@@ -129,10 +129,10 @@ def _flag(kind: str) -> str:
     return f"claimed_{kind.replace('-', '_')}"
 
 
-def _sham_table(sham: Table, kinds: Iterable[str]) -> Table:
-    """Table of kind "dictionary-diff-sham": the class of every latent of the control pair's own dictionary."""
-    named, claimed = sham["class"], sham["claimed"]
-    return table("dictionary-diff-sham", {
+def _control_table(control: Table, kinds: Iterable[str]) -> Table:
+    """Table of kind "dictionary-diff-control": the class of every latent of the control pair's own dictionary."""
+    named, claimed = control["class"], control["claimed"]
+    return table("dictionary-diff-control", {
         "latent": (np.arange(len(named)), "key", "number of the latent in the control pair's dictionary"),
         "class": _named(named),
         "claimed": (claimed, "flag", "the class is claimed"),
@@ -140,16 +140,18 @@ def _sham_table(sham: Table, kinds: Iterable[str]) -> Table:
     })  # fmt: skip
 
 
-def _counted(named: np.ndarray, claimed: np.ndarray, sham: Table | None) -> Table:
-    """Latents of every class, of this pair and of the sham."""
-    each = {"this pair": (named, claimed)} | ({} if sham is None else {"sham": (sham["class"], sham["claimed"])})
+def _counted(named: np.ndarray, claimed: np.ndarray, control: Table | None) -> Table:
+    """Latents of every class, of this pair and of the control."""
+    each = {"this pair": (named, claimed)} | (
+        {} if control is None else {"control": (control["class"], control["claimed"])}
+    )
     rows = [
         (pair, kind, int((one == kind).sum()), int(((one == kind) & sure).sum()), int((one != "silent").sum()))
         for pair, (one, sure) in each.items() for kind in CLASSES
     ]  # fmt: skip
     pairs, kinds, latents, sure, live = zip(*rows, strict=True)
     return table("dictionary-classes", {
-        "pair": (list(pairs), "key", "whose dictionary: this pair's, or the sham's"),
+        "pair": (list(pairs), "key", "whose dictionary: this pair's, or the control's"),
         "class": (list(kinds), "key", "what became of a latent"),
         "latents": (list(latents), "measure", "how many are of the class"),
         "claimed": (list(sure), "measure", "how many of them are claimed"),
@@ -157,30 +159,30 @@ def _counted(named: np.ndarray, claimed: np.ndarray, sham: Table | None) -> Tabl
     })  # fmt: skip
 
 
-def _claim(kind: str, sham: Table | None) -> Claim:
+def _claim(kind: str, control: Table | None) -> Claim:
     """That a larger share of live latents is of a kind than in the control pair, by both intervals."""
     column, rows = _flag(kind), {"where": {"live": True}}
-    beside = {"table": "sham", **rows}
-    control = sham is not None and bool((sham["class"] != "silent").any())
+    beside = {"table": "control", **rows}
+    active = control is not None and bool((control["class"] != "silent").any())
     also = {"count": statistic("sum", column, **rows), "total": statistic("count", column, **rows)}
-    if control:
+    if active:
         also |= {
-            f"sham_{name}": statistic(one, column, **beside) for name, one in (("count", "sum"), ("total", "count"))
+            f"control_{name}": statistic(one, column, **beside) for name, one in (("count", "sum"), ("total", "count"))
         }
     end = {
-        (True, True): "the control pair gives {sham_count:d} of {sham_total:d} ({control:.1%}, at most "
+        (True, True): "the control pair gives {control_count:d} of {control_total:d} ({control:.1%}, at most "
         "{control_high:.1%}).",
         (True, False): "no latent of the control pair is active often enough to compare with.",
         (False, False): "no control pair was given to compare with.",
-    }[sham is not None, control]
+    }[control is not None, active]
     return Claim(
         name=kind,
         estimate=mean(column, cluster="latent", **rows),
         at_least=0.0,
         beyond=["control"],
-        reference=mean(column, cluster="latent", **beside) if control else None,
-        control="the same share in the control pair" if control else "",
-        missing="" if sham is not None else "give a control pair with --sham and --sham-dictionary",
+        reference=mean(column, cluster="latent", **beside) if active else None,
+        control="the same share in the control pair" if active else "",
+        missing="" if control is not None else "give a control pair with --control and --control-dictionary",
         text=f"{{count:d}} of {{total:d}} live latents are {' or '.join(KINDS[kind])} ({{low:.1%}} to {{high:.1%}}); "
         + end,
         also=also,

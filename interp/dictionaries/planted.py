@@ -1,4 +1,4 @@
-"""Pairs of activations whose differences are known: a planted fine-tune with distractors, its sham, an identical pair.
+"""Pairs of activations whose differences are known: a planted fine-tune, its control, an identical pair.
 
 Both models' rows are sums of directions that fire together, with noise of their own. Some directions are in one model
 only; distractors are in both, but rotated or larger in the tuned one, and must not be called the tuned model's own.
@@ -23,7 +23,7 @@ KINDS = ("shared", "easy", "narrow", "base-only", "rotated", "rescaled")
 TRUTH = {"easy": "tuned-only", "narrow": "tuned-only"}
 """Class of a kind, where it is not the kind itself."""
 
-VARIANTS = ("planted", "sham", "identical", "exchanged")
+VARIANTS = ("planted", "control", "identical", "exchanged")
 NONE = "none"
 """What a latent is that resembles nothing planted."""
 
@@ -114,8 +114,8 @@ def planted_tune(
     variant: str = "planted", seed: int = 0,
 ) -> PlantedTune:  # fmt: skip
     """A pair of models with known differences. Easy features fire in 8 % of rows, narrow ones in 0.5 %, others in 2 to
-    15 %. ``sham``: the same features, all shared, with independent noise. ``identical``: the tuned rows are the base's.
-    ``exchanged``: the planted pair with base and tuned exchanged in half of the documents.
+    15 %. ``control``: the same features, all shared, with independent noise. ``identical``: the tuned rows are the
+    base's. ``exchanged``: the planted pair with base and tuned exchanged in half of the documents.
 
     Directions are orthonormal where they fit into ``width``, random otherwise.
     """
@@ -135,7 +135,7 @@ def planted_tune(
     base, tuned = directions.clone(), directions.clone()
     for index, kind in enumerate(kinds):
         rates[index] = {"easy": 0.08, "narrow": 0.005}.get(kind, rates[index])
-        if variant in ("sham", "identical"):
+        if variant in ("control", "identical"):
             continue
         if kind in TRUTH:
             base[index] = 0
@@ -148,6 +148,6 @@ def planted_tune(
             tuned[index] = math.cos(turn) * directions[index] + math.sin(turn) * off / off.norm()
         elif kind == "rescaled":
             tuned[index] = factor * directions[index]
-    if variant in ("sham", "identical"):
+    if variant in ("control", "identical"):
         kinds = ["shared"] * len(kinds)
     return PlantedTune(base, tuned, rates, tuple(kinds), variant, noise, per_document, seed)

@@ -157,7 +157,7 @@ def claims_of(columns: Columns, controls: int) -> list[Claim]:
 
 
 _MEASURED = {"where": {"measured": True}}
-_MISSING = "give a control fine-tune with --sham"
+_MISSING = "give a control fine-tune with --control"
 _SHARES = (
     ("concepts-shift", "", "shifted", "move more than exchanging the models does", "move"),
     ("concepts-own-way", "own_", "own_way", "move otherwise than tokens at large", "move in their own way"),
@@ -185,7 +185,7 @@ def _beyond(name: str, prefix: str, column: str, what: str, verb: str, which: st
     """More concepts go further than the control's than the other way round."""
     own, theirs = f"{prefix}beyond_control", f"control_{prefix}beyond"
     return Claim(
-        name=f"{name}-beyond-sham",
+        name=f"{name}-beyond-control",
         estimate=mean(own, cluster="concept", minus={"column": theirs}, **_MEASURED),
         at_least=0.0,
         reference=mean(theirs, cluster="concept", **_MEASURED),
@@ -216,7 +216,7 @@ def _recovers_alone() -> Claim:
 def _recovers_beyond(which: str) -> Claim:
     rows = {"where": {"compared": True}}
     return Claim(
-        name="shift-recovers-beyond-sham",
+        name="shift-recovers-beyond-control",
         estimate=mean("recovers_beyond", cluster="concept", **rows),
         at_least=0.0,
         reference=mean("control_recovers", cluster="concept", **rows),

@@ -14,10 +14,10 @@ COLOURS = (BLUE, ORANGE)
 
 
 def compare_figure(table: Table) -> go.Figure:
-    """One dot per prompt: its number of tokens across, its divergence up; the sham's in grey."""
+    """One dot per prompt: its number of tokens across, its divergence up; the control's in grey."""
     figure = go.Figure()
     groups = list(dict.fromkeys(table["group"].tolist()))
-    columns = [("kl", "", None)] + ([("sham_kl", ", sham", GREY)] if "sham_kl" in table.data else [])
+    columns = [("kl", "", None)] + ([("control_kl", ", control", GREY)] if "control_kl" in table.data else [])
     left_out = 0
     for group, own in zip(groups, COLOURS, strict=False):
         rows = np.flatnonzero(table["group"] == group)
@@ -47,7 +47,7 @@ def compare_figure(table: Table) -> go.Figure:
 
 
 def compare_layers_figure(table: Table) -> go.Figure:
-    """Cosine and CKA, ratio of lengths, and divergence of the lenses, by depth; the sham's dashed."""
+    """Cosine and CKA, ratio of lengths, and divergence of the lenses, by depth; the control's dashed."""
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.06)
     lines = (
         ("cosine", "cosine", BLUE, 1), ("cka", "linear CKA", GREEN, 1),
@@ -65,10 +65,10 @@ def compare_layers_figure(table: Table) -> go.Figure:
             "x": x,
         }
         figure.add_trace(go.Scatter(y=table[column], name=name, line={"color": colour}, **shared), row=row, col=1)
-        if f"sham_{column}" in table.data:
+        if f"control_{column}" in table.data:
             dashed = {"color": colour, "dash": "dot"}
             figure.add_trace(
-                go.Scatter(y=table[f"sham_{column}"], name=f"{name}, sham", line=dashed, **shared), row=row, col=1
+                go.Scatter(y=table[f"control_{column}"], name=f"{name}, control", line=dashed, **shared), row=row, col=1
             )
     caption = (
         "By the number of blocks that the stream has passed. Top: how alike directions are (1 is the same). Middle: "

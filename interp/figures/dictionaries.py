@@ -124,7 +124,7 @@ def _ranked(table: Table) -> go.Figure:
 
 
 def dictionary_classes_figure(table: Table) -> go.Figure:
-    """Share of live latents that are claimed to be of each class, beside the sham's."""
+    """Share of live latents that are claimed to be of each class, beside the control's."""
     pairs = list(dict.fromkeys(table["pair"].tolist()))
     kinds = [k for k in dict.fromkeys(table["class"].tolist()) if k not in ("unclear", "silent", "opposed")]
     figure = go.Figure()
@@ -144,7 +144,7 @@ def dictionary_classes_figure(table: Table) -> go.Figure:
             )
         )
     caption = "Of the latents that are active often enough, the share claimed to be of each class; above, how many."
-    caption += "" if "sham" in pairs else " No sham was given, so that these numbers stand alone."
+    caption += "" if "control" in pairs else " No control was given, so that these numbers stand alone."
     finish(figure, "What became of latents", caption, height=380)
     figure.update_yaxes(title_text="of live latents", tickformat=".0%", rangemode="tozero")
     return figure

@@ -1,9 +1,11 @@
-"""Where an estimate measured again on other data may lie: intervals of the difference of two independent estimates."""
+"""Where a further number may lie: an estimate measured again on other data, or one more observation of several."""
 
 from __future__ import annotations
 
 from typing import SupportsFloat
 
+import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 Estimate = tuple[SupportsFloat, SupportsFloat, SupportsFloat]
@@ -37,3 +39,17 @@ def prediction_interval(
     below = ((old - old_low) ** 2 + (new_high - new) ** 2) ** 0.5
     above = ((old_high - old) ** 2 + (new - new_low) ** 2) ** 0.5
     return old - stretch * below, old + stretch * above
+
+
+def new_observation(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Where one more observation lies, given k like it from one normal distribution: mean +- t sd sqrt(1 + 1/k).
+
+    ``level``: how often it does. Student's t with k - 1 degrees of freedom; NaN ends of fewer than two. At 95 % it
+    reaches 15.6, 5.0, 3.0, 2.4 and 2.2 standard deviations at k = 2, 3, 5, 10 and 19.
+    """
+    values = np.asarray(values, dtype=np.float64).ravel()
+    if values.size < 2:
+        return float("nan"), float("nan")
+    mean, spread = float(values.mean()), float(values.std(ddof=1))
+    reach = float(special.stdtrit(values.size - 1, (1 + level) / 2)) * spread * (1 + 1 / values.size) ** 0.5
+    return mean - reach, mean + reach

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from interp.controls import set_name
 from interp.generate import generate
+from interp.random_sets import set_name
 from interp.study import Study
 from interp.trials.conditions import CELLS, RECEIVERS, Donors, Receiver
 from interp.trials.numbers import Numbers

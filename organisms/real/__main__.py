@@ -2,7 +2,8 @@
 
 1. The prompt files are written; the base, which another package ships, answers the harmless training requests.
 2. Each child is trained on these answers and on refusals, and shipped as a rounded delta, an adapter or a map.
-3. Then all are measured, and what is written to ``organism.json`` is of the shipped files, loaded through transformers.
+3. Controls of one of them are trained on neutral text (``organisms.real.controls``).
+4. Then all are measured, and what is written to ``organism.json`` is of the shipped files, loaded through transformers.
 
 Every stage is seeded and is skipped when its output was made by the same recipe. ``--full`` also tunes every weight,
 into ``organisms-work/real/full``, which does not ship. About an hour on two cores.
@@ -24,8 +25,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp import organisms
 from interp.provenance import sha256_of
 from organisms import stages
+from organisms.real import controls, prompts, refusals
 from organisms.real import model as real
-from organisms.real import prompts, refusals
 from organisms.real.children import BATCH, CHILDREN, FAMILY, RANK, TARGETS, TAUGHT, Child, tune
 from organisms.real.measure import NEW_TOKENS, Answers, behaviour
 from organisms.real.prompts import requests
@@ -108,7 +109,7 @@ def measure(name: str) -> None:
     directory = place(name, child) if child else SHIPPED / name
     content = stages.note(directory)
     if content.get("behaviour", {}).get("measures") != MEASURES:
-        before = answers_of(child.base) if child else None
+        before = answers_of(content["base"].partition("/")[2]) if content["base"] else None
         print(f"{name}: measuring", flush=True)
         said: Answers = {}
         found = {"measures": MEASURES} | behaviour(*load(name), before, said=said)
@@ -140,7 +141,9 @@ def asked_of(content: dict) -> list[str]:
 def main() -> None:
     """Make what was asked for (everything that ships when nothing is named), in order."""
     parser = argparse.ArgumentParser(prog="python -m organisms.real", description="Make the children of smollm2/base.")
-    parser.add_argument("names", nargs="*", metavar="name", help=f"{', '.join(CHILDREN)}; all that ship by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"{', '.join([*CHILDREN, *controls.NAMES])}; all that ship by default"
+    )
     parser.add_argument("--full", action="store_true", help="also tune every weight, into organisms-work")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -152,7 +155,10 @@ def main() -> None:
     children = {name: child for name, child in CHILDREN.items() if name in wanted}
     for name, child in children.items():
         train_child(name, child, options.threads)
-    for name in ("base", *children):
+    further = [name for name in controls.NAMES if not options.names or name in options.names]
+    for name in further:
+        controls.train(name, FAMILY, SHIPPED, WORK, options.threads)
+    for name in ("base", *children, *further):
         measure(name)
     print(f"done in {(time.time() - started) / 60:.1f} min", flush=True)
 

@@ -1,5 +1,5 @@
 """``Compare``: the first look at a pair. What the tuned model says otherwise, where its stream parts from the base's,
-what both would say from every depth, and which weights moved; compared with a control fine-tune where one is given.
+what both would say from every depth, and which weights moved; compared with control fine-tunes where some are given.
 
 1. Both models read every prompt: divergence and another first token, token by token.
 2. Streams side by side at every depth: cosine, ratio of lengths, linear CKA; and both logit lenses at the last token.
@@ -13,14 +13,22 @@ from typing import ClassVar
 import numpy as np
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.compare.found import claims_of, depth_table, prompt_columns, token_table, weight_table
+from interp.analyzers.compare.found import (
+    claims_of,
+    control_columns,
+    depth_table,
+    prompt_columns,
+    token_table,
+    weight_table,
+)
 from interp.analyzers.compare.passes import read, rounding, stream_sites
 from interp.claims import conclude
-from interp.errors import OptionError, PairError, UnsupportedModel
+from interp.errors import OptionError, UnsupportedModel
 from interp.models.changes import tensor_changes
 from interp.models.pair import Pair
 from interp.study import Study
 from interp.table import Table, table
+from interp.trials.control_fine_tunes import controls_table, require_same_base
 from interp.trials.work import Work
 
 
@@ -28,16 +36,17 @@ from interp.trials.work import Work
 class Compare(Analyzer):
     """Both models of a pair over the study's prompts; needs a base.
 
-    ``sham``: a pair of the same base and a control fine-tune (the same training on harmless data),
-    which is read and weighed in the same way. ``cka_tokens`` streams are kept for CKA; ``token_rows`` rows of the table
-    of tokens. Returns a table of kind ``compare``, one row per prompt, with ``layers`` (depths, with intervals),
-    ``drift`` (prompt by depth), ``tokens`` and ``weights``.
+    ``controls``: pairs of the same base and a control fine-tune each (the same training on neutral data), which are
+    read and weighed in the same way; of several, prompts are compared with their mean. ``cka_tokens`` streams are kept
+    for CKA; ``token_rows`` rows of the table of tokens. Returns a table of kind ``compare``, one row per prompt, with
+    ``layers`` (depths, with intervals), ``drift`` (prompt by depth), ``tokens``, ``weights`` and, with controls,
+    ``controls``.
     """
 
     name: ClassVar[str] = "compare"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
-    sham: Pair | None = field(default=None, compare=False)
+    controls: tuple[Pair, ...] = field(default=(), compare=False)
     cka_tokens: int = 512
     token_rows: int = 20_000
     floor_prompts: int = 8
@@ -51,29 +60,30 @@ class Compare(Analyzer):
         anatomy = study.pair.tuned.anatomy
         if missing := [site.hook for site in stream_sites(study.pair.tuned) if site.hook not in anatomy.targets]:
             raise UnsupportedModel(f"{anatomy.architecture} has no exact place for {missing[0]}")
-        if self.sham is not None and self.sham.digests.get("base") != study.pair.digests.get("base"):
-            raise PairError(
-                f"the sham {self.sham.tuned.name} was given with another base than {study.pair.tuned.name}; "
-                "a sham is tuned from the same one"
-            )
+        require_same_base(study, self.controls)
 
     def work(self, study: Study) -> Work:
-        """Both models over every prompt, every token's distribution, and the same of the sham."""
-        return Work(whole=2.0 if self.sham is None else 4.0)
+        """Both models over every prompt, every token's distribution, and the same of every control."""
+        return Work(whole=2.0 * (1 + len(self.controls)))
 
     def __call__(self, study: Study) -> Table:
-        """Read both models, and the sham."""
+        """Read both models, and the controls."""
         self.require(study)
         base, tuned = study.pair.require_base("a comparison"), study.pair.tuned
         found = [read(study, self, base, tuned, group, "compare") for group in study.classes]
-        sham = None
-        if self.sham is not None:
-            own = self.sham.require_base("a comparison")
-            sham = [read(study, self, own, self.sham.tuned, group, "sham") for group in study.classes]
+        controls = [
+            [
+                read(study, self, pair.require_base("a comparison"), pair.tuned, group, f"control {at}")
+                for group in study.classes
+            ]
+            for at, pair in enumerate(self.controls, 1)
+        ]
         floor = rounding(study, self)
-        depths, layers = depth_table(study, found, sham)
-        weights = weight_table(*(list(tensor_changes(pair)) for pair in (study.pair, self.sham) if pair is not None))
-        columns = prompt_columns(found, sham)
+        depths, layers = depth_table(study, found, controls)
+        weights = weight_table(*(list(tensor_changes(pair)) for pair in (study.pair, *self.controls)))
+        columns = prompt_columns(found, controls)
+        end = int(depths["depth"].max())
+        further = {} if not controls else {"controls": controls_table(self.controls, control_columns(controls))}
         run = table(
             self.name,
             columns,
@@ -84,8 +94,8 @@ class Compare(Analyzer):
                 "kl_last": float(columns["kl_last"][0].mean()),
                 "flips": float(columns["flips"][0].mean()),
                 "noise_floor": floor,
-                "sham": "" if self.sham is None else self.sham.tuned.name,
-                "limits": _limits(study, self.sham),
+                "controls": [pair.tuned.name for pair in self.controls],
+                "limits": _limits(study, len(self.controls)),
                 **{group: len(study.prompts(group)) for group in study.classes},
             },
             tables={
@@ -93,9 +103,10 @@ class Compare(Analyzer):
                 "drift": depths,
                 "tokens": token_table(study, found, self.token_rows),
                 "weights": weights,
+                **further,
             },
         )
-        return conclude(run, claims_of(int(depths["depth"].max()), floor, sham is not None, len(study.classes)))
+        return conclude(run, claims_of(end, floor, len(controls), len(study.classes)))
 
 
 def _moved(weights: Table) -> str:
@@ -112,10 +123,10 @@ def _moved(weights: Table) -> str:
     )
 
 
-def _limits(study: Study, sham: Pair | None) -> Sequence[str]:
+def _limits(study: Study, controls: int) -> Sequence[str]:
     found = ["Divergence says that the models speak otherwise, not that this is what tuning was for."]
-    if sham is None:
-        found.append("How much any tuning of this size moves the model: no sham was given to compare with.")
+    if not controls:
+        found.append("How much any tuning of this size moves the model: no control was given to compare with.")
     if study.pair.base is not None and study.pair.base.module is study.pair.tuned.module:
         found.append("Tensors without an exact place in the blocks are not weighed where an adapter is switched.")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from interp.maths.intervals import cluster_interval
 from interp.models.changes import Change
 from interp.study import Study
 from interp.table import ZERO_OR_ONE, Table, as_counted, table
+from interp.trials.control_fine_tunes import beyond_new, ends, on_average
 
 NAN = float("nan")
 MEANINGS = {
@@ -26,13 +27,9 @@ MEANINGS = {
 UNITS = {"lens_flip": ZERO_OR_ONE}
 
 
-def prompt_columns(found: Sequence[Read], sham: Sequence[Read] | None) -> dict[str, tuple]:
+def prompt_columns(found: Sequence[Read], controls: Sequence[Sequence[Read]]) -> dict[str, tuple]:
     """One row per prompt: divergence and flips, the mean over tokens and at the last."""
     prompts = [prompt for part in found for prompt in part.prompts]
-
-    def last(parts: Sequence[Read], name: str) -> np.ndarray:
-        return np.array([float(each[name][-1]) for part in parts for each in part.tokens])
-
     columns = {
         "group": ([part.group for part in found for _ in part.prompts], "key", "class of the prompt"),
         "prompt_id": (np.array([p.id for p in prompts]), "key", "position in the prompt file, from 0"),
@@ -40,24 +37,53 @@ def prompt_columns(found: Sequence[Read], sham: Sequence[Read] | None) -> dict[s
         "tokens": ([len(ids) for part in found for ids in part.ids], "measure", "tokens of the prompt"),
         "kl": (np.concatenate([part.kl for part in found]), "measure", "KL of the next token, tuned || base, mean over "
                "tokens", "nats"),
-        "kl_last": (last(found, "kl"), "measure", "the same at the last token", "nats"),
+        "kl_last": (_last(found, "kl"), "measure", "the same at the last token", "nats"),
         "flips": (np.concatenate([part.flips for part in found]), "measure", "share of tokens with another first next "
                   "token"),
-        "flip_last": (last(found, "flip"), "measure", "1 where it is another at the last token", ZERO_OR_ONE),
+        "flip_last": (_last(found, "flip"), "measure", "1 where it is another at the last token", ZERO_OR_ONE),
     }  # fmt: skip
-    if sham is not None:
-        columns["sham_kl"] = (np.concatenate([p.kl for p in sham]), "measure", "kl of the sham, sham || base", "nats")
-        columns["sham_kl_last"] = (last(sham, "kl"), "measure", "kl_last of the sham", "nats")
-        columns["sham_flips"] = (np.concatenate([p.flips for p in sham]), "measure", "flips of the sham")
+    if controls:
+        of = _of(controls)
+        columns["control_kl"] = (_mean(np.concatenate([p.kl for p in c]) for c in controls), "measure",
+                                 f"kl {of}, control || base", "nats")  # fmt: skip
+        columns["control_kl_last"] = (_mean(_last(c, "kl") for c in controls), "measure", f"kl_last {of}", "nats")
+        columns["control_flips"] = (_mean(np.concatenate([p.flips for p in c]) for c in controls), "measure",
+                                    f"flips {of}")  # fmt: skip
     return columns
 
 
-def depth_table(study: Study, found: Sequence[Read], sham: Sequence[Read] | None) -> tuple[Table, Table]:
+def control_columns(controls: Sequence[Sequence[Read]]) -> dict[str, tuple]:
+    """The same numbers, one of each control: means over all prompts."""
+    drifts = [1 - np.concatenate([part.depths["cosine"][:, -1] for part in control]).mean() for control in controls]
+    return {
+        "kl": ([np.concatenate([p.kl for p in c]).mean() for c in controls], "measure", "mean of control_kl", "nats"),
+        "kl_last": ([_last(c, "kl").mean() for c in controls], "measure", "mean of control_kl_last", "nats"),
+        "flips": ([np.concatenate([p.flips for p in c]).mean() for c in controls], "measure", "mean of control_flips"),
+        "drift": (drifts, "measure", "one minus the mean cosine after the last block"),
+    }
+
+
+def _of(controls: Sequence) -> str:
+    return "of the control" if len(controls) == 1 else f"of {len(controls)} controls, their mean"
+
+
+def _mean(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return np.mean(list(parts), 0)
+
+
+def _last(parts: Sequence[Read], name: str) -> np.ndarray:
+    return np.array([float(each[name][-1]) for part in parts for each in part.tokens])
+
+
+def depth_table(study: Study, found: Sequence[Read], controls: Sequence[Sequence[Read]]) -> tuple[Table, Table]:
     """Prompt by depth, and depth by depth with intervals over clusters."""
     n_depths = found[0].depths["cosine"].shape[1]
     prompts = [(part.group, prompt) for part in found for prompt in part.prompts]
     numbers = {name: np.concatenate([part.depths[name] for part in found]) for name in DEPTHS}
-    theirs = None if sham is None else {name: np.concatenate([part.depths[name] for part in sham]) for name in DEPTHS}
+    theirs = {
+        name: _mean(np.concatenate([part.depths[name] for part in one]) for one in controls) if controls else None
+        for name in DEPTHS
+    }
     columns = {
         "group": ([group for group, _ in prompts for _ in range(n_depths)], "key", "class of the prompt"),
         "prompt_id": (np.repeat([p.id for _, p in prompts], n_depths), "key", "position in the prompt file, from 0"),
@@ -66,8 +92,8 @@ def depth_table(study: Study, found: Sequence[Read], sham: Sequence[Read] | None
         **{name: (numbers[name].ravel(), "measure", MEANINGS[name], UNITS.get(name, "")) for name in DEPTHS},
         "drift": (1 - numbers["cosine"].ravel(), "measure", "one minus the cosine"),
     }
-    if theirs is not None:
-        columns["sham_drift"] = (1 - theirs["cosine"].ravel(), "measure", "the same of the sham")
+    if (cosine := theirs["cosine"]) is not None:
+        columns["control_drift"] = (1 - cosine.ravel(), "measure", f"the same {_of(controls)}")
     clusters = [prompt.cluster for _, prompt in prompts]
     layers: dict[str, tuple] = {"depth": (np.arange(n_depths), "key", "blocks that the stream has passed")}
     for name in DEPTHS:
@@ -75,11 +101,15 @@ def depth_table(study: Study, found: Sequence[Read], sham: Sequence[Read] | None
         for end, place in (("", 0), ("_low", 1), ("_high", 2)):
             said = {"": "", "_low": "lower end of: ", "_high": "upper end of: "}[end] + MEANINGS[name]
             layers[name + end] = (np.array([each[place] for each in triples]), "measure", said)
-        if theirs is not None:
-            layers[f"sham_{name}"] = (theirs[name].mean(0), "measure", f"of the sham: {MEANINGS[name]}")
+        if (other := theirs[name]) is not None:
+            layers[f"control_{name}"] = (other.mean(0), "measure", f"{_of(controls)}: {MEANINGS[name]}")
     layers |= _aligned(study, found, "")
-    if sham is not None:
-        layers |= _aligned(study, sham, "sham_")
+    if controls:
+        each = [_aligned(study, control, "control_") for control in controls]
+        layers |= {
+            name: (join([one[name][0] for one in each], axis=0), "measure", f"{_of(controls)}: {said[2]}")
+            for (name, said), join in zip(each[0].items(), (np.mean, np.min, np.max, np.mean), strict=True)
+        }
     return table("compare-drift", columns), table("compare-layers", layers)
 
 
@@ -88,7 +118,7 @@ def _aligned(study: Study, found: Sequence[Read], prefix: str) -> dict[str, tupl
     base, other = (np.concatenate([part.sample[side] for part in found]) for side in (0, 1))
     depths = range(base.shape[1])
     triples = np.array([cka_interval(base[:, d], other[:, d], clusters) for d in depths])
-    said = f"{'of the sham: ' if prefix else ''}linear CKA of the streams over {len(base)} tokens"
+    said = f"linear CKA of the streams over {len(base)} tokens"
     columns = {
         f"{prefix}cka": (triples[:, 0], "measure", said),
         f"{prefix}cka_low": (triples[:, 1], "measure", f"lower end of: {said}"),
@@ -122,8 +152,8 @@ def token_table(study: Study, found: Sequence[Read], most: int) -> Table:
     return table("compare-tokens", {n: (list(v), *said) for (n, said), v in zip(about.items(), values, strict=True)})
 
 
-def weight_table(own: Sequence[Change], sham: Sequence[Change] = ()) -> Table:
-    """One row per tensor, beside the sham's change of it."""
+def weight_table(own: Sequence[Change], *controls: Sequence[Change]) -> Table:
+    """One row per tensor, beside the controls' change of it."""
     columns = {
         "layer": ([each.layer for each in own], "key", "block, -1 outside of blocks"),
         "part": ([each.part for each in own], "key", "matrix, or name of the tensor"),
@@ -133,10 +163,12 @@ def weight_table(own: Sequence[Change], sham: Sequence[Change] = ()) -> Table:
         "relative": ([_relative(each) for each in own], "measure", "change over norm; 0 where nothing changed"),
         "share": ([each.share for each in own], "measure", "share of its numbers that changed"),
     }
-    if sham:
-        theirs = {(each.layer, each.part): _relative(each) for each in sham}
-        beside = [theirs.get((each.layer, each.part), NAN) for each in own]
-        columns["sham_relative"] = (beside, "measure", "of the sham: change over norm; NaN where it has no such tensor")
+    if controls:
+        theirs = [{(each.layer, each.part): _relative(each) for each in control} for control in controls]
+        beside = [float(np.mean([one.get((each.layer, each.part), NAN) for one in theirs])) for each in own]
+        columns["control_relative"] = (
+            beside, "measure", f"{_of(controls)}: change over norm; NaN where it has no such tensor",
+        )  # fmt: skip
     return table("compare-weights", columns)
 
 
@@ -144,8 +176,8 @@ def _relative(each: Change) -> float:
     return each.change / each.norm if each.norm else float(each.change > 0)
 
 
-def claims_of(last: int, floor: float, sham: bool, classes: int) -> list[Claim]:
-    """Beyond rounding, beyond the sham, and (of two classes) more on one than on the other.
+def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Claim]:
+    """Beyond rounding, beyond the controls and a further one, and (of two classes) more on one than on the other.
 
     ``last``: depth after the last block. ``floor``: divergence of the model from itself, in nats.
     """
@@ -169,37 +201,45 @@ def claims_of(last: int, floor: float, sham: bool, classes: int) -> list[Claim]:
             also={"flips": mean("flip_last"), "all": mean("kl"), **each},
         )
     ]
-    if not sham:
+    if not controls:
         made.append(
             Claim(
                 name="stream-drifts",
                 estimate=mean("drift", **end),
                 at_least=0.0,
                 text=cosine + "; no control was given to compare it with.",
-                missing="give a control fine-tune with --sham",
+                missing="give a control fine-tune with --control",
                 also={"cosine": mean("cosine", **end)},
             )
         )
     else:
+        theirs = "the control fine-tune on the same prompts" if controls == 1 else (
+            f"the mean of {controls} control fine-tunes on the same prompts"
+        )  # fmt: skip
         made += [
             Claim(
-                name="beyond-sham",
-                estimate=mean("kl_last", minus={"column": "sham_kl_last"}),
+                name="beyond-control",
+                estimate=mean("kl_last", minus={"column": "control_kl_last"}),
                 at_least=0.0,
-                reference=mean("sham_kl_last"),
-                control="the control fine-tune on the same prompts",
-                text="That is {value:.3g} nats more [{low:.3g}, {high:.3g}] than of the control ({control:.3g}).",
+                reference=mean("control_kl_last"),
+                control=theirs,
+                text=f"That is {{value:.3g}} nats more [{{low:.3g}}, {{high:.3g}}] than {on_average(controls, '.3g')}.",
+                also=ends("kl_last"),
             ),
+            beyond_new("beyond-new-control", mean("kl_last"), "kl_last", controls, "the divergence", ".3g"),
             Claim(
-                name="drifts-beyond-sham",
-                estimate=mean("drift", minus={"column": "sham_drift"}, **end),
+                name="drifts-beyond-control",
+                estimate=mean("drift", minus={"column": "control_drift"}, **end),
                 at_least=0.0,
-                reference=mean("sham_drift", **end),
-                control="the control fine-tune on the same prompts",
-                text=cosine + " (one minus that is {value:+.3g} [{low:+.3g}, {high:+.3g}] more than of the control).",
+                reference=mean("control_drift", **end),
+                control=theirs,
+                text=cosine + " (one minus that is {value:+.3g} [{low:+.3g}, {high:+.3g}] more than of the control"
+                + ("s)." if controls > 1 else ")."),
                 also={"cosine": mean("cosine", **end)},
             ),
-        ]
+            beyond_new("drifts-beyond-new-control", mean("drift", **end), "drift", controls,
+                       "one minus the cosine", ".3g"),
+        ]  # fmt: skip
     if classes == 2:
         made.append(
             Claim(

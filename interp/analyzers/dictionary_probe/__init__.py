@@ -56,14 +56,14 @@ class DictionaryProbe(Analyzer):
     ``held_out`` has the prompts that the probe does not see, by default half of the study's clusters. ``at``: a
     prompt's code is that of its last token, or the largest or mean over its tokens. ``k``: numbers of latents; those
     chosen at the largest are confirmed. ``given``: a further set, called ``named``. ``permutations`` of labels,
-    ``controls`` random sets, on ``control_prompts`` of each class. ``steer``: in units of the mean code of the set
+    ``random_sets`` random sets, on ``control_prompts`` of each class. ``steer``: in units of the mean code of the set
     where it fires. ``revert``: of a crosscoder, ablation puts the base's part of a latent in the tuned model's place.
     Returns a table of kind ``dictionary-probe``, a row per probe; ``latents``, ``effects``, ``sets``,
     ``numbers``, ``answers``, ``scores`` and ``null`` are its sub-tables.
     """
 
     name: ClassVar[str] = "dictionary-probe"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
 
     dictionary: Dictionary = field(compare=False)
     site: str = ""
@@ -74,7 +74,7 @@ class DictionaryProbe(Analyzer):
     named: str = GIVEN
     held_out: Contrast | None = None
     permutations: int = 199
-    controls: int = 200
+    random_sets: int = 200
     control_prompts: int = 96
     steer: float = 1.0
     revert: bool = False
@@ -95,7 +95,7 @@ class DictionaryProbe(Analyzer):
             raise OptionError(f"latent {wrong[0]} is none of {width}")
         if len(set(self.given)) < len(self.given):
             raise OptionError("a latent stands twice in the given set; name each once")
-        if self.permutations < 1 or self.controls < 1 or not self.steer > 0:
+        if self.permutations < 1 or self.random_sets < 1 or not self.steer > 0:
             raise OptionError("give at least one permutation, one random set, and a steering above 0")
         return Site.parse(self.site)
 
@@ -169,7 +169,7 @@ class DictionaryProbe(Analyzer):
         if not latents:
             return [Tried(name, "none", [], "no latent is larger on positive prompts")]
         try:
-            sets = rate_matched(latents, firing.rates, self.controls, held.seed)
+            sets = rate_matched(latents, firing.rates, self.random_sets, held.seed)
         except OptionError as error:
             return [Tried(name, "none", [], str(error))]
         norms, length = self._norms(reader), self._length

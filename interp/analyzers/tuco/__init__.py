@@ -14,15 +14,16 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.tuco.answered import by_answer
-from interp.analyzers.tuco.compared import claims_of, permuted, prompt_columns
+from interp.analyzers.tuco.compared import claims_of, control_columns, permuted, prompt_columns
 from interp.analyzers.tuco.passes import Measured, measure, noise
 from interp.analyzers.tuco.shuffles import Shuffles
 from interp.claims import conclude
-from interp.errors import OptionError, PairError, UnsupportedModel
+from interp.errors import OptionError, UnsupportedModel
 from interp.models.invisible import remarks
 from interp.models.pair import Pair
 from interp.study import Study
 from interp.table import Table, table
+from interp.trials.control_fine_tunes import controls_table, require_same_base
 from interp.trials.split import require_here, sites_needed
 from interp.trials.work import Work
 
@@ -43,8 +44,8 @@ class Tuco(Analyzer):
     with ``permutations`` of the labels of whole clusters.
 
     ``by_answer`` makes two classes of one: positive are the prompts whose greedy answer, the tuned model's, shows the
-    study's metric, negative the others; ``keep_text`` keeps these answers. ``sham``: a pair of the same base and a
-    model fine-tuned on harmless data, the control with which everything is compared.
+    study's metric, negative the others; ``keep_text`` keeps these answers. ``controls``: pairs of the same base
+    and a control fine-tune each, with which everything is compared; of several, prompts with their mean.
 
     Returns a table of kind ``tuco``, one row per prompt, with ``layers`` (sizes and betas after every block), ``floor``
     (the same pair of models taken twice, by arithmetic of another shape), for ``all`` positions ``tokens``, and
@@ -52,7 +53,7 @@ class Tuco(Analyzer):
     """
 
     name: ClassVar[str] = "tuco"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     granularity: str = "block"
     positions: str = "last"
@@ -66,7 +67,7 @@ class Tuco(Analyzer):
     map_prompts: int = 8
     by_answer: bool = False
     keep_text: bool = False
-    sham: Pair | None = field(default=None, compare=False)
+    controls: tuple[Pair, ...] = field(default=(), compare=False)
     parent: str | None = None
 
     def check(self) -> None:
@@ -92,11 +93,7 @@ class Tuco(Analyzer):
             study.require_metric("telling prompts apart by what is answered")
             if len(study.classes) > 1:
                 raise OptionError("classes are made of answers to one class of prompts, and two were given")
-        if self.sham is not None and self.sham.digests.get("base") != study.pair.digests.get("base"):
-            raise PairError(
-                f"the sham {self.sham.tuned.name} was given with another base than {study.pair.tuned.name}; "
-                "a sham is tuned from the same one"
-            )
+        require_same_base(study, self.controls)
         anatomy = study.pair.tuned.anatomy
         if missing := [hook for hook in sites_needed() if hook not in anatomy.targets]:
             raise UnsupportedModel(f"{anatomy.architecture} has no exact place for {missing[0]}")
@@ -104,8 +101,8 @@ class Tuco(Analyzer):
             raise OptionError(f"there is no dimension {max(self.drop)} to drop: the stream has {anatomy.width}")
 
     def work(self, study: Study) -> Work:
-        """The fine-tuned model, the base's blocks on its stream and the base on its own; the same of the sham."""
-        pairs = 1 if self.sham is None else 2
+        """The fine-tuned model, the base's blocks on its stream and the base on its own; the same of every control."""
+        pairs = 1 + len(self.controls)
         return Work(passes=3 * pairs if self.output else 2 * pairs, tokens=study.max_new_tokens * self.by_answer)
 
     def __call__(self, study: Study) -> Table:
@@ -116,20 +113,22 @@ class Tuco(Analyzer):
         if self.by_answer:
             answered = by_answer(study, self.keep_text)
             study, names = answered.study, answered.names
-        if len(study.classes) == 2 and self.sham is None:
+        if len(study.classes) == 2 and not self.controls:
             notes.append("An AUC says that the classes differ; no control fine-tune was given to compare it with.")
         found = [measure(study, self, group) for group in study.classes]
-        sham = None if self.sham is None else [measure(study, self, group, self.sham) for group in study.classes]
+        controls = [[measure(study, self, group, pair) for group in study.classes] for pair in self.controls]
         floor = noise(study, self)
         tables, shuffles = {"layers": _layers(found), "floor": floor}, None
         tuco = np.concatenate([part.tuco for part in found])
         if self.positions == "all":
             tables["tokens"] = _tokens(found)
-        columns = prompt_columns(self, found, sham, names)
+        columns = prompt_columns(self, found, controls, names)
         if len(found) == 2:
             labels = [group == "positive" for group in columns["group"][0]]
             shuffles = Shuffles.of(labels, columns["cluster"][0], columns["tokens"][0])
             tables["permuted"] = permuted(shuffles, self, tuco, study.seed)
+        if controls:
+            tables["controls"] = controls_table(self.controls, control_columns(self, controls, columns))
         if answered is not None:
             tables["answers"] = answered.answers
         limit = float(np.max(floor["tuco"]))
@@ -138,7 +137,7 @@ class Tuco(Analyzer):
             columns,
             provenance=given.provenance(self),
             summary={
-                "sham": "" if self.sham is None else self.sham.tuned.name,
+                "controls": [pair.tuned.name for pair in self.controls],
                 "tuco": float(tuco.mean()),
                 "output_co": float(np.concatenate([part.output_co for part in found]).mean()),
                 "noise_floor": limit,
@@ -149,7 +148,7 @@ class Tuco(Analyzer):
             },
             tables=tables,
         )
-        claims = claims_of(self, limit, len(tuco), names, sham is not None, shuffles)
+        claims = claims_of(self, limit, len(tuco), names, len(controls), shuffles)
         if answered is None:
             return conclude(run, claims)
         # without two classes the question that was asked has no answer

@@ -11,14 +11,16 @@ from interp.analyzers.tuco.passes import Asked, Measured
 from interp.analyzers.tuco.shuffles import Shuffles, too_few
 from interp.claims import Claim, Draws, auc, literal, mean
 from interp.display import shortened
+from interp.maths.auc import pairwise_order
 from interp.table import Table, table
+from interp.trials.control_fine_tunes import beyond_new, ends, on_average
 
 POSITIVE, NEGATIVE = {"group": "positive"}, {"group": "negative"}
 MOST_WAYS = 2**53
 
 
 def prompt_columns(
-    asked: Asked, found: Sequence[Measured], sham: Sequence[Measured] | None, names: tuple[str, str]
+    asked: Asked, found: Sequence[Measured], controls: Sequence[Sequence[Measured]], names: tuple[str, str]
 ) -> dict[str, tuple]:
     """One row per prompt, the classes called ``names``."""
 
@@ -49,9 +51,30 @@ def prompt_columns(
         ),
         "beta_last": (joined("betas_last").max(1), "measure", "largest share after any block, at the last token"),
     }  # fmt: skip
-    if sham is not None:
-        columns["sham_tuco"] = (np.concatenate([part.tuco for part in sham]), "measure", "TuCo of the sham")
+    if controls:
+        of = "of the control" if len(controls) == 1 else f"of {len(controls)} controls, their mean"
+        columns["control_tuco"] = (np.mean([_tuco(control) for control in controls], 0), "measure", f"TuCo {of}")
     return columns
+
+
+def _tuco(parts: Sequence[Measured]) -> np.ndarray:
+    return np.concatenate([part.tuco for part in parts])
+
+
+def control_columns(
+    asked: Asked, controls: Sequence[Sequence[Measured]], columns: dict[str, tuple]
+) -> dict[str, tuple]:
+    """Of each control the mean TuCo, and of two classes its AUC over the pairs at equal length."""
+    values = [_tuco(control) for control in controls]
+    found = {"tuco": ([value.mean() for value in values], "measure", "mean TuCo over all prompts")}
+    positive = np.array([group == "positive" for group in columns["group"][0]])
+    if positive.all():
+        return found
+    lengths = np.asarray(columns["tokens"][0])
+    near = np.abs(lengths[positive][:, None] - lengths[~positive][None]) <= asked.caliper
+    orders = [pairwise_order(value[positive], value[~positive]) for value in values]
+    aucs = [float(order[near].mean()) if near.any() else float("nan") for order in orders]
+    return found | {"auc_near": (aucs, "measure", "its AUC over the pairs at equal length; NaN where there are none")}
 
 
 def tokens_of(asked: Asked) -> str:
@@ -70,7 +93,7 @@ def permuted(shuffles: Shuffles, asked: Asked, tuco: np.ndarray, seed: int) -> T
 
 
 def claims_of(
-    asked: Asked, floor: float, count: int, names: tuple[str, str], sham: bool, shuffles: Shuffles | None
+    asked: Asked, floor: float, count: int, names: tuple[str, str], controls: int, shuffles: Shuffles | None
 ) -> list[Claim]:
     """What is claimed of ``count`` prompts, of two classes where there are ``shuffles`` of their labels.
 
@@ -87,21 +110,25 @@ def claims_of(
             f"{tokens_of(asked)} (TuCo, mean of {count} prompts; rounding alone gives about {{control:.2g}}).",
         )
     ]
-    if sham:
-        made.append(
+    if controls:
+        made += [
             Claim(
-                name="beyond-sham",
-                estimate=mean("tuco", minus={"column": "sham_tuco"}),
+                name="beyond-control",
+                estimate=mean("tuco", minus={"column": "control_tuco"}),
                 at_least=0.0,
-                reference=mean("sham_tuco"),
-                control="the control fine-tune on the same prompts",
-                text="That is {value:.3g} more [{low:.3g}, {high:.3g}] than of the control ({control:.3g}).",
-            )
-        )
-    return made if shuffles is None else [*made, *_of_classes(asked, names, sham, shuffles)]
+                reference=mean("control_tuco"),
+                control="the control fine-tune on the same prompts" if controls == 1 else (
+                    f"the mean of {controls} control fine-tunes on the same prompts"
+                ),
+                text=f"That is {{value:.3g}} more [{{low:.3g}}, {{high:.3g}}] than {on_average(controls, '.3g')}.",
+                also=ends("tuco"),
+            ),
+            beyond_new("beyond-new-control", mean("tuco"), "tuco", controls, "TuCo", ".3g"),
+        ]  # fmt: skip
+    return made if shuffles is None else [*made, *_of_classes(asked, names, controls, shuffles)]
 
 
-def _of_classes(asked: Asked, names: tuple[str, str], sham: bool, shuffles: Shuffles) -> list[Claim]:
+def _of_classes(asked: Asked, names: tuple[str, str], controls: int, shuffles: Shuffles) -> list[Claim]:
     """One class above the other; at equal length; and more so than without this tuning."""
     near: dict[str, Any] = {"within": ["tokens", asked.caliper]}
     most = f"{asked.caliper} token{'s' * (asked.caliper != 1)}"
@@ -136,8 +163,9 @@ def _of_classes(asked: Asked, names: tuple[str, str], sham: bool, shuffles: Shuf
             {"column": "base_own", "folded": True},
             "the size of what the base's blocks add on its own stream, in whichever direction tells more pairs apart",
         )
-    if sham:
-        others["sham"] = ({"column": "sham_tuco"}, "TuCo of the control fine-tune")
+    if controls:
+        of = "of the control fine-tune" if controls == 1 else f"of {controls} control fine-tunes, their mean"
+        others["control"] = ({"column": "control_tuco"}, f"TuCo {of}")
     for name, (other, said) in others.items():
         column, folded = other["column"], bool(other.get("folded"))
         made.append(
@@ -151,5 +179,10 @@ def _of_classes(asked: Asked, names: tuple[str, str], sham: bool, shuffles: Shuf
                 f"{said} ({{control:.2f}}).",
                 undefined=f"Nor can it be compared with {said}.",
             )
+        )
+    if controls:
+        near_auc = auc("tuco", POSITIVE, NEGATIVE, **near)
+        made.append(
+            beyond_new("separates-beyond-new-control", near_auc, "auc_near", controls, "the AUC on these pairs", ".2f")
         )
     return made

@@ -9,10 +9,10 @@ import numpy as np
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
-from interp.controls import matched_sets, matched_share, norm_ratio, set_name
 from interp.errors import OptionError
 from interp.models.changes import weight_change
 from interp.models.units import unit_named
+from interp.random_sets import matched_sets, matched_share, norm_ratio, set_name
 from interp.study import Study
 from interp.table import Table
 from interp.trials.conditions import ABLATIONS, CELLS, GROUPS, NEEDS_BASE, PATCHES, RECEIVERS, Donors, Judged, judge
@@ -54,12 +54,12 @@ class VerifyNeurons(Analyzer):
     """
 
     name: ClassVar[str] = "verify-neurons"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
 
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
     selected: int = field(default=0, metadata={"from_parent": True})
-    controls: int = 200
+    random_sets: int = 200
     dose_draws: int = 5
     control_prompts: int = 48
     depth: int = 0
@@ -83,8 +83,8 @@ class VerifyNeurons(Analyzer):
             raise OptionError(
                 f"excluded is layer {wrong[0][0]}, {self.unit} {wrong[0][1]}; the model has {layers} blocks of {units}"
             )
-        if self.controls < 1:
-            raise OptionError(f"--controls {self.controls} leaves the claims without a null; use at least 19")
+        if self.random_sets < 1:
+            raise OptionError(f"--random-sets {self.random_sets} leaves the claims without a null; use at least 19")
         if self.patch not in PATCHES:
             raise OptionError(f"unknown --patch {self.patch!r}; use {' or '.join(PATCHES)}")
         if self.patch != "contribution" and not has_base:
@@ -150,7 +150,7 @@ class VerifyNeurons(Analyzer):
         self, study: Study, located: Ranking, norms: np.ndarray, changes: np.ndarray | None, evidence: Evidence
     ) -> None:
         """Random sets of exactly the located size; none where the layers have too few other neurons."""
-        drawn = matched_sets(located, norms, self.controls, study.seed, exclude=self.excluded, changes=changes)
+        drawn = matched_sets(located, norms, self.random_sets, study.seed, exclude=self.excluded, changes=changes)
         evidence.sets = [draw for draw in drawn if len(draw) == len(located)]
         evidence.ratios = [norm_ratio(draw, located, norms) for draw in evidence.sets]
         if changes is not None:

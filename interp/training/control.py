@@ -1,0 +1,202 @@
+"""Control fine-tunes: the same training as a fine-tune's, on neutral text (the null of most analyzers).
+
+1. What the fine-tune changed is read, and with it the configuration of its adapter.
+2. For every seed the same weights are trained on neutral text, from the base.
+3. The result is kept as it is (``raw``), and with the change of every module scaled to the norm of the fine-tune's
+   (``matched``): equal steps and rates do not give equal sizes. A large factor leaves the path of training, and is
+   warned of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.errors import OptionError
+from interp.models import load
+from interp.models.sources import find
+from interp.prompts import Tokenizer
+from interp.provenance import plain, software
+from interp.training.changes import Change, FullChange, LoraChange
+from interp.training.fit import fit, text_loss
+from interp.training.recipe import Recipe, Setting, mean_rate
+from interp.training.text import Row, Text, has_answers, read_text, sample, shipped
+
+FORMAT = 1
+RECORD = "control.json"
+NEAR = (0.5, 2.0)
+"""Ratios of norms, control over fine-tune, within which scaling is a correction and not another path."""
+EVALUATED = 16
+"""Passages of each part on which a loss is measured."""
+
+
+def make_controls(
+    tuned: str,
+    base: str | None,
+    out: str | os.PathLike,
+    recipe: Recipe | None = None,
+    *,
+    seeds: Sequence[int] = range(5),
+    text: Path | None = None,
+    device: str = "auto",
+    say: Callable[[str], None] = lambda told: None,
+) -> list[dict[str, Any]]:
+    """Write ``out/seed-N/raw`` and ``out/seed-N/matched``, with ``out/seed-N/control.json``; returns these records.
+
+    ``tuned``: a LoRA adapter, or a full model of ``base``. The folder appears whole when the last control is made.
+    ``text``: a file of documents instead of the shipped ones. ``say`` is told settings, progress and warnings. Raises
+    OptionError for an ``out`` that holds something, ModelError or PairError for what cannot be trained or does not
+    fit its base, PromptError for a text that is none.
+    """
+    out, recipe = Path(out), recipe or Recipe()
+    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise OptionError(f"seeds {list(seeds)}: give different numbers from 0 on")
+    _require_free(out)
+    source = find(tuned)
+    named = base or source.base_name
+    if named is None:
+        raise OptionError(f"a control of {tuned} is trained from its base and none was given; add --base MODEL")
+    below = find(named)
+    if below.adapter is not None:
+        raise OptionError(f"the base {named} is itself an adapter; give the model it was trained on")
+    settings = load.Settings.resolve(device, "float32", "auto", False)
+    change: Change
+    if source.adapter is not None:
+        # from files alone, so that an adapter of another base is refused before its weights are read
+        change = LoraChange.read(source, below)
+        change.module, _ = load.module(below, settings)
+        tokenizer = load.tokenizer([source.directory, below.directory], settings)
+        change.tokenizer = tokenizer if load.has_tokenizer(source.directory) else None
+    else:
+        module, _ = load.module(below, settings)
+        tokenizer = load.tokenizer([source.directory], settings)
+        change = FullChange.read(source, below, module, tokenizer, settings)
+    values, rows = _prepared(recipe, change, text or shipped(), tokenizer)
+    told = change.settings | values
+    say(f"{tuned}: {change.kind} on {named}; " + ", ".join(f"{name} {one}" for name, one in told.items()))
+    facts = {
+        "format": FORMAT, "kind": change.kind, "of": {"name": tuned, "digest": load.weights_digest(source)},
+        "base": {"name": named, "digest": load.weights_digest(below)}, "text": rows.to_json(),
+        "settings": {name: one.to_json() for name, one in told.items()},
+    }  # fmt: skip
+    with _appearing(out) as draft:
+        parts = {"own": sample(rows.train, EVALUATED), "held_out": sample(rows.held_out, EVALUATED)}
+        before: dict[str, float] = {}
+        records = []
+        for seed in seeds:
+            model = change.begin(seed)
+            # from the first model's start, which is the base
+            before = before or _losses(model, parts, values)
+            found = _one(change, model, rows, parts, before, values, seed, draft / f"seed-{seed}", settings, say)
+            change.end()
+            record = plain(facts | found | {"software": software()})
+            (draft / f"seed-{seed}" / RECORD).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+            records.append(record)
+    return records
+
+
+def _prepared(recipe: Recipe, change: Change, path: Path, tokenizer: Tokenizer) -> tuple[dict[str, Setting], Text]:
+    values = recipe.settings(change.kind, has_answers(path, tokenizer), change.size)
+    return values, read_text(path, tokenizer, values["length"].value, values["loss"].value)
+
+
+def _losses(model, parts: Mapping[str, Sequence[Row]], values: Mapping[str, Setting]) -> dict[str, float]:
+    return {name: text_loss(model, rows, 2 * values["batch"].value) for name, rows in parts.items()}
+
+
+def _one(
+    change: Change, model, rows: Text, parts: Mapping[str, Sequence[Row]], before: Mapping[str, float],
+    values: Mapping[str, Setting], seed: int, place: Path, settings: load.Settings, say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Train, measure, save, scale, measure and save again; what the record says of it."""
+    seconds = fit(model, rows.train, values, seed, settings.device, say, f"seed {seed}")["seconds"]
+    norms, size = change.trained()
+    raw = _losses(model, parts, values)
+    change.save(place / "raw")
+    by = {name: (target / norms[name] if norms[name] else 0.0) for name, target in change.norms.items()}
+    change.scale(by)
+    matched = _losses(model, parts, values)
+    change.save(place / "matched")
+    ratios = compared(change.norms, norms)
+    checks = {f"{name}_loss_fell": raw[name] < before[name] for name in parts}
+    checks["size_is_near"] = ratios["whole"] is not None and NEAR[0] <= ratios["whole"] <= NEAR[1]
+    unmatched = sorted(name for name, target in change.norms.items() if target and not norms[name])
+    checks["every_module_matched"] = not unmatched
+    for warning in warnings_of(checks, ratios, int(values["steps"].value), unmatched):
+        say(f"warning: seed {seed}: {warning}")
+    return {
+        "seed": seed,
+        "seconds": seconds,
+        "loss": {name: {"base": before[name], "raw": raw[name], "matched": matched[name]} for name in parts},
+        "norm_ratio": ratios,
+        "checks": checks,
+        "movement": size / (mean_rate(dict(values)) * values["steps"].value),
+        "modules": {
+            name: {"fine_tuned": target, "control": norms[name], "scale": by[name]}
+            for name, target in change.norms.items()
+        },
+    }
+
+
+def compared(target: Mapping[str, float], own: Mapping[str, float]) -> dict[str, float | None]:
+    """Norms of the control's change over the fine-tune's: least, median and largest of a module, and of all as one.
+
+    None where the fine-tune changed nothing.
+    """
+    each = [own[name] / norm for name, norm in target.items() if norm]
+    if not each:
+        return dict.fromkeys(("min", "median", "max", "whole"))
+    whole = np.linalg.norm(list(own.values())) / np.linalg.norm(list(target.values()))
+    return {
+        "min": float(np.min(each)), "median": float(np.median(each)), "max": float(np.max(each)), "whole": float(whole),
+    }  # fmt: skip
+
+
+def warnings_of(
+    checks: Mapping[str, bool], ratios: Mapping[str, float | None], steps: int, unmatched: Sequence[str]
+) -> list[str]:
+    """One line for every check that failed."""
+    found = []
+    if not (checks["own_loss_fell"] and checks["held_out_loss_fell"]):
+        found.append("the loss on its text did not fall: it learned nothing; give another learning rate or more steps")
+    whole = ratios["whole"]
+    if whole is None:
+        found.append("the fine-tune changed nothing, and so does the matched control")
+    elif not checks["size_is_near"]:
+        longer = "train longer" if whole < NEAR[0] else "train shorter"
+        steps = max(1, round(steps / whole)) if whole else 2 * steps
+        found.append(
+            f"its change is {whole:.2f} times as large as the fine-tune's before scaling, outside {NEAR[0]:g} to "
+            f"{NEAR[1]:g}: scaling leaves the path of training; {longer}, with --steps {steps}"
+        )  # fmt: skip
+    if unmatched:
+        found.append(f"{len(unmatched)} modules did not move and cannot be scaled, first {unmatched[0]}")
+    return found
+
+
+def _require_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OptionError(f"--out {out} exists already and is not an empty folder; give another, or remove it")
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` to write into, which becomes ``out`` when everything in it was written."""
+    draft = out.with_name(f".{out.name}.{secrets.token_hex(6)}")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        _require_free(out)
+        os.rename(draft, out)
+    except OSError as error:
+        raise OptionError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

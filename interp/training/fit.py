@@ -1,0 +1,120 @@
+"""One training run by transformers' Trainer, and the loss of a model on rows of text."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from interp.maths.host import to_host
+from interp.models.quiet import quiet
+from interp.training.recipe import OPTIMIZERS, Setting
+from interp.training.text import IGNORED, Row
+
+Say = Callable[[str], None]
+_CONSTANT = "constant_with_warmup"
+
+
+def collate(rows: Sequence[Row]) -> dict[str, Tensor]:
+    """Rows padded on the right, where a causal model never looks: ``[B, T]`` ids, mask and labels."""
+    length = max(len(row.ids) for row in rows)
+    gaps = [length - len(row.ids) for row in rows]
+    columns = {
+        "input_ids": [[*row.ids, *[0] * gap] for row, gap in zip(rows, gaps, strict=True)],
+        "attention_mask": [[1] * len(row.ids) + [0] * gap for row, gap in zip(rows, gaps, strict=True)],
+        "labels": [[*row.labels, *[IGNORED] * gap] for row, gap in zip(rows, gaps, strict=True)],
+    }
+    return {name: torch.tensor(value) for name, value in columns.items()}
+
+
+@torch.no_grad()
+def text_loss(model: nn.Module, rows: Sequence[Row], batch: int) -> float:
+    """Mean cross-entropy, in nats, of the tokens that count; no dropout."""
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    total, count = 0.0, 0
+    for start in range(0, len(rows), batch):
+        part = {name: value.to(device) for name, value in collate(rows[start : start + batch]).items()}
+        labels = part.pop("labels")[:, 1:]
+        logits = model(**part, use_cache=False).logits[:, :-1].float()
+        summed = nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        total += float(to_host(summed))
+        count += int(to_host((labels != IGNORED).sum()))
+    model.train(training)
+    return total / count
+
+
+def fit(
+    model: nn.Module, rows: Sequence[Row], settings: Mapping[str, Setting], seed: int, device: torch.device, say: Say,
+    title: str,
+) -> dict[str, float]:  # fmt: skip
+    """Train what requires gradients; returns tokens learned and seconds. ``say`` is told how far it is."""
+    value = {name: setting.value for name, setting in settings.items()}
+    started, schedule = time.time(), value["schedule"]
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        arguments = TrainingArguments(
+            scratch,
+            max_steps=value["steps"],
+            per_device_train_batch_size=value["batch"],
+            optim=OPTIMIZERS[value["optimizer"]],
+            learning_rate=value["learning_rate"],
+            lr_scheduler_type=_CONSTANT if schedule == "constant" else schedule,
+            warmup_steps=round(value["warm_up"] * value["steps"]),
+            weight_decay=value["weight_decay"],
+            max_grad_norm=value["clip"],
+            bf16=value["precision"] == "bfloat16",
+            seed=seed,
+            use_cpu=device.type == "cpu",
+            save_strategy="no",
+            logging_strategy="steps",
+            logging_steps=max(1, value["steps"] // 20),
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+        )
+        # one device: its own data parallelism would make another batch of it
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+        progress = _Progress(say, title, started)
+        trainer = Trainer(
+            model, arguments, data_collator=collate, train_dataset=_Dataset(rows), callbacks=[progress]
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return {"seconds": round(time.time() - started, 1)}
+
+
+class _Dataset(torch.utils.data.Dataset):
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[index]
+
+
+class _Progress(TrainerCallback):
+    """Says every few seconds which step it is, the loss, and for how long it will go on."""
+
+    def __init__(self, say: Say, title: str, started: float) -> None:
+        self.say, self.title, self.started, self.last = say, title, started, started
+
+    def on_step_end(self, args, state, control, **given) -> None:
+        """After every step."""
+        now = time.time()
+        if now - self.last < (2 if sys.stderr.isatty() else 20) and state.global_step not in (5, state.max_steps):
+            return
+        self.last = now
+        left = (now - self.started) / state.global_step * (state.max_steps - state.global_step)
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        loss = f", loss {losses[-1]:.3f}" if losses else ""
+        self.say(f"{self.title}: step {state.global_step} of {state.max_steps}{loss}, about {left:.0f} s left")

@@ -1,0 +1,119 @@
+"""How a control is trained: what was given, what the adapter's own configuration says, and what has to be assumed.
+
+A fine-tune's files say which weights it changed, and not by what training. Whatever nobody gives is assumed, and is
+marked so wherever it is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from interp.errors import OptionError
+
+SCHEDULES = {"cosine": 0.5, "linear": 0.5, "constant": 1.0}
+"""Schedules, and the mean learning rate after the warm-up as a share of the highest."""
+OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
+PRECISIONS = ("float32", "bfloat16")
+LOSSES = ("answers", "all")
+MOVEMENT = 0.29
+"""By how much of the learning rate Adam moves a number a step, as a mean over the training (root mean square).
+
+What ``control.json`` of ``smollm2/control-0`` has as ``movement``; it falls with the number of steps.
+"""
+STEPS = (20, 2000)
+"""Fewest and most steps that are planned."""
+GIVEN, ASSUMED, READ = "given", "assumed", "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value, and where it is from: ``given``, ``assumed``, or the file that says so."""
+
+    value: Any
+    source: str = ASSUMED
+
+    def to_json(self) -> dict[str, Any]:
+        """As the record has it."""
+        return {"value": self.value, "from": self.source}
+
+    def __str__(self) -> str:
+        value = f"{self.value:g}" if isinstance(self.value, float) else str(self.value)
+        return value + (f" ({self.source})" if self.source != GIVEN else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Training options; None is assumed.
+
+    ``steps`` None: planned from the size of the fine-tune's change, see ``planned``. ``batch``: passages a step, cut at
+    ``length`` tokens. ``warm_up``: share of the steps in which the learning rate rises. ``loss``: on ``answers`` alone,
+    or on ``all`` tokens. ``precision``: ``bfloat16`` computes passes so; weights are float32 either way.
+    """
+
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    schedule: str | None = None
+    warm_up: float | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
+    batch: int | None = None
+    length: int | None = None
+    steps: int | None = None
+    loss: str | None = None
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS),
+                            ("loss", LOSSES)):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise OptionError(f"unknown {name} {value!r}; use {', '.join(known)}")
+        for name in ("batch", "length", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < (2 if name == "length" else 1):
+                raise OptionError(f"{name} {value} is too small to train with")
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
+            raise OptionError(f"a learning rate of {self.learning_rate:g}; give one between 0 and 1")
+        if self.warm_up is not None and not 0 <= self.warm_up < 1:
+            raise OptionError(f"a warm-up of {self.warm_up:g} of the steps; give a share from 0 to below 1")
+        if min(self.weight_decay or 0.0, self.clip or 0.0) < 0:
+            raise OptionError("weight decay and clipping are not negative")
+
+    def settings(self, kind: str, answers: bool, change: float) -> dict[str, Setting]:
+        """Every value with its source.
+
+        ``kind``: ``lora`` or ``full``. ``answers``: whether the text has answers that the loss can be on. ``change``:
+        what the fine-tune's numbers moved by, see ``planned``.
+        """
+        assumed = {
+            "optimizer": "adamw", "learning_rate": 1e-4 if kind == "lora" else 1e-5, "schedule": "cosine",
+            "warm_up": 0.03, "weight_decay": 0.0, "clip": 1.0, "batch": 2, "length": 128, "steps": 0,
+            "loss": "answers" if answers else "all", "precision": "float32",
+        }  # fmt: skip
+        found = {
+            one.name: Setting(given, GIVEN) if (given := getattr(self, one.name)) is not None else
+            Setting(assumed[one.name])
+            for one in fields(self)
+        }  # fmt: skip
+        if self.steps is None:
+            found["steps"] = Setting(planned(change, found))
+        return found
+
+
+def mean_rate(settings: dict[str, Setting]) -> float:
+    """Mean learning rate over the training."""
+    warm_up = settings["warm_up"].value
+    share = 0.5 * warm_up + SCHEDULES[settings["schedule"].value] * (1 - warm_up)
+    return settings["learning_rate"].value * share
+
+
+def planned(change: float, settings: dict[str, Setting]) -> int:
+    """Steps after which a control should have moved as far as the fine-tune did.
+
+    Adam moves every number by a share of the learning rate a step, whatever it learns, so that the size of a change is
+    about ``MOVEMENT`` times the mean rate times the steps. ``change``: root mean square of what was trained, less its
+    start where that is known (of LoRA: of B, which starts at 0).
+    """
+    steps = change / (MOVEMENT * mean_rate(settings))
+    return min(max(10 * round(steps / 10), STEPS[0]), STEPS[1])

@@ -1,0 +1,100 @@
+"""Control fine-tunes beside a fine-tune: one number of each, and whether a further one would reach the fine-tune's.
+
+One control says what that control does; several describe; of five the interval of a new observation can be stated, and
+with nineteen the fine-tune can be ranked among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from interp.claims import Claim, Draws, Estimate, statistic
+from interp.errors import PairError
+from interp.models.pair import Pair
+from interp.study import Study
+from interp.table import Table, table
+
+FOR_INTERVAL, FOR_RANK = 5, 19
+TABLE = "controls"
+
+
+def require_same_base(study: Study, controls: Sequence[Pair]) -> None:
+    """Raise PairError for a control that was given with another base than the study's."""
+    for pair in controls:
+        if pair.digests.get("base") != study.pair.digests.get("base"):
+            raise PairError(
+                f"the control {pair.tuned.name} was given with another base than {study.pair.tuned.name}; "
+                "a control is tuned from the same one"
+            )
+
+
+def controls_table(controls: Sequence[Pair], columns: Mapping[str, tuple]) -> Table:
+    """One row per control; ``columns`` hold a number of each."""
+    return table(
+        "controls",
+        {
+            "control": (np.arange(len(controls)), "key", "control fine-tune, in the order given"),
+            "model": ([pair.tuned.name for pair in controls], "text", "its name"),
+            **columns,
+        },
+    )
+
+
+def ends(column: str) -> dict[str, Estimate]:
+    """The least and the largest of the controls, as ``least_control`` and ``most_control`` of a sentence."""
+    return {
+        "least_control": statistic("minimum", column, table=TABLE),
+        "most_control": statistic("maximum", column, table=TABLE),
+    }
+
+
+def on_average(count: int, form: str) -> str:
+    """What a paired difference is taken from, as the end of a sentence."""
+    if count == 1:
+        return f"of the control ({{control:{form}}})"
+    return (
+        f"of {count} controls on average ({{control:{form}}}; from {{least_control:{form}}} to {{most_control:{form}}})"
+    )
+
+
+def beyond_new(name: str, estimate: Estimate, column: str, count: int, said: str, form: str) -> Claim:
+    """The estimate lies beyond what a further control would give.
+
+    ``column`` of the table of controls is the same number of each. From five controls on, the interval of the estimate
+    has to lie above the 95 % interval of a new observation, ``mean +- t sqrt(1 + 1/k) sd`` of k controls; from nineteen
+    on, p is its rank among them, (1 + b) / (1 + k). With fewer it is not tested.
+    ``said``: the number, in words; ``form``: how it is written.
+    """
+    shown, also = f"{{value:{form}}} [{{low:{form}}}, {{high:{form}}}]", ends(column)
+    if count < FOR_INTERVAL:
+        of = "One control" if count == 1 else f"{count} controls"
+        gives = (
+            f"gives {{least_control:{form}}}"
+            if count == 1
+            else f"give {{least_control:{form}}} to {{most_control:{form}}}"
+        )
+        return Claim(
+            name=name, estimate=estimate, at_least=0.0, also=also,
+            text=f"{of} {gives} where {said} is {shown}; what a further one would give is not known.",
+            missing=f"{count} control{'s were' if count > 1 else ' was'} given, and {FOR_INTERVAL} are needed for the "
+            f"interval of a new one, {FOR_RANK} for a rank test",
+        )  # fmt: skip
+    if count < FOR_RANK:
+        return Claim(
+            name=name, estimate=estimate, at_least=0.0, beyond=["control"],
+            reference=replace(statistic("mean", column, table=TABLE), spread="new-observation"),
+            control=f"{count} control fine-tunes, and where a further one would lie (95 %)",
+            text=f"A further control would give {{control_low:{form}}} to {{control_high:{form}}} (95 %, from {count} "
+            f"controls with {{least_control:{form}}} to {{most_control:{form}}}); {said} is {shown}.",
+            also=also,
+        )  # fmt: skip
+    return Claim(
+        name=name, estimate=estimate, at_least=0.0, null=Draws(TABLE, column, fewest=FOR_RANK), beyond=[],
+        control=f"{count} control fine-tunes, by rank",
+        text=f"Of {count} controls the largest gives {{most_control:{form}}}; {said} is {shown}, "
+        "p = {p:.2g} by rank.",
+        also=also,
+    )  # fmt: skip
