@@ -339,9 +339,9 @@ def test_adapters_land_merged_equals_switched_and_off_is_the_base(name, kind, tm
 @NEURAL
 def test_the_main_method_runs_and_is_complete(name):
     base = families.build(name)
-    table = LocateNeurons(top="5", steps=16)(tiny.study(tiny.perturbed(base), base, 3))
+    table = LocateNeurons(top="5", steps=15)(tiny.study(tiny.perturbed(base), base, 3))
     paths = table.tables["paths"]
     change = paths["log_odds_tuned"] - paths["log_odds_start"]
-    told = paths["neurons"] + paths["biases"]
+    told = paths["attributed"]
     assert abs(told - change).max() < 0.02 * max(abs(change).max(), 0.1)
     assert json.loads(json.dumps(table.summary, default=str))["n_neurons"] == 3 * 48

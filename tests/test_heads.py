@@ -97,7 +97,7 @@ def test_methods_that_score_neurons_only_say_so(modules):
 def test_experts_have_heads():
     base = families.build("mixtral")
     study = tiny.study(tiny.perturbed(base, 0.05), base, pairs=2)
-    table = LocateNeurons(unit="head", top="3", steps=2)(study)
+    table = LocateNeurons(unit="head", top="3", steps=3)(study)
     assert len(table) == 12
     assert table.summary["attention_share"] is None or table.summary["attention_share"] <= 1.005
 
@@ -179,7 +179,7 @@ def test_all_heads_of_an_attention_tune_are_all_of_it():
         assert Outcomes(study, donors, direction, rows).of(everything).equal.all()
     # the adapter of the down projection is not theirs: neurons carry none of a change that attention makes alone
     assert weight_change(study.pair).any() == np.False_
-    located = LocateNeurons(unit="head", top="4", steps=4)(study)
+    located = LocateNeurons(unit="head", top="4", steps=3)(study)
     assert located.summary["n_tuned"] == 12
     paths = located.tables["paths"]
     np.testing.assert_allclose(paths["log_odds_start"], paths["log_odds_base"], rtol=1e-9)
@@ -188,7 +188,7 @@ def test_all_heads_of_an_attention_tune_are_all_of_it():
 @peft_warns
 @pytest.mark.slow
 def test_heads_carry_the_attention_tune_and_the_located_more_than_others():
-    located = LocateNeurons(unit="head", top="7", steps=8)(study_of("attention", "locate", 32))
+    located = LocateNeurons(unit="head", top="7", steps=7)(study_of("attention", "locate", 32))
     assert located.summary["attention_share"] == pytest.approx(1.0, abs=1e-3)
     assert located.summary["n_tuned"] == located.summary["n_heads"] == 20
     verify = study_of("attention", "verify", 16)
@@ -206,7 +206,7 @@ def test_heads_carry_the_attention_tune_and_the_located_more_than_others():
 
 def test_a_located_set_of_heads_is_verified_as_heads(modules):
     study = tiny.study(modules[1], modules[0], pairs=4, template=False, max_new_tokens=2)
-    located = LocateNeurons(unit="head", top="2", steps=2)(study)
+    located = LocateNeurons(unit="head", top="2", steps=3)(study)
     table = VerifyNeurons.of(located, random_sets=3, dose_draws=1, control_prompts=3)(study)
     assert table.provenance.parent == located.provenance.key
     chosen = [(row["layer"], row["head"]) for row in located.rows() if row["selected"]]

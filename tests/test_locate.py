@@ -1,7 +1,6 @@
 """The methods of ``locate-neurons`` against independent oracles, identities, planted neurons and silence."""
 
 import copy
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +17,7 @@ from interp.analyzers.locate_neurons.selection import rank, select
 from interp.edit import Scale
 from interp.engines import Batch
 from interp.errors import OptionError
+from interp.maths.quadrature import rule
 from interp.models.pair import Pair
 from interp.prompts import COMPLETION, CONTENT, DECISION, OTHER, Contrast, PromptSet
 from interp.random_sets import permute_within_twins
@@ -108,8 +108,8 @@ def naive_attribution(base, tuned, prompts, path, steps, mask=None):
     total = torch.zeros(3, 48, dtype=torch.float64)
     for number, ids in enumerate(prompts):
         before, after = naive(base, ids), naive(tuned, ids)
-        alphas = [1.0] if path == "cross" else [(step + 0.5) / steps for step in range(steps)]
-        for alpha in alphas:
+        weights = {1.0: 1.0} if path == "cross" else rule(steps).weights
+        for alpha, weight in weights.items():
 
             def replace(layer, h, out, alpha=alpha, before=before, after=after):
                 start = before["out"][layer].detach()
@@ -124,15 +124,15 @@ def naive_attribution(base, tuned, prompts, path, steps, mask=None):
                 then = before["h"][layer].detach()[0][:, None, :] * write(base)[layer]
                 share = torch.einsum("td,tdn->tn", gradient[0], now - then)
                 keep = slice(None) if mask is None else torch.tensor(mask[number])
-                total[layer] += share[keep].sum(0) / (len(alphas) * len(prompts))
+                total[layer] += weight * share[keep].sum(0) / len(prompts)
     return total.numpy()
 
 
 @pytest.mark.parametrize("path", ["integrated", "integrated-fixed", "cross"])
 def test_attributions_are_those_of_a_naive_loop(study, modules, path):
     prompts = [item.ids for item in study.encoded("positive")]
-    expected = naive_attribution(*modules, prompts, path, 4)
-    np.testing.assert_allclose(scores(study, path, steps=4), expected, rtol=1e-9, atol=1e-12)
+    expected = naive_attribution(*modules, prompts, path, 3)
+    np.testing.assert_allclose(scores(study, path, steps=3), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("positions", ["content", "decision", "last"])
@@ -140,8 +140,8 @@ def test_attributions_at_positions(study, modules, positions):
     coded = study.encoded("positive")
     role = {"content": CONTENT, "decision": DECISION}.get(positions)
     mask = [[r == role if role else at == len(item.ids) - 1 for at, r in enumerate(item.roles)] for item in coded]
-    expected = naive_attribution(*modules, [item.ids for item in coded], "integrated", 2, mask)
-    found = scores(study, "integrated", steps=2, positions=positions)
+    expected = naive_attribution(*modules, [item.ids for item in coded], "integrated", 3, mask)
+    found = scores(study, "integrated", steps=3, positions=positions)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -150,24 +150,26 @@ def test_attributions_at_positions(study, modules, positions):
 
 @pytest.mark.parametrize("path", ["integrated", "integrated-fixed"])
 def test_completeness(study, path):
-    """The midpoint rule's error falls with the square of the step; extrapolated to no step it is F(1) - F(0)."""
-    told, errors = [], []
-    for steps in (3, 6, 12):
+    """Attributions of each prompt come to F(1) - F(0), from one nested rule to the next by orders of magnitude."""
+    errors = []
+    for steps in (3, 7, 15):
         table = locate(study, path, steps=steps)
-        paths = table.tables["paths"]
-        told.append(paths["neurons"] + paths["biases"])
+        paths, summary = table.tables["paths"], table.summary
         rise = paths["log_odds_tuned"] - paths["log_odds_start"]
-        errors.append(np.abs(told[-1] - rise).mean())
-        assert table.summary["completeness_error"] == pytest.approx(errors[-1], rel=1e-6, abs=1e-15)
-        assert table["score"].sum() == pytest.approx(paths["neurons"].mean(), rel=1e-9)
-    assert errors[1] == pytest.approx(errors[0] / 4, rel=0.2)
-    assert errors[2] == pytest.approx(errors[1] / 4, rel=0.1)
-    once = [fine + (fine - coarse) / 3 for coarse, fine in itertools.pairwise(told)]
-    np.testing.assert_allclose(once[1] + (once[1] - once[0]) / 15, rise, rtol=3e-5)
+        errors.append(np.abs(paths["attributed"] - rise).mean())
+        assert summary["completeness_error"] == pytest.approx(errors[-1], rel=1e-6, abs=1e-15)
+        whole = table["score"].sum() + summary["attributed_to_biases"]
+        assert whole == pytest.approx(paths["attributed"].mean(), rel=1e-9)
+        assert summary["steps"] == steps
+        assert not summary["steps_at_cap"]
+    size = np.abs(rise).mean()
+    assert errors[1] < max(errors[0] / 20, 1e-11 * size)
+    assert errors[2] < max(errors[1] / 20, 1e-11 * size)
+    assert errors[2] < 1e-7 * size
 
 
 def test_ends_of_the_path_and_the_share_of_the_mlps(study, modules, family):
-    summary = locate(study, "integrated", steps=2).summary
+    summary = locate(study, "integrated", steps=3).summary
     base, tuned = modules
     ends = {"base": [], "start": [], "end": []}
     for item in study.encoded("positive"):
@@ -180,8 +182,8 @@ def test_ends_of_the_path_and_the_share_of_the_mlps(study, modules, family):
     assert summary["log_odds_base"] == pytest.approx(mean["base"])
     assert summary["log_odds_tuned"] == pytest.approx(mean["end"])
     assert summary["log_odds_tuned_with_base_mlp_outputs"] == pytest.approx(mean["start"])
-    biases = locate(study, "integrated", steps=2).tables["paths"]["biases"]
-    assert np.abs(biases).max() > 1e-6 if family == "gpt2" else np.abs(biases).max() < 1e-12
+    biases = summary["attributed_to_biases"]
+    assert abs(biases) > 1e-6 if family == "gpt2" else abs(biases) < 1e-12
 
 
 # ---------------------------------------------------------------------------------------------- act-grad
@@ -365,7 +367,7 @@ def test_an_adapter_on_attention_moves_no_neurons_weights_but_their_activations(
     assert (change["score"] > 0).all()
     assert change.summary["n_tuned"] == 0
     assert "tuning moved the weights of 0 neurons" in change.summary["sentence"]
-    table = locate(study, "integrated", steps=4)
+    table = locate(study, "integrated", steps=3)
     assert table.summary["n_selected"] == 5
     assert table.summary["mlp_share"] != 0
 
@@ -376,7 +378,7 @@ def test_a_switched_adapter_scores_as_the_merged_model_does(tmp_path, family):
     switched = Study(Pair.load(str(tmp_path / "a")), tiny.contrast(3), tiny.metric())
     merged = tiny.study(wrapped.merge_and_unload(), base, pairs=3)
     for method in ("integrated", "weight"):
-        one, two = (scores(study, method, steps=2) for study in (switched, merged))
+        one, two = (scores(study, method, steps=3) for study in (switched, merged))
         np.testing.assert_allclose(one, two, rtol=1e-2, atol=2e-4 * np.abs(two).max(), err_msg=method)
 
 
@@ -403,7 +405,7 @@ def test_permuted_neurons_have_permuted_scores(study, modules):
     torch.testing.assert_close(tuned(input_ids=ids).logits, modules[1](input_ids=ids).logits)
     other = tiny.study(tuned, base, pairs=3)
     for method in ("integrated", "integrated-fixed", "act-grad", "change", "contrast", "weight"):
-        one, two = (scores(s, method, steps=2) for s in (study, other))
+        one, two = (scores(s, method, steps=3) for s in (study, other))
         for layer in range(3):
             np.testing.assert_allclose(two[layer], one[layer][order[layer]], rtol=1e-7, atol=1e-10, err_msg=method)
 
@@ -444,13 +446,13 @@ def test_the_planted_behaviour_is_there(truth):
 
 @pytest.mark.parametrize("method", [name for name in BASED if name != "cross"])
 def test_planted_neurons_are_found(truth, method):
-    table = locate(truth, method, steps=5)
+    table = locate(truth, method, steps=3)
     assert first(table) == PLANTED
     assert set(zip(table["layer"][table["selected"]], table["neuron"][table["selected"]], strict=True)) >= PLANTED
 
 
 def test_all_of_a_behaviour_in_mlps_runs_through_them(truth):
-    assert locate(truth, "integrated", steps=1).summary["mlp_share"] == pytest.approx(1.0, abs=1e-3)
+    assert locate(truth, "integrated", steps=3).summary["mlp_share"] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_nothing_but_the_planted_neurons_was_tuned(truth):
@@ -459,7 +461,7 @@ def test_nothing_but_the_planted_neurons_was_tuned(truth):
 
 
 def test_top_tokens_are_where_the_neurons_are_most_active(truth):
-    table = locate(truth, "integrated", steps=2)
+    table = locate(truth, "integrated", steps=3)
     tokens = table.tables["tokens"]
     planted = tokens.select((tokens["layer"] == 1) & (tokens["neuron"] == 30))
     assert set(planted["group"]) == {"positive"}
@@ -562,7 +564,7 @@ def test_options_are_checked_before_a_model_is_needed():
         LocateNeurons(method="change").check(has_base=False)
 
 
-@pytest.mark.parametrize("steps", [0, -3])
-def test_an_integral_needs_a_step(study, steps):
-    with pytest.raises(OptionError, match="--steps"):
+@pytest.mark.parametrize("steps", [0, -3, 20, "many"])
+def test_an_integral_needs_a_rule(study, steps):
+    with pytest.raises(OptionError, match="--steps .* has no nested rule; use auto, 3, 7, 15, 31"):
         LocateNeurons(method="integrated", top="5", steps=steps)(study)

@@ -84,7 +84,7 @@ def test_prompts_where_the_behaviour_is_alike_are_left_out():
 
 def test_the_table_selects_it_and_says_how(tmp_path):
     study = tiny.planted_study("llama")
-    table = LocateNeurons(method="integrated", top="smallest", steps=4)(study)
+    table = LocateNeurons(method="integrated", top="smallest", steps=3)(study)
     chosen = {(row["layer"], row["neuron"]) for row in table.rows() if row["selected"]}
     assert chosen <= {(1, 5), (1, 17), (1, 30)}
     assert table.summary["n_selected"] == len(chosen) <= table.summary["searched_prefix"]
@@ -100,7 +100,7 @@ def test_a_behaviour_that_is_alike_is_one_clear_sentence():
     study = tiny.planted_study("llama")
     for at, answer in enumerate(study.answers("base", "positive")):
         answer[:] = study.answers("tuned", "positive")[at]
-    table = LocateNeurons(method="integrated", top="smallest", steps=4)(study)
+    table = LocateNeurons(method="integrated", top="smallest", steps=3)(study)
     assert table.summary["n_selected"] == table.summary["searched_prompts"] == 0
     assert table.summary["sentence"].startswith(
         "base and fine-tuned model show the behaviour on the same locating prompts: no set can return it"

@@ -220,7 +220,7 @@ def test_random_sets_that_do_as_much_are_counted(study):
 
 
 def test_a_planted_ranking_foretells_halves_and_a_turned_one_does_not(study):
-    run = LocateNeurons(method="integrated", top="3", steps=4)(study)
+    run = LocateNeurons(method="integrated", top="3", steps=3)(study)
     found = Coalitions.of(run, draws=12, prompts=4)(study)
     claim = sure(found)["coalitions"]
     assert claim.supported

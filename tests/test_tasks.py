@@ -98,11 +98,11 @@ def test_some_answer_has_several_tokens_and_some_begin_alike():
 )
 def test_attributions_add_up_to_the_change_of_the_number(name, method):
     study = asked(name)
-    table = LocateNeurons(method=method, top="5", steps=60)(study)
+    table = LocateNeurons(method=method, top="5", steps=31)(study)
     paths, short = table.tables["paths"], study.metric.words.short
     end = paths[f"{short}_tuned"]
     np.testing.assert_allclose(end, by_hand(study, name), rtol=1e-9)
-    told, change = paths["neurons"] + paths["biases"], end - paths[f"{short}_start"]
+    told, change = paths["attributed"], end - paths[f"{short}_start"]
     np.testing.assert_allclose(told, change, atol=2e-3 * np.abs(change).max())
 
 

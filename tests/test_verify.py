@@ -697,7 +697,7 @@ def test_models_in_bfloat16():
     study = tiny.study(tuned.bfloat16(), base.bfloat16(), pairs=8, template=False, max_new_tokens=1)
     assert study.pair.tuned.dtype == torch.bfloat16
     assert isinstance(study.pair.tuned, Model)
-    located = LocateNeurons(top="3", steps=4)(study)
+    located = LocateNeurons(top="3", steps=3)(study)
     assert set(zip(located["layer"][located["selected"]], located["neuron"][located["selected"]], strict=True)) == {
         *PLANTED
     }

@@ -1,12 +1,12 @@
 """Engines: run one batch through one model with reads, edits and gradients."""
 
-from interp.engines.base import Batch, Edit, Engine, Run
+from interp.engines.base import Batch, Direction, Edit, Engine, Part, Run
 from interp.engines.torch_hooks import TorchEngine
 from interp.errors import OptionError
 
 ENGINES = ("torch", "nnsight")
 
-__all__ = ["ENGINES", "Batch", "Edit", "Engine", "Run", "TorchEngine", "engine_named"]
+__all__ = ["ENGINES", "Batch", "Direction", "Edit", "Engine", "Part", "Run", "TorchEngine", "engine_named"]
 
 
 def engine_named(name: str, remote: bool = False) -> Engine:

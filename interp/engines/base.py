@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import OptionError
+from interp.errors import OptionError, required
+from interp.maths.precision import widen
 from interp.models.model import Model
 from interp.sites import Site
 
@@ -83,13 +84,62 @@ class Edit(Protocol):
 
 
 @dataclass(frozen=True)
+class Direction:
+    """At every cell of a site the way from another value to its own, ``(value - other) / share``."""
+
+    site: Site
+    other: Float[Tensor, "B T W"]
+    share: float = 1.0
+
+    def of(self, value: Float[Tensor, "r n W"]) -> Float[Tensor, "r n W"]:
+        """The direction where the site has this value."""
+        return (widen(value) - widen(self.other)) / self.share
+
+    def on(self, cells: Callable[[Tensor], Tensor]) -> Direction:
+        """The direction at some cells: see ``interp.engines.shared_prefix``."""
+        return replace(self, other=cells(self.other))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some cells of a batch, ``[r, n]``: values, gradients, and which of them are summed over (``at``).
+
+    A cell that all rows share may stand here once, with its gradient summed over the rows. ``cells`` takes what is held
+    of every cell of the batch, ``[B, T, ...]``, to these.
+    """
+
+    values: dict[Site, Float[Tensor, "r n _"]]
+    gradients: dict[Site, Float[Tensor, "r n _"]]
+    at: Bool[Tensor, "r n"]
+    cells: Callable[[Tensor], Tensor]
+
+    def along(self, directions: Sequence[Direction]) -> Float[Tensor, " r"]:
+        """By row the sum of gradients times directions, in float64."""
+        total = torch.zeros(len(self.at), dtype=torch.float64, device=self.at.device)
+        for each in directions:
+            terms = widen(self.gradients[each.site]) * each.of(self.values[each.site])
+            at = self.at.to(terms.device)[..., None]
+            total += torch.where(at, terms, 0.0).double().sum((1, 2)).to(total.device)
+        return total
+
+
+@dataclass(frozen=True)
 class Run:
-    """What came of a run: logits of the kept positions, values after any edit, gradients, the key-value cache."""
+    """What came of a run: logits of the kept positions, values after any edit, gradients, the key-value cache.
+
+    ``parts`` and ``along``: see ``over`` and ``along`` of ``Engine.run``.
+    """
 
     logits: Float[Tensor, "B kept V"] | None
     values: dict[Site, Float[Tensor, "B T _"]] = field(default_factory=dict)
     gradients: dict[Site, Float[Tensor, "B T _"]] = field(default_factory=dict)
     cache: Any = None
+    parts: tuple[Part, ...] = ()
+    along: Float[Tensor, " B"] | None = None
+
+    def require_along(self) -> Float[Tensor, " B"]:
+        """The derivatives along directions, or OptionError for a run that was asked for none."""
+        return required(self.along, "directions to differentiate along")
 
     def require_logits(self) -> Float[Tensor, "B kept V"]:
         """The logits, or OptionError for a run that was asked for none (``keep`` 0)."""
@@ -119,6 +169,8 @@ class Engine(Protocol):
         keep: int | None = 1,
         cache: Any = None,
         use_cache: bool = False,
+        over: Bool[Tensor, "B T"] | None = None,
+        along: Sequence[Direction] = (),
     ) -> Run:
         """One forward pass, and one backward pass where ``gradient_of`` is given.
 
@@ -126,8 +178,23 @@ class Engine(Protocol):
         ``keep``: logits of that many last columns; 0 skips the language-model head; None keeps all.
         ``gradient_of`` maps kept logits to one number per prompt; its sum is differentiated with respect to the
         values at ``gradients_at``, with all parameters frozen.
+
+        ``over``: with ``gradient_of``, the cells over which values times gradients are going to be summed. What is read
+        and differentiated comes back in ``Run.parts`` then, where an engine may let what rows share stand once; it is
+        no longer known there which row a gradient came from. ``Run.along`` has, by row, the derivative along directions
+        at those cells, ``along``, whose sites must be read and differentiated.
         """
         ...
+
+
+def in_one_part(run: Run, over: Bool[Tensor, "B T"], along: Sequence[Direction]) -> Run:
+    """A pass over whole prompts as ``over`` and ``along`` of ``Engine.run`` ask for it."""
+    part = Part(run.values, run.gradients, over, _as_it_is)
+    return Run(run.logits, cache=run.cache, parts=(part,), along=part.along(along) if along else None)
+
+
+def _as_it_is(value: Tensor) -> Tensor:
+    return value
 
 
 def arguments(batch: Batch, keep: int | None, cache: Any, use_cache: bool) -> dict[str, Any]:

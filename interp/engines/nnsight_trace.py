@@ -14,13 +14,13 @@ from typing import Any
 
 import nnsight
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
 from nnsight.intervention.interleaver import OutOfOrderError
 from nnsight.schema.config import CONFIG
 from torch import Tensor
 
-from interp.engines.base import Batch, Edit, Run, arguments
+from interp.engines.base import Batch, Direction, Edit, Run, arguments, in_one_part
 from interp.engines.taps import Tap, differentiate, taps
 from interp.errors import OptionError, RemoteFailure, UnsupportedModel
 from interp.models.model import Model
@@ -71,6 +71,8 @@ class NNsightEngine:
         keep: int | None = 1,
         cache: Any = None,
         use_cache: bool = False,
+        over: Bool[Tensor, "B T"] | None = None,
+        along: Sequence[Direction] = (),
     ) -> Run:
         """See ``interp.engines.base.Engine.run``; without a head (``keep`` 0) the head still sees one position."""
         tapped = taps(reads, edits, gradients_at)
@@ -87,7 +89,8 @@ class NNsightEngine:
                 found = nnsight.save(_visit(traced, plan, tapped, reads, gradients_at, gradient_of))
         logits, cache, values, gradients = found
         values, gradients = dict(zip(reads, values, strict=True)), dict(zip(gradients_at, gradients, strict=False))
-        return Run(None if keep == 0 else logits, values, gradients, cache if use_cache else None)
+        run = Run(None if keep == 0 else logits, values, gradients, cache if use_cache else None)
+        return run if over is None else in_one_part(run, over, along)
 
     def _wrap(self, module: Any) -> nnsight.NNsight:
         if id(module) not in self._wrapped:

@@ -33,7 +33,7 @@ _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _whole: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 Pass = Callable[..., Run]
-Halves = tuple[Sequence[Edit], Sequence[Edit]]
+Halves = tuple[Sequence[Any], Sequence[Any]]
 
 
 @runtime_checkable
@@ -71,10 +71,17 @@ class Layout:
         steps = torch.arange(self.batch.ids.shape[1], device=self.starts.device)
         return (steps[None] - self.starts).clamp(min=0).minimum(self.lengths - 1)
 
+    def last(self, keep: int) -> tuple[Int[Tensor, "B keep"], int, Int[Tensor, "B keep"] | None]:
+        """The positions of each row's last ``keep`` tokens, how many last columns of the rest hold them, and which."""
+        wanted = self.lengths - keep + torch.arange(keep, device=self.lengths.device)[None]
+        after = min(self.rest, keep + max(self.batch.lengths) - min(self.batch.lengths))
+        inside = wanted - self.prefix - (self.rest - after)
+        return wanted, after, inside.clamp(0, after - 1) if keep else None
+
     @property
     def beginning(self) -> Batch:
         """The prefix, once."""
-        ids = _at(self.batch.ids, self.columns(0, self.prefix)[:1])
+        ids = at(self.batch.ids, self.columns(0, self.prefix)[:1])
         return Batch(ids, torch.ones_like(ids, dtype=torch.bool))
 
     @property
@@ -82,7 +89,7 @@ class Layout:
         """What follows it in every row, padded on the right: no padding stands between tokens."""
         steps = torch.arange(self.prefix + self.rest, device=self.starts.device)
         mask = steps[None] < self.lengths
-        return Batch(_at(self.batch.ids, self.columns(self.prefix, self.rest)), mask)
+        return Batch(at(self.batch.ids, self.columns(self.prefix, self.rest)), mask)
 
 
 def layout_of(batch: Batch) -> Layout | None:
@@ -126,9 +133,9 @@ def divided(
     layout = layout_of(batch)
     if layout is None or is_whole(model) or not all(isinstance(edit, PartialEdit) for edit in edits):
         return None
-    if not _divides(run, model, layout):
+    if not divides(run, model, layout):
         return None
-    halves = _halves(edits, layout)
+    halves = in_halves(edits, layout)
     if halves is None:
         return None
     return _in_two(partial(run, blocks=blocks), model, layout, reads, halves, keep, use_cache)
@@ -142,9 +149,7 @@ def _in_two(
     before = min(prefix, max(0, keep - (min(layout.batch.lengths) - prefix)))
     first = run(model, layout.beginning, reads=reads, edits=edits[0], keep=before, use_cache=True)
     repeat(first.cache, rows)
-    wanted = layout.lengths - keep + torch.arange(keep, device=layout.lengths.device)[None]
-    after = min(layout.rest, keep + max(layout.batch.lengths) - min(layout.batch.lengths))
-    gathered = (wanted - prefix - (layout.rest - after)).clamp(0, after - 1) if keep else None
+    wanted, after, gathered = layout.last(keep)
     second = run(
         model, layout.remainder, reads=reads, edits=edits[1], keep=after if keep else 0, cache=first.cache,
         use_cache=True, head_reads=gathered,
@@ -158,18 +163,18 @@ def _in_two(
     for site in reads:
         value = second.values[site]
         beginning = first.values[site].to(value.device)
-        values[site] = _at(torch.cat([beginning.expand(rows, -1, -1), value], 1), positions.to(value.device))
+        values[site] = at(torch.cat([beginning.expand(rows, -1, -1), value], 1), positions.to(value.device))
     if use_cache:
         lay_out(second.cache, positions)
     return Run(logits, values, {}, second.cache if use_cache else None)
 
 
-def _halves(edits: Sequence[Any], layout: Layout) -> Halves | None:
-    """The edits of both parts; None where rows would be edited differently in the prefix."""
+def in_halves(edits: Sequence[Any], layout: Layout) -> Halves | None:
+    """What is held of cells (edits, say) for both parts; None where rows differ in the prefix."""
     shape, same = layout.batch.ids.shape, []
 
     def cells(columns: Int[Tensor, "B n"]) -> Callable[[Tensor], Tensor]:
-        return lambda value: _at(value.expand(*shape, *value.shape[len(shape) :]), columns.to(value.device))
+        return lambda value: at(value.expand(*shape, *value.shape[len(shape) :]), columns.to(value.device))
 
     def first(value: Tensor) -> Tensor:
         found = cells(layout.columns(0, layout.prefix))(value)
@@ -182,7 +187,7 @@ def _halves(edits: Sequence[Any], layout: Layout) -> Halves | None:
     return beginning, [edit.on(cells(layout.columns(layout.prefix, layout.rest))) for edit in edits]
 
 
-def _divides(run: Pass, model: Model, layout: Layout) -> bool:
+def divides(run: Pass, model: Model, layout: Layout) -> bool:
     """Whether two passes give what one gives: the kind of cache, and a proof on two rows at the first use."""
     text = model.module.config.get_text_config()
     window = getattr(text, "sliding_window", None)
@@ -211,6 +216,7 @@ def _proven(run: Pass, model: Model, batch: Batch) -> bool:
     return bool(to_host(error) < max(1e-4, 8 * torch.finfo(model.dtype).eps))
 
 
-def _at(value: Shaped[Tensor, "B T *rest"], columns: Int[Tensor, "rows n"]) -> Shaped[Tensor, "rows n *rest"]:
+def at(value: Shaped[Tensor, "B T *rest"], columns: Int[Tensor, "rows n"]) -> Shaped[Tensor, "rows n *rest"]:
+    """What stands in some columns of each row."""
     rows = torch.arange(len(columns), device=columns.device)[:, None]
     return value[rows, columns]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.engines.base import Batch, Edit, Run, arguments
+from interp.engines.base import Batch, Direction, Edit, Run, arguments, in_one_part
+from interp.engines.shared_gradients import Asked, divided_gradients
 from interp.engines.shared_prefix import divided
 from interp.engines.skipped_blocks import Blocks, may_skip, needed_blocks, only_blocks
 from interp.engines.taps import Tap, differentiate, taps
@@ -37,6 +38,8 @@ class TorchEngine:
         keep: int | None = 1,
         cache: Any = None,
         use_cache: bool = False,
+        over: Bool[Tensor, "B T"] | None = None,
+        along: Sequence[Direction] = (),
     ) -> Run:
         """See ``interp.engines.base.Engine.run``."""
         cached = use_cache or cache is not None
@@ -47,10 +50,16 @@ class TorchEngine:
             run = divided(self._pass, model, batch, reads, edits, keep, use_cache, blocks)
             if run is not None:
                 return run
-        return self._pass(
+        if gradient_of is not None and over is not None and keep and cache is None and not use_cache:
+            asked = Asked(reads, edits, gradients_at, gradient_of, keep, over, along)
+            run = divided_gradients(self._pass, model, batch, asked)
+            if run is not None:
+                return run
+        run = self._pass(
             model, batch, reads=reads, edits=edits, gradients_at=gradients_at, gradient_of=gradient_of, keep=keep,
             cache=cache, use_cache=use_cache, blocks=blocks,
         )  # fmt: skip
+        return run if over is None else in_one_part(run, over, along)
 
     def _pass(
         self,
@@ -66,13 +75,14 @@ class TorchEngine:
         use_cache: bool = False,
         head_reads: Int[Tensor, "B kept"] | None = None,
         blocks: Blocks | None = None,
+        live: bool = False,
     ) -> Run:
         """One pass; ``head_reads``: which of the ``keep`` last columns the head is given, by row; ``blocks``: the first
-        and last that do anything."""
+        and last that do anything; ``live``: what comes back, at ``gradients_at`` too, can be differentiated."""
         tapped = taps(reads, edits, gradients_at)
         with ExitStack() as stack:
             module = stack.enter_context(model.active())
-            stack.enter_context(torch.set_grad_enabled(gradient_of is not None))
+            stack.enter_context(torch.set_grad_enabled(live or gradient_of is not None))
             for site, tap in tapped.items():
                 place, target = model.at(site)
                 stack.callback(_register(place, target, tap).remove)
@@ -85,6 +95,8 @@ class TorchEngine:
                 if gradient_of is None
                 else differentiate(tapped, gradients_at, gradient_of, required(logits, "a head to differentiate"))
             )
+        if live:
+            return Run(logits, {site: tapped[site].value for site in (*reads, *gradients_at)}, {}, cache)
         values = {site: tapped[site].value.detach() for site in reads}
         return Run(None if logits is None else logits.detach(), values, found, cache)
 

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from interp.engines import Batch, Edit, Engine, Run
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.engines import Batch, Direction, Edit, Engine, Run
 from interp.errors import OptionError
 from interp.intervention import Intervention
 from interp.models.model import Model
@@ -35,6 +38,8 @@ class Ablated:
         keep: int | None = 1,
         cache: Any = None,
         use_cache: bool = False,
+        over: Bool[Tensor, "B T"] | None = None,
+        along: Sequence[Direction] = (),
     ) -> Run:
         """One pass of the engine beneath; see ``Engine.run``."""
         if model is self._model:
@@ -46,5 +51,5 @@ class Ablated:
             edits = [*self._intervention.bind(donated), *edits]
         return self._engine.run(
             model, batch, reads=reads, edits=edits, gradients_at=gradients_at, gradient_of=gradient_of, keep=keep,
-            cache=cache, use_cache=use_cache,
+            cache=cache, use_cache=use_cache, over=over, along=along,
         )  # fmt: skip

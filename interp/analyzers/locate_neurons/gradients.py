@@ -7,9 +7,9 @@ right answer.
 
 integrated         (c - c_base) . dF/dc, averaged over alpha on the path where *all* blocks' MLP outputs go together
                    from the base's (alpha 0) to the tuned model's (alpha 1) inside the tuned model: integrated gradients
-                   (Sundararajan et al. 2017) on a joint path, midpoint rule. Every block computes its c live from the
-                   stream it gets, so a neuron is credited for what it makes later blocks do, as an ablation would show.
-                   Attributions of neurons and biases add up to F(1) - F(0).
+                   (Sundararajan et al. 2017) on a joint path. Every block computes its c live from the stream it gets,
+                   so a neuron is credited for what it makes later blocks do, as an ablation would show. Attributions
+                   of neurons and biases add up to F(1) - F(0).
 integrated-fixed   the same with every c held at its value in the unchanged tuned model, so that a neuron is credited
                    for what it says to the logits directly or through attention, later MLPs for what they pass on.
 integrated-zero    as integrated, from MLPs that write nothing instead of the base's: what ``integrated`` means where
@@ -20,61 +20,29 @@ act-grad           h . dF/dh in the tuned model; needs no base.
 
 Heads are scored alike: z for h, the attention output projection for the down projection, attention outputs for MLP
 outputs; a head's score is the sum over its channels.
+
+The mean over alpha is taken by nested rules (``interp.maths.quadrature``). With ``steps`` auto all prompts go through 7
+nodes, which the rule of 3 shares, and through those of 15 and 31 until two rules in a row agree about the scores: about
+which units are selected, and about the order of all. That sums come out right is not asked, since parts can be wrong
+that add up. It is decided for all prompts together: what is used is their mean, batches then cannot matter, and only
+sums by rule are kept.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from interp.analyzers.locate_neurons.paths import Path, Sums, Way, bytes_of
 from interp.analyzers.locate_neurons.scores import Asked, Scores, chosen
-from interp.capture import by_prompt, make_batch
-from interp.edit import Blend, Replace
-from interp.engines import Batch, Edit, Run
-from interp.maths.host import to_host
+from interp.analyzers.locate_neurons.selection import Top
+from interp.analyzers.locate_neurons.steps import AUTO, Agreement, agreement, rules, sweeps
+from interp.capture import make_batch
 from interp.maths.moments import sum_of
 from interp.maths.precision import widen
-from interp.metrics import Objective
-from interp.models.anatomy import Anatomy
-from interp.models.model import Model
+from interp.maths.quadrature import END, Rule
 from interp.models.units import Unit
-from interp.sites import Site
 from interp.study import Study
-from interp.table import table
-
-_EPSILON = float(np.finfo(np.float32).eps)
-Values = dict[Site, Tensor]
-Path = Literal["live", "fixed", "none"]
-
-
-@dataclass
-class _Sums:
-    """Running sums over prompts of the channels' attributions and of the magnitudes they cancel from."""
-
-    unit: Unit
-    anatomy: Anatomy
-    score: Float[Tensor, "L C"]
-    magnitude: Float[Tensor, "L C"]
-    count: int = 0
-
-    @classmethod
-    def empty(cls, model: Model, unit: Unit) -> "_Sums":
-        shape = (model.anatomy.n_layers, unit.n_channels(model.anatomy))
-        zero = torch.zeros(shape, dtype=torch.float64, device=model.device)
-        return cls(unit, model.anatomy, zero, zero.clone())
-
-    def add(self, layer: int, terms: Float[Tensor, "B T N"], sizes: Float[Tensor, "B T N"]) -> None:
-        self.score[layer] += sum_of(terms.flatten(0, 1))
-        self.magnitude[layer] += sum_of(sizes.flatten(0, 1))
-
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean score of each unit, ``[L, U]``, and the rounding error to expect of it."""
-        scale = 1 / max(self.count, 1)
-        score, size = (self.unit.gather(self.anatomy, part * scale) for part in (self.score, self.magnitude))
-        return to_host(score), 8 * _EPSILON * to_host(size)
+from interp.table import JSON, table
 
 
 def integrated(study: Study, asked: Asked) -> Scores:
@@ -101,76 +69,47 @@ def activation_gradient(study: Study, asked: Asked) -> Scores:
     """Activation times gradient in the tuned model; needs no base."""
     tuned = study.pair.tuned
     sites = [asked.unit.site(layer) for layer in range(tuned.anatomy.n_layers)]
-    sums = _Sums.empty(tuned, asked.unit)
     encoded = study.posed("positive")
-    for rows in study.progress(study.batches(encoded, tuned, _bytes(tuned, asked.unit)), "act-grad"):
+    sums = Sums.empty(tuned, asked.unit, len(encoded))
+    for rows in study.progress(study.batches(encoded, tuned, bytes_of(tuned, asked.unit)), "act-grad"):
         batch, roles = make_batch(encoded, rows, study.pad_id, tuned.device)
         aim = study.objective("positive", rows)
-        run = study.engine.run(tuned, batch, reads=sites, gradients_at=sites, gradient_of=aim.of, keep=aim.keep)
-        mask = chosen(roles, asked.positions)[..., None]
-        for layer, site in enumerate(sites):
-            terms = torch.where(mask, widen(run.values[site]) * widen(run.gradients[site]), 0.0)
-            sums.add(layer, terms, terms.abs())
+        run = study.engine.run(
+            tuned, batch, reads=sites, gradients_at=sites, gradient_of=aim.of, keep=aim.keep,
+            over=chosen(roles, asked.positions),
+        )  # fmt: skip
+        for part in run.parts:
+            for layer, site in enumerate(sites):
+                terms = widen(part.values[site][part.at]) * widen(part.gradients[site][part.at])
+                sums.add(layer, sum_of(terms), sum_of(terms.abs()))
         sums.count += len(rows)
     score, floor = sums.finish()
     words = study.require_metric().words
     return Scores(score, floor, f"activation times gradient of the {words.number}, {words.unit}")
 
 
-def _bytes(model: Model, unit: Unit) -> int:
-    return 16 * model.anatomy.n_layers * (unit.n_channels(model.anatomy) + 2 * model.anatomy.width)
-
-
-def _contributions(study: Study, asked: Asked, path: Path, from_zero: bool = False) -> Scores:
-    tuned, base = study.pair.tuned, None if from_zero else study.pair.require_base("this method")
-    layers, unit = range(tuned.anatomy.n_layers), asked.unit
-    reads = [site for layer in layers for site in (unit.site(layer), unit.contribution(layer))]
-    write = [unit.write_weights(tuned, layer) for layer in layers]
-    moved = [
-        torch.zeros_like(now) if base is None else now - unit.write_weights(base, layer)
-        for layer, now in enumerate(write)
-    ]
-    encoded, sums = study.posed("positive"), _Sums.empty(tuned, unit)
-    found = {name: np.zeros(len(encoded)) for name in ("base", "start", "end", "neurons", "biases")}
-    if base is None:
-        del found["base"]
-    for rows in study.progress(study.batches(encoded, tuned, _bytes(tuned, unit)), f"gradients, {path} path"):
-        batch, roles = make_batch(encoded, rows, study.pad_id, tuned.device)
-        aim = study.objective("positive", rows)
-        runs = {"end": study.engine.run(tuned, batch, reads=reads, keep=aim.keep)}
-        if base is None:
-            before = {site: torch.zeros_like(value) for site, value in runs["end"].values.items()}
-        else:
-            runs["base"] = study.engine.run(base, batch, reads=reads, keep=aim.keep)
-            before = runs["base"].values
-        after = runs["end"].values
-        silenced = _between(before, after, 0.0, "fixed", unit)
-        runs["start"] = study.engine.run(tuned, batch, edits=silenced, keep=aim.keep)
-        mask = chosen(roles, asked.positions)[..., None]
-        walk = _Walk(study, batch, aim, before, after, asked, path)
-        for layer in layers:
-            terms, sizes = walk.terms(layer, write[layer], moved[layer])
-            terms, sizes = torch.where(mask, terms, 0.0), torch.where(mask, sizes, 0.0)
-            sums.add(layer, terms, sizes)
-            told = by_prompt(terms.double().sum((1, 2)), len(rows)).sum(1)
-            whole = by_prompt(torch.where(mask, walk.whole[layer], 0.0).double().sum((1, 2)), len(rows)).sum(1)
-            found["neurons"][rows] += to_host(told)
-            found["biases"][rows] += to_host(whole - told)
-        sums.count += len(rows)
-        for name, run in runs.items():
-            found[name][rows] = to_host(aim.of(run.require_logits()))
+def _contributions(study: Study, asked: Asked, way: Way, from_zero: bool = False) -> Scores:
+    unit = asked.unit
+    path, taken = _refined(study, asked, way, from_zero)
+    sums = path.sums[taken.level][1]
     score, floor = sums.finish()
-    gap = found["neurons"] + found["biases"] - found["end"] + found["start"]
+    found = {**path.ends, "attributed": sums.whole}
+    gap = found["attributed"] - found["end"] + found["start"]
     words = study.require_metric().words
     short = words.short
-    summary = {f"{short}_tuned": found["end"].mean(), "completeness_error": float(np.abs(gap).mean())}
-    if base is None:
+    summary: dict[str, JSON] = {
+        f"{short}_tuned": found["end"].mean(),
+        "completeness_error": float(np.abs(gap).mean()),
+        "attributed_to_biases": float(sums.whole.mean() - score.sum()),
+        **taken.summary,
+    }
+    if "base" not in found:
         summary[f"{short}_tuned_without_{unit.part}_outputs"] = found["start"].mean()
     else:
         summary[f"{short}_base"] = found["base"].mean()
         summary[f"{short}_tuned_with_base_{unit.part}_outputs"] = found["start"].mean()
         summary[f"{unit.part}_share"] = _share(found)
-    meaning = f"from {unit.plural} that write nothing" if base is None else "from base to tuned"
+    meaning = "from base to tuned" if "base" in found else f"from {unit.plural} that write nothing"
     return Scores(
         score,
         floor,
@@ -178,6 +117,42 @@ def _contributions(study: Study, asked: Asked, path: Path, from_zero: bool = Fal
         tables={"paths": _paths(study, found, unit)},
         summary=summary,
     )
+
+
+class _Taken(NamedTuple):
+    """Which of a path's rules counts, how its scores agree with those of the rule before, and what is said of it."""
+
+    level: int
+    agreed: Agreement | None
+    summary: dict[str, JSON]
+
+
+def _refined(study: Study, asked: Asked, way: Way, from_zero: bool) -> tuple[Path, _Taken]:
+    """The path with its sums, as fine as the scores need it."""
+    if way == "none":
+        path = Path(study, asked, way, from_zero, [END])
+        path.sweep(END.nodes)
+        return path, _Taken(0, None, {})
+    found = rules(asked.steps)
+    path, level, agreed = Path(study, asked, way, from_zero, found), 0, None
+    for rule, nodes in sweeps(asked.steps, found):
+        path.sweep(nodes)
+        level = found.index(rule)
+        if level:
+            scores = [path.sums[at][1].finish() for at in (level - 1, level)]
+            agreed = agreement(*scores, Top.parse(asked.top))
+            if agreed.enough:
+                break
+    return path, _Taken(level, agreed, _said(found[level], agreed, asked.steps == AUTO))
+
+
+def _said(rule: Rule, agreed: Agreement | None, auto: bool) -> dict[str, JSON]:
+    return {
+        "steps": len(rule),
+        "steps_at_cap": auto and not (agreed and agreed.enough),
+        "steps_jaccard": None if agreed is None else agreed.jaccard,
+        "steps_spearman": None if agreed is None else agreed.spearman,
+    }
 
 
 def _share(found: dict[str, np.ndarray]) -> float | None:
@@ -189,72 +164,6 @@ def _share(found: dict[str, np.ndarray]) -> float | None:
     return share if -0.005 <= share <= 1.005 else None
 
 
-class _Walk:
-    """Means along a path, per block: dF/dc, (h - h_base) dF/dh with the size it cancels from, and the whole change."""
-
-    def __init__(
-        self, study: Study, batch: Batch, aim: Objective, before: Values, after: Values, asked: Asked, path: Path
-    ) -> None:
-        self._before, self._after, self._path, self._unit = before, after, path, asked.unit
-        layers = range(study.pair.tuned.anatomy.n_layers)
-        outputs, inputs = ([place(layer) for layer in layers] for place in (asked.unit.contribution, asked.unit.site))
-        shares = [1.0] if path == "none" else [(step + 0.5) / asked.steps for step in range(asked.steps)]
-        self.gradient: dict[int, Tensor] = dict.fromkeys(layers, torch.zeros(()))
-        self.live: dict[int, Tensor] = dict.fromkeys(layers, torch.zeros(()))
-        self.size: dict[int, Tensor] = dict.fromkeys(layers, torch.zeros(()))
-        self.whole: dict[int, Tensor] = dict.fromkeys(layers, torch.zeros(()))
-        for share in shares:
-            run = study.engine.run(
-                study.pair.tuned,
-                batch,
-                reads=[*inputs, *outputs],
-                edits=_between(before, after, share, path, asked.unit),
-                gradients_at=outputs if path == "fixed" else [*inputs, *outputs],
-                gradient_of=aim.of,
-                keep=aim.keep,
-            )
-            for layer in layers:
-                self._take(layer, run, share, len(shares))
-
-    def _take(self, layer: int, run: Run, share: float, count: int) -> None:
-        site, output = self._unit.site(layer), self._unit.contribution(layer)
-        gradient = widen(run.gradients[output]) / count
-        self.gradient[layer] = self.gradient[layer] + gradient
-        # the value that was read lies a share of the way from the base's
-        change = (widen(run.values[output]) - widen(self._before[output])) / share
-        self.whole[layer] = self.whole[layer] + gradient * change
-        if self._path != "fixed":
-            # the blend scales the gradient that reaches h by the share
-            reached = widen(run.gradients[site]) / (count * share)
-            now, then = widen(run.values[site]), widen(self._before[site])
-            self.live[layer] = self.live[layer] + (now - then) * reached
-            self.size[layer] = self.size[layer] + (now.abs() + then.abs()) * reached.abs()
-
-    def terms(
-        self, layer: int, write: Float[Tensor, "D N"], moved: Float[Tensor, "D N"]
-    ) -> tuple[Float[Tensor, "B T N"], Float[Tensor, "B T N"]]:
-        """Each channel's share, c - c_base written as (h - h_base) W + h_base (W - W_base), and the size it is made of.
-
-        Written so, it is exactly zero where nothing changed.
-        """
-        gradient, then = self.gradient[layer], widen(self._before[self._unit.site(layer)])
-        rewritten = then * (gradient @ moved)
-        if self._path == "fixed":
-            now, reached = widen(self._after[self._unit.site(layer)]), gradient @ write
-            return (now - then) * reached + rewritten, (now.abs() + then.abs()) * reached.abs()
-        return self.live[layer] + rewritten, self.size[layer]
-
-
-def _between(before: Values, after: Values, share: float, path: Path, unit: Unit) -> list[Edit]:
-    """Edits that put every block's output of the units ``share`` of the way from the base's to the tuned model's."""
-    sites = [site for site in after if site.hook == unit.output]
-    if path == "none":
-        return []
-    if path == "live":
-        return [Blend(site, before[site], share) for site in sites]
-    return [Replace(site, torch.lerp(before[site], after[site], share)) for site in sites]
-
-
 def _paths(study: Study, found: dict[str, np.ndarray], unit: Unit):
     ids = np.array([prompt.id for prompt in study.prompts("positive")])
     words = study.require_metric().words
@@ -263,13 +172,9 @@ def _paths(study: Study, found: dict[str, np.ndarray], unit: Unit):
         "base": f"{words.number} of the base",
         "start": f"{words.number} of the tuned model with {start}",
         "end": f"{words.number} of the tuned model",
-        "neurons": f"sum of all {unit.plural}' attributions",
-        "biases": f"attribution of the biases of {unit.matrix}",
+        "attributed": f"sum of the attributions of all {unit.plural} and of the biases of {unit.matrix}",
     }
-    names = {
-        "base": f"{words.short}_base", "start": f"{words.short}_start", "end": f"{words.short}_tuned",
-        "neurons": f"{unit.name}s",
-    }  # fmt: skip
+    names = {"base": f"{words.short}_base", "start": f"{words.short}_start", "end": f"{words.short}_tuned"}
     return table(
         "attribution-paths",
         {

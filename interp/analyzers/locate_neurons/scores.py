@@ -19,13 +19,15 @@ POSITIONS = ("prompt", "content", "decision", "last", "completion")
 class Asked:
     """What a method is asked: which tokens to read, how many steps an integral has, which units to score.
 
-    ``probe_fit``: how a probe's regression is fitted, one of ``probes.FITS``.
+    ``steps``: ``auto`` or one of ``interp.maths.quadrature.STEPS``. ``probe_fit``: how a probe's regression is fitted,
+    one of ``probes.FITS``. ``top``: what is going to be selected, which decides when steps are enough.
     """
 
     positions: str
-    steps: int = 20
+    steps: int | str = "auto"
     unit: Unit = NEURON
     probe_fit: str = "optimum"
+    top: str = "0.5%"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,165 @@
+"""What locating costs on a real chat model: ``python -m benchmarks.cost [--write]``.
+
+``interp locate-neurons`` with its default method on ``organism:smollm2/planted``, 48 + 48 locating prompts. Beside it,
+in the same process and round, a plain forward pass over the same prompts: CPU seconds and their ratio. Peak memory is
+that of the command in a process of its own, locating alone. Scores are compared with a reference of 31 steps over whole
+prompts, where nothing is shared; it is kept in ``--store``.
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from benchmarks.page import CommandLine, machine, markdown, write_section
+from benchmarks.real import FAMILY, study_of
+from benchmarks.speed import bare
+from interp import organisms
+from interp.analyzers.locate_neurons import METHODS, LocateNeurons
+from interp.analyzers.locate_neurons.scores import Asked
+from interp.analyzers.locate_neurons.selection import rank
+from interp.engines import Batch
+from interp.engines.shared_prefix import whole_prompts
+from interp.maths.quadrature import STEPS
+from interp.models.pair import Pair
+from interp.provenance import digest
+from interp.study import Study
+from interp.table import Table
+
+CHILD, PROMPTS, TOP, ROUNDS, REFERENCE, AT_ONCE = "planted", 48, 60, 2, STEPS[-1], 96
+SMALL = {"PROMPTS": 2, "TOP": 2, "ROUNDS": 1, "REFERENCE": 3}
+TARGET = 8.0
+"""Plain forward passes that locating may cost."""
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """CPU seconds of this process."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+@torch.no_grad()
+def plain(study: Study) -> None:
+    """A forward pass over all prompts of both classes as anyone would write it, with the last token's logits."""
+    texts = sorted((each.ids for group in study.classes for each in study.encoded(group)), key=len)
+    for start in range(0, len(texts), AT_ONCE):
+        batch = Batch.pad(texts[start : start + AT_ONCE], study.pad_id)
+        bare(study.pair.tuned.module, Batch(batch.ids, batch.mask), 1)
+
+
+def reference(study: Study, store: Path) -> np.ndarray:
+    """Scores ``[L, N]`` at so many steps over whole prompts."""
+    key = digest({"study": study.inputs, "steps": REFERENCE, "version": LocateNeurons.version})[:32]
+    file = store / "scores" / f"reference-{key}.npy"
+    if not file.is_file():
+        with ExitStack() as stack:
+            for model in (study.pair.tuned, study.pair.require_base("this benchmark")):
+                stack.enter_context(whole_prompts(model))
+            scores = METHODS["integrated"].score(study, Asked(METHODS["integrated"].positions, REFERENCE))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, scores.score)
+    return np.load(file)
+
+
+def peak() -> float:
+    """Largest resident memory, GB, of the command in a process of its own, locating alone."""
+    name = f"{FAMILY}/{CHILD}"
+    files = {group: str(organisms.prompts(name, "locate", group)) for group in ("harmful", "harmless")}
+    with tempfile.TemporaryDirectory() as store:
+        command = [
+            sys.executable, "-m", "interp", "locate-neurons", f"organism:{name}", "--base", f"organism:{FAMILY}/base",
+            "--positive", files["harmful"], "--negative", files["harmless"], "--max-prompts", str(PROMPTS),
+            "--top", str(TOP), "--no-verify", "--device", "cpu", "--store", store, "--quiet",
+        ]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True)
+    unit = 1 if sys.platform == "darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
+
+
+def weights(pair: Pair) -> float:
+    """What the weights of both models take as they are loaded, GB."""
+    models = {id(model.module): model.module for model in (pair.tuned, pair.require_base("this benchmark"))}
+    each = {id(part): part for module in models.values() for part in module.parameters()}
+    return sum(part.numel() * part.element_size() for part in each.values()) / 1e9
+
+
+def agreement(table: Table, expected: np.ndarray, planted: set[tuple[int, int]]) -> list[dict]:
+    """How the scores agree with the reference's."""
+    found = table["score"].reshape(expected.shape)
+
+    def first(scores: np.ndarray) -> set[tuple[int, int]]:
+        return {(int(layer), int(neuron)) for layer, neuron in np.argwhere(rank(scores) <= TOP)}
+
+    one, other = first(found), first(expected)
+    largest = float(np.abs(found - expected).max() / np.abs(expected).max())
+    return [
+        {
+            "what": f"Spearman's correlation of all {found.size:,} scores",
+            "value": f"{correlation(found, expected):.5f}",
+        },
+        {"what": "largest difference of a score, of the largest score", "value": f"{largest:.1e}"},
+        {"what": f"Jaccard's index of the first {TOP}", "value": f"{len(one & other) / len(one | other):.3f}"},
+        {"what": f"of {len(planted)} trained neurons among the first {TOP}", "value": f"{len(one & planted)}"},
+        {"what": "the same by the reference", "value": f"{len(other & planted)}"},
+        {"what": "found by both", "value": f"{len(one & other & planted)}"},
+    ]
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's, of scores that are not rounding error of either."""
+    clear = [np.where(np.abs(scores) > 1e-6 * np.abs(scores).max(), scores, 0.0).ravel() for scores in (one, other)]
+    return float(spearmanr(*clear).statistic)
+
+
+def main() -> None:
+    """Measure, print, and with ``--write`` put the tables into docs/benchmarks.md."""
+    parser = CommandLine(globals(), SMALL)
+    parser.add_argument("--store", type=Path, default=Path("runs-real"), help="where the reference's scores are kept")
+    given = parser.read()
+    torch.set_num_threads(1)
+    memory = peak()
+    pair = Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
+    costs, table = [], None
+    for number in range(ROUNDS):
+        study = study_of(CHILD, "locate", pair, PROMPTS, 1)
+        made: list[Table] = []
+        before = seconds(lambda study=study: plain(study))
+        taken = seconds(lambda study=study, made=made: made.append(LocateNeurons(top=str(TOP))(study)))
+        both = (before + seconds(lambda study=study: plain(study))) / 2
+        (table,) = made
+        costs.append(
+            {
+                "run": "first, with what is proven once" if number == 0 else "again",
+                "a plain pass, CPU seconds": f"{both:.1f}",
+                "locating, plain passes": f"{taken / both:.1f}",
+                "target": f"{TARGET:g}",
+                "steps": table.summary["steps"],
+                "last two rules agree": f"{table.summary['steps_jaccard']:.3f}, {table.summary['steps_spearman']:.4f}",
+            }
+        )
+        print(markdown(costs[-1:], list(costs[0])).splitlines()[-1], flush=True)
+    assert table is not None
+    allowed = 2 * weights(pair) + 1
+    held = f"Peak memory of the command: {memory:.2f} GB (target {allowed:.2f}: twice the weights of both, and 1)."
+    planted = {(int(layer), int(neuron)) for layer, neuron in organisms.planted(f"{FAMILY}/{CHILD}")["refusal"]}
+    with tempfile.TemporaryDirectory() as scratch:
+        # in small nothing is kept
+        store = Path(scratch) if given.small else given.store
+        rows = agreement(table, reference(study_of(CHILD, "locate", pair, PROMPTS, 1), store), planted)
+    text = "\n\n".join([markdown(costs, list(costs[0])), held, markdown(rows, list(rows[0]))])
+    print(f"\n{text}")
+    if given.write:
+        write_section("cost", f"`python -m benchmarks.cost --write`. {machine()}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
