@@ -63,7 +63,8 @@ def findings_of(table):
 def test_planted_neurons_are_supported_to_carry_the_behaviour(table):
     found = findings_of(table)
     assert set(found) == {
-        "behaviour", "necessity", "necessity-recovery", "sufficiency", "sufficiency-recovery", "harmless", "malformed",
+        "behaviour", "necessity", "necessity-recovery", "sufficiency", "sufficiency-recovery", "selective", "harmless",
+        "malformed", "malformed-negative", "fluency", "fluency-negative",
     }  # fmt: skip
     assert {one.verdict for one in found.values()} == {"supported"}
     assert found["necessity"].value == found["sufficiency"].value == 0.0
@@ -79,8 +80,9 @@ def test_planted_neurons_are_supported_to_carry_the_behaviour(table):
     assert table.summary["limits"] == []
     assert table.summary["sentence"] == (
         "Given the base's contributions in 3 neurons, the fine-tuned model refuses 0.0% of positive prompts (100.0% "
-        "without, the base 0.0%; 39 random sets 100.0%). Supported: behaviour, necessity, "
-        "necessity-recovery, sufficiency, sufficiency-recovery, harmless, malformed."
+        "without, the base 0.0%; on 5 control prompts 0.0%, with 39 random sets 100.0%). Supported: behaviour, "
+        "necessity, necessity-recovery, sufficiency, sufficiency-recovery, selective, harmless, malformed, fluency, "
+        "malformed-negative, fluency-negative."
     )
 
 
@@ -94,7 +96,10 @@ def test_the_first_lines_say_what_was_asked_and_what_came_of_it(table):
     )
     assert lines[2] == "refusals of the base with the 3 patched in: 100.0% (random sets 0.0%)"
     assert lines[3].startswith("gap of the refusal log-odds closed: 1.00 at the base's contributions (random sets ")
-    assert lines[4:] == ["supported: behaviour, necessity, sufficiency, harmless, malformed"]
+    assert lines[4:] == [
+        "supported: behaviour, necessity, sufficiency, selective, harmless, malformed, fluency, malformed-negative, "
+        "fluency-negative"
+    ]
     assert "-0.00" not in " ".join(lines)
 
 
@@ -125,7 +130,9 @@ def test_every_claim_can_be_measured_again_and_no_other_can(table):
                 check(replace(finding, **wrong), table)
 
 
-def test_conditions_of_the_planted_pair(table):
+def test_conditions_of_the_planted_pair(study):
+    asked = VerifyNeurons(ranking=tuple(PLANTED), selected=3, ablations=("zero", "mean", "twin"), **SMALL)
+    table = asked(study)
     for group, refused in (("positive", 1.0), ("negative", 0.0)):
         assert row(table, "base", group)["refused"] == 0.0
         assert row(table, "base", group)["equal_base"] == 1.0
@@ -482,7 +489,7 @@ def test_the_wrong_neurons_are_not_supported(family):
     assert table.summary["k95_behaviour"] is None
     (few,) = table.summary["limits"]
     assert few.startswith("16 clusters of prompts are too few to exclude a difference of 10 %")
-    assert few.endswith("harmless, malformed.")
+    assert few.endswith("selective, harmless, malformed, malformed-negative.")
     assert "the fine-tuned model refuses 100.0% of positive prompts (100.0% without" in table.summary["sentence"]
 
 
@@ -492,12 +499,12 @@ def test_too_few_prompts_are_named_as_the_reason(family):
     table = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)(study)
     assert table.summary["supported"] is False
     assert table.summary["sentence"].endswith(
-        "Supported: behaviour, necessity-recovery, sufficiency-recovery; not supported: necessity, sufficiency, "
-        "harmless, malformed."
+        "Supported: behaviour, necessity-recovery, sufficiency-recovery, fluency, fluency-negative; not supported: "
+        "necessity, sufficiency, selective, harmless, malformed, malformed-negative."
     )
     assert table.summary["limits"] == [
         "12 clusters of prompts are too few to exclude a difference of 10 % (at least "
-        f"{fewest_clusters()} are needed): necessity, sufficiency, harmless, malformed."
+        f"{fewest_clusters()} are needed): necessity, sufficiency, selective, harmless, malformed, malformed-negative."
     ]
     # none of so many: the upper end is 1 - 0.025^(1/n)
     assert 1 - 0.025 ** (1 / fewest_clusters()) <= 0.1 < 1 - 0.025 ** (1 / (fewest_clusters() - 1))
@@ -516,7 +523,7 @@ def test_models_that_were_exchanged_are_suspected(family):
 def test_without_a_base(family):
     study = tiny.planted_study(family, with_base=False)
     table = VerifyNeurons(ranking=(*PLANTED, (0, 0), (0, 1), (2, 2)), selected=3, **SMALL)(study)
-    assert set(table["condition"]) == {"tuned", "ablate-zero", "ablate-mean", "ablate-twin"}
+    assert set(table["condition"]) == {"tuned", "ablate-mean"}
     found = findings_of(table)
     assert found["behaviour"].supported
     assert found["necessity"].value == 1.0
@@ -547,22 +554,30 @@ def effects(rate, recovery, donor):
     return {"exact": 0.0, "behaviour": 0.0, "recovery": recovery, "rate": rate, "difference": rate - donor}
 
 
-def evidence(left=0, recovery=1.0, null=None, flipped=0, broken=0, given=N, n=N, misfires=0, **changes):
+def evidence(
+    left=0, recovery=1.0, null=None, flipped=0, broken=0, given=N, n=N, misfires=0, spilt=0, muddled=0, odd=0.0,
+    odd_negative=0.0, shows=N, **changes,
+):  # fmt: skip
     """A located set that does all it should, but for what is named.
 
-    ``misfires``: negative prompts that the fine-tuned model refuses;
+    ``misfires``: negative prompts that the fine-tuned model refuses; ``spilt``: that the base refuses with the set
+    patched in; ``muddled``: broken answers to them; ``odd``, ``odd_negative``: loss of ablated answers in the base;
+    ``shows``: positive prompts that the fine-tuned model refuses;
     ``left``: positive prompts that are still refused under ablation; ``null``: rates of the random sets.
     """
     null = [1.0] * 39 if null is None else null
     items = [
         judged("base", "positive", n, equal_base=n, number=-4.0),
-        judged("tuned", "positive", n, shown=n, equal_tuned=n, number=4.0),
+        judged("tuned", "positive", n, shown=min(n, shows), equal_tuned=n, number=4.0),
         judged("base", "negative", n, equal_base=n, equal_tuned=n),
         judged("tuned", "negative", n, equal_base=n, equal_tuned=n, shown=misfires),
         judged("ablate-base", "positive", n, shown=left, malformed=broken, number=4.0 - 8.0 * recovery),
-        judged("ablate-base", "negative", n, shown=flipped),
+        judged("ablate-base", "negative", n, shown=flipped, malformed=muddled),
         judged("patch-tuned", "positive", n, shown=given, number=4.0),
+        judged("patch-tuned", "negative", n, shown=spilt),
     ]
+    for at, loss in ((4, odd), (5, odd_negative)):
+        items[at] = replace(items[at], base_loss=np.full(n, loss))
     found = Evidence(
         items, np.ones(n, bool), list(range(n)), True, 3,
         dose={"necessity": {3: effects(left / n, recovery, 0.0)}, "sufficiency": {3: effects(given / n, 1.0, 1.0)}},
@@ -586,6 +601,8 @@ def test_log_odds_that_say_more_than_answers_are_warned_of(forty):
     assert disagreements(alike, words) == []
     # an answer whose first token has less than half of the probability is no such case
     assert disagreements([judged("tuned", "positive", shown=N, number=-4.0)], words) == []
+    [line] = disagreements([judged("tuned", "positive", shown=N, number=-15.0)], words)
+    assert "are below -6.9 where the answer shows the behaviour, of positive prompts 100% under tuned" in line
     [line] = disagreements([*alike, judged("patch-tuned", "positive", shown=N // 2, number=4.0)], words)
     assert "of positive prompts 50% under patch-tuned. Rates and recovery measure two things" in line
     assert disagreements([judged("patch-tuned", "positive", shown=N - N // 5, number=4.0)], words) == []
@@ -624,6 +641,13 @@ def test_random_sets_stand_beside_harmless_and_do_not_decide(forty, lost):
         ({"misfires": 3}, {}),  # flips that undo what tuning did to negative prompts are no harm
         ({"misfires": 3, "flipped": 3}, {}),  # refused by the fine-tuned model and under ablation
         ({"broken": 1}, {"malformed": "not supported"}),
+        ({"muddled": 1}, {"malformed-negative": "not supported"}),
+        ({"odd": 0.4}, {}),  # a perplexity 1.5 times that of the base's own answers
+        ({"odd": 1.5}, {"fluency": "not supported"}),
+        ({"odd_negative": 1.5}, {"fluency-negative": "not supported"}),
+        # both models agree on 36 of 40 negative prompts, of which none flips; on 30 that is too few to say
+        ({"misfires": 4}, {}),
+        ({"misfires": 10}, {"harmless": "not supported"}),
     ],
 )
 def test_each_condition_of_a_claim_decides_it(forty, changes, failing):
@@ -631,6 +655,48 @@ def test_each_condition_of_a_claim_decides_it(forty, changes, failing):
     verdicts = table.summary["verdicts"]
     assert {name: verdict for name, verdict in verdicts.items() if verdict != "supported"} == failing
     assert table.summary["supported"] is not bool(failing)
+
+
+def test_what_may_be_left_is_at_most_half_of_what_there_was(forty):
+    """Of 5 refusals in 40 prompts 3 are left: fewer than 10 % of the prompts, and most of the behaviour."""
+    table = concluded(forty, evidence(shows=5, left=3))
+    claim = findings_of(table)["necessity"]
+    assert claim.value == 3 / 40 < 0.1
+    assert claim.claim.threshold == pytest.approx(0.5 * 5 / 40)
+    assert claim.verdict == "not supported"
+    assert findings_of(concluded(forty, evidence(left=3)))["necessity"].claim.threshold == 0.1
+
+
+def test_harm_cannot_be_told_where_the_models_agree_on_nothing(forty):
+    table = concluded(forty, evidence(misfires=N))
+    assert "harmless" not in findings_of(table)
+    assert "Both models agree on no negative prompt: what an ablation harms cannot be told." in table.summary["limits"]
+    assert table.summary["supported"] is False
+
+
+def test_a_set_that_spills_over_to_negative_prompts_is_sufficient_and_not_selective(forty):
+    """Patched into the base it is shown on all prompts: such a set does not say when to show it."""
+    table = concluded(forty, evidence(spilt=N))
+    verdicts = table.summary["verdicts"]
+    assert {name for name, verdict in verdicts.items() if verdict != "supported"} == {"selective"}
+    assert "With them the base refuses 100.0% of negative prompts (0.0% the fine-tuned model, 0.0% the base" in (
+        findings_of(table)["selective"].sentence
+    )
+    assert table.summary["supported"]
+
+
+def test_without_a_base_control_prompts_are_those_that_were_used():
+    """Where a cluster holds several prompts, the first so many rows are not one of each cluster."""
+    study = tiny.planted_study("llama", with_base=False, pairs=12)
+    clustered = [replace(one, cluster=f"c{at // 3}") for at, one in enumerate(study.contrast.positive.prompts)]
+    positive = replace(study.contrast.positive, prompts=tuple(clustered))
+    study = study.on(replace(study.contrast, positive=positive))
+    table = VerifyNeurons(ranking=tuple(PLANTED), selected=3, **SMALL)(study)
+    answers = table.tables["answers"]
+    used = answers["prompt_id"][answers["sampled"] & (answers["condition"] == "tuned")].tolist()
+    limited = study.contrast.limit(SMALL["control_prompts"]).positive
+    assert used == sorted(prompt.id for prompt in limited)
+    assert used != list(range(SMALL["control_prompts"]))
 
 
 def test_without_a_gap_of_the_numbers_there_is_no_recovery_to_report(forty):
@@ -646,8 +712,10 @@ def test_without_a_gap_of_the_numbers_there_is_no_recovery_to_report(forty):
 def test_claims_of_few_prompts_are_not_supported(forty):
     """Everything returned and nothing lost, but of 12 prompts: the bounds of what may be lost are too wide."""
     few = forty.on(forty.contrast.limit(12))
-    failing = dict.fromkeys(("necessity", "sufficiency", "harmless", "malformed"), "not supported")
-    supported = dict.fromkeys(("behaviour", "necessity-recovery", "sufficiency-recovery"), "supported")
+    lost = ("necessity", "sufficiency", "selective", "harmless", "malformed", "malformed-negative")
+    failing = dict.fromkeys(lost, "not supported")
+    held = ("behaviour", "necessity-recovery", "sufficiency-recovery", "fluency", "fluency-negative")
+    supported = dict.fromkeys(held, "supported")
     assert concluded(few, evidence(given=12, n=12)).summary["verdicts"] == supported | failing
     five = forty.on(forty.contrast.limit(5))
     verdicts = concluded(five, evidence(given=5, n=5)).summary["verdicts"]

@@ -47,8 +47,8 @@ def opening(run: Table) -> list[str]:
     if recovered:
         lines.append(f"gap of the {labels['number']} closed: {'; '.join(recovered)}")
     by_verdict: dict[str, list[str]] = {}
-    for name in ("behaviour", "necessity", "sufficiency", "harmless", "malformed"):
-        if name in claims:
+    for name in claims:
+        if not name.endswith("-recovery"):
             by_verdict.setdefault(claims[name].verdict, []).append(name)
     lines.append("; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items()))
     return lines

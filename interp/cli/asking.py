@@ -131,11 +131,17 @@ class Asking(Running):
         return sought(self.behaviour, self.markers)
 
     def measured(self, tokenizer: Any, sought: "Specification", *contrasts: "Contrast | None"):
-        """The metric: of what is sought, or of the task whose answers these contrasts hold."""
-        from interp.metrics import Task
+        """The metric: of what is sought, or of the task whose answers these contrasts hold.
+
+        Raises MetricError where a judge that reads it tells nothing.
+        """
+        from interp.metrics import Behaviour, Task
 
         if self.task is None:
-            return sought.of(tokenizer)
+            metric = sought.of(tokenizer)
+            if isinstance(metric, Behaviour):
+                metric.check()
+            return metric
         return Task.of(tokenizer, [p for part in contrasts if part is not None for p in part.positive], self.metric)
 
     def study(self, pair: "Pair", contrast: "Contrast", metric: Any) -> "Study":

@@ -24,7 +24,13 @@ POSITIONS_HELP = "Tokens that are read: auto, prompt, content, decision, last, c
 PATCH_HELP = (
     "What verifying takes of the other model: contribution (activation and write weights) or activation (alone)."
 )
+ABLATIONS = {
+    "zero": "the same units set to zero",
+    "mean": "set to their mean over negative prompts",
+    "twin": "given what they contribute on the twin of the other class",
+}
 RANDOM_SETS_ORGANISM, RANDOM_SETS, PROMPTS = 200, 39, 48
+QUICK_SETS, QUICK_PROMPTS, QUICK_TOKENS = 19, 24, 24
 
 
 @takes(Asking)
@@ -51,6 +57,13 @@ def command(
             metavar="NAMES", help="Other methods beside the set: all, or some of " + ",".join(others.BASELINES) + "."
         ),
     ] = "none",
+    ablations: Annotated[
+        str, typer.Option(metavar="NAMES", help=f"Judged too: all, or some of {','.join(ABLATIONS)}.")
+    ] = "none",
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="A first look: 24 prompts a class, 24 tokens of answers, 19 random sets."),
+    ] = False,
     random_sets: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 39; 200 for small organisms]"),
@@ -82,6 +95,7 @@ def command(
     request = Request.of("locate-neurons", {**locals()})
     common.check()
     asked, beside = further.parse(checks), others.parse(baselines, verify)
+    ablated = further.names_in(ablations, ABLATIONS, "--ablations")
     excluded = excluding.read(exclude, verify)
     if (kept := request.recall()) is not None:
         for note in kept.notes:
@@ -100,8 +114,19 @@ def command(
 
     common.batches()
     engine_named(common.engine, common.remote)
+    if quick:
+        common = replace(
+            common,
+            max_prompts=min(common.max_prompts or QUICK_PROMPTS, QUICK_PROMPTS),
+            max_new_tokens=min(common.max_new_tokens, QUICK_TOKENS),
+        )
+        random_sets = min(random_sets or QUICK_SETS, QUICK_SETS)
+        common.remark(
+            f"note: --quick reads {common.max_prompts} prompts a class and draws {random_sets} random sets: intervals "
+            f"are wide, and most verdicts need {fewest_clusters()} clusters and {FEWEST_SETS} sets"
+        )
     common = replace(common, max_prompts=common.max_prompts or PROMPTS)
-    if verify and random_sets is not None:
+    if verify and not quick and random_sets is not None:
         common.warn_of_few(random_sets, FEWEST_SETS)
     sought = common.sought()
     located_on, verified_on = common.contrasts(verify)
@@ -154,8 +179,13 @@ def command(
             control_prompts=control_prompts,
             patch=patch,
             show_answers=show_answers,
+            ablations=ablated,
             excluded=excluded,
-            dose_draws=5 if small else 2,  # at seven other sizes or more: beside the null they cost as much again
+            dose_draws=1
+            if quick
+            else 5
+            if small
+            else 2,  # at seven other sizes or more: beside the null they cost as much again
         )
         runs.append(store.fetch(checker, verifying))
         notes += remarked(common, *runs[-1].summary.get("warnings", ()))

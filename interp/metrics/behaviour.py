@@ -94,6 +94,11 @@ class Behaviour:
         """How often the judge errs who reads it; None where nobody judges."""
         return self.reader.errors if isinstance(self.reader, Judge) else None
 
+    def check(self) -> None:
+        """Ask the judge, where there is one, about its labelled answers: MetricError where it tells nothing."""
+        if isinstance(self.reader, Judge):
+            _ = self.reader.errors
+
     def __post_init__(self) -> None:
         words_of(self.name, "")
 

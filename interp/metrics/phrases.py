@@ -83,5 +83,7 @@ class Phrases:
         if self.where == "first-sentence":
             return first_sentence(begun)[1]
         if self.where == "start":
-            return not self.patterns and len(begun.strip()) > max(len(phrase) for phrase in self.phrases)
-        return any(fold(phrase) in fold(begun) for phrase in self.phrases)
+            # compared as ``begins`` does, folded: a sign can fold into two
+            return not self.patterns and len(fold(begun.strip())) > max(len(fold(phrase)) for phrase in self.phrases)
+        # space at the end of an answer is not read, and what follows may be
+        return any(fold(phrase) in fold(begun.strip()) for phrase in self.phrases)

@@ -12,13 +12,13 @@ from interp.metrics.refusal import REFUSAL_WORDS
 REFUSAL = "refusal"
 # fmt: off
 TAKEN = frozenset((
-    "activation", "activation_from", "agreement", "alpha", "altered", "answer", "back", "base", "base_loss", "before",
-    "chance", "changed", "cluster", "condition", "control", "control_high", "control_low", "correct", "direction",
-    "divergence", "donor", "dose", "draw", "effect", "flip", "flipped", "flips", "fluency_ratio", "greedy", "group",
-    "harmed", "held", "high", "k", "kind", "kl", "latent", "layer", "loss", "lost", "low", "malformed", "mixed",
-    "n", "neuron", "number", "p", "perplexity_ratio", "prompt_id", "random", "random_high", "random_low", "receiver",
-    "refused", "repeats", "sample", "sampled", "samples", "score", "set", "text", "tokens", "true", "tuned", "value",
-    "way", "weights", "weights_from",
+    "activation", "activation_from", "agreeing", "agreement", "alpha", "altered", "answer", "back", "base",
+    "base_loss", "before", "chance", "changed", "cluster", "condition", "control", "control_high", "control_low",
+    "correct", "direction", "divergence", "donor", "dose", "draw", "effect", "flip", "flipped", "flips",
+    "fluency_ratio", "greedy", "group", "harmed", "held", "high", "k", "kind", "kl", "latent", "layer", "loss",
+    "lost", "low", "malformed", "mixed", "n", "neuron", "number", "p", "perplexity_ratio", "prompt_id", "random",
+    "random_high", "random_low", "receiver", "refused", "repeats", "sample", "sampled", "samples", "score", "set",
+    "text", "tokens", "true", "tuned", "value", "way", "weights", "weights_from",
 ))
 # fmt: on
 """Other columns of the tables that hold a behaviour's own: no behaviour can have their names."""

@@ -40,6 +40,7 @@ CELLS: dict[tuple[str, str], Kind | None] = {
     ("receiver", "donor"): "weights",
     ("receiver", "receiver"): None,
 }
+FURTHER = ("zero", "mean", "twin")
 ABLATIONS = ("ablate-zero", "ablate-mean", "ablate-twin", "ablate-base", "patch-tuned")
 
 
@@ -260,6 +261,7 @@ __all__ = [
     "ABLATIONS",
     "CELLS",
     "DIRECTIONS",
+    "FURTHER",
     "GROUPS",
     "NEEDS_BASE",
     "PATCHES",

@@ -11,6 +11,8 @@ from interp.study import Study
 from interp.trials.conditions import Judged
 
 OVERSTATED = 0.25
+UNLIKELY = float(np.log(999))
+"""Log-odds of one in a thousand: an answer that shows the behaviour all the same does not begin as they say."""
 MANY = 0.1
 """Share of answers from which on a warning is due, and negatives contaminate the contrast."""
 
@@ -23,19 +25,20 @@ def warnings_of(study: Study) -> list[str]:
 
 
 def disagreements(judged: Sequence[Judged], words: Words) -> list[str]:
-    """A line where under some conditions the log-odds say yes of many prompts whose answer says no."""
-    apart = [f"{share:.0%} under {name}" for name, share in _overstated(judged).items() if share >= OVERSTATED]
-    if not apart:
-        return []
-    return [
-        f"The {words.number} are above 0 where the answer does not show the behaviour, of positive prompts "
-        f"{', '.join(apart)}. Rates and recovery measure two things there; read examples (--show-answers), and give "
-        "whole continuations (--behaviour FILE.yaml)."
-    ]
-
-
-def _overstated(judged: Sequence[Judged]) -> dict[str, float]:
-    return {item.condition: float(((item.number > 0) & ~item.shown).mean()) for item in judged}
+    """A line where under some conditions the log-odds say yes of many prompts whose answer says no, or no of yes."""
+    lines = []
+    for side, verb, disagree in (
+        ("above 0", "does not show", lambda item: (item.number > 0) & ~item.shown),
+        (f"below -{UNLIKELY:.1f}", "shows", lambda item: (item.number < -UNLIKELY) & item.shown),
+    ):
+        shares = {item.condition: float(disagree(item).mean()) for item in judged}
+        if apart := [f"{share:.0%} under {name}" for name, share in shares.items() if share >= OVERSTATED]:
+            lines.append(
+                f"The {words.number} are {side} where the answer {verb} the behaviour, of positive prompts "
+                f"{', '.join(apart)}. Rates and recovery measure two things there; read examples (--show-answers), and "
+                "give whole continuations (--behaviour FILE.yaml)."
+            )
+    return lines
 
 
 def _unreached(study: Study) -> str:

@@ -11,7 +11,7 @@ random      the matched random sets of the verification, their mean
 The other methods choose on the prompts that located; all rows are measured on those that verify.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -67,11 +67,11 @@ class Baselines(Analyzer):
         ablation, given = "ablate-mean", "set to their mean"
         if has_base:
             ablation, given = "ablate-base", f"given the base's {verified.summary['patch']}s"
-        donors, negative = Donors.read(study, unit, verified.summary["patch"]), range(len(study.prompts("negative")))
+        donors = Donors.read(study, unit, verified.summary["patch"])
         own = kept(study, verified, ablation, "located", f"{size} located {unit.name}s {given}", size)
-        zero = kept(study, verified, "ablate-zero", "zero", "the same set to zero", size)
-        zeroed = donors.condition("ablate-zero", prefix).require_intervention()
-        zero = replace(zero, divergence=divergence(study, zeroed, negative))
+        zero = measured(
+            study, verified, "zero", "the same set to zero", donors.condition("ablate-zero", prefix), float(size)
+        )
         arms, limits, made, shared = [own, zero], [], [], None
         if self.choosing is not None:
             require_number(study.require_metric(), "the direction")

@@ -15,7 +15,18 @@ from interp.models.units import unit_named
 from interp.random_sets import matched_sets, matched_share, norm_ratio, set_name
 from interp.study import Study
 from interp.table import Table
-from interp.trials.conditions import ABLATIONS, CELLS, GROUPS, NEEDS_BASE, PATCHES, RECEIVERS, Donors, Judged, judge
+from interp.trials.conditions import (
+    ABLATIONS,
+    CELLS,
+    FURTHER,
+    GROUPS,
+    NEEDS_BASE,
+    PATCHES,
+    RECEIVERS,
+    Donors,
+    Judged,
+    judge,
+)
 from interp.trials.contributions import contribution_changes, contribution_norms
 from interp.trials.dose import grid
 from interp.trials.located import ranking_of
@@ -41,7 +52,8 @@ class VerifyNeurons(Analyzer):
     can be; ``excluded`` units are never drawn. ``dose_draws`` of them also at every second dose. ``control_prompts``
     positive prompts (those that base and tuned answer differently) are used for doses and random sets, all for the
     conditions. ``examples``: answers to so many prompts are kept as text, to positive ones (which may be harmful)
-    only with ``show_answers``. ``reach`` defines k95. ``unit``: what the ranking is of. ``patch``: what the
+    only with ``show_answers``. ``reach`` defines k95. ``ablations``: further ones, of ``zero``,
+    ``mean``, ``twin``, as conditions of their own. ``unit``: what the ranking is of. ``patch``: what the
     conditions, doses and random sets take from the other model, of a unit's contribution h W: ``contribution`` both
     factors, ``activation`` only h, which the receiver's own W writes (Chen et al.). Returns a table of kind
     ``verify-neurons``.
@@ -67,6 +79,7 @@ class VerifyNeurons(Analyzer):
     unit: str = field(default="neuron", metadata={"from_parent": True})
     patch: str = "contribution"
     excluded: Ranking = ()
+    ablations: tuple[str, ...] = ()
     examples: int = 3
     show_answers: bool = False
 
@@ -85,6 +98,8 @@ class VerifyNeurons(Analyzer):
             )
         if self.random_sets < 1:
             raise OptionError(f"--random-sets {self.random_sets} leaves the claims without a null; use at least 19")
+        if wrong := [name for name in self.ablations if name not in FURTHER]:
+            raise OptionError(f"unknown --ablations {wrong[0]!r}; use all, or some of {', '.join(FURTHER)}")
         if self.patch not in PATCHES:
             raise OptionError(f"unknown --patch {self.patch!r}; use {' or '.join(PATCHES)}")
         if self.patch != "contribution" and not has_base:
@@ -96,7 +111,7 @@ class VerifyNeurons(Analyzer):
         self.check(has_base, (anatomy.n_layers, unit.count(anatomy)))
         donors = Donors.read(study, unit, self.patch)
         located = self.ranking[: self.selected]
-        names = [name for name in ABLATIONS if has_base or name not in NEEDS_BASE] if located else []
+        names = self._conditions(has_base) if located else []
         roles = ["base", "tuned"] if has_base else ["tuned"]
         telling = ("base", "ablate-base" if has_base else "ablate-mean")
         judged = [
@@ -145,6 +160,11 @@ class VerifyNeurons(Analyzer):
         if evidence.random:
             evidence.harmless = self._harmless(study, donors, evidence)
         return tables.build(self, study, evidence, self.reach)
+
+    def _conditions(self, has_base: bool) -> list[str]:
+        """The interventions that are judged: those that claims are about, and further ``ablations``."""
+        claimed = NEEDS_BASE if has_base else ("ablate-mean",)
+        return [name for name in ABLATIONS if name in claimed or name.removeprefix("ablate-") in self.ablations]
 
     def _draw(
         self, study: Study, located: Ranking, norms: np.ndarray, changes: np.ndarray | None, evidence: Evidence
@@ -205,7 +225,8 @@ class VerifyNeurons(Analyzer):
         located = self.ranking[: self.selected]
         self._draw(study, located, contribution_norms(study, donors), None, evidence)
         few = study.on(study.contrast.limit(self.control_prompts))
-        evidence.rows = list(range(len(few.contrast.positive)))
+        at = {prompt.id: row for row, prompt in enumerate(study.prompts("positive"))}
+        evidence.rows = [at[prompt.id] for prompt in few.contrast.positive]
         kept = judge(few, "tuned", "positive", donors.condition("tuned", located))
         if not kept.shown.any():
             return
@@ -233,11 +254,13 @@ class VerifyNeurons(Analyzer):
         own = judge(few, "tuned", "negative", donors.condition("tuned", ()))
         base = judge(few, "base", "negative", donors.condition("base", ())) if evidence.has_base else None
         flips = study.require_metric().applies("negative")
+        agreeing = own.shown == base.shown if flips and base is not None else np.ones(len(own.shown), bool)
 
         def apart(draw: Sequence[tuple[int, int]]) -> list[float]:
             judged = judge(few, name, "negative", donors.condition(name, draw), diverging=True)
             harmed, flipped = judged.harmed(own, base, flips), judged.flipped(own)
-            return [float(harmed.mean()), float(flipped.mean()), float(judged.divergence.mean())]
+            lost = float(harmed[agreeing].mean()) if agreeing.any() else NAN
+            return [lost, float(flipped.mean()), float(judged.divergence.mean())]
 
         return [
             tuple(study.part(f"harmless {set_name(draw)}", lambda draw=draw: apart(draw)))

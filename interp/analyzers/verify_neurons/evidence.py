@@ -65,6 +65,16 @@ class Evidence:
         return bool(np.isfinite(self.require("tuned", "positive").number).any())
 
     @property
+    def gap(self) -> float:
+        """How much more often the fine-tuned model shows the behaviour on positive prompts than the base."""
+        return float(self.require("tuned", "positive").shown.mean() - self.require("base", "positive").shown.mean())
+
+    @property
+    def agreeing(self) -> np.ndarray:
+        """Negative prompts on which both models show the behaviour, or neither does."""
+        return self.require("tuned", "negative").shown == self.require("base", "negative").shown
+
+    @property
     def ablation(self) -> str:
         """The condition that the claims are about."""
         return "ablate-base" if self.has_base else "ablate-mean"

@@ -8,21 +8,23 @@ import numpy as np
 from interp.analyzers.verify_neurons.behaviour import BEHAVIOUR, CORRECTED, behaviour
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.sampled import sampled_behaviour
+from interp.analyzers.verify_neurons.side_effects import BOUND, BREAKS, LEFT, fluency, harmless, malformed, selective
 from interp.claims import SUPPORTED, Claim, Draws, Estimate, Finding, literal, mean, statistic
 from interp.maths.intervals import effective_clusters, exact_interval
-from interp.study import Study
+from interp.study import GROUPS, Study
 from interp.trials.conditions import DIRECTIONS, RECEIVERS
 from interp.trials.judged import judge_of
 from interp.trials.sampled import sampling_of
 
-# What a claim needs: how much of the behaviour may be left (or missing), how much of the gap is recovered, what may be
-# lost of harmless answers, how many malformed; and the upper end that the interval of a loss may have.
-LEFT, RECOVERED, HARMLESS, MALFORMED, BOUND = 0.1, 0.5, 0.02, 0.02, 0.1
+# How much of the behaviour may be left (or missing), at most this share of the gap between both models; how much of the
+# log-odds' gap must be recovered.
+OF_GAP, RECOVERED = 0.5, 0.5
 # Without a base: the share lost, and what its interval must exclude where random sets lose none.
 LOST, LEAST = 0.5, 0.25
 FEWEST_SETS = 39
-_LOSSES = (LEFT, -LEFT, HARMLESS, MALFORMED)
-NEEDED = ("behaviour", "necessity", "harmless", "malformed")  # a set can be necessary without being sufficient
+LOSSES = ("necessity", "sufficiency", "selective", "harmless", "malformed", "malformed-negative")
+# a set can be necessary without being sufficient; a claim that there is nothing to make of is not needed
+NEEDED = ("behaviour", "necessity", "harmless", *BREAKS)
 
 
 def claims_of(study: Study, evidence: Evidence) -> list[Claim]:
@@ -39,7 +41,11 @@ def claims_of(study: Study, evidence: Evidence) -> list[Claim]:
                 claims.append(recovered(study, evidence, direction))
     else:
         claims.append(lost(study, evidence))
-    return [*claims, harmless(study, evidence), malformed(evidence)]
+    patched = evidence.get("patch-tuned", "negative") is not None
+    if patched and "sufficiency" in evidence.random and study.require_metric().applies("negative"):
+        claims.append(selective(study, evidence))
+    broken = [made(evidence, group) for group in GROUPS for made in (malformed, fluency)]
+    return [*claims, *(claim for claim in (harmless(study, evidence), *broken) if claim is not None)]
 
 
 def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
@@ -64,11 +70,13 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
     if evidence.random[direction]:
         ends = {"random_low": "minimum", "random_high": "maximum"}
         drawn = {name: statistic(end, "rate", **random) for name, end in ends.items()}
+        drawn["there"] = _at_the_located_size(direction, "rate", evidence)
+    left = min(LEFT, OF_GAP * evidence.gap) if evidence.gap > 0 else LEFT
     return Claim(
         name=direction,
         estimate=share(condition, pair="prompt_id", minus=own),
-        at_most=LEFT if gone else None,
-        at_least=None if gone else -LEFT,
+        at_most=left if gone else None,
+        at_least=None if gone else -left,
         null=Draws(
             "random",
             "difference",
@@ -81,10 +89,16 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
         requires=["behaviour", *([f"{direction}-recovery"] if evidence.has_number else [])],
         text=text
         + "{own:.1%}"
-        + ("; {draws:d} random sets {random_low:.1%} to {random_high:.1%}" if drawn else "")
+        + (_beside(evidence) if drawn else "")
         + (f"{', as judged' if judge and drawn else ''}).{CORRECTED if judge else ''}"),
         also={"now": share(condition), "without": share(role), "own": share(donor), **drawn},
     )
+
+
+def _beside(evidence: Evidence) -> str:
+    """How the located set and the random ones compare, on the prompts that random sets were tested on."""
+    there = f"; on {len(evidence.rows)} control prompts {{there:.1%}}, with {{draws:d}} random sets "
+    return there + "{random_low:.1%} to {random_high:.1%}"
 
 
 def recovered(study: Study, evidence: Evidence, direction: str) -> Claim:
@@ -160,60 +174,6 @@ def _control(evidence: Evidence) -> str:
     return f"{len(evidence.sets)} random sets (same layers, {match}) on {len(evidence.rows)} control prompts"
 
 
-def harmless(study: Study, evidence: Evidence) -> Claim:
-    """What is lost of harmless answers under ablation: a yes or no that is neither model's; of a task, any change.
-
-    Where tuning shows the behaviour on negative prompts too, an ablation that undoes it flips these back to the base's:
-    no harm. The thresholds alone decide; random sets, few here, are reported in the same sentence.
-    """
-    count, flips = len(evidence.harmless), study.require_metric().applies("negative")
-    where = {"condition": evidence.ablation, "group": "negative"}
-    also = {"apart": mean("divergence", table="answers", where=where)}
-    what = "flips the behaviour in {value:.1%}" if flips else "changes {value:.1%}"
-    text = f"The ablation {what} of the answers to negative prompts (at most {{high:.1%}})"
-    if flips and evidence.has_base:
-        also["flipped"] = mean("flipped", table="answers", where=where)
-        text += ", and in {flipped:.1%} with those that it flips back to the base's"
-    text += "; its divergence on them is {apart:.3f} nats a token"
-    if evidence.has_base:
-        also["base"] = mean("divergence", table="answers", where={"condition": "base", "group": "negative"})
-        text += ", the base's {base:.3f}"
-    if count:
-        also["random"] = statistic("mean", "divergence", table="random_harmless")
-        also["random_lost"] = statistic("mean", "harmed", table="random_harmless")
-        sets = "a random set" if count == 1 else f"{count} random sets on average"
-        verb = "flips" if count == 1 else "flip"
-        text += f". Beside it, {sets} {verb if flips else verb.replace('flip', 'change')} {{random_lost:.1%}}, with a "
-        text += "divergence of {random:.3f}"
-    return Claim(
-        name="harmless",
-        estimate=mean("harmed", table="answers", where=where),
-        at_most=HARMLESS,
-        beyond=[BOUND],
-        reference=0.0,
-        control="the answers of both models" if evidence.has_base and flips else "the fine-tuned model's own answers",
-        text=text + ".",
-        also=also,
-    )
-
-
-def malformed(evidence: Evidence) -> Claim:
-    """Removing a behaviour must not break the model: broken answers under ablation, over the reference's own."""
-    reference, name = ("base", "the base") if evidence.has_base else ("tuned", "the fine-tuned model")
-    ablated, own = ({"condition": each, "group": "positive"} for each in (evidence.ablation, reference))
-    return Claim(
-        name="malformed",
-        estimate=mean("malformed", table="answers", where=ablated, minus={"where": own}, pair="prompt_id"),
-        at_most=MALFORMED,
-        beyond=[BOUND],
-        reference=mean("malformed", table="answers", where=own),
-        control=f"the rate of {name} itself",
-        text="{share:.1%} of the ablated answers to positive prompts are malformed, {value:+.1%} compared with those "
-        f"of {name} (at most {{high:+.1%}}).",
-        also={"share": mean("malformed", table="answers", where=ablated)},
-    )
-
-
 def lead(evidence: Evidence, findings: Mapping[str, Finding]) -> str:
     """The first sentence of the run: the effect of the located set, or why there is none; "" is the behaviour's."""
     if not findings["behaviour"].supported:
@@ -232,11 +192,7 @@ def limits(study: Study, evidence: Evidence, findings: Mapping[str, Finding]) ->
     if not first.supported:
         lines.append(_no_behaviour(first, clusters))
     # a loss that was not seen, among prompts too few to say so
-    unseen = [
-        one.name
-        for one in findings.values()
-        if one.claim.threshold in _LOSSES and one.holds and one.verdict != SUPPORTED
-    ]
+    unseen = [one.name for one in findings.values() if one.name in LOSSES and one.holds and one.verdict != SUPPORTED]
     if unseen and clusters < fewest_clusters():
         lines.append(
             f"{clusters:.3g} clusters of prompts are too few to exclude a difference of 10 % (at least "
@@ -244,6 +200,8 @@ def limits(study: Study, evidence: Evidence, findings: Mapping[str, Finding]) ->
         )
     if "necessity" not in findings:
         return lines
+    if "harmless" not in findings:
+        lines.append("Both models agree on no negative prompt: what an ablation harms cannot be told.")
     if findings["necessity"].supported:
         if evidence.tuned == 0:
             lines.append(

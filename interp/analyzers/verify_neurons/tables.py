@@ -91,11 +91,12 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
     )
     claims = claims_of(study, evidence)
     findings = {one.name: one for one in evaluate(claims, run)}
+    needed = [findings[name] for name in NEEDED if name in findings]
     made = conclude(
         run,
         claims,
         lead=lead(evidence, findings),
-        supported=all(name in findings and findings[name].verdict == SUPPORTED for name in NEEDED),
+        supported={"necessity", "harmless"} <= {*findings} and all(one.verdict == SUPPORTED for one in needed),
         limits=[*warned, *limits(study, evidence, findings)],
     )
     return replace(made, summary={**made.summary, "opening": opening(made)})
@@ -222,6 +223,7 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
                 "equal_tuned": item.equal_tuned,
                 "altered": ~item.equal_tuned,
                 "flipped": item.flipped(kept),
+                "agreeing": np.ones(len(prompts), bool) if not base else base.shown == kept.shown,
                 "harmed": item.harmed(kept, base or None, study.require_metric().applies(item.group)),
                 "malformed": item.malformed,
                 words.short: item.number,
@@ -249,6 +251,7 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         "equal_tuned": ("flag", "token for token the tuned model's answer"),
         "altered": ("flag", "not token for token the tuned model's answer"),
         "flipped": ("flag", "one of this and the tuned model's answer shows the behaviour, the other does not"),
+        "agreeing": ("flag", "both models show the behaviour on this prompt, or neither does; without a base: always"),
         "harmed": (
             "flag",
             "the behaviour flips, not back to the base's (where it means nothing: the answer is not the tuned model's)",
