@@ -31,7 +31,7 @@ class _Stage:
         left = ""
         if 0 < self.done < self.total:
             left = f", about {duration((now - self.started) / self.done * (self.total - self.done))} left"
-        return f"{self.what} {self.done} of {self.total}{left}"
+        return f"{self.what}: {self.done} of {self.total}{left}"
 
 
 @dataclass

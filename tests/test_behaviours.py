@@ -269,8 +269,8 @@ GOOD = "name: french\nkind: phrases\nphrases: [Bien]\n"
     [
         ("- a", "holds no fields"),
         ("name: [", "is no YAML"),
-        ("kind: phrases", "name is None"),
-        ("name: french", "kind is None"),
+        ("kind: phrases", "has no field name"),
+        ("name: french", "has no field kind"),
         ("name: french\nkind: magic", "unknown kind 'magic'"),
         (GOOD + "phrase: [a]", "unknown field 'phrase'"),
         (GOOD + "where: end", "where is 'end'"),

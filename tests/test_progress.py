@@ -47,7 +47,7 @@ def test_a_line_says_how_many_are_done_and_how_long_the_others_take(lines):
         if item == 2:
             lines.clear()
             lines.wait()
-    assert re.fullmatch(r"\[\d+ s\] random sets 2 of 4, about \d+ s left", lines.seen[0])
+    assert re.fullmatch(r"\[\d+ s\] random sets: 2 of 4, about \d+ s left", lines.seen[0])
 
 
 def test_stages_within_a_run_are_told_from_the_outermost_to_the_innermost(lines):
@@ -61,7 +61,7 @@ def test_stages_within_a_run_are_told_from_the_outermost_to_the_innermost(lines)
                 break
             break
     assert lines.seen[0].endswith("] verify-neurons")
-    assert any(line.endswith("] verify-neurons; random sets 0 of 3; answers 0 of 2") for line in lines.seen)
+    assert any(line.endswith("] verify-neurons; random sets: 0 of 3; answers: 0 of 2") for line in lines.seen)
     assert progress.idle
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
@@ -118,8 +119,7 @@ class VerifyNeurons(Analyzer):
             judge(
                 study, name, group, donors.condition(name, located), diverging=group == "negative" and name in telling
             )
-            for name in (*roles, *names)
-            for group in GROUPS
+            for name, group in study.progress([*product((*roles, *names), GROUPS)], "conditions")
         ]
         sampling = sampling_of(study)
         sampled = [] if sampling is None else [
