@@ -16,11 +16,14 @@ from torch import Tensor
 from interp.engines import Batch, Edit, Engine
 from interp.errors import OptionError, UnsupportedModel, required
 from interp.maths.host import to_host
+from interp.maths.memory import Memory, for_activations
 from interp.models.model import Model
 from interp.prompts import Encoded
 from interp.sites import Site
 
-_TOKENS_ON_CPU, _TOKENS_ON_GPU, _ACTIVATION_BYTES = 4096, 16384, 1 << 30
+_TOKENS_ON_CPU, _TOKENS_ON_GPU = 4096, 16384
+BatchSize = int | Memory | None
+"""Prompts at a time, or what the process may take; None: as many as half of the free memory holds, up to 1 GiB."""
 
 
 @dataclass
@@ -63,17 +66,19 @@ class Captured:
 
 
 def batches(
-    encoded: Sequence[Encoded], model: Model, batch_size: int | None, per_token_bytes: int = 0
+    encoded: Sequence[Encoded], model: Model, batch_size: BatchSize, per_token_bytes: int = 0
 ) -> list[list[int]]:
-    """Rows grouped into batches of similar length; ``batch_size`` None bounds the number of tokens instead."""
+    """Rows grouped into batches of similar length: of so many prompts, else bounded by tokens and by memory."""
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row].ids))
     limit = _TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_GPU
     if per_token_bytes:
-        limit = max(1, min(limit, _ACTIVATION_BYTES // per_token_bytes))
+        memory = batch_size if isinstance(batch_size, Memory) else None
+        limit = max(1, min(limit, for_activations(memory, model.device) // per_token_bytes))
     groups: list[list[int]] = []
+    count = batch_size if isinstance(batch_size, int) else 0
     for row in order:
         tokens = len(encoded[row].ids) * len(encoded[row].texts)
-        full = not groups or (len(groups[-1]) >= batch_size if batch_size else (len(groups[-1]) + 1) * tokens > limit)
+        full = not groups or (len(groups[-1]) >= count if count else (len(groups[-1]) + 1) * tokens > limit)
         if full:
             groups.append([])
         groups[-1].append(row)

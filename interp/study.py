@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
-from interp.capture import Backoff, batches, require_parts
+from interp.capture import Backoff, BatchSize, batches, require_parts
 from interp.display import facts_html
 from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, OutOfMemory, PromptError
@@ -47,7 +47,8 @@ class Study:
     """A pair of models, prompts, a metric and a seed; analyzers take it and give a Table.
 
     Prompts are of two classes, or of one for analyzers that contrast nothing; ``metric`` None is for those that measure
-    no behaviour. ``batch_size`` None bounds batches by tokens. An answer is what follows ``answer_after``: ``auto`` (a
+    no behaviour. ``batch_size``: prompts at a time, or the ``Memory`` that all may take; None bounds batches by
+    tokens and free memory. An answer is what follows ``answer_after``: ``auto`` (a
     thinking block, where the chat template knows one, is not the answer), ``none``, or a text. Answers and encodings
     are computed once and kept with the study.
     """
@@ -56,7 +57,7 @@ class Study:
     contrast: Contrast | OneClass
     metric: Metric | None
     seed: int = 0
-    batch_size: int | None = None
+    batch_size: BatchSize = None
     max_new_tokens: int = 48
     answer_after: str = "auto"
     engine: Engine = field(default_factory=TorchEngine)
@@ -289,7 +290,7 @@ class Study:
             **{f"clusters_{group}": self.prompts(group).n_clusters for group in self.classes},
             "architecture": tuned.anatomy.architecture,
             "device": str(tuned.device),
-            "batch_size": self.batch_size or "auto",
+            "batch_size": self.batch_size if isinstance(self.batch_size, int) else str(self.batch_size or "auto"),
             "engine": self.engine.name,
             "notes": list(self.notes),
             "environment": environment(),

@@ -1,16 +1,19 @@
 """Memory that runs out: smaller batches, the same table, and one line where nothing is small enough."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
+from interp import organisms
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.cli import main
 from interp.engines import TorchEngine
-from interp.errors import OutOfMemory
-from interp.maths.memory import ran_out_of_memory
+from interp.errors import OptionError, OutOfMemory
+from interp.maths.memory import LEAST, MOST, Memory, for_activations, ran_out_of_memory
 from interp.models.pair import Pair
 from tests import tiny
 
@@ -141,3 +144,44 @@ def test_a_model_that_memory_does_not_hold_is_one_clear_line(tmp_path, monkeypat
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
     with pytest.raises(OutOfMemory, match=r"cpu has no memory for .*model.*use --dtype bfloat16"):
         Pair.load(str(tmp_path / "model"), device="cpu")
+
+
+# ---------------------------------------------------------------------------------------------- a budget
+
+
+@pytest.mark.parametrize(
+    ("text", "total"), [("4G", 4 << 30), ("800M", 800 << 20), ("1.5GiB", 3 << 29), (" 2gb ", 2 << 30), ("1T", 1 << 40)]
+)
+def test_an_amount_of_memory_is_read(text, total):
+    assert Memory.parse(text).total == total
+
+
+@pytest.mark.parametrize("text", ["4", "G", "0G", "-1G", "4GG", "four", ""])
+def test_what_is_no_amount_of_memory_is_refused(text):
+    with pytest.raises(OptionError, match="use 4G or 800M"):
+        Memory.parse(text)
+
+
+def test_a_batch_gets_half_of_what_all_else_leaves():
+    taken, device = psutil.Process().memory_info().rss, torch.device("cpu")
+    assert for_activations(Memory(taken + (4 << 30)), device) == pytest.approx(2 << 30, rel=0.05)
+    # of nothing left a batch still gets what one prompt needs
+    assert for_activations(Memory(1), device) == LEAST
+    assert LEAST <= for_activations(None, device) <= MOST
+
+
+def test_less_memory_makes_smaller_batches_and_the_same_numbers():
+    study = tiny.planted_study("llama", pairs=16)
+    small = replace(study, batch_size=Memory(1), _kept={})
+    per_token = LEAST // 64
+    sizes = [max(map(len, each.groups("positive", each.pair.tuned, per_token))) for each in (study, small)]
+    assert sizes[0] > sizes[1]
+    scores = [LocateNeurons(top="3")(each)["score"] for each in (study, small)]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4, atol=1e-6)
+
+
+def test_memory_and_batch_size_are_one_question(capsys):
+    file = str(organisms.prompts("refusal/planted", "verify", "harmful"))
+    given = ["compare", "organism:refusal/planted", "--base", "organism:refusal/base", "--prompts", file]
+    assert main([*given, "--memory", "4G", "--batch-size", "2"]) == 2
+    assert "--memory and --batch-size both say how large batches are" in capsys.readouterr().err

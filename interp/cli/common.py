@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from interp.cli.piped import readable_again
 from interp.errors import OptionError
 from interp.provenance import plain
+
+if TYPE_CHECKING:
+    from interp.capture import BatchSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +52,26 @@ class Running(Common):
     """The options of every command that runs a model."""
 
     batch_size: Annotated[str, typer.Option("--batch-size", metavar="N|auto", help="Prompts at a time.")] = "auto"
+    memory: Annotated[
+        str, typer.Option("--memory", metavar="4G|auto", help="What all may take: batches are as small as that needs.")
+    ] = "auto"
     device: Annotated[str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1, spread.")] = "auto"
     dtype: Annotated[str, typer.Option("--dtype", metavar="NAME|auto", help="float32, bfloat16, float16.")] = "auto"
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
     engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="torch or nnsight.")] = "torch"
     remote: Annotated[bool, typer.Option("--remote", help="Run passes on NDIF (--engine nnsight).")] = False
 
-    def batches(self) -> int | None:
-        """Prompts at a time, None for ``auto``; raises OptionError for anything but a whole number above 0."""
+    def batches(self) -> "BatchSize":
+        """Prompts at a time, or the memory that all may take; None for ``auto``.
+
+        Raises OptionError for anything but a whole number above 0, for what is no amount of memory, and for both.
+        """
+        if self.memory != "auto":
+            from interp.maths.memory import Memory
+
+            if self.batch_size != "auto":
+                raise OptionError("--memory and --batch-size both say how large batches are; give one of them")
+            return Memory.parse(self.memory)
         if self.batch_size == "auto":
             return None
         if not self.batch_size.isdecimal() or int(self.batch_size) < 1:
