@@ -10,6 +10,7 @@ import numpy as np
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
+from interp.analyzers.verify_neurons.work import work_of
 from interp.errors import OptionError
 from interp.models.changes import weight_change
 from interp.models.units import unit_named
@@ -35,6 +36,7 @@ from interp.trials.outcomes import MEASURES, Outcomes, refine
 from interp.trials.patching import patch_cells
 from interp.trials.rows import some
 from interp.trials.sampled import sample, sampling_of
+from interp.trials.work import Work
 
 Ranking = tuple[tuple[int, int], ...]
 NAN = float("nan")
@@ -106,6 +108,17 @@ class VerifyNeurons(Analyzer):
         if self.patch != "contribution" and not has_base:
             raise OptionError(f"--patch {self.patch} takes activations from a base, and there is none; give --base")
 
+    def work(self, study: Study) -> Work:
+        """Answers of both models and under every intervention, then doses and random sets."""
+        names = self._conditions(study.pair.base is not None) if self.selected else []
+        return work_of(
+            study, self.selected, len(names), self.random_sets, self.dose_draws, self.control_prompts, self._depth
+        )
+
+    @property
+    def _depth(self) -> int:
+        return min(len(self.ranking), self.depth or max(8 * self.selected, 160))
+
     def __call__(self, study: Study) -> Table:
         """Run all conditions, doses and controls; what they gave becomes claims."""
         has_base, unit, anatomy = study.pair.base is not None, unit_named(self.unit), study.pair.tuned.anatomy
@@ -149,8 +162,7 @@ class VerifyNeurons(Analyzer):
         if located and len(rows) and has_base:
             norms, changes = contribution_norms(study, donors), contribution_changes(study, donors)
             self._draw(study, located, norms, changes, evidence)
-            depth = min(len(self.ranking), self.depth or max(8 * self.selected, 160))
-            evidence.depth = depth
+            depth = evidence.depth = self._depth
             for direction in ("necessity", "sufficiency"):
                 outcomes = Outcomes(study, donors, direction, rows)
                 self._measure(study, outcomes, direction, depth, (norms, changes), evidence)

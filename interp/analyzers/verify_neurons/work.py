@@ -1,0 +1,46 @@
+"""What a verifying run does, before it begins: how many passes, and how many tokens are written."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from interp.study import Study
+from interp.trials.dose import grid
+from interp.trials.work import Work
+
+# Shares that are known only afterwards, as they were on the real pair: how far answers go, how many answers part from
+# the reference under an intervention, and how many passes a set takes, of the prompts that it is tested on.
+LENGTH, PARTED, NECESSITY, SUFFICIENCY, CELLS = 0.8, 0.5, 1.6, 3.5, 0.6
+REFINED = 6  # sets between two doses that bisection tries, by measure
+
+
+def work_of(
+    study: Study, selected: int, conditions: int, random_sets: int, dose_draws: int, control_prompts: int, depth: int
+) -> Work:
+    """Passes over all prompts of the study, both classes, and tokens that are written to each."""
+    has_base = study.pair.base is not None
+    lengths = [len(each.ids) for group in study.classes for each in study.encoded(group)]
+    written = LENGTH * study.max_new_tokens
+    # a prompt with its answer, in passes over prompts
+    read = 1 + written / max(np.mean(lengths) - _shared(study), 1)
+    models = 2 if has_base else 1
+    plain = Work(passes=2 * read, tokens=written) * models
+    # an intervention from the other model is read in step with it
+    edited = Work(passes=(models + 1) * read, tokens=models * PARTED * written) * conditions
+    if not selected:
+        return plain
+    share = min(control_prompts, len(study.contrast.positive)) / len(lengths)
+    beside = Work(passes=3 * share * read, tokens=models * share * PARTED * written) * dose_draws
+    if not has_base:
+        return plain + edited + beside + Work(passes=share, tokens=share * written) * random_sets
+    steps = grid(depth)
+    sets = random_sets + len(steps) + REFINED + dose_draws * len(steps[::2])
+    passes = sets * (NECESSITY + SUFFICIENCY) + 2 * 2 * CELLS * random_sets
+    return plain + edited + beside + Work(passes=share * passes)
+
+
+def _shared(study: Study) -> int:
+    """Tokens that all prompts begin with."""
+    every = [each.ids for group in study.classes for each in study.encoded(group)]
+    first, last = min(every), max(every)
+    return next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first) - 1)
