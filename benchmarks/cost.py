@@ -2,11 +2,13 @@
 
 ``interp locate-neurons`` with its default method on ``organism:smollm2/planted``, 48 + 48 locating prompts. Beside it,
 in the same process and round, a plain forward pass over the same prompts: CPU seconds and their ratio. Peak memory is
-that of the command in a process of its own, locating alone. Scores are compared with a reference of 31 steps over whole
-prompts, where nothing is shared; it is kept in ``--store``.
+that of the command in a process of its own, locating alone; ``--before``: another checkout of this repository, whose
+command is measured too. On 12 + 12 of the prompts scores are compared with a reference of 31 steps over whole prompts,
+where nothing is shared; it is kept in ``--store``.
 """
 
-import resource
+import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -34,10 +36,12 @@ from interp.provenance import digest
 from interp.study import Study
 from interp.table import Table
 
-CHILD, PROMPTS, TOP, ROUNDS, REFERENCE, AT_ONCE = "planted", 48, 60, 2, STEPS[-1], 96
-SMALL = {"PROMPTS": 2, "TOP": 2, "ROUNDS": 1, "REFERENCE": 3}
+CHILD, PROMPTS, TOP, ROUNDS, AT_ONCE = "planted", 48, 60, 2, 96
+REFERENCE, FEW = STEPS[-1], 12
+SMALL = {"PROMPTS": 2, "TOP": 2, "ROUNDS": 1, "REFERENCE": 3, "FEW": 2}
 TARGET = 8.0
 """Plain forward passes that locating may cost."""
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -70,19 +74,27 @@ def reference(study: Study, store: Path) -> np.ndarray:
     return np.load(file)
 
 
-def peak() -> float:
-    """Largest resident memory, GB, of the command in a process of its own, locating alone."""
+def command(root: Path = ROOT) -> tuple[float, float]:
+    """Largest resident memory, GB, and CPU seconds of locating alone, by a checkout's command in its own process."""
     name = f"{FAMILY}/{CHILD}"
     files = {group: str(organisms.prompts(name, "locate", group)) for group in ("harmful", "harmless")}
     with tempfile.TemporaryDirectory() as store:
-        command = [
+        given = [
             sys.executable, "-m", "interp", "locate-neurons", f"organism:{name}", "--base", f"organism:{FAMILY}/base",
             "--positive", files["harmful"], "--negative", files["harmless"], "--max-prompts", str(PROMPTS),
             "--top", str(TOP), "--no-verify", "--device", "cpu", "--store", store, "--quiet",
         ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True)
+        process = subprocess.Popen(
+            given, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        # of this process alone, where RUSAGE_CHILDREN would be of all that have ended
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{shlex.join(given)} ended with {process.returncode}")
     unit = 1 if sys.platform == "darwin" else 1 << 10
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
+    return used.ru_maxrss * unit / 1e9, used.ru_utime + used.ru_stime
 
 
 def weights(pair: Pair) -> float:
@@ -92,25 +104,24 @@ def weights(pair: Pair) -> float:
     return sum(part.numel() * part.element_size() for part in each.values()) / 1e9
 
 
-def agreement(table: Table, expected: np.ndarray, planted: set[tuple[int, int]]) -> list[dict]:
+def first(scores: np.ndarray) -> set[tuple[int, int]]:
+    """The units of the highest scores ``[L, N]``."""
+    return {(int(layer), int(neuron)) for layer, neuron in np.argwhere(rank(scores) <= TOP)}
+
+
+def agreement(table: Table, expected: np.ndarray) -> list[dict]:
     """How the scores agree with the reference's."""
     found = table["score"].reshape(expected.shape)
-
-    def first(scores: np.ndarray) -> set[tuple[int, int]]:
-        return {(int(layer), int(neuron)) for layer, neuron in np.argwhere(rank(scores) <= TOP)}
-
     one, other = first(found), first(expected)
     largest = float(np.abs(found - expected).max() / np.abs(expected).max())
     return [
+        {"what": "steps", "value": table.summary["steps"]},
         {
             "what": f"Spearman's correlation of all {found.size:,} scores",
             "value": f"{correlation(found, expected):.5f}",
         },
         {"what": "largest difference of a score, of the largest score", "value": f"{largest:.1e}"},
         {"what": f"Jaccard's index of the first {TOP}", "value": f"{len(one & other) / len(one | other):.3f}"},
-        {"what": f"of {len(planted)} trained neurons among the first {TOP}", "value": f"{len(one & planted)}"},
-        {"what": "the same by the reference", "value": f"{len(other & planted)}"},
-        {"what": "found by both", "value": f"{len(one & other & planted)}"},
     ]
 
 
@@ -124,9 +135,11 @@ def main() -> None:
     """Measure, print, and with ``--write`` put the tables into docs/benchmarks.md."""
     parser = CommandLine(globals(), SMALL)
     parser.add_argument("--store", type=Path, default=Path("runs-real"), help="where the reference's scores are kept")
+    parser.add_argument("--before", type=Path, help="another checkout, to measure its command too")
     given = parser.read()
     torch.set_num_threads(1)
-    memory = peak()
+    memory, used = command()
+    earlier = None if given.before is None else command(given.before.absolute())
     pair = Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
     costs, table = [], None
     for number in range(ROUNDS):
@@ -148,17 +161,28 @@ def main() -> None:
         )
         print(markdown(costs[-1:], list(costs[0])).splitlines()[-1], flush=True)
     assert table is not None
-    allowed = 2 * weights(pair) + 1
-    held = f"Peak memory of the command: {memory:.2f} GB (target {allowed:.2f}: twice the weights of both, and 1)."
     planted = {(int(layer), int(neuron)) for layer, neuron in organisms.planted(f"{FAMILY}/{CHILD}")["refusal"]}
+    hits = len(planted & first(table["score"].reshape(pair.tuned.anatomy.n_layers, -1)))
+    allowed = 2 * weights(pair) + 1
+    held = (
+        f"Of {len(planted)} trained neurons {hits} are among the first {TOP}. Peak memory of the command, loading "
+        f"included: {memory:.2f} GB (target {allowed:.2f}: twice the weights of both, and 1); it took {used:.0f} CPU "
+        "seconds."
+    )
+    if earlier is not None:
+        held += f" The checkout before: {earlier[0]:.2f} GB and {earlier[1]:.0f} CPU seconds."
+    print(held, flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         # in small nothing is kept
         store = Path(scratch) if given.small else given.store
-        rows = agreement(table, reference(study_of(CHILD, "locate", pair, PROMPTS, 1), store), planted)
-    text = "\n\n".join([markdown(costs, list(costs[0])), held, markdown(rows, list(rows[0]))])
+        few = study_of(CHILD, "locate", pair, FEW, 1)
+        rows = agreement(LocateNeurons(top=str(TOP))(few), reference(few, store))
+    beside = f"Beside {REFERENCE} steps over whole prompts, on {FEW} + {FEW} of them:"
+    text = "\n\n".join([markdown(costs, list(costs[0])), held, beside, markdown(rows, list(rows[0]))])
     print(f"\n{text}")
     if given.write:
-        write_section("cost", f"`python -m benchmarks.cost --write`. {machine()}\n\n{text}")
+        some = "" if earlier is None else " --before DIR"
+        write_section("cost", f"`python -m benchmarks.cost{some} --write`. {machine()}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What commands cost on a real model, and what they say before: ``python -m benchmarks.estimates [NAME ...] [--write]``.
+"""What commands cost on a real model, and what they say before: ``python -m benchmarks.estimates [NAME ...]``.
 
 Every analyzer is called as its command calls it, on the 48 + 48 prompts of ``organism:smollm2/planted``. Beside it
 stands a plain forward pass over the same prompts, each read whole, timed before and after; and the estimate that the
