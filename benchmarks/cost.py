@@ -3,8 +3,8 @@
 ``interp locate-neurons`` with its default method on ``organism:smollm2/planted``, 48 + 48 locating prompts. Beside it,
 in the same process and round, a plain forward pass over the same prompts: CPU seconds and their ratio. Peak memory is
 that of the command in a process of its own, locating alone; ``--before``: another checkout of this repository, whose
-command is measured too. On 12 + 12 of the prompts scores are compared with a reference of 31 steps over whole prompts,
-where nothing is shared; it is kept in ``--store``.
+command is measured too; ``--parts``: one of both alone. On 12 + 12 of the prompts scores are compared with a reference
+of 31 steps over whole prompts, where nothing is shared; it is kept in ``--store``.
 """
 
 import os
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ from interp.table import Table
 
 CHILD, PROMPTS, TOP, ROUNDS, AT_ONCE = "planted", 48, 60, 2, 96
 REFERENCE, FEW = STEPS[-1], 12
+PARTS = ("passes", "memory")
 SMALL = {"PROMPTS": 2, "TOP": 2, "ROUNDS": 1, "REFERENCE": 3, "FEW": 2}
 TARGET = 8.0
 """Plain forward passes that locating may cost."""
@@ -74,7 +76,7 @@ def reference(study: Study, store: Path) -> np.ndarray:
     return np.load(file)
 
 
-def command(root: Path = ROOT) -> tuple[float, float]:
+def command(root: Path) -> tuple[float, float]:
     """Largest resident memory, GB, and CPU seconds of locating alone, by a checkout's command in its own process."""
     name = f"{FAMILY}/{CHILD}"
     files = {group: str(organisms.prompts(name, "locate", group)) for group in ("harmful", "harmless")}
@@ -131,24 +133,40 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(spearmanr(*clear).statistic)
 
 
-def main() -> None:
-    """Measure, print, and with ``--write`` put the tables into docs/benchmarks.md."""
-    parser = CommandLine(globals(), SMALL)
-    parser.add_argument("--store", type=Path, default=Path("runs-real"), help="where the reference's scores are kept")
-    parser.add_argument("--before", type=Path, help="another checkout, to measure its command too")
-    given = parser.read()
-    torch.set_num_threads(1)
-    memory, used = command()
-    earlier = None if given.before is None else command(given.before.absolute())
-    pair = Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
-    costs, table = [], None
+def memory(before: Path | None) -> str:
+    """What the command takes at its peak, and that of another checkout where one is given."""
+    pair = load()
+    allowed = 2 * weights(pair) + 1
+    del pair
+    checkouts = {"this one": ROOT, **({} if before is None else {"the one before": before.absolute()})}
+    rows = []
+    for name, root in checkouts.items():
+        held, used = command(root)
+        rows.append(
+            {
+                "checkout": name,
+                "peak GB of the command, loading included": f"{held:.2f}",
+                "target": f"{allowed:.2f}",
+                "its CPU seconds": f"{used:.0f}",
+            }
+        )
+    return markdown(rows, list(rows[0])) + "\n\nTarget: twice the weights of both models, and 1."
+
+
+def passes(store: Path | None) -> str:
+    """What locating takes, beside a plain pass; and how its scores agree with the reference's, kept in ``store``."""
+    pair = load()
+    planted = {(int(layer), int(neuron)) for layer, neuron in organisms.planted(f"{FAMILY}/{CHILD}")["refusal"]}
+    costs = []
     for number in range(ROUNDS):
-        study = study_of(CHILD, "locate", pair, PROMPTS, 1)
+        # quiet, so that no estimate is made before, which is timed on passes of its own
+        study = replace(study_of(CHILD, "locate", pair, PROMPTS, 1), quiet=True)
         made: list[Table] = []
         before = seconds(lambda study=study: plain(study))
         taken = seconds(lambda study=study, made=made: made.append(LocateNeurons(top=str(TOP))(study)))
         both = (before + seconds(lambda study=study: plain(study))) / 2
-        (table,) = made
+        table = made[0]
+        hits = len(planted & first(table["score"].reshape(pair.tuned.anatomy.n_layers, -1)))
         costs.append(
             {
                 "run": "first, with what is proven once" if number == 0 else "again",
@@ -157,32 +175,38 @@ def main() -> None:
                 "target": f"{TARGET:g}",
                 "steps": table.summary["steps"],
                 "last two rules agree": f"{table.summary['steps_jaccard']:.3f}, {table.summary['steps_spearman']:.4f}",
+                f"trained ones among the first {TOP}": f"{hits} of {len(planted)}",
             }
         )
         print(markdown(costs[-1:], list(costs[0])).splitlines()[-1], flush=True)
-    assert table is not None
-    planted = {(int(layer), int(neuron)) for layer, neuron in organisms.planted(f"{FAMILY}/{CHILD}")["refusal"]}
-    hits = len(planted & first(table["score"].reshape(pair.tuned.anatomy.n_layers, -1)))
-    allowed = 2 * weights(pair) + 1
-    held = (
-        f"Of {len(planted)} trained neurons {hits} are among the first {TOP}. Peak memory of the command, loading "
-        f"included: {memory:.2f} GB (target {allowed:.2f}: twice the weights of both, and 1); it took {used:.0f} CPU "
-        "seconds."
-    )
-    if earlier is not None:
-        held += f" The checkout before: {earlier[0]:.2f} GB and {earlier[1]:.0f} CPU seconds."
-    print(held, flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        # in small nothing is kept
-        store = Path(scratch) if given.small else given.store
         few = study_of(CHILD, "locate", pair, FEW, 1)
-        rows = agreement(LocateNeurons(top=str(TOP))(few), reference(few, store))
+        rows = agreement(LocateNeurons(top=str(TOP))(few), reference(few, store or Path(scratch)))
     beside = f"Beside {REFERENCE} steps over whole prompts, on {FEW} + {FEW} of them:"
-    text = "\n\n".join([markdown(costs, list(costs[0])), held, beside, markdown(rows, list(rows[0]))])
-    print(f"\n{text}")
-    if given.write:
-        some = "" if earlier is None else " --before DIR"
-        write_section("cost", f"`python -m benchmarks.cost{some} --write`. {machine()}\n\n{text}")
+    return "\n\n".join([markdown(costs, list(costs[0])), beside, markdown(rows, list(rows[0]))])
+
+
+def load() -> Pair:
+    """The child and its base."""
+    return Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
+
+
+def main() -> None:
+    """Measure, print, and with ``--write`` put the tables into docs/benchmarks.md."""
+    parser = CommandLine(globals(), SMALL)
+    parser.add_argument("--store", type=Path, default=Path("runs-real"), help="where the reference's scores are kept")
+    parser.add_argument("--before", type=Path, help="another checkout, whose command's memory is measured too")
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS, help="what is measured")
+    given = parser.read()
+    torch.set_num_threads(1)
+    for part in given.parts:
+        # in small nothing is kept
+        text = memory(given.before) if part == "memory" else passes(None if given.small else given.store)
+        print(f"\n{text}", flush=True)
+        if given.write:
+            some = " --parts memory --before DIR" if part == "memory" and given.before else f" --parts {part}"
+            said = f"`python -m benchmarks.cost{some} --write`. {machine()}"
+            write_section("cost" if part == "passes" else "cost-memory", f"{said}\n\n{text}")
 
 
 if __name__ == "__main__":
