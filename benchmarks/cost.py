@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from benchmarks.real import FAMILY, study_of
@@ -36,6 +35,7 @@ from interp.models.pair import Pair
 from interp.provenance import digest
 from interp.study import Study
 from interp.table import Table
+from interp.trials.located import spearman
 
 CHILD, PROMPTS, TOP, ROUNDS, AT_ONCE = "planted", 48, 60, 2, 96
 REFERENCE, FEW = STEPS[-1], 12
@@ -129,8 +129,8 @@ def agreement(table: Table, expected: np.ndarray) -> list[dict]:
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's, of scores that are not rounding error of either."""
-    clear = [np.where(np.abs(scores) > 1e-6 * np.abs(scores).max(), scores, 0.0).ravel() for scores in (one, other)]
-    return float(spearmanr(*clear).statistic)
+    mine, theirs = (np.where(np.abs(each) > 1e-6 * np.abs(each).max(), each, 0.0).ravel() for each in (one, other))
+    return spearman(mine, theirs)
 
 
 def memory(before: Path | None) -> str:

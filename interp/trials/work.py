@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.capture import make_batch
 from interp.engines import Direction
@@ -69,7 +71,9 @@ def cost(study: Study, work: Work) -> Cost:
     text = Text([encoded[row].ids for row in rows], None, study.pad_id, ())
     anatomy, layers = model.anatomy, range(model.anatomy.n_layers)
     sites = [Site(layer, "hook_mlp_out") for layer in layers]
-    slope = {"gradient_of": lambda logits: widen(logits[:, -1]).logsumexp(-1)}
+
+    def aim(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
+        return widen(logits[:, -1]).logsumexp(-1)
 
     def attribution() -> None:
         unit = NEURON if NEURON.hook in anatomy.targets else HEAD
@@ -77,17 +81,18 @@ def cost(study: Study, work: Work) -> Cost:
         still = torch.zeros((), dtype=model.dtype, device=model.device).expand(*batch.ids.shape, anatomy.width)
         run = study.engine.run(
             model, batch, reads=[*inputs, *outputs], gradients_at=[*inputs, *outputs], over=batch.real,
-            along=[Direction(site, still) for site in outputs], **slope,
+            along=[Direction(site, still) for site in outputs], gradient_of=aim,
         )  # fmt: skip
         for part in run.parts:
             for site in inputs:
                 terms = widen(part.values[site][part.at]) * widen(part.gradients[site][part.at])
-                sum_of(terms), sum_of(terms.abs())
+                for each in (terms, terms.abs()):
+                    sum_of(each)
 
     timed: dict[str, Callable[[], object]] = {
         "passes": lambda: study.engine.run(model, batch, keep=1),
         "whole": lambda: study.engine.run(model, batch, keep=None),
-        "gradients": lambda: study.engine.run(model, batch, gradients_at=sites, **slope),
+        "gradients": lambda: study.engine.run(model, batch, gradients_at=sites, gradient_of=aim),
         "attributions": attribution,
         "tokens": lambda: generate(study.engine, model, text, WRITTEN, None),
     }
