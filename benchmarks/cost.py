@@ -2,22 +2,24 @@
 
 ``interp locate-neurons`` with its default method on ``organism:smollm2/planted``, 48 + 48 locating prompts. Beside it,
 in the same process and round, a plain forward pass over the same prompts: CPU seconds and their ratio. Peak memory is
-that of the command in a process of its own, locating alone. Scores are compared with a reference of 31 steps over whole
-prompts, where nothing is shared; it is kept in ``--store``.
+that of the command in a process of its own, locating alone; ``--before``: another checkout of this repository, whose
+command is measured too; ``--parts``: one of both alone. On 12 + 12 of the prompts scores are compared with a reference
+of 31 steps over whole prompts, where nothing is shared; it is kept in ``--store``.
 """
 
-import resource
+import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from benchmarks.real import FAMILY, study_of
@@ -33,11 +35,15 @@ from interp.models.pair import Pair
 from interp.provenance import digest
 from interp.study import Study
 from interp.table import Table
+from interp.trials.located import spearman
 
-CHILD, PROMPTS, TOP, ROUNDS, REFERENCE, AT_ONCE = "planted", 48, 60, 2, STEPS[-1], 96
-SMALL = {"PROMPTS": 2, "TOP": 2, "ROUNDS": 1, "REFERENCE": 3}
+CHILD, PROMPTS, TOP, ROUNDS, AT_ONCE = "planted", 48, 60, 2, 96
+REFERENCE, FEW = STEPS[-1], 12
+PARTS = ("passes", "memory")
+SMALL = {"PROMPTS": 2, "TOP": 2, "ROUNDS": 1, "REFERENCE": 3, "FEW": 2}
 TARGET = 8.0
 """Plain forward passes that locating may cost."""
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -70,19 +76,27 @@ def reference(study: Study, store: Path) -> np.ndarray:
     return np.load(file)
 
 
-def peak() -> float:
-    """Largest resident memory, GB, of the command in a process of its own, locating alone."""
+def command(root: Path) -> tuple[float, float]:
+    """Largest resident memory, GB, and CPU seconds of locating alone, by a checkout's command in its own process."""
     name = f"{FAMILY}/{CHILD}"
     files = {group: str(organisms.prompts(name, "locate", group)) for group in ("harmful", "harmless")}
     with tempfile.TemporaryDirectory() as store:
-        command = [
+        given = [
             sys.executable, "-m", "interp", "locate-neurons", f"organism:{name}", "--base", f"organism:{FAMILY}/base",
             "--positive", files["harmful"], "--negative", files["harmless"], "--max-prompts", str(PROMPTS),
             "--top", str(TOP), "--no-verify", "--device", "cpu", "--store", store, "--quiet",
         ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True)
+        process = subprocess.Popen(
+            given, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        # of this process alone, where RUSAGE_CHILDREN would be of all that have ended
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{shlex.join(given)} ended with {process.returncode}")
     unit = 1 if sys.platform == "darwin" else 1 << 10
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
+    return used.ru_maxrss * unit / 1e9, used.ru_utime + used.ru_stime
 
 
 def weights(pair: Pair) -> float:
@@ -92,50 +106,67 @@ def weights(pair: Pair) -> float:
     return sum(part.numel() * part.element_size() for part in each.values()) / 1e9
 
 
-def agreement(table: Table, expected: np.ndarray, planted: set[tuple[int, int]]) -> list[dict]:
+def first(scores: np.ndarray) -> set[tuple[int, int]]:
+    """The units of the highest scores ``[L, N]``."""
+    return {(int(layer), int(neuron)) for layer, neuron in np.argwhere(rank(scores) <= TOP)}
+
+
+def agreement(table: Table, expected: np.ndarray) -> list[dict]:
     """How the scores agree with the reference's."""
     found = table["score"].reshape(expected.shape)
-
-    def first(scores: np.ndarray) -> set[tuple[int, int]]:
-        return {(int(layer), int(neuron)) for layer, neuron in np.argwhere(rank(scores) <= TOP)}
-
     one, other = first(found), first(expected)
     largest = float(np.abs(found - expected).max() / np.abs(expected).max())
     return [
+        {"what": "steps", "value": table.summary["steps"]},
         {
             "what": f"Spearman's correlation of all {found.size:,} scores",
             "value": f"{correlation(found, expected):.5f}",
         },
         {"what": "largest difference of a score, of the largest score", "value": f"{largest:.1e}"},
         {"what": f"Jaccard's index of the first {TOP}", "value": f"{len(one & other) / len(one | other):.3f}"},
-        {"what": f"of {len(planted)} trained neurons among the first {TOP}", "value": f"{len(one & planted)}"},
-        {"what": "the same by the reference", "value": f"{len(other & planted)}"},
-        {"what": "found by both", "value": f"{len(one & other & planted)}"},
     ]
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's, of scores that are not rounding error of either."""
-    clear = [np.where(np.abs(scores) > 1e-6 * np.abs(scores).max(), scores, 0.0).ravel() for scores in (one, other)]
-    return float(spearmanr(*clear).statistic)
+    mine, theirs = (np.where(np.abs(each) > 1e-6 * np.abs(each).max(), each, 0.0).ravel() for each in (one, other))
+    return spearman(mine, theirs)
 
 
-def main() -> None:
-    """Measure, print, and with ``--write`` put the tables into docs/benchmarks.md."""
-    parser = CommandLine(globals(), SMALL)
-    parser.add_argument("--store", type=Path, default=Path("runs-real"), help="where the reference's scores are kept")
-    given = parser.read()
-    torch.set_num_threads(1)
-    memory = peak()
-    pair = Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
-    costs, table = [], None
+def memory(before: Path | None) -> str:
+    """What the command takes at its peak, and that of another checkout where one is given."""
+    pair = load()
+    allowed = 2 * weights(pair) + 1
+    del pair
+    checkouts = {"this one": ROOT, **({} if before is None else {"the one before": before.absolute()})}
+    rows = []
+    for name, root in checkouts.items():
+        held, used = command(root)
+        rows.append(
+            {
+                "checkout": name,
+                "peak GB of the command, loading included": f"{held:.2f}",
+                "target": f"{allowed:.2f}",
+                "its CPU seconds": f"{used:.0f}",
+            }
+        )
+    return markdown(rows, list(rows[0])) + "\n\nTarget: twice the weights of both models, and 1."
+
+
+def passes(store: Path | None) -> str:
+    """What locating takes, beside a plain pass; and how its scores agree with the reference's, kept in ``store``."""
+    pair = load()
+    planted = {(int(layer), int(neuron)) for layer, neuron in organisms.planted(f"{FAMILY}/{CHILD}")["refusal"]}
+    costs = []
     for number in range(ROUNDS):
-        study = study_of(CHILD, "locate", pair, PROMPTS, 1)
+        # quiet, so that no estimate is made before, which is timed on passes of its own
+        study = replace(study_of(CHILD, "locate", pair, PROMPTS, 1), quiet=True)
         made: list[Table] = []
         before = seconds(lambda study=study: plain(study))
         taken = seconds(lambda study=study, made=made: made.append(LocateNeurons(top=str(TOP))(study)))
         both = (before + seconds(lambda study=study: plain(study))) / 2
-        (table,) = made
+        table = made[0]
+        hits = len(planted & first(table["score"].reshape(pair.tuned.anatomy.n_layers, -1)))
         costs.append(
             {
                 "run": "first, with what is proven once" if number == 0 else "again",
@@ -144,21 +175,38 @@ def main() -> None:
                 "target": f"{TARGET:g}",
                 "steps": table.summary["steps"],
                 "last two rules agree": f"{table.summary['steps_jaccard']:.3f}, {table.summary['steps_spearman']:.4f}",
+                f"trained ones among the first {TOP}": f"{hits} of {len(planted)}",
             }
         )
         print(markdown(costs[-1:], list(costs[0])).splitlines()[-1], flush=True)
-    assert table is not None
-    allowed = 2 * weights(pair) + 1
-    held = f"Peak memory of the command: {memory:.2f} GB (target {allowed:.2f}: twice the weights of both, and 1)."
-    planted = {(int(layer), int(neuron)) for layer, neuron in organisms.planted(f"{FAMILY}/{CHILD}")["refusal"]}
     with tempfile.TemporaryDirectory() as scratch:
+        few = study_of(CHILD, "locate", pair, FEW, 1)
+        rows = agreement(LocateNeurons(top=str(TOP))(few), reference(few, store or Path(scratch)))
+    beside = f"Beside {REFERENCE} steps over whole prompts, on {FEW} + {FEW} of them:"
+    return "\n\n".join([markdown(costs, list(costs[0])), beside, markdown(rows, list(rows[0]))])
+
+
+def load() -> Pair:
+    """The child and its base."""
+    return Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
+
+
+def main() -> None:
+    """Measure, print, and with ``--write`` put the tables into docs/benchmarks.md."""
+    parser = CommandLine(globals(), SMALL)
+    parser.add_argument("--store", type=Path, default=Path("runs-real"), help="where the reference's scores are kept")
+    parser.add_argument("--before", type=Path, help="another checkout, whose command's memory is measured too")
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS, help="what is measured")
+    given = parser.read()
+    torch.set_num_threads(1)
+    for part in given.parts:
         # in small nothing is kept
-        store = Path(scratch) if given.small else given.store
-        rows = agreement(table, reference(study_of(CHILD, "locate", pair, PROMPTS, 1), store), planted)
-    text = "\n\n".join([markdown(costs, list(costs[0])), held, markdown(rows, list(rows[0]))])
-    print(f"\n{text}")
-    if given.write:
-        write_section("cost", f"`python -m benchmarks.cost --write`. {machine()}\n\n{text}")
+        text = memory(given.before) if part == "memory" else passes(None if given.small else given.store)
+        print(f"\n{text}", flush=True)
+        if given.write:
+            some = " --parts memory --before DIR" if part == "memory" and given.before else f" --parts {part}"
+            said = f"`python -m benchmarks.cost{some} --write`. {machine()}"
+            write_section("cost" if part == "passes" else "cost-memory", f"{said}\n\n{text}")
 
 
 if __name__ == "__main__":

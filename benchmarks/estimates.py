@@ -1,12 +1,16 @@
-"""What commands cost on a real model, and what they say before: ``python -m benchmarks.estimates [--write]``.
+"""What commands cost on a real model, and what they say before: ``python -m benchmarks.estimates [NAME ...]``.
 
 Every analyzer is called as its command calls it, on the 48 + 48 prompts of ``organism:smollm2/planted``. Beside it
 stands a plain forward pass over the same prompts, each read whole, timed before and after; and the estimate that the
-command prints before it begins. All in one process. ``verify-neurons`` has 39 random sets.
+command prints before it begins. All in one process of one thread, and in its CPU seconds in place of those of the clock
+on the wall, which other programs disturb more. ``verify-neurons`` has 39 random sets.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from unittest.mock import patch
+
+import torch
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from benchmarks.real import FAMILY, study_of
@@ -25,8 +29,8 @@ from interp.table import Table
 from interp.trials.work import cost
 
 CHILD, TOP, PROMPTS, SETS, TOKENS = "planted", "60", 48, 39, 48
-WITHOUT: tuple[str, ...] = ()
-SMALL = {"PROMPTS": 2, "SETS": 1, "TOKENS": 4, "TOP": "2", "WITHOUT": ("ftc-alpha", "coalitions")}
+ANALYZERS = ("locate-neurons", "verify-neurons", "compare", "tuco", "ftc-alpha", "coalitions")
+SMALL = {"PROMPTS": 2, "SETS": 1, "TOKENS": 4, "TOP": "2", "analyzers": ["verify-neurons", "compare", "tuco"]}
 
 
 def seconds(run: Callable[[], object]) -> tuple[float, object]:
@@ -58,8 +62,8 @@ def row(name: str, analyzer: Analyzer, study: Study) -> tuple[dict, Table]:
     pass_ = (before + plain(study)) / 2
     told = "none" if said is None else f"{said.seconds:.0f} s"
     found = {
-        "command": name,
-        "seconds": f"{used:.0f}",
+        "analyzer": name,
+        "CPU seconds": f"{used:.0f}",
         "plain passes": f"{used / pass_:.1f}",
         "estimated": told,
         "estimated / used": "" if said is None else f"{said.seconds / used:.2f}",
@@ -68,30 +72,37 @@ def row(name: str, analyzer: Analyzer, study: Study) -> tuple[dict, Table]:
     return found, table
 
 
-def rows() -> list[dict]:
-    """Every command once."""
+def rows(wanted: Sequence[str]) -> list[dict]:
+    """Every command that is wanted, once; what others need of a locating run is made first in any case."""
     pair = Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
     locating, verifying = (study_of(CHILD, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
     first, located = row("locate-neurons", LocateNeurons(top=TOP), locating)
     checker = VerifyNeurons.of(located, random_sets=SETS, dose_draws=2)
     others: dict[str, tuple[Analyzer, Study]] = {
-        "locate-neurons, verifying": (checker, verifying),
+        "verify-neurons": (checker, verifying),
         "compare": (Compare(), verifying),
         "tuco": (Tuco(), verifying),
-        "tuco --alpha": (FtcAlpha(), verifying),
-        "locate-neurons --checks coalitions": (Coalitions.of(located), locating),
+        "ftc-alpha": (FtcAlpha(), verifying),
+        "coalitions": (Coalitions.of(located), locating),
     }
-    chosen = {name: one for name, one in others.items() if one[0].name not in WITHOUT}
-    return [first, *(row(name, analyzer, study)[0] for name, (analyzer, study) in chosen.items())]
+    return [first, *(row(name, *one)[0] for name, one in others.items() if name in wanted)]
 
 
 def main() -> None:
     """Measure, print, and with ``--write`` put the table into docs/benchmarks.md."""
-    given = CommandLine(globals(), SMALL).read()
-    table = markdown(found := rows(), list(found[0]))
+    parser = CommandLine(globals(), SMALL)
+    parser.add_argument("analyzers", nargs="*", default=list(ANALYZERS), help=f"of {', '.join(ANALYZERS)}")
+    given = parser.read()
+    if unknown := {*given.analyzers} - {*ANALYZERS}:
+        parser.error(f"unknown {', '.join(sorted(unknown))}")
+    torch.set_num_threads(1)
+    with patch.object(time, "perf_counter", time.process_time):
+        found = rows(given.analyzers)
+    table = markdown(found, list(found[0]))
     print(table)
     if given.write:
-        write_section("estimates", f"`python -m benchmarks.estimates --write`. {machine()}\n\n{table}")
+        some = "" if {*given.analyzers} == {*ANALYZERS} else " ".join(["", *given.analyzers])
+        write_section("estimates", f"`python -m benchmarks.estimates{some} --write`. {machine()}\n\n{table}")
 
 
 if __name__ == "__main__":

@@ -43,13 +43,13 @@ from interp.provenance import digest
 from interp.store import Store
 from interp.store.journal import Journal
 
-TOP, PROMPTS, SETS, TOKENS, STEPS, ORDERS = 60, 48, 39, 48, 20, 20
+TOP, PROMPTS, SETS, TOKENS, STEPS, ORDERS = 60, 48, 39, 48, 7, 20
 LOW, HIGH = 0.3, 0.7
 TARGET = "at most 3.5 %"
 SEEDS = {"random": 1, "difference": 2, "permuted": 3, "half": 4}
 PARTS = tuple(SEEDS)
 COLUMNS = ["sets", "number", "called necessary", "expected", "refused", "recovery", "neurons", "trained", "located"]
-SMALL = {"TOP": 2, "PROMPTS": 2, "SETS": 1, "TOKENS": 4, "STEPS": 1, "ORDERS": 1, "sets": 2}
+SMALL = {"TOP": 2, "PROMPTS": 2, "SETS": 1, "TOKENS": 4, "STEPS": 3, "ORDERS": 1, "sets": 2}
 
 
 class Benchmark:

@@ -13,6 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,10 +34,10 @@ from interp.metrics import Refusal
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import ROLES, Contrast, Encoded, Prompt, PromptSet
-from interp.sites import contribution, neurons
+from interp.sites import neurons
 from interp.study import Study
 
-PROMPTS, TOKENS, STEPS = 8, 64, 1
+PROMPTS, TOKENS, STEPS = 8, 64, (3, 7)
 STREAMED = 1_000, 10_000
 """Prompts over which the peak memory of streaming is measured."""
 LAST = "forward, last token's logits"
@@ -93,12 +94,9 @@ def rows_of(module: PreTrainedModel) -> dict[str, Callable[[], object]]:
     with torch.no_grad():
         for parameter in base.module.parameters():
             parameter += 0.01 * torch.randn_like(parameter)
-    asked, study = Asked("prompt", STEPS), study_of(tuned, base)
+    study = study_of(tuned, base)
     sites = [neurons(layer) for layer in range(tuned.anatomy.n_layers)]
     batch = Batch.pad([item.ids for item in study.encoded("positive")], 0)
-    both = [*sites, *(contribution(layer) for layer in range(tuned.anatomy.n_layers))]
-    aim = study.objective("positive", range(PROMPTS))
-    before, after = (engine.run(model, batch, reads=both).values for model in (base, tuned))
     found = {
         "forward": lambda: bare(module, batch, None),
         "forward again": lambda: bare(module, batch, None),
@@ -107,8 +105,8 @@ def rows_of(module: PreTrainedModel) -> dict[str, Callable[[], object]]:
         "capture, moments": lambda: stream(engine.run(tuned, batch, reads=sites, keep=None).values, sites),
         "capture, moments, no head": lambda: stream(engine.run(tuned, batch, reads=sites, keep=0).values, sites),
         "nnsight, kept": nnsight_of(copy.deepcopy(module), tuned, batch, sites),
-        "act-grad": lambda: gradients.activation_gradient(study, asked),
-        "integrated, a step": lambda: gradients._Walk(study, batch, aim, before, after, asked, "live"),
+        "act-grad": lambda: gradients.activation_gradient(study, Asked("prompt")),
+        **{integrated(count): partial(gradients.integrated, study, Asked("prompt", count)) for count in STEPS},
     }
     if (cached := bridge_of(copy.deepcopy(module), batch, sites)) is not None:
         found["TransformerBridge, kept"] = cached
@@ -157,6 +155,11 @@ def bridge_of(module: PreTrainedModel, batch: Batch, sites: list) -> Callable[[]
     return run
 
 
+def integrated(steps: int) -> str:
+    """The name of its row."""
+    return f"integrated, {steps} steps"
+
+
 def measure(rows: dict[str, Callable[[], object]], pairs: int) -> dict[str, np.ndarray]:
     """CPU seconds ``[pairs]`` by row, after one round that is not counted; interrupted, those of the rounds so far."""
     found: dict[str, list[float]] = {name: [] for name in rows}
@@ -186,19 +189,23 @@ def ratio(over: np.ndarray, under: np.ndarray) -> tuple[float, float, float]:
 
 
 def table(family: str, seconds: dict[str, np.ndarray]) -> list[dict]:
-    """The rows of the page for one model."""
+    """The rows of the page for one model; a step of ``integrated`` is what more of them take."""
+    few, many = STEPS
+    step = (seconds[integrated(many)] - seconds[integrated(few)]) / (many - few)
+    seconds = {**seconds, "integrated, a step": step}
     asked = [
-        ("forward again", "forward", 1, ""), ("capture, kept", "forward", 1, "1.10, goal 1.05"),
-        ("capture, moments", "forward", 1, "1.20, goal 1.10"), ("capture, moments, no head", "forward", 1, "below 1"),
-        ("capture, kept", "nnsight, kept", 1, "no slower"),
-        ("capture, kept", "TransformerBridge, kept", 1, "no slower"),
-        ("act-grad", "forward", 1, "2.2"), ("act-grad", LAST, 1, ""),
-        ("integrated, a step", "forward", STEPS, "2.2"), ("integrated, a step", LAST, STEPS, ""),
+        ("forward again", "forward", ""), ("capture, kept", "forward", "1.10, goal 1.05"),
+        ("capture, moments", "forward", "1.20, goal 1.10"), ("capture, moments, no head", "forward", "below 1"),
+        ("capture, kept", "nnsight, kept", "no slower"),
+        ("capture, kept", "TransformerBridge, kept", "no slower"),
+        ("act-grad", "forward", "2.2"), ("act-grad", LAST, ""),
+        ("integrated, a step", "forward", "2.2"), ("integrated, a step", LAST, ""),
+        (integrated(many), "forward", ""),
     ]  # fmt: skip
     rows = []
-    for what, of, times, target in asked:
+    for what, of, target in asked:
         if of in seconds:
-            middle, low, high = ratio(seconds[what], seconds[of] * times)
+            middle, low, high = ratio(seconds[what], seconds[of])
             rows.append({"model": family, "what": what, "of": of, "ratio": f"{middle:.2f}",
                          "95 % interval": f"{low:.2f} to {high:.2f}", "target": target})  # fmt: skip
     return rows

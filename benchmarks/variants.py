@@ -1,7 +1,8 @@
 """Variants of methods that are not shipped: ``python -m benchmarks.variants [--write] [organism ...]``.
 
 ``relp``: the gradient methods with a backward pass by the rules of RelP (arXiv 2508.21258): the norms' scale, the ratio
-act(x)/x and the attention pattern held, a gated product halved; on Llama modules. ``integrated`` with few steps.
+act(x)/x and the attention pattern held, a gated product halved; on Llama modules. ``integrated`` with a fixed
+number of steps.
 ``gradient-counterfactual`` towards the twin's answer, as it is without a base. All are graded as the methods are.
 """
 
@@ -78,7 +79,7 @@ def variants(study: Study) -> dict[str, tuple[bool, Callable[[], Scores]]]:
     """Name -> (whether it needs a base, how to score)."""
     alone = replace(study, pair=Pair(study.pair.tuned, None, study.pair.tokenizer, study.pair.digests), _kept={})
 
-    def plain(name: str, steps: int = 20, on: Study = study) -> Callable[[], Scores]:
+    def plain(name: str, steps: int | str = "auto", on: Study = study) -> Callable[[], Scores]:
         return lambda: METHODS[name].score(on, Asked("prompt", steps))
 
     def ruled(name: str) -> Callable[[], Scores]:
@@ -90,8 +91,8 @@ def variants(study: Study) -> dict[str, tuple[bool, Callable[[], Scores]]]:
 
     return {
         "integrated": (True, plain("integrated")),
-        "integrated, 5 steps": (True, plain("integrated", 5)),
-        "integrated, 2 steps": (True, plain("integrated", 2)),
+        "integrated, 31 steps": (True, plain("integrated", 31)),
+        "integrated, 3 steps": (True, plain("integrated", 3)),
         "cross": (True, plain("cross")),
         "relp cross": (True, ruled("cross")),
         "act-grad": (False, plain("act-grad")),

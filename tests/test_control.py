@@ -1,4 +1,4 @@
-"""``interp control``: norms matched exactly, a record that tells everything, the same seed the same bits, and errors."""
+"""``interp control``: norms matched exactly, a record that tells all, the same seed the same bits, and errors."""
 
 import json
 import warnings
@@ -291,8 +291,8 @@ def test_an_unknown_setting_is_refused(field):
 
 
 def test_the_command(saved, tmp_path, capsys):
-    given = ["control", str(saved / "lora"), "--base", str(saved / "base"), "--out", str(tmp_path / "out"), "--seeds", "2",
-             "--steps", "3", "--text", str(saved / "text.jsonl"), "--device", "cpu"]  # fmt: skip
+    given = ["control", str(saved / "lora"), "--base", str(saved / "base"), "--out", str(tmp_path / "out"),
+             "--seeds", "2", "--steps", "3", "--text", str(saved / "text.jsonl"), "--device", "cpu"]  # fmt: skip
     assert main([*given, "--json"]) == 0
     out, err = capsys.readouterr()
     told = json.loads(out)

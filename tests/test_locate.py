@@ -290,7 +290,12 @@ def test_contrast_batches_by_the_longer_twin(study, monkeypatch):
     long = [replace(p, text=f"{p.text} " + "please " * 40) for p in study.contrast.negative]
     seen = []
     monkeypatch.setattr(capture_room, "_TOKENS_ON_CPU", 300)
-    monkeypatch.setattr(activations_room, "capture", lambda *a, **k: seen.append(a[3]) or capture_room.capture(*a, **k))
+
+    def capture(engine, models, encoded, groups, *rest, **options):
+        seen.append([*groups])
+        return capture_room.capture(engine, models, encoded, seen[-1], *rest, **options)
+
+    monkeypatch.setattr(activations_room, "capture", capture)
     found = study.on(Contrast(PromptSet(tuple(short), "p"), PromptSet(tuple(long), "n")))
     locate(found, "contrast")
     longest = max(len(item.ids) for item in found.encoded("negative"))
@@ -566,5 +571,5 @@ def test_options_are_checked_before_a_model_is_needed():
 
 @pytest.mark.parametrize("steps", [0, -3, 20, "many"])
 def test_an_integral_needs_a_rule(study, steps):
-    with pytest.raises(OptionError, match="--steps .* has no nested rule; use auto, 3, 7, 15, 31"):
+    with pytest.raises(OptionError, match=r"--steps .* has no nested rule; use auto, 3, 7, 15, 31"):
         LocateNeurons(method="integrated", top="5", steps=steps)(study)

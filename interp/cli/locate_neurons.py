@@ -47,6 +47,9 @@ def command(
     probe_fit: Annotated[
         str, typer.Option(metavar="NAME", help="Of the method probe: optimum, or published, its paper's own steps.")
     ] = "optimum",
+    steps: Annotated[
+        str, typer.Option(metavar="auto|N", help="Steps of an integral: 3, 7, 15, 31; auto: as many as scores need.")
+    ] = "auto",
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify what was located.")] = True,
     checks: Annotated[
         str, typer.Option(metavar="NAMES", help="More tests: all, or some of " + ",".join(further.CHECKS) + ".")
@@ -102,7 +105,8 @@ def command(
             common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
     # torch is imported only now, so that help, usage errors and repeats answer at once
-    from interp.analyzers.locate_neurons import LocateNeurons
+    from interp.analyzers.locate_neurons import METHODS, LocateNeurons
+    from interp.analyzers.locate_neurons.methods import resolve
     from interp.analyzers.verify_neurons import FEWEST_SETS, VerifyNeurons, fewest_clusters
     from interp.engines import engine_named
     from interp.maths.intervals import FEWEST_CLUSTERS
@@ -135,8 +139,12 @@ def command(
         utility = Contrast(common.positives(subtract, "utility"), located_on.negative)
         if shared := set(utility.positive.shared(located_on.positive)):
             raise OptionError(f"--subtract {subtract} shares prompts with those located on, {min(shared)[:40]!r}")
-    locate = LocateNeurons(method=method, top=top, positions=positions, unit=unit, probe_fit=probe_fit)
+    number = int(steps) if steps.isdecimal() else steps
+    locate = LocateNeurons(method=method, top=top, positions=positions, steps=number, unit=unit, probe_fit=probe_fit)
     has_base = common.base is not None or find(tuned).base_name is not None
+    if steps != "auto" and not METHODS[found := resolve(method, positions, has_base, unit)[0]].integral:
+        able = ", ".join(name for name, each in METHODS.items() if each.integral)
+        raise OptionError(f"--steps is of methods with an integral, and {found} has none; use --method {able}")
     locate.check(has_base, differentiable=common.differentiable(sought))
     if verify:
         VerifyNeurons(patch=patch).check(has_base)

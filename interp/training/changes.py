@@ -181,7 +181,7 @@ class LoraChange:
         """A PEFT directory, with the tokenizer where the fine-tune has its own."""
         assert self._wrapped is not None
         with quiet():
-            self._wrapped.save_pretrained(directory, save_embedding_layers=False)
+            self._wrapped.save_pretrained(str(directory), save_embedding_layers=False)
             (directory / "README.md").unlink(missing_ok=True)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(directory)

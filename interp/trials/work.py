@@ -7,9 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.capture import make_batch
+from interp.engines import Direction
 from interp.generate import Text, generate
+from interp.maths.moments import sum_of
+from interp.maths.precision import widen
+from interp.models.units import HEAD, NEURON
 from interp.progress import duration
 from interp.sites import Site
 from interp.study import Study
@@ -22,12 +28,15 @@ class Work:
     """What a run does to every prompt of its study, on average.
 
     ``passes`` of one model up to its head at one position; ``whole`` ones, whose head reads every token; ``gradients``:
-    passes forward and back; ``tokens`` that are written, by one model.
+    passes forward and back, by whole prompts; ``attributions``: passes forward and back of which only sums over tokens
+    are wanted, and derivatives along directions, so that what prompts share is read once; ``tokens`` that are written,
+    by one model.
     """
 
     passes: int | float = 0.0
     whole: int | float = 0.0
     gradients: int | float = 0.0
+    attributions: int | float = 0.0
     tokens: int | float = 0.0
 
     def __add__(self, other: Work) -> Work:
@@ -60,23 +69,37 @@ def cost(study: Study, work: Work) -> Cost:
     rows = by_length[step // 2 :: step][: study.at_a_time(ROWS)]
     batch, _ = make_batch(encoded, rows, study.pad_id, model.device)
     text = Text([encoded[row].ids for row in rows], None, study.pad_id, ())
-    sites = [Site(layer, "hook_mlp_out") for layer in range(model.anatomy.n_layers)]
+    anatomy, layers = model.anatomy, range(model.anatomy.n_layers)
+    sites = [Site(layer, "hook_mlp_out") for layer in layers]
 
-    def gradient() -> None:
-        study.engine.run(
-            model, batch, gradients_at=sites, gradient_of=lambda logits: logits[:, -1].float().logsumexp(-1)
-        )
+    def aim(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
+        return widen(logits[:, -1]).logsumexp(-1)
+
+    def attribution() -> None:
+        unit = NEURON if NEURON.hook in anatomy.targets else HEAD
+        inputs, outputs = ([place(layer) for layer in layers] for place in (unit.site, unit.contribution))
+        still = torch.zeros((), dtype=model.dtype, device=model.device).expand(*batch.ids.shape, anatomy.width)
+        run = study.engine.run(
+            model, batch, reads=[*inputs, *outputs], gradients_at=[*inputs, *outputs], over=batch.real,
+            along=[Direction(site, still) for site in outputs], gradient_of=aim,
+        )  # fmt: skip
+        for part in run.parts:
+            for site in inputs:
+                terms = widen(part.values[site][part.at]) * widen(part.gradients[site][part.at])
+                for each in (terms, terms.abs()):
+                    sum_of(each)
 
     timed: dict[str, Callable[[], object]] = {
         "passes": lambda: study.engine.run(model, batch, keep=1),
         "whole": lambda: study.engine.run(model, batch, keep=None),
-        "gradients": gradient,
+        "gradients": lambda: study.engine.run(model, batch, gradients_at=sites, gradient_of=aim),
+        "attributions": attribution,
         "tokens": lambda: generate(study.engine, model, text, WRITTEN, None),
     }
     count = sum(len(study.encoded(name)) for name in study.classes) / len(rows)
     plain = _seconds(timed["passes"])
     total = work.passes * plain
-    for name in ("whole", "gradients"):
+    for name in ("whole", "gradients", "attributions"):
         if getattr(work, name):
             total += getattr(work, name) * _seconds(timed[name])
     if work.tokens:

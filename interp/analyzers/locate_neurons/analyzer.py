@@ -12,11 +12,13 @@ from interp.analyzers.locate_neurons.probes import FITS
 from interp.analyzers.locate_neurons.scores import Asked, Scores
 from interp.analyzers.locate_neurons.selection import Top, rank, select
 from interp.analyzers.locate_neurons.tokens import active_tokens
+from interp.analyzers.locate_neurons.work import work_of
 from interp.errors import OptionError
 from interp.models.changes import weight_change
 from interp.models.units import Unit, unit_named
 from interp.study import Study
 from interp.table import Table, table
+from interp.trials.work import Work
 
 _SHOWN = 20
 
@@ -68,6 +70,14 @@ class LocateNeurons(Analyzer):
         if self.probe_fit != "optimum" and self.method != "probe":
             raise OptionError(f"--probe-fit is of the method probe, and {self.method} fits none; add --method probe")
         steps.require(self.steps)
+
+    def work(self, study: Study) -> Work | None:
+        """Scoring, and a pass that shows on which tokens the selected are active; None where sets are searched."""
+        if Top.parse(self.top).kind == "smallest":
+            return None
+        method, _, positions = resolve(self.method, self.positions, study.pair.base is not None, self.unit)
+        found = work_of(method, self.steps, positions, study)
+        return None if found is None else found + Work(passes=1)
 
     def __call__(self, study: Study) -> Table:
         """Score, rank and select on the study's prompts."""

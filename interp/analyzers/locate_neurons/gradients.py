@@ -139,8 +139,8 @@ def _refined(study: Study, asked: Asked, way: Way, from_zero: bool) -> tuple[Pat
         path.sweep(nodes)
         level = found.index(rule)
         if level:
-            scores = [path.sums[at][1].finish() for at in (level - 1, level)]
-            agreed = agreement(*scores, Top.parse(asked.top))
+            coarse, fine = (path.sums[at][1].finish() for at in (level - 1, level))
+            agreed = agreement(coarse, fine, Top.parse(asked.top))
             if agreed.enough:
                 break
     return path, _Taken(level, agreed, _said(found[level], agreed, asked.steps == AUTO))

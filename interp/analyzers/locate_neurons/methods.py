@@ -14,7 +14,7 @@ from interp.study import Study
 class Method:
     """One way to score units: ``positions`` is its default, ``allowed`` what it can read, ``units`` what it scores.
 
-    ``slope``: whether it follows the gradient of the metric.
+    ``slope``: whether it follows the gradient of the metric; ``integral``: whether it takes its mean along a path.
     """
 
     score: Callable[[Study, Asked], Scores]
@@ -24,6 +24,7 @@ class Method:
     help: str
     units: tuple[str, ...] = ("neuron", "head")
     slope: bool = False
+    integral: bool = False
 
 
 _PROMPT = ("prompt", "content", "decision", "last")
@@ -38,6 +39,7 @@ METHODS: dict[str, Method] = {
         _PROMPT,
         "integrated gradients from base to tuned MLPs, or from zero",
         slope=True,
+        integral=True,
     ),
     "integrated-fixed": Method(
         gradients.integrated_fixed,
@@ -46,6 +48,7 @@ METHODS: dict[str, Method] = {
         _PROMPT,
         "the same, MLP outputs held on a straight path",
         slope=True,
+        integral=True,
     ),
     "integrated-zero": Method(
         gradients.integrated_zero,
@@ -54,6 +57,7 @@ METHODS: dict[str, Method] = {
         _PROMPT,
         "integrated gradients from silent MLPs; no base",
         slope=True,
+        integral=True,
     ),
     "cross": Method(gradients.cross, True, "prompt", _PROMPT, "contribution change times local gradient", slope=True),
     "change": Method(activations.change, True, "prompt", _TEXT, "root mean square change of the activation"),

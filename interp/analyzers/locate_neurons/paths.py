@@ -74,7 +74,8 @@ class Path:
     """
 
     def __init__(self, study: Study, asked: Asked, way: Way, from_zero: bool, rules: Sequence[Rule]) -> None:
-        self._study, self._asked, self._way, self._unit = study, asked, way, asked.unit
+        self._study, self._asked, self._unit = study, asked, asked.unit
+        self._way: Way = way
         self._tuned, self._base = study.pair.tuned, None if from_zero else study.pair.require_base("this method")
         self._layers = range(self._tuned.anatomy.n_layers)
         self._inputs = [self._unit.site(layer) for layer in self._layers]

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from interp.analyzers.locate_neurons.selection import Top, select
 from interp.errors import OptionError
 from interp.maths.quadrature import STEPS, Rule, nested
+from interp.trials.located import spearman
 
 AUTO = "auto"
 LEAST_JACCARD, LEAST_SPEARMAN = 0.95, 0.99
@@ -57,4 +57,4 @@ def agreement(coarse: tuple[np.ndarray, np.ndarray], fine: tuple[np.ndarray, np.
     jaccard = int((chosen & others).sum()) / union if union else 1.0
     if np.ptp(one) == 0 or np.ptp(other) == 0:  # ranks of a constant have no correlation
         return Agreement(jaccard, float(np.array_equal(one, other)))
-    return Agreement(jaccard, float(spearmanr(one.ravel(), other.ravel()).statistic))
+    return Agreement(jaccard, spearman(one.ravel(), other.ravel()))
