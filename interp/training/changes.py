@@ -40,6 +40,7 @@ class Change(Protocol):
     """
 
     kind: str
+    module: PreTrainedModel | None
     norms: dict[str, float]
     size: float
 
