@@ -7,16 +7,14 @@ controls.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, statistic
-from interp.claims.estimates import Estimate
 from interp.errors import OptionError
-from interp.maths.prediction import new_observation
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.control_fine_tunes import FOR_INTERVAL, FOR_RANK, needed
@@ -75,8 +73,7 @@ class ControlLocations(Analyzer):
                 **_scores([located]),
             })},
         )  # fmt: skip
-        totals = [_total(control) for control in self.controls]
-        return conclude(run, [_claim(totals, located)])
+        return conclude(run, [_claim(len(self.controls))])
 
 
 def _name(run: Table) -> str:
@@ -113,9 +110,9 @@ def _columns(located: Table, controls: tuple[Table, ...]) -> dict[str, tuple]:
     }  # fmt: skip
 
 
-def _claim(totals: list[float], located: Table) -> Claim:
+def _claim(count: int) -> Claim:
     """The total of the set is above that of a further control's own set; with few controls it is not tested."""
-    count, also = len(totals), {
+    mean_total, also = statistic("mean", "total_score"), {
         "least_control": statistic("minimum", "total_score"), "most_control": statistic("maximum", "total_score"),
         "shared": statistic("mean", "shared"), "chance": statistic("mean", "chance"),
         "largest": statistic("maximum", "largest_score", table=_OWN),
@@ -132,11 +129,11 @@ def _claim(totals: list[float], located: Table) -> Claim:
     if count >= FOR_RANK:
         made = {"at_least": 0.0, "null": Draws("", "total_score", fewest=FOR_RANK), "beyond": []}
     elif count >= FOR_INTERVAL:
-        # a total has no interval of its own, so that its threshold is the end of the controls'
-        made = {"at_least": new_observation(totals)[1], "beyond": []}
-        made["reference"] = Estimate(column="total_score", spread="new-observation")
+        # of one set there is one total: its range is the number itself
+        made = {"at_least": 0.0, "beyond": ["control"], "reference": replace(mean_total, spread="new-observation")}
     if count >= FOR_INTERVAL:
         made["control"] = f"{count} control fine-tunes, each with the set located in it"
     return Claim(
-        name="set-beyond-controls", estimate=statistic("sum", "total_score", table=_OWN), text=text, also=also, **made
+        name="set-beyond-controls", text=text, also=also, **made,
+        estimate=replace(statistic("sum", "total_score", table=_OWN), spread="range"),
     )  # fmt: skip
