@@ -55,7 +55,7 @@ class Judging:
     study: Study
     located: Set
     excluded: Set
-    controls: int
+    random_sets: int
 
     @cached_property
     def judged(self) -> list[Judged]:

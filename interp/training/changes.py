@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interp.errors import UnsupportedModel, WidthMismatch, WrongBase
+from interp.errors import UnsupportedModel, WidthMismatch, WrongBase, required
 from interp.maths.host import to_host
 from interp.models import load, preflight
 from interp.models.layout import skeleton
@@ -40,13 +40,17 @@ class Change(Protocol):
     """
 
     kind: str
-    module: PreTrainedModel | None
     norms: dict[str, float]
     size: float
 
     @property
     def settings(self) -> dict[str, Setting]:
         """What the fine-tune's own files say of its configuration."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the base has an embedding of."""
         ...
 
     def begin(self, seed: int) -> nn.Module:
@@ -141,6 +145,11 @@ class LoraChange:
             if value not in (None, {}, False)
         }
 
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the base's embedding."""
+        return _rows(required(self.module, "a base"))
+
     def begin(self, seed: int) -> nn.Module:
         """A fresh adapter of the same configuration on the base."""
         torch.manual_seed(seed)
@@ -182,7 +191,7 @@ class LoraChange:
         """A PEFT directory, with the tokenizer where the fine-tune has its own."""
         assert self._wrapped is not None
         with quiet():
-            self._wrapped.save_pretrained(directory, save_embedding_layers=False)
+            self._wrapped.save_pretrained(str(directory), save_embedding_layers=False)
             (directory / "README.md").unlink(missing_ok=True)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(directory)
@@ -212,6 +221,11 @@ def _config(source: Source, base: str) -> LoraConfig:
     if config.init_lora_weights not in _UNCHANGED_STARTS or config.init_lora_weights is False:
         config.init_lora_weights = True
     return config
+
+
+def _rows(module: PreTrainedModel) -> int:
+    embedding: Any = module.get_input_embeddings()
+    return embedding.weight.shape[0]
 
 
 @dataclass
@@ -258,6 +272,11 @@ class FullChange:
     def settings(self) -> dict[str, Setting]:
         """How many tensors the fine-tune changed."""
         return {"tensors_trained": Setting(len(self.norms), "the fine-tuned model's weights")}
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the base's embedding."""
+        return _rows(self.module)
 
     def begin(self, seed: int) -> nn.Module:
         """The base itself, the tensors that the fine-tune changed free to move."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.errors import OptionError, OutOfMemory, VocabularyMismatch, required
+from interp.errors import OptionError, OutOfMemory, VocabularyMismatch
 from interp.maths.memory import ran_out_of_memory
 from interp.models import load, preflight
 from interp.models.sources import find
@@ -111,11 +111,10 @@ def make_controls(
 def _prepared(recipe: Recipe, change: Change, path: Path, tokenizer: Tokenizer) -> tuple[dict[str, Setting], Text]:
     values = recipe.settings(change.kind, has_answers(path, tokenizer), change.size)
     rows = read_text(path, tokenizer, values["length"].value, values["loss"].value)
-    size = required(change.module, "a base").get_input_embeddings().weight.shape[0]
     largest = max(max(row.ids) for row in (*rows.train, *rows.held_out))
-    if largest >= size:
+    if largest >= change.vocabulary:
         raise VocabularyMismatch(
-            f"the tokenizer gives the token {largest}, and the base has {size}; give the base that was tuned"
+            f"the tokenizer gives the token {largest}, and the base has {change.vocabulary}; give the base that was tuned"
         )
     return values, rows
 
