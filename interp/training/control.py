@@ -26,8 +26,10 @@ from interp.models import load, preflight
 from interp.models.sources import find
 from interp.prompts import Documents, Tokenizer
 from interp.provenance import plain, software
-from interp.training.changes import Change, FullChange, LoraChange
+from interp.training.changes import Change
 from interp.training.fit import fit, text_loss
+from interp.training.full_change import FullChange
+from interp.training.lora_change import LoraChange
 from interp.training.recipe import Recipe, Setting, mean_rate
 from interp.training.text import Row, Text, has_answers, read_text, sample, shipped
 
@@ -114,7 +116,8 @@ def _prepared(recipe: Recipe, change: Change, path: Path, tokenizer: Tokenizer) 
     largest = max(max(row.ids) for row in (*rows.train, *rows.held_out))
     if largest >= change.vocabulary:
         raise VocabularyMismatch(
-            f"the tokenizer gives the token {largest}, and the base has {change.vocabulary}; give the base that was tuned"
+            f"the tokenizer gives the token {largest}, and the base has {change.vocabulary}; give the base that was "
+            "tuned"
         )
     return values, rows
 
