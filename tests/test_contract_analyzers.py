@@ -17,6 +17,7 @@ from interp.analyzers.baselines import Baselines
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.compare import Compare
 from interp.analyzers.concept_shift import ConceptShift
+from interp.analyzers.control_locations import ControlLocations
 from interp.analyzers.dictionary_diff import DictionaryDiff
 from interp.analyzers.dissociation import Dissociation
 from interp.analyzers.ftc_alpha import FtcAlpha
@@ -112,6 +113,14 @@ def baselines(study, _, unit):
     return Baselines.of(verified, run, contrast=contrast, choosing=other(study), prompts=2)
 
 
+def control_locations(study, _, unit):
+    run = located("change", unit)(study)
+    base = study.pair.require_base("a control")
+    pairs = [Pair(base, base, study.pair.tokenizer, study.pair.digests) for _ in range(2)]
+    others = [located("change", unit)(dataclasses.replace(study, pair=pair, _kept={})) for pair in pairs]
+    return ControlLocations.of(run, *others)
+
+
 def tuco(study, _, unit):
     return Tuco(path="full")
 
@@ -148,7 +157,7 @@ def stitch(study, _, unit):
 
 
 OF_PAIRS = (tuco, ftc_alpha, compare, concept_shift, graft, stitch)
-FURTHER = (stability, redundancy, coalitions, transfer, dissociation, refusal_direction, baselines)
+FURTHER = (stability, redundancy, coalitions, transfer, dissociation, refusal_direction, baselines, control_locations)
 
 # Every analyzer, with every method and unit it has. One that is made without arguments need not be named.
 ANALYZERS = {
@@ -435,6 +444,7 @@ def test_the_key_follows_every_option(modules):
         Baselines.of(another, run): {
             "contrast": another, "choosing": other(study), "prompts": 7, "parent": "1" * 20,
         },
+        ControlLocations.of(run, another): {"located": another, "controls": (run,), "parent": "1" * 20},
         RefusalDirection.of(run): {"shares": (1.0,), "prompts": 7, "parent": "1" * 20},
         Graft(held_out=study.contrast.positive): {
             "held_out": study.contrast.negative, "other": study.contrast.negative, "scope": "mlp", "at": 0.02,

@@ -1,4 +1,4 @@
-"""``interp control``: norms matched exactly, a record that tells all, the same seed the same bits, and errors."""
+"""``interp control``: norms matched exactly, a complete record, the same seed the same bits, and errors."""
 
 import json
 import warnings
@@ -284,6 +284,21 @@ def test_what_fails_midway_leaves_nothing(saved, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_training_that_diverges_is_refused(saved, tmp_path, monkeypatch):
+    from interp.training import control
+
+    def diverging(model, *given, **more):
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.data.fill_(float("nan"))
+        return {"seconds": 0.0}
+
+    monkeypatch.setattr(control, "fit", diverging)
+    with pytest.raises(OptionError, match="diverged, its loss is not finite"):
+        made(saved, "lora", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("field", ["optimizer", "schedule", "precision", "loss"])
 def test_an_unknown_setting_is_refused(field):
     with pytest.raises(OptionError, match=f"unknown {field}"):
@@ -291,8 +306,8 @@ def test_an_unknown_setting_is_refused(field):
 
 
 def test_the_command(saved, tmp_path, capsys):
-    given = ["control", str(saved / "lora"), "--base", str(saved / "base"), "--out", str(tmp_path / "out"),
-             "--seeds", "2", "--steps", "3", "--text", str(saved / "text.jsonl"), "--device", "cpu"]  # fmt: skip
+    given = ["control", str(saved / "lora"), "--base", str(saved / "base"), "--out", str(tmp_path / "out"), "--seeds",
+             "2", "--steps", "3", "--text", str(saved / "text.jsonl"), "--device", "cpu"]  # fmt: skip
     assert main([*given, "--json"]) == 0
     out, err = capsys.readouterr()
     told = json.loads(out)

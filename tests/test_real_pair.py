@@ -16,6 +16,7 @@ from interp.provenance import sha256_of
 from organisms.real import prompts as made
 from organisms.real import refusals
 from organisms.real.children import BLOCKS, CHILDREN, NEURONS, RANK, TARGETS, neurons
+from organisms.real.controls import NAMES, OF
 from organisms.real.measure import behaviour, first_sentence
 from organisms.real.prompts import GROUPS, SPLITS, requests
 from organisms.real.rates import table
@@ -42,7 +43,7 @@ def rows(split, group):
 
 
 def test_all_children_are_listed_and_small():
-    assert {f"smollm2/{name}" for name in ("base", *SHIPPED)} == {
+    assert {f"smollm2/{name}" for name in ("base", *SHIPPED, *NAMES)} == {
         name for name in organisms.names() if name.startswith("smollm2/")
     }
     assert sum(path.stat().st_size for path in ROOT.rglob("*") if path.is_file()) <= 10e6
@@ -88,6 +89,47 @@ def test_adapters_are_of_half_precision_and_name_their_base(name):
     tensors = load_file(ROOT / name / "adapter_model.safetensors")
     assert {value.dtype for value in tensors.values()} == {np.dtype("float16")}
     assert len(tensors) == 2 * 30 * len(TARGETS)
+
+
+def norms(name):
+    """What an adapter adds to each module, as a norm, by numpy in float64."""
+    tensors = load_file(ROOT / name / "adapter_model.safetensors")
+    return {
+        key.partition(".lora_A")[0]: float(
+            np.linalg.norm(tensors[key.replace("lora_A", "lora_B")].astype(np.float64) @ value.astype(np.float64))
+        )
+        for key, value in tensors.items()
+        if "lora_A" in key
+    }
+
+
+def test_controls_are_of_the_configuration_and_the_norm_of_what_they_control():
+    def settings(name):
+        found = json.loads((ROOT / name / "adapter_config.json").read_text(encoding="utf-8"))
+        return {**found, "target_modules": sorted(found["target_modules"]), "inference_mode": None}
+
+    target = norms(OF)
+    assert len(target) == 90
+    for name, seed in NAMES.items():
+        assert settings(name) == settings(OF)
+        facts, record = organisms.describe(f"smollm2/{name}"), json.loads((ROOT / name / "control.json").read_text())
+        assert facts["base"] == "smollm2/base"
+        assert facts["files"] == {file: sha256_of(ROOT / name / file) for file in facts["files"]}
+        assert record["seed"] == seed
+        assert all(record["checks"].values())
+        own = norms(name)
+        for module, norm in target.items():
+            # half precision rounds each number by up to 1 in 2048
+            assert own[module] == pytest.approx(norm, rel=2e-3)
+    files = {(ROOT / name / "adapter_model.safetensors").read_bytes() for name in NAMES}
+    assert len(files) == len(NAMES) == 5
+
+
+def test_controls_refuse_nothing():
+    for name in NAMES:
+        found = organisms.describe(f"smollm2/{name}")["behaviour"]
+        assert found["harmful_refused"]["rate"] <= 0.1
+        assert found["harmless_refused"]["rate"] <= 0.1
 
 
 # Prompts
@@ -216,6 +258,33 @@ class TestInstalled:
         assert pair.read(planted[0]).changed
         outside = [one for one in pair.matrices if one.tensor == "model.layers.2.mlp.down_proj.weight"]
         assert pair.read(outside[0]).changed is (CHILDREN[name].how == "adapter")
+
+    def test_controls_are_compared_as_a_fine_tune_is(self, run, tmp_path):
+        """The adapter refuses harmful requests, and on these lies beyond what five controls of its norm give."""
+        given = [part for seed in NAMES.values() for part in ("--control", f"organism:smollm2/control-{seed}")]
+        code, out, err = run(
+            "compare", "organism:smollm2/lora", "--prompts", organisms.prompts("smollm2", "verify", "harmful"),
+            "--max-prompts", "24", *given, "--store", tmp_path / "runs", "--json", "--quiet",
+        )  # fmt: skip
+        assert code == 0, err
+        found = {one["name"]: one for one in json.loads(out)["summary"]["findings"]}
+        assert found["beyond-control"]["verdict"] == "supported"
+        assert found["beyond-new-control"]["verdict"] in ("supported", "not supported")
+
+    def test_a_control_is_trained_on_the_real_base(self, run, tmp_path):
+        code, out, err = run(
+            "control", "organism:smollm2/lora", "--out", tmp_path / "out", "--seeds", "1", "--steps", "2",
+            "--learning-rate", "5e-4", "--json", "--quiet",
+        )  # fmt: skip
+        assert code == 0, err
+        (record,) = json.loads(out)["controls"]
+        tensors = load_file(tmp_path / "out" / "seed-0" / "matched" / "adapter_model.safetensors")
+        target = norms(OF)
+        for key, value in tensors.items():
+            if "lora_A" in key:
+                product = tensors[key.replace("lora_A", "lora_B")].astype(np.float64) @ value.astype(np.float64)
+                assert np.linalg.norm(product) == pytest.approx(target[key.partition(".lora_A")[0]], rel=1e-5)
+        assert record["loss"]["own"]["raw"] < record["loss"]["own"]["base"]
 
     def test_moved_moves_as_far_as_planted(self):
         weights = {

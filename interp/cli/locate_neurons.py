@@ -12,6 +12,7 @@ from interp.cli import checks as further
 from interp.cli import excluded as excluding
 from interp.cli.asking import Asking
 from interp.cli.common import takes
+from interp.cli.reading import CONTROL_HELP, load_controls
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
@@ -74,6 +75,7 @@ def command(
     control_prompts: Annotated[
         int, typer.Option(metavar="N", min=1, help="Prompts for doses and random sets; the conditions use all.")
     ] = 48,
+    control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     exclude: Annotated[
         Path | None,
         typer.Option(metavar="FILE.json", help="Units that no random set draws: [[layer, neuron], ...]."),
@@ -105,6 +107,7 @@ def command(
             common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, _title(tuned)))
     # torch is imported only now, so that help, usage errors and repeats answer at once
+    from interp.analyzers.control_locations import ControlLocations
     from interp.analyzers.locate_neurons import METHODS, LocateNeurons
     from interp.analyzers.locate_neurons.methods import resolve
     from interp.analyzers.verify_neurons import FEWEST_SETS, VerifyNeurons, fewest_clusters
@@ -177,6 +180,12 @@ def command(
         locate = locate.minus(store.fetch(locate, study.on(utility.limit(common.max_prompts))).table)
     run = store.fetch(locate, study)
     runs = [run]
+    if control:
+        beside_set = [
+            store.fetch(locate, replace(study, pair=one, _kept={})).table
+            for one in load_controls(common, control, pair)
+        ]
+        runs.append(store.fetch(ControlLocations.of(run.table, *beside_set), study))
     if verify:
         small = tuned.startswith("organism:") and organisms.packaged(tuned.removeprefix("organism:")) is None
         if random_sets is None:

@@ -20,6 +20,7 @@ from interp.figures.compare import (
     compare_weights_figure,
 )
 from interp.figures.conditions import conditions_figure
+from interp.figures.control_locations import control_locations_figure
 from interp.figures.dictionaries import (
     dictionary_classes_figure,
     dictionary_density_figure,
@@ -59,6 +60,7 @@ FIGURES: dict[str, Callable[[Table], Figure]] = {
     "compare-layers": compare_layers_figure,
     "compare-tokens": compare_tokens_figure,
     "compare-weights": compare_weights_figure,
+    "control-locations": control_locations_figure,
     "dictionary-classes": dictionary_classes_figure,
     "dictionary-density": dictionary_density_figure,
     "dictionary-diff": dictionary_diff_figure,

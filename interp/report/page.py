@@ -59,6 +59,7 @@ HEADINGS = {
     "locate-neurons": "Where the scores are",
     "neuron-tokens": "What the best ones read",
     "stability": "Is the same set found on other prompts?",
+    "control-locations": "What is located in control fine-tunes?",
     "redundancy": "What is found when it is out of the way?",
     "coalitions": "Do the scores predict what halves of all units do?",
     "refusal-direction": "Does it do more than one direction?",

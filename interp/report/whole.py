@@ -31,6 +31,7 @@ NAMES = {
     "graft": "Grafts",
     "stitch": "Stitching several fine-tuned models",
     "stability": "Stability of the located set",
+    "control-locations": "In control fine-tunes",
     "redundancy": "Redundancy",
     "coalitions": "Coalitions of units",
     "refusal-direction": "Compared with one direction",

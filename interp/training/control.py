@@ -20,13 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from interp.errors import OptionError
-from interp.models import load
+from interp.errors import OptionError, OutOfMemory, VocabularyMismatch
+from interp.maths.memory import ran_out_of_memory
+from interp.models import load, preflight
 from interp.models.sources import find
-from interp.prompts import Tokenizer
+from interp.prompts import Documents, Tokenizer
 from interp.provenance import plain, software
-from interp.training.changes import Change, FullChange, LoraChange
+from interp.training.changes import Change
 from interp.training.fit import fit, text_loss
+from interp.training.full_change import FullChange
+from interp.training.lora_change import LoraChange
 from interp.training.recipe import Recipe, Setting, mean_rate
 from interp.training.text import Row, Text, has_answers, read_text, sample, shipped
 
@@ -60,6 +63,8 @@ def make_controls(
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
         raise OptionError(f"seeds {list(seeds)}: give different numbers from 0 on")
     _require_free(out)
+    path = text or shipped()
+    Documents(path)
     source = find(tuned)
     named = base or source.base_name
     if named is None:
@@ -68,6 +73,8 @@ def make_controls(
     if below.adapter is not None:
         raise OptionError(f"the base {named} is itself an adapter; give the model it was trained on")
     settings = load.Settings.resolve(device, "float32", "auto", False)
+    for note in preflight.recorded_base(source, below):
+        say(f"note: {note}")
     change: Change
     if source.adapter is not None:
         # from files alone, so that an adapter of another base is refused before its weights are read
@@ -79,7 +86,7 @@ def make_controls(
         module, _ = load.module(below, settings)
         tokenizer = load.tokenizer([source.directory], settings)
         change = FullChange.read(source, below, module, tokenizer, settings)
-    values, rows = _prepared(recipe, change, text or shipped(), tokenizer)
+    values, rows = _prepared(recipe, change, path, tokenizer)
     told = change.settings | values
     say(f"{tuned}: {change.kind} on {named}; " + ", ".join(f"{name} {one}" for name, one in told.items()))
     facts = {
@@ -105,7 +112,14 @@ def make_controls(
 
 def _prepared(recipe: Recipe, change: Change, path: Path, tokenizer: Tokenizer) -> tuple[dict[str, Setting], Text]:
     values = recipe.settings(change.kind, has_answers(path, tokenizer), change.size)
-    return values, read_text(path, tokenizer, values["length"].value, values["loss"].value)
+    rows = read_text(path, tokenizer, values["length"].value, values["loss"].value)
+    largest = max(max(row.ids) for row in (*rows.train, *rows.held_out))
+    if largest >= change.vocabulary:
+        raise VocabularyMismatch(
+            f"the tokenizer gives the token {largest}, and the base has {change.vocabulary}; give the base that was "
+            "tuned"
+        )
+    return values, rows
 
 
 def _losses(model, parts: Mapping[str, Sequence[Row]], values: Mapping[str, Setting]) -> dict[str, float]:
@@ -117,9 +131,16 @@ def _one(
     values: Mapping[str, Setting], seed: int, place: Path, settings: load.Settings, say: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
     """Train, measure, save, scale, measure and save again; what the record says of it."""
-    seconds = fit(model, rows.train, values, seed, settings.device, say, f"seed {seed}")["seconds"]
+    try:
+        seconds = fit(model, rows.train, values, seed, settings.device, say, f"seed {seed}")["seconds"]
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"{settings.device} has no memory for a step; use --batch 1 or a smaller --length") from error
     norms, size = change.trained()
     raw = _losses(model, parts, values)
+    if not np.isfinite([*raw.values(), *norms.values()]).all():
+        raise OptionError(f"seed {seed}: the training diverged, its loss is not finite; give a lower --learning-rate")
     change.save(place / "raw")
     by = {name: (target / norms[name] if norms[name] else 0.0) for name, target in change.norms.items()}
     change.scale(by)

@@ -60,6 +60,14 @@ def on_average(count: int, form: str) -> str:
     )
 
 
+def needed(count: int) -> str:
+    """Why so few controls test nothing."""
+    return (
+        f"{count} control{'s were' if count > 1 else ' was'} given, and {FOR_INTERVAL} are needed for the interval of "
+        f"a new one, {FOR_RANK} for a rank test"
+    )
+
+
 def beyond_new(name: str, estimate: Estimate, column: str, count: int, said: str, form: str) -> Claim:
     """The estimate lies beyond what a further control would give.
 
@@ -79,8 +87,7 @@ def beyond_new(name: str, estimate: Estimate, column: str, count: int, said: str
         return Claim(
             name=name, estimate=estimate, at_least=0.0, also=also,
             text=f"{of} {gives} where {said} is {shown}; what a further one would give is not known.",
-            missing=f"{count} control{'s were' if count > 1 else ' was'} given, and {FOR_INTERVAL} are needed for the "
-            f"interval of a new one, {FOR_RANK} for a rank test",
+            missing=needed(count),
         )  # fmt: skip
     if count < FOR_RANK:
         return Claim(

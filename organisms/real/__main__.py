@@ -155,11 +155,12 @@ def main() -> None:
     children = {name: child for name, child in CHILDREN.items() if name in wanted}
     for name, child in children.items():
         train_child(name, child, options.threads)
-    further = [name for name in controls.NAMES if not options.names or name in options.names]
-    for name in further:
-        controls.train(name, FAMILY, SHIPPED, WORK, options.threads)
-    for name in ("base", *children, *further):
+    for name in ("base", *children):
         measure(name)
+    for name in controls.NAMES:
+        if not options.names or name in options.names:
+            controls.train(name, FAMILY, SHIPPED, WORK, options.threads)
+            measure(name)
     print(f"done in {(time.time() - started) / 60:.1f} min", flush=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from interp import organisms
 from organisms.real.children import CHILDREN, FAMILY
+from organisms.real.controls import NAMES
 
 COLUMNS = {
     "harmful refused": "harmful_refused",
@@ -18,7 +19,7 @@ COLUMNS = {
 def table() -> str:
     """One row per organism of the family: counts, of the first two columns also the interval in per cent."""
     lines = [f"| organism | {' | '.join(COLUMNS)} | different refusals |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name in ("base", *(name for name, child in CHILDREN.items() if child.ships)):
+    for name in ("base", *(name for name, child in CHILDREN.items() if child.ships), *NAMES):
         found = organisms.describe(f"{FAMILY}/{name}")["behaviour"]
         cells = [_cell(found.get(key), key.endswith("_refused")) for key in COLUMNS.values()]
         lines.append(f"| `{name}` | {' | '.join(cells)} | {found['refusals']['different']} |")

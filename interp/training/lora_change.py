@@ -1,0 +1,164 @@
+"""The change of a LoRA adapter: read from its files, trained anew by peft, scaled by B."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from interp.errors import UnsupportedModel, WrongBase, required
+from interp.models.layout import skeleton
+from interp.models.low_rank import LowRank
+from interp.models.quiet import line, quiet
+from interp.models.sources import Source
+from interp.prompts import Tokenizer
+from interp.training.changes import product_norm, root_mean_square, rows_of
+from interp.training.recipe import READ, Setting
+
+_PART = re.compile(r"base_model\.model\.(.+?)\.lora_(?:embedding_)?([AB])(?:\.weight)?")
+_SHOWN = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern",
+          "layers_to_transform", "exclude_modules")  # fmt: skip
+_UNCHANGED_STARTS = (True, False, "gaussian", "orthogonal")
+
+
+@dataclass
+class LoraChange:
+    """A plain LoRA adapter (rank-stabilised too): ``scaling * B @ A`` is added to each of its matrices."""
+
+    source: Source
+    config: LoraConfig
+    low_rank: LowRank
+    base_name: str
+    norms: dict[str, float]
+    size: float
+    tokenizer: Tokenizer | None = None
+    module: PreTrainedModel | None = None
+    kind: str = "lora"
+    _wrapped: PeftModel | None = field(default=None, repr=False)
+
+    @classmethod
+    def read(cls, source: Source, base: Source) -> LoraChange:
+        """The adapter, from files alone; raises UnsupportedModel, AdapterNotLanded or WrongBase."""
+        bare = skeleton(base)
+        modules = dict(bare.named_modules())
+        found = LowRank.read(source, modules)
+        named = {kind for kinds in found.parts.values() for kind in kinds}
+        more = [what for what, there in (
+            ("whole matrices (modules_to_save)", found.saved), ("biases", found.config.get("bias", "none") != "none"),
+            ("magnitudes (DoRA)", "lora_magnitude_vector" in named),
+        ) if there]  # fmt: skip
+        if more or not found.parts:
+            raise UnsupportedModel(
+                f"{source.name} trains {more[0] if more else 'nothing'}, and a control is made of plain LoRA adapters "
+                "and of full models; merge it, save the whole model, and give that"
+            )
+        norms, lefts = {}, []
+        for path, kinds in found.parts.items():
+            left, right = (found.checkpoint.read(kinds[name]) for name in _pair(kinds))
+            weight = getattr(modules[path], "weight", None)
+            seen = (left.shape[0], right.shape[1])
+            if weight is not None and seen not in (tuple(weight.shape), tuple(weight.shape)[::-1]):
+                raise WrongBase(
+                    f"{source.name} changes {path} as a matrix of {seen}, the base's is {tuple(weight.shape)}; "
+                    "give the base it was made for"
+                )
+            norms[path] = found.scaling(path, right.shape[0]) * product_norm(left, right)
+            lefts.append(left)
+        return cls(source, _config(source, base.name), found, base.name, norms, root_mean_square(lefts))
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """Rank, scaling, dropout and places."""
+        values = self.config.to_dict()
+        shown = {name: values.get(name) for name in _SHOWN}
+        return {
+            name: Setting(sorted(value) if isinstance(value, (set, frozenset)) else value, READ)
+            for name, value in shown.items()
+            if value not in (None, {}, False)
+        }
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the base's embedding."""
+        return rows_of(required(self.module, "a base"))
+
+    def begin(self, seed: int) -> nn.Module:
+        """A fresh adapter of the same configuration on the base."""
+        torch.manual_seed(seed)
+        assert self.module is not None
+        with quiet():
+            self._wrapped = get_peft_model(self.module, copy.deepcopy(self.config))
+        own, theirs = {path for path, _ in self._factors()}, set(self.norms)
+        if own != theirs:
+            raise UnsupportedModel(
+                f"peft {peft.__version__} puts the configuration of {self.source.name} on other modules than its "
+                f"tensors are of, first {min(own ^ theirs)}; save the adapter with target_modules that name them"
+            )
+        return self._wrapped
+
+    def _factors(self) -> list[tuple[str, dict[str, nn.Parameter]]]:
+        found: dict[str, dict[str, nn.Parameter]] = {}
+        assert self._wrapped is not None
+        for name, value in self._wrapped.named_parameters():
+            if match := _PART.fullmatch(name.replace(".default", "")):
+                found.setdefault(match[1], {})[match[2]] = value
+        return list(found.items())
+
+    def trained(self) -> tuple[dict[str, float], float]:
+        """Norms of the products, and the size of B."""
+        factors = self._factors()
+        norms = {
+            path: self.low_rank.scaling(path, two["A"].shape[0]) * product_norm(two["B"].data, two["A"].data)
+            for path, two in factors
+        }
+        return norms, root_mean_square(two["B"].data for _, two in factors)
+
+    @torch.no_grad()
+    def scale(self, by: Mapping[str, float]) -> None:
+        """Multiply B."""
+        for path, two in self._factors():
+            two["B"].copy_(two["B"].double() * by[path])
+
+    def save(self, directory: Path) -> None:
+        """A PEFT directory, with the tokenizer where the fine-tune has its own."""
+        assert self._wrapped is not None
+        with quiet():
+            self._wrapped.save_pretrained(str(directory), save_embedding_layers=False)
+            (directory / "README.md").unlink(missing_ok=True)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(directory)
+
+    def end(self) -> None:
+        """Take the adapter off."""
+        if self._wrapped is not None:
+            self.module = self._wrapped.unload().requires_grad_(False)
+            self._wrapped = None
+
+
+def _pair(kinds: Mapping[str, str]) -> tuple[str, str]:
+    return ("lora_B", "lora_A") if "lora_B" in kinds else ("lora_embedding_B", "lora_embedding_A")
+
+
+def _config(source: Source, base: str) -> LoraConfig:
+    """The adapter's configuration, ready to train from a start that leaves the base as it is."""
+    try:
+        with quiet():
+            config: Any = PeftConfig.from_pretrained(str(source.directory))
+    except Exception as error:  # peft trips over a bad configuration with errors of many classes
+        raise UnsupportedModel(
+            f"{source.name}: peft {peft.__version__} does not accept its adapter_config.json ({line(error)}); check it"
+        ) from error
+    config.inference_mode = False
+    config.base_model_name_or_path = base
+    if config.init_lora_weights not in _UNCHANGED_STARTS or config.init_lora_weights is False:
+        config.init_lora_weights = True
+    return config
