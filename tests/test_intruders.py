@@ -118,7 +118,7 @@ def test_a_planted_intruder_is_found_and_claimed_beyond_random_updates(pair):
             claims.check(moved, found)
     assert found.summary["sentence"].startswith(
         "1 of 7 leading left singular vectors in 7 matrices are intruders (no |cosine| with a base vector reaches "
-        "0.5); random updates of equal rank, norm and singular values give 0.0 (0 to 0), p = 0.048."
+        "0.5); random updates of equal rank, norm and singular values give 0.0 (0), p = 0.048."
     )
     for part in (found, found.tables["image"]):
         assert json.loads(plot(part).to_json())["data"]

@@ -172,7 +172,7 @@ def test_a_stranger_s_report_runs_nothing_but_what_measures(tmp_path, command):
 
 def test_every_command_measures_or_is_known_not_to():
     names = {*COMMANDS, *(f"sae {name}" for name in GROUPS["sae"][1])}
-    looks = {"ls", "show", "sql", "organisms", "doctor", "verify", "sae train", "sae convert"}
+    looks = {"ls", "show", "sql", "organisms", "doctor", "verify", "sae train", "sae convert", "control"}
     assert names == {*MEASURING, *looks}
 
 

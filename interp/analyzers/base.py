@@ -24,8 +24,10 @@ from interp.prompts import Contrast, OneClass, PromptSet
 from interp.provenance import JSON, digest, file_digest, plain
 from interp.study import Study
 from interp.table import Table
-from interp.trials.work import Work, cost
+from interp.trials.work import Cost, Work, cost
 
+WORTH_TELLING = 5.0
+"""Seconds from which on it is told before how long a run takes."""
 Examined = Study | WeightPair
 Examine = TypeVar("Examine", bound=Callable[..., Table])
 
@@ -132,12 +134,25 @@ def _telling(examine: Examine) -> Examine:
         if not isinstance(study, Study) or study.quiet:
             return examine(self, study)
         # of an analyzer that others call, they have told it
-        if study.stages.idle and (work := self.work(study)) is not None:
-            print(f"{self.name}: {cost(study, work)}", file=sys.stderr, flush=True)
+        if study.stages.idle and (told := _cost(self, study)) is not None and told.seconds >= WORTH_TELLING:
+            print(f"{self.name}: {told}", file=sys.stderr, flush=True)
         with study.stages.during(self.name, quiet=False):
             return examine(self, study)
 
     return cast(Examine, call)
+
+
+def _cost(analyzer: Analyzer, study: Study) -> Cost | None:
+    work = analyzer.work(study)
+    if work is None:
+        return None
+    try:
+        return cost(study, work)
+    except (MemoryError, RuntimeError) as error:
+        # the run itself says what to do then
+        if not ran_out_of_memory(error):
+            raise
+        return None
 
 
 def _backing_off(examine: Examine) -> Examine:
