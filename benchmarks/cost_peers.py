@@ -9,6 +9,7 @@ Captum is no part of this installation: ``pip install captum==0.9.0``; without i
 
 import copy
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -77,8 +78,8 @@ class Peers:
         return to_host(torch.stack(summed) / len(self.real))
 
     def _captum(self) -> Run:
-        from captum.attr import LayerGradientXActivation
-
+        # by name: it need not be installed
+        method = import_module("captum.attr").LayerGradientXActivation
         module: Any = copy.deepcopy(self.model.module).requires_grad_(False)
         # inputs are token ids, so something else must ask for a gradient
         module.get_input_embeddings().weight.requires_grad_(True)
@@ -88,10 +89,10 @@ class Peers:
             logits = module(**{**arguments(self.whole, 1, None, False), "input_ids": ids}).logits
             return self.aim.of(logits)
 
-        method = LayerGradientXActivation(number, layers)
+        attributing = method(number, layers)
 
         def run() -> None:
-            found = method.attribute(self.whole.ids, attribute_to_layer_input=True)
+            found = attributing.attribute(self.whole.ids, attribute_to_layer_input=True)
             self.gathered["Captum"] = self._mean([one[0] if isinstance(one, tuple) else one for one in found])
 
         return run

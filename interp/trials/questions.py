@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.capture import batches
+from interp.capture import BatchSize, batches
 from interp.engines import Batch, Engine
 from interp.errors import PromptError, required
 from interp.maths.host import to_host
@@ -138,7 +138,7 @@ def text_rows(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> list[
     return [row for row in rows if len(row) > 1]
 
 
-def perplexity(rows: Sequence[Sequence[int]], model: Model, logits: Logits, size: int | None = None) -> float:
+def perplexity(rows: Sequence[Sequence[int]], model: Model, logits: Logits, size: BatchSize = None) -> float:
     """Exponential of the mean loss of every token after the first of each text; NaN of none."""
     total, count = 0.0, 0
     coded = [Encoded(tuple(row), (0,) * len(row)) for row in rows]

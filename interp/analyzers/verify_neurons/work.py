@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from interp.study import Study
 from interp.trials.dose import grid
 from interp.trials.work import Work
@@ -22,7 +20,7 @@ def work_of(
     lengths = [len(each.ids) for group in study.classes for each in study.encoded(group)]
     written = LENGTH * study.max_new_tokens
     # a prompt with its answer, in passes over prompts
-    read = 1 + written / max(np.mean(lengths) - _shared(study), 1)
+    read = 1 + written / max(sum(lengths) / len(lengths) - _shared(study), 1)
     models = 2 if has_base else 1
     plain = Work(passes=2 * read, tokens=written) * models
     # an intervention from the other model is read in step with it
