@@ -36,8 +36,12 @@ CLAIMS = (
     "necessity-recovery",
     "sufficiency",
     "sufficiency-recovery",
+    "selective",
     "harmless",
     "malformed",
+    "malformed-negative",
+    "fluency",
+    "fluency-negative",
 )
 
 
