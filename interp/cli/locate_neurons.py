@@ -172,7 +172,7 @@ def command(
         lines += [f"verified on {other}{verifying.counts}", *verifying.notes]
         if (few := verifying.require_contrast("verifying").n_clusters) < fewest_clusters():
             lines.append(
-                f"{few} clusters of prompts verify; the claims necessity, sufficiency, harmless and malformed need "
+                f"{few} clusters of prompts verify; claims of what is lost or added need "
                 f"{fewest_clusters()}, the others {FEWEST_CLUSTERS}"
             )
     notes = remarked(common, *lines)
