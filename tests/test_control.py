@@ -96,7 +96,7 @@ def test_an_adapter_gets_a_control_of_its_own_norm(saved, tmp_path, name):
             np.testing.assert_array_equal(before[key], after[key])
     # the configuration is the adapter's own
     own, theirs = (json.loads((path / "adapter_config.json").read_text()) for path in (saved / name, place / "matched"))
-    for setting in ("r", "lora_alpha", "use_rslora", "rank_pattern", "lora_dropout"):
+    for setting in ("r", "lora_alpha", "use_rslora", "rank_pattern", "lora_dropout", "base_model_name_or_path"):
         assert own[setting] == theirs[setting]
     assert sorted(own["target_modules"]) == sorted(theirs["target_modules"])
     pair = Pair.load(str(place / "matched"), str(saved / "base"), device="cpu")
@@ -155,6 +155,7 @@ def test_the_record_is_complete(saved, tmp_path):
     settings = record["settings"]
     assert settings["steps"] == {"value": 4, "from": "given"}
     assert settings["r"] == {"value": 4, "from": "adapter_config.json"}
+    assert settings["lora_dropout"] == {"value": 0.0, "from": "adapter_config.json"}
     for name in ("optimizer", "schedule", "warm_up", "weight_decay", "clip", "batch", "length", "loss", "precision"):
         assert settings[name]["from"] == "assumed"
     assert settings["loss"]["value"] == "answers"

@@ -83,7 +83,7 @@ class LoraChange:
         return {
             name: Setting(sorted(value) if isinstance(value, (set, frozenset)) else value, READ)
             for name, value in shown.items()
-            if value not in (None, {}, False)
+            if value is not None and value is not False and value != {}
         }
 
     @property
@@ -97,6 +97,8 @@ class LoraChange:
         assert self.module is not None
         with quiet():
             self._wrapped = get_peft_model(self.module, copy.deepcopy(self.config))
+        # peft names the directory that the base was loaded from; what a user has is its name
+        self._wrapped.peft_config["default"].base_model_name_or_path = self.base_name
         own, theirs = {path for path, _ in self._factors()}, set(self.norms)
         if own != theirs:
             raise UnsupportedModel(
