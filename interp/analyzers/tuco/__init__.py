@@ -102,8 +102,9 @@ class Tuco(Analyzer):
 
     def work(self, study: Study) -> Work:
         """The fine-tuned model, the base's blocks on its stream and the base on its own; the same of every control."""
+        # every token is read in every pass, as where all distributions are asked for
         pairs = 1 + len(self.controls)
-        return Work(passes=3 * pairs if self.output else 2 * pairs, tokens=study.max_new_tokens * self.by_answer)
+        return Work(whole=(2.5 if self.output else 1.7) * pairs, tokens=study.max_new_tokens * self.by_answer)
 
     def __call__(self, study: Study) -> Table:
         """Split the tuned stream of every prompt."""
