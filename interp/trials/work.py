@@ -54,7 +54,9 @@ class Cost:
     seconds: float
 
     def __str__(self) -> str:
-        return f"about as long as {self.passes:,.0f} passes over the prompts, {duration(self.seconds)} here"
+        count = max(round(self.passes), 1)
+        many = "pass" if count == 1 else "passes"
+        return f"about as long as {count:,} {many} over the prompts, {duration(self.seconds)} here"
 
 
 def cost(study: Study, work: Work) -> Cost:
