@@ -290,7 +290,12 @@ def test_a_planted_organism_stands_out_from_a_control():
     pairs = [Pair.load(f"organism:refusal/{name}", "organism:refusal/base") for name in ("planted", "sham")]
     prompts = OneClass(read_prompts(organisms.prompts("refusal", "verify", "harmful")).spread(24))
     table = Compare((pairs[1],))(Study(pairs[0], prompts, None))
-    assert all(claim.supported for claim in claims.from_table(table.tables["claims"]))
+    found = {claim.name: claim.verdict for claim in claims.from_table(table.tables["claims"])}
+    # what a further control would give takes more than one
+    further = {name for name in found if name.endswith("beyond-new-control")}
+    assert further
+    assert {found.pop(name) for name in further} == {"not tested"}
+    assert set(found.values()) == {"supported"}
     changed = table.tables["weights"]
     trained = {layer for neurons in organisms.planted("refusal/planted").values() for layer, _ in neurons}
     assert set(changed["layer"][changed["change"] > 0]) == trained

@@ -68,7 +68,10 @@ def test_every_query_of_the_documents_is_answered(run, tmp_path, monkeypatch):
 @pytest.mark.timeout(1800)
 def test_a_pair_is_compared_and_its_runs_are_put_beside_each_other(walk):
     compared = walk(
-        "docs/compare.md", "compare TUNED", REFUSAL | {"TUNED": ["organism:refusal/full", REFUSAL["CONTROL"]]}, FEW
+        "docs/compare.md",
+        "compare TUNED",
+        REFUSAL | {"TUNED": "organism:refusal/full", "MODEL": REFUSAL["CONTROL"]},
+        FEW,
     )
     assert compared["summary"]["positive"] == 4
     split = walk("docs/tuco.md", "tuco TUNED --base BASE --prompts FILE --by-answer", REFUSAL, f"{FEW} --generations 4")

@@ -382,7 +382,8 @@ def shared(tmp_path_factory):
 
 
 CLAIMS = (
-    "behaviour", "necessity", "necessity-recovery", "sufficiency", "sufficiency-recovery", "harmless", "malformed",
+    "behaviour", "necessity", "necessity-recovery", "sufficiency", "sufficiency-recovery", "selective",
+    "harmless", "malformed", "fluency", "malformed-negative", "fluency-negative",
 )  # fmt: skip
 
 
