@@ -141,7 +141,7 @@ def _analyzer(
 
 def _require_alike(one: "DictionaryDiff", other: "DictionaryDiff") -> None:
     """Raise OptionError for a control's dictionary whose counts would be of something else."""
-    # a base is the same beside its tune and beside the control, and so is its dictionary
+    # a base is the same beside its fine-tune and beside the control, and so is its dictionary
     if one.dictionary.digest == other.dictionary.digest and one.way != "base":
         raise OptionError("the control's dictionary is the one that is compared: what the tuned model alone has would "
                           "be sought in the control by latents not made of it; train one of its pair")  # fmt: skip

@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from interp.engines.base import Batch, Direction, Edit, Part, Run, in_one_part
 from interp.engines.shared_prefix import Layout, PartialEdit, Pass, at, divides, in_halves, is_whole, layout_of
 from interp.maths.host import to_host
+from interp.maths.memory import ran_out_of_memory
 from interp.maths.precision import widen
 from interp.models.caches import repeat
 from interp.models.model import Model
@@ -177,7 +178,7 @@ def _proven(run: Pass, model: Model, batch: Batch, asked: Asked) -> bool:
     try:
         parts = _in_two(run, model, layout, Asked(sites, (), sites, _size, 1, over, along))
     except (NotImplementedError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if ran_out_of_memory(error):
             raise
         return False  # a kernel of this model cannot be differentiated so
     if parts is None:
