@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from interp.engines import Batch
 from interp.study import Study
 from interp.trials.dose import grid
 from interp.trials.work import Work
@@ -39,6 +40,4 @@ def work_of(
 
 def _shared(study: Study) -> int:
     """Tokens that all prompts begin with."""
-    every = [each.ids for group in study.classes for each in study.encoded(group)]
-    first, last = min(every), max(every)
-    return next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first) - 1)
+    return Batch.pad([each.ids for group in study.classes for each in study.encoded(group)], study.pad_id).shared
