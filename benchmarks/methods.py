@@ -25,8 +25,8 @@ from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
 from interp.study import Study
 from interp.trials.conditions import Donors, judge
-from interp.trials.dose import grid
-from interp.trials.outcomes import Outcomes, refine
+from interp.trials.dose import grid, refine
+from interp.trials.outcomes import Outcomes
 
 RESULTS = Path(__file__).resolve().parent / "methods.json"
 LOCATE: int | None = None
@@ -91,7 +91,10 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
     donors = Donors.read(verify)
     base, tuned = verify.answers("base", "positive"), verify.answers("tuned", "positive")
     changed = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
-    trials = {direction: Outcomes(verify, donors, direction, changed) for direction in ("necessity", "sufficiency")}
+    trials = {
+        direction: Outcomes(verify, donors, direction, changed, exact=True)
+        for direction in ("necessity", "sufficiency")
+    }
     planted = set(organisms.planted(f"refusal/{name}").get("refusal", []))
     rows = []
     for method, (score, seconds) in rankings(locate).items():

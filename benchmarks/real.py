@@ -5,7 +5,7 @@ and verifying say of each, on 48 + 48 prompts that locate and 48 + 48 others tha
 known, as many are located (60, in ``moved`` too, whose base is theirs); of the others those that ``interp
 locate-neurons`` selects by default, 0.5 % (230). Doses go up to these; with ``--given`` the sixty that were trained in
 ``planted`` are judged on the same prompts too, and as many at random. Runs are kept in ``--store`` and go on where they
-were stopped.
+were stopped. ``full``, every weight tuned, does not ship: ``make organisms-real FULL=1`` makes it first.
 """
 
 import time
@@ -28,8 +28,9 @@ from interp.table import Table
 FAMILY, TOP = "smollm2", "0.5%"
 KNOWN = {"planted": "60", "moved": "60"}
 CHILDREN = ("planted", "moved", "lora", "paraphrased")
-PROMPTS, SETS, TOKENS = 48, 39, 48
+PROMPTS, SETS, TOKENS, CONTROL_PROMPTS = 48, 39, 48, 24
 SMALL = {"CHILDREN": ("planted",), "PROMPTS": 2, "SETS": 1, "KNOWN": {"planted": "2"}, "TOKENS": 4}
+MADE = Path("organisms-work/real")  # children that do not ship, by `make organisms-real FULL=1`
 CLAIMS = (
     "behaviour",
     "necessity",
@@ -53,19 +54,22 @@ def study_of(child: str, split: str, pair: Pair, prompts: int, tokens: int) -> S
 
 def rows_of(child: str, store: Store, given: bool) -> list[dict]:
     """A row per set of neurons: those located, and of a child whose neurons are known those too and random ones."""
-    pair = Pair.load(f"organism:{FAMILY}/{child}", f"organism:{FAMILY}/base", device="cpu")
+    name = f"{FAMILY}/{child}"
+    ships = name in organisms.names()
+    pair = Pair.load(f"organism:{name}" if ships else str(MADE / child), f"organism:{FAMILY}/base", device="cpu")
     locate, verify = (study_of(child, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
     started = time.perf_counter()
     located = store.fetch(LocateNeurons(top=KNOWN.get(child, TOP)), locate).table
-    planted = organisms.planted(f"{FAMILY}/{child}").get("refusal", [])
+    planted = organisms.planted(name).get("refusal", []) if ships else []
     count = int(located["selected"].sum())
-    found = {"integrated": VerifyNeurons.of(located, random_sets=SETS, dose_draws=1, depth=count)}
+    options = {"random_sets": SETS, "control_prompts": CONTROL_PROMPTS, "dose_draws": 1}
+    found = {"integrated": VerifyNeurons.of(located, depth=count, **options)}
     if planted and given:
         layers, width = [layer for layer, _ in planted], pair.tuned.anatomy.n_neurons
         drawn = zip(layers, np.random.default_rng(0).permutation(width).tolist(), strict=False)
         for name, chosen in (("trained", tuple(planted)), ("random", tuple(drawn))):
             size = len(chosen)
-            found[name] = VerifyNeurons(ranking=chosen, selected=size, depth=size, random_sets=SETS, dose_draws=1)
+            found[name] = VerifyNeurons(ranking=chosen, selected=size, depth=size, **options)
     rows = []
     for name, analyzer in found.items():
         run = store.fetch(analyzer, verify).table
@@ -111,13 +115,12 @@ def main() -> None:
     store = Store(given.store)
     for child in children:
         rows += rows_of(child, store, given.given)
-    table = markdown(rows, list(rows[0]))
-    print(table)
+    print(markdown(rows, list(rows[0])))
     if given.write:
-        command = "python -m benchmarks.real --write"
-        if given.children:
-            command = f"python -m benchmarks.real --children {' '.join(children)} --write"
-        write_section("real", f"`{command}`. {machine()}\n\n{table}")
+        measured = {child: [row for row in rows if row["child"] == child] for child in children}
+        for child, found in measured.items():
+            command = f"`python -m benchmarks.real --children {child} --write`. {machine()}"
+            write_section(f"real-{child}", f"{command}\n\n{markdown(found, list(found[0]))}")
 
 
 if __name__ == "__main__":

@@ -135,16 +135,20 @@ def random_rankings(name: str, prompts: int, draws: int) -> list[dict]:
     changed = np.array(
         [a != b for a, b in zip(study.answers("base", "positive"), study.answers("tuned", "positive"), strict=True)]
     )
-    outcomes = Outcomes(study, donors, "necessity", [int(row) for row in np.flatnonzero(changed)])
+    rows = [int(row) for row in np.flatnonzero(changed)]
+    outcomes = Outcomes(study, donors, "necessity", rows, exact=True)
     rows = []
     for share in (0.05, 0.2, 0.4):
         k, hits = round(share * len(everything)), 0
         for draw in range(draws):
             order = np.random.default_rng(draw).permutation(len(everything))[:k]
             located = [everything[index] for index in order]
-            effect = outcomes.of(located).equal.mean()
+            effect = outcomes.effects(outcomes.of(located))["exact"]
             if effect >= 0.5:  # else nothing is claimed, whatever the random sets do
-                null = [outcomes.of(chosen).equal.mean() for chosen in matched_sets(located, norms, SETS, draw)]
+                null = [
+                    outcomes.effects(outcomes.of(chosen))["exact"]
+                    for chosen in matched_sets(located, norms, SETS, draw)
+                ]
                 hits += permutation_p(effect, null) <= 0.05
         rows.append(
             {**_rate(name, f"random {k} neurons necessary ({SETS} sets)", hits, draws), "where": f"{name}, random"}

@@ -73,6 +73,26 @@ class Replace:
 
 
 @dataclass(frozen=True)
+class ReplaceByRow:
+    """Put given values in place of units of a site, in each row of those that ``rows`` names, at every position."""
+
+    site: Site
+    values: Float[Tensor, "*batch_time K"]
+    units: Int[Tensor, " K"]
+    rows: Bool[Tensor, "B T K"]
+
+    def apply(self, value: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+        """The value with the units replaced; ``rows`` is of all positions where it has one."""
+        new = torch.where(self.rows.to(value.device), self.values.to(value), value[..., self.units])
+        return value.index_copy(-1, self.units, new)
+
+    def on(self, cells: Cells) -> ReplaceByRow:
+        """The edit on some cells: see ``interp.engines.shared_prefix``."""
+        values = self.values if self.values.ndim == 1 else cells(_by_row(self.values))
+        return replace(self, values=values, rows=cells(self.rows))
+
+
+@dataclass(frozen=True)
 class Enter(Replace):
     """Put in the stream that a block was given in an earlier pass on the same tokens: blocks below need not run."""
 

@@ -143,21 +143,22 @@ def generate(
     settled: Callable[[int, Sequence[int]], bool] | None = None,
     begun: Sequence[Sequence[int]] | None = None,
     choose: Callable[[Float[Tensor, "B V"], int], Int[Tensor, " B"]] | None = None,
+    see: Callable[[Float[Tensor, "B V"]], None] | None = None,
 ) -> list[list[int]]:
     """Greedy answers, each ending with its stop token, or cut at ``max_new_tokens`` or at the end of the context.
 
     ``settled(row, begun)`` is asked every few tokens, and a row for which it says yes is written no further.
     ``choose(logits, step)`` gives the next token of every row of the batch in the likeliest one's place; such answers
-    are written from their first token on.
+    are written from their first token on. ``see`` is shown the logits where the answers begin.
     Each row has the room that its own prompt (and the twin, where one is read) leave, whatever the others of the batch.
     ``begun``: beginnings of these answers that are known already; they are read and not written again.
     """
     beside = text.donor_prompts(intervention) if intervention is not None else text.prompts
     longest = [max(map(len, pair)) for pair in zip(text.prompts, beside, strict=True)]
     limits = [max(1, min(max_new_tokens, model.context_length - length)) for length in longest]
-    if begun is not None and any(begun) and choose is None:
+    if begun is not None and any(begun) and choose is None and see is None:
         return _go_on(engine, model, text, limits, intervention, settled, begun)
-    return _write(engine, model, text, limits, intervention, settled, choose)
+    return _write(engine, model, text, limits, intervention, settled, choose, see)
 
 
 def _go_on(
@@ -180,6 +181,8 @@ def _go_on(
         return found
     twins = None if text.twins is None else [[*text.twins[row], *found[row]] for row in rows]
     rest = Text([[*text.prompts[row], *found[row]] for row in rows], twins, text.pad_id, text.stop_ids)
+    if intervention is not None:
+        intervention = intervention.on_rows(torch.tensor(rows))
     more = _write(
         engine, model, rest, [limits[row] - len(found[row]) for row in rows], intervention,
         None if settled is None else lambda at, new: settled(rows[at], [*found[rows[at]], *new]),
@@ -197,6 +200,7 @@ def _write(
     intervention: Intervention | None,
     settled: Callable[[int, Sequence[int]], bool] | None,
     choose: Callable[[Float[Tensor, "B V"], int], Int[Tensor, " B"]] | None = None,
+    see: Callable[[Float[Tensor, "B V"]], None] | None = None,
 ) -> list[list[int]]:
     limits, beside = list(limits), text.donor_prompts(intervention) if intervention is not None else text.prompts
     longest = [max(map(len, pair)) for pair in zip(text.prompts, beside, strict=True)]
@@ -223,6 +227,8 @@ def _write(
         run = engine.run(model, batch, edits=edits, keep=1, cache=cache, use_cache=True)
         cache = run.cache
         logits = run.require_logits()[:, -1]
+        if see is not None and step == 0:
+            see(logits)
         token = logits.argmax(-1) if choose is None else choose(logits, step)
         token = token.masked_fill(done[rows], text.pad_id)
         written[rows, step] = token
@@ -242,6 +248,8 @@ def _write(
             kept = real.nonzero().ravel()
             rows, token, real, batch = rows[kept], token[kept], real[kept], _some(batch, kept)
             keep_rows(cache, kept)
+            if intervention is not None:
+                intervention = intervention.on_rows(kept)
             if follower is not None and donor is not None:
                 follower = _some(follower, kept.to(donor.device))
                 keep_rows(donor_cache, kept)

@@ -7,15 +7,16 @@ tokens (the base model, or the tuned model on the harmless twin of a prompt).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.edit import Ablate, Add, Replace, Take, Write
+from interp.edit import Ablate, Add, Replace, ReplaceByRow, Take, Write
 from interp.engines import Edit
+from interp.errors import OptionError, required
 from interp.models.model import Model
 from interp.models.units import NEURON, Unit
 from interp.sites import Site
@@ -81,6 +82,9 @@ class Intervention:
     activation through ``write_weights``. They hold at every position and step. The donor reads the same text as the
     receiver, or (``twin``) the twin prompt followed by the same answer. The two texts end together; where a shorter
     twin has no token, the receiver keeps its own activation.
+
+    ``among``: which of a layer's units are changed in each row of a batch; None where all are, in every row. Many sets
+    can so be read together, see ``together``.
     """
 
     name: str
@@ -92,6 +96,29 @@ class Intervention:
     write_weights: Mapping[int, Float[Tensor, "D N"]] = field(default_factory=dict)
     unit: Unit = NEURON
     fixed: Sequence[Edit] = ()
+    among: Mapping[int, Bool[Tensor, "B K"]] | None = None
+
+    @classmethod
+    def together(cls, each: Sequence[Intervention | None], of: Sequence[int]) -> Intervention:
+        """One intervention for a batch whose row ``i`` is under ``each[of[i]]``; they differ in their units alone."""
+        named = {at: required(each[at], "an intervention") for at in {*of}}
+        first = named[of[0]]
+        if len(named) == 1:
+            return first
+        units, among = {}, {}
+        for layer in sorted({layer for one in named.values() for layer in one.units}):
+            sets = {at: one.units[layer] for at, one in named.items() if layer in one.units}
+            units[layer] = index = torch.cat(list(sets.values())).unique()
+            none = torch.zeros(len(index), dtype=torch.bool, device=index.device)
+            which = {at: torch.isin(index, sets[at]) if at in sets else none for at in named}
+            among[layer] = torch.stack([which[at] for at in of])
+        return replace(first, units=units, among=among)
+
+    def on_rows(self, rows: Int[Tensor, " K"]) -> Intervention:
+        """The same for some rows of the batch."""
+        if self.among is None:
+            return self
+        return replace(self, among={layer: which[rows.to(which.device)] for layer, which in self.among.items()})
 
     @property
     def reads(self) -> Sequence[Site]:
@@ -106,6 +133,8 @@ class Intervention:
         ``real``: which of these cells are tokens of the donor's text; None when it reads the receiver's own.
         """
         site = self.unit.site
+        if self.among is not None:
+            return self._bind_by_row(activations)
         if self.kind == "edits":
             return list(self.fixed)
         if self.kind == "zero":
@@ -120,3 +149,19 @@ class Intervention:
                 for layer, index in self.units.items()
             ]
         return graft(self.units, activations, self.write_weights, real, self.unit)
+
+    def _bind_by_row(self, activations: Mapping[Site, Float[Tensor, "B T N"]]) -> list[Edit]:
+        if self.kind not in ("donor", "activation") or self.twin or self.among is None:
+            raise OptionError(f"sets of units cannot be read together under {self.name}; read them one by one")
+        edits: list[Edit] = []
+        for layer, index in self.units.items():
+            site, which = self.unit.site(layer), self.among[layer][:, None]
+            given = activations[site][..., index]
+            if self.kind == "activation":
+                edits.append(ReplaceByRow(site, given, index, which))
+                continue
+            write = self.write_weights[layer][:, index].T.to(index.device)
+            nothing = torch.zeros(len(index), dtype=given.dtype, device=given.device)
+            given = given.to(write).masked_fill(~which, 0.0)
+            edits += [ReplaceByRow(site, nothing, index, which), Add(self.unit.contribution(layer), given @ write)]
+        return edits

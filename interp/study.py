@@ -3,7 +3,10 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
 
 from interp.capture import Backoff, BatchSize, batches, require_parts
 from interp.display import facts_html
@@ -21,6 +24,7 @@ from interp.provenance import Provenance, environment, plain
 from interp.store.journal import Journal
 
 Item = TypeVar("Item")
+Seen = Callable[[Sequence[int], Tensor], None]
 GROUPS = ("positive", "negative")
 
 
@@ -47,10 +51,9 @@ class Study:
     """A pair of models, prompts, a metric and a seed; analyzers take it and give a Table.
 
     Prompts are of two classes, or of one for analyzers that contrast nothing; ``metric`` None is for those that measure
-    no behaviour. ``batch_size``: prompts at a time, or the ``Memory`` that all may take; None bounds batches by
-    tokens and free memory. An answer is what follows ``answer_after``: ``auto`` (a
-    thinking block, where the chat template knows one, is not the answer), ``none``, or a text. Answers and encodings
-    are computed once and kept with the study.
+    no behaviour. ``batch_size``: prompts at a time, or the ``Memory`` that all may take; None bounds batches by tokens
+    and free memory. An answer is what follows ``answer_after``: ``auto`` (a thinking block, where the chat template
+    knows one, is not the answer), ``none``, or a text. Answers and encodings are computed once and kept with it.
     """
 
     pair: Pair
@@ -63,7 +66,7 @@ class Study:
     engine: Engine = field(default_factory=TorchEngine)
     quiet: bool = True
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
-    _journal: Journal | None = field(default=None, repr=False)
+    journal: Journal | None = field(default=None, repr=False)
     _backoff: Backoff = field(default_factory=Backoff, repr=False)
     stages: Progress = field(default_factory=Progress, repr=False)
 
@@ -209,13 +212,9 @@ class Study:
             print(f"note: memory ran out ({reason}); again with batches of half as many prompts", file=sys.stderr)
 
     def answers(
-        self,
-        role: str,
-        group: str,
-        intervention: Intervention | None = None,
-        begun: Sequence[Sequence[int]] | None = None,
+        self, role: str, group: str, intervention: Intervention | None = None, see: Seen | None = None
     ) -> list[list[int]]:
-        """Greedy answers of a model to a class, as token ids; ``begun``: the first tokens of each, where known."""
+        """Greedy answers of a model to a class, as token ids; ``see``: shown rows and the logits where they begin."""
         if intervention is None and ("answers", role, group) in self._kept:
             return self._kept["answers", role, group]
         model = self.pair[role]
@@ -223,8 +222,8 @@ class Study:
         what = f"{role} answers, {group}" + (f", {intervention.name}" if intervention else "")
         for rows in self.progress(self.groups(group, model), what):
             text = self.text(group, rows, role if intervention is None else None)
-            known = None if begun is None else [begun[row] for row in rows]
-            answers = generate(self.engine, model, text, self.max_new_tokens, intervention, begun=known)
+            seen = None if see is None else partial(see, rows)
+            answers = generate(self.engine, model, text, self.max_new_tokens, intervention, see=seen)
             for row, answer in zip(rows, answers, strict=True):
                 found[row] = answer
         if intervention is None:
@@ -256,11 +255,11 @@ class Study:
 
     def with_journal(self, journal: Journal) -> "Study":
         """The same study, which keeps ``part``s in a journal."""
-        return replace(self, _journal=journal)
+        return replace(self, journal=journal)
 
     def part(self, name: str, make: Callable[[], Any]) -> Any:
         """A part of a run, as JSON has it: one that an earlier, unfinished run kept, else made now."""
-        return make() if self._journal is None else self._journal.part(name, make)
+        return make() if self.journal is None else self.journal.part(name, make)
 
     def progress(self, items: Sequence[Item], what: str) -> Iterable[Item]:
         """The items; how far it is and how long it takes is said on stderr, unless the study is quiet."""

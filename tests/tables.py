@@ -116,7 +116,7 @@ def dose() -> Table:
     names = ("direction", "k", "source", "draw", "effect")
     columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
     effect = np.array(columns.pop("effect"))
-    measures = {"exact": effect / 2, "behaviour": effect, "recovery": 1.2 * effect}
+    measures = {"behaviour": effect, "recovery": 1.2 * effect}
     return table(
         "dose",
         {name: (values, "key", name) for name, values in columns.items()}

@@ -176,7 +176,7 @@ def test_all_heads_of_an_attention_tune_are_all_of_it():
     rows = list(range(4))
     everything = [(layer, head) for layer in range(3) for head in range(4)]
     for direction in ("necessity", "sufficiency"):
-        assert Outcomes(study, donors, direction, rows).of(everything).equal.all()
+        assert Outcomes(study, donors, direction, rows, exact=True).of(everything).equal.all()
     # the adapter of the down projection is not theirs: neurons carry none of a change that attention makes alone
     assert weight_change(study.pair).any() == np.False_
     located = LocateNeurons(unit="head", top="4", steps=3)(study)
@@ -193,7 +193,7 @@ def test_heads_carry_the_attention_tune_and_the_located_more_than_others():
     assert located.summary["n_tuned"] == located.summary["n_heads"] == 20
     verify = study_of("attention", "verify", 16)
     donors = Donors.read(verify, HEAD)
-    outcomes = Outcomes(verify, donors, "necessity", list(range(16)))
+    outcomes = Outcomes(verify, donors, "necessity", list(range(16)), exact=True)
 
     def exact(units):
         return outcomes.of(units).equal.mean()

@@ -145,7 +145,7 @@ def test_a_recognised_answer_is_the_generated_one_under_the_same_intervention():
     logits = answer_logits(found.engine, pair("planted").tuned, text, answers, receiver.intervention)
     assert bool(would_answer(*logits).all())
     base = found.answers("base", "positive")
-    outcomes = Outcomes(found, donors, "necessity", rows)
+    outcomes = Outcomes(found, donors, "necessity", rows, exact=True)
     assert np.array_equal(outcomes.of(chosen).equal, [a == b for a, b in zip(answers, base, strict=True)])
 
 

@@ -16,7 +16,6 @@ from interp.figures import plot
 from interp.maths.intervals import cluster_interval
 from interp.models.units import HEAD, NEURON
 from interp.trials.conditions import CELLS, Donors, judge
-from interp.trials.numbers import Numbers
 from interp.trials.outcomes import Outcomes
 from interp.trials.patching import patch_cells
 from tests import tiny
@@ -52,8 +51,7 @@ def pair_of(family, matrices, blocks=(BLOCK,)):
 
 def patched(study, direction, chosen, sets=(), unit=NEURON):
     donors = Donors.read(study, unit)
-    donor = Numbers(study, donors, ROWS, DIRECTIONS[direction == "necessity"]).under(None)
-    return patch_cells(study, donors, direction, chosen, sets, ROWS, donor)
+    return patch_cells(study, donors, direction, chosen, sets, Outcomes(study, donors, direction, ROWS))
 
 
 # ---------------------------------------------------------------------------------------------- planted truth
@@ -67,20 +65,23 @@ def test_where_what_a_neuron_reads_was_tuned_both_kinds_of_patching_agree(family
     assert np.abs(found.numbers[BOTH] - found.receiver).min() > 1e-4
     np.testing.assert_allclose(found.numbers[ACTIVATION], found.numbers[BOTH], rtol=1e-10)
     np.testing.assert_allclose(found.numbers[WEIGHTS], found.receiver, rtol=1e-10)
-    assert np.array_equal(found.equal[ACTIVATION], found.equal[BOTH])
+    assert np.array_equal(found.shown[ACTIVATION], found.shown[BOTH])
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("chosen", [SOME, WHOLE], ids=["some", "whole"])
 def test_where_what_a_neuron_writes_was_tuned_activations_do_exactly_nothing(family, direction, chosen):
-    found = patched(pair_of(family, ("mlp.out",)), direction, chosen)
+    study = pair_of(family, ("mlp.out",))
+    found = patched(study, direction, chosen)
     assert np.array_equal(found.numbers[ACTIVATION], found.receiver)
     assert np.array_equal(found.numbers[WEIGHTS], found.numbers[BOTH])
-    assert np.array_equal(found.equal[WEIGHTS], found.equal[BOTH])
+    assert np.array_equal(found.shown[WEIGHTS], found.shown[BOTH])
     assert np.abs(found.numbers[BOTH] - found.receiver).min() > 1e-4
     if chosen is WHOLE:  # the one block that differs
         np.testing.assert_allclose(found.numbers[WEIGHTS], found.donor, rtol=1e-10)
-        assert found.equal[WEIGHTS].all()
+        donor = "base" if direction == "necessity" else "tuned"
+        own = judge(study, donor, "positive", Donors.read(study).condition(donor, ()))
+        assert np.array_equal(found.shown[WEIGHTS], own.shown)
 
 
 # ---------------------------------------------------------------------------------------------- other ways
@@ -104,9 +105,6 @@ def test_both_is_contribution_patching_and_neither_is_the_receiver(everywhere, u
     condition, role = {"necessity": ("ablate-base", "tuned"), "sufficiency": ("patch-tuned", "base")}[direction]
     judged = judge(everywhere, condition, "positive", donors.condition(condition, chosen))
     np.testing.assert_allclose(found.numbers[BOTH], judged.number, rtol=1e-10)
-    equal = judged.equal_base if direction == "necessity" else judged.equal_tuned
-    assert np.array_equal(found.equal[BOTH], equal)
-    assert np.array_equal(found.equal[BOTH], Outcomes(everywhere, donors, direction, ROWS).of(chosen).equal)
     assert np.array_equal(found.shown[BOTH], judged.shown)
     own = judge(everywhere, role, "positive", donors.condition(role, ()))
     assert np.array_equal(found.numbers[NONE], found.receiver)
@@ -166,8 +164,10 @@ def test_activations_and_weights_alone_are_what_plain_torch_makes_of_them(family
     alone = tiny.study(hybrid, None, 6, template=False, max_new_tokens=3).answers("tuned", "positive")
     intervention = Donors.read(study).cell(direction, chosen, *WEIGHTS).intervention
     assert study.answers(roles[0], "positive", intervention) == alone
-    wanted = study.answers(roles[1], "positive")
-    assert found.equal[WEIGHTS].tolist() == [one == other for one, other in zip(alone, wanted, strict=True)]
+    texts = [study.decode(answer) for answer in alone]
+    assert np.array_equal(
+        found.shown[WEIGHTS], study.metric.shown(study.prompts("positive").prompts, texts, "positive")
+    )
 
 
 def test_random_sets_are_patched_as_the_located(everywhere):
@@ -197,9 +197,8 @@ def test_every_run_with_a_base_has_the_two_by_two(table):
     rows = {tuple(row.values())[:3]: row for row in cells.rows()}
     for direction in DIRECTIONS:
         assert rows[direction, *BOTH]["effect"] == pytest.approx(1.0, abs=1e-3)
-        assert rows[direction, *BOTH]["equal_donor"] == 1.0
         assert rows[direction, *BOTH]["p"] == pytest.approx(1 / 20)
-        assert (rows[direction, *NONE]["effect"], rows[direction, *NONE]["equal_donor"]) == (0.0, 0.0)
+        assert rows[direction, *NONE]["effect"] == 0.0
         given = float(direction == "sufficiency")  # the donor refuses, or the receiver does
         assert [rows[direction, *cell]["refused"] for cell in (BOTH, NONE)] == [given, 1 - given]
         assert abs(rows[direction, *BOTH]["random_high"]) < 0.1
@@ -216,8 +215,7 @@ def test_cells_are_ratios_of_means_over_their_rows(table):
         assert row["effect"] == pytest.approx((number - own).mean() / (donor - own).mean())
         expected = cluster_interval(number, prompts["cluster"][mine], minus=own, over=donor, over_minus=own)
         np.testing.assert_allclose([row["effect"], row["low"], row["high"]], expected, atol=1e-12)
-        for share in ("equal_donor", "refused"):
-            assert row[share] == prompts[share][mine].mean()
+        assert row["refused"] == prompts["refused"][mine].mean()
 
 
 def test_without_a_gap_there_is_no_effect():

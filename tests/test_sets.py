@@ -364,8 +364,8 @@ def test_other_words_than_the_bases_change_nothing(modules, kind, monkeypatch):
     """Long answers part after some tokens for reasons that do not matter: what is counted is the behaviour."""
     found, answers = [], Study.answers
 
-    def parted(study, role, group, intervention=None, begun=None):
-        own = answers(study, role, group, intervention, begun)
+    def parted(study, role, group, intervention=None, see=None):
+        own = answers(study, role, group, intervention, see)
         return own if role == "tuned" or intervention else [[*answer[:-1], answer[-1] ^ 1] for answer in own]
 
     for replaced in (answers, parted):
@@ -402,9 +402,7 @@ def test_a_behaviour_that_is_alike_is_said_in_one_sentence(modules, kind, monkey
     monkeypatch.setattr(
         Study,
         "answers",
-        lambda study, role, group, edit=None, begun=None: answers(
-            study, "tuned" if not edit else role, group, edit, begun
-        ),
+        lambda study, role, group, edit=None, see=None: answers(study, "tuned" if not edit else role, group, edit, see),
     )
     study = by_template(asked(modules[2], modules[0]))
     other = second(study)

@@ -10,6 +10,7 @@ from scipy.stats import beta
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
+from interp.analyzers.verify_neurons.analyzer import TOGETHER
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.tables import build
 from interp.claims import MEASURES, check, from_table
@@ -21,11 +22,13 @@ from interp.models.pair import Pair
 from interp.random_sets import matched_sets, matched_share
 from interp.sites import neurons
 from interp.store import Store
+from interp.store.journal import Journal
 from interp.study import Study
 from interp.trials.conditions import Donors, Judged, judge
 from interp.trials.contributions import contribution_changes, contribution_norms
-from interp.trials.dose import grid, returns
-from interp.trials.outcomes import Outcomes, refine
+from interp.trials.dose import grid, refine, returns
+from interp.trials.outcomes import Outcomes
+from interp.trials.parts import parts
 from interp.trials.rows import changed
 from interp.trials.warnings import disagreements
 from tests import tiny
@@ -75,7 +78,7 @@ def test_planted_neurons_are_supported_to_carry_the_behaviour(table):
         assert found[f"{direction}-recovery"].value == pytest.approx(1.0, abs=1e-3)
         assert abs(found[f"{direction}-recovery"].control_value) < 0.1
     assert table.summary["supported"] is True
-    assert [table.summary[f"k95_{name}"] for name in ("exact", "behaviour", "recovery")] == [3, 3, 3]
+    assert [table.summary[f"k95_{name}"] for name in ("behaviour", "recovery")] == [3, 3]
     assert table.summary["changed_prompts"] == PAIRS
     assert table.summary["limits"] == []
     assert table.summary["sentence"] == (
@@ -192,13 +195,12 @@ def test_agreement_of_what_is_written_with_the_sign_of_the_log_odds(table):
 def test_doses(table):
     dose = table.tables["dose"]
     located = dose.select((dose["direction"] == "necessity") & (dose["source"] == "located"))
-    for name in ("exact", "behaviour", "recovery"):
+    for name in ("behaviour", "recovery"):
         effects = dict(zip(located["k"].tolist(), located[name].tolist(), strict=True))
         assert set(effects) >= {1, 2, 3, 5}
         assert max(effects[k] for k in effects if k < 3) < 0.95
         assert all(effects[k] == pytest.approx(1.0, abs=1e-3) for k in effects if k >= 3)
     random = dose.select(dose["source"] == "random")
-    assert not random["exact"].any()
     assert not random["behaviour"].any()
     sets = table.tables["random"]
     assert (sets["k"] == 3).all()
@@ -220,7 +222,7 @@ def noisy(family):
 def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
     """What is found without writing is what writing every answer gives: behaviour, exact answer, and the number."""
     donors, rows = Donors.read(noisy), [5, 0, 3, 1]
-    outcomes = Outcomes(noisy, donors, direction, rows)
+    outcomes = Outcomes(noisy, donors, direction, rows, exact=True)
     condition = {"necessity": "ablate-base", "sufficiency": "patch-tuned"}[direction]
     wanted = noisy.answers("base" if direction == "necessity" else "tuned", "positive")
     everything = [(layer, neuron) for layer in range(3) for neuron in range(48)]
@@ -246,6 +248,52 @@ def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
     assert outcomes.of([]) is outcomes.receiver
     assert len(seen) > 1 or direction == "sufficiency"
     assert len(exact) > 1
+
+
+@pytest.mark.parametrize("patch", ["contribution", "activation"])
+@pytest.mark.parametrize("direction", ["necessity", "sufficiency"])
+def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, patch):
+    """Their answers are written in one batch, each row with its own set; beginnings that they share help nobody."""
+    base, tuned = tiny.planted(tiny.FAMILIES[family](seed=7, tie_word_embeddings=False))
+    study = tiny.study(tiny.perturbed(tuned, 0.002), base, pairs=12, max_new_tokens=6)
+    everything = [(layer, neuron) for layer in range(3) for neuron in range(48)]
+    generator, width = np.random.default_rng(0), len(everything)
+    drawn = [[everything[at] for at in generator.permutation(width)[:size]] for size in (40, 60, 80, 100, 130)]
+    outcomes = Outcomes(study, Donors.read(study, patch=patch), direction, [5, 0, 3, 1, 8, 9, 10])
+    written, write = [], outcomes._written
+
+    def counted(some, intervention):
+        written.append((len(some), intervention.among is not None))
+        return write(some, intervention)
+
+    outcomes._written = counted
+    alone = [outcomes.of(chosen) for chosen in [PLANTED, [], *drawn]]
+    first, written[:] = list(written), []
+    together = outcomes.of_each([PLANTED, [], *drawn])
+    for one, other in zip(alone, together, strict=True):
+        assert one.shown.tolist() == other.shown.tolist()
+        np.testing.assert_array_equal(one.number, other.number)
+    # the base's own columns write nothing at the planted neurons
+    assert len({each.shown.sum() for each in together}) > 1 or (direction, patch) == ("sufficiency", "activation")
+    assert len(first) > 1  # several sets have answers that must be written
+    assert written == [(sum(count for count, _ in first), True)]
+
+
+def test_parts_are_made_some_at_a_time_and_kept(tmp_path):
+    study = tiny.planted_study("llama", pairs=4).with_journal(Journal(tmp_path / "parts.jsonl"))
+    assert study.part("b", lambda: 1) == 1
+    asked = []
+
+    def make(some):
+        asked.append(list(some))
+        return [10 * at for at in asked[-1]]
+
+    assert parts(study, list("abcdef"), make, "parts", 2) == [0, 1, 20, 30, 40, 50]
+    assert asked == [[0, 2], [3, 4], [5]]
+    again = study.with_journal(Journal(tmp_path / "parts.jsonl"))
+    assert parts(again, list("abcdef"), make, "parts", 2) == [0, 1, 20, 30, 40, 50]
+    assert len(asked) == 3
+    assert parts(tiny.planted_study("llama", pairs=4), ["x"], lambda some: ["y" for _ in some], "parts", 5) == ["y"]
 
 
 def test_what_is_returned_is_the_share_of_prompts_whose_behaviour_becomes_the_bases(noisy):
@@ -317,6 +365,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         store.fetch(verify, study)
     (kept,) = (tmp_path / "unfinished").iterdir()
+    saved = kept.read_text().count("necessity")
+    assert 19 - TOGETHER < saved < 20
     with kept.open("a") as file:
         file.write('{"name": "torn')
     again = store.fetch(verify, tiny.planted_study("llama", pairs=8)).table
@@ -327,7 +377,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
             np.testing.assert_array_equal(again.tables[name][column], whole.tables[name][column])
     calls[:] = [1] * 100  # stops no more
     verify(study)
-    assert before - 20 == len(calls) - 100 - 19  # 19 parts were kept
+    assert before - 20 == len(calls) - 100 - saved
 
 
 def test_doses_of_prompts_of_unlike_lengths(family):
@@ -338,22 +388,23 @@ def test_doses_of_prompts_of_unlike_lengths(family):
     study.answers("tuned", "positive")[longest][0] ^= 1
     rows = sorted([longest, *np.argsort(lengths)[:3].tolist()])
     assert max(lengths) > sorted(lengths)[2]
-    found = Outcomes(study, Donors.read(study), "sufficiency", rows).of(PLANTED)
+    found = Outcomes(study, Donors.read(study), "sufficiency", rows, exact=True).of(PLANTED)
     assert found.equal.tolist() == [row != longest for row in rows]
 
 
-def test_log_odds_and_losses_of_reference_answers(noisy):
+def test_log_odds_and_losses_of_answers(noisy):
     donors = Donors.read(noisy)
-    for group, reference in (("positive", "base"), ("negative", "tuned")):
-        judged = judge(noisy, "tuned", group, donors.condition("tuned", ()))
+    for group in ("positive", "negative"):
+        judged = judge(noisy, "tuned", group, donors.condition("tuned", ()), diverging=True)
         for number in range(len(noisy.prompts(group))):
-            ids, answer = noisy.encoded(group)[number].ids, noisy.answers(reference, group)[number]
-            logits = noisy.pair.tuned.module(input_ids=torch.tensor([[*ids, *answer]])).logits[0].double()
-            told = logits[len(ids) - 1 : -1].log_softmax(-1)
+            ids, answer = noisy.encoded(group)[number].ids, noisy.answers("tuned", group)[number]
+            read = torch.tensor([[*ids, *answer]])
+            told = noisy.pair.base.module(input_ids=read).logits[0, len(ids) - 1 : -1].double().log_softmax(-1)
             loss = -told[torch.arange(len(answer)), torch.tensor(answer)].mean()
-            assert judged.loss[number] == pytest.approx(float(loss), rel=1e-4)
-            odds = noisy.metric.log_odds(logits[len(ids) - 1][None])
-            assert judged.number[number] == pytest.approx(float(odds), rel=1e-4)
+            assert judged.base_loss[number] == pytest.approx(float(loss), rel=1e-4)
+            logits = noisy.pair.tuned.module(input_ids=read).logits[0, len(ids) - 1].double()
+            assert judged.number[number] == pytest.approx(float(noisy.metric.log_odds(logits[None])), rel=1e-4)
+        assert not judged.divergence.any()
         own, base = noisy.answers("tuned", group), noisy.answers("base", group)
         assert judged.equal_tuned.all()
         assert judged.equal_base.tolist() == [a == b for a, b in zip(own, base, strict=True)]
@@ -404,10 +455,16 @@ def test_excluded_units_are_in_no_random_set_and_the_claims_say_so(family):
 
     def drawn(made):
         calls = []
-        of = Outcomes.of
+        of_each = Outcomes.of_each
+
+        def noted(self, sets):
+            calls.extend(taken := [list(chosen) for chosen in sets])
+            return of_each(self, taken)
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Outcomes, "of", lambda self, chosen: calls.append(list(chosen)) or of(self, chosen))
+            patch.setattr(Outcomes, "of_each", noted)
             table = made(study)
+        assert calls
         return table, {unit for chosen in calls for unit in chosen}
 
     table, units = drawn(verify)
@@ -546,12 +603,12 @@ def judged(condition, group, n=N, number=0.0, **flags):
     names = ("shown", "equal_base", "equal_tuned", "malformed")
     arrays = {name: np.arange(n) < flags.get(name, 0) for name in names}
     numbers = number + 0.01 * np.sin(np.arange(n))
-    zeros = {name: np.zeros(n) for name in ("loss", "tokens", "repeats", "base_loss", "divergence")}
+    zeros = {name: np.zeros(n) for name in ("tokens", "repeats", "base_loss", "divergence")}
     return Judged(condition, group, **arrays, number=numbers, **zeros)
 
 
 def effects(rate, recovery, donor):
-    return {"exact": 0.0, "behaviour": 0.0, "recovery": recovery, "rate": rate, "difference": rate - donor}
+    return {"behaviour": 0.0, "recovery": recovery, "rate": rate, "difference": rate - donor}
 
 
 def evidence(

@@ -31,6 +31,7 @@ ABLATIONS = {
     "twin": "given what they contribute on the twin of the other class",
 }
 RANDOM_SETS_ORGANISM, RANDOM_SETS, PROMPTS = 200, 39, 48
+CONTROL_PROMPTS_ORGANISM, CONTROL_PROMPTS = 48, 24
 QUICK_SETS, QUICK_PROMPTS, QUICK_TOKENS = 19, 24, 24
 
 
@@ -73,8 +74,13 @@ def command(
         typer.Option(metavar="N", min=1, help="Matched random sets.  [default: 39; 200 for small organisms]"),
     ] = None,
     control_prompts: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Prompts for doses and random sets; the conditions use all.")
-    ] = 48,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Prompts for doses and random sets; the conditions use all.  [default: 24; 48 for small organisms]",
+        ),
+    ] = None,
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     exclude: Annotated[
         Path | None,
@@ -127,7 +133,8 @@ def command(
             max_prompts=min(common.max_prompts or QUICK_PROMPTS, QUICK_PROMPTS),
             max_new_tokens=min(common.max_new_tokens, QUICK_TOKENS),
         )
-        random_sets = min(random_sets or QUICK_SETS, QUICK_SETS)
+        random_sets = min(random_sets or CONTROL_PROMPTS_ORGANISM, CONTROL_PROMPTS = 48, 24
+QUICK_SETS, QUICK_SETS)
         common.remark(
             f"note: --quick reads {common.max_prompts} prompts a class and draws {random_sets} random sets: intervals "
             f"are wide, and most verdicts need {fewest_clusters()} clusters and {FEWEST_SETS} sets"
@@ -190,6 +197,8 @@ def command(
         small = tuned.startswith("organism:") and organisms.packaged(tuned.removeprefix("organism:")) is None
         if random_sets is None:
             random_sets = RANDOM_SETS_ORGANISM if small else RANDOM_SETS
+        if control_prompts is None:
+            control_prompts = CONTROL_PROMPTS_ORGANISM if small else CONTROL_PROMPTS
         checker = VerifyNeurons.of(
             run.table,
             random_sets=random_sets,

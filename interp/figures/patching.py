@@ -33,8 +33,7 @@ def patching_figure(table: Table) -> go.Figure:
                 name=safe(direction),
                 marker={"color": colour, "opacity": 0.85},
                 error_y=_bars(effect, table["low"][rows], table["high"][rows]),
-                customdata=table["equal_donor"][rows],
-                hovertemplate="%{y:.1%} of the gap, %{customdata:.1%} of the answers<extra>%{fullData.name}</extra>",
+                hovertemplate="%{y:.1%} of the gap<extra>%{fullData.name}</extra>",
             )
         )
         figure.add_trace(

@@ -16,7 +16,7 @@ TAKEN = frozenset((
     "base_loss", "before", "chance", "changed", "cluster", "condition", "control", "control_high", "control_low",
     "correct", "direction", "divergence", "donor", "dose", "draw", "effect", "flip", "flipped", "flips",
     "fluency_ratio", "greedy", "group", "harmed", "held", "high", "k", "kind", "kl", "latent", "layer", "loss",
-    "lost", "low", "malformed", "mixed", "n", "neuron", "number", "p", "perplexity_ratio", "prompt_id", "random",
+    "lost", "low", "malformed", "mixed", "n", "neuron", "number", "p", "prompt_id", "random",
     "random_high", "random_low", "receiver", "refused", "repeats", "sample", "sampled", "samples", "score", "set",
     "text", "tokens", "true", "tuned", "value", "way", "weights", "weights_from",
 ))

@@ -35,11 +35,15 @@ class Journal:
     def __len__(self) -> int:
         return len(self._parts)
 
-    def part(self, name: str, make: Callable[[], JSON]) -> JSON:
-        """The part of this name, made and kept where it is not there yet: what JSON can hold, not-a-number too."""
+    def has(self, name: str) -> bool:
+        """Whether the part of this name was made, by this process or by another."""
         if name not in self._parts:
             self._read()
-        if name not in self._parts:
+        return name in self._parts
+
+    def part(self, name: str, make: Callable[[], JSON]) -> JSON:
+        """The part of this name, made and kept where it is not there yet: what JSON can hold, not-a-number too."""
+        if not self.has(name):
             self._parts[name] = value = make()
             with suppress(OSError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)

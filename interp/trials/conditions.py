@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.capture import capture
 from interp.errors import required
-from interp.generate import answer_logits, first_logits, known_beginnings
+from interp.generate import answer_logits
 from interp.intervention import Intervention, Kind
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
@@ -130,8 +130,8 @@ class Judged:
     has none; ``chance``: how often the answer would show it were answers shuffled, where that means something.
     ``tokens``: length of the answer; ``repeats``: share of its 4-grams that stood before; ``base_loss``: negative
     log-likelihood of its tokens in the base, nats a token, NaN without a base; ``divergence``: KL divergence of the
-    fine-tuned model's next-token distributions from those under the condition, nats a token of the reference answer,
-    NaN where it was not asked for; ``texts``: the answers.
+    fine-tuned model's next-token distributions from those under the condition, nats a token of its own answer, NaN
+    where it was not asked for; ``texts``: the answers.
     """
 
     condition: str
@@ -141,7 +141,6 @@ class Judged:
     equal_tuned: np.ndarray
     malformed: np.ndarray
     number: np.ndarray
-    loss: np.ndarray
     tokens: np.ndarray
     repeats: np.ndarray
     base_loss: np.ndarray
@@ -170,16 +169,14 @@ class Judged:
 def judge(study: Study, name: str, group: str, receiver: Receiver, *, diverging: bool = False) -> Judged:
     """Answer every prompt of a class under a condition and compare with both models' own answers.
 
-    ``diverging``: also measure the divergence from the fine-tuned model, which takes a pass of it.
-
-    ``loss``: mean negative log-likelihood per token of the reference answer (the base's for positive prompts, the tuned
-    model's own for negative ones), in nats. Answers are compared token by token up to the stop token.
+    ``diverging``: also measure the divergence from the fine-tuned model, on its own answers, which takes two passes.
+    Answers are compared token by token up to the stop token.
     """
-    reference_role = "base" if group == "positive" and study.pair.base is not None else "tuned"
     own = {role: study.answers(role, group) for role in ("base", "tuned") if role == "tuned" or study.pair.base}
     ended = own.get("base", own["tuned"])
-    number, loss, divergence, begun = _teacher_forced(study, group, receiver, own[reference_role], diverging)
-    answers = study.answers(receiver.role, group, receiver.intervention, begun)
+    answers, number = _answered(study, group, receiver)
+    unmeasured = np.full(len(answers), np.nan)
+    divergence = _divergence(study, group, receiver, own["tuned"]) if diverging else unmeasured
     prompts, texts = study.prompts(group).prompts, [study.decode(answer) for answer in answers]
     stops = study.stop_ids
     return Judged(
@@ -196,7 +193,6 @@ def judge(study: Study, name: str, group: str, receiver: Receiver, *, diverging:
             ]
         ),
         number,
-        loss,
         np.array([len(answer) for answer in answers]),
         np.array([repeats(answer) for answer in answers]),
         _base_losses(study, group, answers),
@@ -204,6 +200,53 @@ def judge(study: Study, name: str, group: str, receiver: Receiver, *, diverging:
         study.require_metric().chance(prompts, texts) if group == "positive" else None,
         texts,
     )
+
+
+def _answered(study: Study, group: str, receiver: Receiver) -> tuple[list[list[int]], np.ndarray]:
+    """The answer to every prompt of a class, and the metric's number where it begins, NaN where it has none."""
+    number = np.full(len(study.encoded(group)), np.nan)
+    applies = study.require_metric().applies(group)
+
+    def see(rows: Sequence[int], logits: Float[Tensor, "B V"]) -> None:
+        number[rows] = to_host(study.objective(group, rows).of(logits[:, None]))
+
+    begins = applies and receiver.intervention is not None and _needs_first_logits_alone(study, group)
+    answers = study.answers(receiver.role, group, receiver.intervention, see if begins else None)
+    if applies and not begins:
+        _read_numbers(study, group, receiver, number)
+    return answers, number
+
+
+def _needs_first_logits_alone(study: Study, group: str) -> bool:
+    """Whether the metric's number is of the logits where the answer begins."""
+    posed, asked = study.posed(group), study.encoded(group)
+    rows = range(len(asked))
+    same = all([each.ids for each in posed[row].texts] == [asked[row].ids] for row in rows)
+    return same and study.objective(group, [0]).keep == 1
+
+
+def _read_numbers(study: Study, group: str, receiver: Receiver, number: np.ndarray) -> None:
+    """The metric's number of every prompt, from a pass over what it asks for."""
+    model, posed, asked = study.pair[receiver.role], study.posed(group), study.encoded(group)
+    for rows in study.groups(group, model):
+        aim, ends = study.objective(group, rows), [(row, each.ids) for row in rows for each in posed[row].texts]
+        # what follows a suffix is predicted, not read: any token may stand there
+        read = [[*ids[len(asked[row].ids) :], study.pad_id] for row, ids in ends]
+        text = study.text(group, [row for row, _ in ends])
+        logits, _, _ = answer_logits(study.engine, model, text, read, receiver.intervention)
+        number[rows] = to_host(aim.of(logits[:, -aim.keep :]))
+
+
+def _divergence(study: Study, group: str, receiver: Receiver, answers: Sequence[Sequence[int]]) -> np.ndarray:
+    """KL divergence of the fine-tuned model's next tokens from the condition's on given answers, nats a token."""
+    found = np.full(len(answers), np.nan)
+    for rows in study.groups(group, study.pair[receiver.role]):
+        text, given = study.text(group, rows), [answers[row] for row in rows]
+        logits, _, real = answer_logits(study.engine, study.pair[receiver.role], text, given, receiver.intervention)
+        plain, _, _ = answer_logits(study.engine, study.pair.tuned, text, given)
+        apart = token_divergences(plain, logits.to(plain.device), real.to(plain.device))
+        found[rows] = to_host(apart.sum(1) / real.to(plain.device).sum(1).clamp(min=1))
+    return found
 
 
 def _base_losses(study: Study, group: str, answers: Sequence[Sequence[int]]) -> np.ndarray:
@@ -221,40 +264,6 @@ def _base_losses(study: Study, group: str, answers: Sequence[Sequence[int]]) -> 
         losses = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1)).tolist()
         known |= dict(zip([keys[row] for row in new], losses, strict=True))
     return np.array([known[key] for key in keys])
-
-
-def _teacher_forced(
-    study: Study, group: str, receiver: Receiver, references: Sequence[Sequence[int]], diverging: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[list[int]]]:
-    """Every prompt's number (NaN where it has none), the loss of its reference answer, and the divergence on it.
-
-    Also how its answer begins, as far as it follows the reference answer, and the token after.
-    """
-    model, posed, asked = study.pair[receiver.role], study.posed(group), study.encoded(group)
-    number, loss, divergence = (np.full(len(references), fill) for fill in (np.nan, 0.0, np.nan))
-    begun: list[list[int]] = [[] for _ in references]
-    for rows in study.groups(group, model):
-        text, answers = study.text(group, rows), [references[row] for row in rows]
-        logits, targets, real = answer_logits(study.engine, model, text, answers, receiver.intervention)
-        loss[rows] = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1))
-        for row, known in zip(rows, known_beginnings(logits, targets, real), strict=True):
-            begun[row] = known
-        if diverging:
-            plain, _, _ = answer_logits(study.engine, study.pair.tuned, text, answers)
-            apart = token_divergences(plain, logits.to(plain.device), real.to(plain.device))
-            divergence[rows] = to_host(apart.sum(1) / real.to(plain.device).sum(1).clamp(min=1))
-        if not study.require_metric().applies(group):
-            continue
-        aim, ends = study.objective(group, rows), [(row, each.ids) for row in rows for each in posed[row].texts]
-        suffixes = [ids[len(asked[row].ids) :] for row, ids in ends]
-        if aim.keep == 1 and not any(suffixes):
-            logits = first_logits(logits, real)[:, None]
-        else:
-            # what follows a suffix is predicted, not read: any token may stand there
-            read, text = [[*suffix, study.pad_id] for suffix in suffixes], study.text(group, [row for row, _ in ends])
-            logits, _, _ = answer_logits(study.engine, model, text, read, receiver.intervention)
-        number[rows] = to_host(aim.of(logits[:, -aim.keep :]))
-    return number, loss, divergence, begun
 
 
 __all__ = [

@@ -1,6 +1,6 @@
 """The metric's number of positive prompts in one model while a set of units does as the other model does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -19,15 +19,25 @@ Set = Sequence[tuple[int, int]]
 class Numbers:
     """Numbers of some positive prompts (``rows``) under a patch of any set; the donor is read once.
 
-    ``direction`` necessity: the tuned model, the base being the donor; sufficiency: the other way round.
+    ``direction`` necessity: the tuned model, the base being the donor; sufficiency: the other way round. ``layers``:
+    those of all units that will be asked for, all by default.
     """
 
-    def __init__(self, study: Study, donors: Donors, rows: Sequence[int], direction: str = "necessity") -> None:
+    def __init__(
+        self,
+        study: Study,
+        donors: Donors,
+        rows: Sequence[int],
+        direction: str = "necessity",
+        layers: Iterable[int] | None = None,
+    ) -> None:
         study.pair.require_base("patching from the other model")
         receiver, donor = RECEIVERS[direction]
         self._study, self._donors, self._model = study, donors, study.pair[receiver]
         self._condition = DIRECTIONS[direction]
-        sites = [donors.unit.site(layer) for layer in range(self._model.anatomy.n_layers)]
+        sites = [
+            donors.unit.site(layer) for layer in sorted({*layers} if layers else range(self._model.anatomy.n_layers))
+        ]
         posed = study.posed("positive")
         size = study.at_a_time(max(1, min(len(rows), 96)))
         by_length = sorted(rows, key=lambda row: len(posed[row].ids))

@@ -3,12 +3,13 @@
 Few answers are written. A greedy answer is known if and only if, reading prompt and answer, every argmax is its next
 token; and a behaviour is known as soon as nothing that may follow could change it. So one pass over the prompt and the
 beginning of the receiver's own answer gives the metric's number and finds the prompts whose behaviour is unchanged; one
-more, over the donor's answer, those that answer as the donor does. Only the others are generated. What the donor does
-on these fixed texts is read once.
+more, over the donor's answer, those that answer as the donor does. Only the others are generated, those of many sets
+in one batch. What the donor does on these fixed texts is read once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 
@@ -31,16 +32,20 @@ from interp.trials.numbers import Numbers
 from interp.trials.streams import Streams
 
 Set = Sequence[tuple[int, int]]
-MEASURES = ("exact", "behaviour", "recovery")
+MEASURES = ("behaviour", "recovery")
+AT_ONCE = 64  # answers that are written together
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of some positive prompts, rows ascending, [prompts]: the metric's number, the yes or no, the donor's answer."""
+    """Of some positive prompts, rows ascending, [prompts]: the metric's number, and the yes or no.
+
+    ``equal``: whether the answer is the donor's, word for word; None where that was not asked for.
+    """
 
     number: np.ndarray
     shown: np.ndarray
-    equal: np.ndarray
+    equal: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -57,26 +62,46 @@ class _Part:
     streams: Streams = field(default_factory=Streams)
 
 
+@dataclass(frozen=True)
+class _Unwritten:
+    """An answer that must be written to its decision: of which intervention, to which prompt, and how it begins."""
+
+    at: int
+    row: int
+    begun: list[int]
+
+
 class Outcomes:
     """Outcomes of any set on some positive prompts (``rows``), in one direction; of both models as they are.
 
     ``necessity``: the tuned model with the base's contributions (or activations, as ``donors.patch`` says);
-    ``sufficiency``: the base with the tuned model's.
+    ``sufficiency``: the base with the tuned model's. ``layers``: those of all units that will be asked for, to keep no
+    more of the donor than these need; ``exact``: count answers that become the donor's, word for word, too.
     """
 
-    def __init__(self, study: Study, donors: Donors, direction: str, rows: Sequence[int]) -> None:
+    def __init__(
+        self,
+        study: Study,
+        donors: Donors,
+        direction: str,
+        rows: Sequence[int],
+        *,
+        layers: Iterable[int] | None = None,
+        exact: bool = False,
+    ) -> None:
         role, other = RECEIVERS[direction]
-        self._study, self._donors, self._condition = study, donors, DIRECTIONS[direction]
+        self._study, self._donors, self._condition, self._exact = study, donors, DIRECTIONS[direction], exact
         self._model, self.rows = study.pair[role], sorted(rows)
         own, wanted = study.answers(role, "positive"), study.answers(other, "positive")
         self._numbers = Numbers(study, donors, self.rows, direction) if self._reads_on() else None
-        whole = [(layer, 0) for layer in range(self._model.anatomy.n_layers)]
+        whole = [(layer, 0) for layer in sorted({*layers} if layers else range(self._model.anatomy.n_layers))]
         reader = donors.condition(self._condition, whole).require_intervention()
-        most = (1 << 29) // (8 * 64 * self._model.anatomy.n_layers * donors.unit.n_channels(self._model.anatomy))
-        size = study.at_a_time(max(1, min(len(self.rows), 96, most)))
-        by_length = sorted(self.rows, key=lambda row: (len(wanted[row]), len(study.encoded("positive")[row].ids)))
+        begun = {row: list(own[row][: settled_length(study, row, own[row])]) for row in self.rows}
+        most = (1 << 29) // (8 * 64 * len(whole) * donors.unit.n_channels(self._model.anatomy))
+        size = study.at_a_time(max(1, min(len(self.rows), 24, most)))
+        by_length = sorted(self.rows, key=lambda row: (len(study.encoded("positive")[row].ids) + len(begun[row]), row))
         self._parts = [
-            self._part(by_length[start : start + size], own, wanted, reader) for start in range(0, len(rows), size)
+            self._part(by_length[start : start + size], begun, wanted, reader) for start in range(0, len(rows), size)
         ]
         self.receiver, self.donor = self._unedited(role, other)
 
@@ -87,15 +112,14 @@ class Outcomes:
         longer = any([each.ids for each in posed[row].texts] != [asked[row].ids] for row in rows)
         return longer or (bool(rows) and study.objective("positive", rows[:1]).keep > 1)
 
-    def _part(self, rows: list[int], own: Sequence, wanted: Sequence, reader: Intervention) -> _Part:
+    def _part(self, rows: list[int], begun: Mapping[int, list[int]], wanted: Sequence, reader: Intervention) -> _Part:
         study = self._study
         asked = study.text("positive", rows)
         text = Text(asked.prompts, None, asked.pad_id, asked.stop_ids)
-        begun = [list(own[row][: settled_length(study, row, own[row])]) for row in rows]
-        looked_for = [list(wanted[row]) for row in rows]
-        ends = [settled_length(study, row, answer) for row, answer in zip(rows, looked_for, strict=True)]
-        on_own, on_wanted = (read_donor(study.engine, reader, text, answers) for answers in (begun, looked_for))
-        return _Part(rows, text, begun, looked_for, ends, on_own, on_wanted)
+        own, ends = [begun[row] for row in rows], [settled_length(study, row, wanted[row]) for row in rows]
+        looked_for = [list(wanted[row][: None if self._exact else end]) for row, end in zip(rows, ends, strict=True)]
+        on_own, on_wanted = (read_donor(study.engine, reader, text, answers) for answers in (own, looked_for))
+        return _Part(rows, text, own, looked_for, ends, on_own, on_wanted)
 
     def _unedited(self, role: str, other: str) -> tuple[Outcome, Outcome]:
         """Both models as they are."""
@@ -106,29 +130,54 @@ class Outcomes:
             answers = study.answers(each, "positive")
             texts = [study.decode(answers[row]) for row in self.rows]
             shown = study.require_metric().shown(prompts, texts, "positive")
-            number = unedited_numbers(study, each, self.rows)
-            found.append(Outcome(number, shown, np.array([answers[row] == wanted[row] for row in self.rows], bool)))
+            equal = np.array([answers[row] == wanted[row] for row in self.rows], bool) if self._exact else None
+            found.append(Outcome(unedited_numbers(study, each, self.rows), shown, equal))
         return found[0], found[1]
 
     def of(self, chosen: Set) -> Outcome:
         """The outcome with these units patched."""
-        if not chosen:
-            return self.receiver
-        intervention = self._donors.condition(self._condition, chosen).require_intervention()
+        return self.of_each([chosen])[0]
+
+    def of_each(self, sets: Iterable[Set]) -> list[Outcome]:
+        """The outcome of every set; answers that must be written are written together at the end."""
+        return self.under(
+            self._donors.condition(self._condition, chosen).require_intervention() if chosen else None
+            for chosen in sets
+        )
+
+    def under(self, interventions: Iterable[Intervention | None]) -> list[Outcome]:
+        """The outcome under each of some interventions from this direction's donor."""
+        found, kept, unwritten = [], [], []
+        for at, intervention in enumerate(interventions):
+            kept.append(intervention)
+            if intervention is None:
+                found.append(self.receiver)
+                continue
+            outcome, begun = self._read(intervention)
+            found.append(outcome)
+            unwritten += [_Unwritten(at, row, known) for row, known in begun.items()]
+        places = {row: place for place, row in enumerate(self.rows)}
+        size = self._study.at_a_time(AT_ONCE)
+        alone = any(each is not None and each.kind not in ("donor", "activation") for each in kept)
+        for some in _batches(unwritten, size, alone):
+            shown = self._written(some, Intervention.together(kept, [each.at for each in some]))
+            for each, yes in zip(some, shown, strict=True):
+                found[each.at].shown[places[each.row]] = yes
+        return found
+
+    def _read(self, intervention: Intervention) -> tuple[Outcome, dict[int, list[int]]]:
+        """The outcome as far as reading known answers tells it, and beginnings of those that tell nothing yet."""
         at = {row: number for number, row in enumerate(self.rows)}
         number, shown, equal = self.receiver.number.copy(), self.receiver.shown.copy(), np.zeros(len(at), bool)
         begun: dict[int, list[int]] = {}
         for part in self._parts:
             places = np.array([at[row] for row in part.rows])
-            numbers, shows, equals, unknown = self._measure(part, intervention, places, min(chosen)[0])
+            numbers, shows, equals, unknown = self._measure(part, intervention, places, min(intervention.units))
             number[places], shown[places], equal[places] = numbers, shows, equals
             begun |= {part.rows[row]: known for row, known in unknown.items()}
-        if begun:
-            rows = sorted(begun)
-            shown[[at[row] for row in rows]] = self._written(rows, [begun[row] for row in rows], intervention)
         if self._numbers is not None:
             number = self._numbers.under(intervention)
-        return Outcome(number, shown, equal)
+        return Outcome(number, shown, equal if self._exact else None), begun
 
     def _measure(
         self, part: _Part, intervention: Intervention, places: np.ndarray, lowest: int
@@ -145,7 +194,10 @@ class Outcomes:
         known = to_host(would_answer(logits, target, real))
         begins = known_beginnings(logits, target, real)
         shown, equal = self.receiver.shown[places].copy(), np.zeros(len(part.rows), bool)
-        like = [at for at, answer in enumerate(part.wanted) if begins[at][0] == answer[0]]
+        like = [
+            at for at, answer in enumerate(part.wanted)
+            if begins[at][0] == answer[0] and (self._exact or not known[at])
+        ]  # fmt: skip
         if like:
             right, whole, as_far = self._as_donor(part, like, intervention)
             equal[like] = right
@@ -155,22 +207,16 @@ class Outcomes:
                 begins[at] = max(begins[at], other, key=len)
         return number, shown, equal, {int(at): begins[at] for at in np.flatnonzero(~known)}
 
-    def _written(self, rows: Sequence[int], begun: Sequence[Sequence[int]], intervention: Intervention) -> np.ndarray:
-        """Behaviour of answers that must be written to their decision, by row."""
-        study, found = self._study, {}
-        size = study.at_a_time(96)
-        for start in range(0, len(rows), size):
-            some = rows[start : start + size]
-            text = study.text("positive", some)
-            answers = generate(
-                study.engine, self._model, Text(text.prompts, None, text.pad_id, text.stop_ids), study.max_new_tokens,
-                intervention, lambda at, answer, some=some: settles(study, some[at], answer),
-                begun[start : start + size],
-            )  # fmt: skip
-            found |= dict(zip(some, answers, strict=True))
+    def _written(self, some: Sequence[_Unwritten], intervention: Intervention) -> np.ndarray:
+        """Behaviour of answers that must be written to their decision, row by row of the intervention."""
+        study, rows = self._study, [each.row for each in some]
+        text = study.text("positive", rows)
+        answers = generate(
+            study.engine, self._model, Text(text.prompts, None, text.pad_id, text.stop_ids), study.max_new_tokens,
+            intervention, lambda at, answer: settles(study, rows[at], answer), [each.begun for each in some],
+        )  # fmt: skip
         prompts = [study.prompts("positive").prompts[row] for row in rows]
-        texts = [study.decode(found[row]) for row in rows]
-        return study.require_metric().shown(prompts, texts, "positive")
+        return study.require_metric().shown(prompts, [study.decode(answer) for answer in answers], "positive")
 
     def _as_donor(
         self, part: _Part, rows: Sequence[int], intervention: Intervention
@@ -188,21 +234,27 @@ class Outcomes:
         return np.all(right, axis=1), np.all(right | after, axis=1), known_beginnings(logits, target, real)
 
     def effects(self, outcome: Outcome) -> dict[str, float]:
-        """``exact``: share of answers that became the donor's; ``behaviour`` and ``recovery``: share of the gap between
-        both models' rates and mean numbers that is closed, NaN where there is none; ``rate``, and its ``difference``
-        from the donor's; the mean ``number``."""
+        """``behaviour`` and ``recovery``: share of the gap between both models' rates and mean numbers that is closed,
+        NaN where there is none; ``rate``, and its ``difference`` from the donor's; the mean ``number``; with ``exact``
+        the share of answers that became the donor's under this name."""
         if not self.rows:
             return dict.fromkeys((*MEASURES, "rate", "difference", "number"), float("nan"))
         rate, own, other = (float(one.shown.mean()) for one in (outcome, self.receiver, self.donor))
         number, mine, theirs = (float(one.number.mean()) for one in (outcome, self.receiver, self.donor))
         return {
-            "exact": float(outcome.equal.mean()),
             "behaviour": (rate - own) / (other - own) + 0.0 if other != own else float("nan"),
             "recovery": (number - mine) / (theirs - mine) + 0.0 if theirs != mine else float("nan"),
             "rate": rate,
             "difference": rate - other,
             "number": number,
+            **({} if outcome.equal is None else {"exact": float(outcome.equal.mean())}),
         }
+
+
+def _batches(unwritten: Sequence[_Unwritten], size: int, alone: bool) -> list[list[_Unwritten]]:
+    """Answers that are written together: of all interventions, or (``alone``) of one at a time."""
+    groups = [[*of] for _, of in groupby(unwritten, key=lambda each: each.at)] if alone else [list(unwritten)]
+    return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
 
 def unedited_numbers(study: Study, role: str, rows: Sequence[int]) -> np.ndarray:
@@ -228,27 +280,3 @@ def settles(study: Study, row: int, begun: Sequence[int], group: str = "positive
     text = study.decode(begun)
     # half a character can become any other
     return not text.endswith("\ufffd") and study.require_metric().settled(study.prompts(group).prompts[row], text)
-
-
-def refine(
-    measure: Callable[[Set], Mapping[str, float]],
-    ranking: Set,
-    effects: Mapping[int, Mapping[str, float]],
-    reach: float,
-    name: str,
-) -> dict[int, Mapping[str, float]]:
-    """Bisect between the last dose whose ``name`` is below ``reach`` and the first at it: the smallest set, exactly.
-
-    Exact where the effect rises with k between those two doses; every measured dose is returned with the others.
-    """
-    found = dict(effects)
-    reached = [k for k in sorted(found) if found[k][name] >= reach]
-    if not reached:
-        return found
-    high = reached[0]
-    low = max((k for k in found if k < high), default=0)
-    while high - low > 1:
-        middle = (low + high) // 2
-        found[middle] = measure(ranking[:middle])
-        low, high = (low, middle) if found[middle][name] >= reach else (middle, high)
-    return found

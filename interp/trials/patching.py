@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from interp.generate import generate
 from interp.random_sets import set_name
 from interp.study import Study
-from interp.trials.conditions import CELLS, RECEIVERS, Donors, Receiver
+from interp.trials.conditions import CELLS, Donors
 from interp.trials.numbers import Numbers
+from interp.trials.outcomes import Outcomes
 
 Set = Sequence[tuple[int, int]]
 Cell = tuple[str, str]
@@ -27,14 +27,13 @@ class Patched:
     """The two by two of one direction, over the control prompts (rows ascending).
 
     ``receiver``, ``donor``: both models' own numbers [prompts]. By cell (activation from, weights from), [prompts]:
-    ``numbers`` under the patch; ``equal``, whether the answer is the donor's, token for token; ``shown``, whether it
-    shows the behaviour. ``random``: by cell the mean number under each matched random set.
+    ``numbers`` under the patch; ``shown``, whether the answer shows the behaviour. ``random``: by cell the mean number
+    under each matched random set.
     """
 
     receiver: np.ndarray
     donor: np.ndarray
     numbers: dict[Cell, np.ndarray] = field(default_factory=dict)
-    equal: dict[Cell, np.ndarray] = field(default_factory=dict)
     shown: dict[Cell, np.ndarray] = field(default_factory=dict)
     random: dict[Cell, list[float]] = field(default_factory=dict)
 
@@ -44,34 +43,29 @@ def patch_cells(
     donors: Donors,
     direction: str,
     located: Set,
-    sets: Iterable[Set],
-    rows: Sequence[int],
-    donor: np.ndarray,
+    sets: Sequence[Set],
+    outcomes: Outcomes,
     known: Mapping[Cell, Sequence[float]] | None = None,
+    told: Iterable[Set] = (),
 ) -> Patched:
-    """All four cells of a located set, and of every random set their numbers; ``donor``: its own numbers [prompts].
+    """All four cells of a located set, and of every random set their numbers; ``outcomes``: of the same direction.
 
-    ``known``: mean numbers under the random sets, in their order, that were measured before.
+    ``known``: mean numbers under the random sets, in their order, that were measured before; ``told``: the random sets
+    once more, to be gone through as they are done.
 
-    Passes over the rows, in batches of at most 96 prompts: two to begin with (the donor read, the receiver alone), and
-    for each of the three cells that patch something one for the located set and, where it is not known, one for every
-    random set. Only the located set's answers are generated, once for each of the three.
+    Passes over the rows of ``outcomes``: two to begin with (the donor read, the receiver alone), and for each of the
+    three cells that patch something one for the located set and, where it is not known, one for every random set. Only
+    the located set's answers are read and written, as far as they decide.
     """
-    numbers = Numbers(study, donors, rows, direction)
-    found = Patched(numbers.under(None), donor)
-    wanted = study.answers(RECEIVERS[direction][1], "positive")
-    prompts = [study.prompts("positive").prompts[row] for row in rows]
+    layers = {layer for chosen in (located, *sets) for layer, _ in chosen}
+    numbers = Numbers(study, donors, outcomes.rows, direction, layers or None)
+    found = Patched(numbers.under(None), outcomes.donor.number)
     for cell in CELLS:
-        receiver = donors.cell(direction, located, *cell)
-        found.numbers[cell] = numbers.under(receiver.intervention) if receiver.intervention else found.receiver
-        answers = _answers(study, receiver, rows)
-        found.equal[cell] = np.array([answer == wanted[row] for answer, row in zip(answers, rows, strict=True)], bool)
-        found.shown[cell] = study.require_metric().shown(
-            prompts, [study.decode(answer) for answer in answers], "positive"
-        )
-        found.random[cell] = []
+        intervention = donors.cell(direction, located, *cell).intervention
+        found.numbers[cell] = numbers.under(intervention) if intervention else found.receiver
+        found.shown[cell], found.random[cell] = outcomes.under([intervention])[0].shown, []
     known = known or {}
-    for place, chosen in enumerate(sets):
+    for place, chosen in enumerate(told or sets):
         for cell, means in found.random.items():
             if cell in known:
                 means.append(known[cell][place])
@@ -83,17 +77,3 @@ def patch_cells(
             name = f"{direction} {' '.join(cell)} {set_name(chosen)}"
             means.append(study.part(name, lambda edit=intervention: float(numbers.under(edit).mean())))
     return found
-
-
-def _answers(study: Study, receiver: Receiver, rows: Sequence[int]) -> list[list[int]]:
-    """Greedy answers to some positive prompts, in the order of ``rows``."""
-    if receiver.intervention is None:
-        own = study.answers(receiver.role, "positive")
-        return [own[row] for row in rows]
-    model, found = study.pair[receiver.role], {}
-    for part in study.batches([study.encoded("positive")[row] for row in rows], model):
-        chosen = [rows[at] for at in part]
-        text = study.text("positive", chosen)
-        answers = generate(study.engine, model, text, study.max_new_tokens, receiver.intervention)
-        found |= dict(zip(chosen, answers, strict=True))
-    return [found[row] for row in rows]

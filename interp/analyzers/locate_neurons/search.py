@@ -16,8 +16,8 @@ from interp.errors import OptionError
 from interp.models.units import Unit
 from interp.study import Study
 from interp.trials.conditions import Donors
-from interp.trials.dose import grid, returns
-from interp.trials.outcomes import Outcomes, refine
+from interp.trials.dose import grid, refine, returns
+from interp.trials.outcomes import Outcomes
 from interp.trials.rows import changed, some
 
 Set = list[tuple[int, int]]

@@ -24,15 +24,15 @@ from interp.trials.conditions import (
     GROUPS,
     NEEDS_BASE,
     PATCHES,
-    RECEIVERS,
     Donors,
     Judged,
     judge,
 )
 from interp.trials.contributions import contribution_changes, contribution_norms
-from interp.trials.dose import grid
+from interp.trials.dose import grid, refine
 from interp.trials.located import ranking_of
-from interp.trials.outcomes import MEASURES, Outcomes, refine
+from interp.trials.outcomes import MEASURES, Outcomes, Set
+from interp.trials.parts import parts
 from interp.trials.patching import patch_cells
 from interp.trials.rows import some
 from interp.trials.sampled import sample, sampling_of
@@ -40,6 +40,7 @@ from interp.trials.work import Work
 
 Ranking = tuple[tuple[int, int], ...]
 NAN = float("nan")
+TOGETHER = 10  # sets whose answers are written in one batch, and as many as a run that is stopped loses
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class VerifyNeurons(Analyzer):
 
     Judged are the behaviour (the metric's yes or no), the recovery (share of the gap between both models' numbers that
     is closed where the answer begins; Chen et al. 2024, arXiv 2406.14144), and whether answers stay well-formed and
-    harmless ones what they were; answers that are word for word the other model's are counted too (``exact``).
+    harmless ones what they were.
 
     ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``controls``:
     random sets at the located size, drawn in the same layers, matched on the change of their contributions where that
@@ -63,13 +64,14 @@ class VerifyNeurons(Analyzer):
 
     With a base, whatever ``patch`` is, sub-tables ``patching``, ``patching_random`` and ``patching_cells`` have the two
     by two of h and W, each from either model, in both directions. Per direction this takes three passes over the
-    control prompts for every random set, without generation, and for the located set three passes and three answers.
+    control prompts for every random set, without generation, and for the located set three passes and answers as far
+    as they decide.
     A behaviour that asks for sampled answers has them under all conditions (``samples``, ``sampled``); doses, random
     sets and all other claims read greedy ones.
     """
 
     name: ClassVar[str] = "verify-neurons"
-    version: ClassVar[int] = 9
+    version: ClassVar[int] = 10
 
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
@@ -163,10 +165,13 @@ class VerifyNeurons(Analyzer):
             norms, changes = contribution_norms(study, donors), contribution_changes(study, donors)
             self._draw(study, located, norms, changes, evidence)
             depth = evidence.depth = self._depth
+            # random sets are of the same layers
+            layers = {layer for layer, _ in self.ranking[: max(depth, self.selected)]}
             for direction in ("necessity", "sufficiency"):
-                outcomes = Outcomes(study, donors, direction, rows)
+                outcomes = Outcomes(study, donors, direction, rows, layers=layers)
                 self._measure(study, outcomes, direction, depth, (norms, changes), evidence)
-                self._patch(study, direction, donors, evidence)
+                self._patch(study, direction, donors, outcomes, evidence)
+                del outcomes  # what it keeps of the donor, before that of the other direction is read
         elif located and not has_base:
             self._without_base(study, donors, evidence)
         if evidence.random:
@@ -202,35 +207,43 @@ class VerifyNeurons(Analyzer):
         norms, changes = sizes
         steps = sorted({*grid(depth), self.selected})
 
-        def effects(chosen: Sequence[tuple[int, int]]) -> Effects:
-            return study.part(f"{direction} {set_name(chosen)}", lambda: outcomes.effects(outcomes.of(chosen)))
+        def each(sets: Sequence[Set], what: str) -> list[Effects]:
+            return parts(
+                study,
+                [f"{direction} {set_name(chosen)}" for chosen in sets],
+                lambda some: [outcomes.effects(one) for one in outcomes.of_each(sets[at] for at in some)],
+                f"{direction}, {what}",
+                TOGETHER,
+            )
 
-        doses: dict[int, Effects] = {}
-        for k in study.progress(steps, f"{direction}, located"):
-            doses[k] = effects(self.ranking[:k])
+        doses = dict(zip(steps, each([self.ranking[:k] for k in steps], "located"), strict=True))
         for name in MEASURES:
-            doses = refine(effects, self.ranking, doses, self.reach, name)
+            doses = refine(lambda chosen: each([chosen], "located")[0], self.ranking, doses, self.reach, name)
         evidence.dose[direction] = doses
         located, taken = self.ranking[: self.selected], [*self.ranking[: self.selected], *self.excluded]
         # at every other size, beside the random sets of the located size
-        for k in study.progress([k for k in steps if k != len(located)][::2], f"{direction}, random doses"):
-            draws = matched_sets(
+        draws = [
+            draw
+            for k in [k for k in steps if k != len(located)][::2]
+            for draw in matched_sets(
                 self.ranking[:k], norms, self.dose_draws, study.seed + k, exclude=taken, changes=changes
             )
-            evidence.random_dose[direction, k] = [effects(draw) for draw in draws if len(draw) == k]
-        evidence.random[direction] = [
-            effects(draw) for draw in study.progress(evidence.sets, f"{direction}, random sets")
+            if len(draw) == k
         ]
+        for draw, effect in zip(draws, each(draws, "random doses"), strict=True):
+            evidence.random_dose.setdefault((direction, len(draw)), []).append(effect)
+        evidence.random[direction] = each(evidence.sets, "random sets")
         evidence.random_dose[direction, self.selected] = evidence.random[direction][: self.dose_draws]
 
-    def _patch(self, study: Study, direction: str, donors: Donors, evidence: Evidence) -> None:
+    def _patch(self, study: Study, direction: str, donors: Donors, outcomes: Outcomes, evidence: Evidence) -> None:
         """The two by two of activations and write weights, of the located and of every random set."""
-        sets = study.progress(evidence.sets, f"{direction}, two by two")
-        donor = evidence.require(RECEIVERS[direction][1], "positive").number[evidence.rows]
         located = self.ranking[: self.selected]
         same = next(cell for cell, kind in CELLS.items() if kind == PATCHES[self.patch])
         known = {same: [one["number"] for one in evidence.random[direction]]}
-        evidence.patching[direction] = patch_cells(study, donors, direction, located, sets, evidence.rows, donor, known)
+        told = study.progress(evidence.sets, f"{direction}, two by two")
+        evidence.patching[direction] = patch_cells(
+            study, donors, direction, located, evidence.sets, outcomes, known, told
+        )
 
     def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
         """No base to return to: the effect is the share of the behaviour lost under mean ablation."""
@@ -247,7 +260,6 @@ class VerifyNeurons(Analyzer):
             now = judge(few, "ablate-mean", "positive", donors.condition("ablate-mean", chosen))
             share = float(now.lost(kept)[kept.shown].mean())
             return {
-                "exact": NAN,
                 "behaviour": share,
                 "recovery": NAN,
                 "rate": float(now.shown.mean()),

@@ -32,10 +32,10 @@ def _prompts(study: Study, evidence: Evidence) -> Table:
     for direction, patched in evidence.patching.items():
         for cell, numbers in patched.numbers.items():
             keys = np.full((len(chosen), 3), (direction, *cell), dtype=object)
-            blocks.append((keys, numbers, patched.receiver, patched.donor, patched.equal[cell], patched.shown[cell]))
+            blocks.append((keys, numbers, patched.receiver, patched.donor, patched.shown[cell]))
     keys = np.concatenate([block[0] for block in blocks]) if blocks else np.zeros((0, 3), object)
-    columns = [np.concatenate([block[at] for block in blocks]) if blocks else np.zeros(0) for at in range(1, 6)]
-    number, receiver, donor, equal, shown = columns
+    columns = [np.concatenate([block[at] for block in blocks]) if blocks else np.zeros(0) for at in range(1, 5)]
+    number, receiver, donor, shown = columns
     return table(
         "patching",
         {
@@ -49,7 +49,6 @@ def _prompts(study: Study, evidence: Evidence) -> Table:
             words.short: (number, "measure", f"{words.number} under the patch", words.unit_of_one),
             f"{words.short}_receiver": (receiver, "measure", f"the receiver's own {words.number}", words.unit_of_one),
             f"{words.short}_donor": (donor, "measure", f"the donor's own {words.number}", words.unit_of_one),
-            "equal_donor": (equal.astype(bool), "flag", "the answer is token for token the donor's"),
             words.column: (shown.astype(bool), "flag", words.flag),
         },
     )
@@ -86,7 +85,7 @@ def _cells(study: Study, prompts: Table, random: Table) -> Table:
         where = dict(zip(_KEYS, key, strict=True))
         read = {"table": "patching", "where": where}
         effect = measure(mean(short, minus=own, over={"column": f"{short}_donor", "minus": own}, **read), run)
-        shares = [number for name in ("equal_donor", words.column) for number in measure(mean(name, **read), run)[:3]]
+        shares = measure(mean(words.column, **read), run)[:3]
         mine = np.logical_and.reduce([random[name] == value for name, value in where.items()])
         drawn = random["effect"][mine]
         low, high = np.quantile(drawn, [0.025, 0.975]) if drawn.size else (np.nan, np.nan)
@@ -95,7 +94,7 @@ def _cells(study: Study, prompts: Table, random: Table) -> Table:
         count = int(np.logical_and.reduce([prompts[name] == value for name, value in where.items()]).sum())
         # no effect over a gap below zero is -0.0
         rows.append((*key, count, *(number + 0.0 for number in effect[:3]), *null, p, *shares))
-    columns = list(zip(*rows, strict=True)) if rows else [[]] * 17
+    columns = list(zip(*rows, strict=True)) if rows else [[]] * 14
     about = {
         "effect": "share of the gap between both models' numbers that is closed; NaN where the gap's interval covers 0",
         "low": "lower end of its 95 % interval over clusters",
@@ -104,9 +103,6 @@ def _cells(study: Study, prompts: Table, random: Table) -> Table:
         "random_low": "their 2.5 % quantile",
         "random_high": "their 97.5 % quantile",
         "p": "(1 + b) / (1 + n) over the random sets",
-        "equal_donor": "share of answers that are token for token the donor's",
-        "equal_low": "lower end of its 95 % interval over clusters",
-        "equal_high": "upper end of its 95 % interval over clusters",
         words.column: words.share,
         f"{words.column}_low": "lower end of its 95 % interval over clusters",
         f"{words.column}_high": "upper end of its 95 % interval over clusters",

@@ -9,7 +9,6 @@ from interp.table import Table, table
 
 NAN = float("nan")
 _EFFECTS = {
-    "exact": "share of answers that became the donor's, word for word",
     "behaviour": "share of the gap between both models' rates of the behaviour that is closed; NaN where there is none",
     "recovery": "share of the gap between both models' mean numbers that is closed; NaN where there is none",
     "rate": "share of answers that show the behaviour",

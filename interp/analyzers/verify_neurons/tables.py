@@ -110,12 +110,11 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
         if not study.require_metric().applies(item.group):
             rate = low = high = float("nan")
         controls = _controls(evidence, item.condition, item.group)
-        kept, own = evidence.require("tuned", item.group), evidence.get("base", item.group)
-        fell = float(np.exp(item.loss.mean() - kept.loss.mean()))
+        own = evidence.get("base", item.group)
         fluency = NAN if own is None else float(np.exp(item.base_loss.mean() - own.base_loss.mean()))
         rows.append(
             (item.condition, item.group, len(item.shown), rate, low, high, item.equal_base.mean(),
-             item.equal_tuned.mean(), item.malformed.mean(), item.number.mean(), fell, item.tokens.mean(),
+             item.equal_tuned.mean(), item.malformed.mean(), item.number.mean(), item.tokens.mean(),
              item.repeats.mean(), fluency, item.divergence.mean(), _agreement(words, item), *controls)
         )  # fmt: skip
     names = {
@@ -129,7 +128,6 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
         "equal_tuned": ("measure", "share answered exactly as the tuned model answers"),
         "malformed": ("measure", "share empty, unended or repeating"),
         words.short: ("measure", f"mean {words.number}, {words.unit}; NaN where it has no meaning"),
-        "perplexity_ratio": ("measure", "perplexity of the reference answers over the tuned model's"),
         "tokens": ("measure", "mean length of the answers, tokens"),
         "repeats": ("measure", "mean share of an answer's 4-grams that stood in it before"),
         "fluency_ratio": ("measure", "perplexity of the answers under the base over that of the base's own answers"),
@@ -227,7 +225,6 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
                 "harmed": item.harmed(kept, base or None, study.require_metric().applies(item.group)),
                 "malformed": item.malformed,
                 words.short: item.number,
-                "loss": item.loss,
                 "tokens": item.tokens,
                 "repeats": item.repeats,
                 "base_loss": item.base_loss,
@@ -258,12 +255,11 @@ def answers_table(study: Study, evidence: Evidence) -> Table:
         ),
         "malformed": ("flag", "empty, unended or repeating"),
         words.short: ("measure", f"{words.number}; NaN where it has no meaning", words.unit_of_one),
-        "loss": ("measure", "negative log-likelihood per token of the reference answer", "nats"),
         "tokens": ("measure", "length of the answer", "tokens"),
         "repeats": ("measure", "share of the answer's 4-grams that stood in it before"),
         "base_loss": ("measure", "negative log-likelihood per token of this answer in the base", "nats"),
-        "divergence": ("measure", "KL divergence from the tuned model's next tokens, per token of the reference "
-                       "answer; NaN where it was not measured", "nats"),
+        "divergence": ("measure", "KL divergence from the tuned model's next tokens, per token of the tuned "
+                       "model's own answer; NaN where it was not measured", "nats"),
     }  # fmt: skip
     if any(item.chance is not None for item in evidence.judged):
         described["chance"] = ("measure", "share of the other positive prompts to which this answer would be right")

@@ -9,7 +9,7 @@ from interp.trials.work import Work
 
 # Shares that are known only afterwards, as they were on the real pair: how far answers go, how many answers part from
 # the reference under an intervention, and how many passes a set takes, of the prompts that it is tested on.
-LENGTH, PARTED, NECESSITY, SUFFICIENCY, CELLS = 0.8, 0.5, 1.6, 3.5, 0.6
+LENGTH, PARTED, NECESSITY, SUFFICIENCY, CELLS = 0.8, 0.5, 0.6, 1.7, 0.4
 REFINED = 6  # sets between two doses that bisection tries, by measure
 
 
