@@ -133,8 +133,7 @@ def command(
             max_prompts=min(common.max_prompts or QUICK_PROMPTS, QUICK_PROMPTS),
             max_new_tokens=min(common.max_new_tokens, QUICK_TOKENS),
         )
-        random_sets = min(random_sets or CONTROL_PROMPTS_ORGANISM, CONTROL_PROMPTS = 48, 24
-QUICK_SETS, QUICK_SETS)
+        random_sets = min(random_sets or QUICK_SETS, QUICK_SETS)
         common.remark(
             f"note: --quick reads {common.max_prompts} prompts a class and draws {random_sets} random sets: intervals "
             f"are wide, and most verdicts need {fewest_clusters()} clusters and {FEWEST_SETS} sets"
