@@ -1,8 +1,8 @@
 """Which sets ``benchmarks.false_support`` judges, and how: one null for all, the claims of a verifying run."""
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from interp.table import table
 from interp.trials.conditions import Donors, Judged, Receiver, judge
 from interp.trials.contributions import contribution_changes, contribution_norms
 from interp.trials.outcomes import Outcome, Outcomes
+from interp.trials.parts import parts
 from interp.trials.rows import some
 
 Set = Sequence[tuple[int, int]]
 CONTROL_PROMPTS = 48
+TOGETHER = 10
 
 
 @dataclass(frozen=True)
@@ -120,24 +122,29 @@ class Judging:
 
     def measured(self, chosen: Set) -> dict[str, Any]:
         """Of a set: ``number`` and ``shown`` of every positive prompt, and its ``effects`` on the control prompts."""
+        return self.measured_each([chosen])[0]
 
-        def make() -> dict[str, Any]:
+    def measured_each(self, sets: Sequence[Set], what: str = "sets") -> list[dict[str, Any]]:
+        """The same of every set, some at a time."""
+
+        def make(some: Iterable[int]) -> list[dict[str, Any]]:
             whole, control = self._outcomes
-            found = whole.of(chosen)
-            few = Outcome(*(getattr(found, one.name)[self.rows] for one in fields(Outcome)))
-            return {
-                "number": found.number.tolist(),
-                "shown": found.shown.tolist(),
-                "effects": control.effects(few),
-            }
+            return [
+                {
+                    "number": found.number.tolist(),
+                    "shown": found.shown.tolist(),
+                    "effects": control.effects(Outcome(found.number[self.rows], found.shown[self.rows])),
+                }
+                for found in whole.of_each(sets[at] for at in some)
+            ]
 
-        return self.study.part(f"set {set_name(chosen)}", make)
+        return parts(self.study, [f"set {set_name(chosen)}" for chosen in sets], make, what, TOGETHER)
 
     @cached_property
     def null(self) -> dict[str, list]:
         """The random sets that every set is compared with, and their effects."""
         drawn = self.drawn(self.random_sets, self.study.seed)
-        return drawn | {"effects": [self.measured(one)["effects"] for one in drawn["sets"]]}
+        return drawn | {"effects": [one["effects"] for one in self.measured_each(drawn["sets"], "null")]}
 
     def evidence(self, chosen: Set) -> Evidence:
         """What a verifying run of this set would hand to its claims on necessity."""

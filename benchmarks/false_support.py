@@ -71,13 +71,12 @@ class Benchmark:
         key = digest({"study": verify.inputs, "version": VerifyNeurons.version})[:32]
         journal = Journal(self._places / f"{key}.jsonl")
         self.judging = Judging(verify.with_journal(journal), self.located, self.trained, SETS)
-        self._study = verify
 
     def verdicts(self, part: str, sets: Sequence[Set]) -> list[Verdict]:
         """Of every set, in order."""
-        started, found = time.perf_counter(), []
-        for chosen in self._study.progress(sets, part):
-            found.append(self.judging.verdict(chosen))
+        started = time.perf_counter()
+        self.judging.measured_each(sets, part)
+        found = [self.judging.verdict(chosen) for chosen in sets]
         print(f"{part}: {len(found)} sets, {time.perf_counter() - started:.0f} s", flush=True)
         return found
 

@@ -10,6 +10,7 @@ were stopped. ``full``, every weight tuned, does not ship: ``make organisms-real
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def rows_of(child: str, store: Store, given: bool) -> list[dict]:
     located = store.fetch(LocateNeurons(top=KNOWN.get(child, TOP)), locate).table
     planted = organisms.planted(name).get("refusal", []) if ships else []
     count = int(located["selected"].sum())
-    options = {"random_sets": SETS, "control_prompts": CONTROL_PROMPTS, "dose_draws": 1}
+    options: dict[str, Any] = {"random_sets": SETS, "control_prompts": CONTROL_PROMPTS, "dose_draws": 1}
     found = {"integrated": VerifyNeurons.of(located, depth=count, **options)}
     if planted and given:
         layers, width = [layer for layer, _ in planted], pair.tuned.anatomy.n_neurons

@@ -13,6 +13,7 @@ from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.claims import check, from_table
 from interp.cli.baselines import applicable, baselines_table, parse
 from interp.errors import OptionError
+from interp.figures import plot
 from interp.maths.intervals import cluster_interval
 from interp.report.sections import baselines_table as on_the_page
 from interp.store import Store
@@ -199,6 +200,16 @@ def test_terminal_and_page_have_every_method(table):
         assert row["what"] in text
         assert f"<code>{row['method']}</code>" in html
     assert "0.0% [" in text
+
+
+def test_the_figure_has_every_method_where_its_row_says(table):
+    figure = plot(table)
+    assert [(trace.x[0], trace.y[0]) for trace in figure.data] == [
+        (row["divergence"], row["shown"]) for row in table.rows()
+    ]
+    assert [trace.text[0] for trace in figure.data] == table["method"].tolist()
+    for trace, row in zip(figure.data, table.rows(), strict=True):
+        assert trace.y[0] + trace.error_y.array[0] == pytest.approx(row["high"])
 
 
 def test_the_command_shows_them_after_the_claims(run, tmp_path):

@@ -26,6 +26,7 @@ from interp.study import Study
 from interp.table import table
 from interp.trials.conditions import Donors, Judged, judge
 from interp.trials.located import scores_of, selected_of
+from interp.trials.outcomes import Outcomes
 from tests import tiny
 
 PLANTED, SECOND = [(1, 5), (1, 17), (1, 30)], [(1, 2), (1, 9), (1, 40)]
@@ -385,6 +386,33 @@ def test_other_words_than_the_bases_change_nothing(modules, kind, monkeypatch):
     values = {name: value for name, value, _ in found[0]}
     whole = {"stability": "elsewhere", "redundancy": "redundant", "transfer": "reused", "dissociation": "first-own"}
     assert values[whole[kind]] == (0.0 if kind == "redundancy" else 1.0)
+
+
+@pytest.mark.parametrize("kind", ["stability", "redundancy"])
+def test_excluded_units_are_in_no_random_set_of_a_check(modules, kind, monkeypatch):
+    study, drawn, of_each = by_template(asked(modules[2], modules[0])), [], Outcomes.of_each
+    monkeypatch.setattr(Outcomes, "of_each", lambda self, sets: of_each(self, drawn.extend(sets := list(sets)) or sets))
+    allowed = {(1, unit) for unit in (0, 1, 2, 3, 4, 6, 7)}
+    excluded = tuple((1, unit) for unit in range(48) if (1, unit) not in {*allowed, *PLANTED})
+    options = {"random_sets": 3, "control_prompts": 4}
+
+    def units(left_out):
+        drawn.clear()
+        check = {
+            "stability": Stability(LOCATE, resamples=1, draws=9, excluded=left_out, **options),
+            "redundancy": Redundancy(LOCATE, rounds=2, excluded=left_out, **options),
+        }[kind](study)
+        controls = " ".join(one.control for one in from_table(check.tables["claims"]))
+        located = {pair for row in check.tables["units"].rows() for pair in [(row["layer"], row["neuron"])]}
+        return {pair for chosen in drawn for pair in chosen} - located, controls
+
+    left, said = units(excluded)
+    assert left
+    assert left <= allowed
+    assert f"none of {len(excluded)} excluded units among them" in said
+    left, said = units(())
+    assert not left <= allowed
+    assert "excluded" not in said
 
 
 ALIKE = {

@@ -13,7 +13,7 @@ import numpy as np
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, mean
 from interp.errors import OptionError
-from interp.random_sets import matched_sets
+from interp.random_sets import matched_sets, without
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.ablated import Ablated
@@ -39,13 +39,14 @@ class Redundancy(Analyzer):
     """
 
     name: ClassVar[str] = "redundancy"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     locate: Analyzer
     parent: str | None = None
     rounds: int = 3
     random_sets: int = 20
     control_prompts: int = 48
+    excluded: tuple[Pair, ...] = ()
 
     def __call__(self, study: Study) -> Table:
         """Locate, ablate, locate again."""
@@ -66,7 +67,7 @@ class Redundancy(Analyzer):
             sets.append([pair for pair in ranking_of(again) if pair not in set(taken)][:size])
             scores.append(scores_of(again))
         rows, null, hits = self._measure(measuring, donors, sets, scores, original)
-        made = [_claim(rows, size)] if len(rows) > 1 else []
+        made = [_claim(rows, size, without(self.excluded))] if len(rows) > 1 else []
         lead = "" if made else "Base and fine-tuned model do not differ in the behaviour: no set can return it."
         lead = lead if size else "Nothing was located."
         run = table(
@@ -115,7 +116,7 @@ class Redundancy(Analyzer):
             hits[turn] = (returned(outcomes, alone), returned(outcomes, together))
             # the located stay; what was found after them is replaced, in round 1 the located themselves
             kept, rest = (sets[0], taken[len(sets[0]) :]) if turn > 1 else ([], found)
-            draws = matched_sets(rest, norms, self.random_sets, study.seed + turn, exclude=kept)
+            draws = matched_sets(rest, norms, self.random_sets, study.seed + turn, exclude=[*kept, *self.excluded])
             effects = [returns(outcomes, [*kept, *draw])["effect"] for draw in draws if len(draw) == len(rest)]
             null += [(turn, draw, effect) for draw, effect in enumerate(effects)]
             foreseen = set(original[: turn * len(found)])
@@ -204,7 +205,7 @@ def _units(sets: list[list[Pair]], scores: list[np.ndarray], unit: str) -> Table
     )
 
 
-def _claim(rows: list[dict], size: int) -> Claim:
+def _claim(rows: list[dict], size: int, without: str) -> Claim:
     last, later = len(rows), sum(row["k"] for row in rows[1:])
     # newcomers are backups; those that ranked next from the start say that the first set was too small
     next_in_line = np.average([row["foreseen"] for row in rows[1:]], weights=[row["k"] for row in rows[1:]])
@@ -222,7 +223,7 @@ def _claim(rows: list[dict], size: int) -> Claim:
         at_least=EFFECT,
         beyond=[0.0, "control"],
         null=Draws("random", "gain", {"round": last}),
-        control="the first set with matched random ones",
+        control=f"the first set with matched random ones{without}",
         text=f"Others carry it too: {said}",
         otherwise=f"That others carry it too is not supported: {said}",
         also={"together": mean("together", **both), "alone": mean("together", table="answers", where={"round": 1})},

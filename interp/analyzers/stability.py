@@ -15,7 +15,7 @@ from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, literal, statistic
 from interp.errors import OptionError
 from interp.prompts import Contrast
-from interp.random_sets import matched_sets
+from interp.random_sets import matched_sets, without
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors
@@ -38,7 +38,7 @@ class Stability(Analyzer):
     """
 
     name: ClassVar[str] = "stability"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     locate: Analyzer
     parent: str | None = None
@@ -47,6 +47,7 @@ class Stability(Analyzer):
     least: int = 8
     random_sets: int = 20
     control_prompts: int = 48
+    excluded: tuple[tuple[int, int], ...] = ()
 
     def __call__(self, study: Study) -> Table:
         """Compare halves with halves, and templates with templates."""
@@ -76,7 +77,7 @@ class Stability(Analyzer):
         elsewhere = self._elsewhere(study, found["templates"])
         made = [_agreement(basis) for basis in chances]
         if elsewhere is not None and len(elsewhere):
-            made.append(_everywhere(elsewhere))
+            made.append(_everywhere(elsewhere, without(self.excluded)))
         parts = {"units": _units(found["halves"]), "chance": _chance(chances)}
         if elsewhere is not None:
             parts["elsewhere"] = elsewhere
@@ -150,9 +151,8 @@ class Stability(Analyzer):
                 rows.append((name, 0, 0, len(others), 0.0, 0.0))
                 continue
             outcomes = Outcomes(study, donors, "necessity", others)
-            draws = [
-                draw for draw in matched_sets(chosen, norms, self.random_sets, study.seed) if len(draw) == len(chosen)
-            ]
+            drawn = matched_sets(chosen, norms, self.random_sets, study.seed, exclude=self.excluded)
+            draws = [draw for draw in drawn if len(draw) == len(chosen)]
             for number, units in enumerate([chosen, *draws]):
                 done = returns(outcomes, units)
                 rows.append((name, number, len(chosen), len(others), done["effect"], done["recovery"]))
@@ -211,7 +211,7 @@ def _agreement(basis: str) -> Claim:
     )
 
 
-def _everywhere(elsewhere: Table) -> Claim:
+def _everywhere(elsewhere: Table, without: str) -> Claim:
     located = elsewhere["draw"] == 0
     weakest = elsewhere["template"][located][int(elsewhere["effect"][located].argmin())]
     where = {"table": "elsewhere", "where": {"draw": 0}}
@@ -224,7 +224,7 @@ def _everywhere(elsewhere: Table) -> Claim:
         null=Draws(
             "elsewhere", "effect", {"draw": draws}, observed=statistic("mean", "effect", **where), each="template"
         ),
-        control="matched random sets of each template",
+        control=f"matched random sets of each template{without}",
         text="Located on one template, a set returns the base's behaviour on {value:.1%} "
         f"(of {literal(weakest)}) to {{high:.1%}} of the others' prompts where the models differ in it (random sets at "
         "most {control_max:.1%}).",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from interp.cli.excluded import Units
 from interp.errors import OptionError
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def applicable(
     return tuple(name for name in names if name not in barred)
 
 
-def analyzers(names: tuple[str, ...], locate: Any, located: "Table") -> Mapping[str, Any]:
-    """The analyzer of each check, for a locating analyzer and its run."""
+def analyzers(names: tuple[str, ...], locate: Any, located: "Table", excluded: Units) -> Mapping[str, Any]:
+    """The analyzer of each check, for a locating analyzer and its run; ``excluded`` units are in no random set."""
     from interp.analyzers.coalitions import Coalitions
     from interp.analyzers.redundancy import Redundancy
     from interp.analyzers.refusal_direction import RefusalDirection
@@ -58,8 +59,8 @@ def analyzers(names: tuple[str, ...], locate: Any, located: "Table") -> Mapping[
 
     key = located.require_provenance().key
     made = {
-        "stability": lambda: Stability(locate=locate, parent=key),
-        "redundancy": lambda: Redundancy(locate=locate, parent=key),
+        "stability": lambda: Stability(locate=locate, parent=key, excluded=excluded),
+        "redundancy": lambda: Redundancy(locate=locate, parent=key, excluded=excluded),
         "coalitions": lambda: Coalitions.of(located),
         "direction": lambda: RefusalDirection.of(located),
     }

@@ -219,7 +219,7 @@ def command(
         elif beside:
             compared = others.compared(beside, store, study, runs[-1].table, run.table)
             runs.append(store.fetch(compared, verifying))
-    for name, analyzer in further.analyzers(asked, locate, run.table).items():
+    for name, analyzer in further.analyzers(asked, locate, run.table, excluded).items():
         runs.append(store.fetch(analyzer, further.studied(name, study, verifying)))
     return write(common, request, described, runs, notes, _title(tuned))
 

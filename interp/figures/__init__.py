@@ -11,6 +11,7 @@ from collections.abc import Callable
 from plotly.graph_objects import Figure
 
 from interp.errors import OptionError
+from interp.figures.baselines import baselines_figure
 from interp.figures.claims import claims_figure
 from interp.figures.coalitions import coalitions_figure
 from interp.figures.compare import (
@@ -54,6 +55,7 @@ from interp.figures.tuco import ftc_alpha_figure, tuco_figure, tuco_layers_figur
 from interp.table import Table
 
 FIGURES: dict[str, Callable[[Table], Figure]] = {
+    "baselines": baselines_figure,
     "claims": claims_figure,
     "coalitions": coalitions_figure,
     "compare": compare_figure,

@@ -137,6 +137,10 @@ def _features(table: Table) -> str:
     return figure_of(table) + features_list(table)
 
 
+def _baselines(table: Table) -> str:
+    return figure_of(table) + sections.baselines_table(table)
+
+
 def figure_of(table: Table) -> str:
     """A table's figure as HTML, drawn by the page's script."""
     figure = plot(table)
@@ -153,7 +157,7 @@ def figure_of(table: Table) -> str:
 
 
 _DRAWN = {
-    "baselines": sections.baselines_table,
+    "baselines": _baselines,
     "neuron-tokens": sections.tokens_table,
     "dictionary-features": _features,
 }

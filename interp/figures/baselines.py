@@ -1,0 +1,54 @@
+"""What other methods of the field do beside a located set, and what each costs on other prompts."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.figures.style import BLUE, GREY, INK, ORANGE, finish, safe
+from interp.table import Table
+
+
+def baselines_figure(table: Table) -> go.Figure:
+    """Share of answers that show the behaviour against divergence on negative prompts, a point per method."""
+    figure, many = go.Figure(), (table.summary.get("labels") or {}).get("many", "answers")
+    for at, method in enumerate(table["method"].tolist()):
+        value, low, high, apart = (float(table[name][at]) for name in ("shown", "low", "high", "divergence"))
+        random = method == "random"
+        figure.add_trace(
+            go.Scatter(
+                x=[apart],
+                y=[value],
+                mode="markers+text",
+                text=[safe(method)],
+                textposition="middle right",
+                name=safe(str(table["what"][at])),
+                marker={
+                    "symbol": "diamond" if random else "circle",
+                    "size": 11,
+                    "color": "#ffffff" if random else BLUE if method == "located" else ORANGE,
+                    "line": {"color": INK, "width": 1.5},
+                },
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [np.nan_to_num(high - value)],
+                    "arrayminus": [np.nan_to_num(value - low)],
+                    "color": GREY,
+                    "thickness": 1.5,
+                    "width": 4,
+                },
+                customdata=[[float(table["recovery"][at]), float(table["flipped"][at])]],
+                hovertemplate="%{y:.1%} at %{x:.3g} nats a token<br>recovery %{customdata[0]:.2f}<br>"
+                "%{customdata[1]:.1%} of the negative prompts flip<extra>%{fullData.name}</extra>",
+            )
+        )
+    caption = (
+        "Share of answers to positive prompts that show the behaviour, with its 95 % interval (of random sets their "
+        "mean and range), against the divergence from the fine-tuned model on its answers to negative prompts. Lower "
+        "and further left is better: the behaviour is gone and little else has changed."
+    )
+    finish(figure, f"{many[:1].upper()}{many[1:]} under other methods", caption, height=420)
+    figure.update_xaxes(title_text="KL divergence on negative prompts, nats a token", rangemode="tozero")
+    figure.update_yaxes(title_text=safe(table.column("shown").meaning), tickformat=".0%", range=[-0.03, 1.05])
+    return figure
