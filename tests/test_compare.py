@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,16 @@ import pytest
 import torch
 
 from interp import claims, organisms
-from interp.analyzers.compare import Compare
+from interp.analyzers.compare import Compare, passes
 from interp.analyzers.compare.passes import lenses, stream_sites
+from interp.capture import make_batch
 from interp.engines import Batch, TorchEngine, engine_named
 from interp.errors import OptionError, PairError, PromptError
 from interp.figures import plot
 from interp.maths.alignment import cka_interval, debiased_cka, linear_cka
 from interp.models.changes import tensor_changes
 from interp.models.pair import Pair
-from interp.prompts import OneClass, read_prompts
+from interp.prompts import OneClass, PromptSet, read_prompts
 from interp.store import Store
 from interp.study import Study
 from tests import families, tiny
@@ -368,3 +370,27 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, only_line, saved, tmp_pat
     assert (code, out) == (2, "")
     assert said in only_line(err)
     assert not list(tmp_path.glob("runs/runs/*"))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+def test_tokens_that_all_prompts_begin_with_are_gone_through_once(name, monkeypatch):
+    """Divergences and next tokens of every token, of prompts of unlike lengths, are those of whole prompts."""
+    pair = pair_of(name)
+    texts = [12 * "please " + p.text + row * " now" for row, p in enumerate(tiny.contrast(5).positive)]
+    prompts = [replace(p, text=text) for p, text in zip(tiny.contrast(5).positive, texts, strict=True)]
+    study = Study(pair, OneClass(PromptSet(tuple(prompts), "long")), None)
+    batch, _ = make_batch(study.encoded("positive"), range(5), study.pad_id, pair.tuned.device)
+    assert passes._shared(batch) >= 12
+    assert len({*batch.lengths}) > 1
+    once = Compare()(study)
+    monkeypatch.setattr(passes, "SHORTEST", 10**6)
+    assert passes._shared(batch) == 0
+    whole = Compare()(study)
+    for kind in (None, "tokens", "drift"):
+        one, other = (run if kind is None else run.tables[kind] for run in (once, whole))
+        for column in one.data:
+            if one[column].dtype.kind == "f":
+                np.testing.assert_allclose(one[column], other[column], atol=2e-5)
+            else:
+                assert one[column].tolist() == other[column].tolist()
+    assert once["kl"].min() > 1e-4

@@ -14,7 +14,9 @@ from torch import Tensor
 from interp.capture import make_batch
 from interp.edit import Replace
 from interp.engines import Batch, Engine
+from interp.engines.shared_prefix import SHORTEST
 from interp.maths.host import to_host
+from interp.maths.precision import widen
 from interp.metrics import token_divergences
 from interp.models.model import Model
 from interp.prompts import Prompt
@@ -86,18 +88,21 @@ def read(study: Study, asked: Asked, base: Model, other: Model, group: str, what
     held = 8 * other.anatomy.vocabulary + 8 * other.anatomy.width * len(sites)
     for rows in study.progress(study.groups(group, other, held), f"{what}, {group}"):
         batch, _ = make_batch(encoded, rows, study.pad_id, other.device)
-        runs = [study.engine.run(model, _on(batch, model), reads=sites, keep=None) for model in (base, other)]
+        shared, width = _shared(batch), batch.ids.shape[1]
+        runs = [study.engine.run(model, _on(batch, model), reads=sites, keep=width - shared) for model in (base, other)]
         streams = [torch.stack([run.values[site].to(other.device) for site in sites]) for run in runs]
-        mine, theirs = runs[1].require_logits(), runs[0].require_logits().to(other.device)
-        kl, first = token_divergences(mine, theirs, batch.mask), [part.argmax(-1) for part in (theirs, mine)]
-        numbers = [to_host(value) for value in (kl, first[0] != first[1], *first)]
+        numbers = _next_tokens(runs[0].require_logits(), runs[1].require_logits(), batch.mask[:, shared:])
+        once = _of_beginning(study.engine, (base, other), encoded[rows[0]].ids[:shared]) if shared else {}
         lens = lenses(study.engine, (base, other), [stream[:, :, -1].transpose(0, 1) for stream in streams])
         for name, values in (*drift(streams[0], streams[1], batch.mask).items(), *_lens_numbers(*lens).items()):
             depths[name][rows] = to_host(values)
         for place, row in enumerate(rows):
             length = len(encoded[row].ids)
-            names = ("kl", "flip", "base_next", "tuned_next")
-            tokens[row] = {name: value[place, -length:] for name, value in zip(names, numbers, strict=True)}
+            after = min(length, width - shared)
+            tokens[row] = {
+                name: np.concatenate([*([once[name][0, : length - after]] if once else []), value[place, -after:]])
+                for name, value in numbers.items()
+            }
             columns = torch.tensor(picked[row], dtype=torch.int64) - length
             owners += [row] * len(columns)
             for part, stream in zip(kept, streams, strict=True):
@@ -105,6 +110,28 @@ def read(study: Study, asked: Asked, base: Model, other: Model, group: str, what
     sample = np.concatenate(kept[0]), np.concatenate(kept[1])
     prompts = study.prompts(group).prompts
     return Read(group, prompts, [coded.ids for coded in encoded], tokens, depths, sample, np.array(owners))
+
+
+def _shared(batch: Batch) -> int:
+    """How many tokens that all prompts begin with are gone through once; none where they are few or a whole prompt."""
+    shared = min(batch.shared, min(batch.lengths) - 1)
+    return shared if shared >= SHORTEST and len(batch.lengths) > 1 else 0
+
+
+def _next_tokens(
+    base: Float[Tensor, "B T V"], other: Float[Tensor, "B T V"], real: Bool[Tensor, "B T"]
+) -> dict[str, np.ndarray]:
+    """Divergence, whether another token comes first, and both models' first, after every token."""
+    base, real = base.to(other.device), real.to(other.device)
+    first = [part.argmax(-1) for part in (base, other)]
+    found = (token_divergences(other, base, real), first[0] != first[1], *first)
+    return dict(zip(("kl", "flip", "base_next", "tuned_next"), map(to_host, found), strict=True))
+
+
+def _of_beginning(engine: Engine, models: Sequence[Model], ids: Sequence[int]) -> dict[str, np.ndarray]:
+    """The same of the tokens that all prompts begin with."""
+    runs = [engine.run(model, Batch.pad([ids], 0, device=model.device), keep=None).require_logits() for model in models]
+    return _next_tokens(runs[0], runs[1], torch.ones(runs[1].shape[:2], dtype=torch.bool))
 
 
 def drift(
@@ -139,12 +166,18 @@ def lenses(
 
 
 def _lens_numbers(base: Float[Tensor, "B S V"], other: Float[Tensor, "B S V"]) -> dict[str, Float[Tensor, "B S"]]:
-    real = torch.ones(base.shape[:2], dtype=torch.bool, device=base.device)
+    flips = (other.argmax(-1) != base.argmax(-1)).float()
+    base, other = (widen(part).log_softmax(-1) for part in (base, other))
+
+    def apart(first: Float[Tensor, "B _ V"], second: Float[Tensor, "B S V"]) -> Float[Tensor, "B S"]:
+        found = torch.nn.functional.kl_div(second, first.expand_as(second), log_target=True, reduction="none")
+        return found.sum(-1).clamp(min=0)
+
     return {
-        "lens_kl": token_divergences(other, base, real),
-        "lens_flip": (other.argmax(-1) != base.argmax(-1)).float(),
-        "base_to_end": token_divergences(base[:, -1:].expand_as(base), base, real),
-        "tuned_to_end": token_divergences(other[:, -1:].expand_as(other), other, real),
+        "lens_kl": apart(other, base),
+        "lens_flip": flips,
+        "base_to_end": apart(base[:, -1:], base),
+        "tuned_to_end": apart(other[:, -1:], other),
     }
 
 
