@@ -3,7 +3,7 @@
 Every analyzer is called as its command calls it, on the 48 + 48 prompts of ``organism:smollm2/planted``. Beside it
 stands a plain forward pass over the same prompts, each read whole, timed before and after; and the estimate that the
 command prints before it begins. All in one process of one thread, and in its CPU seconds in place of those of the clock
-on the wall, which other programs disturb more. ``verify-neurons`` has 39 random sets.
+on the wall, which other programs disturb more. ``verify-neurons`` has 39 random sets and 24 control prompts.
 """
 
 import time
@@ -28,7 +28,7 @@ from interp.study import Study
 from interp.table import Table
 from interp.trials.work import cost
 
-CHILD, TOP, PROMPTS, SETS, TOKENS = "planted", "60", 48, 39, 48
+CHILD, TOP, PROMPTS, SETS, TOKENS, CONTROL_PROMPTS = "planted", "60", 48, 39, 48, 24
 ANALYZERS = ("locate-neurons", "verify-neurons", "compare", "tuco", "ftc-alpha", "coalitions")
 SMALL = {"PROMPTS": 2, "SETS": 1, "TOKENS": 4, "TOP": "2", "analyzers": ["verify-neurons", "compare", "tuco"]}
 
@@ -77,7 +77,7 @@ def rows(wanted: Sequence[str]) -> list[dict]:
     pair = Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
     locating, verifying = (study_of(CHILD, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
     first, located = row("locate-neurons", LocateNeurons(top=TOP), locating)
-    checker = VerifyNeurons.of(located, random_sets=SETS, dose_draws=2)
+    checker = VerifyNeurons.of(located, random_sets=SETS, control_prompts=CONTROL_PROMPTS, dose_draws=2)
     others: dict[str, tuple[Analyzer, Study]] = {
         "verify-neurons": (checker, verifying),
         "compare": (Compare(), verifying),

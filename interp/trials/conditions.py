@@ -24,6 +24,7 @@ from interp.intervention import Intervention, Kind
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
 from interp.metrics import malformed, repeats, token_divergences, token_losses
+from interp.models.model import Model
 from interp.models.units import NEURON, Unit
 from interp.study import GROUPS, Study
 
@@ -237,10 +238,16 @@ def _read_numbers(study: Study, group: str, receiver: Receiver, number: np.ndarr
         number[rows] = to_host(aim.of(logits[:, -aim.keep :]))
 
 
+def _groups(study: Study, group: str, model: Model, held: int) -> list[list[int]]:
+    """Rows of a class in batches whose answers' logits, ``held`` bytes for each, fit into what batches may take."""
+    shortest = min(len(each.ids) for each in study.encoded(group))
+    return study.groups(group, model, held * model.anatomy.vocabulary * study.max_new_tokens // shortest)
+
+
 def _divergence(study: Study, group: str, receiver: Receiver, answers: Sequence[Sequence[int]]) -> np.ndarray:
     """KL divergence of the fine-tuned model's next tokens from the condition's on given answers, nats a token."""
     found = np.full(len(answers), np.nan)
-    for rows in study.groups(group, study.pair[receiver.role]):
+    for rows in _groups(study, group, study.pair[receiver.role], 20):
         text, given = study.text(group, rows), [answers[row] for row in rows]
         logits, _, real = answer_logits(study.engine, study.pair[receiver.role], text, given, receiver.intervention)
         plain, _, _ = answer_logits(study.engine, study.pair.tuned, text, given)
@@ -255,7 +262,7 @@ def _base_losses(study: Study, group: str, answers: Sequence[Sequence[int]]) -> 
         return np.full(len(answers), np.nan)
     known: dict[tuple[int, ...], float] = study.kept(("base losses", group), dict)
     keys = [(row, *answer) for row, answer in enumerate(answers)]
-    for rows in study.groups(group, study.pair.base):
+    for rows in _groups(study, group, study.pair.base, 12):
         new = [row for row in rows if keys[row] not in known]
         if not new:
             continue
