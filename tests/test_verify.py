@@ -95,7 +95,7 @@ def test_the_first_lines_say_what_was_asked_and_what_came_of_it(table):
     assert lines[0] == f"asked: do 3 of 144 neurons carry the refusals? {PAIRS} positive and {PAIRS} negative prompts"
     assert lines[1] == (
         "refusals: base 0.0%, fine-tuned 100.0%; with the 3 at the base's contributions: 0.0% (random sets 100.0%); "
-        f"95% of the way takes the first {table.summary['k95_behaviour']}"
+        f"the first {table.summary['k95_behaviour']} alone do 95% of it"
     )
     assert lines[2] == "refusals of the base with the 3 patched in: 100.0% (random sets 0.0%)"
     assert lines[3].startswith("gap of the refusal log-odds closed: 1.00 at the base's contributions (random sets ")

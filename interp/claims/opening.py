@@ -56,7 +56,7 @@ def opening(run: Table) -> list[str]:
 
 def _first(k95: int | None) -> str:
     """How few units do nearly all of it, where a dose reaches it."""
-    return "" if k95 is None else f"; 95% of the way takes the first {k95:,}"
+    return "" if k95 is None else f"; the first {k95:,} alone do 95% of it"
 
 
 def _random(run: Table, direction: str, column: str, said: Callable[[float], str]) -> str:

@@ -252,9 +252,13 @@ class Outcomes:
 
 
 def _batches(unwritten: Sequence[_Unwritten], size: int, alone: bool) -> list[list[_Unwritten]]:
-    """Answers that are written together: of all interventions, or (``alone``) of one at a time."""
+    """Answers that are written together, as many in each batch: of all interventions, or (``alone``) of one alone."""
     groups = [[*of] for _, of in groupby(unwritten, key=lambda each: each.at)] if alone else [list(unwritten)]
-    return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+    found = []
+    for group in groups:
+        count = -(-len(group) // size)
+        found += [group[len(group) * at // count : len(group) * (at + 1) // count] for at in range(count)]
+    return found
 
 
 def unedited_numbers(study: Study, role: str, rows: Sequence[int]) -> np.ndarray:
