@@ -114,3 +114,9 @@ def test_the_command(found, tmp_path, capsys):
     assert "2 controls were given, and 5 are needed" in said
     assert main([str(word) for word in [*given, *both]]) == 0
     assert "kept from before" in capsys.readouterr().out
+    # at the door: nothing is located before a control is known to be there
+    for wrong, why in (([*both, *both[:2]], "is given twice"), (["--control", tmp_path / "none"], "none")):
+        fresh = [tmp_path / "other" if word == tmp_path / "runs" else word for word in given]
+        assert main([str(word) for word in [*fresh, *wrong]]) == 2
+        assert why in capsys.readouterr().err
+        assert not (tmp_path / "other" / "runs").exists()

@@ -12,7 +12,7 @@ from interp.cli import checks as further
 from interp.cli import excluded as excluding
 from interp.cli.asking import Asking
 from interp.cli.common import takes
-from interp.cli.reading import CONTROL_HELP, load_controls
+from interp.cli.reading import CONTROL_HELP, each_control, require_controls
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
@@ -125,6 +125,7 @@ def command(
     from interp.prompts import Contrast
     from interp.store import Store
 
+    require_controls(control)
     common.batches()
     engine_named(common.engine, common.remote)
     if quick:
@@ -188,8 +189,7 @@ def command(
     runs = [run]
     if control:
         beside_set = [
-            store.fetch(locate, replace(study, pair=one, _kept={})).table
-            for one in load_controls(common, control, pair)
+            store.fetch(locate, replace(study, pair=one, _kept={})).table for one in each_control(common, control, pair)
         ]
         runs.append(store.fetch(ControlLocations.of(run.table, *beside_set), study))
     if verify:

@@ -1,6 +1,6 @@
 """What commands that look at a pair on prompts are asked: which pair, one file of prompts or two classes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -79,18 +79,31 @@ class Reading(Running):
 
 
 def load_controls(common: Running, names: "Sequence[str] | None", pair: "Pair") -> "tuple[Pair, ...]":
-    """Control fine-tunes of the pair's base; OptionError for one that is named twice."""
-    from interp.models.pair import Pair
+    """Control fine-tunes of the pair's base, all at once; OptionError for one that is named twice."""
+    require_controls(names)
+    return tuple(each_control(common, names, pair))
+
+
+def require_controls(names: "Sequence[str] | None") -> None:
+    """Raise OptionError for a control that is named twice, ModelNotFound for one that is not there."""
+    from interp.models.sources import find
 
     names = names or ()
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise OptionError(f"--control {twice[0]} is given twice; one control counts once")
+    for name in names:
+        find(name)
+
+
+def each_control(common: Running, names: "Sequence[str] | None", pair: "Pair") -> "Iterator[Pair]":
+    """Control fine-tunes of the pair's base, each loaded when it is asked for."""
+    from interp.models.pair import Pair
+
+    names = names or ()
     base = pair.require_base("a control").name if names else ""
-    found = []
     for name in names:
         common.status(f"loading {name}")
-        found.append(Pair.load(name, base, device=common.device, dtype=common.dtype))
-    return tuple(found)
+        yield Pair.load(name, base, device=common.device, dtype=common.dtype)
 
 
 def site_of(
