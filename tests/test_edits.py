@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from interp.edit import Ablate, Add, Blend, Replace, Scale
+from interp.edit import Ablate, Add, Blend, Replace, ReplaceByRow, Scale
 from interp.engines import Batch, Edit, TorchEngine
 from interp.intervention import Intervention, by_layer, graft
 from interp.models.model import Model
@@ -45,11 +45,13 @@ def sites(model):
 def every_edit(layer=1):
     units = torch.tensor([3, 7, 40])
     shape = (*BATCH.ids.shape, 48)
+    by_row = torch.nn.functional.one_hot(torch.arange(len(BATCH.ids)) % 3, 3).bool()[:, None]
     return {
         "ablate": Ablate(neurons(layer), units),
         "scale": Scale(neurons(layer), units, 2.5),
         "replace": Replace(neurons(layer), torch.tensor([1.0, -2.0, 3.0]), units),
         "replace at": Replace(neurons(layer), torch.tensor([1.0, -2.0, 3.0]), units, BATCH.mask),
+        "replace by row": ReplaceByRow(neurons(layer), torch.tensor([1.0, -2.0, 3.0]), units, by_row),
         "add": Add(neurons(layer), torch.zeros(shape).index_fill(-1, units, 0.5)),
         "blend": Blend(neurons(layer), torch.zeros(shape), 0.5),
     }
@@ -102,6 +104,12 @@ def test_what_each_edit_does():
     assert torch.equal(part[at], whole[at])
     assert torch.equal(part[~at], value[~at])
     assert torch.equal(Replace(site, whole[..., :2], units).apply(value)[..., units], whole[..., :2])
+    chosen = torch.tensor([[True, False], [False, True]])
+    by_row = ReplaceByRow(site, new, units, chosen[:, None]).apply(value)
+    assert torch.equal(by_row[0, :, 1], new[:1].expand(3))
+    assert torch.equal(by_row[1, :, 3], new[1:].expand(3))
+    assert torch.equal(by_row[0, :, [0, 2, 3, 4]], value[0, :, [0, 2, 3, 4]])
+    assert torch.equal(by_row[1, :, [0, 1, 2, 4]], value[1, :, [0, 1, 2, 4]])
     assert torch.equal(Add(site, whole).apply(value), value + whole)
     torch.testing.assert_close(Blend(site, whole, 0.25).apply(value), 0.75 * whole + 0.25 * value)
     assert torch.equal(Blend(site, whole, 0.0).apply(value), whole)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
-from interp.edit import Ablate, Add, Blend, Enter, Project, Replace, Scale, Through, Watch
+from interp.edit import Ablate, Add, Blend, Enter, Project, Replace, ReplaceByRow, Scale, Through, Watch
 from interp.engines import Batch, TorchEngine
 from interp.engines.lockstep import lockstep
 from interp.engines.shared_prefix import whole_prompts
@@ -42,9 +42,14 @@ ENGINE = Passes()
 
 @functools.cache
 def model(name: str, seed: int = 0) -> Model:
-    if name in tiny.FAMILIES:
-        return Model.wrap(name, tiny.FAMILIES[name](seed=seed))
-    return Model.wrap(name, families.build(name, seed, **WINDOWS.get(name, {})))
+    built = (
+        tiny.FAMILIES[name](seed=seed) if name in tiny.FAMILIES else families.build(name, seed, **WINDOWS.get(name, {}))
+    )
+    found = Model.wrap(name, built)
+    # the proof that a model's passes may be divided is made once, at its first use
+    ENGINE.run(found, BATCH)
+    seen.clear()
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +137,7 @@ def test_edits_are_made_in_both_parts(name):
         "vector": [Add(site, torch.randn(width)), Replace(Site(2, "hook_resid_pre"), torch.zeros(2), units)],
         "donated": [Replace(site, shared, at=BATCH.mask)],
         "some": [Replace(site, shared[..., :2], units, at=later), Through(site, lambda value: value * 2, at=later)],
+        "rows": [ReplaceByRow(site, shared[..., :2], units, torch.ones(1, 1, 2, dtype=torch.bool))],
         "blend": [Blend(site, shared, 0.5), Add(Site(2, "hook_resid_pre"), shared)],
     }
     close(donated[BATCH.mask], shared[BATCH.mask])
@@ -152,7 +158,9 @@ def test_rows_edited_differently_in_the_prefix_go_through_whole():
     different = torch.randn(*BATCH.ids.shape, of.module.config.hidden_size)
     ENGINE.run(of, BATCH)
     looked: list = []
-    for edit in (Add(site, different), Watch(site, lambda value: looked.append(value.shape))):
+    apart = torch.tensor([[True], [False], [True], [False]])[:, None]
+    by_row = ReplaceByRow(site, torch.zeros(1), torch.tensor([3]), apart)
+    for edit in (Add(site, different), by_row, Watch(site, lambda value: looked.append(value.shape))):
         seen.clear()
         found = ENGINE.run(of, BATCH, edits=[edit]).logits
         assert [shape for shape, _ in seen] == [BATCH.ids.shape]
