@@ -77,7 +77,7 @@ def rows(wanted: Sequence[str]) -> list[dict]:
     pair = Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
     locating, verifying = (study_of(CHILD, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
     first, located = row("locate-neurons", LocateNeurons(top=TOP), locating)
-    checker = VerifyNeurons.of(located, random_sets=SETS, control_prompts=CONTROL_PROMPTS, dose_draws=2)
+    checker = VerifyNeurons.of(located, random_sets=SETS, control_prompts=CONTROL_PROMPTS, dose_draws=1)
     others: dict[str, tuple[Analyzer, Study]] = {
         "verify-neurons": (checker, verifying),
         "compare": (Compare(), verifying),

@@ -206,11 +206,8 @@ def command(
             show_answers=show_answers,
             ablations=ablated,
             excluded=excluded,
-            dose_draws=1
-            if quick
-            else 5
-            if small
-            else 2,  # at seven other sizes or more: beside the null they cost as much again
+            # at seven other sizes or more: beside the null they cost much again
+            dose_draws=5 if small else 1,
         )
         runs.append(store.fetch(checker, verifying))
         notes += remarked(common, *runs[-1].summary.get("warnings", ()))

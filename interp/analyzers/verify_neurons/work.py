@@ -7,10 +7,11 @@ from interp.study import Study
 from interp.trials.dose import grid
 from interp.trials.work import Work
 
-# Shares that are known only afterwards, as they were on the real pair: how far answers go, how many answers part from
-# the reference under an intervention, and how many passes a set takes, of the prompts that it is tested on.
-LENGTH, PARTED, NECESSITY, SUFFICIENCY, CELLS = 0.8, 0.5, 0.6, 1.7, 0.4
-REFINED = 6  # sets between two doses that bisection tries, by measure
+# Shares that are known only afterwards, as they were on the real pair: how far answers go, and how many passes over the
+# prompts that it is tested on a set takes, with the answers that are written under it, and a cell of the two by two.
+LENGTH, NECESSITY, SUFFICIENCY, CELLS = 0.8, 1.1, 3.3, 0.7
+REFINED = 5  # sets between two doses that bisection tries, by measure
+MEANS = 2.5  # passes for the means and norms of contributions
 
 
 def work_of(
@@ -23,13 +24,15 @@ def work_of(
     # a prompt with its answer, in passes over prompts
     read = 1 + written / max(sum(lengths) / len(lengths) - _shared(study), 1)
     models = 2 if has_base else 1
-    plain = Work(passes=2 * read, tokens=written) * models
-    # an intervention from the other model is read in step with it
-    edited = Work(passes=(models + 1) * read, tokens=models * PARTED * written) * conditions
+    # answers of the models as they are: where they begin, written, and read by the base
+    plain = Work(passes=2 + (read if has_base else 0), tokens=written) * models
     if not selected:
         return plain
+    # an intervention from the other model is read in step with it; divergence of negative prompts is of two of them
+    edited = Work(passes=models + (read if has_base else 0), tokens=models * written) * conditions
+    edited += Work(passes=(2 * models + 2) * read / 2 + MEANS)
     share = min(control_prompts, len(study.contrast.positive)) / len(lengths)
-    beside = Work(passes=3 * share * read, tokens=models * share * PARTED * written) * dose_draws
+    beside = Work(passes=share * ((models + 1) * read + models), tokens=models * share * written) * dose_draws
     if not has_base:
         return plain + edited + beside + Work(passes=share, tokens=share * written) * random_sets
     steps = grid(depth)
