@@ -429,10 +429,11 @@ def test_the_key_follows_every_option(modules):
         },
         Stability(LocateNeurons()): {
             "locate": LocateNeurons(top="7"), "resamples": 6, "draws": 19, "least": 9, "random_sets": 19,
-            "control_prompts": 7, "parent": "1" * 20,
+            "control_prompts": 7, "parent": "1" * 20, "excluded": ((0, 1),),
         },
         Redundancy(LocateNeurons()): {
             "locate": LocateNeurons(top="7"), "rounds": 4, "random_sets": 19, "control_prompts": 7, "parent": "1" * 20,
+            "excluded": ((0, 1),),
         },
         Coalitions.of(run): {"draws": 5, "prompts": 7, "permutations": 19, "parent": "1" * 20},
         Transfer.of(run, source): {

@@ -212,7 +212,7 @@ def test_random_sets_that_do_as_much_are_counted(study):
     rows = [{"k": 1, "left": 1.0, "foreseen": 0.0}] * 2
     random = redundancy_module._random(hits, [(2, draw, 0.3) for draw in range(19)])
     run = table("redundancy", {"round": ([1, 2], "key", "round")}, tables={"answers": hits, "random": random})
-    finding = evaluate([redundancy_module._claim(rows, 1)], run)[0]
+    finding = evaluate([redundancy_module._claim(rows, 1, "")], run)[0]
     assert finding.p == 1.0
     assert finding.value == pytest.approx(0.2)
 
