@@ -39,7 +39,8 @@ def test_every_figure_has_title_and_caption_and_is_json(made):
 
 def test_kinds_without_figure_and_empty_tables_say_so():
     with pytest.raises(
-        OptionError, match="no figure for tables of kind 'neuron-tokens': there are baselines, claims, coalitions, compare, "
+        OptionError,
+        match="no figure for tables of kind 'neuron-tokens': there are baselines, claims, coalitions, compare, ",
     ):
         plot(located().tables["tokens"])
     for made in DRAWN:
