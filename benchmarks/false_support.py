@@ -167,16 +167,13 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS, help="which kinds of sets")
     options = parser.read()
     benchmark = Benchmark(options.child, options.store.absolute())
-    rows = benchmark.controls()
-    print(markdown(rows, COLUMNS), flush=True)
-    for part in options.parts:
-        rows += benchmark.rows(part, options.sets)
+    command = f"python -m benchmarks.false_support --child {options.child} --sets {options.sets} --write --parts"
+    for part in ("controls", *options.parts):
+        rows = benchmark.controls() if part == "controls" else benchmark.rows(part, options.sets)
         print(markdown(rows, COLUMNS), flush=True)
-    if options.write:
-        command = f"python -m benchmarks.false_support --child {options.child} --sets {options.sets} --write"
-        if {*options.parts} != {*PARTS}:
-            command += f" --parts {' '.join(options.parts)}"
-        write_section("false-support", f"`{command}`. {machine()}\n\n{markdown(rows, COLUMNS)}")
+        if options.write:
+            said = f"{command} {part}" if part in PARTS else command.removesuffix(" --parts")
+            write_section(f"false-support-{part}", f"`{said}`. {machine()}\n\n{markdown(rows, COLUMNS)}")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def measure(name: str, prompts: int, size: int = 150) -> list[dict]:
     donors = Donors.read(verify)
     base, tuned = verify.answers("base", "positive"), verify.answers("tuned", "positive")
     changed = [row for row, (a, b) in enumerate(zip(base, tuned, strict=True)) if a != b]
-    trials = {"necessity": Outcomes(verify, donors, "necessity", changed)}
+    trials = {"necessity": Outcomes(verify, donors, "necessity", changed, exact=True)}
     planted = set(organisms.planted(f"refusal/{name}").get("refusal", []))
     rows = []
     for method, (needs, score_of) in variants(locate).items():

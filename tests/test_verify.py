@@ -827,5 +827,5 @@ def test_models_in_bfloat16():
         *PLANTED
     }
     table = VerifyNeurons.of(located, random_sets=1, dose_draws=1, depth=3, control_prompts=4)(study)
-    assert table.summary["k95_exact"] == 3
+    assert table.summary["k95_behaviour"] == 3
     assert row(table, "ablate-base", "positive")["refused"] == 0.0
