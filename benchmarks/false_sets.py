@@ -30,7 +30,7 @@ from interp.trials.rows import some
 
 Set = Sequence[tuple[int, int]]
 CONTROL_PROMPTS = 48
-TOGETHER = 10
+SETS_AT_ONCE = 10
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Judging:
                 for found in whole.of_each(sets[at] for at in some)
             ]
 
-        return parts(self.study, [f"set {set_name(chosen)}" for chosen in sets], make, what, TOGETHER)
+        return parts(self.study, [f"set {set_name(chosen)}" for chosen in sets], make, what, SETS_AT_ONCE)
 
     @cached_property
     def null(self) -> dict[str, list]:

@@ -12,7 +12,7 @@ Pairs = list[tuple[int, int]]
 TINY = 1e-30
 
 
-def without(excluded: Sequence[tuple[int, int]]) -> str:
+def excluded_note(excluded: Sequence[tuple[int, int]]) -> str:
     """What a claim says of units that no random set drew; "" where none were excluded."""
     return f", none of {len(excluded)} excluded units among them" if excluded else ""
 

@@ -10,7 +10,7 @@ from scipy.stats import beta
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
-from interp.analyzers.verify_neurons.analyzer import TOGETHER
+from interp.analyzers.verify_neurons.analyzer import SETS_AT_ONCE
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.tables import build
 from interp.claims import MEASURES, check, from_table
@@ -366,7 +366,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
         store.fetch(verify, study)
     (kept,) = (tmp_path / "unfinished").iterdir()
     saved = kept.read_text().count("necessity")
-    assert 19 - TOGETHER < saved < 20
+    assert 19 - SETS_AT_ONCE < saved < 20
     with kept.open("a") as file:
         file.write('{"name": "torn')
     again = store.fetch(verify, tiny.planted_study("llama", pairs=8)).table

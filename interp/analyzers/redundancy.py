@@ -13,7 +13,7 @@ import numpy as np
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, mean
 from interp.errors import OptionError
-from interp.random_sets import matched_sets, without
+from interp.random_sets import excluded_note, matched_sets
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.ablated import Ablated
@@ -67,7 +67,7 @@ class Redundancy(Analyzer):
             sets.append([pair for pair in ranking_of(again) if pair not in set(taken)][:size])
             scores.append(scores_of(again))
         rows, null, hits = self._measure(measuring, donors, sets, scores, original)
-        made = [_claim(rows, size, without(self.excluded))] if len(rows) > 1 else []
+        made = [_claim(rows, size, excluded_note(self.excluded))] if len(rows) > 1 else []
         lead = "" if made else "Base and fine-tuned model do not differ in the behaviour: no set can return it."
         lead = lead if size else "Nothing was located."
         run = table(
@@ -205,7 +205,7 @@ def _units(sets: list[list[Pair]], scores: list[np.ndarray], unit: str) -> Table
     )
 
 
-def _claim(rows: list[dict], size: int, without: str) -> Claim:
+def _claim(rows: list[dict], size: int, excluded: str) -> Claim:
     last, later = len(rows), sum(row["k"] for row in rows[1:])
     # newcomers are backups; those that ranked next from the start say that the first set was too small
     next_in_line = np.average([row["foreseen"] for row in rows[1:]], weights=[row["k"] for row in rows[1:]])
@@ -223,7 +223,7 @@ def _claim(rows: list[dict], size: int, without: str) -> Claim:
         at_least=EFFECT,
         beyond=[0.0, "control"],
         null=Draws("random", "gain", {"round": last}),
-        control=f"the first set with matched random ones{without}",
+        control=f"the first set with matched random ones{excluded}",
         text=f"Others carry it too: {said}",
         otherwise=f"That others carry it too is not supported: {said}",
         also={"together": mean("together", **both), "alone": mean("together", table="answers", where={"round": 1})},

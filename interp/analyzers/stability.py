@@ -15,7 +15,7 @@ from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, literal, statistic
 from interp.errors import OptionError
 from interp.prompts import Contrast
-from interp.random_sets import matched_sets, without
+from interp.random_sets import excluded_note, matched_sets
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors
@@ -77,7 +77,7 @@ class Stability(Analyzer):
         elsewhere = self._elsewhere(study, found["templates"])
         made = [_agreement(basis) for basis in chances]
         if elsewhere is not None and len(elsewhere):
-            made.append(_everywhere(elsewhere, without(self.excluded)))
+            made.append(_everywhere(elsewhere, excluded_note(self.excluded)))
         parts = {"units": _units(found["halves"]), "chance": _chance(chances)}
         if elsewhere is not None:
             parts["elsewhere"] = elsewhere
@@ -211,7 +211,7 @@ def _agreement(basis: str) -> Claim:
     )
 
 
-def _everywhere(elsewhere: Table, without: str) -> Claim:
+def _everywhere(elsewhere: Table, excluded: str) -> Claim:
     located = elsewhere["draw"] == 0
     weakest = elsewhere["template"][located][int(elsewhere["effect"][located].argmin())]
     where = {"table": "elsewhere", "where": {"draw": 0}}
@@ -224,7 +224,7 @@ def _everywhere(elsewhere: Table, without: str) -> Claim:
         null=Draws(
             "elsewhere", "effect", {"draw": draws}, observed=statistic("mean", "effect", **where), each="template"
         ),
-        control=f"matched random sets of each template{without}",
+        control=f"matched random sets of each template{excluded}",
         text="Located on one template, a set returns the base's behaviour on {value:.1%} "
         f"(of {literal(weakest)}) to {{high:.1%}} of the others' prompts where the models differ in it (random sets at "
         "most {control_max:.1%}).",

@@ -211,19 +211,18 @@ def _answered(study: Study, group: str, receiver: Receiver) -> tuple[list[list[i
     def see(rows: Sequence[int], logits: Float[Tensor, "B V"]) -> None:
         number[rows] = to_host(study.objective(group, rows).of(logits[:, None]))
 
-    begins = applies and receiver.intervention is not None and _needs_first_logits_alone(study, group)
-    answers = study.answers(receiver.role, group, receiver.intervention, see if begins else None)
-    if applies and not begins:
+    seen = applies and receiver.intervention is not None and number_is_where_answers_begin(study, group)
+    answers = study.answers(receiver.role, group, receiver.intervention, see if seen else None)
+    if applies and not seen:
         _read_numbers(study, group, receiver, number)
     return answers, number
 
 
-def _needs_first_logits_alone(study: Study, group: str) -> bool:
-    """Whether the metric's number is of the logits where the answer begins."""
+def number_is_where_answers_begin(study: Study, group: str) -> bool:
+    """Whether the metric's number needs nothing but the logits at the end of every prompt of a class."""
     posed, asked = study.posed(group), study.encoded(group)
-    rows = range(len(asked))
-    same = all([each.ids for each in posed[row].texts] == [asked[row].ids] for row in rows)
-    return same and study.objective(group, [0]).keep == 1
+    same = all([each.ids for each in posed[row].texts] == [asked[row].ids] for row in range(len(asked)))
+    return same and (not asked or study.objective(group, [0]).keep == 1)
 
 
 def _read_numbers(study: Study, group: str, receiver: Receiver, number: np.ndarray) -> None:
@@ -286,4 +285,5 @@ __all__ = [
     "Judged",
     "Receiver",
     "judge",
+    "number_is_where_answers_begin",
 ]

@@ -27,13 +27,13 @@ from interp.generate import (
 from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.study import Study
-from interp.trials.conditions import DIRECTIONS, RECEIVERS, Donors
+from interp.trials.conditions import DIRECTIONS, RECEIVERS, Donors, number_is_where_answers_begin
 from interp.trials.numbers import Numbers
 from interp.trials.streams import Streams
 
 Set = Sequence[tuple[int, int]]
 MEASURES = ("behaviour", "recovery")
-AT_ONCE = 64  # answers that are written together
+ANSWERS_AT_ONCE = 64  # answers that are written together
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class Outcomes:
         self._study, self._donors, self._condition, self._exact = study, donors, DIRECTIONS[direction], exact
         self._model, self.rows = study.pair[role], sorted(rows)
         own, wanted = study.answers(role, "positive"), study.answers(other, "positive")
-        self._numbers = Numbers(study, donors, self.rows, direction) if self._reads_on() else None
+        begins = number_is_where_answers_begin(study, "positive")
+        self._numbers = None if begins else Numbers(study, donors, self.rows, direction)
         whole = [(layer, 0) for layer in sorted({*layers} if layers else range(self._model.anatomy.n_layers))]
         reader = donors.condition(self._condition, whole).require_intervention()
         begun = {row: list(own[row][: settled_length(study, row, own[row])]) for row in self.rows}
@@ -104,13 +105,6 @@ class Outcomes:
             self._part(by_length[start : start + size], begun, wanted, reader) for start in range(0, len(rows), size)
         ]
         self.receiver, self.donor = self._unedited(role, other)
-
-    def _reads_on(self) -> bool:
-        """Whether the metric's number needs more than the logits at the end of the prompt."""
-        study, rows = self._study, self.rows
-        posed, asked = study.posed("positive"), study.encoded("positive")
-        longer = any([each.ids for each in posed[row].texts] != [asked[row].ids] for row in rows)
-        return longer or (bool(rows) and study.objective("positive", rows[:1]).keep > 1)
 
     def _part(self, rows: list[int], begun: Mapping[int, list[int]], wanted: Sequence, reader: Intervention) -> _Part:
         study = self._study
@@ -157,7 +151,7 @@ class Outcomes:
             found.append(outcome)
             unwritten += [_Unwritten(at, row, known) for row, known in begun.items()]
         places = {row: place for place, row in enumerate(self.rows)}
-        size = self._study.at_a_time(AT_ONCE)
+        size = self._study.at_a_time(ANSWERS_AT_ONCE)
         alone = any(each is not None and each.kind not in ("donor", "activation") for each in kept)
         for some in _batches(unwritten, size, alone):
             shown = self._written(some, Intervention.together(kept, [each.at for each in some]))

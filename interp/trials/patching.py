@@ -7,7 +7,7 @@ the gap between the two models that is closed, (number under the patch - receive
 own), a ratio of means over prompts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,12 +46,10 @@ def patch_cells(
     sets: Sequence[Set],
     outcomes: Outcomes,
     known: Mapping[Cell, Sequence[float]] | None = None,
-    told: Iterable[Set] = (),
 ) -> Patched:
     """All four cells of a located set, and of every random set their numbers; ``outcomes``: of the same direction.
 
-    ``known``: mean numbers under the random sets, in their order, that were measured before; ``told``: the random sets
-    once more, to be gone through as they are done.
+    ``known``: mean numbers under the random sets, in their order, that were measured before.
 
     Passes over the rows of ``outcomes``: two to begin with (the donor read, the receiver alone), and for each of the
     three cells that patch something one for the located set and, where it is not known, one for every random set. Only
@@ -65,7 +63,7 @@ def patch_cells(
         found.numbers[cell] = numbers.under(intervention) if intervention else found.receiver
         found.shown[cell], found.random[cell] = outcomes.under([intervention])[0].shown, []
     known = known or {}
-    for place, chosen in enumerate(told or sets):
+    for place, chosen in enumerate(study.progress(sets, f"{direction}, two by two")):
         for cell, means in found.random.items():
             if cell in known:
                 means.append(known[cell][place])

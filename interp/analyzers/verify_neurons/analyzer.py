@@ -40,7 +40,7 @@ from interp.trials.work import Work
 
 Ranking = tuple[tuple[int, int], ...]
 NAN = float("nan")
-TOGETHER = 10  # sets whose answers are written in one batch, and as many as a run that is stopped loses
+SETS_AT_ONCE = 10  # sets whose answers are written together; as many are lost where a run is stopped
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class VerifyNeurons(Analyzer):
     is closed where the answer begins; Chen et al. 2024, arXiv 2406.14144), and whether answers stay well-formed and
     harmless ones what they were.
 
-    ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``controls``:
-    random sets at the located size, drawn in the same layers, matched on the change of their contributions where that
+    ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``random_sets``:
+    sets at the located size, drawn in the same layers, matched on the change of their contributions where that
     can be; ``excluded`` units are never drawn. ``dose_draws`` of them also at every second dose. ``control_prompts``
     positive prompts (those that base and tuned answer differently) are used for doses and random sets, all for the
     conditions. ``examples``: answers to so many prompts are kept as text, to positive ones (which may be harmful)
@@ -213,7 +213,7 @@ class VerifyNeurons(Analyzer):
                 [f"{direction} {set_name(chosen)}" for chosen in sets],
                 lambda some: [outcomes.effects(one) for one in outcomes.of_each(sets[at] for at in some)],
                 f"{direction}, {what}",
-                TOGETHER,
+                SETS_AT_ONCE,
             )
 
         doses = dict(zip(steps, each([self.ranking[:k] for k in steps], "located"), strict=True))
@@ -240,10 +240,7 @@ class VerifyNeurons(Analyzer):
         located = self.ranking[: self.selected]
         same = next(cell for cell, kind in CELLS.items() if kind == PATCHES[self.patch])
         known = {same: [one["number"] for one in evidence.random[direction]]}
-        told = study.progress(evidence.sets, f"{direction}, two by two")
-        evidence.patching[direction] = patch_cells(
-            study, donors, direction, located, evidence.sets, outcomes, known, told
-        )
+        evidence.patching[direction] = patch_cells(study, donors, direction, located, evidence.sets, outcomes, known)
 
     def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
         """No base to return to: the effect is the share of the behaviour lost under mean ablation."""
