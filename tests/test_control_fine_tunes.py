@@ -1,6 +1,10 @@
 """Several controls: what one, three, five and nineteen allow to be said; planted truth, silence, and the commands."""
 
+import copy
+import gc
 import json
+import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from interp.claims import conclude, mean
 from interp.cli import main
 from interp.errors import PairError
 from interp.models.pair import Pair
+from interp.models.pairs_on_demand import PairsOnDemand
 from interp.study import Study
 from interp.table import table
 from interp.trials.control_fine_tunes import FOR_INTERVAL, FOR_RANK, beyond_new
@@ -110,6 +115,33 @@ def test_five_controls_of_a_pair(pairs, analyzer):
     turned = analyzer(controls=controls[::-1])(study)
     again = {one.name: one for one in claims.from_table(turned.tables["claims"])}
     assert again["beyond-new-control"].control_high == pytest.approx(found["beyond-new-control"].control_high)
+
+
+@pytest.mark.parametrize("analyzer", [Compare, Tuco])
+def test_controls_loaded_one_at_a_time_give_the_same_run(analyzer):
+    """Equal tables and one key; never two of them in memory."""
+    base = tiny.llama(7)
+    modules = [tiny.perturbed(base, 0.002, seed) for seed in (10, 11, 12)]
+    held, most = weakref.WeakSet(), []
+
+    def load(at: int) -> Pair:
+        gc.collect()
+        most.append(len(held) + 1)
+        pair = Pair.from_modules(copy.deepcopy(modules[at]), copy.deepcopy(base), tiny.tokenizer())
+        held.add(pair)
+        return pair
+
+    on_demand = PairsOnDemand([partial(load, at) for at in range(3)])
+    at_once = tuple(Pair.from_modules(module, base, tiny.tokenizer()) for module in modules)
+    study = Study(Pair.from_modules(tiny.perturbed(base, 0.02), base, tiny.tokenizer()), tiny.contrast(6), None)
+    one, other = analyzer(controls=on_demand)(study), analyzer(controls=at_once)(study)
+    assert one.require_provenance().key == other.require_provenance().key
+    for part in ("controls", "claims"):
+        for column in one.tables[part].columns:
+            np.testing.assert_array_equal(one.tables[part][column.name], other.tables[part][column.name])
+    assert max(most) == 1
+    with pytest.raises(TypeError, match="one at a time"):
+        on_demand[:2]
 
 
 def test_a_control_of_another_base_is_refused(pairs):

@@ -19,6 +19,7 @@ from interp.errors import OptionError
 from interp.maths.host import raw_bytes
 from interp.maths.memory import ran_out_of_memory
 from interp.models.pair import Pair
+from interp.models.pairs_on_demand import PairsOnDemand, inputs_of
 from interp.models.weights import WeightPair
 from interp.prompts import Contrast, OneClass, PromptSet
 from interp.provenance import JSON, digest, file_digest, plain
@@ -95,6 +96,8 @@ def fingerprint(value: Any, name: str = "value") -> JSON:
         return value.digest
     if isinstance(value, (Pair, Study, WeightPair)):
         return value.inputs
+    if isinstance(value, PairsOnDemand):
+        return list(inputs_of(value))
     if isinstance(value, Mapping):
         if wrong := [key for key in value if not isinstance(key, str)]:
             raise OptionError(f"{name} has the key {wrong[0]!r}: keys must be text")

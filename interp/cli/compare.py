@@ -38,7 +38,7 @@ def command(
     described = request.describe()
     store = Store(common.store)
     pair = common.load(tuned, "a comparison")
-    controls = common.load_controls(control, pair)
+    controls = common.controls(control, pair)
     study, look = common.study(pair, prompts), Compare(controls, cka_tokens)
     look.require(study)
     notes = remarked(common, study.counts, *study.notes)

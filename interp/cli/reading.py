@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,9 +66,12 @@ class Reading(Running):
         self.status(f"loading {tuned}")
         return Pair.load(tuned, self.base, device=self.device, dtype=self.dtype)
 
-    def load_controls(self, names: "Sequence[str] | None", pair: "Pair") -> "tuple[Pair, ...]":
-        """Control fine-tunes of the pair's base; all are held at once."""
-        return load_controls(self, names, pair)
+    def controls(self, names: "Sequence[str] | None", pair: "Pair") -> "Sequence[Pair]":
+        """Control fine-tunes of the pair's base, one in memory at a time; OptionError for one that is named twice."""
+        from interp.models.pairs_on_demand import PairsOnDemand
+
+        require_controls(names)
+        return PairsOnDemand([partial(load_control, self, name, pair) for name in names or ()])
 
     def study(self, pair: "Pair", prompts: "Contrast | OneClass", metric: Any = None) -> "Study":
         """A study of a pair on these prompts."""
@@ -97,13 +101,16 @@ def require_controls(names: "Sequence[str] | None") -> None:
 
 def each_control(common: Running, names: "Sequence[str] | None", pair: "Pair") -> "Iterator[Pair]":
     """Control fine-tunes of the pair's base, each loaded when it is asked for."""
+    for name in names or ():
+        yield load_control(common, name, pair)
+
+
+def load_control(common: Running, name: str, pair: "Pair") -> "Pair":
+    """A control fine-tune of the pair's base."""
     from interp.models.pair import Pair
 
-    names = names or ()
-    base = pair.require_base("a control").name if names else ""
-    for name in names:
-        common.status(f"loading {name}")
-        yield Pair.load(name, base, device=common.device, dtype=common.dtype)
+    common.status(f"loading {name}")
+    return Pair.load(name, pair.require_base("a control").name, device=common.device, dtype=common.dtype)
 
 
 def site_of(

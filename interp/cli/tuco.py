@@ -109,7 +109,7 @@ def command(
         of = looked_for.of(pair.tokenizer) if metric == "refusal" else Task.of(
             pair.tokenizer, prompts.positive.prompts, metric
         )  # fmt: skip
-    split = replace(split, controls=common.load_controls(control, pair))
+    split = replace(split, controls=common.controls(control, pair))
     asked = common.study(pair, prompts, of if by_answer else None)
     if by_answer:
         asked = replace(asked, max_new_tokens=written)

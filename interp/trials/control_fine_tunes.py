@@ -14,6 +14,7 @@ import numpy as np
 from interp.claims import Claim, Draws, Estimate, statistic
 from interp.errors import PairError
 from interp.models.pair import Pair
+from interp.models.pairs_on_demand import inputs_of, names_of
 from interp.study import Study
 from interp.table import Table, table
 
@@ -23,10 +24,10 @@ TABLE = "controls"
 
 def require_same_base(study: Study, controls: Sequence[Pair]) -> None:
     """Raise PairError for a control that was given with another base than the study's."""
-    for pair in controls:
-        if pair.digests.get("base") != study.pair.digests.get("base"):
+    for name, inputs in zip(names_of(controls), inputs_of(controls), strict=True):
+        if inputs.get("base") != study.pair.digests.get("base"):
             raise PairError(
-                f"the control {pair.tuned.name} was given with another base than {study.pair.tuned.name}; "
+                f"the control {name} was given with another base than {study.pair.tuned.name}; "
                 "a control is tuned from the same one"
             )
 
@@ -37,7 +38,7 @@ def controls_table(controls: Sequence[Pair], columns: Mapping[str, tuple]) -> Ta
         "controls",
         {
             "control": (np.arange(len(controls)), "key", "control fine-tune, in the order given"),
-            "model": ([pair.tuned.name for pair in controls], "text", "its name"),
+            "model": (names_of(controls), "text", "its name"),
             **columns,
         },
     )

@@ -29,6 +29,7 @@ Granularity = Literal["block", "sublayer"]
 Positions = Literal["last", "all"]
 Path = Literal["fast", "full"]
 See = Callable[[int, Tensor, Tensor], None]
+PARTS = ("hook_attn_out", "hook_mlp_out")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,13 @@ class Stream:
         _require_last(path, positions)
         layers = range(model.anatomy.n_layers)
         sites = [Site(layer, "hook_resid_pre") for layer in layers] + [Site(layers[-1], "hook_resid_post")]
-        parts: dict[str, list[Tensor]] = {"hook_attn_out": [], "hook_mlp_out": []}
+        if positions == "all":
+            values = engine.run(model, batch, reads=[*sites, *_added(layers)], keep=0).values
+            return cls(batch, positions, *(
+                tuple(values[site] for site in some)
+                for some in (sites, _added(layers, PARTS[:1]), _added(layers, PARTS[1:]))
+            ))  # fmt: skip
+        parts: dict[str, list[Tensor]] = {hook: [] for hook in PARTS}
         watched: list[Edit] = _cut(model, layers[-1:]) if path == "fast" else []
         watched += [
             Watch(Site(layer, hook), partial(_keep, kept, positions))
@@ -93,6 +100,14 @@ def against(
     require_here(engine)
     _require_last(path, stream.positions)
     layers = range(base.anatomy.n_layers)
+    given = [Replace(Site(layer, "hook_resid_pre"), stream.before[layer]) for layer in layers]
+    if stream.positions == "all" and granularity == "block":
+        values = engine.run(base, stream.batch, reads=_added(layers), edits=given, keep=0).values
+        for layer in layers:
+            attention, mlp = (values.pop(site).double() for site in _added([layer]))
+            ptc = attention + mlp
+            see(layer, ptc, stream.update(layer).to(ptc.device) - ptc)
+        return
     parts: list[Tensor] = []
 
     def arrived(layer: int, value: Tensor) -> None:
@@ -104,7 +119,7 @@ def against(
 
     edits: list[Edit] = []
     for layer in layers:
-        edits.append(Replace(Site(layer, "hook_resid_pre"), stream.before[layer]))
+        edits.append(given[layer])
         if path == "fast":
             edits += _cut(base, [layer])
         edits.append(Watch(Site(layer, "hook_attn_out"), partial(arrived, layer)))
@@ -148,6 +163,14 @@ def _cut(model: Model, layers: Sequence[int]) -> list[Edit]:
     # families whose MLP has no such place are read whole
     hooks = [hook for hook in ("attn.hook_z", "mlp.hook_in") if hook in model.anatomy.targets]
     return [Last(Site(layer, hook)) for layer in layers for hook in hooks]
+
+
+def _added(layers: Sequence[int], parts: Sequence[str] = PARTS) -> list[Site]:
+    """Where what blocks add to the stream is read, block by block.
+
+    All columns are read, not watched: such a pass goes through the beginning that prompts share once.
+    """
+    return [Site(layer, hook) for layer in layers for hook in parts]
 
 
 def _keep(kept: list[Tensor], positions: Positions, value: Tensor) -> None:

@@ -21,11 +21,12 @@ from interp.analyzers.compare.found import (
     token_table,
     weight_table,
 )
-from interp.analyzers.compare.passes import read, rounding, stream_sites
+from interp.analyzers.compare.passes import Read, read, rounding, stream_sites
 from interp.claims import conclude
 from interp.errors import OptionError, UnsupportedModel
 from interp.models.changes import tensor_changes
 from interp.models.pair import Pair
+from interp.models.pairs_on_demand import names_of
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.control_fine_tunes import controls_table, require_same_base
@@ -46,7 +47,7 @@ class Compare(Analyzer):
     name: ClassVar[str] = "compare"
     version: ClassVar[int] = 5
 
-    controls: tuple[Pair, ...] = field(default=(), compare=False)
+    controls: Sequence[Pair] = field(default=(), compare=False)
     cka_tokens: int = 512
     token_rows: int = 20_000
     floor_prompts: int = 8
@@ -72,16 +73,13 @@ class Compare(Analyzer):
         self.require(study)
         base, tuned = study.pair.require_base("a comparison"), study.pair.tuned
         found = [read(study, self, base, tuned, group, "compare") for group in study.classes]
-        controls = [
-            [
-                read(study, self, pair.require_base("a comparison"), pair.tuned, group, f"control {at}")
-                for group in study.classes
-            ]
-            for at, pair in enumerate(self.controls, 1)
-        ]
+        controls, theirs = [], []
+        for at in range(len(self.controls)):
+            controls.append([self._read_control(study, at, group) for group in study.classes])
+            theirs.append(list(tensor_changes(self.controls[at])))
         floor = rounding(study, self)
         depths, layers = depth_table(study, found, controls)
-        weights = weight_table(*(list(tensor_changes(pair)) for pair in (study.pair, *self.controls)))
+        weights = weight_table(list(tensor_changes(study.pair)), *theirs)
         columns = prompt_columns(found, controls)
         end = int(depths["depth"].max())
         further = {} if not controls else {"controls": controls_table(self.controls, control_columns(controls))}
@@ -95,7 +93,7 @@ class Compare(Analyzer):
                 "kl_last": float(columns["kl_last"][0].mean()),
                 "flips": float(columns["flips"][0].mean()),
                 "noise_floor": floor,
-                "controls": [pair.tuned.name for pair in self.controls],
+                "controls": names_of(self.controls),
                 "limits": _limits(study, len(self.controls)),
                 **{group: len(study.prompts(group)) for group in study.classes},
             },
@@ -108,6 +106,10 @@ class Compare(Analyzer):
             },
         )
         return conclude(run, claims_of(end, floor, len(controls), len(study.classes)))
+
+    def _read_control(self, study: Study, at: int, group: str) -> Read:
+        pair = self.controls[at]
+        return read(study, self, pair.require_base("a comparison"), pair.tuned, group, f"control {at + 1}")
 
 
 def _moved(weights: Table) -> str:

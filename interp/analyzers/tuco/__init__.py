@@ -7,6 +7,7 @@
 4. ``beta`` is the largest such share after any block, over all tokens as one vector.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from interp.claims import conclude
 from interp.errors import OptionError, UnsupportedModel
 from interp.models.invisible import remarks
 from interp.models.pair import Pair
+from interp.models.pairs_on_demand import names_of
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.control_fine_tunes import controls_table, require_same_base
@@ -67,7 +69,7 @@ class Tuco(Analyzer):
     map_prompts: int = 8
     by_answer: bool = False
     keep_text: bool = False
-    controls: tuple[Pair, ...] = field(default=(), compare=False)
+    controls: Sequence[Pair] = field(default=(), compare=False)
     parent: str | None = None
 
     def check(self) -> None:
@@ -117,7 +119,10 @@ class Tuco(Analyzer):
         if len(study.classes) == 2 and not self.controls:
             notes.append("An AUC says that the classes differ; no control fine-tune was given to compare it with.")
         found = [measure(study, self, group) for group in study.classes]
-        controls = [[measure(study, self, group, pair) for group in study.classes] for pair in self.controls]
+        controls = [
+            [measure(study, self, group, self.controls[at]) for group in study.classes]
+            for at in range(len(self.controls))
+        ]
         floor = noise(study, self)
         tables, shuffles = {"layers": _layers(found), "floor": floor}, None
         tuco = np.concatenate([part.tuco for part in found])
@@ -138,7 +143,7 @@ class Tuco(Analyzer):
             columns,
             provenance=given.provenance(self),
             summary={
-                "controls": [pair.tuned.name for pair in self.controls],
+                "controls": names_of(self.controls),
                 "tuco": float(tuco.mean()),
                 "output_co": float(np.concatenate([part.output_co for part in found]).mean()),
                 "noise_floor": limit,
