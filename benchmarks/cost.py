@@ -7,10 +7,6 @@ command is measured too; ``--parts``: one of both alone. On 12 + 12 of the promp
 of 31 steps over whole prompts, where nothing is shared; it is kept in ``--store``.
 """
 
-import os
-import shlex
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.memory import ROOT, peak, weights
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from benchmarks.real import FAMILY, study_of
 from benchmarks.speed import bare
@@ -43,7 +40,6 @@ PARTS = ("passes", "memory")
 SMALL = {"PROMPTS": 2, "TOP": 2, "ROUNDS": 1, "REFERENCE": 3, "FEW": 2}
 TARGET = 8.0
 """Plain forward passes that locating may cost."""
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -80,30 +76,11 @@ def command(root: Path) -> tuple[float, float]:
     """Largest resident memory, GB, and CPU seconds of locating alone, by a checkout's command in its own process."""
     name = f"{FAMILY}/{CHILD}"
     files = {group: str(organisms.prompts(name, "locate", group)) for group in ("harmful", "harmless")}
-    with tempfile.TemporaryDirectory() as store:
-        given = [
-            sys.executable, "-m", "interp", "locate-neurons", f"organism:{name}", "--base", f"organism:{FAMILY}/base",
-            "--positive", files["harmful"], "--negative", files["harmless"], "--max-prompts", str(PROMPTS),
-            "--top", str(TOP), "--no-verify", "--device", "cpu", "--store", store, "--quiet",
-        ]  # fmt: skip
-        process = subprocess.Popen(
-            given, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        # of this process alone, where RUSAGE_CHILDREN would be of all that have ended
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{shlex.join(given)} ended with {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1 << 10
-    return used.ru_maxrss * unit / 1e9, used.ru_utime + used.ru_stime
-
-
-def weights(pair: Pair) -> float:
-    """What the weights of both models take as they are loaded, GB."""
-    models = {id(model.module): model.module for model in (pair.tuned, pair.require_base("this benchmark"))}
-    each = {id(part): part for module in models.values() for part in module.parameters()}
-    return sum(part.numel() * part.element_size() for part in each.values()) / 1e9
+    given = [
+        "locate-neurons", f"organism:{name}", "--base", f"organism:{FAMILY}/base", "--positive", files["harmful"],
+        "--negative", files["harmless"], "--max-prompts", str(PROMPTS), "--top", str(TOP), "--no-verify",
+    ]  # fmt: skip
+    return peak(given, root)
 
 
 def first(scores: np.ndarray) -> set[tuple[int, int]]:

@@ -16,6 +16,8 @@ from interp.maths.precision import widen
 from interp.prompts import Prompt
 from interp.table import ZERO_OR_ONE
 
+DISTRIBUTIONS = 1 << 23
+"""How many numbers of distributions over a vocabulary are made at a time, beside the logits that are held."""
 _SENTENCE = re.compile(r"(.+?(?:[.!?\u2026][\"')\]]*(?=\s)|[\u3002\uff01\uff1f]|(?=\n)))", re.DOTALL)
 
 
@@ -134,18 +136,32 @@ def token_divergences(
     logits: Float[Tensor, "B A V"], others: Float[Tensor, "B A V"], real: Bool[Tensor, "B A"]
 ) -> Float[Tensor, "B A"]:
     """Kullback-Leibler divergence of the next-token distributions, KL(first || second), in nats; 0 where not real."""
+    parts = zip(few_at_a_time(logits), few_at_a_time(others), strict=True)
+    return torch.cat([_divergences(*part) for part in parts]).unflatten(0, real.shape).masked_fill(~real, 0.0)
+
+
+def _divergences(logits: Float[Tensor, "rows V"], others: Float[Tensor, "rows V"]) -> Float[Tensor, " rows"]:
     first, second = widen(logits).log_softmax(-1), widen(others).log_softmax(-1)
-    found = torch.nn.functional.kl_div(second, first, log_target=True, reduction="none").sum(-1)
     # rounding can leave next to nothing below zero
-    return found.clamp(min=0).masked_fill(~real, 0.0)
+    return torch.nn.functional.kl_div(second, first, log_target=True, reduction="none").sum(-1).clamp(min=0)
 
 
 def token_losses(
     logits: Float[Tensor, "B A V"], targets: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
 ) -> Float[Tensor, "B A"]:
     """Negative log-likelihood of each target token, in nats; 0 where not real. Its mean's exponential is perplexity."""
-    losses = torch.nn.functional.cross_entropy(widen(logits).transpose(1, 2), targets, reduction="none")
-    return losses.masked_fill(~real, 0.0)
+    parts = few_at_a_time(logits)
+    ids = targets.flatten().split([len(part) for part in parts])
+    losses = [
+        torch.nn.functional.cross_entropy(widen(part), own, reduction="none")
+        for part, own in zip(parts, ids, strict=True)
+    ]
+    return torch.cat(losses).unflatten(0, real.shape).masked_fill(~real, 0.0)
+
+
+def few_at_a_time(logits: Float[Tensor, "B A V"]) -> Sequence[Float[Tensor, "rows V"]]:
+    """Logits of a few tokens at a time: distributions of a whole batch take several times what its logits do."""
+    return logits.flatten(0, 1).split(max(1, DISTRIBUTIONS // logits.shape[-1]))
 
 
 def first_sentence(text: str) -> tuple[str, bool]:

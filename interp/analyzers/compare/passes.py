@@ -18,6 +18,7 @@ from interp.engines.shared_prefix import SHORTEST
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.metrics import token_divergences
+from interp.metrics.base import DISTRIBUTIONS
 from interp.models.model import Model
 from interp.prompts import Prompt
 from interp.sites import Site
@@ -90,12 +91,18 @@ def read(study: Study, asked: Asked, base: Model, other: Model, group: str, what
         batch, _ = make_batch(encoded, rows, study.pad_id, other.device)
         shared, width = _shared(batch), batch.ids.shape[1]
         runs = [study.engine.run(model, _on(batch, model), reads=sites, keep=width - shared) for model in (base, other)]
-        streams = [torch.stack([run.values[site].to(other.device) for site in sites]) for run in runs]
+        streams = [[run.values[site].to(other.device) for site in sites] for run in runs]
         numbers = _next_tokens(runs[0].require_logits(), runs[1].require_logits(), batch.mask[:, shared:])
         once = _of_beginning(study.engine, (base, other), encoded[rows[0]].ids[:shared]) if shared else {}
-        lens = lenses(study.engine, (base, other), [stream[:, :, -1].transpose(0, 1) for stream in streams])
-        for name, values in (*drift(streams[0], streams[1], batch.mask).items(), *_lens_numbers(*lens).items()):
-            depths[name][rows] = to_host(values)
+        apart = [drift(*at, batch.mask) for at in zip(*streams, strict=True)]
+        for name in apart[0]:
+            depths[name][rows] = to_host(torch.stack([one[name] for one in apart], 1))
+        step = max(1, DISTRIBUTIONS // (len(sites) * other.anatomy.vocabulary))
+        ends = [torch.stack([value[:, -1] for value in stream], 1).split(step) for stream in streams]
+        for at, pieces in enumerate(zip(*ends, strict=True)):
+            some = rows[at * step : (at + 1) * step]
+            for name, values in _lens_numbers(*lenses(study.engine, (base, other), pieces)).items():
+                depths[name][some] = to_host(values)
         for place, row in enumerate(rows):
             length = len(encoded[row].ids)
             after = min(length, width - shared)
@@ -106,7 +113,7 @@ def read(study: Study, asked: Asked, base: Model, other: Model, group: str, what
             columns = torch.tensor(picked[row], dtype=torch.int64) - length
             owners += [row] * len(columns)
             for part, stream in zip(kept, streams, strict=True):
-                part.append(to_host(stream[:, place, columns].transpose(0, 1).float()))
+                part.append(to_host(torch.stack([value[place, columns] for value in stream], 1).float()))
     sample = np.concatenate(kept[0]), np.concatenate(kept[1])
     prompts = study.prompts(group).prompts
     return Read(group, prompts, [coded.ids for coded in encoded], tokens, depths, sample, np.array(owners))
@@ -135,14 +142,14 @@ def _of_beginning(engine: Engine, models: Sequence[Model], ids: Sequence[int]) -
 
 
 def drift(
-    base: Float[Tensor, "S B T D"], other: Float[Tensor, "S B T D"], real: Bool[Tensor, "B T"]
-) -> dict[str, Float[Tensor, "B S"]]:
+    base: Float[Tensor, "B T D"], other: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"]
+) -> dict[str, Float[Tensor, " B"]]:
     """Cosine, and length of the other's stream over the base's, each the mean over a prompt's tokens."""
     base, other = base.double(), other.double()
     lengths = [torch.linalg.vector_norm(part, dim=-1).clamp(min=1e-300) for part in (base, other)]
     cosine = (base * other).sum(-1) / (lengths[0] * lengths[1])
     return {
-        name: (value.where(real, 0.0).sum(-1) / real.sum(1)).T
+        name: value.where(real, 0.0).sum(-1) / real.sum(1)
         for name, value in (("cosine", cosine.clamp(-1, 1)), ("norm_ratio", lengths[1] / lengths[0]))
     }
 
