@@ -80,7 +80,7 @@ def measured(folder: Path) -> str:
         summary = found["summary"]
         told = {
             "full": summary,
-            "sham": asked("show", summary["control_run"], "--store", str(folder / "runs"))["summary"],
+            "sham": asked("show", summary["control_runs"][0], "--store", str(folder / "runs"))["summary"],
         }
         classes += [{"dictionary": kind, "tune": name, "live latents": one["live"]}
                     | {c: one["claimed"][c] for c in ("tuned-only", "base-only", "rotated", "rescaled", "shared")}
@@ -88,7 +88,7 @@ def measured(folder: Path) -> str:
         size, tried = sized(folder, kind)
         sizes += tried
         for name in TUNES:
-            run = {"full": found["run"], "sham": summary["control_run"]}[name]
+            run = {"full": found["run"], "sham": summary["control_runs"][0]}[name]
             which, classes_of = GIVEN[kind]
             given = ["--diff", run, "--class", which] if any(told[name]["claimed"][c] for c in classes_of) else []
             words = [*prompts("locate"), *prompts("verify", True), *given, "-k", f"1,{size}", "--random-sets",

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -122,7 +123,8 @@ def billion() -> Iterator[dict]:
 def made(folder: Path) -> Iterator[tuple[str, Path]]:
     """A base of random weights in ``folder/base``, and where its children are: a full one and an adapter."""
     tokenizer = Pair.load(f"organism:{FAMILY}/base", device="cpu").tokenizer
-    config = LlamaConfig(**BILLION, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    ends: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = LlamaConfig(**BILLION, **ends)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder / "base")
@@ -136,7 +138,7 @@ def made(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "two models", folder / "full"
     base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16)
     adapted = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False))
-    adapted.save_pretrained(folder / "adapter")
+    adapted.save_pretrained(str(folder / "adapter"))
     del base, adapted
     yield "an adapter", folder / "adapter"
 

@@ -13,13 +13,13 @@ from interp import claims
 from interp.analyzers.compare import Compare
 from interp.analyzers.tuco import Tuco
 from interp.claims import conclude, mean
+from interp.claims.control_fine_tunes import FOR_INTERVAL, FOR_RANK, beyond_new
 from interp.cli import main
 from interp.errors import PairError
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import PairsOnDemand
 from interp.study import Study
 from interp.table import table
-from interp.trials.control_fine_tunes import FOR_INTERVAL, FOR_RANK, beyond_new
 from tests import tiny
 
 

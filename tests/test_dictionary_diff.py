@@ -227,11 +227,11 @@ def known(pair, way):
     return dictionary
 
 
-def found_by(way, variant="planted", batches=8, control=None, **options):
+def found_by(way, variant="planted", batches=8, controls=(), **options):
     pair = planted_tune(48, variant=variant, seed=2, **options)
     # what fires by itself is read from the planted pair's directions, whatever the pair
     dictionary = known(planted_tune(48, seed=2, **options), way)
-    return pair, compare(dictionary, way, held_out(pair, batches), control=control)
+    return pair, compare(dictionary, way, held_out(pair, batches), controls=controls)
 
 
 class TestPlanted:
@@ -326,7 +326,7 @@ class TestPlanted:
     def test_claims_stand_beside_a_control_and_can_be_measured_again(self):
         _, control = found_by("crosscoder", "control", easy=8)
         _, alone = found_by("crosscoder", easy=8)
-        _, found = found_by("crosscoder", control=control, easy=8)
+        _, found = found_by("crosscoder", controls=(control,), easy=8)
         for each, supported in ((alone, []), (found, ["tuned-only", "changed"])):
             made = require_remeasured(each)
             # four latents of the base alone, beside an interval of none of 44, are too few
@@ -341,14 +341,14 @@ class TestPlanted:
         assert found.summary["supported"]
         assert not alone.summary["supported"]
         with pytest.raises(OptionError, match="compare the control pair in the same way"):
-            found_by("difference", control=control)
+            found_by("difference", controls=(control,))
 
     def test_a_few_latents_beside_a_large_control_can_be_checked(self):
         """The interval of a claim lies beyond the control's, not beyond one latent."""
         nothing = np.array(["shared"] * 100_000, dtype=object)
         columns = {"class": (nothing, "text", "class"), "claimed": (np.ones(len(nothing), bool), "flag", "claimed")}
         control = table("dictionary-diff", columns, summary={"way": "crosscoder"})
-        _, found = found_by("crosscoder", control=control, easy=1, narrow=0)
+        _, found = found_by("crosscoder", controls=(control,), easy=1, narrow=0)
         own = require_remeasured(found)["tuned-only"]
         assert own.supported
         assert own.value == 1 / found.summary["live"] > own.low > own.control_high

@@ -114,18 +114,41 @@ class TestPlanted:
     def test_beside_a_control_it_is_claimed_and_can_be_measured_again(self, found):
         kept = analyzer()(study(tune(0.0)))
         assert kept.summary["claimed"]["tuned-only"] == 0
-        beside = analyzer(control=kept)(study())
+        beside = analyzer(controls=(kept,))(study())
         made = require_remeasured(beside)
         assert "the control pair gives 0 of" in made["tuned-only"].sentence
         assert made["changed"].verdict == "not supported"
         assert len(beside.tables["control"]) == len(kept)
-        assert beside.summary["control_run"] == kept.provenance.key
+        assert beside.summary["control_runs"] == [kept.provenance.key]
         assert set(beside.tables["classes"]["pair"]) == {"this pair", "control"}
         assert beside.provenance.key != found.provenance.key
         # alone, the number is said and not claimed
         alone, _ = claims.from_table(found.tables["claims"])
         assert (alone.value, alone.verdict) == (made["tuned-only"].value, "not tested")
         assert "no control was given" in found.summary["limits"][0]
+
+    def test_of_five_controls_the_interval_of_a_further_one_is_told(self):
+        kept = [analyzer(made=dictionary(seed=seed))(study(tune(0.0, seed))) for seed in range(2, 7)]
+        beside = analyzer(controls=tuple(kept))(study())
+        made = require_remeasured(beside)
+        assert "5 control pairs give 0 of" in made["tuned-only"].sentence
+        assert beside.summary["control_runs"] == [one.provenance.key for one in kept]
+        assert beside.tables["control"]["control"].tolist() == [
+            at for at, one in enumerate(kept) for _ in range(len(one))
+        ]
+        assert set(beside.tables["classes"]["pair"]) == {"this pair", *(f"control {at}" for at in range(1, 6))}
+        shares = beside.tables["controls"]["claimed_tuned_only"]
+        np.testing.assert_array_equal(shares, [0.0] * 5)
+        further = made["tuned-only-beyond-new-control"]
+        assert (further.value, further.control_high) == (made["tuned-only"].value, 0.0)
+        assert "A further control would give 0.0%" in further.sentence
+        # one of some twenty latents says nothing beside none of a hundred, though no control varies
+        assert further.low > further.control_high
+        assert not made["tuned-only"].supported
+        assert not further.supported
+        three = require_remeasured(analyzer(controls=tuple(kept[:3]))(study()))["tuned-only-beyond-new-control"]
+        assert three.verdict == "not tested"
+        assert "5 are needed" in three.reason
 
     def test_rows_are_those_of_both_models(self, found):
         """Oracle: rates from the models' own embeddings, token by token."""
@@ -194,11 +217,11 @@ class TestWhatCounts:
 def test_a_control_of_something_else_is_refused():
     kept = analyzer()(study(tune(0.0)))
     with pytest.raises(OptionError, match="another content_only"):
-        analyzer(control=kept, content_only=True)(study())
+        analyzer(controls=(kept,), content_only=True)(study())
     with pytest.raises(OptionError, match="on other prompts"):
-        analyzer(control=kept)(study(asked=prompts(39)))
+        analyzer(controls=(kept,))(study(asked=prompts(39)))
     with pytest.raises(PairError, match="another base"):
-        analyzer(control=kept)(study(of=tiny.perturbed(base(), 0.01)))
+        analyzer(controls=(kept,))(study(of=tiny.perturbed(base(), 0.01)))
 
 
 def test_what_cannot_be_compared_is_refused_before_a_model_runs():
@@ -254,8 +277,9 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
     assert told["rows"] == 24
     assert told["summary"]["way"] == "tuned"
     assert told["summary"]["claimed"]["tuned-only"] == 1
-    assert told["summary"]["control_run"] in err
-    assert (tmp_path / "runs" / "runs" / told["summary"]["control_run"] / "manifest.json").is_file()
+    (control,) = told["summary"]["control_runs"]
+    assert control in err
+    assert (tmp_path / "runs" / "runs" / control / "manifest.json").is_file()
     page = (tmp_path / "runs" / "runs" / told["run"] / "page.html").read_text("utf-8")
     assert "What became of latents?" in page
     assert "What has the other model of each latent?" in page
@@ -275,6 +299,20 @@ def test_a_command_keeps_both_pairs_and_recalls_them(saved, tmp_path, run):
     assert not json.loads(out)["summary"]["supported"]
 
 
+def test_several_controls_by_the_command(saved, tmp_path, run):
+    tiny.save(tune(0.0, seed=3), tmp_path / "other")
+    save(dictionary(seed=2), tmp_path / "other-sae", {"site": SITE, "of": "tuned"})
+    more = ["--control", saved / "control", "--control-dictionary", saved / "control-sae",
+            "--control", tmp_path / "other", "--control-dictionary", tmp_path / "other-sae"]  # fmt: skip
+    code, out, err = run(*asked(saved, tmp_path / "runs", *more, "--json"))
+    assert code == 0, err
+    told = json.loads(out)
+    assert len({*told["summary"]["control_runs"]}) == 2
+    page = (tmp_path / "runs" / "runs" / told["run"] / "page.html").read_text("utf-8")
+    assert "2 control pairs give" in page
+    assert "control 2" in page
+
+
 def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):
     code, out, err = run(*asked(saved, tmp_path / "runs", "--json", name="both"))
     assert code == 0, err
@@ -288,7 +326,8 @@ def test_auto_is_what_the_dictionary_says(saved, tmp_path, run):
         ("sited", [], "add --way base, tuned or difference"),
         ("sae", ["--way", "base"], "is one for --way tuned"),
         ("sae", ["--way", "lens"], "unknown --way"),
-        ("sae", ["--control", "x"], "give both --control and --control-dictionary"),
+        ("sae", ["--control", "x"], "give as many --control as --control-dictionary (1 and 0 were given)"),
+        ("sae", ["--control", "{}/control", "--control-dictionary", "{}/control-sae"] * 2, "is given twice"),
         ("sae", ["--control", "{}/control", "--control-dictionary", "{}/both"], "another way (crosscoder, not tuned)"),
         ("sae", ["--nu-error", "2"], "thresholds error 2"),
         ("sae", ["--sinks", "0.5"], "median norms"),
@@ -329,7 +368,7 @@ def test_a_shipped_tune_beside_its_control(tmp_path, run):
     assert told["live"] > 0
     assert sum(told["classes"].values()) == 48
     assert told["clusters"] <= 48
-    assert told["control"] == "organism:refusal/sham"
+    assert told["controls"] == ["organism:refusal/sham"]
     assert told["identical"] is False
 
 

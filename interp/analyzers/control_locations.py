@@ -14,10 +14,10 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, statistic
+from interp.claims.control_fine_tunes import FOR_INTERVAL, FOR_RANK, needed
 from interp.errors import OptionError
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.control_fine_tunes import FOR_INTERVAL, FOR_RANK, needed
 
 _ALIKE = ("method", "positions", "top", "unit", "positive", "negative")
 _OWN = "own"

@@ -25,6 +25,7 @@ from interp.dictionaries.splice import counted_positions
 from interp.errors import OptionError, PairError
 from interp.maths.host import to_host
 from interp.prompts import OTHER, Encoded, apart
+from interp.provenance import Provenance
 from interp.sites import Site
 from interp.study import Study
 from interp.table import Table
@@ -41,14 +42,14 @@ class DictionaryDiff(Analyzer):
 
     ``content_only``: special tokens and the chat template's count nowhere,
     else their activity is told apart. ``sinks``: tokens whose norm exceeds this many medians in either model are left
-    out in both, 0 for none. ``draws`` of exchanging the models. ``control``: the table of a control pair on the same
-    prompts, by its own dictionary. Prompts of one cluster are one document. Returns a table of kind
-    ``dictionary-diff``, a row per latent, with ``classes`` (counts of this pair and of the control) and ``control``
-    (its latents and their classes).
+    out in both, 0 for none. ``draws`` of exchanging the models. ``controls``: tables of control pairs on the same
+    prompts, by their own dictionaries. Prompts of one cluster are one document. Returns a table of kind
+    ``dictionary-diff``, a row per latent, with ``classes`` (counts of this pair and of the controls) and, with
+    controls, ``control`` (their latents and classes) and ``controls`` (the share of each class in each).
     """
 
     name: ClassVar[str] = "dictionary-diff"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     dictionary: Dictionary = field(compare=False)
     way: str = "crosscoder"
@@ -57,7 +58,7 @@ class DictionaryDiff(Analyzer):
     content_only: bool = False
     sinks: float = 10.0
     draws: int = DRAWS
-    control: Table | None = field(default=None, compare=False)
+    controls: tuple[Table, ...] = field(default=(), compare=False)
     parent: str | None = None
 
     def require(self) -> Site:
@@ -85,10 +86,13 @@ class DictionaryDiff(Analyzer):
                 f"the prompts are of {clusters} clusters and a latent must be active in {self.thresholds.folds} to be "
                 "classified; give more prompts"
             )
-        made = None if self.control is None else self.control.provenance
-        if made is None:
-            return
         here = study.provenance(self)
+        for control in self.controls:
+            if control.provenance is not None:
+                self._require_alike(control.provenance, here, study)
+
+    def _require_alike(self, made: Provenance, here: Provenance, study: Study) -> None:
+        """Raise OptionError or PairError for a control run of something else."""
         if made.inputs.get("base") != here.inputs.get("base"):
             raise PairError(
                 f"the control was tuned from another base than {study.pair.tuned.name}; give one of the same"
@@ -104,15 +108,15 @@ class DictionaryDiff(Analyzer):
         told = _Told(len(set(_documents(study))))
         found = compare(
             self.dictionary.to(study.pair.tuned.device), self.way, self._rows(study, told), limits=self.thresholds,
-            folds=min(FOLDS, told.clusters), draws=self.draws, seed=study.seed, control=self.control,
+            folds=min(FOLDS, told.clusters), draws=self.draws, seed=study.seed, controls=self.controls,
         )  # fmt: skip
-        made = self.control.provenance if self.control is not None else None
+        made = [control.provenance for control in self.controls if control.provenance is not None]
         summary = {
             "site": self.site, "tokens": told.tokens, "sinks": sum(told.sinks.values()), "clusters": told.clusters,
             "sinks_by_token": {
                 study.pair.tokenizer.decode([index]): count for index, count in told.sinks.most_common(5)
             },
-            "control": "" if made is None else made.context.get("tuned", ""), "control_run": made and made.key,
+            "controls": [str(one.context.get("tuned", "")) for one in made], "control_runs": [one.key for one in made],
             **{group: len(study.prompts(group)) for group in study.classes},
         }  # fmt: skip
         if "special_share" in found.data:
@@ -127,7 +131,7 @@ class DictionaryDiff(Analyzer):
             "What no latent of this dictionary stands for: a difference that it does not reconstruct is in no row.",
             "That a latent does anything: it was read, and nothing was intervened on.",
         ]
-        if self.control is None:
+        if not self.controls:
             lines.insert(0, f"How many {' and '.join(sides)} latents any further training would give: no control was "
                             "given (--control TUNED --control-dictionary DIR).")  # fmt: skip
         if summary.get("mainly_special"):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import Running, takes
-from interp.cli.reading import site_of
+from interp.cli.reading import CONTROL_HELP, each_control, require_controls, site_of
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
-from interp.errors import OptionError, required
+from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
 if TYPE_CHECKING:
@@ -33,11 +33,10 @@ def command(
     way: Annotated[
         str, typer.Option(metavar="NAME", help="crosscoder, difference, base or tuned: what the dictionary is of.")
     ] = "auto",
-    control: Annotated[
-        str | None, typer.Option(metavar="TUNED", help="A tune of the same base that learned nothing of interest.")
-    ] = None,
+    control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     control_dictionary: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The control pair's own dictionary, trained alike.")
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Each control pair's own dictionary, trained alike, in their order."),
     ] = None,
     content_only: Annotated[
         bool, typer.Option("--content-only", help="Special tokens and the template's count nowhere.")
@@ -56,7 +55,7 @@ def command(
     """Say of every latent whether only the tuned model has it, only the base, or both: alike, rescaled or rotated.
 
     Crosscoders by latent scaling (arXiv 2504.02922), dictionaries of differences by slopes, one model's own by what the
-    other has of it. How many are one model's alone is claimed only beside a control pair with its own dictionary.
+    other has of it. How many are one model's alone is claimed only beside control pairs, each with its own dictionary.
 
     Example: interp sae diff ./both --model ./tuned --base ./base --data a.txt --control ./control --control-dictionary
     ./other
@@ -65,10 +64,15 @@ def command(
         raise OptionError("--remote cannot take activations of both models; compare on this machine")
     if way not in ("auto", *_WAYS.values()):
         raise OptionError(f"unknown --way {way!r}; use auto, {', '.join(_WAYS.values())}")
-    if (control is None) != (control_dictionary is None):
-        raise OptionError("a control is a model with its own dictionary: give both --control and --control-dictionary")
+    named, folders = control or [], control_dictionary or []
+    if len(named) != len(folders):
+        raise OptionError(
+            "a control is a model with its own dictionary: give as many --control as --control-dictionary "
+            f"({len(named)} and {len(folders)} were given)"
+        )
+    require_controls(named)
     given = {**locals(), "dictionary": _digest(dictionary)}
-    given |= {"tuned": given.pop("model"), "control_dictionary": control_dictionary and _digest(control_dictionary)}
+    given |= {"tuned": given.pop("model"), "control_dictionary": [_digest(folder) for folder in folders]}
     request, title = Request.of("sae-diff", given), f"{dictionary}: what {model} has and its base has not"
     if (kept := request.recall()) is not None:
         for note in kept.notes:
@@ -88,12 +92,10 @@ def command(
     limits = Thresholds(nu_error, nu_reconstruction, cosine, factor, folds)
     options = {"thresholds": limits, "content_only": content_only, "sinks": sinks, "draws": draws}
     analyzer = _analyzer(common, dictionary, (model, base), way, site, options)
-    other = (
-        None
-        if control_dictionary is None
-        else _analyzer(common, control_dictionary, (control, base), way, site, options)
-    )
-    if other is not None:
+    others = [
+        _analyzer(common, folder, (name, base), way, site, options) for name, folder in zip(named, folders, strict=True)
+    ]
+    for other in others:
         _require_alike(analyzer, other)
     prompts = OneClass(read_prompts(data, column, "data")).limit(max_prompts)
     if base is None and find(model).base_name is None:
@@ -105,13 +107,11 @@ def command(
                   quiet=common.quiet)  # fmt: skip
     analyzer.require_study(study)
     store, lines = Store(common.store), [study.counts, *study.notes]
-    if other is not None:
-        common.status(f"loading {control}")
-        named, own = required(control, "--control MODEL"), pair.require_base("a control").name
-        beside = Pair.load(named, own, device=common.device, dtype=common.dtype)
-        kept = store.fetch(other, replace(study, pair=beside, _kept={}))
-        analyzer = replace(analyzer, control=kept.table)
-        lines.append(f"the control pair is run {kept.key}")
+    if others:
+        beside = zip(others, each_control(common, named, pair), strict=True)
+        kept = [store.fetch(other, replace(study, pair=one, _kept={})) for other, one in beside]
+        analyzer = replace(analyzer, controls=tuple(run.table for run in kept))
+        lines += [f"control {name} is run {run.key}" for name, run in zip(named, kept, strict=True)]
     else:
         lines.append("without a control nothing is tested; train a dictionary alike on a control fine-tune "
                      "(harmless data), and add --control TUNED --control-dictionary DIR")  # fmt: skip

@@ -2,13 +2,13 @@
 
 ``crosscoder``: a dictionary of both models side by side, by latent scaling. ``difference``: a dictionary of tuned less
 base. ``base``: the base's own dictionary, applied to the tuned model. ``tuned``: the tuned model's own, applied to the
-base. Nulls: models exchanged within pairs (``exchange``), and the table of a control pair, whose own dictionary was
+base. Nulls: models exchanged within pairs (``exchange``), and tables of control pairs, whose own dictionaries were
 made alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.claims import Claim, conclude, mean, statistic
+from interp.claims.control_fine_tunes import TABLE, beyond_new, controls_table
 from interp.dictionaries import classes
 from interp.dictionaries.applied import ROLES, OneOnOther
 from interp.dictionaries.classes import CHANGED, CLASSES, Thresholds
@@ -62,7 +63,7 @@ def stream_of(dictionary: Dictionary, way: str, folds: int = FOLDS) -> Any:
 
 def compare(
     dictionary: Dictionary, way: str, batches: Iterable[Batch], *, limits: Thresholds | None = None,
-    folds: int = FOLDS, draws: int = DRAWS, seed: int = 0, control: Table | None = None,
+    folds: int = FOLDS, draws: int = DRAWS, seed: int = 0, controls: Sequence[Table] = (),
 ) -> Table:  # fmt: skip
     """Table of kind "dictionary-diff", a row per latent; ``batches`` are (base rows, tuned rows, document numbers).
 
@@ -70,11 +71,11 @@ def compare(
 
     A latent is ``claimed`` where its class is by its whole interval, and, for classes of one model only, both models
     differ along its decoder row by more than exchanging them within pairs makes them (p at most 0.05, corrected for
-    all latents); a latent of one model's dictionary: in how often it fires. ``control``: the table of a pair that
-    differs in nothing of interest, made in the same way.
+    all latents); a latent of one model's dictionary: in how often it fires. ``controls``: tables of pairs that
+    differ in nothing of interest, made in the same way.
     """
     stream, exact = stream_of(dictionary, way, folds), True
-    if control is not None and (control.kind != KIND or control.summary.get("way") != way):
+    if any(control.kind != KIND or control.summary.get("way") != way for control in controls):
         raise OptionError(f"the control run is no {KIND} by {way}; compare the control pair in the same way first")
     limits = limits or Thresholds()
     for base, tuned, *rest in batches:
@@ -103,14 +104,14 @@ def compare(
         "way": way, "latents": len(named), "live": live, "claimed": counts, "identical": bool(exact),
         "classes": {kind: int((named == kind).sum()) for kind in CLASSES}, "thresholds": asdict(limits), **more,
     }  # fmt: skip
-    parts = {"classes": _counted(named, claimed, control)}
-    if control is not None:
-        parts["control"] = _control_table(control, kinds)
+    parts = {"classes": _counted(named, claimed, controls)}
+    if controls:
+        parts["control"] = _control_table(controls, kinds)
+        parts[TABLE] = _shares(controls, kinds)
+    made = [claim for kind in kinds for claim in _claims(kind, controls)] if live else []
     lead = "" if live else f"None of {len(named)} latents is active often enough to say anything."
-    run = conclude(
-        table(KIND, columns, summary=summary, tables=parts), [_claim(kind, control) for kind in kinds] if live else [],
-        lead="Both models' rows are equal, bit for bit." if exact else lead,
-    )  # fmt: skip
+    lead = "Both models' rows are equal, bit for bit." if exact else lead
+    run = conclude(table(KIND, columns, summary=summary, tables=parts), made, lead=lead)
     return replace(run, summary={**run.summary, "supported": any(run.tables["claims"]["supported"])})
 
 
@@ -129,22 +130,47 @@ def _flag(kind: str) -> str:
     return f"claimed_{kind.replace('-', '_')}"
 
 
-def _control_table(control: Table, kinds: Iterable[str]) -> Table:
-    """Table of kind "dictionary-diff-control": the class of every latent of the control pair's own dictionary."""
-    named, claimed = control["class"], control["claimed"]
+def _control_table(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
+    """Table of kind "dictionary-diff-control": the class of every latent of the control pairs' own dictionaries."""
+    named, claimed = (np.concatenate([control[name] for control in controls]) for name in ("class", "claimed"))
+    counts = [len(control) for control in controls]
     return table("dictionary-diff-control", {
-        "latent": (np.arange(len(named)), "key", "number of the latent in the control pair's dictionary"),
+        "row": (np.arange(len(named)), "key", "number of the latent over all control pairs"),
+        "control": (np.repeat(np.arange(len(controls)), counts), "key", "control pair, in the order given"),
+        "latent": (
+            np.concatenate([np.arange(count) for count in counts]), "key",
+            "number of the latent in this pair's dictionary",
+        ),
         "class": _named(named),
         "claimed": (claimed, "flag", "the class is claimed"),
         **_flags(named, claimed, kinds),
     })  # fmt: skip
 
 
-def _counted(named: np.ndarray, claimed: np.ndarray, control: Table | None) -> Table:
-    """Latents of every class, of this pair and of the control."""
-    each = {"this pair": (named, claimed)} | (
-        {} if control is None else {"control": (control["class"], control["claimed"])}
-    )
+def _shares(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
+    """The share of live latents that is claimed to be of a kind, one of each control; NaN where none is live."""
+    live = [control["class"] != "silent" for control in controls]
+    columns = {}
+    for kind in kinds:
+        each = [
+            float(_flags(control["class"], control["claimed"], [kind])[_flag(kind)][0][alive].mean())
+            if alive.any() else float("nan")
+            for control, alive in zip(controls, live, strict=True)
+        ]  # fmt: skip
+        columns[_flag(kind)] = (each, "measure", f"share of live latents claimed to be {' or '.join(KINDS[kind])}")
+    return controls_table([_name(control) for control in controls], columns)
+
+
+def _name(control: Table) -> str:
+    return "" if control.provenance is None else str(control.provenance.context.get("tuned", ""))
+
+
+def _counted(named: np.ndarray, claimed: np.ndarray, controls: Sequence[Table]) -> Table:
+    """Latents of every class, of this pair and of the controls."""
+    each = {"this pair": (named, claimed)} | {
+        "control" if len(controls) == 1 else f"control {at}": (control["class"], control["claimed"])
+        for at, control in enumerate(controls, 1)
+    }
     rows = [
         (pair, kind, int((one == kind).sum()), int(((one == kind) & sure).sum()), int((one != "silent").sum()))
         for pair, (one, sure) in each.items() for kind in CLASSES
@@ -159,30 +185,44 @@ def _counted(named: np.ndarray, claimed: np.ndarray, control: Table | None) -> T
     })  # fmt: skip
 
 
-def _claim(kind: str, control: Table | None) -> Claim:
-    """That a larger share of live latents is of a kind than in the control pair, by both intervals."""
+def _claims(kind: str, controls: Sequence[Table]) -> list[Claim]:
+    """That more is of a kind than in the control pairs; of several, also than in a further one."""
+    column = _flag(kind)
+    own = mean(column, cluster="latent", where={"live": True})
+    made = [_claim(kind, controls)]
+    if len(controls) > 1 and all((control["class"] != "silent").any() for control in controls):
+        said = f"the share of {' or '.join(KINDS[kind])} latents"
+        further = beyond_new(f"{kind}-beyond-new-control", own, column, len(controls), said, ".1%")
+        # shares of few latents vary even where those of the controls are all 0
+        made.append(replace(further, requires=(kind,)))
+    return made
+
+
+def _claim(kind: str, controls: Sequence[Table]) -> Claim:
+    """That a larger share of live latents is of a kind than in the control pairs together, by both intervals."""
     column, rows = _flag(kind), {"where": {"live": True}}
     beside = {"table": "control", **rows}
-    active = control is not None and bool((control["class"] != "silent").any())
+    active = any((control["class"] != "silent").any() for control in controls)
+    one, give = ("the control pair", "gives") if len(controls) == 1 else (f"{len(controls)} control pairs", "give")
     also = {"count": statistic("sum", column, **rows), "total": statistic("count", column, **rows)}
     if active:
         also |= {
             f"control_{name}": statistic(one, column, **beside) for name, one in (("count", "sum"), ("total", "count"))
         }
     end = {
-        (True, True): "the control pair gives {control_count:d} of {control_total:d} ({control:.1%}, at most "
+        (True, True): f"{one} {give} {{control_count:d}} of {{control_total:d}} ({{control:.1%}}, at most "
         "{control_high:.1%}).",
-        (True, False): "no latent of the control pair is active often enough to compare with.",
+        (True, False): f"no latent of {one} is active often enough to compare with.",
         (False, False): "no control pair was given to compare with.",
-    }[control is not None, active]
+    }[bool(controls), active]
     return Claim(
         name=kind,
         estimate=mean(column, cluster="latent", **rows),
         at_least=0.0,
         beyond=["control"],
-        reference=mean(column, cluster="latent", **beside) if active else None,
-        control="the same share in the control pair" if active else "",
-        missing="" if control is not None else "give a control pair with --control and --control-dictionary",
+        reference=mean(column, cluster="row", **beside) if active else None,
+        control=f"the same share in {one}" if active else "",
+        missing="" if controls else "give a control pair with --control and --control-dictionary",
         text=f"{{count:d}} of {{total:d}} live latents are {' or '.join(KINDS[kind])} ({{low:.1%}} to {{high:.1%}}); "
         + end,
         also=also,

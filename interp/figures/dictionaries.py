@@ -128,7 +128,7 @@ def dictionary_classes_figure(table: Table) -> go.Figure:
     pairs = list(dict.fromkeys(table["pair"].tolist()))
     kinds = [k for k in dict.fromkeys(table["class"].tolist()) if k not in ("unclear", "silent", "opposed")]
     figure = go.Figure()
-    for pair, colour in zip(pairs, (BLUE, GREY), strict=False):
+    for pair, colour in zip(pairs, [BLUE, *[GREY] * len(pairs)], strict=False):
         row = {kind: np.flatnonzero((table["pair"] == pair) & (table["class"] == kind))[0] for kind in kinds}
         at = np.array([row[kind] for kind in kinds])
         live = np.maximum(table["live"][at], 1)
@@ -144,7 +144,7 @@ def dictionary_classes_figure(table: Table) -> go.Figure:
             )
         )
     caption = "Of the latents that are active often enough, the share claimed to be of each class; above, how many."
-    caption += "" if "control" in pairs else " No control was given, so that these numbers stand alone."
+    caption += "" if len(pairs) > 1 else " No control was given, so that these numbers stand alone."
     finish(figure, "What became of latents", caption, height=380)
     figure.update_yaxes(title_text="of live latents", tickformat=".0%", rangemode="tozero")
     return figure

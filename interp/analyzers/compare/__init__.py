@@ -23,13 +23,14 @@ from interp.analyzers.compare.found import (
 )
 from interp.analyzers.compare.passes import Read, read, rounding, stream_sites
 from interp.claims import conclude
+from interp.claims.control_fine_tunes import controls_table
 from interp.errors import OptionError, UnsupportedModel
 from interp.models.changes import tensor_changes
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import names_of
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.control_fine_tunes import controls_table, require_same_base
+from interp.trials.same_base import require_same_base
 from interp.trials.work import Work
 
 
@@ -66,7 +67,7 @@ class Compare(Analyzer):
     def work(self, study: Study) -> Work:
         """Both models over every prompt, and the same of every control; every token's distribution is gone through."""
         # measured: divergences and lenses of all tokens take longer than the passes that they are read from
-        return Work(whole=5.0 * (1 + len(self.controls)))
+        return Work(whole=4.2 * (1 + len(self.controls)))
 
     def __call__(self, study: Study) -> Table:
         """Read both models, and the controls."""
@@ -82,7 +83,8 @@ class Compare(Analyzer):
         weights = weight_table(list(tensor_changes(study.pair)), *theirs)
         columns = prompt_columns(found, controls)
         end = int(depths["depth"].max())
-        further = {} if not controls else {"controls": controls_table(self.controls, control_columns(controls))}
+        names = names_of(self.controls)
+        further = {} if not controls else {"controls": controls_table(names, control_columns(controls))}
         run = table(
             self.name,
             columns,
@@ -93,7 +95,7 @@ class Compare(Analyzer):
                 "kl_last": float(columns["kl_last"][0].mean()),
                 "flips": float(columns["flips"][0].mean()),
                 "noise_floor": floor,
-                "controls": names_of(self.controls),
+                "controls": names,
                 "limits": _limits(study, len(self.controls)),
                 **{group: len(study.prompts(group)) for group in study.classes},
             },

@@ -8,12 +8,12 @@ import numpy as np
 
 from interp.analyzers.compare.passes import DEPTHS, Read
 from interp.claims import Claim, mean
+from interp.claims.control_fine_tunes import beyond_new, ends, on_average
 from interp.maths.alignment import cka_interval, debiased_cka
 from interp.maths.intervals import cluster_interval
 from interp.models.changes import Change
 from interp.study import Study
 from interp.table import ZERO_OR_ONE, Table, as_counted, table
-from interp.trials.control_fine_tunes import beyond_new, ends, on_average
 
 NAN = float("nan")
 MEANINGS = {

@@ -94,7 +94,7 @@ def read(study: Study, asked: Asked, base: Model, other: Model, group: str, what
         streams = [[run.values[site].to(other.device) for site in sites] for run in runs]
         numbers = _next_tokens(runs[0].require_logits(), runs[1].require_logits(), batch.mask[:, shared:])
         once = _of_beginning(study.engine, (base, other), encoded[rows[0]].ids[:shared]) if shared else {}
-        apart = [drift(*at, batch.mask) for at in zip(*streams, strict=True)]
+        apart = [drift(one, two, batch.mask) for one, two in zip(*streams, strict=True)]
         for name in apart[0]:
             depths[name][rows] = to_host(torch.stack([one[name] for one in apart], 1))
         step = max(1, DISTRIBUTIONS // (len(sites) * other.anatomy.vocabulary))

@@ -19,13 +19,14 @@ from interp.analyzers.tuco.compared import claims_of, control_columns, permuted,
 from interp.analyzers.tuco.passes import Measured, measure, noise
 from interp.analyzers.tuco.shuffles import Shuffles
 from interp.claims import conclude
+from interp.claims.control_fine_tunes import controls_table
 from interp.errors import OptionError, UnsupportedModel
 from interp.models.invisible import remarks
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import names_of
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.control_fine_tunes import controls_table, require_same_base
+from interp.trials.same_base import require_same_base
 from interp.trials.split import require_here, sites_needed
 from interp.trials.work import Work
 
@@ -134,7 +135,7 @@ class Tuco(Analyzer):
             shuffles = Shuffles.of(labels, columns["cluster"][0], columns["tokens"][0])
             tables["permuted"] = permuted(shuffles, self, tuco, study.seed)
         if controls:
-            tables["controls"] = controls_table(self.controls, control_columns(self, controls, columns))
+            tables["controls"] = controls_table(names_of(self.controls), control_columns(self, controls, columns))
         if answered is not None:
             tables["answers"] = answered.answers
         limit = float(np.max(floor["tuco"]))

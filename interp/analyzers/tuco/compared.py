@@ -10,10 +10,10 @@ import numpy as np
 from interp.analyzers.tuco.passes import Asked, Measured
 from interp.analyzers.tuco.shuffles import Shuffles, too_few
 from interp.claims import Claim, Draws, auc, literal, mean
+from interp.claims.control_fine_tunes import beyond_new, ends, on_average
 from interp.display import shortened
 from interp.maths.auc import pairwise_order
 from interp.table import Table, table
-from interp.trials.control_fine_tunes import beyond_new, ends, on_average
 
 POSITIVE, NEGATIVE = {"group": "positive"}, {"group": "negative"}
 MOST_WAYS = 2**53

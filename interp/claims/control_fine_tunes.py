@@ -11,34 +11,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from interp.claims import Claim, Draws, Estimate, statistic
-from interp.errors import PairError
-from interp.models.pair import Pair
-from interp.models.pairs_on_demand import inputs_of, names_of
-from interp.study import Study
+from interp.claims.claim import Claim, Draws
+from interp.claims.estimates import Estimate, statistic
 from interp.table import Table, table
 
 FOR_INTERVAL, FOR_RANK = 5, 19
 TABLE = "controls"
 
 
-def require_same_base(study: Study, controls: Sequence[Pair]) -> None:
-    """Raise PairError for a control that was given with another base than the study's."""
-    for name, inputs in zip(names_of(controls), inputs_of(controls), strict=True):
-        if inputs.get("base") != study.pair.digests.get("base"):
-            raise PairError(
-                f"the control {name} was given with another base than {study.pair.tuned.name}; "
-                "a control is tuned from the same one"
-            )
-
-
-def controls_table(controls: Sequence[Pair], columns: Mapping[str, tuple]) -> Table:
+def controls_table(names: Sequence[str], columns: Mapping[str, tuple]) -> Table:
     """One row per control; ``columns`` hold a number of each."""
     return table(
         "controls",
         {
-            "control": (np.arange(len(controls)), "key", "control fine-tune, in the order given"),
-            "model": (names_of(controls), "text", "its name"),
+            "control": (np.arange(len(names)), "key", "control fine-tune, in the order given"),
+            "model": (list(names), "text", "its name"),
             **columns,
         },
     )

@@ -1,0 +1,18 @@
+"""Control fine-tunes are of the pair's own base."""
+
+from collections.abc import Sequence
+
+from interp.errors import PairError
+from interp.models.pair import Pair
+from interp.models.pairs_on_demand import inputs_of, names_of
+from interp.study import Study
+
+
+def require_same_base(study: Study, controls: Sequence[Pair]) -> None:
+    """Raise PairError for a control that was given with another base than the study's."""
+    for name, inputs in zip(names_of(controls), inputs_of(controls), strict=True):
+        if inputs.get("base") != study.pair.digests.get("base"):
+            raise PairError(
+                f"the control {name} was given with another base than {study.pair.tuned.name}; "
+                "a control is tuned from the same one"
+            )
