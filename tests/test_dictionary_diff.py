@@ -11,7 +11,8 @@ from interp.dictionaries.active import Codes
 from interp.dictionaries.classes import Thresholds, of_crosscoder
 from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.diff import WAYS, _claim, compare
+from interp.dictionaries.diff import WAYS, compare
+from interp.dictionaries.diff_claims import claims_of
 from interp.dictionaries.differences import DifferenceScaling
 from interp.dictionaries.exchange import exchange_p
 from interp.dictionaries.folds import FoldSums, jackknife
@@ -364,11 +365,11 @@ class TestPlanted:
             columns, parts = {}, {}
             for name, size in (("", 60), ("control", 50)):
                 flags = generator.random(size) < 0.1
-                part = {"latent": (np.arange(size), "key", "latent"), "live": (np.ones(size, bool), "flag", "live"),
+                part = {"row" if name else "latent": (np.arange(size), "key", "latent"), "live": (np.ones(size, bool), "flag", "live"),
                         "claimed_tuned_only": (flags, "flag", "claimed")}  # fmt: skip
                 columns, parts = (part, parts) if not name else (columns, {name: table("x", part)})
             beside = table("y", {"class": (["shared"], "text", "class")})
-            (one,) = claims.evaluate([_claim("tuned-only", beside)], table("z", columns, tables=parts))
+            (one,) = claims.evaluate(claims_of("tuned-only", [beside]), table("z", columns, tables=parts))
             hits += one.supported
         assert hits <= stats.binom.ppf(0.999, n, 0.025), hits / n
 
