@@ -365,7 +365,8 @@ class TestPlanted:
             columns, parts = {}, {}
             for name, size in (("", 60), ("control", 50)):
                 flags = generator.random(size) < 0.1
-                part = {"row" if name else "latent": (np.arange(size), "key", "latent"), "live": (np.ones(size, bool), "flag", "live"),
+                part = {"row" if name else "latent": (np.arange(size), "key", "latent"),
+                        "live": (np.ones(size, bool), "flag", "live"),
                         "claimed_tuned_only": (flags, "flag", "claimed")}  # fmt: skip
                 columns, parts = (part, parts) if not name else (columns, {name: table("x", part)})
             beside = table("y", {"class": (["shared"], "text", "class")})
