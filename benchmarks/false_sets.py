@@ -198,14 +198,16 @@ def _judged(kept: dict[str, Any]) -> Judged:
     return Judged(**values)
 
 
-def attributions(study: Study, steps: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Of every positive, then every negative prompt: what ``integrated`` scores on it alone, and its rounding error.
+def attributions(
+    study: Study, steps: int, folder: Path, groups: Sequence[str] = GROUPS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of every prompt of some classes, in order: what ``integrated`` scores on it alone, and its rounding error.
 
     ``[prompts, L, N]`` each. The method's score on many prompts is the mean of these. A harmless prompt is scored as a
     harmful one is: its own log-odds of refusal. Each prompt has a file in ``folder``.
     """
     found = []
-    for group in GROUPS:
+    for group in groups:
         for row in study.progress(range(len(study.prompts(group))), f"attributions, {group}"):
             path = folder / f"{group}-{row}.npy"
             if not path.exists():

@@ -16,12 +16,16 @@ random sets matched to the located one, drawn once. "Called necessary" means tha
    ``integrated`` does, of all neurons. No verdict here is false for its labels: about half of the prompts labelled
    positive are harmful, and neurons that carry the refusal of each come first, as with the true labels. How many of a
    set were located with the true labels too, or trained, is said beside it.
-4. ``half``: beginnings of the known neurons in random orders, of such a size that 0.3 to 0.7 of the gap is recovered:
+4. ``control``: located in control fine-tunes of the same base (``control-0`` to ``control-4``: the configuration of
+   ``lora``, trained on neutral text), by the same method on the same prompts, on another random half of the harmful
+   ones for every set. Neurons are ranked among all, also those that were trained or located; how many of a set were is
+   said beside it. Sets of one control share most of their neurons.
+5. ``half``: beginnings of the known neurons in random orders, of such a size that 0.3 to 0.7 of the gap is recovered:
    they must not be called necessary. They are compared with the same null, whose sets are larger. Known are those that
    were trained, where a child lists them, else those located.
 
 The verdict on the located set, and on the trained one, shows that the test can say yes. Outcomes are kept in
-``--store``, and a run that was stopped goes on where it was; ``--parts`` measures some of the four, so that two
+``--store``, and a run that was stopped goes on where it was; ``--parts`` measures some of the five, so that two
 processes can share the work.
 """
 
@@ -46,10 +50,12 @@ from interp.store.journal import Journal
 TOP, PROMPTS, SETS, TOKENS, STEPS, ORDERS = 60, 48, 39, 48, 7, 20
 LOW, HIGH = 0.3, 0.7
 TARGET = "at most 3.5 %"
-SEEDS = {"random": 1, "difference": 2, "permuted": 3, "half": 4}
+SEEDS = {"random": 1, "difference": 2, "permuted": 3, "half": 4, "control": 5}
+CONTROLS = tuple(f"control-{number}" for number in range(5))
 PARTS = tuple(SEEDS)
 COLUMNS = ["sets", "number", "called necessary", "expected", "refused", "recovery", "neurons", "trained", "located"]
-SMALL = {"TOP": 2, "PROMPTS": 2, "SETS": 1, "TOKENS": 4, "STEPS": 3, "ORDERS": 1, "sets": 2}
+SMALL = {"TOP": 2, "PROMPTS": 2, "SETS": 1, "TOKENS": 4, "STEPS": 3, "ORDERS": 1, "sets": 2,
+         "CONTROLS": ("control-0",)}  # fmt: skip
 
 
 class Benchmark:
@@ -93,6 +99,23 @@ class Benchmark:
         labels = permuted(counts, draws, SEEDS[part], balanced)
         return [selected(scores, floors, each, TOP, balanced, without) for each in labels]
 
+    def located_on_controls(self, draws: int) -> list[Set]:
+        """Sets located in control fine-tunes, in turn."""
+        generator, found = np.random.default_rng(SEEDS["control"]), []
+        each = [self._of_control(name) for name in CONTROLS[:draws]]
+        for draw in range(draws):
+            scores, floors = each[draw % len(each)]
+            chosen = np.zeros(len(scores), bool)
+            chosen[generator.permutation(len(scores))[: max(1, len(scores) // 2)]] = True
+            found.append(selected(scores, floors, chosen, TOP))
+        return found
+
+    def _of_control(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        pair = Pair.load(f"organism:{FAMILY}/{name}", f"organism:{FAMILY}/base", device="cpu")
+        study = study_of(name, "locate", pair, PROMPTS, TOKENS)
+        key = digest({"study": study.inputs, "steps": STEPS, "version": LocateNeurons.version})[:32]
+        return attributions(study, STEPS, self._places / f"{key}-attributions", ["positive"])
+
     def halves(self, orders: int) -> list[Verdict]:
         """Beginnings of the known neurons with about half of the effect, at most one of each order."""
         generator, found = np.random.default_rng(SEEDS["half"]), []
@@ -109,6 +132,9 @@ class Benchmark:
             return [self._told("random", self.verdicts(part, self.judging.drawn(sets, SEEDS[part])["sets"]), TARGET)]
         if part == "half":
             return [self._told(f"half: {LOW} to {HIGH} of the gap recovered", self.halves(ORDERS), "none")]
+        if part == "control":
+            found = self.verdicts(part, self.located_on_controls(sets))
+            return [self._told(f"located in {len(CONTROLS)} control fine-tunes", found, TARGET)]
         found = self.verdicts(part, self.located_again(part, sets))
         name = "located with permuted labels"
         if part == "difference":
