@@ -32,7 +32,7 @@ ABLATIONS = {
 }
 RANDOM_SETS_ORGANISM, RANDOM_SETS, PROMPTS = 200, 39, 48
 CONTROL_PROMPTS_ORGANISM, CONTROL_PROMPTS = 48, 24
-QUICK_SETS, QUICK_PROMPTS, QUICK_TOKENS = 19, 24, 24
+QUICK_SETS, QUICK_PROMPTS, QUICK_TOKENS, QUICK_CONTROL_PROMPTS = 19, 24, 24, 12
 
 
 @takes(Asking)
@@ -67,7 +67,10 @@ def command(
     ] = "none",
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="A first look: 24 prompts a class, 24 tokens of answers, 19 random sets."),
+        typer.Option(
+            "--quick",
+            help="A first look: 24 prompts a class, 12 control prompts, answers of 24 tokens, 19 random sets.",
+        ),
     ] = False,
     random_sets: Annotated[
         int | None,
@@ -198,6 +201,9 @@ def command(
             random_sets = RANDOM_SETS_ORGANISM if small else RANDOM_SETS
         if control_prompts is None:
             control_prompts = CONTROL_PROMPTS_ORGANISM if small else CONTROL_PROMPTS
+            if quick:
+                control_prompts = QUICK_CONTROL_PROMPTS
+        size = int(run.table["selected"].sum())
         checker = VerifyNeurons.of(
             run.table,
             random_sets=random_sets,
@@ -208,6 +214,7 @@ def command(
             excluded=excluded,
             # at seven other sizes or more: beside the null they cost much again
             dose_draws=5 if small else 1,
+            depth=0 if small else size * (1 if quick else 2),
         )
         runs.append(store.fetch(checker, verifying))
         notes += remarked(common, *runs[-1].summary.get("warnings", ()))
