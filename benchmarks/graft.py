@@ -69,7 +69,7 @@ def lines(name: str, table: Table) -> list[dict]:
                 "gain kept": f"{values['kept-gain']:.1%}",
                 "agreement": f"{values['agreement']:.1%}",
                 "calibration 15 / 10": f"{values['calibration-error-15']:.3f} / {values['calibration-error-10']:.3f}",
-                "other task": f"{values['other-accuracy']:.1%}",
+                "other task": f"{values['other-accuracy']:.1%}" if "other-accuracy" in values else "",
                 "perplexity": f"{values['perplexity']:.2f}",
             }
         )
