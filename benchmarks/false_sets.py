@@ -199,16 +199,16 @@ def _judged(kept: dict[str, Any]) -> Judged:
 
 
 def attributions(
-    study: Study, steps: int, folder: Path, groups: Sequence[str] = GROUPS
+    study: Study, steps: int, folder: Path, groups: Sequence[str] = GROUPS, each: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of every prompt of some classes, in order: what ``integrated`` scores on it alone, and its rounding error.
 
-    ``[prompts, L, N]`` each. The method's score on many prompts is the mean of these. A harmless prompt is scored as a
+    ``[prompts, L, N]`` each, of every ``each``-th prompt of a class. The method's score on many prompts is the mean of these. A harmless prompt is scored as a
     harmful one is: its own log-odds of refusal. Each prompt has a file in ``folder``.
     """
     found = []
     for group in groups:
-        for row in study.progress(range(len(study.prompts(group))), f"attributions, {group}"):
+        for row in study.progress(range(0, len(study.prompts(group)), each), f"attributions, {group}"):
             path = folder / f"{group}-{row}.npy"
             if not path.exists():
                 alone = study.on(OneClass(study.prompts(group).keep([row])))

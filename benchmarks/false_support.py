@@ -17,8 +17,8 @@ random sets matched to the located one, drawn once. "Called necessary" means tha
    positive are harmful, and neurons that carry the refusal of each come first, as with the true labels. How many of a
    set were located with the true labels too, or trained, is said beside it.
 4. ``control``: located in control fine-tunes of the same base (``control-0`` to ``control-4``: the configuration of
-   ``lora``, trained on neutral text), by the same method on the same prompts, on another random half of the harmful
-   ones for every set. Neurons are ranked among all, also those that were trained or located; how many of a set were is
+   ``lora``, trained on neutral text), by the same method on a third of the same harmful prompts, on another random
+   half of these for every set. Neurons are ranked among all, also those that were trained or located; how many of a set were is
    said beside it. Sets of one control share most of their neurons.
 5. ``half``: beginnings of the known neurons in random orders, of such a size that 0.3 to 0.7 of the gap is recovered:
    they must not be called necessary. They are compared with the same null, whose sets are larger. Known are those that
@@ -49,6 +49,7 @@ from interp.store.journal import Journal
 
 TOP, PROMPTS, SETS, TOKENS, STEPS, ORDERS = 60, 48, 39, 48, 7, 20
 LOW, HIGH = 0.3, 0.7
+EACH = 3  # of the locating prompts of a control every third is read
 TARGET = "at most 3.5 %"
 SEEDS = {"random": 1, "difference": 2, "permuted": 3, "half": 4, "control": 5}
 CONTROLS = tuple(f"control-{number}" for number in range(5))
@@ -114,7 +115,7 @@ class Benchmark:
         pair = Pair.load(f"organism:{FAMILY}/{name}", f"organism:{FAMILY}/base", device="cpu")
         study = study_of(name, "locate", pair, PROMPTS, TOKENS)
         key = digest({"study": study.inputs, "steps": STEPS, "version": LocateNeurons.version})[:32]
-        return attributions(study, STEPS, self._places / f"{key}-attributions", ["positive"])
+        return attributions(study, STEPS, self._places / f"{key}-attributions", ["positive"], EACH)
 
     def halves(self, orders: int) -> list[Verdict]:
         """Beginnings of the known neurons with about half of the effect, at most one of each order."""
