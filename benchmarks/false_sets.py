@@ -203,8 +203,8 @@ def attributions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of every prompt of some classes, in order: what ``integrated`` scores on it alone, and its rounding error.
 
-    ``[prompts, L, N]`` each, of every ``each``-th prompt of a class. The method's score on many prompts is the mean of these. A harmless prompt is scored as a
-    harmful one is: its own log-odds of refusal. Each prompt has a file in ``folder``.
+    ``[prompts, L, N]`` each, of every ``each``-th prompt of a class. The method's score on many prompts is the mean of
+    these. A harmless prompt is scored as a harmful one is: its own log-odds of refusal. Each has a file in ``folder``.
     """
     found = []
     for group in groups:

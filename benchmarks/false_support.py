@@ -18,8 +18,8 @@ random sets matched to the located one, drawn once. "Called necessary" means tha
    set were located with the true labels too, or trained, is said beside it.
 4. ``control``: located in control fine-tunes of the same base (``control-0`` to ``control-4``: the configuration of
    ``lora``, trained on neutral text), by the same method on a third of the same harmful prompts, on another random
-   half of these for every set. Neurons are ranked among all, also those that were trained or located; how many of a set were is
-   said beside it. Sets of one control share most of their neurons.
+   half of these for every set. Neurons are ranked among all, also those that were trained or located; how many of a
+   set were is said beside it. Sets of one control share most of their neurons.
 5. ``half``: beginnings of the known neurons in random orders, of such a size that 0.3 to 0.7 of the gap is recovered:
    they must not be called necessary. They are compared with the same null, whose sets are larger. Known are those that
    were trained, where a child lists them, else those located.
