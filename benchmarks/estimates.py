@@ -3,7 +3,8 @@
 Every analyzer is called as its command calls it, on the 48 + 48 prompts of ``organism:smollm2/planted``. Beside it
 stands a plain forward pass over the same prompts, each read whole, timed before and after; and the estimate that the
 command prints before it begins. All in one process of one thread, and in its CPU seconds in place of those of the clock
-on the wall, which other programs disturb more. ``verify-neurons`` has 39 random sets and 24 control prompts.
+on the wall, which other programs disturb more. ``verify-neurons`` has 39 random sets and 24 control prompts. ``quick``
+has what ``interp locate-neurons --quick`` has: 24 + 24 prompts, 19 random sets on 12 of them, answers of 24 tokens.
 """
 
 import time
@@ -22,6 +23,7 @@ from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
 from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.cli.locate_neurons import QUICK_CONTROL_PROMPTS, QUICK_PROMPTS, QUICK_SETS, QUICK_TOKENS
 from interp.engines import Batch
 from interp.models.pair import Pair
 from interp.study import Study
@@ -29,7 +31,7 @@ from interp.table import Table
 from interp.trials.work import cost
 
 CHILD, TOP, PROMPTS, SETS, TOKENS, CONTROL_PROMPTS = "planted", "60", 48, 39, 48, 24
-ANALYZERS = ("locate-neurons", "verify-neurons", "compare", "tuco", "ftc-alpha", "coalitions")
+ANALYZERS = ("locate-neurons", "verify-neurons", "compare", "tuco", "ftc-alpha", "coalitions", "quick")
 SMALL = {"PROMPTS": 2, "SETS": 1, "TOKENS": 4, "TOP": "2", "analyzers": ["verify-neurons", "compare", "tuco"]}
 
 
@@ -77,7 +79,8 @@ def rows(wanted: Sequence[str]) -> list[dict]:
     pair = Pair.load(f"organism:{FAMILY}/{CHILD}", f"organism:{FAMILY}/base", device="cpu")
     locating, verifying = (study_of(CHILD, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
     first, located = row("locate-neurons", LocateNeurons(top=TOP), locating)
-    checker = VerifyNeurons.of(located, random_sets=SETS, control_prompts=CONTROL_PROMPTS, dose_draws=1)
+    size = int(located["selected"].sum())
+    checker = VerifyNeurons.of(located, random_sets=SETS, control_prompts=CONTROL_PROMPTS, dose_draws=1, depth=2 * size)
     others: dict[str, tuple[Analyzer, Study]] = {
         "verify-neurons": (checker, verifying),
         "compare": (Compare(), verifying),
@@ -85,7 +88,16 @@ def rows(wanted: Sequence[str]) -> list[dict]:
         "ftc-alpha": (FtcAlpha(), verifying),
         "coalitions": (Coalitions.of(located), locating),
     }
-    return [first, *(row(name, *one)[0] for name, one in others.items() if name in wanted)]
+    found = [first, *(row(name, *one)[0] for name, one in others.items() if name in wanted)]
+    if "quick" in wanted:
+        few = min(PROMPTS, QUICK_PROMPTS)
+        looked, judged = (study_of(CHILD, split, pair, few, QUICK_TOKENS) for split in ("locate", "verify"))
+        again, table = row("locate-neurons, --quick", LocateNeurons(top=TOP), looked)
+        checker = VerifyNeurons.of(
+            table, random_sets=min(SETS, QUICK_SETS), control_prompts=QUICK_CONTROL_PROMPTS, dose_draws=1, depth=size
+        )
+        found += [again, row("verify-neurons, --quick", checker, judged)[0]]
+    return found
 
 
 def main() -> None:
