@@ -19,8 +19,9 @@ from interp.analyzers.tuco import Tuco
 from interp.analyzers.tuco.compared import claims_of, permuted
 from interp.analyzers.tuco.shuffles import Shuffles
 from interp.edit import Watch
-from interp.engines import Batch, TorchEngine, engine_named
+from interp.engines import Batch, TorchEngine, engine_named, torch_hooks
 from interp.engines.lockstep import lockstep
+from interp.engines.shared_prefix import whole_prompts
 from interp.errors import ClaimError, OptionError, PairError, UnsupportedModel
 from interp.figures import plot
 from interp.generate import Text, generate
@@ -113,6 +114,34 @@ def split(pair, batch, positions="last", granularity="block", path="full", engin
     stream, found = Stream.read(engine, pair.tuned, batch, positions, path), []
     against(engine, pair.base, stream, lambda _, *parts: found.append(torch.stack(parts)), granularity, path)
     return stream, *torch.stack(found).unbind(1)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_a_beginning_that_all_prompts_share_is_read_once(name, positions, monkeypatch):
+    """Of prompts of unlike lengths every number is that of whole prompts; both models' passes are divided."""
+    pair = pair_of(name)
+    given = tiny.contrast(6).positive
+    prompts = [replace(p, text=12 * "please " + p.text + row * " now") for row, p in enumerate(given)]
+    study = Study(pair, OneClass(PromptSet(tuple(prompts), "long")), None)
+    divided, used = torch_hooks.divided, []
+
+    def counted(*args):
+        run = divided(*args)
+        used.append(run is not None)
+        return run
+
+    monkeypatch.setattr(torch_hooks, "divided", counted)
+    once = Tuco(positions=positions)(study)
+    # the tuned model, the base on its stream, the base alone
+    assert sum(used) >= 3
+    with whole_prompts(pair.tuned), whole_prompts(pair.base):
+        whole = Tuco(positions=positions)(study)
+    for kind in (None, "layers"):
+        one, other = (run if kind is None else run.tables[kind] for run in (once, whole))
+        for column in one.data:
+            if one[column].dtype.kind == "f" and column != "error":
+                np.testing.assert_allclose(one[column], other[column], rtol=2e-4, atol=2e-6, err_msg=column)
 
 
 # ------------------------------------------------------------------------------------------------ the definition

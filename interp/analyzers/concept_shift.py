@@ -17,13 +17,14 @@ from interp.claims import conclude
 from interp.dictionaries import shift as shifts
 from interp.dictionaries.reading import Texts
 from interp.dictionaries.shift_claims import Concepts, claims_of, columns_of, control_columns
-from interp.errors import OptionError, PairError
+from interp.errors import OptionError
 from interp.maths.host import to_host
 from interp.models.pair import Pair
 from interp.prompts import CONTENT, PromptSet, apart, turns
 from interp.sites import Site
 from interp.study import Study
 from interp.table import Table, table
+from interp.trials.same_base import require_same_base
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,7 @@ class ConceptShift(Analyzer):
 
     def require_study(self, study: Study) -> Site:
         """The site; raises PairError for a control of another base, OptionError as ``require``."""
-        for pair in self.controls:
-            if pair.digests.get("base") != study.pair.digests.get("base"):
-                raise PairError(
-                    f"the control {pair.tuned.name} was given with another base than {study.pair.tuned.name}; a "
-                    "control is tuned from the same one"
-                )
+        require_same_base(study, self.controls)
         return self.require()
 
     def __call__(self, study: Study) -> Table:
