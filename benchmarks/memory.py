@@ -4,7 +4,7 @@ Every command runs in a process of its own, as a person would give it; what coun
 that process, loading and libraries included. ``chat``: the real chat model, a pair of two models (``planted``) and an
 adapter (``lora``), 48 + 48 prompts; verifying has few random sets, which changes how long it takes and not what it
 holds. The target is twice the weights that are loaded, and 1 GB. ``billion``: a pair with the shape of Llama-3.2-1B and
-random weights in bfloat16, which is made here, once as two models and once as an adapter; located on 24 + 24 prompts.
+random weights in bfloat16, which is made here, once as two models and once as an adapter; located on 12 + 12 prompts.
 """
 
 import os
@@ -31,7 +31,7 @@ BILLION = {
     "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
     "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128_256, "tie_word_embeddings": True,
 }  # fmt: skip
-FEW = 24
+FEW = 12
 TARGETS = {"two models": 8.0, "an adapter": 6.0}
 """GB that locating may take on a pair of a billion parameters each."""
 SMALL = {
