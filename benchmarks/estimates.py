@@ -32,6 +32,8 @@ from interp.trials.work import cost
 
 CHILD, TOP, PROMPTS, SETS, TOKENS, CONTROL_PROMPTS = "planted", "60", 48, 39, 48, 24
 ANALYZERS = ("locate-neurons", "verify-neurons", "compare", "tuco", "ftc-alpha", "coalitions", "quick")
+FURTHER = ("ftc-alpha", "coalitions", "quick")
+"""Have a section of their own where only these are measured."""
 SMALL = {"PROMPTS": 2, "SETS": 1, "TOKENS": 4, "TOP": "2", "analyzers": ["verify-neurons", "compare", "tuco"]}
 
 
@@ -114,7 +116,8 @@ def main() -> None:
     print(table)
     if given.write:
         some = "" if {*given.analyzers} == {*ANALYZERS} else " ".join(["", *given.analyzers])
-        write_section("estimates", f"`python -m benchmarks.estimates{some} --write`. {machine()}\n\n{table}")
+        section = "estimates-further" if {*given.analyzers} <= {*FURTHER} else "estimates"
+        write_section(section, f"`python -m benchmarks.estimates{some} --write`. {machine()}\n\n{table}")
 
 
 if __name__ == "__main__":

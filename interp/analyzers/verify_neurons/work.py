@@ -8,8 +8,9 @@ from interp.trials.dose import grid
 from interp.trials.work import Work
 
 # Shares that are known only afterwards, as they were on the real pair: how far answers go, and how many passes over the
-# prompts that it is tested on a set takes, with the answers that are written under it, and a cell of the two by two.
-LENGTH, NECESSITY, SUFFICIENCY, CELLS = 0.8, 1.1, 3.3, 0.7
+# prompts that it is tested on a random set takes, with the answers that are written under it, a part of the located
+# ranking, under which most answers change and are written, and a cell of the two by two.
+LENGTH, NECESSITY, SUFFICIENCY, LOCATED, CELLS = 0.8, 2.8, 7.5, 7.5, 0.9
 REFINED = 5  # sets between two doses that bisection tries, by measure
 MEANS = 2.5  # passes for the means and norms of contributions
 
@@ -36,8 +37,8 @@ def work_of(
     if not has_base:
         return plain + edited + beside + Work(passes=share, tokens=share * written) * random_sets
     steps = grid(depth)
-    sets = random_sets + len(steps) + REFINED + dose_draws * len(steps[::2])
-    passes = sets * (NECESSITY + SUFFICIENCY) + 2 * 2 * CELLS * random_sets
+    drawn = random_sets + dose_draws * len(steps[::2])
+    passes = drawn * (NECESSITY + SUFFICIENCY) + (len(steps) + REFINED) * 2 * LOCATED + 2 * 2 * CELLS * random_sets
     return plain + edited + beside + Work(passes=share * passes)
 
 
