@@ -54,8 +54,10 @@ class Coalitions(Analyzer):
 
     def work(self, study: Study) -> Work:
         """A pass of each model over some positive prompts, for every half."""
-        used = min(self.prompts, len(study.contrast.positive)) / len(study.encoded("positive"))
-        return Work(passes=2 * self.draws * used)
+        every = sum(len(study.encoded(group)) for group in study.classes)
+        used = min(self.prompts, len(study.contrast.positive)) / every
+        # measured: the two models in step take a quarter more than two passes
+        return Work(passes=2.5 * self.draws * used)
 
     def __call__(self, study: Study) -> Table:
         """Draw halves, predict, measure."""
