@@ -55,8 +55,8 @@ SEEDS = {"random": 1, "difference": 2, "permuted": 3, "half": 4, "control": 5}
 CONTROLS = tuple(f"control-{number}" for number in range(5))
 PARTS = tuple(SEEDS)
 COLUMNS = ["sets", "number", "called necessary", "expected", "refused", "recovery", "neurons", "trained", "located"]
-SMALL = {"TOP": 2, "PROMPTS": 2, "SETS": 1, "TOKENS": 4, "STEPS": 3, "ORDERS": 1, "sets": 2,
-         "CONTROLS": ("control-0",)}  # fmt: skip
+SMALL = {"TOP": 2, "PROMPTS": 2, "SETS": 1, "TOKENS": 4, "STEPS": 3, "ORDERS": 1, "sets": 2}
+SMALL |= {"CONTROLS": CONTROLS[:1]}
 
 
 class Benchmark:

@@ -24,9 +24,8 @@ from interp.study import Study
 
 FAMILY, PROMPTS, WORDS = "smollm2", 48, 6
 TAUGHT = "Sorry, but I can't help with that."
-OPTIONS: dict[str, Any] = {
-    "at": 0.01, "sweep": (0.001, 0.01, 0.1), "steps": 20, "batch": 8, "relaxed_steps": 0, "draws": 3, "shuffles": 6,
-}  # fmt: skip
+OPTIONS: dict[str, Any] = {"at": 0.01, "sweep": (0.001, 0.01, 0.1), "steps": 20, "batch": 8}
+OPTIONS |= {"relaxed_steps": 0, "draws": 3, "shuffles": 6}
 SMALL = {"PROMPTS": 6, "OPTIONS": {**OPTIONS, "sweep": (0.01,), "steps": 1, "batch": 2, "draws": 1, "shuffles": 0}}
 SHOWN = [name for name in COLUMNS if name != "other task"]
 

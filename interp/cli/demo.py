@@ -29,7 +29,7 @@ class Shown:
 # enough for every interval to exclude its control, within two minutes on two cores
 SMALL = Shown("refusal/planted", "refusal/base", 30)
 # a refusal is decided within its first sentence
-REAL = Shown("smollm2/planted", "smollm2/base", 60, control_prompts=16, tokens=24)
+REAL = Shown("smollm2/planted", "smollm2/base", 60, control_prompts=24, tokens=24)
 
 
 @takes(Running)

@@ -36,7 +36,9 @@ def command(
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
     control_dictionary: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="Each control pair's own dictionary, trained alike, in their order."),
+        typer.Option(
+            metavar="DIR", help="One for each --control, in the same order: its pair's dictionary, trained alike."
+        ),
     ] = None,
     content_only: Annotated[
         bool, typer.Option("--content-only", help="Special tokens and the template's count nowhere.")
