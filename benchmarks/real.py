@@ -92,7 +92,7 @@ def told(run: Table) -> dict[str, str]:
         return "" if one is None else f"{one.value:{form}} [{one.low:{form}}, {one.high:{form}}]"
 
     random = run.tables["random"]
-    drawn = random["rate"][random["direction"] == "necessity"]
+    drawn = random["rate"][(random["direction"] == "necessity") & random["whole"]]
     return {
         "refused": f"{rates['tuned', 'positive']:.0%} (base {rates['base', 'positive']:.0%})",
         "given back": f"{rates.get(('ablate-base', 'positive'), np.nan):.0%}",

@@ -12,7 +12,7 @@ from interp.capture import Backoff, BatchSize, batches, require_parts
 from interp.display import facts_html
 from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, OutOfMemory, PromptError
-from interp.generate import Text, generate
+from interp.generate import generate
 from interp.intervention import Intervention
 from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
@@ -22,6 +22,7 @@ from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode, promp
 from interp.prompts.thinking import AnswerStart, answer_start
 from interp.provenance import Provenance, environment, plain
 from interp.store.journal import Journal
+from interp.teacher_forcing import Text
 
 Item = TypeVar("Item")
 Seen = Callable[[Sequence[int], Tensor], None]
@@ -116,6 +117,17 @@ class Study:
     def on(self, contrast: Contrast | OneClass) -> "Study":
         """The same study on other prompts."""
         return replace(self, contrast=contrast, _kept={})
+
+    def limit(self, count: int) -> "Study":
+        """The same study on at most so many prompts of each class; what is known of these is not computed again."""
+        few = self.on(self.contrast.limit(count))
+        for name, kept in self._kept.items():
+            if name[0] == "answers":
+                of = {prompt.id: value for prompt, value in zip(self.prompts(name[2]), kept, strict=True)}
+                few._kept[name] = [of[prompt.id] for prompt in few.prompts(name[2])]
+            if name[0] == "by prompt":
+                few._kept[name] = kept
+        return few
 
     def prompts(self, group: str) -> PromptSet:
         """The prompts of ``positive`` or ``negative``."""
@@ -231,7 +243,10 @@ class Study:
         return found
 
     def kept(self, name: Any, make: Callable[[], Any]) -> Any:
-        """What is computed once for these prompts and kept with the study."""
+        """What is computed once for these prompts and kept with the study.
+
+        A name that begins with "by prompt" is of a mapping from prompts' numbers, which holds for any part of them.
+        """
         if name not in self._kept:
             self._kept[name] = make()
         return self._kept[name]

@@ -39,6 +39,7 @@ LAYOUT = [
     "agreement figures engines testing",
     "report capture edit",
     "intervention",
+    "teacher_forcing",
     "generate random_sets",
     "metrics",
     "study dictionaries",

@@ -20,7 +20,7 @@ from interp.store import Store
 from interp.trials import direction
 from interp.trials.conditions import Donors, judge
 from interp.trials.direction import candidates_of, choose, taken_away
-from interp.trials.divergence import divergence
+from interp.trials.divergence import divergence, divergences
 from interp.trials.located import ranking_of
 from tests import tiny
 
@@ -84,7 +84,8 @@ def test_sets_are_measured_as_conditions_are(table, halves, runs, method):
     donors, row = Donors.read(study), rows_of(table)[method]
     chosen = ranking_of(located if method == "zero" else contrast)[:3]
     receiver = donors.condition("ablate-zero" if method == "zero" else "ablate-base", chosen)
-    positive, negative = (judge(study, "x", group, receiver, diverging=True) for group in ("positive", "negative"))
+    apart = divergences(study, "negative", {"x": receiver})["x"]
+    positive, negative = judge(study, "x", "positive", receiver), judge(study, "x", "negative", receiver, apart)
     own = {group: judge(study, "tuned", group, donors.condition("tuned", [])) for group in ("positive", "negative")}
     base = judge(study, "base", "positive", donors.condition("base", []))
     assert row["shown"] == positive.shown.mean()

@@ -5,10 +5,11 @@ import torch
 
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
-from interp.generate import Text, answer_logits, first_logits, generate, read_donor, would_answer
+from interp.generate import generate
 from interp.intervention import Intervention, by_layer
 from interp.models.model import Model
 from interp.prompts import encode
+from interp.teacher_forcing import Text, answer_logits, first_logits, read_donor, would_answer
 from tests import tiny
 
 ENGINE = TorchEngine()
@@ -141,11 +142,11 @@ def test_would_answer_agrees_with_generate(tuned, base, kind):
 def test_donor_activations_can_be_read_once(tuned, base):
     intervention = interventions(tuned, base)["base"]
     answers = generate(ENGINE, tuned, TEXT, 6)
-    read = read_donor(ENGINE, intervention, TEXT, answers)
+    read = read_donor(ENGINE, intervention, TEXT, answers).values
     given = answer_logits(ENGINE, tuned, TEXT, answers, intervention, read)
     fresh = answer_logits(ENGINE, tuned, TEXT, answers, intervention)
     assert torch.equal(given[0], fresh[0])
-    assert read_donor(ENGINE, interventions(tuned, base)["zero"], TEXT, answers) == {}
+    assert read_donor(ENGINE, interventions(tuned, base)["zero"], TEXT, answers).values == {}
 
 
 def test_logits_predict_the_answer_column_by_column(tuned):
@@ -216,7 +217,7 @@ def test_donor_columns_are_the_last_tokens_of_its_own_text(tuned, base):
     """With a twin of another length, the donor's answer tokens stand in the receiver's answer columns."""
     intervention = interventions(tuned, base)["twin"]
     answers = [[40 + row, 41, 42] for row in range(len(IDS))]
-    read = read_donor(ENGINE, intervention, TEXT, answers)
+    read = read_donor(ENGINE, intervention, TEXT, answers).values
     for site, values in read.items():
         for row, twin in enumerate(TWINS):
             alone = ENGINE.run(tuned, Batch.pad([[*twin, *answers[row][:-1]]], 0), reads=[site]).values[site]

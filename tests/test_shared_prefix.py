@@ -11,11 +11,21 @@ from interp.edit import Ablate, Add, Blend, Enter, Project, Replace, ReplaceByRo
 from interp.engines import Batch, TorchEngine
 from interp.engines.lockstep import lockstep
 from interp.engines.shared_prefix import whole_prompts
-from interp.generate import Text, answer_logits, generate, known_beginnings, stream_at
+from interp.generate import Begun, generate
 from interp.intervention import Intervention, by_layer
-from interp.models.caches import is_plain
+from interp.models.caches import Kept, is_plain
 from interp.models.model import Model
 from interp.sites import Site, contribution, neurons
+from interp.teacher_forcing import (
+    Text,
+    answer_logits,
+    first_columns,
+    known_beginnings,
+    read_answers,
+    read_donor,
+    stream_at,
+)
+from interp.trials.unwritten import joined, same_tokens
 from tests import families, tiny
 
 NAMES = ("llama", "gpt2", *families.NAMES)
@@ -218,10 +228,9 @@ def test_a_pass_begins_where_the_stream_is_given(name):
         assert {blocks for _, blocks in seen} == {(2, 2)}
         with whole(of):
             close(found.logits, ENGINE.run(of, batch, edits=later, keep=2).logits)
-    # below an edit or a read, or for a cache, blocks must run
+    # below an edit or a read, blocks must run
     for options in ({"edits": [Enter(site, stream), Scale(Site(1, "hook_mlp_out"), torch.tensor([0]), 2.0)]},
-                    {"edits": [Enter(site, stream)], "reads": [Site(0, "hook_mlp_out")]},
-                    {"edits": [Enter(site, stream)], "use_cache": True}):  # fmt: skip
+                    {"edits": [Enter(site, stream)], "reads": [Site(0, "hook_mlp_out")]}):  # fmt: skip
         seen.clear()
         ENGINE.run(of, BATCH, **options)
         assert {blocks for _, blocks in seen} == {None}
@@ -285,11 +294,53 @@ def test_answers_are_those_of_single_prompts_whatever_is_saved(kind):
     assert begun[0] == single[0]
     # what follows an end token is not part of an answer
     assert all(known and known[: len(it)] == it[: len(known)] for known, it in zip(begun, single, strict=True))
-    assert generate(ENGINE, of, text, 12, edit, begun=begun) == single
+    assert generate(ENGINE, of, text, 12, edit, begun=Begun(begun)) == single
     asked = []
-    part = generate(ENGINE, of, text, 12, edit, lambda row, known: bool(asked.append((row, tuple(known)))), begun)
+    part = generate(
+        ENGINE, of, text, 12, edit, lambda row, known: bool(asked.append((row, tuple(known)))), Begun(begun)
+    )
     assert part == single
     assert all(known == tuple(single[row][: len(known)]) for row, known in asked)
+
+
+@pytest.mark.parametrize("kind", ["zero", "donor", "activation"])
+@pytest.mark.parametrize("entered", [False, True])
+def test_answers_go_on_from_keys_and_values_of_what_was_read(kind, entered):
+    """From as many tokens as each has in common with a draft, of two passes in one batch; no token is read again."""
+    of, donor = model("llama"), model("llama", 1)
+    edit, text = interventions(of, donor)[kind], Text(ROWS, None, 0, (1,))
+    right = generate(ENGINE, of, text, 12, edit)
+    drafts = [right[0], [*right[1][:2], 9], [9, 9, 9], [*right[3][:1], 9, 9]]
+    stream = stream_at(ENGINE, of, text, drafts, 1, use_cache=True) if entered else None
+    given = read_donor(ENGINE, edit, text, drafts, use_cache=True)
+    read = read_answers(ENGINE, of, text, drafts, edit, given.values, stream and stream.enter, use_cache=True)
+    tokens, starts = known_beginnings(*read[:3]), first_columns(text, drafts)
+    same = [same_tokens(known, draft) for known, draft in zip(tokens, drafts, strict=True)]
+    assert same == [12, 2, 0, 1]
+
+    def begun(rows):
+        where, lengths = [starts[row] for row in rows], [len(ROWS[row]) + same[row] for row in rows]
+        below = [(stream.cache, 1)] if stream else []
+        receiver = Kept.take([*below, (read.cache, of.anatomy.n_layers)], rows, where, lengths)
+        other = Kept.take([(given.cache, None)], rows, where, lengths) if given.values else None
+        return Begun([tokens[row] for row in rows], receiver, other)
+
+    rows, known = [2, 3, 1], joined([begun([2, 3]), begun([1])])
+    seen.clear()
+    assert generate(ENGINE, of, text.of(rows), 12, edit, begun=known) == [right[row] for row in rows]
+    assert {shape[1] for shape, _ in seen} == {1}
+    # where more than one token is known that was not read, all of them are read at once
+    further = Begun([right[row][:5] for row in rows], known.receiver, known.donor)
+    seen.clear()
+    assert generate(ENGINE, of, text.of(rows), 12, edit, begun=further) == [right[row] for row in rows]
+    assert seen[0][0][1] == 5
+    assert {shape[1] for shape, _ in seen} == {5, 1}
+
+
+def test_a_cache_that_does_not_hold_every_token_is_not_gone_on_from():
+    of = model("mistral")
+    cache = of.module(torch.tensor([ROWS[0]]), use_cache=True).past_key_values
+    assert Kept.take([(cache, None)], [0], [0], [3]) is None
 
 
 def test_a_pass_over_answers_begins_where_the_stream_is_given():
@@ -297,5 +348,5 @@ def test_a_pass_over_answers_begins_where_the_stream_is_given():
     edit, text = interventions(of, donor)["donor"], Text(ROWS, None, 0, (1,))
     answers = [[5, 6, 7], [8], [9, 9], [5, 6, 7, 8, 9]]
     plain, _, real = answer_logits(ENGINE, of, text, answers, edit)
-    entered, _, _ = answer_logits(ENGINE, of, text, answers, edit, enter=stream_at(ENGINE, of, text, answers, 1))
+    entered, _, _ = answer_logits(ENGINE, of, text, answers, edit, enter=stream_at(ENGINE, of, text, answers, 1).enter)
     close(entered[real], plain[real])

@@ -13,12 +13,12 @@ from interp.capture import Backoff
 from interp.edit import Project
 from interp.engines import Batch, Edit, TorchEngine
 from interp.errors import OptionError
-from interp.generate import answer_logits
 from interp.intervention import Intervention
 from interp.models.units import HEAD, NEURON
 from interp.prompts import Contrast, PromptSet
 from interp.sites import Site
 from interp.table import table
+from interp.teacher_forcing import answer_logits
 from interp.trials.ablated import Ablated
 from interp.trials.conditions import Donors, judge
 from interp.trials.divergence import divergence

@@ -10,8 +10,8 @@ from scipy.stats import beta
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
-from interp.analyzers.verify_neurons.analyzer import SETS_AT_ONCE
 from interp.analyzers.verify_neurons.evidence import Evidence
+from interp.analyzers.verify_neurons.random_effects import SETS_AT_ONCE
 from interp.analyzers.verify_neurons.tables import build
 from interp.claims import MEASURES, check, from_table
 from interp.claims.opening import opening
@@ -24,12 +24,16 @@ from interp.sites import neurons
 from interp.store import Store
 from interp.store.journal import Journal
 from interp.study import Study
+from interp.trials.bounded import Bounded
 from interp.trials.conditions import Donors, Judged, judge
 from interp.trials.contributions import contribution_changes, contribution_norms
+from interp.trials.divergence import divergences
 from interp.trials.dose import grid, refine, returns
+from interp.trials.numbers import Numbers
 from interp.trials.outcomes import Outcomes
 from interp.trials.parts import parts
 from interp.trials.rows import changed
+from interp.trials.unwritten import write
 from interp.trials.warnings import disagreements
 from tests import tiny
 
@@ -252,7 +256,7 @@ def test_outcomes_are_those_of_answers_that_were_written(noisy, direction):
 
 @pytest.mark.parametrize("patch", ["contribution", "activation"])
 @pytest.mark.parametrize("direction", ["necessity", "sufficiency"])
-def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, patch):
+def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, patch, monkeypatch):
     """Their answers are written in one batch, each row with its own set; beginnings that they share help nobody."""
     base, tuned = tiny.planted(tiny.FAMILIES[family](seed=7, tie_word_embeddings=False))
     study = tiny.study(tiny.perturbed(tuned, 0.002), base, pairs=12, max_new_tokens=6)
@@ -260,13 +264,13 @@ def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, pat
     generator, width = np.random.default_rng(0), len(everything)
     drawn = [[everything[at] for at in generator.permutation(width)[:size]] for size in (40, 60, 80, 100, 130)]
     outcomes = Outcomes(study, Donors.read(study, patch=patch), direction, [5, 0, 3, 1, 8, 9, 10])
-    written, write = [], outcomes._written
+    written = []
 
-    def counted(some, intervention):
-        written.append((len(some), intervention.among is not None))
-        return write(some, intervention)
+    def counted(study, model, some, each):
+        written.append((sum(len(one.rows) for one in some), len({one.at for one in some})))
+        return write(study, model, some, each)
 
-    outcomes._written = counted
+    monkeypatch.setattr("interp.trials.outcomes.write", counted)
     alone = [outcomes.of(chosen) for chosen in [PLANTED, [], *drawn]]
     first, written[:] = list(written), []
     together = outcomes.of_each([PLANTED, [], *drawn])
@@ -276,7 +280,65 @@ def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, pat
     # the base's own columns write nothing at the planted neurons
     assert len({each.shown.sum() for each in together}) > 1 or (direction, patch) == ("sufficiency", "activation")
     assert len(first) > 1  # several sets have answers that must be written
-    assert written == [(sum(count for count, _ in first), True)]
+    assert written == [(sum(count for count, _ in first), len(first))]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("direction", ["necessity", "sufficiency"])
+def test_what_a_set_does_at_most_is_no_less_than_what_it_does(noisy, direction, rate):
+    """Whatever the set that others are compared with leaves; of those that may do as much nothing is said."""
+    donors, rows, layers = Donors.read(noisy), list(range(len(noisy.prompts("positive")))), range(3)
+    whole = Outcomes(noisy, donors, direction, rows)
+    numbers = Numbers(noisy, donors, rows, direction, layers)
+    bounded = Bounded(noisy, donors, direction, whole, numbers, rate, layers)
+    generator = np.random.default_rng(0)
+    drawn = [[(layer, int(unit)) for layer in layers for unit in generator.choice(48, 6)] for _ in range(8)]
+    sets, sign, judged = [*drawn, PLANTED, []], (1 if direction == "necessity" else -1), 0
+    for chosen, most in zip(sets, bounded.of_each(sets), strict=True):
+        right = whole.effects(whole.of(chosen))
+        if most is None:
+            continue
+        judged += 1
+        assert most["judged"] < len(rows)
+        assert np.isnan(most["rate"])
+        assert most["number"] == pytest.approx(right["number"], rel=1e-5)
+        assert most["recovery"] == pytest.approx(right["recovery"], rel=1e-4, abs=1e-6)
+        assert most["behaviour"] >= right["behaviour"] - 1e-12
+        # and less than that of the set it is compared with
+        assert sign * most["difference"] <= sign * right["difference"] + 1e-12
+        assert sign * (most["difference"] + whole.donor.shown.mean() - rate) > 0
+    # where a set leaves nothing to do, no other can be shown to do less by fewer prompts than all
+    best, worst = (0.0, 1.0) if direction == "necessity" else (1.0, 0.0)
+    assert judged > 0 if rate == best else judged == 0 or rate != worst
+
+
+def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(study, table):
+    few = VerifyNeurons.of(LocateNeurons(method="change", top="3")(study), **{**SMALL, "judged_sets": 4})(study)
+    for direction in ("necessity", "sufficiency"):
+        some, all_ = (each.tables["random"] for each in (few, table))
+        some, all_ = (each.select(each["direction"] == direction) for each in (some, all_))
+        assert some["whole"].tolist() == [True] * 4 + [False] * 35
+        assert some["judged"].tolist() == [5] * 4 + [3] * 35
+        np.testing.assert_allclose(some["recovery"], all_["recovery"], atol=1e-6)
+        assert (some["behaviour"] >= all_["behaviour"]).all()
+        assert (some["behaviour"][4:] < 1.0).all()
+    verdicts = [{name: one.verdict for name, one in findings_of(each).items()} for each in (few, table)]
+    assert verdicts[0] == verdicts[1]
+    assert (
+        "on 5 control prompts 0.0%, with 4 random sets 100.0%, and 35 more, judged on fewer of them, do less than the "
+        "neurons located)."
+    ) in few.summary["sentence"]
+    assert "(4 random sets 100.0%, 35 more do less than the located set)" in few.summary["opening"][1]
+    for one in findings_of(few).values():
+        check(one, few)
+
+
+def test_a_random_set_that_may_do_as_much_is_judged_whole(study):
+    """Planted neurons and more of them: what is compared with one of them alone does no less."""
+    verify = VerifyNeurons(ranking=((0, 3), (1, 9), (2, 11)), selected=3, **{**SMALL, "judged_sets": 2})
+    random = verify(study).tables["random"]
+    assert random["whole"].all()
+    assert (random["judged"] == 5).all()
 
 
 def test_parts_are_made_some_at_a_time_and_kept(tmp_path):
@@ -395,7 +457,8 @@ def test_doses_of_prompts_of_unlike_lengths(family):
 def test_log_odds_and_losses_of_answers(noisy):
     donors = Donors.read(noisy)
     for group in ("positive", "negative"):
-        judged = judge(noisy, "tuned", group, donors.condition("tuned", ()), diverging=True)
+        receiver = donors.condition("tuned", ())
+        judged = judge(noisy, "tuned", group, receiver, divergences(noisy, group, {"tuned": receiver})["tuned"])
         for number in range(len(noisy.prompts(group))):
             ids, answer = noisy.encoded(group)[number].ids, noisy.answers("tuned", group)[number]
             read = torch.tensor([[*ids, *answer]])

@@ -61,13 +61,17 @@ def _first(k95: int | None) -> str:
 
 def _random(run: Table, direction: str, column: str, said: Callable[[float], str]) -> str:
     part = run.tables["random"]
-    values = part[column][part["direction"] == direction]
-    values = values[~np.isnan(values)]
+    drawn = part[column][part["direction"] == direction]
+    values = drawn[~np.isnan(drawn)]
     if not values.size:
         return ""
     low, high = said(float(values.min())), said(float(values.max()))
     ends = f"{low} to {high}" if low != high else low
-    return f" (random sets {ends}{_there(run, direction) if column == 'rate' else ''})"
+    if column != "rate":
+        return f" (random sets {ends})"
+    further = f", {drawn.size - values.size} more do less than the located set" if values.size < drawn.size else ""
+    many = f"{values.size} " if further else ""
+    return f" ({many}random sets {ends}{_there(run, direction)}{further})"
 
 
 def _there(run: Table, direction: str) -> str:

@@ -31,7 +31,7 @@ ABLATIONS = {
     "twin": "given what they contribute on the twin of the other class",
 }
 RANDOM_SETS_ORGANISM, RANDOM_SETS, PROMPTS = 200, 39, 48
-CONTROL_PROMPTS_ORGANISM, CONTROL_PROMPTS = 48, 24
+CONTROL_PROMPTS_ORGANISM, CONTROL_PROMPTS, JUDGED_SETS = 48, 24, 5
 QUICK_SETS, QUICK_PROMPTS, QUICK_TOKENS, QUICK_CONTROL_PROMPTS = 19, 24, 24, 12
 
 
@@ -82,6 +82,15 @@ def command(
             metavar="N",
             min=1,
             help="Prompts for doses and random sets; the conditions use all.  [default: 24; 48 for small organisms]",
+        ),
+    ] = None,
+    judged_sets: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Random sets judged on every control prompt; the others on as many as show that they do less than "
+            "the located set.  [default: 5; all for small organisms]",
         ),
     ] = None,
     control: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=CONTROL_HELP)] = None,
@@ -208,6 +217,7 @@ def command(
             run.table,
             random_sets=random_sets,
             control_prompts=control_prompts,
+            judged_sets=judged_sets or (0 if small else JUDGED_SETS),
             patch=patch,
             show_answers=show_answers,
             ablations=ablated,

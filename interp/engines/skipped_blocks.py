@@ -31,7 +31,7 @@ def needed_blocks(
 ) -> Blocks | None:
     """The first and the last block that a pass needs; None for all of them.
 
-    ``cached``: keys and values are kept or were; what is put in does not make those of the blocks below.
+    ``cached``: the pass goes on from keys and values; what is put in does not add to those of the blocks below.
     """
     if gradients or is_whole(model):
         return None
@@ -59,7 +59,7 @@ def _proven(run: Callable[..., Run], model: Model, batch: Batch) -> str | None:
         seen.append("stream" if isinstance(output, Tensor) else "tuple" if alone else "more")
 
     blocks, middle = blocks_of(model), model.anatomy.n_layers // 2
-    some = Batch(batch.ids[:1], batch.mask[:1])
+    some = Batch(batch.ids[:1], batch.real[:1])
     hooks = [block.register_forward_hook(look) for block in blocks]
     try:
         whole = run(model, some, reads=[Site(middle, "hook_resid_pre")], keep=1)

@@ -42,8 +42,7 @@ class TorchEngine:
         along: Sequence[Direction] = (),
     ) -> Run:
         """See ``interp.engines.base.Engine.run``."""
-        cached = use_cache or cache is not None
-        blocks = needed_blocks(model, reads, edits, keep, gradient_of is not None, cached)
+        blocks = needed_blocks(model, reads, edits, keep, gradient_of is not None, cache is not None)
         if blocks is not None and not may_skip(self._pass, model, batch):
             blocks = None
         if gradient_of is None and keep is not None and cache is None:

@@ -1,9 +1,15 @@
-"""Caches of keys and values: one row for all, another layout, rows left out."""
+"""Caches of keys and values: one row for all, another layout, rows left out, those of several passes in one."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 
@@ -33,14 +39,18 @@ def repeat(cache: Any, rows: int) -> None:
 
 
 def lay_out(cache: Any, positions: Int[Tensor, "B T"]) -> None:
-    """Put keys and values where a pass over whole, padded prompts has them."""
-    for layer in cache.layers:
-        if layer.is_initialized:
-            columns = positions.to(layer.keys.device)[:, None, :, None]
-            layer.keys = layer.keys.gather(2, columns.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3]))
-            layer.values = layer.values.gather(2, columns.expand(-1, layer.values.shape[1], -1, layer.values.shape[3]))
-            if isinstance(layer, DynamicSlidingWindowLayer):
-                layer.cumulative_length = positions.shape[1]
+    """Put keys and values where a pass over whole, padded prompts has them, and leave out what only stood for them."""
+    layers = [layer for layer in cache.layers if layer.is_initialized]
+    length = max(layer.keys.shape[2] for layer in layers)
+    for layer in layers:
+        if layer.keys.shape[2] < length and type(layer) is DynamicLayer:
+            layer.reset()
+            continue
+        columns = positions.to(layer.keys.device)[:, None, :, None]
+        layer.keys = layer.keys.gather(2, columns.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3]))
+        layer.values = layer.values.gather(2, columns.expand(-1, layer.values.shape[1], -1, layer.values.shape[3]))
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            layer.cumulative_length = positions.shape[1]
 
 
 def keep_rows(cache: Any, rows: Int[Tensor, " K"]) -> None:
@@ -49,3 +59,82 @@ def keep_rows(cache: Any, rows: Int[Tensor, " K"]) -> None:
         if layer.is_initialized:
             where = rows.to(layer.keys.device)
             layer.keys, layer.values = layer.keys[where], layer.values[where]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Keys and values of the first ``lengths`` tokens of some texts, right-aligned, block after block from the first.
+
+    A cache made of them, ``cache``, goes on behind these tokens, whose cells ``mask`` has.
+    """
+
+    lengths: tuple[int, ...]
+    blocks: tuple[tuple[Float[Tensor, "B H T K"], Float[Tensor, "B H T V"]], ...]
+
+    @classmethod
+    def take(
+        cls,
+        caches: Sequence[tuple[Any, int | None]],
+        rows: Sequence[int],
+        starts: Sequence[int],
+        lengths: Sequence[int],
+    ) -> Kept | None:
+        """From caches of texts on the same columns; None where they do not hold all that a pass needs.
+
+        ``caches``: each with the number of blocks whose keys and values are known with it (None: as many as it has),
+        of which those that the cache before did not give are taken. Of ``rows``, in that order, ``lengths`` tokens from
+        the column ``starts`` on.
+        """
+        blocks: list[tuple[Tensor, Tensor]] = []
+        for cache, until in caches:
+            if not is_plain(cache):
+                return None
+            layers = cache.layers[len(blocks) : until]
+            if until is None:
+                layers = [layer for layer in layers if layer.is_initialized]
+            if any(type(layer) is not DynamicLayer or not layer.is_initialized for layer in layers):
+                return None
+            blocks += [(layer.keys, layer.values) for layer in layers]
+        width, ends = max(lengths), torch.tensor([*starts]) + torch.tensor([*lengths])
+        which, columns = torch.tensor([*rows]), (ends[:, None] - width + torch.arange(width)[None]).clamp(min=0)
+        return cls(tuple(lengths), tuple((_cells(k, which, columns), _cells(v, which, columns)) for k, v in blocks))
+
+    @classmethod
+    def join(cls, each: Sequence[Kept]) -> Kept:
+        """The rows of all, one after another."""
+        width, lengths = max(max(one.lengths) for one in each), [length for one in each for length in one.lengths]
+
+        def stack(sides: Sequence[Tensor]) -> Tensor:
+            return torch.cat([pad(side, (0, 0, width - side.shape[2], 0)) for side in sides])
+
+        blocks = zip(*(one.blocks for one in each), strict=True)
+        return cls(tuple(lengths), tuple((stack([k for k, _ in some]), stack([v for _, v in some])) for some in blocks))
+
+    def of(self, rows: Sequence[int]) -> Kept:
+        """Some rows."""
+        if [*rows] == [*range(len(self.lengths))]:
+            return self
+        blocks = []
+        for keys, values in self.blocks:
+            which = torch.tensor([*rows], device=keys.device)
+            blocks.append((keys[which], values[which]))
+        return Kept(tuple(self.lengths[row] for row in rows), tuple(blocks))
+
+    @property
+    def mask(self) -> Bool[Tensor, "B T"]:
+        """Which cells are tokens."""
+        keys, _ = self.blocks[0]
+        width, lengths = keys.shape[2], torch.tensor(self.lengths, device=keys.device)
+        return torch.arange(width, device=keys.device)[None] >= width - lengths[:, None]
+
+    def cache(self) -> DynamicCache:
+        """A cache that passes can go on from."""
+        made = DynamicCache()
+        for layer, (keys, values) in enumerate(self.blocks):
+            made.update(keys, values, layer)
+        return made
+
+
+def _cells(value: Float[Tensor, "B H T W"], rows: Tensor, columns: Int[Tensor, "R n"]) -> Float[Tensor, "R H n W"]:
+    some = value[rows.to(value.device)]
+    return some.gather(2, columns.to(value.device)[:, None, :, None].expand(-1, some.shape[1], -1, some.shape[3]))

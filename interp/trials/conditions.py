@@ -19,14 +19,14 @@ from torch import Tensor
 
 from interp.capture import capture
 from interp.errors import required
-from interp.generate import answer_logits
 from interp.intervention import Intervention, Kind
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
-from interp.metrics import malformed, repeats, token_divergences, token_losses
-from interp.models.model import Model
+from interp.metrics import malformed, repeats, token_losses
 from interp.models.units import NEURON, Unit
 from interp.study import GROUPS, Study
+from interp.teacher_forcing import answer_logits
+from interp.trials.answer_groups import answer_groups
 
 NEEDS_BASE = ("ablate-base", "patch-tuned")
 # Which model runs and which one it takes from, by direction.
@@ -167,17 +167,20 @@ class Judged:
         return before.shown & ~self.shown & ~self.malformed
 
 
-def judge(study: Study, name: str, group: str, receiver: Receiver, *, diverging: bool = False) -> Judged:
-    """Answer every prompt of a class under a condition and compare with both models' own answers.
+def judge(
+    study: Study,
+    name: str,
+    group: str,
+    receiver: Receiver,
+    divergence: Float[np.ndarray, " B"] | None = None,
+) -> Judged:
+    """Answer every prompt of a class under a condition and compare with both models' own answers, token by token.
 
-    ``diverging``: also measure the divergence from the fine-tuned model, on its own answers, which takes two passes.
-    Answers are compared token by token up to the stop token.
+    ``divergence``: where it was measured, see ``interp.trials.divergence``.
     """
     own = {role: study.answers(role, group) for role in ("base", "tuned") if role == "tuned" or study.pair.base}
     ended = own.get("base", own["tuned"])
     answers, number = _answered(study, group, receiver)
-    unmeasured = np.full(len(answers), np.nan)
-    divergence = _divergence(study, group, receiver, own["tuned"]) if diverging else unmeasured
     prompts, texts = study.prompts(group).prompts, [study.decode(answer) for answer in answers]
     stops = study.stop_ids
     return Judged(
@@ -197,7 +200,7 @@ def judge(study: Study, name: str, group: str, receiver: Receiver, *, diverging:
         np.array([len(answer) for answer in answers]),
         np.array([repeats(answer) for answer in answers]),
         _base_losses(study, group, answers),
-        divergence,
+        np.full(len(answers), np.nan) if divergence is None else divergence,
         study.require_metric().chance(prompts, texts) if group == "positive" else None,
         texts,
     )
@@ -237,34 +240,14 @@ def _read_numbers(study: Study, group: str, receiver: Receiver, number: np.ndarr
         number[rows] = to_host(aim.of(logits[:, -aim.keep :]))
 
 
-def _groups(study: Study, group: str, model: Model, held: int) -> list[list[int]]:
-    """Rows of a class in batches whose answers' logits, ``held`` bytes for each, fit into what batches may take."""
-    shortest = min(len(each.ids) for each in study.encoded(group))
-    return study.groups(group, model, held * model.anatomy.vocabulary * study.max_new_tokens // shortest)
-
-
-def _divergence(study: Study, group: str, receiver: Receiver, answers: Sequence[Sequence[int]]) -> np.ndarray:
-    """KL divergence of the fine-tuned model's next tokens from the condition's on given answers, nats a token."""
-    found = np.full(len(answers), np.nan)
-    for rows in _groups(study, group, study.pair[receiver.role], 20):
-        text, given = study.text(group, rows), [answers[row] for row in rows]
-        logits, _, real = answer_logits(study.engine, study.pair[receiver.role], text, given, receiver.intervention)
-        plain, _, _ = answer_logits(study.engine, study.pair.tuned, text, given)
-        apart = token_divergences(plain, logits.to(plain.device), real.to(plain.device))
-        found[rows] = to_host(apart.sum(1) / real.to(plain.device).sum(1).clamp(min=1))
-    return found
-
-
 def _base_losses(study: Study, group: str, answers: Sequence[Sequence[int]]) -> np.ndarray:
     """Negative log-likelihood of these answers in the base, nats a token; of each answer it is measured once."""
     if study.pair.base is None:
         return np.full(len(answers), np.nan)
-    known: dict[tuple[int, ...], float] = study.kept(("base losses", group), dict)
-    keys = [(row, *answer) for row, answer in enumerate(answers)]
-    for rows in _groups(study, group, study.pair.base, 12):
-        new = [row for row in rows if keys[row] not in known]
-        if not new:
-            continue
+    known: dict[tuple[int, ...], float] = study.kept(("by prompt", "base losses", group), dict)
+    keys = [(prompt.id, *answer) for prompt, answer in zip(study.prompts(group), answers, strict=True)]
+    unknown = [row for row, key in enumerate(keys) if key not in known]
+    for new in answer_groups(study, group, study.pair.base, answers, unknown, 12):
         text, written = study.text(group, new), [answers[row] for row in new]
         logits, targets, real = answer_logits(study.engine, study.pair.base, text, written)
         losses = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1)).tolist()

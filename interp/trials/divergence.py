@@ -1,27 +1,40 @@
-"""How far an intervention moves what a model says where it should not: KL on its own answers to negative prompts."""
+"""How far conditions move what the fine-tuned model says: KL on its own answers, token by token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
-from interp.generate import answer_logits
 from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.metrics import token_divergences
 from interp.study import Study
+from interp.teacher_forcing import answer_logits
+from interp.trials.answer_groups import answer_groups
+from interp.trials.conditions import Receiver
 
 
-def divergence(study: Study, intervention: Intervention, rows: Sequence[int]) -> np.ndarray:
-    """Mean KL per answer token of each negative prompt, tuned model as it is || under the intervention, in nats."""
-    model, answers = study.pair.tuned, study.answers("tuned", "negative")
-    found = np.zeros(len(study.prompts("negative")))
-    wanted = set(rows)
-    for group in study.groups("negative", model):
-        part = [row for row in group if row in wanted]
-        if not part:
-            continue
-        text, own = study.text("negative", part), [answers[row] for row in part]
-        before, _, real = answer_logits(study.engine, model, text, own)
-        after, _, _ = answer_logits(study.engine, model, text, own, intervention)
-        found[part] = to_host(token_divergences(before, after, real).sum(1) / real.sum(1))
+def divergences(
+    study: Study, group: str, receivers: Mapping[str, Receiver], rows: Sequence[int] | None = None
+) -> dict[str, Float[np.ndarray, " B"]]:
+    """KL(fine-tuned || condition) of next tokens, in nats, by condition: the mean over each prompt's answer tokens.
+
+    NaN for rows other than ``rows``.
+    """
+    answers = study.answers("tuned", group)
+    found = {name: np.full(len(answers), np.nan) for name in receivers}
+    chosen = range(len(answers)) if rows is None else sorted(rows)
+    for some in answer_groups(study, group, study.pair.tuned, answers, chosen, 20) if receivers else ():
+        text, given = study.text(group, some), [answers[row] for row in some]
+        plain, _, real = answer_logits(study.engine, study.pair.tuned, text, given)
+        lengths = real.sum(1).clamp(min=1)
+        for name, receiver in receivers.items():
+            logits, _, _ = answer_logits(study.engine, study.pair[receiver.role], text, given, receiver.intervention)
+            found[name][some] = to_host(token_divergences(plain, logits.to(plain.device), real).sum(1) / lengths)
+    return found
+
+
+def divergence(study: Study, intervention: Intervention, rows: Sequence[int]) -> Float[np.ndarray, " rows"]:
+    """The same of the fine-tuned model under an intervention, on some negative prompts, in this order."""
+    found = divergences(study, "negative", {"": Receiver("tuned", intervention)}, rows)[""]
     return found[list(rows)]

@@ -6,10 +6,10 @@ import numpy as np
 
 from interp.capture import make_batch
 from interp.engines import Batch, Edit
-from interp.generate import stream_of
 from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.study import Study
+from interp.teacher_forcing import stream_of
 from interp.trials.conditions import DIRECTIONS, RECEIVERS, Donors
 from interp.trials.streams import Streams
 
@@ -64,5 +64,5 @@ class Numbers:
 
     def _edits(self, batch: Batch, read: dict, streams: Streams, intervention: Intervention) -> list[Edit]:
         lowest = min(intervention.units)
-        enter = streams.at(lowest, lambda: stream_of(self._study.engine, self._model, batch, lowest))
-        return [*([] if enter is None else [enter]), *intervention.bind(read)]
+        stream = streams.at(lowest, lambda: stream_of(self._study.engine, self._model, batch, lowest))
+        return [*([] if stream is None else [stream.enter]), *intervention.bind(read)]

@@ -9,27 +9,34 @@ in one batch. What the donor does on these fixed texts is read once.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import numpy as np
 
 from interp.capture import make_batch
-from interp.generate import (
+from interp.engines import Run
+from interp.generate import Begun
+from interp.intervention import Intervention
+from interp.maths.batches import EACH_ON_CPU, EACH_ON_GPU, least_padded
+from interp.maths.host import to_host
+from interp.models.caches import Kept
+from interp.study import Study
+from interp.teacher_forcing import (
+    Answered,
+    Stream,
     Text,
     answer_logits,
+    first_columns,
     first_logits,
-    generate,
     known_beginnings,
+    read_answers,
     read_donor,
     stream_at,
     would_answer,
 )
-from interp.intervention import Intervention
-from interp.maths.host import to_host
-from interp.study import Study
 from interp.trials.conditions import DIRECTIONS, RECEIVERS, Donors, number_is_where_answers_begin
 from interp.trials.numbers import Numbers
 from interp.trials.streams import Streams
+from interp.trials.unwritten import Unwritten, same_tokens, settled_length, write
 
 Set = Sequence[tuple[int, int]]
 MEASURES = ("behaviour", "recovery")
@@ -57,25 +64,17 @@ class _Part:
     own: list[list[int]]
     wanted: list[list[int]]
     settled: list[int]
-    on_own: dict
-    on_wanted: dict
+    on_own: Run
+    on_wanted: Run
     streams: Streams = field(default_factory=Streams)
-
-
-@dataclass(frozen=True)
-class _Unwritten:
-    """An answer that must be written to its decision: of which intervention, to which prompt, and how it begins."""
-
-    at: int
-    row: int
-    begun: list[int]
 
 
 class Outcomes:
     """Outcomes of any set on some positive prompts (``rows``), in one direction; of both models as they are.
 
     ``necessity``: the tuned model with the base's contributions (or activations, as ``donors.patch`` says);
-    ``sufficiency``: the base with the tuned model's. ``layers``: those of all units that will be asked for, to keep no
+    ``sufficiency``: the base with the tuned model's. ``lengths``: tokens of each prompt and of what is read of the
+    receiver's answer to it. ``layers``: those of all units that will be asked for, to keep no
     more of the donor than these need; ``exact``: count answers that become the donor's, word for word, too.
     """
 
@@ -100,19 +99,21 @@ class Outcomes:
         begun = {row: list(own[row][: settled_length(study, row, own[row])]) for row in self.rows}
         most = (1 << 29) // (8 * 64 * len(whole) * donors.unit.n_channels(self._model.anatomy))
         size = study.at_a_time(max(1, min(len(self.rows), 24, most)))
-        by_length = sorted(self.rows, key=lambda row: (len(study.encoded("positive")[row].ids) + len(begun[row]), row))
+        self.lengths = [len(study.encoded("positive")[row].ids) + len(begun[row]) for row in self.rows]
+        fixed = EACH_ON_CPU if self._model.device.type == "cpu" else EACH_ON_GPU
         self._parts = [
-            self._part(by_length[start : start + size], begun, wanted, reader) for start in range(0, len(rows), size)
+            self._part([self.rows[at] for at in some], begun, wanted, reader)
+            for some in least_padded(self.lengths, size, fixed)
         ]
         self.receiver, self.donor = self._unedited(role, other)
 
     def _part(self, rows: list[int], begun: Mapping[int, list[int]], wanted: Sequence, reader: Intervention) -> _Part:
         study = self._study
-        asked = study.text("positive", rows)
-        text = Text(asked.prompts, None, asked.pad_id, asked.stop_ids)
+        text = study.text("positive", rows).of(range(len(rows)))
         own, ends = [begun[row] for row in rows], [settled_length(study, row, wanted[row]) for row in rows]
         looked_for = [list(wanted[row][: None if self._exact else end]) for row, end in zip(rows, ends, strict=True)]
-        on_own, on_wanted = (read_donor(study.engine, reader, text, answers) for answers in (own, looked_for))
+        on_own = read_donor(study.engine, reader, text, own, use_cache=True)
+        on_wanted = read_donor(study.engine, reader, text, looked_for)
         return _Part(rows, text, own, looked_for, ends, on_own, on_wanted)
 
     def _unedited(self, role: str, other: str) -> tuple[Outcome, Outcome]:
@@ -141,45 +142,54 @@ class Outcomes:
 
     def under(self, interventions: Iterable[Intervention | None]) -> list[Outcome]:
         """The outcome under each of some interventions from this direction's donor."""
-        found, kept, unwritten = [], [], []
+        found, kept, waiting = [], [], []
+        places = {row: place for place, row in enumerate(self.rows)}
+        size = self._study.at_a_time(ANSWERS_AT_ONCE)
+
+        def write_waiting() -> None:
+            for at, row, yes in write(self._study, self._model, waiting, kept) if waiting else ():
+                found[at].shown[places[row]] = yes
+            waiting.clear()
+
         for at, intervention in enumerate(interventions):
             kept.append(intervention)
             if intervention is None:
                 found.append(self.receiver)
                 continue
-            outcome, begun = self._read(intervention)
+            outcome, unwritten = self._read(intervention)
             found.append(outcome)
-            unwritten += [_Unwritten(at, row, known) for row, known in begun.items()]
-        places = {row: place for place, row in enumerate(self.rows)}
-        size = self._study.at_a_time(ANSWERS_AT_ONCE)
-        alone = any(each is not None and each.kind not in ("donor", "activation") for each in kept)
-        for some in _batches(unwritten, size, alone):
-            shown = self._written(some, Intervention.together(kept, [each.at for each in some]))
-            for each, yes in zip(some, shown, strict=True):
-                found[each.at].shown[places[each.row]] = yes
+            waiting += [Unwritten(at, rows, begun) for rows, begun in unwritten]
+            alone = intervention.kind not in ("donor", "activation")
+            if alone or sum(len(each.rows) for each in waiting) >= size:
+                write_waiting()
+        write_waiting()
         return found
 
-    def _read(self, intervention: Intervention) -> tuple[Outcome, dict[int, list[int]]]:
-        """The outcome as far as reading known answers tells it, and beginnings of those that tell nothing yet."""
+    def _read(self, intervention: Intervention) -> tuple[Outcome, list[tuple[list[int], Begun]]]:
+        """The outcome as far as reading known answers tells it, and what is known of those that tell nothing yet."""
         at = {row: number for number, row in enumerate(self.rows)}
         number, shown, equal = self.receiver.number.copy(), self.receiver.shown.copy(), np.zeros(len(at), bool)
-        begun: dict[int, list[int]] = {}
+        unwritten: list[tuple[list[int], Begun]] = []
         for part in self._parts:
             places = np.array([at[row] for row in part.rows])
-            numbers, shows, equals, unknown = self._measure(part, intervention, places, min(intervention.units))
+            numbers, shows, equals, unknown = self._measure(part, intervention, places)
             number[places], shown[places], equal[places] = numbers, shows, equals
-            begun |= {part.rows[row]: known for row, known in unknown.items()}
+            if unknown is not None:
+                unwritten.append(unknown)
         if self._numbers is not None:
             number = self._numbers.under(intervention)
-        return Outcome(number, shown, equal if self._exact else None), begun
+        return Outcome(number, shown, equal if self._exact else None), unwritten
 
     def _measure(
-        self, part: _Part, intervention: Intervention, places: np.ndarray, lowest: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, list[int]]]:
-        """Numbers, behaviour and equality of a part; and the beginnings of those answers that do not tell yet."""
-        study, engine = self._study, self._study.engine
-        enter = part.streams.at(lowest, lambda: stream_at(engine, self._model, part.text, part.own, lowest))
-        logits, target, real = answer_logits(engine, self._model, part.text, part.own, intervention, part.on_own, enter)
+        self, part: _Part, intervention: Intervention, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[list[int], Begun] | None]:
+        """Numbers, behaviour and equality of a part; and what is known of those answers that do not tell yet."""
+        study, engine, lowest = self._study, self._study.engine, min(intervention.units)
+        stream = part.streams.at(lowest, lambda: stream_at(engine, self._model, part.text, part.own, lowest, True))
+        read = read_answers(
+            engine, self._model, part.text, part.own, intervention, part.on_own.values, stream and stream.enter, True
+        )
+        logits, target, real, _ = read
         first = first_logits(logits, real)
         number = np.full(len(part.rows), np.nan)
         if self._numbers is None:
@@ -199,28 +209,41 @@ class Outcomes:
             shown[settled], known[settled] = self.donor.shown[places][settled], True
             for at, other in zip(like, as_far, strict=True):
                 begins[at] = max(begins[at], other, key=len)
-        return number, shown, equal, {int(at): begins[at] for at in np.flatnonzero(~known)}
+        rows = [int(at) for at in np.flatnonzero(~known)]
+        begun = self._begun(part, rows, [begins[at] for at in rows], intervention, stream, read) if rows else None
+        return number, shown, equal, begun and ([part.rows[at] for at in rows], begun)
 
-    def _written(self, some: Sequence[_Unwritten], intervention: Intervention) -> np.ndarray:
-        """Behaviour of answers that must be written to their decision, row by row of the intervention."""
-        study, rows = self._study, [each.row for each in some]
-        text = study.text("positive", rows)
-        answers = generate(
-            study.engine, self._model, Text(text.prompts, None, text.pad_id, text.stop_ids), study.max_new_tokens,
-            intervention, lambda at, answer: settles(study, rows[at], answer), [each.begun for each in some],
-        )  # fmt: skip
-        prompts = [study.prompts("positive").prompts[row] for row in rows]
-        return study.require_metric().shown(prompts, [study.decode(answer) for answer in answers], "positive")
+    def _begun(
+        self,
+        part: _Part,
+        rows: Sequence[int],
+        tokens: list[list[int]],
+        intervention: Intervention,
+        stream: Stream | None,
+        read: Answered,
+    ) -> Begun:
+        """Some rows of a part, with the keys and values of what the pass over the receiver's own answers read."""
+        starts, lengths = first_columns(part.text, part.own), []
+        for at, known in zip(rows, tokens, strict=True):
+            # the last that is known is read by the pass that goes on
+            same = min(same_tokens(known, part.own[at]), len(known) - 1, len(part.own[at]) - 1)
+            lengths.append(len(part.text.prompts[at]) + same)
+        where = [starts[at] for at in rows]
+        below = [] if stream is None else [(stream.cache, min(intervention.units))]
+        receiver = Kept.take([*below, (read.cache, self._model.anatomy.n_layers)], rows, where, lengths)
+        if receiver is None or intervention.donor is None:
+            return Begun(tokens, receiver)
+        return Begun(tokens, receiver, Kept.take([(part.on_own.cache, None)], rows, where, lengths))
 
     def _as_donor(
         self, part: _Part, rows: Sequence[int], intervention: Intervention
     ) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
         """Which of some rows of a part answer as the donor, to the end and as far as settles the behaviour; how far."""
-        text = Text([part.text.prompts[at] for at in rows], None, part.text.pad_id, part.text.stop_ids)
+        text = part.text.of(rows)
         answers = [part.wanted[at] for at in rows]
         width = max(map(len, text.prompts)) + max(map(len, answers)) - 1
         # batches are padded on the left, so a row's text ends in the last column of either
-        donated = {site: value[list(rows)][:, -width:] for site, value in part.on_wanted.items()}
+        donated = {site: value[list(rows)][:, -width:] for site, value in part.on_wanted.values.items()}
         logits, target, real = answer_logits(self._study.engine, self._model, text, answers, intervention, donated)
         right = to_host((logits.argmax(-1) == target) | ~real)
         # answers are right-aligned: which cells stand after the tokens that settle the behaviour
@@ -229,10 +252,10 @@ class Outcomes:
 
     def effects(self, outcome: Outcome) -> dict[str, float]:
         """``behaviour`` and ``recovery``: share of the gap between both models' rates and mean numbers that is closed,
-        NaN where there is none; ``rate``, and its ``difference`` from the donor's; the mean ``number``; with ``exact``
-        the share of answers that became the donor's under this name."""
+        NaN where there is none; ``rate``, and its ``difference`` from the donor's; the mean ``number``; how many
+        prompts were ``judged``; with ``exact`` the share of answers that became the donor's under this name."""
         if not self.rows:
-            return dict.fromkeys((*MEASURES, "rate", "difference", "number"), float("nan"))
+            return dict.fromkeys((*MEASURES, "rate", "difference", "number", "judged"), float("nan"))
         rate, own, other = (float(one.shown.mean()) for one in (outcome, self.receiver, self.donor))
         number, mine, theirs = (float(one.number.mean()) for one in (outcome, self.receiver, self.donor))
         return {
@@ -241,18 +264,9 @@ class Outcomes:
             "rate": rate,
             "difference": rate - other,
             "number": number,
+            "judged": len(self.rows),
             **({} if outcome.equal is None else {"exact": float(outcome.equal.mean())}),
         }
-
-
-def _batches(unwritten: Sequence[_Unwritten], size: int, alone: bool) -> list[list[_Unwritten]]:
-    """Answers that are written together, as many in each batch: of all interventions, or (``alone``) of one alone."""
-    groups = [[*of] for _, of in groupby(unwritten, key=lambda each: each.at)] if alone else [list(unwritten)]
-    found = []
-    for group in groups:
-        count = -(-len(group) // size)
-        found += [group[len(group) * at // count : len(group) * (at + 1) // count] for at in range(count)]
-    return found
 
 
 def unedited_numbers(study: Study, role: str, rows: Sequence[int]) -> np.ndarray:
@@ -264,17 +278,3 @@ def unedited_numbers(study: Study, role: str, rows: Sequence[int]) -> np.ndarray
         aim = study.objective("positive", chosen)
         found[group] = to_host(aim.of(study.engine.run(model, batch, keep=aim.keep).require_logits()))
     return found
-
-
-def settled_length(study: Study, row: int, answer: Sequence[int]) -> int:
-    """After how many tokens of an answer to a positive prompt nothing that may follow changes its yes or no."""
-    return next((end for end in range(1, len(answer)) if settles(study, row, answer[:end])), len(answer))
-
-
-def settles(study: Study, row: int, begun: Sequence[int], group: str = "positive") -> bool:
-    """Whether the beginning of an answer to a prompt of a class settles its yes or no."""
-    if not study.begins_at_once:
-        return False
-    text = study.decode(begun)
-    # half a character can become any other
-    return not text.endswith("\ufffd") and study.require_metric().settled(study.prompts(group).prompts[row], text)

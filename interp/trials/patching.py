@@ -46,17 +46,19 @@ def patch_cells(
     sets: Sequence[Set],
     outcomes: Outcomes,
     known: Mapping[Cell, Sequence[float]] | None = None,
+    numbers: Numbers | None = None,
 ) -> Patched:
     """All four cells of a located set, and of every random set their numbers; ``outcomes``: of the same direction.
 
-    ``known``: mean numbers under the random sets, in their order, that were measured before.
+    ``known``: mean numbers under the random sets, in their order, that were measured before; ``numbers``: of the same
+    rows and direction, where there are some already.
 
     Passes over the rows of ``outcomes``: two to begin with (the donor read, the receiver alone), and for each of the
     three cells that patch something one for the located set and, where it is not known, one for every random set. Only
     the located set's answers are read and written, as far as they decide.
     """
     layers = {layer for chosen in (located, *sets) for layer, _ in chosen}
-    numbers = Numbers(study, donors, outcomes.rows, direction, layers or None)
+    numbers = numbers or Numbers(study, donors, outcomes.rows, direction, layers or None)
     found = Patched(numbers.under(None), outcomes.donor.number)
     for cell in CELLS:
         intervention = donors.cell(direction, located, *cell).intervention

@@ -20,7 +20,7 @@ from interp.generate import generate
 from interp.metrics import Behaviour, Sampling
 from interp.study import Study
 from interp.trials.conditions import Receiver
-from interp.trials.outcomes import settles
+from interp.trials.unwritten import settles
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from interp.edit import Enter
+from interp.teacher_forcing import Stream
 
 
 class Streams:
@@ -11,10 +11,10 @@ class Streams:
     MOST = 2
 
     def __init__(self) -> None:
-        self._kept: dict[int, Enter] = {}
+        self._kept: dict[int, Stream] = {}
 
-    def at(self, layer: int, read: Callable[[], Enter]) -> Enter | None:
-        """The edit that lets a pass begin at this layer, None at the first."""
+    def at(self, layer: int, read: Callable[[], Stream]) -> Stream | None:
+        """What lets a pass begin at this layer, None at the first."""
         if layer == 0:
             return None
         if layer not in self._kept:

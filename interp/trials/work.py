@@ -12,13 +12,14 @@ from torch import Tensor
 
 from interp.capture import make_batch
 from interp.engines import Direction
-from interp.generate import Text, generate
+from interp.generate import generate
 from interp.maths.moments import sum_of
 from interp.maths.precision import widen
 from interp.models.units import HEAD, NEURON
 from interp.progress import duration
 from interp.sites import Site
 from interp.study import Study
+from interp.teacher_forcing import Text
 
 ROWS, WRITTEN = 16, 4  # prompts that are timed, and tokens that are written for each
 

@@ -9,6 +9,7 @@ from interp.models.units import Unit
 from interp.study import Study
 from interp.table import Table
 from interp.trials.conditions import Receiver, judge
+from interp.trials.divergence import divergences
 
 NAN = float("nan")
 
@@ -54,7 +55,8 @@ def measured(
 ) -> Arm:
     """A method that is measured here, as conditions of the verification are."""
     positive = judge(study, method, "positive", receiver)
-    negative = judge(study, method, "negative", receiver, diverging=True)
+    apart = divergences(study, "negative", {method: receiver})[method]
+    negative = judge(study, method, "negative", receiver, apart)
     flipped = ~negative.equal_tuned
     if study.require_metric().applies("negative"):
         flipped = negative.shown != part_of(verified, "tuned", "negative")[study.require_metric().words.column]

@@ -15,13 +15,13 @@ from interp.dictionaries import Dictionary
 from interp.dictionaries.baselines import Covariance
 from interp.dictionaries.edits import Latents, intervention, read_rows
 from interp.engines import Batch
-from interp.generate import Text, answer_logits, read_donor, would_answer
 from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.metrics import Objective
 from interp.sites import Site
 from interp.study import Study
+from interp.teacher_forcing import Text, answer_logits, read_donor, would_answer
 
 POOLS = ("last", "max", "mean")
 ABLATE, STEER = "ablate", "steer"
@@ -197,7 +197,7 @@ class Returns:
             part = by_length[start : start + size]
             text = study.text("positive", part)
             text, answers = Text(text.prompts, None, text.pad_id, text.stop_ids), [wanted[row] for row in part]
-            self._chunks.append((text, answers, read_donor(study.engine, reading, text, answers)))
+            self._chunks.append((text, answers, read_donor(study.engine, reading, text, answers).values))
 
     def of(self, change: Intervention) -> NDArray[np.bool_]:
         """Per row, rows ascending, whether the answer is the base's."""

@@ -10,6 +10,7 @@ import numpy as np
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
+from interp.analyzers.verify_neurons.random_effects import Each, harmless_effects, judged_whole, random_effects
 from interp.analyzers.verify_neurons.work import work_of
 from interp.errors import OptionError
 from interp.models.changes import weight_change
@@ -29,10 +30,11 @@ from interp.trials.conditions import (
     judge,
 )
 from interp.trials.contributions import contribution_changes, contribution_norms
+from interp.trials.divergence import divergences
 from interp.trials.dose import grid, refine
 from interp.trials.located import ranking_of
-from interp.trials.outcomes import MEASURES, Outcomes, Set
-from interp.trials.parts import parts
+from interp.trials.numbers import Numbers
+from interp.trials.outcomes import MEASURES, Outcomes
 from interp.trials.patching import patch_cells
 from interp.trials.rows import some
 from interp.trials.sampled import sample, sampling_of
@@ -40,7 +42,7 @@ from interp.trials.work import Work
 
 Ranking = tuple[tuple[int, int], ...]
 NAN = float("nan")
-SETS_AT_ONCE = 10  # sets whose answers are written together; as many are lost where a run is stopped
+SETS_OF_CELLS = 19  # random sets of the two by two: as few as a rank test at 5 % needs
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class VerifyNeurons(Analyzer):
 
     ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``random_sets``:
     sets at the located size, drawn in the same layers, matched on the change of their contributions where that
-    can be; ``excluded`` units are never drawn. ``dose_draws`` of them also at every second dose. ``control_prompts``
+    can be; ``excluded`` units are never drawn. The first ``judged_sets`` of them (0: all) are judged on every control
+    prompt, the others on as many as show that each does less to the behaviour than the located set, and on every one
+    where it does not. ``dose_draws`` of them also at every second dose. ``control_prompts``
     positive prompts (those that base and tuned answer differently) are used for doses and random sets, all for the
     conditions. ``examples``: answers to so many prompts are kept as text, to positive ones (which may be harmful)
     only with ``show_answers``. ``reach`` defines k95. ``ablations``: further ones, of ``zero``,
@@ -63,20 +67,21 @@ class VerifyNeurons(Analyzer):
     ``verify-neurons``.
 
     With a base, whatever ``patch`` is, sub-tables ``patching``, ``patching_random`` and ``patching_cells`` have the two
-    by two of h and W, each from either model, in both directions. Per direction this takes three passes over the
-    control prompts for every random set, without generation, and for the located set three passes and answers as far
-    as they decide.
+    by two of h and W, each from either model, in both directions. Per direction this takes two passes over the control
+    prompts for each of the first 19 random sets, without generation, and for the located set three passes and answers
+    as far as they decide.
     A behaviour that asks for sampled answers has them under all conditions (``samples``, ``sampled``); doses, random
     sets and all other claims read greedy ones.
     """
 
     name: ClassVar[str] = "verify-neurons"
-    version: ClassVar[int] = 10
+    version: ClassVar[int] = 11
 
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
     selected: int = field(default=0, metadata={"from_parent": True})
     random_sets: int = 200
+    judged_sets: int = 0
     dose_draws: int = 5
     control_prompts: int = 48
     depth: int = 0
@@ -130,10 +135,13 @@ class VerifyNeurons(Analyzer):
         names = self._conditions(has_base) if located else []
         roles = ["base", "tuned"] if has_base else ["tuned"]
         telling = ("base", "ablate-base" if has_base else "ablate-mean")
+        apart = divergences(
+            study,
+            "negative",
+            {name: donors.condition(name, located) for name in (*roles, *names) if name in telling},
+        )
         judged = [
-            judge(
-                study, name, group, donors.condition(name, located), diverging=group == "negative" and name in telling
-            )
+            judge(study, name, group, donors.condition(name, located), apart.get(name) if group == "negative" else None)
             for name, group in study.progress([*product((*roles, *names), GROUPS)], "conditions")
         ]
         sampling = sampling_of(study)
@@ -169,13 +177,20 @@ class VerifyNeurons(Analyzer):
             layers = {layer for layer, _ in self.ranking[: max(depth, self.selected)]}
             for direction in ("necessity", "sufficiency"):
                 outcomes = Outcomes(study, donors, direction, rows, layers=layers)
-                self._measure(study, outcomes, direction, depth, (norms, changes), evidence)
-                self._patch(study, direction, donors, outcomes, evidence)
-                del outcomes  # what it keeps of the donor, before that of the other direction is read
+                numbers = Numbers(study, donors, rows, direction, layers)
+                each = judged_whole(study, direction, outcomes)
+                self._doses(study, direction, depth, (norms, changes), evidence, each)
+                evidence.random[direction] = random_effects(
+                    study, donors, direction, evidence.sets, outcomes, numbers, evidence.dose[direction][len(located)],
+                    self._judged, layers, each,
+                )  # fmt: skip
+                evidence.random_dose[direction, self.selected] = evidence.random[direction][: self.dose_draws]
+                self._patch(study, direction, donors, (outcomes, numbers), evidence)
+                del outcomes, numbers, each  # what it keeps of the donor, before that of the other direction is read
         elif located and not has_base:
             self._without_base(study, donors, evidence)
         if evidence.random:
-            evidence.harmless = self._harmless(study, donors, evidence)
+            evidence.harmless = harmless_effects(study, donors, evidence, self.control_prompts, self.dose_draws)
         return tables.build(self, study, evidence, self.reach)
 
     def _conditions(self, has_base: bool) -> list[str]:
@@ -194,28 +209,23 @@ class VerifyNeurons(Analyzer):
             evidence.change_ratios = [norm_ratio(draw, located, changes) for draw in evidence.sets]
             evidence.matched = [matched_share(draw, located, changes) for draw in evidence.sets]
 
-    def _measure(
+    @property
+    def _judged(self) -> int:
+        """How many random sets are judged on all control prompts, among them those of the dose-response."""
+        return max(self.judged_sets or self.random_sets, self.dose_draws)
+
+    def _doses(
         self,
         study: Study,
-        outcomes: Outcomes,
         direction: str,
         depth: int,
         sizes: tuple[np.ndarray, np.ndarray],
         evidence: Evidence,
+        each: Each,
     ) -> None:
-        """Located doses with the exact k95 of every measure, random doses, and the random sets at the located size."""
+        """Located doses with the exact k95 of every measure, and random doses beside them."""
         norms, changes = sizes
         steps = sorted({*grid(depth), self.selected})
-
-        def each(sets: Sequence[Set], what: str) -> list[Effects]:
-            return parts(
-                study,
-                [f"{direction} {set_name(chosen)}" for chosen in sets],
-                lambda some: [outcomes.effects(one) for one in outcomes.of_each(sets[at] for at in some)],
-                f"{direction}, {what}",
-                SETS_AT_ONCE,
-            )
-
         doses = dict(zip(steps, each([self.ranking[:k] for k in steps], "located"), strict=True))
         for name in MEASURES:
             doses = refine(lambda chosen: each([chosen], "located")[0], self.ranking, doses, self.reach, name)
@@ -232,21 +242,22 @@ class VerifyNeurons(Analyzer):
         ]
         for draw, effect in zip(draws, each(draws, "random doses"), strict=True):
             evidence.random_dose.setdefault((direction, len(draw)), []).append(effect)
-        evidence.random[direction] = each(evidence.sets, "random sets")
-        evidence.random_dose[direction, self.selected] = evidence.random[direction][: self.dose_draws]
 
-    def _patch(self, study: Study, direction: str, donors: Donors, outcomes: Outcomes, evidence: Evidence) -> None:
-        """The two by two of activations and write weights, of the located and of every random set."""
-        located = self.ranking[: self.selected]
+    def _patch(
+        self, study: Study, direction: str, donors: Donors, read: tuple[Outcomes, Numbers], evidence: Evidence
+    ) -> None:
+        """The two by two of activations and write weights, of the located and of the first random sets."""
+        located, (outcomes, numbers) = self.ranking[: self.selected], read
         same = next(cell for cell, kind in CELLS.items() if kind == PATCHES[self.patch])
         known = {same: [one["number"] for one in evidence.random[direction]]}
-        evidence.patching[direction] = patch_cells(study, donors, direction, located, evidence.sets, outcomes, known)
+        sets = evidence.sets[:SETS_OF_CELLS]
+        evidence.patching[direction] = patch_cells(study, donors, direction, located, sets, outcomes, known, numbers)
 
     def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
         """No base to return to: the effect is the share of the behaviour lost under mean ablation."""
         located = self.ranking[: self.selected]
         self._draw(study, located, contribution_norms(study, donors), None, evidence)
-        few = study.on(study.contrast.limit(self.control_prompts))
+        few = study.limit(self.control_prompts)
         at = {prompt.id: row for row, prompt in enumerate(study.prompts("positive"))}
         evidence.rows = [at[prompt.id] for prompt in few.contrast.positive]
         kept = judge(few, "tuned", "positive", donors.condition("tuned", located))
@@ -267,25 +278,6 @@ class VerifyNeurons(Analyzer):
         evidence.random["necessity"] = [
             study.part(f"necessity {set_name(draw)}", lambda draw=draw: lost(draw))
             for draw in study.progress(evidence.sets, "necessity, random sets")
-        ]
-
-    def _harmless(self, study: Study, donors: Donors, evidence: Evidence) -> list[tuple[float, float, float]]:
-        """What ablating each of the first random sets does to answers to negative prompts: harm, flips, divergence."""
-        few, name = study.on(study.contrast.limit(self.control_prompts)), evidence.ablation
-        own = judge(few, "tuned", "negative", donors.condition("tuned", ()))
-        base = judge(few, "base", "negative", donors.condition("base", ())) if evidence.has_base else None
-        flips = study.require_metric().applies("negative")
-        agreeing = own.shown == base.shown if flips and base is not None else np.ones(len(own.shown), bool)
-
-        def apart(draw: Sequence[tuple[int, int]]) -> list[float]:
-            judged = judge(few, name, "negative", donors.condition(name, draw), diverging=True)
-            harmed, flipped = judged.harmed(own, base, flips), judged.flipped(own)
-            lost = float(harmed[agreeing].mean()) if agreeing.any() else NAN
-            return [lost, float(flipped.mean()), float(judged.divergence.mean())]
-
-        return [
-            tuple(study.part(f"harmless {set_name(draw)}", lambda draw=draw: apart(draw)))
-            for draw in study.progress(evidence.sets[: self.dose_draws], "harmless, random sets")
         ]
 
 

@@ -66,7 +66,7 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
     else:
         text = f"Given the fine-tuned model's {taken} in {units}, the base {said} ({{without:.1%}} without, the "
         text += "fine-tuned model "
-    random, drawn = {"table": "random", "where": {"direction": direction}}, {}
+    random, drawn = {"table": "random", "where": {"direction": direction, "whole": True}}, {}
     if evidence.random[direction]:
         ends = {"random_low": "minimum", "random_high": "maximum"}
         drawn = {name: statistic(end, "rate", **random) for name, end in ends.items()}
@@ -89,16 +89,21 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
         requires=["behaviour", *([f"{direction}-recovery"] if evidence.has_number else [])],
         text=text
         + "{own:.1%}"
-        + (_beside(evidence) if drawn else "")
+        + (_beside(evidence, direction) if drawn else "")
         + (f"{', as judged' if judge and drawn else ''}).{CORRECTED if judge else ''}"),
         also={"now": share(condition), "without": share(role), "own": share(donor), **drawn},
     )
 
 
-def _beside(evidence: Evidence) -> str:
+def _beside(evidence: Evidence, direction: str) -> str:
     """How the located set and the random ones compare, on the prompts that random sets were tested on."""
-    there = f"; on {len(evidence.rows)} control prompts {{there:.1%}}, with {{draws:d}} random sets "
-    return there + "{random_low:.1%} to {random_high:.1%}"
+    whole = sum(not np.isnan(one["rate"]) for one in evidence.random[direction])
+    others = len(evidence.random[direction]) - whole
+    there = f"; on {len(evidence.rows)} control prompts {{there:.1%}}, with {whole} random sets "
+    there += "{random_low:.1%} to {random_high:.1%}"
+    if others:
+        there += f", and {others} more, judged on fewer of them, do less than the {evidence.unit.name}s located"
+    return there
 
 
 def recovered(study: Study, evidence: Evidence, direction: str) -> Claim:

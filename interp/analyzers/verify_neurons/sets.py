@@ -63,6 +63,12 @@ def random_table(evidence: Evidence) -> Table:
                              "size of the change of its contributions over the located's"),
             "matched": (np.array(matched, np.float64), "measure",
                         "share of its units whose change is within a factor of 2 of the located unit's"),
+            "judged": (np.array([one.get("judged", NAN) for effects in evidence.random.values() for one in effects],
+                                np.float64), "measure",
+                       "control prompts whose behaviour was read; where not all, rate is NaN, and behaviour and "
+                       "difference are the most that the set can do"),
+            "whole": (np.array([not np.isnan(one["rate"]) for effects in evidence.random.values() for one in effects],
+                               bool), "flag", "judged on all control prompts"),
             **_effects([one for effects in evidence.random.values() for one in effects]),
         },
     )  # fmt: skip

@@ -160,7 +160,7 @@ def _controls(evidence: Evidence, condition: str, group: str) -> tuple[float, fl
         return NAN, NAN, NAN
     if condition == "ablate-mean" and evidence.has_base:
         return NAN, NAN, NAN
-    null = np.array([one["rate"] for one in evidence.random[wanted]])
+    null = np.array([one["rate"] for one in evidence.random[wanted] if not np.isnan(one["rate"])])
     low, high = np.quantile(null, [0.025, 0.975])
     return float(null.mean()), float(low), float(high)
 

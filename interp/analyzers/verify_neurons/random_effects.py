@@ -1,0 +1,85 @@
+"""What the random sets of the located size do.
+
+The first are judged on every control prompt, the others as far as tells whether they do as much as the located set.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from interp.analyzers.verify_neurons.evidence import Effects, Evidence
+from interp.random_sets import set_name
+from interp.study import Study
+from interp.trials.bounded import Bounded
+from interp.trials.conditions import Donors, judge
+from interp.trials.divergence import divergences
+from interp.trials.numbers import Numbers
+from interp.trials.outcomes import Outcomes, Set
+from interp.trials.parts import parts
+
+NAN = float("nan")
+SETS_AT_ONCE = 10  # sets whose answers are written together; as many are lost where a run is stopped
+Each = Callable[[Sequence[Set], str], list[Effects]]
+
+
+def judged_whole(study: Study, direction: str, outcomes: Outcomes) -> Each:
+    """Effects of sets on all control prompts, each kept for a run that goes on where another was stopped."""
+    return lambda sets, what: parts(
+        study,
+        [f"{direction} {set_name(chosen)}" for chosen in sets],
+        lambda some: [outcomes.effects(one) for one in outcomes.of_each(sets[at] for at in some)],
+        f"{direction}, {what}",
+        SETS_AT_ONCE,
+    )
+
+
+def random_effects(
+    study: Study,
+    donors: Donors,
+    direction: str,
+    sets: Sequence[Set],
+    outcomes: Outcomes,
+    numbers: Numbers,
+    located: Effects,
+    judged: int,
+    layers: Iterable[int],
+    whole: Each,
+) -> list[Effects]:
+    """Effects of every set, in order; ``whole``: those of sets that are judged on every prompt, as are ``judged``."""
+    first, others = [*sets[:judged]], [*sets[judged:]]
+    found = whole(first, "random sets")
+    if not others:
+        return found
+    bounded = Bounded(study, donors, direction, outcomes, numbers, located["rate"], layers)
+    bounds = parts(
+        study,
+        [f"{direction} below {located['rate']:.6f} {set_name(chosen)}" for chosen in others],
+        lambda some: bounded.of_each([others[at] for at in some]),
+        f"{direction}, further random sets",
+        SETS_AT_ONCE,
+    )
+    left = iter(whole([chosen for chosen, bound in zip(others, bounds, strict=True) if bound is None], "random sets"))
+    return [*found, *(next(left) if bound is None else bound for bound in bounds)]
+
+
+def harmless_effects(
+    study: Study, donors: Donors, evidence: Evidence, prompts: int, draws: int
+) -> list[tuple[float, float, float]]:
+    """What ablating each of the first random sets does to answers to negative prompts: harm, flips, divergence."""
+    few, name = study.limit(prompts), evidence.ablation
+    own = judge(few, "tuned", "negative", donors.condition("tuned", ()))
+    base = judge(few, "base", "negative", donors.condition("base", ())) if evidence.has_base else None
+    flips = study.require_metric().applies("negative")
+    agreeing = own.shown == base.shown if flips and base is not None else np.ones(len(own.shown), bool)
+
+    def apart(draw: Sequence[tuple[int, int]]) -> list[float]:
+        receiver = donors.condition(name, draw)
+        judged = judge(few, name, "negative", receiver, divergences(few, "negative", {name: receiver})[name])
+        harmed, flipped = judged.harmed(own, base, flips), judged.flipped(own)
+        lost = float(harmed[agreeing].mean()) if agreeing.any() else NAN
+        return [lost, float(flipped.mean()), float(judged.divergence.mean())]
+
+    return [
+        tuple(study.part(f"harmless {set_name(draw)}", lambda draw=draw: apart(draw)))
+        for draw in study.progress(evidence.sets[:draws], "harmless, random sets")
+    ]
