@@ -118,17 +118,6 @@ class Study:
         """The same study on other prompts."""
         return replace(self, contrast=contrast, _kept={})
 
-    def limit(self, count: int) -> "Study":
-        """The same study on at most so many prompts of each class; what is known of these is not computed again."""
-        few = self.on(self.contrast.limit(count))
-        for name, kept in self._kept.items():
-            if name[0] == "answers":
-                of = {prompt.id: value for prompt, value in zip(self.prompts(name[2]), kept, strict=True)}
-                few._kept[name] = [of[prompt.id] for prompt in few.prompts(name[2])]
-            if name[0] == "by prompt":
-                few._kept[name] = kept
-        return few
-
     def prompts(self, group: str) -> PromptSet:
         """The prompts of ``positive`` or ``negative``."""
         return self.contrast.positive if group == "positive" else self.contrast.negative
@@ -243,10 +232,7 @@ class Study:
         return found
 
     def kept(self, name: Any, make: Callable[[], Any]) -> Any:
-        """What is computed once for these prompts and kept with the study.
-
-        A name that begins with "by prompt" is of a mapping from prompts' numbers, which holds for any part of them.
-        """
+        """What is computed once for these prompts and kept with the study."""
         if name not in self._kept:
             self._kept[name] = make()
         return self._kept[name]

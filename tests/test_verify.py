@@ -29,6 +29,7 @@ from interp.trials.conditions import Donors, Judged, judge
 from interp.trials.contributions import contribution_changes, contribution_norms
 from interp.trials.divergence import divergences
 from interp.trials.dose import grid, refine, returns
+from interp.trials.few import few_of
 from interp.trials.numbers import Numbers
 from interp.trials.outcomes import Outcomes
 from interp.trials.parts import parts
@@ -339,6 +340,27 @@ def test_a_random_set_that_may_do_as_much_is_judged_whole(study):
     random = verify(study).tables["random"]
     assert random["whole"].all()
     assert (random["judged"] == 5).all()
+
+
+def test_a_part_of_a_study_keeps_what_is_known_of_its_prompts(noisy, monkeypatch):
+    everything = {(role, group): noisy.answers(role, group) for role in noisy.pair.roles for group in noisy.classes}
+    own = judge(noisy, "tuned", "negative", Donors.read(noisy).condition("tuned", ()))
+    few = few_of(noisy, 3)
+    at = {group: [noisy.prompts(group).prompts.index(one) for one in few.prompts(group)] for group in few.classes}
+    assert [len(rows) for rows in at.values()] == [3, 3]
+
+    def nothing(*_, **__):
+        raise AssertionError("a pass")
+
+    monkeypatch.setattr("interp.engines.torch_hooks.TorchEngine.run", nothing)
+    for (role, group), answers in everything.items():
+        assert few.answers(role, group) == [answers[row] for row in at[group]]
+    with pytest.raises(AssertionError, match="a pass"):
+        few.on(few.contrast).answers("tuned", "positive")
+    assert own.base_loss[at["negative"]].tolist() == [
+        few.kept(("base losses", "negative"), dict)[prompt.id, *answer]
+        for prompt, answer in zip(few.prompts("negative"), few.answers("tuned", "negative"), strict=True)
+    ]
 
 
 def test_parts_are_made_some_at_a_time_and_kept(tmp_path):

@@ -14,11 +14,13 @@ def random_sets_figure(table: Table) -> go.Figure:
 
     Dots are spread sideways so that none hides another.
     """
-    figure = go.Figure()
+    figure, bounds = go.Figure(), 0
     order = list(dict.fromkeys(table["direction"].tolist()))
     for number, (direction, colour) in enumerate(zip(order, SERIES * len(order), strict=False)):
         effect = table["recovery"][table["direction"] == direction]
-        effect = effect if np.isfinite(effect).any() else table["behaviour"][table["direction"] == direction]
+        if not np.isfinite(effect).any():
+            effect = table["behaviour"][table["direction"] == direction]
+            bounds += int((~table["whole"][table["direction"] == direction]).sum())
         # The golden ratio spreads any number of draws evenly, and the same way every time.
         spread = 0.6 * ((np.arange(effect.size) * 0.6180339887) % 1 - 0.5)
         figure.add_trace(
@@ -34,6 +36,8 @@ def random_sets_figure(table: Table) -> go.Figure:
         )
     sets = np.unique(table["draw"]).size
     caption = f"Each dot is one of {sets:,} random sets, matched to the located one, and treated the same way."
+    if bounds:
+        caption += f" Of {bounds:,} that were judged on fewer prompts it is the most that they can do."
     finish(figure, f"Effect of {sets:,} matched random sets", caption, height=150 + 70 * len(order))
     names = [safe(name) for name in order[::-1]]
     figure.update_yaxes(tickvals=list(range(len(order))), ticktext=names, showgrid=False, zeroline=False)

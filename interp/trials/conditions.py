@@ -244,7 +244,7 @@ def _base_losses(study: Study, group: str, answers: Sequence[Sequence[int]]) -> 
     """Negative log-likelihood of these answers in the base, nats a token; of each answer it is measured once."""
     if study.pair.base is None:
         return np.full(len(answers), np.nan)
-    known: dict[tuple[int, ...], float] = study.kept(("by prompt", "base losses", group), dict)
+    known: dict[tuple[int, ...], float] = study.kept(("base losses", group), dict)
     keys = [(prompt.id, *answer) for prompt, answer in zip(study.prompts(group), answers, strict=True)]
     unknown = [row for row, key in enumerate(keys) if key not in known]
     for new in answer_groups(study, group, study.pair.base, answers, unknown, 12):

@@ -32,6 +32,7 @@ from interp.trials.conditions import (
 from interp.trials.contributions import contribution_changes, contribution_norms
 from interp.trials.divergence import divergences
 from interp.trials.dose import grid, refine
+from interp.trials.few import few_of
 from interp.trials.located import ranking_of
 from interp.trials.numbers import Numbers
 from interp.trials.outcomes import MEASURES, Outcomes
@@ -257,7 +258,7 @@ class VerifyNeurons(Analyzer):
         """No base to return to: the effect is the share of the behaviour lost under mean ablation."""
         located = self.ranking[: self.selected]
         self._draw(study, located, contribution_norms(study, donors), None, evidence)
-        few = study.limit(self.control_prompts)
+        few = few_of(study, self.control_prompts)
         at = {prompt.id: row for row, prompt in enumerate(study.prompts("positive"))}
         evidence.rows = [at[prompt.id] for prompt in few.contrast.positive]
         kept = judge(few, "tuned", "positive", donors.condition("tuned", located))

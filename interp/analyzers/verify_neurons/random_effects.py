@@ -13,6 +13,7 @@ from interp.study import Study
 from interp.trials.bounded import Bounded
 from interp.trials.conditions import Donors, judge
 from interp.trials.divergence import divergences
+from interp.trials.few import few_of
 from interp.trials.numbers import Numbers
 from interp.trials.outcomes import Outcomes, Set
 from interp.trials.parts import parts
@@ -66,7 +67,7 @@ def harmless_effects(
     study: Study, donors: Donors, evidence: Evidence, prompts: int, draws: int
 ) -> list[tuple[float, float, float]]:
     """What ablating each of the first random sets does to answers to negative prompts: harm, flips, divergence."""
-    few, name = study.limit(prompts), evidence.ablation
+    few, name = few_of(study, prompts), evidence.ablation
     own = judge(few, "tuned", "negative", donors.condition("tuned", ()))
     base = judge(few, "base", "negative", donors.condition("base", ())) if evidence.has_base else None
     flips = study.require_metric().applies("negative")
