@@ -3,8 +3,9 @@
 Every analyzer is called as its command calls it, on the 48 + 48 prompts of ``organism:smollm2/planted``. Beside it
 stands a plain forward pass over the same prompts, each read whole, timed before and after; and the estimate that the
 command prints before it begins. All in one process of one thread, and in its CPU seconds in place of those of the clock
-on the wall, which other programs disturb more. ``verify-neurons`` has 39 random sets and 24 control prompts. ``quick``
-has what ``interp locate-neurons --quick`` has: 24 + 24 prompts, 19 random sets on 12 of them, answers of 24 tokens.
+on the wall, which other programs disturb more. ``verify-neurons`` has 39 random sets, of which 5 are judged on all 24
+control prompts. ``quick`` has what ``interp locate-neurons --quick`` has: 24 + 24 prompts, 19 random sets on 12 of
+them, answers of 24 tokens.
 """
 
 import time
@@ -23,7 +24,7 @@ from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.cli.locate_neurons import QUICK_CONTROL_PROMPTS, QUICK_PROMPTS, QUICK_SETS, QUICK_TOKENS
+from interp.cli.locate_neurons import JUDGED_SETS, QUICK_CONTROL_PROMPTS, QUICK_PROMPTS, QUICK_SETS, QUICK_TOKENS
 from interp.engines import Batch
 from interp.models.pair import Pair
 from interp.study import Study
@@ -82,7 +83,8 @@ def rows(wanted: Sequence[str]) -> list[dict]:
     locating, verifying = (study_of(CHILD, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
     first, located = row("locate-neurons", LocateNeurons(top=TOP), locating)
     size = int(located["selected"].sum())
-    checker = VerifyNeurons.of(located, random_sets=SETS, control_prompts=CONTROL_PROMPTS, dose_draws=1, depth=2 * size)
+    options = {"dose_draws": 1, "judged_sets": JUDGED_SETS}
+    checker = VerifyNeurons.of(located, random_sets=SETS, control_prompts=CONTROL_PROMPTS, depth=2 * size, **options)
     others: dict[str, tuple[Analyzer, Study]] = {
         "verify-neurons": (checker, verifying),
         "compare": (Compare(), verifying),
@@ -96,7 +98,11 @@ def rows(wanted: Sequence[str]) -> list[dict]:
         looked, judged = (study_of(CHILD, split, pair, few, QUICK_TOKENS) for split in ("locate", "verify"))
         again, table = row("locate-neurons, --quick", LocateNeurons(top=TOP), looked)
         checker = VerifyNeurons.of(
-            table, random_sets=min(SETS, QUICK_SETS), control_prompts=QUICK_CONTROL_PROMPTS, dose_draws=1, depth=size
+            table,
+            random_sets=min(SETS, QUICK_SETS),
+            control_prompts=QUICK_CONTROL_PROMPTS,
+            depth=size,
+            **options,
         )
         found += [again, row("verify-neurons, --quick", checker, judged)[0]]
     return found

@@ -19,6 +19,7 @@ from interp import organisms
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.claims import from_table
+from interp.cli.locate_neurons import JUDGED_SETS
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
@@ -63,7 +64,12 @@ def rows_of(child: str, store: Store, given: bool) -> list[dict]:
     located = store.fetch(LocateNeurons(top=KNOWN.get(child, TOP)), locate).table
     planted = organisms.planted(name).get("refusal", []) if ships else []
     count = int(located["selected"].sum())
-    options: dict[str, Any] = {"random_sets": SETS, "control_prompts": CONTROL_PROMPTS, "dose_draws": 1}
+    options: dict[str, Any] = {
+        "random_sets": SETS,
+        "control_prompts": CONTROL_PROMPTS,
+        "dose_draws": 1,
+        "judged_sets": JUDGED_SETS,
+    }
     found = {"integrated": VerifyNeurons.of(located, depth=count, **options)}
     if planted and given:
         layers, width = [layer for layer, _ in planted], pair.tuned.anatomy.n_neurons

@@ -10,8 +10,8 @@ from scipy.stats import beta
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
+from interp.analyzers.verify_neurons.effects import SETS_AT_ONCE
 from interp.analyzers.verify_neurons.evidence import Evidence
-from interp.analyzers.verify_neurons.random_effects import SETS_AT_ONCE
 from interp.analyzers.verify_neurons.tables import build
 from interp.claims import MEASURES, check, from_table
 from interp.claims.opening import opening

@@ -1,6 +1,6 @@
 """``VerifyNeurons``: intervene on located neurons, next to random sets, on prompts they were not located on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import ClassVar
@@ -9,8 +9,8 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
+from interp.analyzers.verify_neurons.effects import Each, harmless_effects, judged_whole, numbers_alone, random_effects
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
-from interp.analyzers.verify_neurons.random_effects import Each, harmless_effects, judged_whole, random_effects
 from interp.analyzers.verify_neurons.work import work_of
 from interp.errors import OptionError
 from interp.models.changes import weight_change
@@ -35,7 +35,7 @@ from interp.trials.dose import grid, refine
 from interp.trials.few import few_of
 from interp.trials.located import ranking_of
 from interp.trials.numbers import Numbers
-from interp.trials.outcomes import MEASURES, Outcomes
+from interp.trials.outcomes import Outcomes, Set
 from interp.trials.patching import patch_cells
 from interp.trials.rows import some
 from interp.trials.sampled import sample, sampling_of
@@ -180,14 +180,20 @@ class VerifyNeurons(Analyzer):
                 outcomes = Outcomes(study, donors, direction, rows, layers=layers)
                 numbers = Numbers(study, donors, rows, direction, layers)
                 each = judged_whole(study, direction, outcomes)
-                self._doses(study, direction, depth, (norms, changes), evidence, each)
+                alone = numbers_alone(study, direction, outcomes, numbers)
+                self._doses(study, direction, depth, (norms, changes), evidence, each, alone)
                 evidence.random[direction] = random_effects(
                     study, donors, direction, evidence.sets, outcomes, numbers, evidence.dose[direction][len(located)],
                     self._judged, layers, each,
                 )  # fmt: skip
                 evidence.random_dose[direction, self.selected] = evidence.random[direction][: self.dose_draws]
                 self._patch(study, direction, donors, (outcomes, numbers), evidence)
-                del outcomes, numbers, each  # what it keeps of the donor, before that of the other direction is read
+                del (
+                    outcomes,
+                    numbers,
+                    each,
+                    alone,
+                )  # what it keeps of the donor, before that of the other direction is read
         elif located and not has_base:
             self._without_base(study, donors, evidence)
         if evidence.random:
@@ -223,13 +229,15 @@ class VerifyNeurons(Analyzer):
         sizes: tuple[np.ndarray, np.ndarray],
         evidence: Evidence,
         each: Each,
+        alone: Callable[[Set], Effects],
     ) -> None:
-        """Located doses with the exact k95 of every measure, and random doses beside them."""
+        """Located doses, and random doses beside them; of necessity with the exact k95 of every measure."""
         norms, changes = sizes
         steps = sorted({*grid(depth), self.selected})
         doses = dict(zip(steps, each([self.ranking[:k] for k in steps], "located"), strict=True))
-        for name in MEASURES:
-            doses = refine(lambda chosen: each([chosen], "located")[0], self.ranking, doses, self.reach, name)
+        if direction == "necessity":
+            doses = refine(lambda one: each([one], "located")[0], self.ranking, doses, self.reach, "behaviour")
+            doses = refine(alone, self.ranking, doses, self.reach, "recovery")
         evidence.dose[direction] = doses
         located, taken = self.ranking[: self.selected], [*self.ranking[: self.selected], *self.excluded]
         # at every other size, beside the random sets of the located size

@@ -9,7 +9,8 @@ from interp.table import Table, table
 
 NAN = float("nan")
 _EFFECTS = {
-    "behaviour": "share of the gap between both models' rates of the behaviour that is closed; NaN where there is none",
+    "behaviour": "share of the gap between both models' rates of the behaviour that is closed; NaN where there is "
+    "none, or only the number was measured",
     "recovery": "share of the gap between both models' mean numbers that is closed; NaN where there is none",
     "rate": "share of answers that show the behaviour",
     "difference": "that share minus the donor's",

@@ -60,7 +60,8 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
     warned = warnings_of(study)
     if evidence.has_base and (effects := evidence.dose.get("necessity")):
         for name in MEASURES:
-            summary[f"k95_{name}"] = smallest_dose(list(effects), [one[name] for one in effects.values()], reach)
+            known = {k: one[name] for k, one in effects.items() if not np.isnan(one[name])}
+            summary[f"k95_{name}"] = smallest_dose(list(known), list(known.values()), reach) if known else None
     agreed = {item.condition: _agreement(words, item) for item in evidence.judged if item.group == "positive"}
     if not all(map(np.isnan, agreed.values())):
         summary["agreement"] = agreed

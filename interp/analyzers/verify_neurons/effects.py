@@ -1,6 +1,7 @@
-"""What the random sets of the located size do.
+"""What sets of units do: judged on every control prompt, by their numbers alone, or as far as their rank needs.
 
-The first are judged on every control prompt, the others as far as tells whether they do as much as the located set.
+Of the random sets of the located size the first are judged on every prompt, the others as far as tells whether they do
+as much as the located set.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from interp.trials.conditions import Donors, judge
 from interp.trials.divergence import divergences
 from interp.trials.few import few_of
 from interp.trials.numbers import Numbers
-from interp.trials.outcomes import Outcomes, Set
+from interp.trials.outcomes import Outcome, Outcomes, Set
 from interp.trials.parts import parts
 
 NAN = float("nan")
@@ -32,6 +33,16 @@ def judged_whole(study: Study, direction: str, outcomes: Outcomes) -> Each:
         f"{direction}, {what}",
         SETS_AT_ONCE,
     )
+
+
+def numbers_alone(study: Study, direction: str, outcomes: Outcomes, numbers: Numbers) -> Callable[[Set], Effects]:
+    """Effects of a set whose answers are not judged: what it does to the behaviour is NaN."""
+
+    def effects(chosen: Set) -> Effects:
+        found = outcomes.effects(Outcome(numbers.of(chosen), outcomes.receiver.shown))
+        return {**found, "behaviour": NAN, "rate": NAN, "difference": NAN, "judged": 0}
+
+    return lambda chosen: study.part(f"{direction} number {set_name(chosen)}", lambda: effects(chosen))
 
 
 def random_effects(
