@@ -424,8 +424,9 @@ def test_the_key_follows_every_option(modules):
             "parent": "1" * 20,
         },
         VerifyNeurons(parent="0" * 20): {
-            "random_sets": 19, "judged_sets": 4, "dose_draws": 3, "control_prompts": 7, "depth": 9, "reach": 0.9, "parent": "1" * 20,
-            "patch": "activation", "excluded": ((0, 1),), "ablations": ("zero",), "examples": 2, "show_answers": True,
+            "random_sets": 19, "judged_sets": 4, "dose_draws": 3, "control_prompts": 7, "depth": 9, "reach": 0.9,
+            "parent": "1" * 20, "patch": "activation", "excluded": ((0, 1),), "ablations": ("zero",), "examples": 2,
+            "show_answers": True,
         },
         Stability(LocateNeurons()): {
             "locate": LocateNeurons(top="7"), "resamples": 6, "draws": 19, "least": 9, "random_sets": 19,
