@@ -11,7 +11,7 @@ from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
 from interp.analyzers.verify_neurons.effects import Each, harmless_effects, judged_whole, numbers_alone, random_effects
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
-from interp.analyzers.verify_neurons.work import work_of
+from interp.analyzers.verify_neurons.work import SETS_OF_CELLS, work_of
 from interp.errors import OptionError
 from interp.models.changes import weight_change
 from interp.models.units import unit_named
@@ -43,7 +43,6 @@ from interp.trials.work import Work
 
 Ranking = tuple[tuple[int, int], ...]
 NAN = float("nan")
-SETS_OF_CELLS = 19  # random sets of the two by two: as few as a rank test at 5 % needs
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,13 @@ class VerifyNeurons(Analyzer):
         """Answers of both models and under every intervention, then doses and random sets."""
         names = self._conditions(study.pair.base is not None) if self.selected else []
         return work_of(
-            study, self.selected, len(names), self.random_sets, self.dose_draws, self.control_prompts, self._depth
+            study,
+            self.selected,
+            len(names),
+            (self.random_sets, self._judged),
+            self.dose_draws,
+            self.control_prompts,
+            self._depth,
         )
 
     @property
@@ -136,11 +141,8 @@ class VerifyNeurons(Analyzer):
         names = self._conditions(has_base) if located else []
         roles = ["base", "tuned"] if has_base else ["tuned"]
         telling = ("base", "ablate-base" if has_base else "ablate-mean")
-        apart = divergences(
-            study,
-            "negative",
-            {name: donors.condition(name, located) for name in (*roles, *names) if name in telling},
-        )
+        told = {name: donors.condition(name, located) for name in (*roles, *names) if name in telling}
+        apart = divergences(study, "negative", told)
         judged = [
             judge(study, name, group, donors.condition(name, located), apart.get(name) if group == "negative" else None)
             for name, group in study.progress([*product((*roles, *names), GROUPS)], "conditions")
