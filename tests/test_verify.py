@@ -332,6 +332,8 @@ def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(s
     assert "(4 random sets 100.0%, 35 more do less than the located set)" in few.summary["opening"][1]
     for one in findings_of(few).values():
         check(one, few)
+    controls = {name: "of 35, judged on fewer, the most that" in one.control for name, one in findings_of(few).items()}
+    assert {name for name, said in controls.items() if said} == {"necessity", "sufficiency"}
 
 
 def test_a_random_set_that_may_do_as_much_is_judged_whole(study):

@@ -85,7 +85,7 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
             alternative="less" if gone else "greater",
             fewest=FEWEST_SETS,
         ),
-        control=_control(evidence),
+        control=_control(evidence, direction),
         requires=["behaviour", *([f"{direction}-recovery"] if evidence.has_number else [])],
         text=text
         + "{own:.1%}"
@@ -164,8 +164,8 @@ def _at_the_located_size(direction: str, column: str, evidence: Evidence) -> Est
     return statistic("mean", column, table="dose", where=where)
 
 
-def _control(evidence: Evidence) -> str:
-    """What the random sets are, and how far they match the located set."""
+def _control(evidence: Evidence, judged: str | None = None) -> str:
+    """What the random sets are, how far they match the located set, and in which direction they were ``judged``."""
     if not evidence.sets:
         return "no random set of equal size could be drawn"
     match = f"contributions {np.mean(evidence.ratios):.2f} times as large"
@@ -176,7 +176,9 @@ def _control(evidence: Evidence) -> str:
         )
     if evidence.excluded:
         match += f"; none of {evidence.excluded} excluded {evidence.unit.name}s is drawn"
-    return f"{len(evidence.sets)} random sets (same layers, {match}) on {len(evidence.rows)} control prompts"
+    said = f"{len(evidence.sets)} random sets (same layers, {match}) on {len(evidence.rows)} control prompts"
+    further = sum(np.isnan(one["rate"]) for one in evidence.random[judged]) if judged else 0
+    return said + (f"; of {further}, judged on fewer, the most that they can do" if further else "")
 
 
 def lead(evidence: Evidence, findings: Mapping[str, Finding]) -> str:
