@@ -4,12 +4,13 @@ Every analyzer is called as its command calls it, on the 48 + 48 prompts of ``or
 stands a plain forward pass over the same prompts, each read whole, timed before and after; and the estimate that the
 command prints before it begins. All in one process of one thread, and in its CPU seconds in place of those of the clock
 on the wall, which other programs disturb more. ``verify-neurons`` has 39 random sets, of which 5 are judged on all 24
-control prompts. ``quick`` has what ``interp locate-neurons --quick`` has: 24 + 24 prompts, 19 random sets on 12 of
-them, answers of 24 tokens.
+control prompts. ``quick`` has what ``interp locate-neurons --quick`` has: necessity alone on 24 + 24 prompts, 19 random
+sets on 12 of them, answers of 24 tokens.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -83,7 +84,7 @@ def rows(wanted: Sequence[str]) -> list[dict]:
     locating, verifying = (study_of(CHILD, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
     first, located = row("locate-neurons", LocateNeurons(top=TOP), locating)
     size = int(located["selected"].sum())
-    options = {"dose_draws": 1, "judged_sets": JUDGED_SETS}
+    options: dict[str, Any] = {"dose_draws": 1, "judged_sets": JUDGED_SETS}
     checker = VerifyNeurons.of(located, random_sets=SETS, control_prompts=CONTROL_PROMPTS, depth=2 * size, **options)
     others: dict[str, tuple[Analyzer, Study]] = {
         "verify-neurons": (checker, verifying),
@@ -102,6 +103,9 @@ def rows(wanted: Sequence[str]) -> list[dict]:
             random_sets=min(SETS, QUICK_SETS),
             control_prompts=QUICK_CONTROL_PROMPTS,
             depth=size,
+            directions=("necessity",),
+            doses=False,
+            cell_sets=0,
             **options,
         )
         found += [again, row("verify-neurons, --quick", checker, judged)[0]]

@@ -426,7 +426,7 @@ def test_the_key_follows_every_option(modules):
         VerifyNeurons(parent="0" * 20): {
             "random_sets": 19, "judged_sets": 4, "dose_draws": 3, "control_prompts": 7, "depth": 9, "reach": 0.9,
             "parent": "1" * 20, "patch": "activation", "excluded": ((0, 1),), "ablations": ("zero",), "examples": 2,
-            "show_answers": True,
+            "show_answers": True, "directions": ("necessity",), "doses": False, "cell_sets": 0,
         },
         Stability(LocateNeurons()): {
             "locate": LocateNeurons(top="7"), "resamples": 6, "draws": 19, "least": 9, "random_sets": 19,

@@ -336,6 +336,28 @@ def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(s
     assert {name for name, said in controls.items() if said} == {"necessity", "sufficiency"}
 
 
+def test_necessity_alone_is_what_it_is_beside_everything_else(study, table):
+    """As ``--quick`` asks for it: nothing is patched into the base, no other doses, no two by two."""
+    options = {**SMALL, "directions": ("necessity",), "doses": False, "cell_sets": 0}
+    run = VerifyNeurons.of(LocateNeurons(method="change", top="3")(study), **options)(study)
+    whole, found = findings_of(table), findings_of(run)
+    assert set(whole) - set(found) == {"sufficiency", "sufficiency-recovery", "selective"}
+    for name, one in found.items():
+        other = whole[name]
+        assert one.verdict == other.verdict
+        np.testing.assert_equal([one.value, *one.interval, one.p], [other.value, *other.interval, other.p])
+        check(one, run)
+    assert set(run["condition"].tolist()) == {"base", "tuned", "ablate-base"}
+    assert run.tables["dose"]["k"].tolist() == [3, 3]
+    assert not len(run.tables["patching"])
+    assert not {name: said for name, said in run.summary.items() if name.startswith(("k95", "dose_area")) and said}
+    assert not any("patched in" in line or "95%" in line for line in run.summary["opening"])
+    for name in ("dose", "random", "patching_cells"):
+        plot(run.tables[name])
+    with pytest.raises(OptionError, match="use some of necessity, sufficiency"):
+        VerifyNeurons(ranking=((0, 3),), selected=1, directions=("both",))(study)
+
+
 def test_a_random_set_that_may_do_as_much_is_judged_whole(study):
     """Planted neurons and more of them: what is compared with one of them alone does no less."""
     verify = VerifyNeurons(ranking=((0, 3), (1, 9), (2, 11)), selected=3, **{**SMALL, "judged_sets": 2})

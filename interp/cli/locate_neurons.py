@@ -69,7 +69,8 @@ def command(
         bool,
         typer.Option(
             "--quick",
-            help="A first look: 24 prompts a class, 12 control prompts, answers of 24 tokens, 19 random sets.",
+            help="A first look: necessity alone, 24 prompts a class, 12 control prompts, answers of 24 tokens, 19 "
+            "random sets, no doses.",
         ),
     ] = False,
     random_sets: Annotated[
@@ -224,6 +225,7 @@ def command(
             excluded=excluded,
             # at seven other sizes or more: beside the null they cost much again
             dose_draws=5 if small else 1,
+            **({"directions": ("necessity",), "doses": False, "cell_sets": 0} if quick else {}),
             depth=0 if small else size * (1 if quick else 2),
         )
         runs.append(store.fetch(checker, verifying))

@@ -11,7 +11,7 @@ from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
 from interp.analyzers.verify_neurons.effects import Each, harmless_effects, judged_whole, numbers_alone, random_effects
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
-from interp.analyzers.verify_neurons.work import SETS_OF_CELLS, work_of
+from interp.analyzers.verify_neurons.work import Asked, work_of
 from interp.errors import OptionError
 from interp.models.changes import weight_change
 from interp.models.units import unit_named
@@ -21,9 +21,9 @@ from interp.table import Table
 from interp.trials.conditions import (
     ABLATIONS,
     CELLS,
+    DIRECTIONS,
     FURTHER,
     GROUPS,
-    NEEDS_BASE,
     PATCHES,
     Donors,
     Judged,
@@ -59,17 +59,19 @@ class VerifyNeurons(Analyzer):
     prompt, the others on as many as show that each does less to the behaviour than the located set, and on every one
     where it does not. ``dose_draws`` of them also at every second dose. ``control_prompts``
     positive prompts (those that base and tuned answer differently) are used for doses and random sets, all for the
-    conditions. ``examples``: answers to so many prompts are kept as text, to positive ones (which may be harmful)
+    conditions. ``directions``: of ``necessity`` and ``sufficiency``; ``doses``: also measure other sizes than the
+    located one; ``cell_sets``: random sets of the two by two (19 are as few as a rank test at 5 % needs; 0: no two by
+    two). ``examples``: answers to so many prompts are kept as text, to positive ones (which may be harmful)
     only with ``show_answers``. ``reach`` defines k95. ``ablations``: further ones, of ``zero``,
     ``mean``, ``twin``, as conditions of their own. ``unit``: what the ranking is of. ``patch``: what the
     conditions, doses and random sets take from the other model, of a unit's contribution h W: ``contribution`` both
     factors, ``activation`` only h, which the receiver's own W writes (Chen et al.). Returns a table of kind
     ``verify-neurons``.
 
-    With a base, whatever ``patch`` is, sub-tables ``patching``, ``patching_random`` and ``patching_cells`` have the two
-    by two of h and W, each from either model, in both directions. Per direction this takes two passes over the control
-    prompts for each of the first 19 random sets, without generation, and for the located set three passes and answers
-    as far as they decide.
+    With a base and ``cell_sets``, whatever ``patch`` is, sub-tables ``patching``, ``patching_random`` and
+    ``patching_cells`` have the two by two of h and W, each from either model, in every direction. This takes two passes
+    over the control prompts for each of the first random sets, without generation, and for the located set three passes
+    and answers as far as they decide.
     A behaviour that asks for sampled answers has them under all conditions (``samples``, ``sampled``); doses, random
     sets and all other claims read greedy ones.
     """
@@ -86,6 +88,9 @@ class VerifyNeurons(Analyzer):
     control_prompts: int = 48
     depth: int = 0
     reach: float = 0.95
+    directions: tuple[str, ...] = tuple(DIRECTIONS)
+    doses: bool = True
+    cell_sets: int = 19
     unit: str = field(default="neuron", metadata={"from_parent": True})
     patch: str = "contribution"
     excluded: Ranking = ()
@@ -110,6 +115,8 @@ class VerifyNeurons(Analyzer):
             raise OptionError(f"--random-sets {self.random_sets} leaves the claims without a null; use at least 19")
         if wrong := [name for name in self.ablations if name not in FURTHER]:
             raise OptionError(f"unknown --ablations {wrong[0]!r}; use all, or some of {', '.join(FURTHER)}")
+        if not self.directions or {*self.directions} - {*DIRECTIONS}:
+            raise OptionError(f"directions {self.directions!r}; use some of {', '.join(DIRECTIONS)}")
         if self.patch not in PATCHES:
             raise OptionError(f"unknown --patch {self.patch!r}; use {' or '.join(PATCHES)}")
         if self.patch != "contribution" and not has_base:
@@ -118,19 +125,20 @@ class VerifyNeurons(Analyzer):
     def work(self, study: Study) -> Work:
         """Answers of both models and under every intervention, then doses and random sets."""
         names = self._conditions(study.pair.base is not None) if self.selected else []
-        return work_of(
-            study,
-            self.selected,
-            len(names),
-            (self.random_sets, self._judged),
-            self.dose_draws,
-            self.control_prompts,
-            self._depth,
-        )
+        asked = Asked(
+            self.selected, len(names), self.control_prompts, self.random_sets, self._judged, self.dose_draws,
+            self._sizes, self.doses, self.cell_sets, self.directions,
+        )  # fmt: skip
+        return work_of(study, asked)
 
     @property
     def _depth(self) -> int:
         return min(len(self.ranking), self.depth or max(8 * self.selected, 160))
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Sizes of the located sets that are measured."""
+        return sorted({*grid(self._depth), self.selected}) if self.doses else [self.selected]
 
     def __call__(self, study: Study) -> Table:
         """Run all conditions, doses and controls; what they gave becomes claims."""
@@ -168,6 +176,7 @@ class VerifyNeurons(Analyzer):
             patch=self.patch,
             sampled=sampled,
             excluded=len(self.excluded),
+            doses=self.doses,
         )
         if located and has_base:
             moved = weight_change(study.pair, unit)
@@ -175,27 +184,9 @@ class VerifyNeurons(Analyzer):
         if located and len(rows) and has_base:
             norms, changes = contribution_norms(study, donors), contribution_changes(study, donors)
             self._draw(study, located, norms, changes, evidence)
-            depth = evidence.depth = self._depth
-            # random sets are of the same layers
-            layers = {layer for layer, _ in self.ranking[: max(depth, self.selected)]}
-            for direction in ("necessity", "sufficiency"):
-                outcomes = Outcomes(study, donors, direction, rows, layers=layers)
-                numbers = Numbers(study, donors, rows, direction, layers)
-                each = judged_whole(study, direction, outcomes)
-                alone = numbers_alone(study, direction, outcomes, numbers)
-                self._doses(study, direction, depth, (norms, changes), evidence, each, alone)
-                evidence.random[direction] = random_effects(
-                    study, donors, direction, evidence.sets, outcomes, numbers, evidence.dose[direction][len(located)],
-                    self._judged, layers, each,
-                )  # fmt: skip
-                evidence.random_dose[direction, self.selected] = evidence.random[direction][: self.dose_draws]
-                self._patch(study, direction, donors, (outcomes, numbers), evidence)
-                del (
-                    outcomes,
-                    numbers,
-                    each,
-                    alone,
-                )  # what it keeps of the donor, before that of the other direction is read
+            evidence.depth = self._depth
+            for direction in self.directions:
+                self._measure(study, donors, direction, (norms, changes), evidence)
         elif located and not has_base:
             self._without_base(study, donors, evidence)
         if evidence.random:
@@ -204,7 +195,7 @@ class VerifyNeurons(Analyzer):
 
     def _conditions(self, has_base: bool) -> list[str]:
         """The interventions that are judged: those that claims are about, and further ``ablations``."""
-        claimed = NEEDS_BASE if has_base else ("ablate-mean",)
+        claimed = [DIRECTIONS[one] for one in self.directions] if has_base else ["ablate-mean"]
         return [name for name in ABLATIONS if name in claimed or name.removeprefix("ablate-") in self.ablations]
 
     def _draw(
@@ -223,21 +214,43 @@ class VerifyNeurons(Analyzer):
         """How many random sets are judged on all control prompts, among them those of the dose-response."""
         return max(self.judged_sets or self.random_sets, self.dose_draws)
 
+    def _measure(
+        self, study: Study, donors: Donors, direction: str, sizes: tuple[np.ndarray, np.ndarray], evidence: Evidence
+    ) -> None:
+        """Doses, random sets and the two by two of one direction; what is kept of its donor goes with the call."""
+        located = self.ranking[: self.selected]
+        # random sets are of the same layers
+        layers = {layer for layer, _ in self.ranking[: max(self._depth, self.selected)]}
+        outcomes = Outcomes(study, donors, direction, evidence.rows, layers=layers)
+        numbers = Numbers(study, donors, evidence.rows, direction, layers)
+        each = judged_whole(study, direction, outcomes)
+        self._doses(direction, sizes, evidence, each, numbers_alone(study, direction, outcomes, numbers), study.seed)
+        found = evidence.random[direction] = random_effects(
+            study, donors, direction, evidence.sets, outcomes, numbers, evidence.dose[direction][len(located)],
+            self._judged, layers, each,
+        )  # fmt: skip
+        evidence.random_dose[direction, self.selected] = found[: self.dose_draws]
+        if self.cell_sets:
+            same, sets = next(cell for cell, kind in CELLS.items() if kind == PATCHES[self.patch]), evidence.sets
+            evidence.patching[direction] = patch_cells(
+                study, donors, direction, located, sets[: self.cell_sets], outcomes,
+                {same: [one["number"] for one in found]}, numbers,
+            )  # fmt: skip
+
     def _doses(
         self,
-        study: Study,
         direction: str,
-        depth: int,
-        sizes: tuple[np.ndarray, np.ndarray],
+        contributions: tuple[np.ndarray, np.ndarray],
         evidence: Evidence,
         each: Each,
         alone: Callable[[Set], Effects],
+        seed: int,
     ) -> None:
         """Located doses, and random doses beside them; of necessity with the exact k95 of every measure."""
-        norms, changes = sizes
-        steps = sorted({*grid(depth), self.selected})
+        norms, changes = contributions
+        steps = self._sizes
         doses = dict(zip(steps, each([self.ranking[:k] for k in steps], "located"), strict=True))
-        if direction == "necessity":
+        if direction == "necessity" and self.doses:
             doses = refine(lambda one: each([one], "located")[0], self.ranking, doses, self.reach, "behaviour")
             doses = refine(alone, self.ranking, doses, self.reach, "recovery")
         evidence.dose[direction] = doses
@@ -246,23 +259,11 @@ class VerifyNeurons(Analyzer):
         draws = [
             draw
             for k in [k for k in steps if k != len(located)][::2]
-            for draw in matched_sets(
-                self.ranking[:k], norms, self.dose_draws, study.seed + k, exclude=taken, changes=changes
-            )
+            for draw in matched_sets(self.ranking[:k], norms, self.dose_draws, seed + k, exclude=taken, changes=changes)
             if len(draw) == k
         ]
         for draw, effect in zip(draws, each(draws, "random doses"), strict=True):
             evidence.random_dose.setdefault((direction, len(draw)), []).append(effect)
-
-    def _patch(
-        self, study: Study, direction: str, donors: Donors, read: tuple[Outcomes, Numbers], evidence: Evidence
-    ) -> None:
-        """The two by two of activations and write weights, of the located and of the first random sets."""
-        located, (outcomes, numbers) = self.ranking[: self.selected], read
-        same = next(cell for cell, kind in CELLS.items() if kind == PATCHES[self.patch])
-        known = {same: [one["number"] for one in evidence.random[direction]]}
-        sets = evidence.sets[:SETS_OF_CELLS]
-        evidence.patching[direction] = patch_cells(study, donors, direction, located, sets, outcomes, known, numbers)
 
     def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
         """No base to return to: the effect is the share of the behaviour lost under mean ablation."""

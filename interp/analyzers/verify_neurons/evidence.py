@@ -24,7 +24,8 @@ class Evidence:
     ``matched``: share of their units whose change is within a factor of 2. ``harmless``: of random sets, what is harmed
     of harmless answers, what flips, and the divergence. ``examples``: of how many prompts answers are kept as text, of
     positive ones with ``show_answers``. ``sampled``: what sampled answers show, where the behaviour asks for them.
-    ``excluded``: how many units no random set may draw.
+    ``excluded``: how many units no random set may draw. ``doses``: whether other sizes than the located one were asked
+    for.
     """
 
     judged: list[Judged]
@@ -50,6 +51,7 @@ class Evidence:
     units: int = 0
     sampled: list[Sampled] = field(default_factory=list)
     excluded: int = 0
+    doses: bool = True
 
     def get(self, condition: str, group: str) -> Judged | None:
         """The judgement of one condition and class, or None where it was not run."""

@@ -58,7 +58,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
     if evidence.excluded:
         summary["excluded"] = evidence.excluded
     warned = warnings_of(study)
-    if evidence.has_base and (effects := evidence.dose.get("necessity")):
+    if evidence.has_base and evidence.doses and (effects := evidence.dose.get("necessity")):
         for name in MEASURES:
             known = {k: one[name] for k, one in effects.items() if not np.isnan(one[name])}
             summary[f"k95_{name}"] = smallest_dose(list(known), list(known.values()), reach) if known else None
@@ -68,7 +68,7 @@ def build(analyzer: HasOptions, study: Study, evidence: Evidence, reach: float) 
         warned += disagreements([item for item in evidence.judged if item.group == "positive"], words)
     if warned:
         summary["warnings"] = warned
-    for direction, effects in evidence.dose.items():
+    for direction, effects in evidence.dose.items() if evidence.doses else ():
         # the area is comparable only on one grid: bisected doses are left out
         steps = [k for k in grid(evidence.depth) if k in effects] or sorted(effects)
         for name in MEASURES:
