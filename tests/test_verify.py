@@ -352,7 +352,7 @@ def test_necessity_alone_is_what_it_is_beside_everything_else(study, table):
     assert not len(run.tables["patching"])
     assert not {name: said for name, said in run.summary.items() if name.startswith(("k95", "dose_area")) and said}
     assert not any("patched in" in line or "95%" in line for line in run.summary["opening"])
-    for name in ("dose", "random", "patching_cells"):
+    for name in ("dose", "random"):
         plot(run.tables[name])
     with pytest.raises(OptionError, match="use some of necessity, sufficiency"):
         VerifyNeurons(ranking=((0, 3),), selected=1, directions=("both",))(study)
