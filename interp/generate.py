@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp.engines import Batch, Edit, Engine
 from interp.engines.shared_prefix import is_whole
+from interp.errors import required
 from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.models.caches import Kept, is_plain, keep_rows
@@ -34,6 +35,11 @@ class Begun:
     tokens: Sequence[Sequence[int]]
     receiver: Kept | None = None
     donor: Kept | None = None
+
+    def of(self, rows: Sequence[int]) -> "Begun":
+        """Some rows."""
+        receiver, donor = (None if one is None else one.of(rows) for one in (self.receiver, self.donor))
+        return Begun([self.tokens[row] for row in rows], receiver, donor)
 
 
 def generate(
@@ -112,13 +118,14 @@ def _start(
     donor = None if intervention is None else intervention.donor
     if begun.receiver is None or (donor is not None and begun.donor is None):
         return None
-    receiver, other = begun.receiver.of(rows), None if begun.donor is None else begun.donor.of(rows)
+    begun = begun.of(rows)
+    receiver, other = required(begun.receiver, "keys and values"), begun.donor
     unread = [prompt[length:] for prompt, length in zip(text.prompts, receiver.lengths, strict=True)]
     new = Batch.pad(unread, text.pad_id, device=model.device)
-    batch = Batch(new.ids, torch.cat([receiver.mask, new.mask], 1))
+    batch = Batch(new.ids, torch.cat([receiver.mask.to(model.device), new.mask], 1))
     if donor is None or other is None:
         return _Start(batch, None, receiver.cache())
-    mask = torch.cat([other.mask, new.mask.to(other.mask.device)], 1)
+    mask = torch.cat([each.to(donor.device) for each in (other.mask, new.mask)], 1)
     return _Start(batch, Batch(new.ids.to(donor.device), mask), receiver.cache(), other.cache())
 
 

@@ -303,6 +303,27 @@ def test_answers_are_those_of_single_prompts_whatever_is_saved(kind):
     assert all(known == tuple(single[row][: len(known)]) for row, known in asked)
 
 
+@EVERY
+def test_keys_and_values_of_a_pass_that_enters_are_those_of_the_whole_pass(name):
+    """Of the blocks that it runs; where a cache holds less than every token, none are given."""
+    of, text = model(name), Text(ROWS, None, 0, (1,))
+    answers = [[5, 6, 7], [8], [9, 9], [5, 6, 7, 8, 9]]
+    stream = stream_at(ENGINE, of, text, answers, 1, use_cache=True)
+    entered = read_answers(ENGINE, of, text, answers, enter=stream.enter, use_cache=True)
+    whole_pass = read_answers(ENGINE, of, text, answers, use_cache=True)
+    close(entered.logits[entered.real], whole_pass.logits[entered.real])
+    rows, starts = [3, 0], first_columns(text, answers)
+    where, lengths = [starts[row] for row in rows], [len(ROWS[row]) + 1 for row in rows]
+    found = Kept.take([(stream.cache, 1), (entered.cache, of.anatomy.n_layers)], rows, where, lengths)
+    right = Kept.take([(whole_pass.cache, None)], rows, where, lengths)
+    assert (found is None) == (right is None) == (name in WINDOWS)
+    if found is not None:
+        for (keys, values), (own_keys, own_values) in zip(found.blocks, right.blocks, strict=True):
+            mask = found.mask[:, None, :, None]
+            close(keys * mask, own_keys * mask)
+            close(values * mask, own_values * mask)
+
+
 @pytest.mark.parametrize("kind", ["zero", "donor", "activation"])
 @pytest.mark.parametrize("entered", [False, True])
 def test_answers_go_on_from_keys_and_values_of_what_was_read(kind, entered):

@@ -327,13 +327,18 @@ def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(s
     assert verdicts[0] == verdicts[1]
     assert (
         "on 5 control prompts 0.0%, with 4 random sets 100.0%, and 35 more, judged on fewer of them, do less than the "
-        "neurons located)."
+        "located neurons)."
     ) in few.summary["sentence"]
     assert "(4 random sets 100.0%, 35 more do less than the located set)" in few.summary["opening"][1]
     for one in findings_of(few).values():
         check(one, few)
-    controls = {name: "of 35, judged on fewer, the most that" in one.control for name, one in findings_of(few).items()}
+    controls = {
+        name: "35 of them on as many as show that they do less" in one.control for name, one in findings_of(few).items()
+    }
     assert {name for name, said in controls.items() if said} == {"necessity", "sufficiency"}
+    # beside the value stand rates, not bounds
+    assert findings_of(few)["necessity"].control_value == 1.0
+    assert findings_of(few)["sufficiency"].control_value == -1.0
 
 
 def test_necessity_alone_is_what_it_is_beside_everything_else(study, table):
@@ -354,7 +359,7 @@ def test_necessity_alone_is_what_it_is_beside_everything_else(study, table):
     assert not any("patched in" in line or "95%" in line for line in run.summary["opening"])
     for name in ("dose", "random"):
         plot(run.tables[name])
-    with pytest.raises(OptionError, match="use some of necessity, sufficiency"):
+    with pytest.raises(OptionError, match="use necessity, alone or before sufficiency"):
         VerifyNeurons(ranking=((0, 3),), selected=1, directions=("both",))(study)
 
 

@@ -25,7 +25,8 @@ class Draws:
     draws at least as large ("less": as small), never below 1 / ``arrangements`` where the labels can be permuted in no
     more ways. With ``each``, a column of both tables, p is the largest over its values. ``level``: what p may be.
     ``family``: claims of one family are corrected together (Benjamini and Hochberg 1995). ``fewest``: with fewer draws
-    the claim is not tested.
+    the claim is not tested. ``shown``: what also holds of the draws whose mean and range stand beside the value, where
+    the others are bounds, good for p alone.
     """
 
     table: str
@@ -38,6 +39,7 @@ class Draws:
     level: Number = ALPHA
     family: str = ""
     fewest: int = 0
+    shown: Mapping[str, JSON] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("arrangements", "level"):

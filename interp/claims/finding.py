@@ -141,7 +141,7 @@ def _measured(claim: Claim, run: Table) -> Finding:
         own = measure(claim.estimate, run)
         control, p, count = (NAN,) * 3, NAN, 0
         if claim.null is not None:
-            draws = _draws(claim.null, run)
+            draws = _draws(replace(claim.null, where={**claim.null.where, **claim.null.shown}), run)
             drawn = draws[~np.isnan(draws)]
             if drawn.size:
                 control = (float(drawn.mean()), *(float(end) for end in np.quantile(drawn, [0.025, 0.975])))

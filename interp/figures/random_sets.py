@@ -20,7 +20,7 @@ def random_sets_figure(table: Table) -> go.Figure:
         effect = table["recovery"][table["direction"] == direction]
         if not np.isfinite(effect).any():
             effect = table["behaviour"][table["direction"] == direction]
-            bounds += int((~table["whole"][table["direction"] == direction]).sum())
+            bounds += int(np.isnan(table["rate"][table["direction"] == direction]).sum())
         # The golden ratio spreads any number of draws evenly, and the same way every time.
         spread = 0.6 * ((np.arange(effect.size) * 0.6180339887) % 1 - 0.5)
         figure.add_trace(

@@ -43,7 +43,7 @@ def lay_out(cache: Any, positions: Int[Tensor, "B T"]) -> None:
     layers = [layer for layer in cache.layers if layer.is_initialized]
     length = max(layer.keys.shape[2] for layer in layers)
     for layer in layers:
-        if layer.keys.shape[2] < length and type(layer) is DynamicLayer:
+        if layer.keys.shape[2] < length:
             layer.reset()
             continue
         columns = positions.to(layer.keys.device)[:, None, :, None]
@@ -130,8 +130,11 @@ class Kept:
     def cache(self) -> DynamicCache:
         """A cache that passes can go on from."""
         made = DynamicCache()
-        for layer, (keys, values) in enumerate(self.blocks):
-            made.update(keys, values, layer)
+        for keys, values in self.blocks:
+            layer = DynamicLayer()
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+            made.layers.append(layer)
         return made
 
 

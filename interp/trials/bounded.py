@@ -5,6 +5,7 @@ behaviour; as soon as s + 1 show it under a random set, that set does less, what
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -42,19 +43,19 @@ class Bounded:
         telling = np.flatnonzero(outcomes.receiver.shown == self._telling).tolist()
         # those that are decided first take the fewest tokens
         chosen = sorted(telling, key=lambda at: (outcomes.lengths[at], at))[: self._needed + SPARE]
-        self.judged = len(chosen)
-        self._some = None
-        if self._needed <= len(chosen) < count:
-            rows = sorted(outcomes.rows[at] for at in chosen)
-            self._some = Outcomes(study, donors, direction, rows, layers=layers)
+        self.judged, self._some = len(chosen), None
+        rows = sorted(outcomes.rows[at] for at in chosen)
+        self._fewer = self._needed <= len(chosen) < count
+        self._read = partial(Outcomes, study, donors, direction, rows, layers=[*layers])
 
     def of_each(self, sets: Sequence[Set]) -> list[dict[str, float] | None]:
         """Effects as ``Outcomes.effects`` has them, of a behaviour that is as far from the receiver's as can be.
 
         ``rate`` is NaN. None for a set that must be judged on all prompts.
         """
-        if self._some is None:
+        if not self._fewer:
             return [None] * len(sets)
+        self._some = self._some or self._read()
         found: list[dict[str, float] | None] = []
         for chosen, part in zip(sets, self._some.of_each(sets), strict=True):
             known = int((part.shown == self._telling).sum())

@@ -93,7 +93,7 @@ class Outcomes:
         self._model, self.rows = study.pair[role], sorted(rows)
         own, wanted = study.answers(role, "positive"), study.answers(other, "positive")
         begins = number_is_where_answers_begin(study, "positive")
-        self._numbers = None if begins else Numbers(study, donors, self.rows, direction)
+        self._numbers = None if begins else Numbers(study, donors, self.rows, direction, layers)
         whole = [(layer, 0) for layer in sorted({*layers} if layers else range(self._model.anatomy.n_layers))]
         reader = donors.condition(self._condition, whole).require_intervention()
         begun = {row: list(own[row][: settled_length(study, row, own[row])]) for row in self.rows}
@@ -147,9 +147,10 @@ class Outcomes:
         size = self._study.at_a_time(ANSWERS_AT_ONCE)
 
         def write_waiting() -> None:
-            for at, row, yes in write(self._study, self._model, waiting, kept) if waiting else ():
+            # what they keep is handed over, so that it is not held while they are written
+            some, waiting[:] = [*waiting], []
+            for at, row, yes in write(self._study, self._model, some, kept):
                 found[at].shown[places[row]] = yes
-            waiting.clear()
 
         for at, intervention in enumerate(interventions):
             kept.append(intervention)
@@ -158,11 +159,17 @@ class Outcomes:
                 continue
             outcome, unwritten = self._read(intervention)
             found.append(outcome)
-            waiting += [Unwritten(at, rows, begun) for rows, begun in unwritten]
-            alone = intervention.kind not in ("donor", "activation")
-            if alone or sum(len(each.rows) for each in waiting) >= size:
+            for rows, begun in unwritten:
+                left = Unwritten(at, rows, begun)
+                while left is not None:
+                    some, left = left.divided(size - sum(len(each.rows) for each in waiting))
+                    waiting.append(some)
+                    if sum(len(each.rows) for each in waiting) >= size:
+                        write_waiting()
+            if waiting and intervention.kind not in ("donor", "activation"):
                 write_waiting()
-        write_waiting()
+        if waiting:
+            write_waiting()
         return found
 
     def _read(self, intervention: Intervention) -> tuple[Outcome, list[tuple[list[int], Begun]]]:

@@ -23,17 +23,26 @@ class Unwritten:
     rows: list[int]
     begun: Begun
 
+    def divided(self, count: int) -> "tuple[Unwritten, Unwritten | None]":
+        """The first ``count`` of them, and the others, None where there are none."""
+        if len(self.rows) <= count:
+            return self, None
+        parts = range(count), range(count, len(self.rows))
+        first, others = (Unwritten(self.at, [self.rows[at] for at in part], self.begun.of(part)) for part in parts)
+        return first, others
+
 
 def write(
-    study: Study, model: Model, some: Sequence[Unwritten], each: Sequence[Intervention | None]
+    study: Study, model: Model, some: list[Unwritten], each: Sequence[Intervention | None]
 ) -> list[tuple[int, int, bool]]:
-    """Whether every answer shows the behaviour: number of its intervention, row, yes or no."""
+    """Whether every answer shows the behaviour: number of its intervention, row, yes or no; ``some`` is emptied."""
     places = [(one.at, row) for one in some for row in one.rows]
-    rows = [row for _, row in places]
+    rows, begun = [row for _, row in places], joined([one.begun for one in some])
+    some.clear()
     answers = generate(
         study.engine, model, study.text("positive", rows).of(range(len(rows))), study.max_new_tokens,
         Intervention.together(each, [at for at, _ in places]), lambda at, answer: settles(study, rows[at], answer),
-        joined([one.begun for one in some]),
+        begun,
     )  # fmt: skip
     prompts = [study.prompts("positive").prompts[row] for row in rows]
     shown = study.require_metric().shown(prompts, [study.decode(answer) for answer in answers], "positive")

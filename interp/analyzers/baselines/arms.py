@@ -95,13 +95,15 @@ def random_rows(verified: Table, unit: Unit, has_recovery: bool, flips: bool) ->
     if not len(sets):
         return []
     changes = "flipped" if flips else "harmed"
-    rates, recovered = sets["rate"], sets["recovery"] if has_recovery else np.full(len(sets), NAN)
+    first, recovered = sets.select(sets["first"]), sets["recovery"] if has_recovery else np.full(len(sets), NAN)
     return [
         {
-            "method": "random", "what": f"{len(sets)} random sets of as many {unit.plural} treated so, mean",
+            "method": "random",
+            "what": f"{len(sets)} random sets of as many {unit.plural} treated so, mean"
+            + (f"; answers under the first {len(first)}" if len(first) < len(sets) else ""),
             "units": float(sets["k"].mean()), "share": NAN,
             "prompts": int(part_of(verified, "tuned", "positive")["sampled"].sum()),
-            "shown": rates.mean(), "low": rates.min(), "high": rates.max(),
+            "shown": first["rate"].mean(), "low": first["rate"].min(), "high": first["rate"].max(),
             "recovery": recovered.mean(), "recovery_low": recovered.min(), "recovery_high": recovered.max(),
             "malformed": NAN, "divergence": harmless["divergence"].mean() if len(harmless) else NAN,
             "flipped": harmless[changes].mean() if len(harmless) else NAN,

@@ -59,9 +59,9 @@ class VerifyNeurons(Analyzer):
     prompt, the others on as many as show that each does less to the behaviour than the located set, and on every one
     where it does not. ``dose_draws`` of them also at every second dose. ``control_prompts``
     positive prompts (those that base and tuned answer differently) are used for doses and random sets, all for the
-    conditions. ``directions``: of ``necessity`` and ``sufficiency``; ``doses``: also measure other sizes than the
-    located one; ``cell_sets``: random sets of the two by two (19 are as few as a rank test at 5 % needs; 0: no two by
-    two). ``examples``: answers to so many prompts are kept as text, to positive ones (which may be harmful)
+    conditions. ``directions``: ``necessity``, alone or before ``sufficiency``; ``doses``: also sizes other than the
+    located one; ``cell_sets``: random sets of the two by two (a rank test at 5 % needs 19; 0: no two by two).
+    ``examples``: answers to so many prompts are kept as text, to positive ones (which may be harmful)
     only with ``show_answers``. ``reach`` defines k95. ``ablations``: further ones, of ``zero``,
     ``mean``, ``twin``, as conditions of their own. ``unit``: what the ranking is of. ``patch``: what the
     conditions, doses and random sets take from the other model, of a unit's contribution h W: ``contribution`` both
@@ -69,9 +69,8 @@ class VerifyNeurons(Analyzer):
     ``verify-neurons``.
 
     With a base and ``cell_sets``, whatever ``patch`` is, sub-tables ``patching``, ``patching_random`` and
-    ``patching_cells`` have the two by two of h and W, each from either model, in every direction. This takes two passes
-    over the control prompts for each of the first random sets, without generation, and for the located set three passes
-    and answers as far as they decide.
+    ``patching_cells`` have the two by two of h and W, each from either model, in every direction: two passes over the
+    control prompts for each of its random sets, for the located set three and answers as far as they decide.
     A behaviour that asks for sampled answers has them under all conditions (``samples``, ``sampled``); doses, random
     sets and all other claims read greedy ones.
     """
@@ -115,8 +114,8 @@ class VerifyNeurons(Analyzer):
             raise OptionError(f"--random-sets {self.random_sets} leaves the claims without a null; use at least 19")
         if wrong := [name for name in self.ablations if name not in FURTHER]:
             raise OptionError(f"unknown --ablations {wrong[0]!r}; use all, or some of {', '.join(FURTHER)}")
-        if not self.directions or {*self.directions} - {*DIRECTIONS}:
-            raise OptionError(f"directions {self.directions!r}; use some of {', '.join(DIRECTIONS)}")
+        if self.directions not in (("necessity",), tuple(DIRECTIONS)):
+            raise OptionError(f"directions {self.directions!r}; use necessity, alone or before sufficiency")
         if self.patch not in PATCHES:
             raise OptionError(f"unknown --patch {self.patch!r}; use {' or '.join(PATCHES)}")
         if self.patch != "contribution" and not has_base:
@@ -177,6 +176,7 @@ class VerifyNeurons(Analyzer):
             sampled=sampled,
             excluded=len(self.excluded),
             doses=self.doses,
+            first=self._judged,
         )
         if located and has_base:
             moved = weight_change(study.pair, unit)
@@ -284,6 +284,7 @@ class VerifyNeurons(Analyzer):
                 "recovery": NAN,
                 "rate": float(now.shown.mean()),
                 "difference": NAN,
+                "judged": len(evidence.rows),
             }
 
         evidence.dose["necessity"] = {self.selected: lost(located)}

@@ -84,6 +84,7 @@ def changed(study: Study, evidence: Evidence, direction: str) -> Claim:
             observed=_at_the_located_size(direction, "difference", evidence),
             alternative="less" if gone else "greater",
             fewest=FEWEST_SETS,
+            shown={"first": True},
         ),
         control=_control(evidence, direction),
         requires=["behaviour", *([f"{direction}-recovery"] if evidence.has_number else [])],
@@ -102,7 +103,7 @@ def _beside(evidence: Evidence, direction: str) -> str:
     there = f"; on {len(evidence.rows)} control prompts {{there:.1%}}, with {whole} random sets "
     there += "{random_low:.1%} to {random_high:.1%}"
     if others:
-        there += f", and {others} more, judged on fewer of them, do less than the {evidence.unit.name}s located"
+        there += f", and {others} more, judged on fewer of them, do less than the located {evidence.unit.name}s"
     return there
 
 
@@ -178,7 +179,11 @@ def _control(evidence: Evidence, judged: str | None = None) -> str:
         match += f"; none of {evidence.excluded} excluded {evidence.unit.name}s is drawn"
     said = f"{len(evidence.sets)} random sets (same layers, {match}) on {len(evidence.rows)} control prompts"
     further = sum(np.isnan(one["rate"]) for one in evidence.random[judged]) if judged else 0
-    return said + (f"; of {further}, judged on fewer, the most that they can do" if further else "")
+    return said + (
+        f"; {further} of them on as many as show that they do less, which p needs and the range leaves out"
+        if further
+        else ""
+    )
 
 
 def lead(evidence: Evidence, findings: Mapping[str, Finding]) -> str:

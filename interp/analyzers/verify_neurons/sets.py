@@ -67,7 +67,9 @@ def random_table(evidence: Evidence) -> Table:
             "judged": (np.array([one.get("judged", NAN) for effects in evidence.random.values() for one in effects],
                                 np.float64), "measure",
                        "control prompts whose behaviour was read; where not all, rate is NaN, and behaviour and "
-                       "difference are the most that the set can do"),
+                       "difference are as if none of the others showed it (necessity), or all did (sufficiency)"),
+            "first": (np.array([draw < evidence.first for draw in draws], bool), "flag",
+                      "judged on all of them whatever it does"),
             "whole": (np.array([not np.isnan(one["rate"]) for effects in evidence.random.values() for one in effects],
                                bool), "flag", "judged on all control prompts"),
             **_effects([one for effects in evidence.random.values() for one in effects]),

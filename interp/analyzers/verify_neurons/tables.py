@@ -135,7 +135,7 @@ def _conditions(study: Study, evidence: Evidence) -> dict[str, tuple]:
         "divergence": ("measure", "KL divergence from the tuned model's next tokens on its own answers, nats a token"),
         "agreement": ("measure", "share of prompts whose answer shows the behaviour if and only if the log-odds where "
                       "it begins are above 0; NaN where there are none"),
-        "control": ("measure", f"{words.share}, mean over the matched random sets on the control prompts"),
+        "control": ("measure", f"{words.share}, mean over the first matched random sets on the control prompts"),
         "control_low": ("measure", "their 2.5 % quantile"),
         "control_high": ("measure", "their 97.5 % quantile"),
     }  # fmt: skip
@@ -161,7 +161,7 @@ def _controls(evidence: Evidence, condition: str, group: str) -> tuple[float, fl
         return NAN, NAN, NAN
     if condition == "ablate-mean" and evidence.has_base:
         return NAN, NAN, NAN
-    null = np.array([one["rate"] for one in evidence.random[wanted] if not np.isnan(one["rate"])])
+    null = np.array([one["rate"] for one in evidence.random[wanted][: evidence.first or None]])
     low, high = np.quantile(null, [0.025, 0.975])
     return float(null.mean()), float(low), float(high)
 
