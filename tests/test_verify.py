@@ -325,6 +325,8 @@ def test_further_random_sets_are_judged_on_fewer_prompts_and_change_no_verdict(s
         assert (some["behaviour"][4:] < 1.0).all()
     verdicts = [{name: one.verdict for name, one in findings_of(each).items()} for each in (few, table)]
     assert verdicts[0] == verdicts[1]
+    for name in ("necessity", "sufficiency"):
+        assert findings_of(few)[name].p == findings_of(table)[name].p
     assert (
         "on 5 control prompts 0.0%, with 4 random sets 100.0%, and 35 more, judged on fewer of them, do less than the "
         "located neurons)."
