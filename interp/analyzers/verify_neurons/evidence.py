@@ -25,7 +25,7 @@ class Evidence:
     of harmless answers, what flips, and the divergence. ``examples``: of how many prompts answers are kept as text, of
     positive ones with ``show_answers``. ``sampled``: what sampled answers show, where the behaviour asks for them.
     ``excluded``: how many units no random set may draw. ``doses``: whether other sizes than the located one were asked
-    for. ``first``: so many random sets are judged on all control prompts whatever they do.
+    for. ``first``: so many random sets are judged on all control prompts whatever they do; None: all.
     """
 
     judged: list[Judged]
@@ -52,7 +52,7 @@ class Evidence:
     sampled: list[Sampled] = field(default_factory=list)
     excluded: int = 0
     doses: bool = True
-    first: int = 0
+    first: int | None = None
 
     def get(self, condition: str, group: str) -> Judged | None:
         """The judgement of one condition and class, or None where it was not run."""

@@ -68,7 +68,7 @@ def random_table(evidence: Evidence) -> Table:
                                 np.float64), "measure",
                        "control prompts whose behaviour was read; where not all, rate is NaN, and behaviour and "
                        "difference are as if none of the others showed it (necessity), or all did (sufficiency)"),
-            "first": (np.array([draw < evidence.first for draw in draws], bool), "flag",
+            "first": (np.array([evidence.first is None or draw < evidence.first for draw in draws], bool), "flag",
                       "judged on all of them whatever it does"),
             "whole": (np.array([not np.isnan(one["rate"]) for effects in evidence.random.values() for one in effects],
                                bool), "flag", "judged on all control prompts"),

@@ -161,7 +161,7 @@ def _controls(evidence: Evidence, condition: str, group: str) -> tuple[float, fl
         return NAN, NAN, NAN
     if condition == "ablate-mean" and evidence.has_base:
         return NAN, NAN, NAN
-    null = np.array([one["rate"] for one in evidence.random[wanted][: evidence.first or None]])
+    null = np.array([one["rate"] for one in evidence.random[wanted][: evidence.first]])
     low, high = np.quantile(null, [0.025, 0.975])
     return float(null.mean()), float(low), float(high)
 
