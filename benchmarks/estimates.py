@@ -127,6 +127,7 @@ def main() -> None:
     if given.write:
         some = "" if {*given.analyzers} == {*ANALYZERS} else " ".join(["", *given.analyzers])
         section = "estimates-further" if {*given.analyzers} <= {*FURTHER} else "estimates"
+        section = "estimates-quick" if given.analyzers == ["quick"] else section
         write_section(section, f"`python -m benchmarks.estimates{some} --write`. {machine()}\n\n{table}")
 
 
