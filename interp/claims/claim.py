@@ -25,8 +25,8 @@ class Draws:
     draws at least as large ("less": as small), never below 1 / ``arrangements`` where the labels can be permuted in no
     more ways. With ``each``, a column of both tables, p is the largest over its values. ``level``: what p may be.
     ``family``: claims of one family are corrected together (Benjamini and Hochberg 1995). ``fewest``: with fewer draws
-    the claim is not tested. ``shown``: what also holds of the draws whose mean and range stand beside the value, where
-    the others are bounds, good for p alone.
+    the claim is not tested. ``shown``: what else holds of the draws whose mean and range are given, where the
+    others are bounds that serve for p alone.
     """
 
     table: str

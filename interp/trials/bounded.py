@@ -35,7 +35,7 @@ class Bounded:
         layers: Iterable[int],
     ) -> None:
         self._outcomes, self._numbers = outcomes, numbers
-        # in which yes or no a prompt tells that a set does nothing to it
+        # what the receiver shows as it is, on prompts that a set can change
         self._telling = direction == "necessity"
         count = len(outcomes.rows)
         left = round(rate * count)

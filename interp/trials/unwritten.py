@@ -40,10 +40,14 @@ def write(
     rows, begun = [row for _, row in places], joined([one.begun for one in some])
     some.clear()
     answers = generate(
-        study.engine, model, study.text("positive", rows).of(range(len(rows))), study.max_new_tokens,
-        Intervention.together(each, [at for at, _ in places]), lambda at, answer: settles(study, rows[at], answer),
+        study.engine,
+        model,
+        study.text("positive", rows).of(range(len(rows))),
+        study.max_new_tokens,
+        Intervention.together(each, [at for at, _ in places]),
+        lambda at, answer: settles(study, rows[at], answer),
         begun,
-    )  # fmt: skip
+    )
     prompts = [study.prompts("positive").prompts[row] for row in rows]
     shown = study.require_metric().shown(prompts, [study.decode(answer) for answer in answers], "positive")
     return [(at, row, bool(yes)) for (at, row), yes in zip(places, shown, strict=True)]
