@@ -4,8 +4,9 @@ Children of SmolLM2-135M-Instruct (``organism:smollm2/base``, 46,080 neurons), w
 and verifying say of each, on 48 + 48 prompts that locate and 48 + 48 others that verify. Of children whose neurons are
 known, as many are located (60, in ``moved`` too, whose base is theirs); of the others those that ``interp
 locate-neurons`` selects by default, 0.5 % (230). Doses go up to these; with ``--given`` the sixty that were trained in
-``planted`` are judged on the same prompts too, and as many at random. Runs are kept in ``--store`` and go on where they
-were stopped. ``full``, every weight tuned, does not ship: ``make organisms-real FULL=1`` makes it first.
+``planted`` are judged on the same prompts too, and as many at random. ``--unit head`` locates attention heads in place
+of neurons: 10 % of them (27), since 0.5 % would be one; no doses, no two by two. Runs are kept in ``--store`` and go on
+where they were stopped. ``full``, every weight tuned, does not ship: ``make organisms-real FULL=1`` makes it first.
 """
 
 import time
@@ -27,7 +28,7 @@ from interp.store import Store
 from interp.study import Study
 from interp.table import Table
 
-FAMILY, TOP = "smollm2", "0.5%"
+FAMILY, TOP = "smollm2", {"neuron": "0.5%", "head": "10%"}
 KNOWN = {"planted": "60", "moved": "60"}
 CHILDREN = ("planted", "moved", "lora", "paraphrased")
 PROMPTS, SETS, TOKENS, CONTROL_PROMPTS = 48, 39, 48, 24
@@ -54,15 +55,16 @@ def study_of(child: str, split: str, pair: Pair, prompts: int, tokens: int) -> S
     return Study(pair, Contrast(*groups).limit(prompts), Refusal.of(pair.tokenizer), max_new_tokens=tokens, quiet=False)
 
 
-def rows_of(child: str, store: Store, given: bool) -> list[dict]:
-    """A row per set of neurons: those located, and of a child whose neurons are known those too and random ones."""
+def rows_of(child: str, store: Store, given: bool, unit: str = "neuron") -> list[dict]:
+    """A row per set of units: those located, and of a child whose neurons are known those too and random ones."""
     name = f"{FAMILY}/{child}"
     ships = name in organisms.names()
     pair = Pair.load(f"organism:{name}" if ships else str(MADE / child), f"organism:{FAMILY}/base", device="cpu")
     locate, verify = (study_of(child, split, pair, PROMPTS, TOKENS) for split in ("locate", "verify"))
     started = time.perf_counter()
-    located = store.fetch(LocateNeurons(top=KNOWN.get(child, TOP)), locate).table
-    planted = organisms.planted(name).get("refusal", []) if ships else []
+    top = KNOWN.get(child, TOP[unit]) if unit == "neuron" else TOP[unit]
+    located = store.fetch(LocateNeurons(top=top, unit=unit), locate).table
+    planted = organisms.planted(name).get("refusal", []) if ships and unit == "neuron" else []
     count = int(located["selected"].sum())
     options: dict[str, Any] = {
         "random_sets": SETS,
@@ -70,6 +72,7 @@ def rows_of(child: str, store: Store, given: bool) -> list[dict]:
         "dose_draws": 1,
         "judged_sets": JUDGED_SETS,
     }
+    options |= {"doses": False, "cell_sets": 0} if unit == "head" else {}
     found = {"integrated": VerifyNeurons.of(located, depth=count, **options)}
     if planted and given:
         layers, width = [layer for layer, _ in planted], pair.tuned.anatomy.n_neurons
@@ -82,7 +85,7 @@ def rows_of(child: str, store: Store, given: bool) -> list[dict]:
         run = store.fetch(analyzer, verify).table
         chosen = {*analyzer.ranking[: analyzer.selected]}
         hits = f"{len(chosen & {*planted})} of {len(chosen)}" if planted else f"- of {len(chosen)}"
-        rows.append({"child": child, "neurons": name, "trained ones": hits, **told(run)})
+        rows.append({"child": child, f"{unit}s": name, "trained ones": hits, **told(run)})
     print(f"{child}: {time.perf_counter() - started:.0f} s", flush=True)
     return rows
 
@@ -116,18 +119,20 @@ def main() -> None:
     options = CommandLine(globals(), SMALL)
     options.add_argument("--children", nargs="*", default=None, help="which children")
     options.add_argument("--store", type=Path, default=Path("runs-real"), help="where runs are kept")
+    options.add_argument("--unit", choices=tuple(TOP), default="neuron", help="what is located")
     options.add_argument("--given", action="store_true", help="also judge the trained neurons, and random ones")
     given = options.read()
     children, rows = given.children or CHILDREN, []
     store = Store(given.store)
     for child in children:
-        rows += rows_of(child, store, given.given)
+        rows += rows_of(child, store, given.given, given.unit)
     print(markdown(rows, list(rows[0])))
     if given.write:
         measured = {child: [row for row in rows if row["child"] == child] for child in children}
         for child, found in measured.items():
-            command = f"`python -m benchmarks.real --children {child} --write`. {machine()}"
-            write_section(f"real-{child}", f"{command}\n\n{markdown(found, list(found[0]))}")
+            of, section = ("", "") if given.unit == "neuron" else (f" --unit {given.unit}", f"-{given.unit}s")
+            command = f"`python -m benchmarks.real --children {child}{of} --write`. {machine()}"
+            write_section(f"real-{child}{section}", f"{command}\n\n{markdown(found, list(found[0]))}")
 
 
 if __name__ == "__main__":
