@@ -31,6 +31,14 @@ def data(seed, strength=0.0, pairs=40, latents=60):
     return codes, labels, clusters
 
 
+def test_a_permutation_that_leaves_one_prompt_of_a_class_selects_nothing():
+    generator = np.random.default_rng(0)
+    labels = np.arange(32) < 9  # a permutation seldom puts more than a few of nine into the half that chooses
+    training = np.arange(32) % 4 == 0
+    found = SparseProbe(k=2, draws=199)(generator.normal(size=(32, 5)), labels, np.arange(32), training)
+    assert found.null.shape == (199,) and np.isfinite(found.null).all() and (found.null == 0.5).any()
+
+
 def test_a_planted_latent_is_found_beyond_the_best_by_chance():
     codes, labels, clusters = data(0, 3.0)
     found = SparseProbe()(codes, labels, clusters)

@@ -92,7 +92,8 @@ class SparseProbe:
 
         ``ranks``: only the order of scores is wanted.
         """
-        if not 0 < labels[training].sum() < training.sum():
+        # a permutation can leave one row of a class, or none: nothing parts it from the other
+        if np.bincount(labels[training], minlength=2).min() < 2:
             return np.zeros(0, np.int64), np.zeros(0), np.zeros(len(labels))
         d = standardised_difference(codes[training & labels], codes[training & ~labels]).d
         # latents that fire on as many prompts have the same d but for rounding: the first of them, on every machine
@@ -128,10 +129,10 @@ def _require(labels: NDArray, clusters: NDArray, training: NDArray, count: int) 
         raise OptionError(f"{len(shared)} clusters have prompts in both halves; a probe needs halves that share none")
     for half in (training, ~training):
         held = len(np.unique(clusters[half]))
-        if held < FEWEST or len(np.unique(labels[half])) < 2:
+        if held < FEWEST or np.bincount(labels[half], minlength=2).min() < 2:
             raise OptionError(
-                f"{count} clusters of prompts leave a half with {held} of them, or with one class; a probe needs "
-                f"{FEWEST} in each half, and both classes"
+                f"{count} clusters of prompts leave a half with {held} of them, or with fewer than two prompts of a "
+                f"class; a probe needs {FEWEST} clusters in each half, and two prompts of both classes"
             )
 
 
