@@ -66,11 +66,14 @@ class Captured:
 
 
 def batches(
-    encoded: Sequence[Encoded], model: Model, batch_size: BatchSize, per_token_bytes: int = 0
+    encoded: Sequence[Encoded], model: Model, batch_size: BatchSize, per_token_bytes: int = 0, times: float = 1.0
 ) -> list[list[int]]:
-    """Rows grouped into batches of similar length: of so many prompts, else bounded by tokens and by memory."""
+    """Rows grouped into batches of similar length: of so many prompts, else bounded by tokens and by memory.
+
+    ``times`` as many tokens as usual, where memory allows.
+    """
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row].ids))
-    limit = _TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_GPU
+    limit = int(times * (_TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_GPU))
     if per_token_bytes:
         memory = batch_size if isinstance(batch_size, Memory) else None
         limit = max(1, min(limit, for_activations(memory, model.device) // per_token_bytes))

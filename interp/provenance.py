@@ -22,7 +22,7 @@ from fnmatch import fnmatch
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import platformdirs
 
@@ -73,6 +73,24 @@ def digest(value: JSON) -> str:
     """sha256, in hexadecimal, of the canonical JSON of ``value``: the same value gives the same text anywhere."""
     text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+@runtime_checkable
+class HasOptions(Protocol):
+    """What provenance needs to know of an analyzer."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+
+    @property
+    def parent(self) -> str | None:
+        """Key of the run that it builds on."""
+        ...
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that determine its numbers."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -233,14 +251,10 @@ def as_command(words: Sequence[str]) -> Iterator[None]:
 
 def environment() -> dict[str, JSON]:
     """Versions of Python, the platform and the libraries, the commit of a checkout, the command: for ``context``."""
-    found: dict[str, JSON] = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "executable": sys.implementation.name,
-    }
+    found: dict[str, JSON] = {"python": platform.python_version(), "platform": platform.platform()}
+    found["executable"] = sys.implementation.name
     found |= _versions(("interp", *LIBRARIES))
-    root = Path(__file__).resolve().parent.parent
-    if commit := _commit(root):
+    if commit := _commit(Path(__file__).resolve().parent.parent):
         found["commit"] = commit
     if _COMMAND:
         found["command"] = list(_COMMAND)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -20,31 +20,14 @@ from interp.models.pair import Pair
 from interp.progress import Progress
 from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode, prompt_notes
 from interp.prompts.thinking import AnswerStart, answer_start
-from interp.provenance import Provenance, environment, plain
+from interp.provenance import HasOptions, Provenance, environment, plain
 from interp.store.journal import Journal
 from interp.teacher_forcing import Text
 
 Item = TypeVar("Item")
-Seen = Callable[[Sequence[int], Tensor], None]
+Seen = Callable[[Sequence[tuple[str, int]], Tensor], None]
+WRITTEN = 1.5  # as many tokens in a batch to which answers are written: but for the first pass, one of each row is read
 GROUPS = ("positive", "negative")
-
-
-@runtime_checkable
-class HasOptions(Protocol):
-    """What provenance needs to know of an analyzer."""
-
-    name: ClassVar[str]
-    version: ClassVar[int]
-
-    @property
-    def parent(self) -> str | None:
-        """Key of the run that it builds on."""
-        ...
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options that determine its numbers."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,12 +153,15 @@ class Study:
 
         Answers to them end at the end tokens of the model ``role`` alone, or of either model.
         """
-        encoded, ends = self.encoded(group), self.stop_ids if role is None else self.pair.end_ids(role)
-        if len(self.classes) == 1:
-            return Text([encoded[row].ids for row in rows], None, self.pad_id, ends)
-        other = self.encoded("negative" if group == "positive" else "positive")
-        twins = self.twins(group)
-        return Text([encoded[row].ids for row in rows], [other[twins[row]].ids for row in rows], self.pad_id, ends)
+        return self._text([(group, row) for row in rows], role)
+
+    def _text(self, asked: Sequence[tuple[str, int]], role: str | None) -> Text:
+        ends = self.stop_ids if role is None else self.pair.end_ids(role)
+        prompts, twins = [self.encoded(group)[row].ids for group, row in asked], None
+        if len(self.classes) > 1:
+            other = {"positive": "negative", "negative": "positive"}
+            twins = [self.encoded(other[group])[self.twins(group)[row]].ids for group, row in asked]
+        return Text(prompts, twins, self.pad_id, ends)
 
     def twins(self, group: str) -> list[int]:
         """For every prompt of a class the row of its twin in the other."""
@@ -188,9 +174,11 @@ class Study:
         """Rows of a class in batches of like length."""
         return self.batches(self.encoded(group), model, per_token_bytes)
 
-    def batches(self, encoded: Sequence[Encoded], model: Model, per_token_bytes: int = 0) -> list[list[int]]:
+    def batches(
+        self, encoded: Sequence[Encoded], model: Model, per_token_bytes: int = 0, times: float = 1.0
+    ) -> list[list[int]]:
         """Rows of any encoded prompts in batches of like length, cut down where memory ran out before."""
-        whole = batches(encoded, model, self.batch_size, per_token_bytes)
+        whole = batches(encoded, model, self.batch_size, per_token_bytes, times)
         sizes = [self.at_a_time(len(rows)) for rows in whole]
         return [
             rows[start : start + size]
@@ -215,20 +203,30 @@ class Study:
     def answers(
         self, role: str, group: str, intervention: Intervention | None = None, see: Seen | None = None
     ) -> list[list[int]]:
-        """Greedy answers of a model to a class, as token ids; ``see``: shown rows and the logits where they begin."""
-        if intervention is None and ("answers", role, group) in self._kept:
-            return self._kept["answers", role, group]
-        model = self.pair[role]
-        found: list[list[int]] = [[] for _ in self.encoded(group)]
-        what = f"{role} answers, {group}" + (f", {intervention.name}" if intervention else "")
-        for rows in self.progress(self.groups(group, model), what):
-            text = self.text(group, rows, role if intervention is None else None)
-            seen = None if see is None else partial(see, rows)
+        """Greedy answers of a model to a class, as token ids; ``see`` as in ``answers_to``."""
+        return self.answers_to([group], role, intervention, see)[group]
+
+    def answers_to(
+        self, groups: Sequence[str], role: str, intervention: Intervention | None = None, see: Seen | None = None
+    ) -> dict[str, list[list[int]]]:
+        """Greedy answers to some classes, in batches of prompts of all of them, which takes less time than one by one.
+
+        ``see``: shown the class and row of every prompt of a batch, and the logits where their answers begin.
+        """
+        named = {group: ("answers", role, group) for group in groups}
+        kept = {group: self._kept[key] for group, key in named.items() if intervention is None and key in self._kept}
+        asked = [(group, row) for group in groups if group not in kept for row in range(len(self.encoded(group)))]
+        found = kept | {group: [[] for _ in self.encoded(group)] for group in groups if group not in kept}
+        model, encoded = self.pair[role], [self.encoded(group)[row] for group, row in asked]
+        what = f"{role} answers, {' and '.join(named)}" + (f", {intervention.name}" if intervention else "")
+        for batch in self.progress(self.batches(encoded, model, times=WRITTEN), what) if asked else ():
+            some = [asked[at] for at in batch]
+            text, seen = self._text(some, None if intervention else role), None if see is None else partial(see, some)
             answers = generate(self.engine, model, text, self.max_new_tokens, intervention, see=seen)
-            for row, answer in zip(rows, answers, strict=True):
-                found[row] = answer
+            for (group, row), answer in zip(some, answers, strict=True):
+                found[group][row] = answer
         if intervention is None:
-            self._kept["answers", role, group] = found
+            self._kept.update({key: found[group] for group, key in named.items()})
         return found
 
     def kept(self, name: Any, make: Callable[[], Any]) -> Any:

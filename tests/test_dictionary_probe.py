@@ -36,7 +36,9 @@ def test_a_permutation_that_leaves_one_prompt_of_a_class_selects_nothing():
     labels = np.arange(32) < 9  # a permutation seldom puts more than a few of nine into the half that chooses
     training = np.arange(32) % 4 == 0
     found = SparseProbe(k=2, draws=199)(generator.normal(size=(32, 5)), labels, np.arange(32), training)
-    assert found.null.shape == (199,) and np.isfinite(found.null).all() and (found.null == 0.5).any()
+    assert found.null.shape == (199,)
+    assert np.isfinite(found.null).all()
+    assert (found.null == 0.5).any()
 
 
 def test_a_planted_latent_is_found_beyond_the_best_by_chance():

@@ -20,7 +20,7 @@ from interp.sites import Site
 from interp.table import table
 from interp.teacher_forcing import answer_logits
 from interp.trials.ablated import Ablated
-from interp.trials.conditions import Donors, judge
+from interp.trials.conditions import Donors, judge, judge_each
 from interp.trials.divergence import divergence
 from interp.trials.located import chance_jaccards, jaccard, ranking_of, scores_of, selected_of, spearman, unit_of
 from interp.trials.numbers import Numbers
@@ -54,6 +54,35 @@ def donors(request, study):
 
 def everything(unit):
     return [(layer, index) for layer in range(3) for index in range(WIDTHS[unit])]
+
+
+# --------------------------------------------------------------------------------------- answers to both classes
+
+
+@pytest.mark.parametrize("name", ["base", "tuned", "ablate-mean", "ablate-twin", "ablate-base", "patch-tuned"])
+def test_classes_answered_together_are_answered_as_each_alone(models, name):
+    """In batches of prompts of both classes, of unlike lengths, as in batches of one."""
+    study = asked(models, batch_size=5)
+    receiver = Donors.read(study).condition(name, PLANTED)
+    alone = asked(models)
+    each = {
+        group: alone.answers(receiver.role, group, Donors.read(alone).condition(name, PLANTED).intervention)
+        for group in study.classes
+    }
+    together = study.answers_to(study.classes, receiver.role, receiver.intervention)
+    assert together == each
+    assert len({tuple(answer) for answers in each.values() for answer in answers}) > 1
+    one, other = (
+        {(judged.group, judged.condition): judged for judged in found}
+        for found in (
+            judge_each(study, name, receiver, {}),
+            [judge(alone, name, group, receiver) for group in alone.classes],
+        )
+    )
+    for key, judged in one.items():
+        np.testing.assert_allclose(judged.number, other[key].number, rtol=1e-9)
+        np.testing.assert_array_equal(judged.shown, other[key].shown)
+        np.testing.assert_array_equal(judged.tokens, other[key].tokens)
 
 
 # ---------------------------------------------------------------------------------------------- located sets

@@ -30,7 +30,10 @@ INDEX = "index.json"
 class Source(Protocol):
     """Rows [n, width] in chunks, each with the cursor behind it; an iteration is one pass over the data."""
 
-    width: int
+    @property
+    def width(self) -> int:
+        """Columns of a row."""
+        ...
 
     @property
     def segments(self) -> Mapping[str, tuple[int, int]]:

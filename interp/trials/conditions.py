@@ -10,8 +10,9 @@ A contribution is h W, activation times write weights. The last three take both 
 "activation" only h, which the receiver's own W writes (activation patching, Chen et al. 2024, arXiv 2406.14144).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -55,6 +56,13 @@ class Receiver:
     def require_intervention(self) -> Intervention:
         """The intervention, or OptionError for a model as it is."""
         return required(self.intervention, "an intervention")
+
+
+class Answered(NamedTuple):
+    """Answers to the prompts of a class, and the metric's number where each begins."""
+
+    answers: list[list[int]]
+    number: np.ndarray
 
 
 @dataclass
@@ -167,20 +175,29 @@ class Judged:
         return before.shown & ~self.shown & ~self.malformed
 
 
+def judge_each(
+    study: Study, name: str, receiver: Receiver, divergence: Mapping[str, Float[np.ndarray, " B"]]
+) -> list[Judged]:
+    """``judge`` every class of a contrast, their answers written together; ``divergence`` by class."""
+    answered = _answered(study, study.classes, receiver)
+    return [judge(study, name, group, receiver, divergence.get(group), answered[group]) for group in study.classes]
+
+
 def judge(
     study: Study,
     name: str,
     group: str,
     receiver: Receiver,
     divergence: Float[np.ndarray, " B"] | None = None,
+    answered: Answered | None = None,
 ) -> Judged:
     """Answer every prompt of a class under a condition and compare with both models' own answers, token by token.
 
-    ``divergence``: where it was measured, see ``interp.trials.divergence``.
+    ``divergence``: where it was measured, see ``interp.trials.divergence``; ``answered``: where answers are written.
     """
     own = {role: study.answers(role, group) for role in ("base", "tuned") if role == "tuned" or study.pair.base}
     ended = own.get("base", own["tuned"])
-    answers, number = _answered(study, group, receiver)
+    answers, number = answered or _answered(study, [group], receiver)[group]
     prompts, texts = study.prompts(group).prompts, [study.decode(answer) for answer in answers]
     stops = study.stop_ids
     return Judged(
@@ -206,19 +223,26 @@ def judge(
     )
 
 
-def _answered(study: Study, group: str, receiver: Receiver) -> tuple[list[list[int]], np.ndarray]:
-    """The answer to every prompt of a class, and the metric's number where it begins, NaN where it has none."""
-    number = np.full(len(study.encoded(group)), np.nan)
-    applies = study.require_metric().applies(group)
+def _answered(study: Study, groups: Sequence[str], receiver: Receiver) -> dict[str, Answered]:
+    """Answers to every prompt of some classes, and the metric's numbers where they begin, NaN where it has none."""
+    number = {group: np.full(len(study.encoded(group)), np.nan) for group in groups}
+    applies = [group for group in groups if study.require_metric().applies(group)]
+    begin = [
+        group for group in applies if receiver.intervention is not None and number_is_where_answers_begin(study, group)
+    ]
 
-    def see(rows: Sequence[int], logits: Float[Tensor, "B V"]) -> None:
-        number[rows] = to_host(study.objective(group, rows).of(logits[:, None]))
+    def see(asked: Sequence[tuple[str, int]], logits: Float[Tensor, "B V"]) -> None:
+        for group in begin:
+            at = [place for place, (one, _) in enumerate(asked) if one == group]
+            rows = [asked[place][1] for place in at]
+            if rows:
+                number[group][rows] = to_host(study.objective(group, rows).of(logits[at][:, None]))
 
-    seen = applies and receiver.intervention is not None and number_is_where_answers_begin(study, group)
-    answers = study.answers(receiver.role, group, receiver.intervention, see if seen else None)
-    if applies and not seen:
-        _read_numbers(study, group, receiver, number)
-    return answers, number
+    answers = study.answers_to(groups, receiver.role, receiver.intervention, see if begin else None)
+    for group in applies:
+        if group not in begin:
+            _read_numbers(study, group, receiver, number[group])
+    return {group: Answered(answers[group], number[group]) for group in groups}
 
 
 def number_is_where_answers_begin(study: Study, group: str) -> bool:
@@ -268,5 +292,6 @@ __all__ = [
     "Judged",
     "Receiver",
     "judge",
+    "judge_each",
     "number_is_where_answers_begin",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.capture import make_batch
-from interp.engines import Direction
+from interp.engines import Batch, Direction
 from interp.generate import generate
 from interp.maths.moments import sum_of
 from interp.maths.precision import widen
@@ -22,6 +22,8 @@ from interp.study import Study
 from interp.teacher_forcing import Text
 
 ROWS, WRITTEN = 16, 4  # prompts that are timed, and tokens that are written for each
+FIRST = 2  # prompts of the run before, which is not timed: what a model does once is done on these
+SHORT = 0.3  # seconds: what takes less is timed again, since other processes disturb it most
 
 
 @dataclass(frozen=True)
@@ -63,22 +65,25 @@ class Cost:
 def cost(study: Study, work: Work) -> Cost:
     """How long ``work`` takes here: each of its parts is timed on a few prompts, and scaled by their number.
 
-    The first time that a model is used costs more than those that follow, so that every part is run once before.
+    The first time that a model is used costs more than those that follow, so that every part is run once before, on
+    fewer prompts.
     """
     group, model = study.classes[0], study.pair.tuned
     encoded = study.encoded(group)
     by_length = sorted(range(len(encoded)), key=lambda row: len(encoded[row].ids))
     step = max(len(by_length) // ROWS, 1)
     rows = by_length[step // 2 :: step][: study.at_a_time(ROWS)]
-    batch, _ = make_batch(encoded, rows, study.pad_id, model.device)
-    text = Text([encoded[row].ids for row in rows], None, study.pad_id, ())
     anatomy, layers = model.anatomy, range(model.anatomy.n_layers)
     sites = [Site(layer, "hook_mlp_out") for layer in layers]
 
     def aim(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
         return widen(logits[:, -1]).logsumexp(-1)
 
-    def attribution() -> None:
+    def batch_of(some: Sequence[int]) -> Batch:
+        return make_batch(encoded, some, study.pad_id, model.device)[0]
+
+    def attribution(some: Sequence[int]) -> None:
+        batch = batch_of(some)
         unit = NEURON if NEURON.hook in anatomy.targets else HEAD
         inputs, outputs = ([place(layer) for layer in layers] for place in (unit.site, unit.contribution))
         still = torch.zeros((), dtype=model.dtype, device=model.device).expand(*batch.ids.shape, anatomy.width)
@@ -92,30 +97,31 @@ def cost(study: Study, work: Work) -> Cost:
                 for each in (terms, terms.abs()):
                     sum_of(each)
 
-    timed: dict[str, Callable[[], object]] = {
-        "passes": lambda: study.engine.run(model, batch, keep=1),
-        "whole": lambda: study.engine.run(model, batch, keep=None),
-        "gradients": lambda: study.engine.run(model, batch, gradients_at=sites, gradient_of=aim),
+    def written(some: Sequence[int]) -> None:
+        text = Text([encoded[row].ids for row in some], None, study.pad_id, ())
+        generate(study.engine, model, text, WRITTEN, None)
+
+    timed: dict[str, Callable[[Sequence[int]], object]] = {
+        "passes": lambda some: study.engine.run(model, batch_of(some), keep=1),
+        "whole": lambda some: study.engine.run(model, batch_of(some), keep=None),
+        "gradients": lambda some: study.engine.run(model, batch_of(some), gradients_at=sites, gradient_of=aim),
         "attributions": attribution,
-        "tokens": lambda: generate(study.engine, model, text, WRITTEN, None),
+        "tokens": written,
     }
-    count = sum(len(study.encoded(name)) for name in study.classes) / len(rows)
-    plain = _seconds(timed["passes"])
-    total = work.passes * plain
-    for name in ("whole", "gradients", "attributions"):
-        if getattr(work, name):
-            total += getattr(work, name) * _seconds(timed[name])
-    if work.tokens:
-        total += work.tokens * max(_seconds(timed["tokens"]) - plain, 0.0) / (WRITTEN - 1)
+    seconds = {name: _seconds(run, rows) for name, run in timed.items() if name == "passes" or getattr(work, name)}
+    plain, count = seconds["passes"], sum(len(study.encoded(name)) for name in study.classes) / len(rows)
+    if "tokens" in seconds:
+        seconds["tokens"] = max(seconds["tokens"] - plain, 0.0) / (WRITTEN - 1)
+    total = sum(getattr(work, name) * taken for name, taken in seconds.items())
     return Cost(total / plain, total * count)
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    run()
-    taken = []
-    for _ in range(2):
+def _seconds(run: Callable[[Sequence[int]], object], rows: Sequence[int]) -> float:
+    run(rows[:FIRST])
+    taken: list[float] = []
+    while not taken or (len(taken) < 2 and taken[0] < SHORT):
         started = time.perf_counter()
-        run()
+        run(rows)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - started)

@@ -2,14 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import ClassVar
 
 import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
-from interp.analyzers.verify_neurons.effects import Each, harmless_effects, judged_whole, numbers_alone, random_effects
+from interp.analyzers.verify_neurons.effects import (
+    Each,
+    harmless_effects,
+    judged_conditions,
+    judged_whole,
+    numbers_alone,
+    random_effects,
+)
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
 from interp.analyzers.verify_neurons.work import Asked, work_of
 from interp.errors import OptionError
@@ -30,7 +36,6 @@ from interp.trials.conditions import (
     judge,
 )
 from interp.trials.contributions import contribution_changes, contribution_norms
-from interp.trials.divergence import divergences
 from interp.trials.dose import grid, refine
 from interp.trials.few import few_of
 from interp.trials.located import ranking_of
@@ -147,13 +152,7 @@ class VerifyNeurons(Analyzer):
         located = self.ranking[: self.selected]
         names = self._conditions(has_base) if located else []
         roles = ["base", "tuned"] if has_base else ["tuned"]
-        telling = ("base", "ablate-base" if has_base else "ablate-mean")
-        told = {name: donors.condition(name, located) for name in (*roles, *names) if name in telling}
-        apart = divergences(study, "negative", told)
-        judged = [
-            judge(study, name, group, donors.condition(name, located), apart.get(name) if group == "negative" else None)
-            for name, group in study.progress([*product((*roles, *names), GROUPS)], "conditions")
-        ]
+        judged = judged_conditions(study, donors, located, roles, names)
         sampling = sampling_of(study)
         sampled = [] if sampling is None else [
             sample(study, sampling, name, group, donors.condition(name, located))

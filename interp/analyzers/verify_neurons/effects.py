@@ -12,7 +12,7 @@ from interp.analyzers.verify_neurons.evidence import Effects, Evidence
 from interp.random_sets import set_name
 from interp.study import Study
 from interp.trials.bounded import Bounded
-from interp.trials.conditions import Donors, judge
+from interp.trials.conditions import Donors, Judged, judge, judge_each
 from interp.trials.divergence import divergences
 from interp.trials.few import few_of
 from interp.trials.numbers import Numbers
@@ -22,6 +22,23 @@ from interp.trials.parts import parts
 NAN = float("nan")
 SETS_AT_ONCE = 10  # sets whose answers are written together; as many are lost where a run is stopped
 Each = Callable[[Sequence[Set], str], list[Effects]]
+
+
+def judged_conditions(
+    study: Study, donors: Donors, located: Set, roles: Sequence[str], names: Sequence[str]
+) -> list[Judged]:
+    """Both classes as each model answers them and as each intervention on the located set makes them answered."""
+    for role in roles:
+        study.answers_to(study.classes, role)
+    receivers = {name: donors.condition(name, located) for name in (*roles, *names)}
+    telling = ("base", "ablate-base" if "base" in roles else "ablate-mean")
+    told = {name: receiver for name, receiver in receivers.items() if name in telling}
+    apart = divergences(study, "negative", told)
+    return [
+        one
+        for name, receiver in study.progress([*receivers.items()], "conditions")
+        for one in judge_each(study, name, receiver, {"negative": apart[name]} if name in apart else {})
+    ]
 
 
 def judged_whole(study: Study, direction: str, outcomes: Outcomes) -> Each:

@@ -16,8 +16,8 @@ from interp.claims.opening import opening
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import area_under_dose, smallest_dose
 from interp.metrics import Words
-from interp.provenance import JSON
-from interp.study import HasOptions, Study
+from interp.provenance import JSON, HasOptions
+from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import DIRECTIONS, RECEIVERS, Judged
 from interp.trials.dose import grid
