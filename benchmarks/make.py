@@ -11,8 +11,8 @@ NAMES = (
     *("stitch", "continual", "agreement"),
     *("silence", "speed", "startup", "cached", "dictionaries_organism", "dictionaries_diff"),
     *("dictionaries_fast", "dictionaries_behaviour", "dictionaries_cause", "dictionaries_pairs", "real"),
-    *("real_methods", "real_figures", "real_graft", "real_latents", "false_support"),
-    *("cost", "memory", "cost_peers", "estimates"),
+    *("real_methods", "real_figures", "real_baselines", "real_graft", "real_latents"),
+    *("false_support", "cost", "memory", "cost_peers", "estimates"),
 )
 
 if __name__ == "__main__":

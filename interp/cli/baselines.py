@@ -54,18 +54,19 @@ def compared(names: tuple[str, ...], store: Any, locating: "Study", verified: "T
 
 def baselines_table(table: "Table") -> str:
     """A line per method, with 95 % intervals; of random sets the range of them."""
-    rows = [
-        (
-            row["what"],
-            _interval(row["shown"], row["low"], row["high"], ".1%"),
-            _interval(row["recovery"], row["recovery_low"], row["recovery_high"], ".2f"),
-            _number(row["divergence"], ".3g"),
-            _number(row["flipped"], ".1%"),
-            _number(row["malformed"], ".1%"),
-        )
-        for row in table.rows()
-    ]
-    return aligned(rows, HEADER)
+    return aligned([row_told(row) for row in table.rows()], HEADER)
+
+
+def row_told(row: dict[str, Any]) -> tuple[str, ...]:
+    """What is said of a method, under ``HEADER``."""
+    return (
+        row["what"],
+        _interval(row["shown"], row["low"], row["high"], ".1%"),
+        _interval(row["recovery"], row["recovery_low"], row["recovery_high"], ".2f"),
+        _number(row["divergence"], ".3g"),
+        _number(row["flipped"], ".1%"),
+        _number(row["malformed"], ".1%"),
+    )
 
 
 def _interval(value: float, low: float, high: float, form: str) -> str:

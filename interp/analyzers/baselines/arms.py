@@ -8,7 +8,7 @@ from interp.maths.intervals import cluster_interval
 from interp.models.units import Unit
 from interp.study import Study
 from interp.table import Table
-from interp.trials.conditions import Receiver, judge
+from interp.trials.conditions import Receiver, judge_each
 from interp.trials.divergence import divergences
 
 NAN = float("nan")
@@ -54,9 +54,8 @@ def measured(
     study: Study, verified: Table, method: str, what: str, receiver: Receiver, units: float = NAN, share: float = NAN
 ) -> Arm:
     """A method that is measured here, as conditions of the verification are."""
-    positive = judge(study, method, "positive", receiver)
-    apart = divergences(study, "negative", {method: receiver})[method]
-    negative = judge(study, method, "negative", receiver, apart)
+    apart = divergences(study, "negative", {method: receiver})
+    positive, negative = judge_each(study, method, receiver, {"negative": apart[method]})
     flipped = ~negative.equal_tuned
     if study.require_metric().applies("negative"):
         flipped = negative.shown != part_of(verified, "tuned", "negative")[study.require_metric().words.column]
