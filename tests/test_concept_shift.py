@@ -1,5 +1,7 @@
 """Shifts of concepts: identities, a planted one found and no other, chance told apart from it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from interp.dictionaries.reading import Texts
 from interp.dictionaries.shift_claims import Concepts, claims_of, columns_of, control_columns
 from interp.errors import OptionError, PairError
 from interp.models.pair import Pair
+from interp.models.pairs_on_demand import PairsOnDemand
 from interp.table import table
 from tests import tiny
 from tests.claim_makers import require_remeasured
@@ -273,6 +276,12 @@ def test_an_analyzer_reads_the_same_tokens_of_both_and_finds_a_moved_stream():
         there = one(study)
         assert require_remeasured(there)["concepts-shift-beyond-control"].supported == supported
         assert there.summary["controls"] == [pair.tuned.name for pair in controls_given]
+        # loaded one at a time they give the same run
+        on_demand = PairsOnDemand([lambda pair=pair: pair for pair in controls_given])
+        again = replace(one, controls=on_demand)(study)
+        assert again.require_provenance().key == there.require_provenance().key
+        for column in there.columns:
+            np.testing.assert_array_equal(again[column.name], there[column.name])
         assert study.provenance(one).key != alone.provenance.key
     other_base = Pair.from_modules(tiny.exact(tuned), tiny.exact(tuned), tiny.tokenizer())
     with pytest.raises(PairError, match="another base"):

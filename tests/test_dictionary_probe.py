@@ -115,7 +115,7 @@ def test_whole_clusters_of_one_class_keep_one_label_in_the_null():
 
 
 def test_too_few_prompts_are_refused():
-    with pytest.raises(OptionError, match="needs 8 in each half"):
+    with pytest.raises(OptionError, match="needs 8 clusters in each half"):
         SparseProbe()(*data(0, pairs=10))
     with pytest.raises(OptionError, match="cannot be chosen"):
         SparseProbe(k=61)(*data(0))

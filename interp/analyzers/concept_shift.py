@@ -6,6 +6,7 @@
 4. All of it once more in control fine-tunes: any fine-tune moves concepts, and what is claimed is that this moves more.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -19,7 +20,9 @@ from interp.dictionaries.reading import Texts
 from interp.dictionaries.shift_claims import Concepts, claims_of, columns_of, control_columns
 from interp.errors import OptionError
 from interp.maths.host import to_host
+from interp.models.model import Model
 from interp.models.pair import Pair
+from interp.models.pairs_on_demand import names_of
 from interp.prompts import CONTENT, PromptSet, apart, turns
 from interp.sites import Site
 from interp.study import Study
@@ -44,7 +47,7 @@ class ConceptShift(Analyzer):
     concepts: int = 20
     tokens: int = 20_000
     draws: int = 199
-    controls: tuple[Pair, ...] = field(default=(), compare=False)
+    controls: Sequence[Pair] = field(default=(), compare=False)
     parent: str | None = None
 
     def require(self) -> Site:
@@ -77,7 +80,7 @@ class ConceptShift(Analyzer):
                 "site": self.site, "concepts": self.concepts, "kept": len(ids),
                 "mean_shift": float(np.linalg.norm(own.found.overall)), "positive": len(study.prompts("positive")),
                 **({"negative": len(study.prompts("negative"))} if "negative" in study.classes else {}),
-                "controls": [pair.tuned.name for pair in self.controls],
+                "controls": names_of(self.controls),
                 "limits": [
                     *([] if self.controls else ["Whether another fine-tune moves concepts as far: no control was given "
                                                 "to compare with (--control MODEL)."]),
@@ -96,7 +99,6 @@ class ConceptShift(Analyzer):
         In file order.
         """
         models = {"base": study.pair.require_base("a shift of concepts"), "tuned": study.pair.tuned}
-        models |= {f"control {at}": pair.tuned for at, pair in enumerate(self.controls, 1)}
         for model in models.values():
             model.at(site)
         encoded = [apart(study.pair.tokenizer, one) for group in study.classes for one in study.encoded(group)]
@@ -111,16 +113,27 @@ class ConceptShift(Analyzer):
         places = [own if row in kept else own[:0] for row, own in enumerate(places)]
         kept = [np.sort(generator.permutation(own[:-1])[: each - 1].tolist() + own[-1:].tolist()).astype(np.int64)
                 for own in places]  # fmt: skip
-        states: dict[str, list[np.ndarray]] = {role: [np.zeros(0)] * len(encoded) for role in models}
-        groups = study.progress(study.batches(encoded, models["tuned"], 8 * models["tuned"].anatomy.width), "states")
-        for got in capture(study.engine, models, encoded, groups, [site], pad_id=study.pad_id, side="right"):
-            for number, row in enumerate(to_host(got.rows).tolist()):
-                for role in models:
-                    value = got.values[role, site][number, : len(encoded[row].ids)]
-                    states[role][row] = to_host(value).astype(np.float64)[kept[row]]
+        batches = study.batches(encoded, models["tuned"], 8 * models["tuned"].anatomy.width)
+
+        def read(models: Mapping[str, Model], what: str) -> list[np.ndarray]:
+            found: dict[str, list[np.ndarray]] = {role: [np.zeros(0)] * len(encoded) for role in models}
+            groups = study.progress(batches, what)
+            for got in capture(study.engine, models, encoded, groups, [site], pad_id=study.pad_id, side="right"):
+                for number, row in enumerate(to_host(got.rows).tolist()):
+                    for role in models:
+                        value = got.values[role, site][number, : len(encoded[row].ids)]
+                        found[role][row] = to_host(value).astype(np.float64)[kept[row]]
+            return [np.concatenate(found[role]) for role in models]
+
+        states = read(models, "states")
+        for at in range(len(self.controls)):
+            # one control in memory at a time, where they are loaded on demand
+            control = self.controls[at].tuned
+            control.at(site)
+            states += read({"control": control}, f"states, control {at + 1}")
         documents = np.repeat(np.arange(len(encoded)), [len(own) for own in kept])
         ids = np.concatenate([np.array(coded.ids)[own] for coded, own in zip(encoded, kept, strict=True)])
-        return [np.concatenate(states[role]) for role in models], (
+        return states, (
             ids.astype(np.int64), documents, np.array(clusters, dtype=object)[documents]
         )  # fmt: skip
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.common import takes
-from interp.cli.reading import CONTROL_HELP, Reading
+from interp.cli.reading import CONTROL_HELP, Reading, controls_in_turn
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
 
@@ -38,7 +38,7 @@ def command(
     described = request.describe()
     store = Store(common.store)
     pair = common.load(tuned, "a comparison")
-    controls = common.controls(control, pair)
+    controls = controls_in_turn(common, control, pair)
     study, look = common.study(pair, prompts), Compare(controls, cka_tokens)
     look.require(study)
     notes = remarked(common, study.counts, *study.notes)

@@ -66,13 +66,6 @@ class Reading(Running):
         self.status(f"loading {tuned}")
         return Pair.load(tuned, self.base, device=self.device, dtype=self.dtype)
 
-    def controls(self, names: "Sequence[str] | None", pair: "Pair") -> "Sequence[Pair]":
-        """Control fine-tunes of the pair's base, one in memory at a time; OptionError for one that is named twice."""
-        from interp.models.pairs_on_demand import PairsOnDemand
-
-        require_controls(names)
-        return PairsOnDemand([partial(load_control, self, name, pair) for name in names or ()])
-
     def study(self, pair: "Pair", prompts: "Contrast | OneClass", metric: Any = None) -> "Study":
         """A study of a pair on these prompts."""
         from interp.engines import engine_named
@@ -82,10 +75,12 @@ class Reading(Running):
         return Study(pair, prompts, metric, self.seed, self.batches(), engine=engine, quiet=self.quiet)
 
 
-def load_controls(common: Running, names: "Sequence[str] | None", pair: "Pair") -> "tuple[Pair, ...]":
-    """Control fine-tunes of the pair's base, all at once; OptionError for one that is named twice."""
+def controls_in_turn(common: Running, names: "Sequence[str] | None", pair: "Pair") -> "Sequence[Pair]":
+    """Control fine-tunes of the pair's base, one in memory at a time; OptionError for one that is named twice."""
+    from interp.models.pairs_on_demand import PairsOnDemand
+
     require_controls(names)
-    return tuple(each_control(common, names, pair))
+    return PairsOnDemand([partial(load_control, common, name, pair) for name in names or ()])
 
 
 def require_controls(names: "Sequence[str] | None") -> None:

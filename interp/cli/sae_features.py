@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from interp.cli.common import Running, takes
-from interp.cli.reading import load_controls, numbers, site_of
+from interp.cli.reading import controls_in_turn, numbers, site_of
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError, required
@@ -106,7 +106,7 @@ def command(
     study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine, quiet=common.quiet)
     store, notes = Store(common.store), remarked(common, study.counts, *study.notes)
     if common.control:
-        made[1] = replace(made[1], controls=load_controls(common, common.control, pair))
+        made[1] = replace(made[1], controls=controls_in_turn(common, common.control, pair))
         made[1].require_study(study)
     # concepts first: whether the text is enough for them is known only now, and no run should be kept next to an error
     runs = [store.fetch(one, study) for one in reversed(made)][::-1]

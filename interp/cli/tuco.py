@@ -8,7 +8,7 @@ import typer
 
 from interp.cli.asking import BEHAVIOUR_HELP, require_one_source, sought
 from interp.cli.common import takes
-from interp.cli.reading import CONTROL_HELP, Reading, numbers
+from interp.cli.reading import CONTROL_HELP, Reading, controls_in_turn, numbers
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
@@ -109,7 +109,7 @@ def command(
         of = looked_for.of(pair.tokenizer) if metric == "refusal" else Task.of(
             pair.tokenizer, prompts.positive.prompts, metric
         )  # fmt: skip
-    split = replace(split, controls=common.controls(control, pair))
+    split = replace(split, controls=controls_in_turn(common, control, pair))
     asked = common.study(pair, prompts, of if by_answer else None)
     if by_answer:
         asked = replace(asked, max_new_tokens=written)
