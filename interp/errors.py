@@ -13,7 +13,8 @@ InterpError
 │   ├── MissingWeights       a checkpoint that lacks tensors the architecture needs
 │   ├── TruncatedWeights     a weight file that ends early or cannot be parsed
 │   ├── PickledWeights       weights that only a pickle holds
-│   └── NonFiniteWeights     NaN or infinity among the weights
+│   ├── NonFiniteWeights     NaN or infinity among the weights
+│   └── NonFinitePass        NaN or infinity in what a pass over some prompt gives
 ├── PairError                two models that cannot be compared
 │   ├── VocabularyMismatch   different vocabularies or token ids
 │   ├── DepthMismatch        different numbers of blocks
@@ -76,6 +77,18 @@ class PickledWeights(ModelError):
 
 class NonFiniteWeights(ModelError):
     """NaN or infinity among the weights."""
+
+
+class NonFinitePass(ModelError):
+    """NaN or infinity in what a pass gives; ``ids``: the tokens of the first text of the batch where that is so.
+
+    ``prompt``, where it is known: the prompt that the text begins with.
+    """
+
+    def __init__(self, said: str, ids: tuple[int, ...] = (), prompt: str = "") -> None:
+        self.said, self.ids = said, ids
+        where = f"; {prompt}" if prompt else ""
+        super().__init__(f"{said}{where}; use --dtype float32 (or bfloat16, which has the range of float32)")
 
 
 class PairError(InterpError):

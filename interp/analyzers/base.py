@@ -5,7 +5,7 @@ Where only weights are looked at, a ``WeightPair`` is the study.
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from hashlib import sha256
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from interp.dictionaries import Dictionary
-from interp.errors import OptionError
+from interp.errors import NonFinitePass, OptionError
 from interp.maths.host import raw_bytes
 from interp.maths.memory import ran_out_of_memory
 from interp.models.pair import Pair
@@ -46,7 +46,7 @@ class Analyzer:
 
     def __init_subclass__(cls) -> None:
         if "__call__" in vars(cls):
-            cls.__call__ = _telling(_backing_off(cls.__call__))
+            cls.__call__ = _telling(_naming(_backing_off(cls.__call__)))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -156,6 +156,33 @@ def _cost(analyzer: Analyzer, study: Study) -> Cost | None:
         if not ran_out_of_memory(error):
             raise
         return None
+
+
+def _naming(examine: Examine) -> Examine:
+    """A pass that gives NaN on some prompt is refused under the prompt's name."""
+
+    @wraps(examine)
+    def call(self: Analyzer, study: Examined) -> Table:
+        try:
+            return examine(self, study)
+        except NonFinitePass as error:
+            if not isinstance(study, Study) or not (prompt := _begins(study, error.ids)):
+                raise
+            raise NonFinitePass(error.said, error.ids, prompt) from error
+
+    return cast(Examine, call)
+
+
+def _begins(study: Study, ids: Sequence[int]) -> str:
+    """Which prompt of a study these tokens begin with, in words; nothing where they begin with none."""
+    found, longest = "", 0
+    for group in study.classes:
+        for coded, prompt in zip(study.encoded(group), study.prompts(group), strict=True):
+            length = len(coded.ids)
+            if longest < length <= len(ids) and list(ids[:length]) == list(coded.ids):
+                longest = length
+                found = f"the first is row {prompt.id} of {study.prompts(group).source}, {prompt.text[:40]!r}"
+    return found
 
 
 def _backing_off(examine: Examine) -> Examine:

@@ -21,6 +21,7 @@ from nnsight.schema.config import CONFIG
 from torch import Tensor
 
 from interp.engines.base import Batch, Direction, Edit, Run, arguments, in_one_part
+from interp.engines.finite import finite
 from interp.engines.taps import Tap, differentiate, taps
 from interp.errors import OptionError, RemoteFailure, UnsupportedModel
 from interp.models.model import Model
@@ -59,6 +60,7 @@ class NNsightEngine:
             )
         nnsight.register("interp")  # sent by value: the service does not have this package
 
+    @finite
     def run(
         self,
         model: Model,

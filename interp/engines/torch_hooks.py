@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.engines.base import Batch, Direction, Edit, Run, arguments, in_one_part
+from interp.engines.finite import finite
 from interp.engines.shared_gradients import Asked, divided_gradients
 from interp.engines.shared_prefix import divided
 from interp.engines.skipped_blocks import Blocks, may_skip, needed_blocks, only_blocks
@@ -26,6 +27,7 @@ class TorchEngine:
 
     name: str = "torch"
 
+    @finite
     def run(
         self,
         model: Model,

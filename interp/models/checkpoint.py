@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.errors import MissingWeights, NonFiniteWeights, UnsupportedModel
 from interp.maths.host import to_host
 from interp.models.load import require_readable
-from interp.models.sources import Source, read_json
+from interp.models.sources import Source, about_missing, read_json
 
 INDEX = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -48,7 +48,7 @@ class Checkpoint:
         """The tensor's name here, where the body of the model may have been saved with or without ``prefix``."""
         if self.has(name, prefix):
             return next(one for one in _spellings(name, prefix) if one in self.places)
-        raise MissingWeights(f"{self.name} lacks {name}; check that the checkpoint is complete")
+        raise MissingWeights(f"{self.name} lacks {name}; {about_missing([name], self.places)}")
 
     def has(self, name: str, prefix: str) -> bool:
         """Whether there is such a tensor."""

@@ -21,6 +21,12 @@ def configuration(source: Source, trust_remote_code: bool = False) -> PreTrained
     try:
         config = AutoConfig.from_pretrained(source.directory, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers validates configurations with errors of many classes
+        if "auto_map" in stated and not trust_remote_code:
+            raise UnsupportedModel(
+                f"{source.name} needs code of its own ({stated.get('model_type', 'no model_type')}, by auto_map in its "
+                "config.json), which the command line does not run; read it, then Pair.load(..., "
+                "trust_remote_code=True) in Python does"
+            ) from error
         raise UnsupportedModel(
             f"{source.name}: transformers {transformers.__version__} does not accept its config.json ({line(error)}); "
             "check the file, or use a transformers that knows this model"

@@ -29,7 +29,7 @@ from interp.models.anatomy import PROVEN
 from interp.models.layout import configuration
 from interp.models.offload import spread, tensors
 from interp.models.quiet import line, quiet
-from interp.models.sources import Source, read_json
+from interp.models.sources import Source, about_missing, read_json
 from interp.provenance import directory_digest, file_digest
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -145,7 +145,7 @@ def _require_whole(source: Source, loaded: PreTrainedModel, report: Mapping[str,
         other = f" (it was saved as {saved})" if saved not in (None, type(loaded).__name__) else ""
         raise MissingWeights(
             f"{source.name} {what} {len(missing) + len(mismatched)} of the tensors that {type(loaded).__name__} "
-            f"needs{other}, first {(missing or mismatched)[0]}; check that the checkpoint is complete"
+            f"needs{other}, first {(missing or mismatched)[0]}; {about_missing(missing, report['unexpected_keys'])}"
         )
     if not report["unexpected_keys"]:
         return ()

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from interp.provenance import file_digest
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_WRAPPERS = re.compile(r"(?:^module\.|_orig_mod\.)+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -122,7 +123,12 @@ def _inspect(name: str, directory: Path) -> Source:
         raise UnsupportedModel(f"{name} is a pipeline of diffusers, not a causal language model; give one")
     if adapter is None and not config_file.exists():
         raise ModelNotFound(
-            f"{name} holds no config.json and no adapter_config.json, so it is no model directory; check the path"
+            f"{name} holds no config.json and no adapter_config.json, so it is no model directory; {_inside(directory)}"
+        )
+    if adapter is not None and not any(directory.glob("adapter_model.*")) and _is_whole_model(directory):
+        raise UnsupportedModel(
+            f"{name} holds a whole model next to an adapter_config.json and no adapter weights: if the adapter was "
+            "merged into it, remove adapter_config.json, else give the adapter's own directory"
         )
     if not any(directory.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
@@ -133,6 +139,31 @@ def _inspect(name: str, directory: Path) -> Source:
             )
         raise ModelNotFound(f"{name} holds a configuration and no .safetensors weights; copy the weights beside it")
     return Source(name, directory, adapter)
+
+
+def _is_whole_model(directory: Path) -> bool:
+    return (directory / "config.json").exists() and any(directory.glob("model*.safetensors"))
+
+
+def _inside(directory: Path) -> str:
+    """What to do about a directory that is no model: which of the directories in it are, by their names."""
+    held = [path.parent for name in ("config.json", "adapter_config.json") for path in directory.glob(f"*/{name}")]
+    if not (names := sorted({path.name for path in held}, key=lambda name: (len(name), name))):
+        return "check the path"
+    more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
+    return f"give one of the directories in it: {', '.join(names[-3:])}{more}"
+
+
+def about_missing(missing: Iterable[str], held: Iterable[str]) -> str:
+    """What to do about tensors that a checkpoint lacks, whose names may be there with those of a wrapper in them."""
+    bare = {_WRAPPERS.sub("", name): name for name in held}
+    for name in missing:
+        if (named := bare.get(name, name)) != name:
+            return (
+                f"it holds {named}, as torch.compile and DistributedDataParallel name what they wrap; save the model "
+                "inside the wrapper, or take these words out of the names"
+            )
+    return "check that the checkpoint is complete"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def _view(name: str, place: str, files: Sequence[str]) -> str:
     return (
         f"""CREATE VIEW "{name}" AS SELECT split_part(substr("//file", {start}), '/', 1) AS run, """
         f"""* EXCLUDE ("//file") FROM read_parquet([{paths}], """
-        """union_by_name = true, filename = '//file')"""
+        # a folder above that is named KEY=VALUE, as sweeps name theirs, is no column
+        """union_by_name = true, hive_partitioning = false, filename = '//file')"""
     )
 
 

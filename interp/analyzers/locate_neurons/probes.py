@@ -193,7 +193,7 @@ def _folds(study: Study, labels: np.ndarray) -> Folds:
     from sklearn.model_selection import StratifiedGroupKFold
 
     groups = study.require_contrast().clusters
-    count = min(_FOLDS, len(np.unique(groups)))
+    count = min(_FOLDS, len(np.unique(groups)), int(np.bincount(labels).min()))
     if count < 2:
         return []
     split = StratifiedGroupKFold(count, shuffle=True, random_state=study.seed)

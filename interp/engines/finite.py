@@ -1,0 +1,69 @@
+"""What a pass gives has to be finite: half precision can overflow on some prompts and not on others."""
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import ParamSpec
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.engines.base import Batch, Run
+from interp.errors import NonFinitePass
+from interp.maths.host import to_host
+from interp.models.model import Model
+
+P = ParamSpec("P")
+
+
+def finite(run: Callable[P, Run]) -> Callable[P, Run]:
+    """The method ``run(self, model, batch, ...)`` of an engine, which raises NonFinitePass instead of returning NaN.
+
+    Where a real token has NaN or infinity among its logits, values or gradients; those of padding mean nothing.
+    """
+
+    @wraps(run)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Run:
+        found = run(*args, **kwargs)
+        model, batch = args[1], args[2]
+        if isinstance(model, Model) and isinstance(batch, Batch):
+            require_finite(model, batch, found)
+        return found
+
+    return checked
+
+
+def require_finite(model: Model, batch: Batch, run: Run) -> None:
+    """Raise NonFinitePass with the tokens of the first row that is not."""
+    if _is_finite([value for value, _ in _parts(batch, run)]):
+        return
+    broken = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.mask.device)
+    for value, real in _parts(batch, run):
+        bad = ~torch.isfinite(value).flatten(2).all(-1).to(broken.device) & real
+        # of cells that all rows share there is one row
+        broken |= bad.any(1) if len(bad) == len(broken) else bad.any()
+    rows = to_host(broken).nonzero()[0]
+    if len(rows):
+        row = int(rows[0])
+        ids = to_host(batch.ids[row][batch.real[row]]).tolist()
+        raise NonFinitePass(
+            f"{model.name} gives NaN or infinity in {str(model.dtype).removeprefix('torch.')} on {len(rows)} of "
+            f"{len(broken)} texts of a batch",
+            tuple(ids),
+        )
+
+
+def _parts(batch: Batch, run: Run) -> Iterator[tuple[Tensor, Bool[Tensor, "B T"]]]:
+    """Everything that holds a number for every token, and which of these tokens are real."""
+    whole = [*run.values.values(), *run.gradients.values()]
+    for value in [*([] if run.logits is None else [run.logits]), *whole]:
+        yield value.detach(), batch.mask[:, -value.shape[1] :]
+    for part in run.parts:
+        for value in (*part.values.values(), *part.gradients.values()):
+            yield value.detach(), part.at.to(batch.mask.device)
+
+
+def _is_finite(values: list[Tensor]) -> bool:
+    # a sum of finite numbers in float32 or wider is finite, and takes no memory
+    sums = [value.sum(dtype=torch.float64 if value.dtype == torch.float64 else torch.float32) for value in values]
+    return not sums or bool(to_host(torch.isfinite(torch.stack([one.to(sums[0].device) for one in sums])).all()))

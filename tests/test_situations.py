@@ -1,0 +1,140 @@
+"""Situations that people report of tools like this one: each is handled right, or refused in a line that helps."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from interp.analyzers.locate_neurons import LocateNeurons
+from interp.analyzers.tuco import Tuco
+from interp.engines import Batch, TorchEngine
+from interp.errors import MissingWeights, ModelNotFound, NonFinitePass, UnsupportedModel
+from interp.models.model import Model
+from interp.models.pair import Pair
+from interp.models.sources import find
+from interp.models.weights import WeightPair
+from interp.provenance import Provenance
+from interp.sites import Site, neurons
+from interp.store import Store
+from interp.study import Study
+from interp.table import table
+from tests import tiny
+
+# ------------------------------------------------------------------------------- half precision that overflows
+
+WORD = " window"
+
+
+def overflowing(seed=0):
+    """A model in float16 whose first block overflows where WORD is read, and nowhere else."""
+    model = tiny.perturbed(tiny.llama(), 0.01, seed)
+    inner, token = model.model, tiny.tokenizer()(WORD, add_special_tokens=False).input_ids[-1]
+    along = torch.zeros(inner.embed_tokens.weight.shape[1])
+    along[0] = 1.0
+    with torch.no_grad():
+        inner.embed_tokens.weight[:, 0] = 0
+        inner.embed_tokens.weight[token] = 2 * along
+        inner.layers[0].self_attn.o_proj.weight[0].zero_()
+        for part in (inner.layers[0].mlp.gate_proj, inner.layers[0].mlp.up_proj):
+            part.weight[0] = 80 * along
+    return model.half()
+
+
+def test_a_pass_that_overflows_on_a_text_is_refused():
+    model, tokenizer = Model.wrap("tuned", overflowing()), tiny.tokenizer()
+    good, bad = (tokenizer(text).input_ids for text in ("open the door", f"open the{WORD}"))
+    run = TorchEngine().run(model, Batch.pad([good], 0), reads=[neurons(0)], keep=None)
+    assert torch.isfinite(run.logits).all()
+    for options in (
+        {"keep": 1},
+        {"keep": 0, "reads": [neurons(0)]},
+        {"keep": None, "reads": [Site(2, "hook_mlp_out")]},
+    ):
+        with pytest.raises(NonFinitePass, match=r"NaN or infinity in float16 on 1 of 2 texts.*--dtype float32") as said:
+            TorchEngine().run(model, Batch.pad([good, bad], 0), **options)
+        assert list(said.value.ids) == bad
+
+
+@pytest.mark.parametrize("analyzer", [Tuco(), LocateNeurons(top="5"), LocateNeurons(method="change", top="5")])
+def test_an_analyzer_names_the_prompt_on_which_a_model_overflows(analyzer):
+    pair = Pair.from_modules(overflowing(), overflowing(1), tiny.tokenizer())
+    with pytest.raises(NonFinitePass, match=rf"of 6 texts of a batch; the first is row \d of positive, '.*{WORD}"):
+        analyzer(Study(pair, tiny.contrast(6), tiny.metric()))
+
+
+# ----------------------------------------------------------------------------------- what a folder of a model holds
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_names_that_a_wrapper_left_are_told(tmp_path, wrapper):
+    base = tiny.save(tiny.llama(), tmp_path / "base")
+    tuned = tiny.save(tiny.perturbed(tiny.llama()), tmp_path / "tuned")
+    file = tuned / "model.safetensors"
+    save_file({f"{wrapper}{name}": value for name, value in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(MissingWeights, match=f"it holds {wrapper}.*, as torch.compile and DistributedDataParallel"):
+        Pair.load(str(tuned), str(base), device="cpu")
+    with pytest.raises(MissingWeights, match=f"it holds {wrapper}model"):
+        WeightPair.load(str(tuned), str(base))
+
+
+def test_a_checkpoint_that_is_not_whole_is_told_as_before(tmp_path):
+    path = tiny.save(tiny.llama(), tmp_path / "base")
+    held = load_file(path / "model.safetensors")
+    held.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(held, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(MissingWeights, match=r"first model.layers.1.mlp.up_proj.weight; check that the checkpoint is"):
+        Pair.load(str(path), device="cpu")
+
+
+def test_a_merged_model_beside_the_configuration_of_its_adapter(tmp_path):
+    path = tiny.save(tiny.llama(), tmp_path / "merged")
+    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}), "utf-8")
+    with pytest.raises(UnsupportedModel, match=r"a whole model next to an adapter_config.json.*remove adapter_config"):
+        find(str(path))
+
+
+def test_a_folder_of_a_run_names_the_models_in_it(tmp_path):
+    made = tiny.save(tiny.llama(), tmp_path / "run" / "checkpoint-5")
+    for number in (10, 100, 1000):
+        shutil.copytree(made, tmp_path / "run" / f"checkpoint-{number}")
+    with pytest.raises(ModelNotFound, match=r"in it: checkpoint-10, checkpoint-100, checkpoint-1000 \(and 1 more\)$"):
+        find(str(tmp_path / "run"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelNotFound, match=r"check the path$"):
+        find(str(tmp_path / "empty"))
+
+
+def test_code_of_its_own_is_not_run(tmp_path):
+    path = tiny.save(tiny.llama(), tmp_path / "own")
+    config = json.loads((path / "config.json").read_text("utf-8"))
+    config |= {"model_type": "mymodel", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
+    (path / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(UnsupportedModel, match=r"needs code of its own \(mymodel.*trust_remote_code=True\) in Python"):
+        Pair.load(str(path), device="cpu")
+
+
+# ------------------------------------------------------------------------------------------------- few prompts
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_probes_of_fewer_prompts_than_folds(count):
+    base, tuned = tiny.planted(tiny.llama(seed=7), pairs=6)
+    run = LocateNeurons(method="probe", top="5")(tiny.study(tuned, base, count))
+    assert len(run) == 3 * 48
+    assert np.isfinite(run["score"]).all()
+
+
+# ------------------------------------------------------------------------------------------- where a store lies
+
+
+@pytest.mark.parametrize("folder", ["layer=3", "lr=0.1", "a[1]*", "it's {x,y}?"])
+def test_a_store_is_read_wherever_it_lies(tmp_path, folder):
+    store = Store(tmp_path / folder / "runs")
+    run = table("k", {"layer": ([0, 1, 3], "key", "")}, provenance=Provenance("k", 1, inputs={"seed": 1}))
+    store.write(run)
+    found = store.sql("select * from k where layer < 3 order by layer")
+    assert found["layer"].tolist() == [0, 1]
+    assert {column.name for column in found.columns} == {"run", "layer"}
