@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 from platformdirs import user_cache_dir
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from interp.errors import ModelNotFound, PromptError
+from interp.errors import ModelNotFound, PromptError, StoreError
 from interp.packaged import Packaged
 
 FORMAT = 1  # of materialised directories: raise it when the same shipped files would give other ones
@@ -134,6 +135,17 @@ def written_once(target: Path, write: Callable[[Path], None]) -> Path:
     """
     if target.is_dir():
         return target
+    try:
+        return _written(target, write)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise StoreError(
+            f"cannot write to {target.parent}, where shipped models are unpacked ({reason}); set INTERP_CACHE to a "
+            "folder that can be written and has room"
+        ) from error
+
+
+def _written(target: Path, write: Callable[[Path], None]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent.parent)
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))

@@ -18,7 +18,7 @@ from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.progress import Progress
-from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode, prompt_notes
+from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode, prompt_notes, template_notes
 from interp.prompts.thinking import AnswerStart, answer_start
 from interp.provenance import HasOptions, Provenance, environment, plain
 from interp.store.journal import Journal
@@ -73,7 +73,9 @@ class Study:
         """What whoever reads a result must know of the pair and of the prompts."""
         asked = () if self.metric is None else self.pair.generation_notes
         own = self.metric.notes if isinstance(self.metric, Behaviour) else ()
-        return (*self.pair.notes, *asked, *prompt_notes(self.prompts(group) for group in self.classes), *own)
+        each = [(self.prompts(group), self.encoded(group)) for group in self.classes]
+        said = (*template_notes(self.pair.tokenizer, each), *prompt_notes(prompts for prompts, _ in each))
+        return (*self.pair.notes, *asked, *said, *own)
 
     @property
     def counts(self) -> str:

@@ -250,6 +250,27 @@ def test_a_head_that_one_alone_ties_is_refused_with_the_ends(tmp_path, tied):
     assert WeightPair.load(child, base).matrices
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_an_update_of_the_head_is_read_beside_the_copy_that_peft_saves(tmp_path, moved):
+    """peft writes the head's own matrix beside the factors, and loads it: also where it is another than the base's."""
+    model = tiny.llama()
+    base = tiny.save(model, tmp_path / "base")
+    wrapped = tiny.adapter(model, tmp_path / "a", base, target_modules=["q_proj", "lm_head"])
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    held = load_file(file)
+    (name,) = (key for key in held if key.endswith("lm_head.base_layer.weight"))
+    if moved:
+        held[name] += 0.1
+        save_file(held, file, {"format": "pt"})
+        wrapped.get_base_model().lm_head.base_layer.weight.data += 0.1
+    weights = WeightPair.load(str(tmp_path / "a"), str(base), embeddings=True)
+    (head,) = (matrix for matrix in weights.matrices if matrix.part == "unembed")
+    both, merged = weights.read(head), copy.deepcopy(wrapped).merge_and_unload().lm_head.weight
+    assert both.changed
+    torch.testing.assert_close(both.tuned, merged.data, rtol=1e-4, atol=1e-5)
+    assert (both.factors is None) == moved
+
+
 ADAPTERS = {
     "plain": {},
     "rslora": {"use_rslora": True, "r": 3},

@@ -1,17 +1,26 @@
 """Situations that people report of tools like this one: each is handled right, or refused in a line that helps."""
 
+import errno
 import json
 import shutil
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from interp import organisms
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
+from interp.cli import main
+from interp.dictionaries import Buffer
+from interp.dictionaries.formats import read
+from interp.dictionaries.sources import Rows
 from interp.engines import Batch, TorchEngine
-from interp.errors import MissingWeights, ModelNotFound, NonFinitePass, UnsupportedModel
+from interp.errors import DictionaryError, MissingWeights, ModelNotFound, NonFinitePass, StoreError, UnsupportedModel
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.sources import find
@@ -22,6 +31,13 @@ from interp.store import Store
 from interp.study import Study
 from interp.table import table
 from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def models():
+    base = tiny.llama()
+    return base, tiny.perturbed(base)
+
 
 # ------------------------------------------------------------------------------- half precision that overflows
 
@@ -138,3 +154,115 @@ def test_a_store_is_read_wherever_it_lies(tmp_path, folder):
     found = store.sql("select * from k where layer < 3 order by layer")
     assert found["layer"].tolist() == [0, 1]
     assert {column.name for column in found.columns} == {"run", "layer"}
+
+
+# ------------------------------------------------------------------------------------- prompts and documents
+
+
+def test_prompts_that_hold_the_template_are_told(models):
+    base, tuned = models
+    tokenizer = tiny.tokenizer()
+    contrast = tiny.contrast(3)
+    assert not any(
+        "template" in note for note in Study(Pair.from_modules(tuned, base, tokenizer), contrast, None).notes
+    )
+    formatted = [
+        replace(prompt, text=tokenizer.apply_chat_template([{"role": "user", "content": prompt.text}], tokenize=False))
+        for prompt in contrast.positive
+    ]
+    contrast = replace(contrast, positive=replace(contrast.positive, prompts=tuple(formatted)))
+    (said,) = (
+        note for note in Study(Pair.from_modules(tuned, base, tokenizer), contrast, None).notes if "templ" in note
+    )
+    assert said.startswith("3 of 3 prompts of positive hold tokens of the chat template ('<|")
+    # without a template nothing is put around them
+    plain = Study(Pair.from_modules(tuned, base, tiny.tokenizer(template=False)), contrast, None)
+    assert not any("template" in note for note in plain.notes)
+
+
+def test_how_often_a_dictionary_went_over_its_data():
+    rows = torch.randn(100, 4)
+    for capacity, taken in ((200, 50), (200, 1000), (40, 30), (40, 1000)):
+        buffer = Buffer(Rows(rows, step=7), capacity)
+        for _ in range(taken // 10):
+            buffer.batch(10)
+        times = buffer.times_over(taken)
+        assert times == pytest.approx(taken / 100) if taken > 100 else times <= 1
+        # and the same where it was stopped and goes on
+        again = Buffer(Rows(rows, step=7), capacity)
+        again.restore(*buffer.state())
+        assert again.times_over(taken) == times
+
+
+@pytest.mark.parametrize(
+    ("folder", "config", "said"),
+    [
+        ("saelens", {"architecture": "standard", "activation_fn_str": "tanh-relu"}, "'tanh-relu' is not read"),
+        ("saelens", {"architecture": "standard", "activation_fn": "gelu"}, "'gelu' is not read"),
+        ("sparsify", {"num_latents": 8, "k": 2, "signed": True}, "signed codes"),
+    ],
+)
+def test_codes_of_another_kind_are_not_read_as_plain_ones(tmp_path, folder, config, said):
+    place = tmp_path / folder
+    place.mkdir()
+    known = {"d_in": 4, "d_sae": 8, "hook_name": "blocks.1.hook_resid_pre", "sae_lens_training_version": "3.5.0"}
+    (place / "cfg.json").write_text(json.dumps({**(known if folder == "saelens" else {"d_in": 4}), **config}), "utf-8")
+    wide, narrow = torch.randn(4, 8), torch.randn(8, 4)
+    if folder == "saelens":
+        save_file({"W_enc": wide, "W_dec": narrow, "b_enc": torch.zeros(8), "b_dec": torch.zeros(4)},
+                  place / "sae_weights.safetensors")  # fmt: skip
+    else:
+        save_file({"encoder.weight": narrow, "encoder.bias": torch.zeros(8), "W_dec": narrow.clone(),
+                   "b_dec": torch.zeros(4)}, place / "sae.safetensors")  # fmt: skip
+    with pytest.raises(DictionaryError, match=said):
+        read(place)
+
+
+# ------------------------------------------------------------------------------------------ where people run it
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("", "utf-8")
+    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(StoreError, match=r"shipped models are unpacked \(Not a directory\); set INTERP_CACHE"):
+        organisms.directory("refusal/full")
+
+
+def test_a_full_disk_while_a_shipped_model_is_unpacked(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setenv("INTERP_CACHE", str(tmp_path))
+    monkeypatch.setattr("interp.organisms.save_file", full)
+    with pytest.raises(StoreError, match=r"No space left on device.*has room"):
+        organisms.directory("refusal/full")
+    assert not [*tmp_path.rglob("*.safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "a file cannot be written (I/O error"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "a file cannot be written"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes"),
+            "not enough memory",
+        ),
+        (MemoryError(), "there is not enough memory (MemoryError)"),
+    ],
+)
+def test_no_room_is_no_defect(monkeypatch, capsys, error, said):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr("interp.cli._run", fails)
+    assert main(["ls"]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_a_system_without_file_locks_is_told_at_once(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    assert main(["ls"]) == 2
+    assert capsys.readouterr().err.startswith("interp: interp runs on Linux and macOS")

@@ -137,6 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     arguments += ["--help"] if len(arguments) == 1 and arguments[0] in GROUPS else []
     debug = "--debug" in arguments
+    if find_spec("fcntl") is None:
+        return _complain(
+            "interp runs on Linux and macOS: its store needs their file locks; on Windows use WSL", BAD_INPUT
+        )
     try:
         _run(arguments, debug)
         sys.stdout.flush()
@@ -155,9 +159,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _complain("cannot write the answer: no space left on the device; make room", BAD_INPUT, debug)
+        if said := _lacks_room(error):
+            return _complain(said, BAD_INPUT, debug)
         hint = "" if debug else "; run it again with --debug to see where"
         return _complain(f"internal error, {type(error).__name__}: {error}{hint}", DEFECT, debug)
     return DONE
+
+
+def _lacks_room(error: Exception) -> str:
+    """What to do about an error that says that a disk or the memory is full, whichever library raised it."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    if any(text in reason for text in ("No space left on device", "Disk quota exceeded", "File too large")):
+        return f"a file cannot be written ({reason}); make room and give the command again: what was kept goes on"
+    if "torch" in sys.modules:
+        from interp.maths.memory import ran_out_of_memory
+
+        if ran_out_of_memory(error):
+            return f"there is not enough memory ({reason}); take less at a time, by --batch-size or --width"
+    return ""
 
 
 def _run(arguments: list[str], debug: bool) -> None:

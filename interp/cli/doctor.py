@@ -126,6 +126,8 @@ def _forward(name: str) -> Check:
         ids = pair.tokenizer("Which word is last: lamp stone river?")["input_ids"]
         logits = TorchEngine().run(pair.tuned, Batch.pad([ids], 0)).require_logits()
         good = bool(to_host(logits.isfinite().all()))
+    except InterpError as error:
+        return Check("fail", "forward", f"organism:{name} does not run: {error}")
     except Exception as error:
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
         return Check("fail", "forward", f"organism:{name} does not run ({reason}): install the package again")

@@ -114,9 +114,12 @@ def command(
         if together.rank():
             return
         read = source.report() if hasattr(source, "report") else {}
-        if read.get("sinks"):
-            common.remark(f"note: {read['sinks']} sinks left out (rows above {common.sinks:g} median norms): "
-                          f"{', '.join(f'{t!r} {n}' for t, n in read['sinks by token'].items())}")  # fmt: skip
+        if (times := buffer.times_over(steps * common.batch)) > 1:
+            read["times_over"] = times
+            common.remark(
+                f"note: {steps * common.batch:,} rows were trained on, {times:,.1f} times over {common.data}: what "
+                "is explained of these rows says little about others; judge it on other text (interp sae eval)"
+            )
         record = {"path": str(common.out), "dictionaries": _last(common.out), "read": read}
         lines = [f"{common.out}: {len(trained)} trained, {steps} steps"]
         lines += [f"  {name}: {_told(told)}" for name, told in record["dictionaries"].items()]

@@ -32,7 +32,10 @@ class Moments(NamedTuple):
 
 @dataclass
 class _Place:
-    """Where a buffer stands: ``fills`` orders drawn, ``served`` rows of this one, in pass ``epoch`` of its source."""
+    """Where a buffer stands: ``fills`` orders drawn, ``served`` rows of this one, in pass ``epoch`` of its source.
+
+    ``once``: rows of the source that were read for the first time, all of them once it has ``ended``.
+    """
 
     fills: int = 0
     served: int = 0
@@ -40,6 +43,8 @@ class _Place:
     epoch: int = 0
     cursor: Any = None
     whole: bool = False
+    once: int = 0
+    ended: bool = False
 
 
 class Buffer:
@@ -72,6 +77,10 @@ class Buffer:
     def epoch(self) -> int:
         """How many times the source was read to its end."""
         return self._place.epoch
+
+    def times_over(self, rows: int) -> float:
+        """How often the source was gone over where so many rows were served; 1 where it has not ended, or less."""
+        return rows / self._place.once if self._place.ended and self._place.once else float(min(rows, 1))
 
     def batch(self, count: int) -> Float[Tensor, "n W"]:
         """The next ``count`` rows."""
@@ -116,6 +125,7 @@ class Buffer:
                     self._reading = iter(self.source.chunks(place.cursor))
                 found = next(self._reading, None)
                 if found is None:
+                    place.ended = True
                     self._reading, place.cursor, place.epoch, empty = None, None, place.epoch + 1, empty + 1
                     if not place.fills and done:
                         place.whole, place.epoch = True, 0
@@ -124,6 +134,7 @@ class Buffer:
                         raise DictionaryError("the source gives no rows: check its masks and its norm filter")
                     continue
                 chunk, place.cursor = found
+                place.once += 0 if place.ended else len(chunk)
                 self._left = chunk.detach().to(self.rows.device, self.rows.dtype)
                 empty = 0 if len(chunk) else empty
             part = self._left[: len(free) - done]

@@ -14,6 +14,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from interp.errors import AdapterNotLanded, UnsupportedModel, WrongBase
+from interp.maths.host import to_host
 from interp.models.anatomy import Place
 from interp.models.checkpoint import Checkpoint
 from interp.models.sources import Source
@@ -94,11 +95,15 @@ class LowRank:
 
         ``whole`` is what the module of the base holds, as ``(out, in)``. Raises WrongBase where shapes disagree.
         """
+        same = True
         if path in self.saved:
             matrix = self.checkpoint.read(self.saved[path])
             matrix = matrix.T if transposed else matrix
             self._require(path, tuple(matrix.shape), tuple(whole.shape))
-            return place.cut(matrix), None
+            if path not in self.parts:
+                return place.cut(matrix), None
+            # peft saves the matrix of a head or an embedding beside the factors of its update, and loads it too
+            same, whole = bool(to_host((matrix == whole).all())), matrix
         kinds = self.parts[path]
         left, right = (self.checkpoint.read(kinds[name]) for name in ("lora_B", "lora_A"))
         self._require(path, (left.shape[0], right.shape[1]), tuple(whole.shape))
@@ -108,7 +113,7 @@ class LowRank:
             size = self.checkpoint.read(kinds["lora_magnitude_vector"]).reshape(-1, 1)
             return place.cut(merged * (size / merged.norm(dim=1, keepdim=True))), None
         mine = place.cut(left)
-        return place.cut(whole) + mine @ right, (mine, right)
+        return place.cut(whole) + mine @ right, (mine, right) if same else None
 
     def _require(self, path: str, seen: tuple[int, ...], wanted: tuple[int, ...]) -> None:
         if seen != wanted:

@@ -4,7 +4,7 @@ from interp.prompts.clusters import repeats_last, tied, turns
 from interp.prompts.contrasts import NOTHING, Contrast, OneClass
 from interp.prompts.documents import SPECIAL, TURNS, Document, Documents, encode_document, packed, special_ids
 from interp.prompts.files import read_chats, read_prompts, read_task
-from interp.prompts.notes import prompt_notes
+from interp.prompts.notes import prompt_notes, template_notes
 from interp.prompts.sets import Prompt, PromptSet
 from interp.prompts.tokens import (
     COMPLETION,
@@ -53,6 +53,7 @@ __all__ = [
     "read_task",
     "repeats_last",
     "special_ids",
+    "template_notes",
     "tied",
     "turns",
 ]

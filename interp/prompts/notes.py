@@ -1,8 +1,9 @@
-"""What a reader must know of prompts before the number of clusters is believed."""
+"""What a reader must know of prompts: how many clusters they are, and what the chat template makes of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from interp.prompts.sets import PromptSet
+from interp.prompts.tokens import CONTENT, Encoded, Tokenizer, encode
 
 
 def prompt_notes(sets: Iterable[PromptSet]) -> tuple[str, ...]:
@@ -27,3 +28,26 @@ def prompt_notes(sets: Iterable[PromptSet]) -> tuple[str, ...]:
                 "their texts counts as independent evidence"
             )
     return tuple(dict.fromkeys(notes))
+
+
+def template_notes(tokenizer: Tokenizer, read: Iterable[tuple[PromptSet, Sequence[Encoded]]]) -> tuple[str, ...]:
+    """A note on prompts that hold special tokens of the chat template, which is put around them once more."""
+    if tokenizer.chat_template is None:
+        return ()
+    around = encode(tokenizer, "a")
+    marks = {
+        index for index, role in zip(around.ids, around.roles, strict=True) if role != CONTENT
+    } & {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}  # fmt: skip
+    notes = []
+    for prompts, encoded in read:
+        held = [
+            {index for index, role in zip(each.ids, each.roles, strict=True) if role == CONTENT} & marks
+            for each in encoded
+        ]
+        if count := sum(map(bool, held)):
+            names = ", ".join(repr(tokenizer.decode([index])) for index in sorted(set.union(*held))[:3])
+            notes.append(
+                f"{count} of {len(encoded)} prompts of {prompts.source} hold tokens of the chat template ({names}), "
+                "which is put around them once more; give the user's words alone, or conversations in a column messages"
+            )
+    return tuple(notes)

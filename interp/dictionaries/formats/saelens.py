@@ -66,7 +66,7 @@ def holds(path: Path) -> bool:
 
 def read(path: Path) -> Found:
     """A dictionary of SAELens, of any version since 3."""
-    said = _renamed(read_json(path / CONFIG))
+    said = _renamed(path, read_json(path / CONFIG))
     meta = said.get("metadata") or {}
     name = said.get("architecture", "standard")
     if name not in ARCHITECTURES:
@@ -104,7 +104,7 @@ def read(path: Path) -> Found:
     return Found(dictionary, about, tuple(doubts))
 
 
-def _renamed(said: dict[str, Any]) -> dict[str, Any]:
+def _renamed(path: Path, said: dict[str, Any]) -> dict[str, Any]:
     """A configuration of versions 3 to 5 under the names of 6."""
     meta = said.get("metadata") or {}
     version = str(said.get("sae_lens_version") or meta.get("sae_lens_version") or "0")
@@ -115,6 +115,11 @@ def _renamed(said: dict[str, Any]) -> dict[str, Any]:
     new = {old.get(key, key): value for key, value in new.items()}
     if new.get("activation_fn") == "topk":
         new |= {"architecture": "topk", "k": (new.get("activation_fn_kwargs") or {}).get("k")}
+    elif new.get("activation_fn") not in (None, "relu"):
+        raise DictionaryError(
+            f"{path}: activation_fn {new['activation_fn']!r} is not read; relu and topk are, and what the architecture "
+            "says"
+        )
     scaled = new.get("normalize_activations")
     if scaled is None or isinstance(scaled, bool):
         new["normalize_activations"] = "expected_average_only_in" if scaled else "none"

@@ -45,6 +45,8 @@ def read(path: Path) -> Found:
     said = read_json(path / CONFIG)
     if (activation := said.get("activation", "topk")) != "topk":
         raise DictionaryError(f"{path}: activation {activation!r} is not read, only topk is")
+    if said.get("signed"):
+        raise DictionaryError(f"{path}: signed codes (the k largest in size) are not read, only topk is")
     d_in, transcode = wanted(said, "d_in", int, path / CONFIG), bool(said.get("transcode"))
     tensors = read_tensors(path / WEIGHTS)
     kept_as = coarsest(tensors)
