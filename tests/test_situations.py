@@ -1,30 +1,46 @@
 """Situations that people report of tools like this one: each is handled right, or refused in a line that helps."""
 
+import copy
 import errno
 import json
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 
 from interp import organisms
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
 from interp.cli import main
+from interp.cli.piped import readable_again
 from interp.dictionaries import Buffer
 from interp.dictionaries.formats import read
 from interp.dictionaries.sources import Rows
 from interp.engines import Batch, TorchEngine
-from interp.errors import DictionaryError, MissingWeights, ModelNotFound, NonFinitePass, StoreError, UnsupportedModel
+from interp.errors import (
+    DictionaryError,
+    MissingWeights,
+    ModelNotFound,
+    NonFinitePass,
+    PromptError,
+    StoreError,
+    UnsupportedModel,
+)
+from interp.models.grafts import Scope
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.sources import find
 from interp.models.weights import WeightPair
+from interp.prompts.tokens import appends_end, encode, encode_answer
 from interp.provenance import Provenance
 from interp.sites import Site, neurons
 from interp.store import Store
@@ -180,6 +196,37 @@ def test_prompts_that_hold_the_template_are_told(models):
     assert not any("template" in note for note in plain.notes)
 
 
+def test_an_end_token_after_every_text_is_left_out(models):
+    base, tuned = models
+    plain = tiny.tokenizer(template=False)
+    ends = copy.deepcopy(plain)
+    ends.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {ends.eos_token}", special_tokens=[(ends.eos_token, ends.eos_token_id)]
+    )
+    assert ends("open the door").input_ids[-1] == ends.eos_token_id
+    assert encode(ends, "open the door") == encode(plain, "open the door")
+    assert encode_answer(ends, "open the", "door") == encode_answer(plain, "open the", "door")
+    assert appends_end(ends)
+    assert not appends_end(plain)
+    notes = Study(Pair.from_modules(tuned, base, ends), tiny.contrast(3), None).notes
+    assert sum("is left out of prompts" in note for note in notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('a system message is required') }}", "refuses a user's turn alone, whatever it says"),
+        ("{% for m in messages %}{{ m.content ", "refuses a user's turn alone, whatever it says"),
+        ("{% if 'door' in messages[0].content %}{{ raise_exception('no doors') }}{% endif %}x", "change the prompt$"),
+    ],
+)
+def test_a_template_that_fails_for_every_prompt_is_told_from_one_that_refuses_some(template, said):
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(PromptError, match=said):
+        encode(tokenizer, "open the door")
+
+
 def test_how_often_a_dictionary_went_over_its_data():
     rows = torch.randn(100, 4)
     for capacity, taken in ((200, 50), (200, 1000), (40, 30), (40, 1000)):
@@ -266,3 +313,47 @@ def test_a_system_without_file_locks_is_told_at_once(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert main(["ls"]) == 2
     assert capsys.readouterr().err.startswith("interp: interp runs on Linux and macOS")
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    store = Store(tmp_path / "runs")
+    with pytest.raises(StoreError, match="No locks available"):
+        store.write(table("k", {"x": ([0], "key", "")}, provenance=Provenance("k", 1)))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_home_is_home_in_every_option(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    Store(tmp_path / "x").write(table("k", {"x": ([0], "key", "")}, provenance=Provenance("k", 1)))
+    assert main(["ls", "--store=~/x"]) == 0
+    assert "k" in capsys.readouterr().out
+    assert not (tmp_path / "~").exists()
+    assert readable_again([Path("~/a"), "b", Path("c~")]) == [tmp_path / "a", "b", Path("c~")]
+    assert readable_again(Path("~nobody-of-this-name/a")) == Path("~nobody-of-this-name/a")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_output_that_a_terminal_cannot_show_is_replaced(tmp_path, encoding):
+    store = Store(tmp_path / "sü")
+    store.write(table("k", {"token": (["🚪 fenêtre"], "text", "")}, provenance=Provenance("k", 1)))
+    command = [sys.executable, "-m", "interp", "sql", "select token from k", "--store", str(store.root)]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=True)
+    assert b"fen" in done.stdout
+    assert b"? " in done.stdout
+    assert not done.stderr
+
+
+# -------------------------------------------------------------------------------------- adapters of odd shapes
+
+
+def test_an_embedding_changed_by_dora_is_not_grafted(tmp_path):
+    base = tiny.save(tiny.llama(), tmp_path / "base")
+    tiny.adapter(tiny.llama(), tmp_path / "a", base, target_modules=["embed_tokens", "q_proj"], use_dora=True)
+    pair = Pair.load(str(tmp_path / "a"), str(base), device="cpu")
+    with pytest.raises(UnsupportedModel, match=r"the embedding model.embed_tokens by DoRA.*--scope blocks"):
+        Scope.of(pair, "all")

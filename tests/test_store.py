@@ -386,14 +386,17 @@ def test_ctrl_c_in_the_middle(tmp_path, interruptible):
 
 def test_sweeping_spares_the_living_and_the_unknown(tmp_path):
     with transaction.temporary(tmp_path, "alive") as alive:
-        orphan = tmp_path / "temporary" / f"orphan-{'a' * 12}"
+        own = transaction.HOST
+        orphan = tmp_path / "temporary" / f"orphan-{own}{'a' * 8}"
         orphan.mkdir()
-        (tmp_path / "temporary" / f"dead-{'0' * 12}.lock").touch()
-        assert transaction.sweep(tmp_path) == [f"dead-{'0' * 12}", orphan.name]
+        (tmp_path / "temporary" / f"dead-{own}{'0' * 8}.lock").touch()
+        assert transaction.sweep(tmp_path) == [f"dead-{own}{'0' * 8}", orphan.name]
         assert alive.is_dir()
         assert not orphan.exists()
     assert list((tmp_path / "temporary").iterdir()) == []
-    others = [tmp_path / "temporary" / name for name in ("photos", "a.lock", "notes-2026", "x-ABCDEF012345")]
+    elsewhere = f"draft-{'0000' if own != '0000' else '1111'}{'a' * 8}"  # of another host, whose locks do not hold here
+    named = ("photos", "a.lock", "notes-2026", "x-ABCDEF012345", elsewhere, f"{elsewhere}.lock")
+    others = [tmp_path / "temporary" / name for name in named]
     for path in others:
         path.mkdir()
     assert transaction.sweep(tmp_path) == []

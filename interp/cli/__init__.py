@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from io import TextIOWrapper
 from typing import Annotated, cast
 
 import typer
@@ -137,6 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     arguments += ["--help"] if len(arguments) == 1 and arguments[0] in GROUPS else []
     debug = "--debug" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # an encoding that lacks a character must not cost a run that is done
+            stream.reconfigure(errors="replace")
     if find_spec("fcntl") is None:
         return _complain(
             "interp runs on Linux and macOS: its store needs their file locks; on Windows use WSL", BAD_INPUT

@@ -7,6 +7,7 @@ import shutil
 import stat
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,17 @@ from interp.errors import OptionError
 
 
 def readable_again(value: Any) -> Any:
-    """``value`` as it is, or of a path that can be read only once the path of a copy.
+    """``value`` as it is, but of paths: ``~`` is the home, and one that can be read only once becomes that of a copy.
 
     A copy of lines of JSON is called ``.jsonl``, every other one ``.txt``. Raises OptionError where nothing comes.
     """
+    if isinstance(value, list):
+        return [readable_again(one) if isinstance(one, Path) else one for one in value]
     if not isinstance(value, Path):
         return value
+    if str(value).startswith("~"):
+        with suppress(RuntimeError):  # a home that nobody has: then it is a name
+            value = value.expanduser()
     if str(value) == "-":
         if sys.stdin.isatty():
             raise OptionError("- reads from stdin, and nothing is piped into it; name a file, or pipe one in")

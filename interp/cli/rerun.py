@@ -21,6 +21,7 @@ from typing import Any
 from interp.cli.fresh_prompts import replaced
 from interp.errors import ClaimError, InterpError
 from interp.provenance import JSON, digest
+from interp.store.transaction import refusing
 
 MEASURING = (
     "locate-neurons", "transfer", "dissociate", "compare", "tuco", "intruders", "graft", "agree", "stitch", "report",
@@ -46,7 +47,8 @@ class Commands:
         """Hold a place in the folder against other processes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(f"{place}.lock", "w", encoding="ascii") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with refusing("lock", place):
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def made(self, command: Sequence[str], report: Any, kept: Sequence[str] = ()) -> Path:

@@ -246,6 +246,7 @@ def _shared(base: Model, tuned: Model) -> list[Piece]:
                     whole = f"{path}.original_module.{name}"
                     pieces.append(Piece(bare(whole), whole, mine.data, kept[name].data))
             elif isinstance(layer, BaseTunerLayer):
+                _require_plain_embedding(layer, tuned.name, path)
                 whole = f"{path}.base_layer.weight"
                 mine = weight_of(layer.get_base_layer()).data
                 pieces.append(Piece(bare(whole), whole, mine, _merged(layer, mine, base.dtype)))
@@ -254,6 +255,16 @@ def _shared(base: Model, tuned: Model) -> list[Piece]:
                     own = cast(Tensor, layer.get_base_layer().bias)
                     pieces.append(Piece(bare(whole), whole, own.data, moved))
     return pieces
+
+
+def _require_plain_embedding(layer: Any, name: str, path: str) -> None:
+    """Raise UnsupportedModel for weight-decomposed updates of an embedding, of which peft merges the product alone."""
+    decomposed = getattr(layer, "use_dora", {})
+    if isinstance(layer.get_base_layer(), nn.Embedding) and any(decomposed.get(one) for one in layer.active_adapters):
+        raise UnsupportedModel(
+            f"{name} changes the embedding {path} by DoRA, whose magnitudes peft does not merge, so that no graft is "
+            "the fine-tuned model; use --scope blocks"
+        )
 
 
 def _bias(layer: Any, name: str, path: str) -> Tensor | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from interp.prompts.sets import PromptSet
-from interp.prompts.tokens import CONTENT, Encoded, Tokenizer, encode
+from interp.prompts.tokens import CONTENT, Encoded, Tokenizer, appends_end, encode
 
 
 def prompt_notes(sets: Iterable[PromptSet]) -> tuple[str, ...]:
@@ -31,7 +31,12 @@ def prompt_notes(sets: Iterable[PromptSet]) -> tuple[str, ...]:
 
 
 def template_notes(tokenizer: Tokenizer, read: Iterable[tuple[PromptSet, Sequence[Encoded]]]) -> tuple[str, ...]:
-    """A note on prompts that hold special tokens of the chat template, which is put around them once more."""
+    """Notes on prompts that hold tokens of the chat template they are put into, and on an end token left out."""
+    if appends_end(tokenizer):
+        return (
+            f"the tokenizer writes its end token ({tokenizer.eos_token}) after every text: it is left out of prompts, "
+            "since what is said next would follow the end",
+        )
     if tokenizer.chat_template is None:
         return ()
     around = encode(tokenizer, "a")
@@ -48,6 +53,6 @@ def template_notes(tokenizer: Tokenizer, read: Iterable[tuple[PromptSet, Sequenc
             names = ", ".join(repr(tokenizer.decode([index])) for index in sorted(set.union(*held))[:3])
             notes.append(
                 f"{count} of {len(encoded)} prompts of {prompts.source} hold tokens of the chat template ({names}), "
-                "which is put around them once more; give the user's words alone, or conversations in a column messages"
+                "which is put around them once more; give the user's words alone"
             )
     return tuple(notes)

@@ -46,10 +46,13 @@ class Encoded:
 def encode(tokenizer: Tokenizer, text: str) -> Encoded:
     """Tokenise one prompt as a user turn where the tokenizer has a chat template, else exactly as ``tokenizer(text)``.
 
+    An end token that a tokenizer writes after every text is left out: an answer follows the prompt, not its end.
     ``DECISION`` are the template's tokens after the instruction and always the last prompt token.
     """
     if tokenizer.chat_template is None:
-        ids = tokenizer(text)["input_ids"]
+        ids = list(tokenizer(text)["input_ids"])
+        if appends_end(tokenizer) and len(ids) > 1 and ids[-1] == end_id(tokenizer):
+            ids.pop()
         special = set(tokenizer.all_special_ids)
         roles = [OTHER if index in special else CONTENT for index in ids]
     else:
@@ -87,6 +90,14 @@ def end_id(tokenizer: Tokenizer) -> int | None:
     return cast("int | None", tokenizer.eos_token_id)
 
 
+def appends_end(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer without a chat template writes its end token after every text."""
+    if tokenizer.chat_template is not None:
+        return False
+    # a letter, since of an empty text some write nothing
+    return [*tokenizer("a")["input_ids"]][-1:] == [end_id(tokenizer)] and end_id(tokenizer) is not None
+
+
 def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ...]:
     """Token ids of an answer as it would be written after a prompt, without an end token.
 
@@ -114,6 +125,11 @@ def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]
         turn = _render(tokenizer, text)
     except Exception as error:  # a template is a program of the model's author: it can raise anything
         reason = " ".join(str(error).split())[:200]
+        if _refuses_all(tokenizer):
+            raise PromptError(
+                f"the chat template refuses a user's turn alone, whatever it says ({reason}); change the template, which "
+                "is in the tokenizer's directory"
+            ) from error
         raise PromptError(
             f"the chat template refuses the prompt {text[:40]!r} ({reason}); change the prompt"
         ) from error
@@ -127,6 +143,14 @@ def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]
         for begin, stop in coded["offset_mapping"]
     ]
     return list(coded["input_ids"]), roles
+
+
+def _refuses_all(tokenizer: Tokenizer) -> bool:
+    try:
+        _render(tokenizer, "Hello.")
+    except Exception:  # as where the prompt itself is rendered
+        return True
+    return False
 
 
 def _render(tokenizer: Tokenizer, text: str) -> str:

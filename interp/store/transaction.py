@@ -2,7 +2,8 @@
 
 A writer makes ``temporary/<name>.lock``, locks it, makes ``temporary/<name>/`` and fills it, flushes everything to
 disk, and renames the directory into place: the rename is the moment it exists. The lock lasts as long as its process,
-so an unlocked lock file, or a directory without one, is what a crash left, and anyone may sweep it.
+so an unlocked lock file, or a directory without one, is what a crash left, and any process of the same host may sweep
+it: the names of drafts hold their host.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ import os
 import re
 import secrets
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 from interp.errors import StoreError
 from interp.store.manifest import Damaged
 
 ATTEMPTS = 10
+# Locks of a network's file system may hold on one host alone: only the host that made a draft sweeps it.
+HOST = sha256(socket.gethostname().encode("utf-8", "replace")).hexdigest()[:4]
 # What `temporary` names: a folder that is taken for a store may hold other people's things under that name.
-DRAFT = re.compile(r".+-[0-9a-f]{12}", re.DOTALL)
+DRAFT = re.compile(rf".+-{HOST}[0-9a-f]{{8}}", re.DOTALL)
 IN_THE_WAY = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
@@ -61,10 +66,16 @@ def temporary(root: Path, name: str) -> Iterator[Path]:
     place = root / "temporary"
     place.mkdir(parents=True, exist_ok=True)
     while True:
-        path = place / f"{name}-{secrets.token_hex(6)}"
+        path = place / f"{name}-{HOST}{secrets.token_hex(4)}"
         lock = path.with_name(path.name + ".lock")
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            # a file system without locks: nothing may stay that nobody would sweep
+            lock.unlink()
+            os.close(descriptor)
+            raise
         # A sweeper may have taken the file between its creation and its lock.
         if os.fstat(descriptor).st_nlink:
             break
