@@ -127,8 +127,8 @@ def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]
         reason = " ".join(str(error).split())[:200]
         if _refuses_all(tokenizer):
             raise PromptError(
-                f"the chat template refuses a user's turn alone, whatever it says ({reason}); change the template, which "
-                "is in the tokenizer's directory"
+                f"the chat template refuses a user's turn alone, whatever it says ({reason}); change the template in "
+                "the tokenizer's directory"
             ) from error
         raise PromptError(
             f"the chat template refuses the prompt {text[:40]!r} ({reason}); change the prompt"
