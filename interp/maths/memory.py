@@ -18,7 +18,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in said)
 
 
-LEAST, MOST = 1 << 26, 1 << 30
+LEAST, MOST, MOST_ON_CPU = 1 << 26, 1 << 30, 700 << 20
 """Bytes that a batch's activations may always take, and that they take at most where nobody says more."""
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -42,10 +42,10 @@ class Memory:
 
 
 def for_activations(memory: Memory | None, device: torch.device) -> int:
-    """Bytes for the activations of a batch: half of what is left of ``memory``, else of what is free, up to 1 GiB."""
+    """Bytes for the activations of a batch: half of what is left of ``memory``, else of what is free, up to a limit."""
     on_gpu = device.type == "cuda"
     if memory is None:
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-        return max(min(free // 2, MOST), LEAST)
+        return max(min(free // 2, MOST if on_gpu else MOST_ON_CPU), LEAST)
     taken = torch.cuda.memory_allocated(device) if on_gpu else psutil.Process().memory_info().rss
     return max((memory.total - taken) // 2, LEAST)
