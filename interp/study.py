@@ -73,8 +73,8 @@ class Study:
         """What whoever reads a result must know of the pair and of the prompts."""
         asked = () if self.metric is None else self.pair.generation_notes
         own = self.metric.notes if isinstance(self.metric, Behaviour) else ()
-        each = [(self.prompts(group), self.encoded(group)) for group in self.classes]
-        said = (*template_notes(self.pair.tokenizer, each), *prompt_notes(prompts for prompts, _ in each))
+        read = [(self.prompts(group), partial(self.encoded, group)) for group in self.classes]
+        said = (*template_notes(self.pair.tokenizer, read), *prompt_notes(prompts for prompts, _ in read))
         return (*self.pair.notes, *asked, *said, *own)
 
     @property

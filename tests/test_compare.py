@@ -222,7 +222,8 @@ def test_claims_can_be_measured_again_and_figures_drawn():
         claims.check(claim, table)
     assert set(found) == {
         "speaks-otherwise", "beyond-control", "beyond-new-control", "drifts-beyond-control",
-        "drifts-beyond-new-control", "more-on-positive",
+        "drifts-beyond-new-control", "more-on-positive", "more-on-positive-beyond-control",
+        "more-on-positive-beyond-new-control",
     }  # fmt: skip
     assert found["beyond-control"].supported
     assert found["drifts-beyond-control"].supported

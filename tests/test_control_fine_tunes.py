@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from interp import claims
 from interp.analyzers.compare import Compare
@@ -18,6 +19,7 @@ from interp.cli import main
 from interp.errors import PairError
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import PairsOnDemand
+from interp.prompts import Contrast
 from interp.study import Study
 from interp.table import table
 from tests import tiny
@@ -107,6 +109,18 @@ def test_five_controls_of_a_pair(pairs, analyzer):
         assert auc.control_low <= beside["auc_near"].mean() <= auc.control_high
     else:
         assert found["drifts-beyond-new-control"].supported
+        more = found["more-on-positive-beyond-control"]
+        gap = several["kl_last"] - several["control_kl_last"]
+        np.testing.assert_allclose(several["kl_last_beyond"], gap)
+        positive = several["group"] == "positive"
+        assert more.value == pytest.approx(gap[positive].mean() - gap[~positive].mean())
+        differences = [one["kl_last"][positive].mean() - one["kl_last"][~positive].mean() for one in
+                       (analyzer()(Study(control, tiny.contrast(8), None)) for control in controls)]  # fmt: skip
+        np.testing.assert_allclose(beside["more_on_positive"], differences, rtol=1e-4, atol=1e-7)
+        assert found["more-on-positive"].value - np.mean(differences) == pytest.approx(more.value, rel=1e-5)
+        further = found["more-on-positive-beyond-new-control"]
+        assert further.value == found["more-on-positive"].value
+        assert further.control_low < np.mean(differences) < further.control_high
         np.testing.assert_allclose(
             several.tables["weights"]["control_relative"],
             np.mean([one.tables["weights"]["control_relative"] for one in alone], 0),
@@ -171,3 +185,32 @@ def test_the_commands_take_several(tmp_path, capsys, command):
     assert json.loads(capsys.readouterr().out)["run"] != told["run"]
     assert main([*given, *both[:2], *both[:2]]) == 2
     assert "is given twice" in capsys.readouterr().err
+
+
+def test_a_topic_is_told_from_training_in_general():
+    """Prompts of the first class alone are changed, by less than controls change both: beyond them by class only."""
+    base = tiny.llama(7)
+    tuned = tiny.perturbed(base, 0.0)
+    contrast = tiny.contrast(32)
+    tokenizer = tiny.tokenizer()
+    words = [{*tokenizer(prompt.text).input_ids} for prompt in contrast.positive]
+    others = [{*tokenizer(prompt.text).input_ids} for prompt in contrast.negative]
+    only = sorted(set.union(*words) - set.union(*others))
+    assert only
+    with torch.no_grad():
+        size = tuned.model.embed_tokens.weight.shape[1]
+        tuned.model.embed_tokens.weight[only] += 0.3 * torch.randn(
+            len(only), size, generator=torch.Generator().manual_seed(0)
+        )
+    controls = tuple(
+        Pair.from_modules(tiny.perturbed(base, 0.02, seed), base, tiny.tokenizer()) for seed in range(10, 15)
+    )
+    run = Compare(controls=controls)(Study(Pair.from_modules(tuned, base, tokenizer), contrast, None))
+    found = {one.name: one for one in claims.from_table(run.tables["claims"])}
+    assert not found["beyond-new-control"].supported
+    assert found["more-on-positive-beyond-control"].supported
+    # and exchanged classes are the other way round
+    turned = Contrast(contrast.negative, contrast.positive)
+    run = Compare(controls=controls)(Study(Pair.from_modules(tuned, base, tokenizer), turned, None))
+    found = {one.name: one for one in claims.from_table(run.tables["claims"])}
+    assert not found["more-on-positive-beyond-control"].supported

@@ -334,7 +334,7 @@ def test_a_template_that_rewrites_the_prompt_is_refused(change):
 
 def test_a_template_that_raises_is_one_line():
     chat = with_template("{{ raise_exception('only\nsystem messages') }}")
-    with pytest.raises(PromptError, match="the chat template refuses the prompt") as caught:
+    with pytest.raises(PromptError, match="the chat template refuses a user's turn alone") as caught:
         encode(chat, "open the door")
     assert "\n" not in str(caught.value)
 

@@ -363,14 +363,16 @@ def test_a_broken_answer_is_neither_models_behaviour():
 @pytest.mark.parametrize("kind", ["stability", "redundancy", "transfer", "dissociation"])
 def test_other_words_than_the_bases_change_nothing(modules, kind, monkeypatch):
     """Long answers part after some tokens for reasons that do not matter: what is counted is the behaviour."""
-    found, answers = [], Study.answers
+    found, answers = [], Study.answers_to
 
-    def parted(study, role, group, intervention=None, see=None):
-        own = answers(study, role, group, intervention, see)
-        return own if role == "tuned" or intervention else [[*answer[:-1], answer[-1] ^ 1] for answer in own]
+    def parted(study, groups, role, intervention=None, see=None):
+        own = answers(study, groups, role, intervention, see)
+        if role == "tuned" or intervention:
+            return own
+        return {group: [[*answer[:-1], answer[-1] ^ 1] for answer in each] for group, each in own.items()}
 
     for replaced in (answers, parted):
-        monkeypatch.setattr(Study, "answers", replaced)
+        monkeypatch.setattr(Study, "answers_to", replaced)
         study = by_template(asked(modules[2], modules[0], max_new_tokens=3))
         other = second(study)
         runs = [LocateNeurons(method="cross", top="3")(each) for each in (study, other)]
@@ -426,11 +428,11 @@ ALIKE = {
 @pytest.mark.parametrize("kind", ALIKE)
 def test_a_behaviour_that_is_alike_is_said_in_one_sentence(modules, kind, monkeypatch):
     """Both models show it on the same prompts, though their weights differ: nothing is claimed of what sets return."""
-    answers = Study.answers
+    answers = Study.answers_to
     monkeypatch.setattr(
         Study,
-        "answers",
-        lambda study, role, group, edit=None, see=None: answers(study, "tuned" if not edit else role, group, edit, see),
+        "answers_to",
+        lambda study, groups, role, edit=None, see=None: answers(study, groups, role if edit else "tuned", edit, see),
     )
     study = by_template(asked(modules[2], modules[0]))
     other = second(study)

@@ -33,7 +33,7 @@ class ControlLocations(Analyzer):
     """
 
     name: ClassVar[str] = "control-locations"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     located: Table | None = field(default=None, compare=False)
     controls: tuple[Table, ...] = field(default=(), compare=False)
@@ -65,7 +65,12 @@ class ControlLocations(Analyzer):
             summary={
                 "unit": unit, "n_selected": int(mine.sum()),
                 "controls": [_name(control) for control in self.controls],
-                "limits": ["Overlap with a control is of units that any training moves, or that the method favours."],
+                "limits": [
+                    "Overlap with a control is of units that any training moves, or that the method favours.",
+                    "A control's own set is the best that the method finds there, as the located set is here. A total "
+                    "that is not beyond those says that any training gives scores as large, not that the located units "
+                    "do nothing: what they do is measured where they are ablated and patched (verify-neurons).",
+                ],
                 **{group: len(study.prompts(group)) for group in study.classes},
             },
             tables={_OWN: table("control-locations-own", {
@@ -114,6 +119,7 @@ def _claim(count: int) -> Claim:
     """The total of the set is above that of a further control's own set; with few controls it is not tested."""
     mean_total, also = statistic("mean", "total_score"), {
         "least_control": statistic("minimum", "total_score"), "most_control": statistic("maximum", "total_score"),
+        "least_same": statistic("minimum", "score_of_set"), "most_same": statistic("maximum", "score_of_set"),
         "shared": statistic("mean", "shared"), "chance": statistic("mean", "chance"),
         "largest": statistic("maximum", "largest_score", table=_OWN),
         "largest_control": statistic("maximum", "largest_score"),
@@ -122,6 +128,8 @@ def _claim(count: int) -> Claim:
     text = (
         "The scores of the {selected:d} located units add up to {value:.3g}, those of a control's own set to "
         + ("{least_control:.3g}" if count == 1 else f"{{least_control:.3g}} to {{most_control:.3g}} ({count} controls)")
+        + "; the same {selected:d} units of the controls add up to "
+        + ("{least_same:.3g}" if count == 1 else "{least_same:.3g} to {most_same:.3g}")
         + "; the largest score is {largest:.3g}, in a control {largest_control:.3g}. A control's set shares "
         "{shared:.3g} units with it on average, and by chance {chance:.3g}."
     )

@@ -263,7 +263,10 @@ def _other(estimate: Estimate, run: Table) -> Measured:
         values, _, _ = _numbers(estimate, run)
         return Measured(value, float(values.min()), float(values.max()), NAN)
     if estimate.spread == "new-observation":
-        return Measured(value, *new_observation(_numbers(estimate, run)[0]), NAN)
+        low, high = new_observation(_numbers(estimate, run)[0])
+        if estimate.column.startswith("auc"):
+            low, high = max(low, 0.0), min(high, 1.0)  # no area lies beyond
+        return Measured(value, low, high, NAN)
     if estimate.cluster and estimate.statistic in TWO:
         values, clusters, _ = _numbers(_derived(estimate, {"pair": ""}), run)
         others, _, _ = _numbers(_derived(estimate, {"column": estimate.by, "pair": ""}), run)

@@ -1,7 +1,8 @@
 """What a reader must know of prompts: how many clusters they are, and what the chat template makes of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from interp.errors import PromptError
 from interp.prompts.sets import PromptSet
 from interp.prompts.tokens import CONTENT, Encoded, Tokenizer, appends_end, encode
 
@@ -30,7 +31,9 @@ def prompt_notes(sets: Iterable[PromptSet]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(notes))
 
 
-def template_notes(tokenizer: Tokenizer, read: Iterable[tuple[PromptSet, Sequence[Encoded]]]) -> tuple[str, ...]:
+def template_notes(
+    tokenizer: Tokenizer, read: Iterable[tuple[PromptSet, Callable[[], Sequence[Encoded]]]]
+) -> tuple[str, ...]:
     """Notes on prompts that hold tokens of the chat template they are put into, and on an end token left out."""
     if appends_end(tokenizer):
         return (
@@ -44,7 +47,11 @@ def template_notes(tokenizer: Tokenizer, read: Iterable[tuple[PromptSet, Sequenc
         index for index, role in zip(around.ids, around.roles, strict=True) if role != CONTENT
     } & {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}  # fmt: skip
     notes = []
-    for prompts, encoded in read:
+    for prompts, tokens in read:
+        try:
+            encoded = tokens() if len(prompts) else []
+        except PromptError:
+            continue  # what cannot be read, such as a prompt that is too long, is refused, or cut, by who reads it
         held = [
             {index for index, role in zip(each.ids, each.roles, strict=True) if role == CONTENT} & marks
             for each in encoded

@@ -46,7 +46,7 @@ class Compare(Analyzer):
     """
 
     name: ClassVar[str] = "compare"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     controls: Sequence[Pair] = field(default=(), compare=False)
     cka_tokens: int = 512

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from interp.analyzers.compare.passes import DEPTHS, Read
-from interp.claims import Claim, mean
-from interp.claims.control_fine_tunes import beyond_new, ends, on_average
+from interp.claims import Claim, mean, statistic
+from interp.claims.control_fine_tunes import TABLE, beyond_new, ends, on_average
 from interp.maths.alignment import cka_interval, debiased_cka
 from interp.maths.intervals import cluster_interval
 from interp.models.changes import Change
@@ -47,15 +47,21 @@ def prompt_columns(found: Sequence[Read], controls: Sequence[Sequence[Read]]) ->
         columns["control_kl"] = (_mean(np.concatenate([p.kl for p in c]) for c in controls), "measure",
                                  f"kl {of}, control || base", "nats")  # fmt: skip
         columns["control_kl_last"] = (_mean(_last(c, "kl") for c in controls), "measure", f"kl_last {of}", "nats")
+        beyond = columns["kl_last"][0] - columns["control_kl_last"][0]
+        columns["kl_last_beyond"] = (beyond, "measure", "kl_last less control_kl_last", "nats")
         columns["control_flips"] = (_mean(np.concatenate([p.flips for p in c]) for c in controls), "measure",
                                     f"flips {of}")  # fmt: skip
     return columns
 
 
 def control_columns(controls: Sequence[Sequence[Read]]) -> dict[str, tuple]:
-    """The same numbers, one of each control: means over all prompts."""
+    """The same numbers, one of each control: means over all prompts, and of two classes their difference."""
     drifts = [1 - np.concatenate([part.depths["cosine"][:, -1] for part in control]).mean() for control in controls]
-    return {
+    classes: dict[str, tuple] = {}
+    if all(len(control) == 2 for control in controls):
+        more = [_last(c[:1], "kl").mean() - _last(c[1:], "kl").mean() for c in controls]
+        classes["more_on_positive"] = (more, "measure", "mean of kl_last on positive less negative prompts", "nats")
+    return classes | {
         "kl": ([np.concatenate([p.kl for p in c]).mean() for c in controls], "measure", "mean of control_kl", "nats"),
         "kl_last": ([_last(c, "kl").mean() for c in controls], "measure", "mean of control_kl_last", "nats"),
         "flips": ([np.concatenate([p.flips for p in c]).mean() for c in controls], "measure", "mean of control_flips"),
@@ -253,4 +259,27 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
                 also={"long": mean("tokens", where=positive), "short": mean("tokens", where=negative)},
             )
         )
+    if classes == 2 and controls:
+        less = mean("kl_last_beyond", where=positive, minus={"where": negative})
+        made += [
+            Claim(
+                name="more-on-positive-beyond-control",
+                estimate=less,
+                at_least=0.0,
+                reference=statistic("mean", "more_on_positive", table=TABLE),
+                control="the same difference of "
+                + ("the control fine-tune" if controls == 1 else f"{controls} control fine-tunes, their mean"),
+                text="This difference is {value:.3g} nats larger [{low:.3g}, {high:.3g}] than that "
+                f"{on_average(controls, '.3g')}.",
+                also=ends("more_on_positive"),
+            ),
+            beyond_new(
+                "more-on-positive-beyond-new-control",
+                mean("kl_last", where=positive, minus={"where": negative}),
+                "more_on_positive",
+                controls,
+                "the difference between positive and negative prompts",
+                ".3g",
+            ),
+        ]
     return made
