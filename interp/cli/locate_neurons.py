@@ -150,7 +150,7 @@ def command(
         random_sets = min(random_sets or QUICK_SETS, QUICK_SETS)
         common.remark(
             f"note: --quick reads {common.max_prompts} prompts a class and draws {random_sets} random sets: intervals "
-            f"are wide, and most verdicts need {fewest_clusters()} clusters and {FEWEST_SETS} sets"
+            f"are wide, and necessity is not tested, which needs {fewest_clusters()} clusters and {FEWEST_SETS} sets"
         )
     common = replace(common, max_prompts=common.max_prompts or PROMPTS)
     if verify and not quick and random_sets is not None:

@@ -41,6 +41,8 @@ def dose_figure(table: Table) -> go.Figure:
     )
     caption += (
         f"The grey band spans all {draws:,} matched random sets of each size, its line is their median."
+        if draws > 1
+        else "The grey line is one matched random set of each size."
         if draws
         else "No random sets were drawn."
     )
