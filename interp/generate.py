@@ -19,9 +19,23 @@ from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.models.caches import Kept, is_plain, keep_rows
 from interp.models.model import Model
+from interp.prompts import Encoded
 from interp.teacher_forcing import Text
 
 LOOK = 4  # tokens between two looks at what is written
+MORE_WRITTEN = 1.5  # times the tokens of a batch that is only read: after the first pass, one of each row is read
+
+
+def cached_bytes(
+    model: Model, intervention: Intervention | None, prompts: Sequence[Encoded], max_new_tokens: int
+) -> int:
+    """Bytes to allow for each token of a prompt while answers are written: keys and values, the answer's as well.
+
+    Twice what they take, since a cache that grows is copied block by block, and what it was is not given back at once.
+    """
+    each = model.cached_bytes + (0 if intervention is None or not (donor := intervention.donor) else donor.cached_bytes)
+    tokens = sum(len(prompt.ids) for prompt in prompts)
+    return round(2 * each * (1 + max_new_tokens * len(prompts) / max(tokens, 1)))
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,8 @@ class Begun:
     """What is known of the beginnings of some answers, by row.
 
     ``tokens``: their first ones, which are not written again. ``receiver`` and ``donor``: keys and values of the prompt
-    and a part of these tokens, from passes that read them; without these, prompts and tokens are read anew.
+    and a part of these tokens, from passes that read them; without these, prompts and tokens are read anew. Writing on
+    takes them over, so that they serve once.
     """
 
     tokens: Sequence[Sequence[int]]

@@ -12,7 +12,7 @@ from interp.capture import Backoff, BatchSize, batches, require_parts
 from interp.display import facts_html
 from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, OutOfMemory, PromptError
-from interp.generate import generate
+from interp.generate import MORE_WRITTEN, cached_bytes, generate
 from interp.intervention import Intervention
 from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
@@ -26,7 +26,6 @@ from interp.teacher_forcing import Text
 
 Item = TypeVar("Item")
 Seen = Callable[[Sequence[tuple[str, int]], Tensor], None]
-WRITTEN = 1.5  # as many tokens in a batch to which answers are written: but for the first pass, one of each row is read
 GROUPS = ("positive", "negative")
 
 
@@ -220,10 +219,11 @@ class Study:
         asked = [(group, row) for group in groups if group not in kept for row in range(len(self.encoded(group)))]
         found = kept | {group: [[] for _ in self.encoded(group)] for group in groups if group not in kept}
         model, encoded = self.pair[role], [self.encoded(group)[row] for group, row in asked]
-        what = f"{role} answers, {' and '.join(named)}" + (f", {intervention.name}" if intervention else "")
-        for batch in self.progress(self.batches(encoded, model, times=WRITTEN), what) if asked else ():
+        what, under = f"{role} answers, {' and '.join(named)}", f", {intervention.name}" if intervention else ""
+        held = cached_bytes(model, intervention, encoded, self.max_new_tokens)
+        for batch in self.progress(self.batches(encoded, model, held, MORE_WRITTEN), what + under) if asked else ():
             some = [asked[at] for at in batch]
-            text, seen = self._text(some, None if intervention else role), None if see is None else partial(see, some)
+            text, seen = self._text(some, None if intervention else role), see and partial(see, some)
             answers = generate(self.engine, model, text, self.max_new_tokens, intervention, see=seen)
             for (group, row), answer in zip(some, answers, strict=True):
                 found[group][row] = answer

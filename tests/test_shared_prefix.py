@@ -11,6 +11,7 @@ from interp.edit import Ablate, Add, Blend, Enter, Project, Replace, ReplaceByRo
 from interp.engines import Batch, TorchEngine
 from interp.engines.lockstep import lockstep
 from interp.engines.shared_prefix import whole_prompts
+from interp.errors import OptionError
 from interp.generate import Begun, generate
 from interp.intervention import Intervention, by_layer
 from interp.models.caches import Kept, is_plain
@@ -346,12 +347,17 @@ def test_answers_go_on_from_keys_and_values_of_what_was_read(kind, entered):
         other = Kept.take([(given.cache, None)], rows, where, lengths) if given.values else None
         return Begun([tokens[row] for row in rows], receiver, other)
 
-    rows, known = [2, 3, 1], joined([begun([2, 3]), begun([1])])
+    rows, parts = [2, 3, 1], [begun([2, 3]), begun([1])]
+    known = joined(parts)
+    assert not any(kept.blocks for part in parts for kept in (part.receiver, part.donor) if kept)
     seen.clear()
     assert generate(ENGINE, of, text.of(rows), 12, edit, begun=known) == [right[row] for row in rows]
     assert {shape[1] for shape, _ in seen} == {1}
+    with pytest.raises(OptionError, match="handed over to another cache before"):
+        generate(ENGINE, of, text.of(rows), 12, edit, begun=known)
     # where more than one token is known that was not read, all of them are read at once
-    further = Begun([right[row][:5] for row in rows], known.receiver, known.donor)
+    again = begun(rows)
+    further = Begun([right[row][:5] for row in rows], again.receiver, again.donor)
     seen.clear()
     assert generate(ENGINE, of, text.of(rows), 12, edit, begun=further) == [right[row] for row in rows]
     assert seen[0][0][1] == 5

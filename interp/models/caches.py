@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from interp.errors import OptionError
+
 
 def is_plain(cache: Any) -> bool:
     """Whether all that a cache holds is keys and values by position."""
@@ -65,11 +67,12 @@ def keep_rows(cache: Any, rows: Int[Tensor, " K"]) -> None:
 class Kept:
     """Keys and values of the first ``lengths`` tokens of some texts, right-aligned, block after block from the first.
 
-    A cache made of them, ``cache``, goes on behind these tokens, whose cells ``mask`` has.
+    A cache made of them, ``cache``, goes on behind these tokens, whose cells ``mask`` has. ``cache`` and ``join`` hand
+    them over, so that they are never in memory twice: ``blocks`` is empty afterwards.
     """
 
     lengths: tuple[int, ...]
-    blocks: tuple[tuple[Float[Tensor, "B H T K"], Float[Tensor, "B H T V"]], ...]
+    blocks: list[tuple[Float[Tensor, "B H T K"], Float[Tensor, "B H T V"]]]
 
     @classmethod
     def take(
@@ -97,18 +100,21 @@ class Kept:
             blocks += [(layer.keys, layer.values) for layer in layers]
         width, ends = max(lengths), torch.tensor([*starts]) + torch.tensor([*lengths])
         which, columns = torch.tensor([*rows]), (ends[:, None] - width + torch.arange(width)[None]).clamp(min=0)
-        return cls(tuple(lengths), tuple((_cells(k, which, columns), _cells(v, which, columns)) for k, v in blocks))
+        return cls(tuple(lengths), [(_cells(k, which, columns), _cells(v, which, columns)) for k, v in blocks])
 
     @classmethod
     def join(cls, each: Sequence[Kept]) -> Kept:
-        """The rows of all, one after another."""
+        """The rows of all, one after another; raises OptionError where one was handed over before."""
         width, lengths = max(max(one.lengths) for one in each), [length for one in each for length in one.lengths]
 
         def stack(sides: Sequence[Tensor]) -> Tensor:
             return torch.cat([pad(side, (0, 0, width - side.shape[2], 0)) for side in sides])
 
-        blocks = zip(*(one.blocks for one in each), strict=True)
-        return cls(tuple(lengths), tuple((stack([k for k, _ in some]), stack([v for _, v in some])) for some in blocks))
+        left, blocks = [one._handed_over() for one in each], []
+        while left[0]:
+            some = [blocks_of.pop(0) for blocks_of in left]
+            blocks.append((stack([k for k, _ in some]), stack([v for _, v in some])))
+        return cls(tuple(lengths), blocks)
 
     def of(self, rows: Sequence[int]) -> Kept:
         """Some rows."""
@@ -118,24 +124,34 @@ class Kept:
         for keys, values in self.blocks:
             which = torch.tensor([*rows], device=keys.device)
             blocks.append((keys[which], values[which]))
-        return Kept(tuple(self.lengths[row] for row in rows), tuple(blocks))
+        return Kept(tuple(self.lengths[row] for row in rows), blocks)
 
     @property
     def mask(self) -> Bool[Tensor, "B T"]:
         """Which cells are tokens."""
-        keys, _ = self.blocks[0]
+        keys, _ = self._present()[0]
         width, lengths = keys.shape[2], torch.tensor(self.lengths, device=keys.device)
         return torch.arange(width, device=keys.device)[None] >= width - lengths[:, None]
 
     def cache(self) -> DynamicCache:
-        """A cache that passes can go on from."""
+        """A cache that passes can go on from; raises OptionError where they were handed over before."""
         made = DynamicCache()
-        for keys, values in self.blocks:
+        for keys, values in self._handed_over():
             layer = DynamicLayer()
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys, values
             made.layers.append(layer)
         return made
+
+    def _present(self) -> list[tuple[Tensor, Tensor]]:
+        if not self.blocks:
+            raise OptionError("these keys and values were handed over to another cache before; read them again")
+        return self.blocks
+
+    def _handed_over(self) -> list[tuple[Tensor, Tensor]]:
+        blocks = [*self._present()]
+        self.blocks.clear()
+        return blocks
 
 
 def _cells(value: Float[Tensor, "B H T W"], rows: Tensor, columns: Int[Tensor, "R n"]) -> Float[Tensor, "R H n W"]:

@@ -95,6 +95,13 @@ class Model:
         return embedding_of(self.module).dtype
 
     @property
+    def cached_bytes(self) -> int:
+        """Bytes that the keys and values of one token take in a cache, as the configuration has them."""
+        config, anatomy = self.module.config.get_text_config(), self.anatomy
+        heads = getattr(config, "num_key_value_heads", None) or anatomy.n_heads
+        return 2 * anatomy.n_layers * heads * anatomy.head_width * self.dtype.itemsize
+
+    @property
     def context_length(self) -> int:
         """The longest sequence that the configuration allows."""
         return self.module.config.get_text_config().max_position_embeddings
