@@ -112,6 +112,19 @@ def test_the_direction_is_the_most_that_is_as_gentle_as_the_set(table, halves):
     assert step == STEPS or apart(step + 1) > most
 
 
+def test_the_direction_is_the_one_that_reading_every_divergence_chooses(halves):
+    locating, _ = halves
+    candidates = candidates_of(locating)
+    best, negative = choose(locating, candidates), range(len(locating.prompts("negative")))
+    apart = [
+        divergence(locating, taken_away(locating.pair.tuned, each.direction), negative).mean() for each in candidates
+    ]
+    allowed = [each for each, kl in zip(candidates, apart, strict=True) if kl <= direction.KL and each.added >= 0]
+    assert best is min(allowed or candidates, key=lambda each: (each.number, each.layer, each.position))
+    for each, kl in zip(candidates, apart, strict=True):
+        assert np.isnan(each.kl) or each.kl == pytest.approx(kl, rel=1e-9)
+
+
 def test_random_sets_are_the_verifications(table, runs):
     verified, row = runs[2], rows_of(table)["random"]
     sets = verified.tables["random"]

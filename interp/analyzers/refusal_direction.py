@@ -39,7 +39,7 @@ class RefusalDirection(Analyzer):
     """
 
     name: ClassVar[str] = "refusal-direction"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None

@@ -33,7 +33,10 @@ NAN = float("nan")
 
 @dataclass
 class Candidate:
-    """A direction, where it was read (block; columns from the end), and what ablating and adding it does."""
+    """A direction, where it was read (block; columns from the end), and what ablating and adding it does.
+
+    ``kl`` is NaN where it was not read: adding the direction does too little, or a better candidate met the criteria.
+    """
 
     layer: int
     position: int
@@ -101,19 +104,29 @@ def choose(study: Study, candidates: list[Candidate], kept_by: Study | None = No
         raise OptionError("the classes have the same mean stream everywhere: there is no direction between them")
     for candidate in study.progress(candidates, "candidate directions"):
         made = part(f"direction {candidate.layer} {candidate.position}", partial(_judged, study, candidate))
-        candidate.number, candidate.kl, candidate.added = made
-    allowed = [candidate for candidate in candidates if candidate.met] or candidates
-    return min(allowed, key=lambda candidate: (candidate.number, candidate.layer, candidate.position))
+        candidate.number, candidate.added = made
+    order = sorted(candidates, key=lambda candidate: (candidate.number, candidate.layer, candidate.position))
+    # the divergence takes whole answers: it is read in this order, and of none after the first that may be chosen
+    for candidate in (one for one in order if one.added >= 0 and np.isfinite(one.number)):
+        name = f"direction {candidate.layer} {candidate.position} kl"
+        candidate.kl = part(name, partial(_divergence, study, candidate))
+        if candidate.met:
+            return candidate
+    return order[0]
 
 
 def _judged(study: Study, candidate: Candidate) -> list[float]:
-    """The metric on positive prompts and the KL on negative ones without it, the metric on negative ones with it."""
+    """The metric on positive prompts without the direction, and on negative ones with it added."""
     ablation = taken_away(study.pair.tuned, candidate.direction)
-    kl = divergence(study, ablation, range(len(study.prompts("negative"))))
     site = Site(candidate.layer, "hook_resid_pre")
     added = Intervention("added", {}, "edits", fixed=[Add(site, candidate.size * candidate.direction)])
-    found = _numbers(study, "positive", ablation), kl, _numbers(study, "negative", added)
-    return [float(values.mean()) for values in found]
+    return [float(_numbers(study, *asked).mean()) for asked in (("positive", ablation), ("negative", added))]
+
+
+def _divergence(study: Study, candidate: Candidate) -> float:
+    """Mean KL per token on negative prompts without the direction."""
+    ablation = taken_away(study.pair.tuned, candidate.direction)
+    return float(divergence(study, ablation, range(len(study.prompts("negative")))).mean())
 
 
 def _numbers(study: Study, group: str, intervention: Intervention) -> np.ndarray:
@@ -135,9 +148,12 @@ def candidates_table(candidates: list[Candidate]) -> Table:
         "position": ("key", "token, counted from the end: -1 is the last"),
         "size": ("measure", "length of the difference of means"),
         "number": ("measure", "mean metric on positive prompts with the direction ablated"),
-        "kl": ("measure", "mean KL per token on negative prompts with it ablated, nats"),
+        "kl": (
+            "measure",
+            "mean KL per token on negative prompts with it ablated, nats; NaN where not needed",
+        ),
         "added": ("measure", "mean metric on negative prompts with it added"),
-        "met": ("flag", "within the criteria"),
+        "met": ("flag", "found to be within the criteria"),
     }
     return table(
         "refusal-direction-candidates",

@@ -45,7 +45,7 @@ class Baselines(Analyzer):
     """
 
     name: ClassVar[str] = "baselines"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     verified: Table | None = field(default=None, metadata={"from_parent": True})
     located: Table | None = field(default=None, metadata={"from_parent": True})
