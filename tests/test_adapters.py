@@ -2,6 +2,10 @@
 
 import copy
 import json
+import shlex
+import shutil
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -13,6 +17,7 @@ from interp.engines import Batch, TorchEngine
 from interp.errors import (
     AdapterNotLanded,
     MissingWeights,
+    ModelNotFound,
     NonFiniteWeights,
     OptionError,
     PickledWeights,
@@ -195,6 +200,8 @@ def test_base_by_option_and_by_configuration(bases, tmp_path):
     assert by_option.base.name == str(bases["llama"])
     tiny.lora("llama", tiny.llama(), tmp_path / "b", bases["llama"])
     assert torch.equal(logits(Pair.load(str(tmp_path / "b")).tuned), logits(by_option.tuned))
+    with pytest.raises(ModelNotFound, match=r"which adapter_config.json of .* names, was not found; .* --base MODEL"):
+        Pair.load(str(tmp_path / "a"))
     tiny.lora("llama", tiny.llama(), tmp_path / "c", "")
     with pytest.raises(OptionError, match="is an adapter that names no base; add --base MODEL"):
         Pair.load(str(tmp_path / "c"))
@@ -349,6 +356,24 @@ def test_truncated_missing_and_pickled(adapter):
     (adapter / "other.safetensors").unlink()
     torch.save({}, adapter / "adapter_model.bin")
     refused(PickledWeights, "only as a pickle", adapter)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "model"])
+def test_the_command_that_converts_a_pickle_works(kind, bases, tmp_path):
+    folder = tmp_path / "given"
+    if kind == "adapter":
+        tiny.lora("llama", tiny.llama(), folder, bases["llama"])
+    else:
+        shutil.copytree(bases["llama"], folder)
+    name = "adapter_model" if kind == "adapter" else "model"
+    right = logits(Pair.load(str(folder)).tuned)
+    torch.save(load_file(folder / f"{name}.safetensors"), folder / f"{'pytorch_' * (kind == 'model')}{name}.bin")
+    (folder / f"{name}.safetensors").unlink()
+    with pytest.raises(PickledWeights, match="where you trust it, convert it: python -c") as said:
+        Pair.load(str(folder))
+    _, *words = shlex.split(str(said.value).partition("convert it: ")[2])
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    assert torch.equal(logits(Pair.load(str(folder)).tuned), right)
 
 
 @pytest.mark.parametrize(

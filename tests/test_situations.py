@@ -357,3 +357,13 @@ def test_an_embedding_changed_by_dora_is_not_grafted(tmp_path):
     pair = Pair.load(str(tmp_path / "a"), str(base), device="cpu")
     with pytest.raises(UnsupportedModel, match=r"the embedding model.embed_tokens by DoRA.*--scope blocks"):
         Scope.of(pair, "all")
+
+
+def test_an_l0_above_the_width_is_refused_before_anything_is_loaded(run, only_line, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("one\ntwo\n")
+    site, size = ["--site", "blocks.0.hook_resid_post"], ["--architecture", "relu", "--width", "32", "--l0", "33"]
+    where = ["--data", str(text), "--out", str(tmp_path / "out"), "--tokens", "100"]
+    code, _, err = run("sae", "train", "nowhere", *site, *size, *where)
+    assert code == 2
+    assert only_line(err) == "interp: --l0 33 is more codes than the --width of 32 latents; give fewer\n"

@@ -133,6 +133,8 @@ def _require_used(common: Training) -> None:
         raise OptionError(f"--architecture {common.architecture} names one twice; name every one once")
     if common.prefixes and "matryoshka" not in names:
         raise OptionError(f"--prefixes are of matryoshka, and --architecture is {common.architecture}")
+    if common.l0 is not None and common.l0 > common.width:
+        raise OptionError(f"--l0 {common.l0:g} is more codes than the --width of {common.width} latents; give fewer")
     counted = {"topk", "batchtopk", "matryoshka", "matching_pursuit"}
     for flag, value in (("--l0", common.l0), ("--sparsity", common.sparsity)):
         if value is not None and counted.issuperset(names):

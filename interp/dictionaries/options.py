@@ -87,7 +87,12 @@ class Training:
         object.__setattr__(self, "betas", tuple(self.betas))
 
     def settled(self, config: DictionaryConfig, world: int = 1) -> Training:
-        """These options with every number that depends on a dictionary put in."""
+        """These options with every number that depends on a dictionary put in; OptionError for what it cannot reach."""
+        if self.target_l0 and self.target_l0 > config.width:
+            raise OptionError(
+                f"an L0 of {self.target_l0:g} is more codes than the dictionary's {config.width} latents; give fewer, "
+                "or a wider dictionary"
+            )
         rows = self.steps * self.batch * world
         own = {
             "learning_rate": 2e-4 / math.sqrt(config.width / 2**14),

@@ -179,14 +179,9 @@ class Pair:
 
     @classmethod
     def _load_adapter(cls, source: sources.Source, base: str | None, settings: "load.Settings") -> "Pair":
-        base_name = base or source.base_name
-        if base_name is None:
-            raise OptionError(f"{source.name} is an adapter that names no base; add --base MODEL")
-        base_source = sources.find(base_name)
-        if base_source.adapter is not None:
-            raise OptionError(f"the base {base_name} is itself an adapter; give the model it was trained on")
+        base_source = source.base(base)
         module, notes = load.module(base_source, settings)
-        alone = Model.wrap(base_name, module)
+        alone = Model.wrap(base_source.name, module)
         tokenizer = load.tokenizer([source.directory, base_source.directory], settings)
         plain = preflight.probe_logits(alone)
         base_model, tuned_model = attach(source, alone)

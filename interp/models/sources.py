@@ -1,14 +1,16 @@
 """From what a person types to a directory on disk: local directory, Hub id, adapter directory, or organism."""
 
+from __future__ import annotations
+
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from interp import organisms
-from interp.errors import ModelNotFound, PickledWeights, TruncatedWeights, UnsupportedModel
+from interp.errors import ModelNotFound, OptionError, PickledWeights, TruncatedWeights, UnsupportedModel
 from interp.models import gguf
 from interp.provenance import file_digest
 
@@ -39,6 +41,25 @@ class Source:
     def base_name(self) -> str | None:
         """The base that an adapter says it belongs to, or None."""
         return None if self.adapter is None else self.adapter.get("base_model_name_or_path") or None
+
+    def base(self, given: str | None = None) -> Source:
+        """The base that was given, else the one that an adapter names; raises OptionError or ModelNotFound."""
+        named = given or self.base_name
+        if named is None:
+            what = "has to be compared with its base" if self.adapter is None else "is an adapter that names no base"
+            raise OptionError(f"{self.name} {what}; add --base MODEL")
+        try:
+            found = find(named)
+        except ModelNotFound as error:
+            if given is not None:
+                raise
+            raise ModelNotFound(
+                f"the base {named!r}, which adapter_config.json of {self.name} names, was not found; "
+                "give the model it was trained on with --base MODEL"
+            ) from error
+        if found.adapter is not None:
+            raise OptionError(f"the base {named} is itself an adapter; give the model that was tuned")
+        return found
 
 
 def find(name: str, ask_hub: bool = True) -> Source:
@@ -116,6 +137,21 @@ def file_digests(source: Source) -> dict[str, str]:
     return {path.relative_to(source.directory).as_posix(): file_digest(path) for path in sorted(read)}
 
 
+def _conversion(directory: Path, pickles: Sequence[str], adapter: bool) -> str:
+    """The command that writes weights of a pickle as safetensors, into the same directory."""
+    if adapter:
+        source, target = directory / pickles[0], directory / "adapter_model.safetensors"
+        code = (
+            f"import torch, safetensors.torch as s; s.save_file(torch.load('{source}', weights_only=True), '{target}')"
+        )
+    else:
+        code = (
+            "from transformers import AutoModelForCausalLM as M; "
+            f"M.from_pretrained('{directory}').save_pretrained('{directory}')"
+        )
+    return f'python -c "{code}"'
+
+
 def _inspect(name: str, directory: Path) -> Source:
     adapter_file, config_file = directory / "adapter_config.json", directory / "config.json"
     adapter = read_json(adapter_file) if adapter_file.exists() else None
@@ -134,8 +170,8 @@ def _inspect(name: str, directory: Path) -> Source:
         pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
         if pickles:
             raise PickledWeights(
-                f"{name} holds its weights only as a pickle ({pickles[0]}), and reading one runs its code; "
-                "save it again with safe_serialization=True"
+                f"{name} holds its weights only as a pickle ({pickles[0]}), and reading one runs its code; where you "
+                f"trust it, convert it: {_conversion(directory, pickles, adapter is not None)}"
             )
         raise ModelNotFound(f"{name} holds a configuration and no .safetensors weights; copy the weights beside it")
     return Source(name, directory, adapter)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from interp.errors import OptionError, OutOfMemory, PairError, WidthMismatch, required
+from interp.errors import OutOfMemory, PairError, WidthMismatch, required
 from interp.models import layout, load, preflight, sources
 from interp.models.anatomy import Anatomy, Place, read_anatomy
 from interp.models.checkpoint import Checkpoint
@@ -119,12 +119,7 @@ class WeightPair:
         adds the embedding and the head, tied ones once (in both, or neither). Raises a ModelError or a PairError.
         """
         source = sources.find(tuned)
-        named = base or source.base_name
-        if named is None:
-            raise OptionError(f"{tuned} has to be compared with the model it was tuned from; add --base MODEL")
-        root = sources.find(named)
-        if root.adapter is not None:
-            raise OptionError(f"the base {named} is itself an adapter; give the model that was tuned")
+        root = source.base(base)
         own = Checkpoint.open(root)
         skeleton = layout.skeleton(root, trust_remote_code)
         notes = [*source.notes, *root.notes]
@@ -144,9 +139,9 @@ class WeightPair:
         matrices = _in_both(found, own, other, prefix, notes)
         notes += _left_out(own, other, matrices, anatomy, prefix, embeddings)
         if not matrices:
-            raise PairError(f"{named} has no matrix that can be told apart exactly; see docs/intruders.md")
+            raise PairError(f"{root.name} has no matrix that can be told apart exactly; see docs/intruders.md")
         return cls(
-            tuned, named, tuple(matrices), digests, tuple(notes), anatomy.architecture, _base=own, _tuned=other,
+            tuned, root.name, tuple(matrices), digests, tuple(notes), anatomy.architecture, _base=own, _tuned=other,
             _prefix=prefix, **settings,
         )  # fmt: skip
 

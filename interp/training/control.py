@@ -66,12 +66,7 @@ def make_controls(
     path = text or shipped()
     Documents(path)
     source = find(tuned)
-    named = base or source.base_name
-    if named is None:
-        raise OptionError(f"a control of {tuned} is trained from its base and none was given; add --base MODEL")
-    below = find(named)
-    if below.adapter is not None:
-        raise OptionError(f"the base {named} is itself an adapter; give the model it was trained on")
+    below = source.base(base)
     settings = load.Settings.resolve(device, "float32", "auto", False)
     for note in preflight.recorded_base(source, below):
         say(f"note: {note}")
@@ -88,10 +83,10 @@ def make_controls(
         change = FullChange.read(source, below, module, tokenizer, settings)
     values, rows = _prepared(recipe, change, path, tokenizer)
     told = change.settings | values
-    say(f"{tuned}: {change.kind} on {named}; " + ", ".join(f"{name} {one}" for name, one in told.items()))
+    say(f"{tuned}: {change.kind} on {below.name}; " + ", ".join(f"{name} {one}" for name, one in told.items()))
     facts = {
         "format": FORMAT, "kind": change.kind, "of": {"name": tuned, "digest": load.weights_digest(source)},
-        "base": {"name": named, "digest": load.weights_digest(below)}, "text": rows.to_json(),
+        "base": {"name": below.name, "digest": load.weights_digest(below)}, "text": rows.to_json(),
         "settings": {name: one.to_json() for name, one in told.items()},
     }  # fmt: skip
     with _appearing(out) as draft:
