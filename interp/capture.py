@@ -29,14 +29,18 @@ on a CPU, where twice the weights and 1 GB is what a command should take)."""
 
 @dataclass
 class Backoff:
-    """How small batches have become since memory ran out: halved ``halvings`` times, the ``largest`` in prompts."""
+    """How small batches have become since memory ran out: halved ``halvings`` times, the ``largest`` in prompts.
+
+    ``alone``: why prompts are read one at a time in any case; empty where they are not.
+    """
 
     halvings: int = 0
     largest: int = 0
+    alone: str = ""
 
     def cut(self, count: int) -> int:
         """How many prompts to take at a time where ``count`` would have been."""
-        size = max(1, count >> self.halvings)
+        size = 1 if self.alone else max(1, count >> self.halvings)
         self.largest = max(self.largest, size)
         return size
 

@@ -19,6 +19,7 @@ from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.models.caches import Kept, is_plain, keep_rows
 from interp.models.model import Model
+from interp.models.preflight import scaled_beyond
 from interp.prompts import Encoded
 from interp.teacher_forcing import Text
 
@@ -81,7 +82,20 @@ def generate(
     limits = [max(1, min(max_new_tokens, model.context_length - length)) for length in longest]
     if begun is not None and any(begun.tokens) and choose is None and see is None:
         return _go_on(engine, model, text, limits, intervention, settled, begun)
+    if choose is None and (first := _before_scaling(model, text, limits)) != limits:
+        # what stands beyond is read anew, whole: keys and values before it are turned by another scale
+        known = _write(engine, model, text, first, intervention, settled, None, see)
+        return _go_on(engine, model, text, limits, intervention, settled, Begun(known))
     return _write(engine, model, text, limits, intervention, settled, choose, see)
+
+
+def _before_scaling(model: Model, text: Text, limits: Sequence[int]) -> list[int]:
+    """How many tokens of each answer are written before positions are scaled by the length of the text."""
+    boundary, lengths = scaled_beyond(model), [len(prompt) for prompt in text.prompts]
+    if boundary is None:
+        return list(limits)
+    rows = zip(lengths, limits, strict=True)
+    return [limit if length > boundary else min(limit, boundary - length + 1) for length, limit in rows]
 
 
 def _go_on(

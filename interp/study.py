@@ -18,7 +18,7 @@ from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.progress import Progress
-from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode, prompt_notes, template_notes
+from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode, prompt_notes, require_room, template_notes
 from interp.prompts.thinking import AnswerStart, answer_start
 from interp.provenance import HasOptions, Provenance, environment, plain
 from interp.store.journal import Journal
@@ -74,7 +74,7 @@ class Study:
         own = self.metric.notes if isinstance(self.metric, Behaviour) else ()
         read = [(self.prompts(group), partial(self.encoded, group)) for group in self.classes]
         said = (*template_notes(self.pair.tokenizer, read), *prompt_notes(prompts for prompts, _ in read))
-        return (*self.pair.notes, *asked, *said, *own)
+        return (*self.pair.notes, *asked, *said, *own, *filter(None, [self.reads_alone]))
 
     @property
     def counts(self) -> str:
@@ -110,13 +110,8 @@ class Study:
         """Token ids and roles of a class, in order; identical ids go to both models."""
         if ("encoded", group) not in self._kept:
             coded = [encode(self.pair.tokenizer, prompt.text) for prompt in self.prompts(group)]
-            longest = max(range(len(coded)), key=lambda row: len(coded[row].ids))
-            if len(coded[longest].ids) >= self.pair.tuned.context_length:
-                raise PromptError(
-                    f"{self.prompts(group).source}, row {self.prompts(group).prompts[longest].id}: "
-                    f"{len(coded[longest].ids)} tokens leave no room in a context of "
-                    f"{self.pair.tuned.context_length}; shorten the prompt"
-                )
+            longest = require_room(self.prompts(group), coded, self.pair.tuned.context_length)
+            self._backoff.alone = self.reads_alone or self.pair.reads_alone(longest + self.max_new_tokens)
             self._kept["encoded", group] = coded
         return self._kept["encoded", group]
 
@@ -186,6 +181,11 @@ class Study:
             for rows, size in zip(whole, sizes, strict=True)
             for start in range(0, len(rows), size)
         ]
+
+    @property
+    def reads_alone(self) -> str:
+        """Why prompts are read one at a time; empty where a padded batch gives each the numbers it has alone."""
+        return self._backoff.alone
 
     def at_a_time(self, count: int) -> int:
         """How many prompts to take at a time where memory would allow ``count`` if it had never run out."""

@@ -21,14 +21,13 @@ from interp.engines.base import Batch, Edit, Run
 from interp.maths.host import to_host
 from interp.models.caches import is_plain, lay_out, repeat
 from interp.models.model import Model
+from interp.models.preflight import scaled_beyond
 from interp.sites import Site
 
 SHORTEST, LEAST_SAVED = (
     8,
     0.25,
 )  # tokens of a prefix, and share of a batch's tokens, from which on it is worth two passes
-# positions scaled by the length of the sequence: two passes would scale them by two lengths
-_BY_LENGTH = {"dynamic", "longrope"}
 _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _whole: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
@@ -194,13 +193,9 @@ def divides(run: Pass, model: Model, layout: Layout) -> bool:
     if window is not None and layout.batch.ids.shape[1] + 1 >= window:
         return False
     if model.module not in _known:
-        _known[model.module] = _rope(text) not in _BY_LENGTH and _proven(run, model, layout.batch)
+        # positions scaled by the length of the text: two passes would scale them by two lengths
+        _known[model.module] = scaled_beyond(model) is None and _proven(run, model, layout.batch)
     return _known[model.module]
-
-
-def _rope(config: Any) -> str:
-    rope = getattr(config, "rope_scaling", None) or {}
-    return str(rope.get("rope_type", rope.get("type", "default")))
 
 
 def _proven(run: Pass, model: Model, batch: Batch) -> bool:

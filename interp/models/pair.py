@@ -110,6 +110,11 @@ class Pair:
         """``base`` and ``tuned``, or ``tuned`` alone."""
         return ("tuned",) if self.base is None else ("base", "tuned")
 
+    def reads_alone(self, longest: int) -> str:
+        """Why prompts of up to ``longest`` tokens must be read one at a time; empty where a padded batch is exact."""
+        models = {id(self[role].module): self[role] for role in self.roles}
+        return next(filter(None, (preflight.reads_alone(model, longest) for model in models.values())), "")
+
     @property
     def generation_notes(self) -> tuple[str, ...]:
         """What the models' generation settings ask for beside greedy choice, which answers here are written without."""

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import (
@@ -22,6 +24,9 @@ from interp.models.sources import Source, read_json
 
 _WIDTHS = ("hidden_size", "n_embd", "intermediate_size", "n_inner", "num_attention_heads", "n_head",
            "num_key_value_heads", "head_dim")  # fmt: skip
+BY_LENGTH = {"dynamic", "longrope"}
+"""Kinds of rotary positions that are scaled by the length of the longest text of a batch."""
+_beside_padding: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _DEPTHS = ("num_hidden_layers", "n_layer")
 
 
@@ -138,16 +143,18 @@ def alike(
 
 
 @torch.no_grad()
-def probe_logits(model: Model, padding: int = 0, last: int | None = None) -> torch.Tensor:
+def probe_logits(model: Model, padding: int = 0, last: int | None = None, beside: int = 0) -> torch.Tensor:
     """Logits ``[1, T, V]`` of one pass over fixed tokens spread over the vocabulary, after some columns of padding.
 
-    ``last`` takes the place of the last of them.
+    ``last`` takes the place of the last of them. ``padding`` of these tokens count as padding; ``beside``: so many
+    columns of padding are put before them.
     """
     count = min(16, model.context_length)
     vocabulary = model.anatomy.vocabulary
     ids = torch.arange(count, device=model.device).mul_(max(vocabulary // count, 1)) % vocabulary
     if last is not None:
         ids[-1] = last
+    ids, padding = torch.cat([ids[:1].expand(beside), ids]), padding + beside
     mask = torch.ones_like(ids).index_fill_(0, torch.arange(padding, device=ids.device), 0)
     position = (mask.cumsum(0) - 1).clamp(min=0)
     with model.active() as module:
@@ -177,6 +184,40 @@ def require_alive(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
             f"{model.name} gives NaN or infinite logits beside padding in {model.dtype} with the attention kernel "
             f"{model.module.config._attn_implementation}; try --dtype float32"
         )
+
+
+def reads_alone(model: Model, longest: int) -> str:
+    """Why prompts of up to ``longest`` tokens, answers included, must be read one at a time; empty where they need not.
+
+    A padded batch must give every prompt the numbers it has alone: within 1e-4 of the largest logit in float32, and
+    within the kernels' rounding in half precision.
+    """
+    boundary = scaled_beyond(model)
+    if boundary is not None and longest > boundary:
+        return (
+            f"{model.name} turns positions by the length of the longest text of a batch where it is above {boundary} "
+            "tokens: prompts are read one at a time"
+        )
+    if model.module not in _beside_padding:
+        alone, padded = probe_logits(model), probe_logits(model, beside=5)
+        apart = (padded - alone).abs().max() / alone.abs().max()
+        _beside_padding[model.module] = bool(to_host(apart <= max(1e-4, 8 * torch.finfo(model.dtype).eps)))
+    if _beside_padding[model.module]:
+        return ""
+    return f"{model.name} gives a prompt other numbers beside padding: prompts are read one at a time"
+
+
+def scaled_beyond(model: Model) -> int | None:
+    """Tokens above which positions are scaled by the length of the text (longrope, dynamic NTK); None where never."""
+    config = model.module.config.get_text_config()
+    rope = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or {}
+    # a family with two kinds of attention has one entry for each
+    each = [entry for entry in (rope, *rope.values()) if isinstance(entry, dict)]
+    if not any(entry.get("rope_type", entry.get("type")) in BY_LENGTH for entry in each):
+        return None
+    stated = (entry.get("original_max_position_embeddings") for entry in each)
+    own = getattr(config, "original_max_position_embeddings", None)
+    return next((length for length in (*stated, own) if length), model.context_length)
 
 
 def require_switched(plain: torch.Tensor, base: Model, tuned: Model) -> None:

@@ -20,6 +20,7 @@ from interp.prompts.tokens import (
     encode_answer,
     end_id,
     pad_id,
+    require_room,
 )
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "read_prompts",
     "read_task",
     "repeats_last",
+    "require_room",
     "special_ids",
     "template_notes",
     "tied",

@@ -7,6 +7,7 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import PromptError
+from interp.prompts.sets import PromptSet
 
 Tokenizer = PreTrainedTokenizerBase
 """What turns text into token ids, as Hugging Face loads it."""
@@ -176,3 +177,14 @@ def _body(tokenizer: Tokenizer, text: str, turn: str) -> tuple[int, int]:
     raise PromptError(
         f"the chat template rewrites the prompt {text[:40]!r}, so its tokens cannot be told apart; change the template"
     )
+
+
+def require_room(prompts: PromptSet, coded: Sequence[Encoded], context: int) -> int:
+    """Tokens of the longest prompt; raises PromptError where it leaves no room for an answer in the context."""
+    longest = max(range(len(coded)), key=lambda row: len(coded[row].ids))
+    if len(coded[longest].ids) >= context:
+        raise PromptError(
+            f"{prompts.source}, row {prompts.prompts[longest].id}: {len(coded[longest].ids)} tokens leave no room in "
+            f"a context of {context}; shorten the prompt"
+        )
+    return len(coded[longest].ids)

@@ -197,7 +197,10 @@ def rounding(study: Study, asked: Asked) -> float:
             batch = make_batch(encoded, rows, study.pad_id, model.device)[0]
             ids = [encoded[row].ids for row in rows]
             wider = Batch.pad(ids, study.pad_id, device=model.device, length=batch.ids.shape[1] + 5)
+            if study.reads_alone:  # padding would change more than rounding: the prompt twice instead
+                wider = Batch.pad([*ids, *ids], study.pad_id, device=model.device)
             one, other = (study.engine.run(model, each, keep=None).require_logits() for each in (batch, wider))
+            other = other[: len(ids)]
             kl = token_divergences(one[:, -1:], other[:, -1:], batch.mask[:, -1:])
             largest = max(largest, float(to_host(kl).max()))
     return largest
