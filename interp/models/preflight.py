@@ -40,7 +40,13 @@ def require_same_shape(base: Source, tuned: Source, vocabulary: bool = True) -> 
                     f"{name} is {left.get(name)} in the base {base.name} and {right.get(name)} in {tuned.name}; "
                     "give the model that was tuned"
                 )
-    if left.get("model_type") != right.get("model_type"):
+    kinds = left.get("model_type"), right.get("model_type")
+    if f"{kinds[0]}_text" == kinds[1]:
+        raise WidthMismatch(
+            f"{base.name} is a multimodal {kinds[0]} and {tuned.name} its text model alone ({kinds[1]}); save the text "
+            "model of the base by itself, and give that with --base"
+        )
+    if kinds[0] != kinds[1]:
         raise WidthMismatch(
             f"{base.name} is a {left.get('model_type')} and {tuned.name} a {right.get('model_type')}; "
             "give the model that was tuned"

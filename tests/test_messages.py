@@ -1,0 +1,81 @@
+"""What users bring, in kinds: each is handled right, or refused in one line that says what to do."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+from peft import LNTuningConfig, LoraConfig, TrainableTokensConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from interp.analyzers.compare import Compare
+from interp.errors import UnsupportedModel, WidthMismatch
+from interp.models.pair import Pair
+from interp.models.weights import WeightPair
+from interp.sites import Weight
+from tests import tiny
+
+SIZES = dict(
+    vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=96, pad_token_id=0, eos_token_id=1, bos_token_id=1, head_dim=8,
+)  # fmt: skip
+VISION = dict(hidden_size=32, intermediate_size=48, num_attention_heads=2)
+LINEAR = dict(
+    linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8,
+    layer_types=["linear_attention", "full_attention", "linear_attention"],
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------ names in a file and in a loaded model
+
+
+def gemma3():
+    text = dict(SIZES, sliding_window=4)
+    vision = dict(VISION, num_hidden_layers=1, image_size=28, patch_size=14)
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    torch.manual_seed(0)
+    return transformers.Gemma3ForConditionalGeneration(config).eval()
+
+
+def qwen35():
+    vision = dict(depth=1, hidden_size=32, num_heads=2, intermediate_size=48, out_hidden_size=32, patch_size=14)
+    config = transformers.Qwen3_5Config(text_config=dict(SIZES, **LINEAR), vision_config=vision)
+    torch.manual_seed(0)
+    return transformers.Qwen3_5ForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "first", "path", "count"),
+    [
+        (gemma3, "language_model.model.layers.0.self_attn.q_proj.weight", "model.language_model.layers.{}.mlp", 21),
+        (qwen35, "model.language_model.layers.1.self_attn.q_proj.weight", "model.language_model.layers.{}.mlp", 9),
+    ],
+)
+def test_matrices_of_a_multimodal_checkpoint_are_found_by_their_names_in_the_model(tmp_path, make, first, path, count):
+    model = make()
+    base, tuned = tiny.save(model, tmp_path / "base"), tiny.save(tiny.perturbed(model), tmp_path / "tuned")
+    assert first in load_file(base / "model.safetensors")
+    found = WeightPair.load(str(tuned), str(base))
+    assert len(found.matrices) == count
+    assert any("outside the text model were not analysed" in note for note in found.notes)
+    matrix = next(each for each in found.matrices if (each.layer, each.part) == (2, "mlp.out"))
+    torch.testing.assert_close(found.read(matrix).base, model.get_submodule(f"{path.format(2)}.down_proj").weight.data)
+    assert found.read(matrix).changed
+
+
+def test_two_checkpoints_may_name_the_same_tensors_in_two_ways(tmp_path):
+    model = gemma3()
+    base, tuned = tiny.save(model, tmp_path / "base"), tiny.save(model, tmp_path / "tuned")
+    file = tuned / "model.safetensors"
+    names = {name: name.replace("language_model.model.", "model.language_model.") for name in load_file(file)}
+    save_file({names[name]: value for name, value in load_file(file).items()}, file, {"format": "pt"})
+    found = WeightPair.load(str(tuned), str(base))
+    assert not any(found.read(matrix).changed for matrix in found.matrices)
+
+
+def test_a_text_model_beside_its_multimodal_base_is_told_what_to_do(tmp_path):
+    model = gemma3()
+    base = tiny.save(model, tmp_path / "base")
+    text = transformers.Gemma3ForCausalLM(model.config.text_config)
+    with pytest.raises(WidthMismatch, match="its text model alone .gemma3_text.; save the text model of the base"):
+        WeightPair.load(str(tiny.save(text, tmp_path / "text")), str(base))
