@@ -10,7 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from interp.analyzers.compare import Compare
 from interp.errors import UnsupportedModel, WidthMismatch
+from interp.models.changes import tensor_changes
+from interp.models.grafts import Scope
 from interp.models.pair import Pair
+from interp.models.quiet import quiet
 from interp.models.weights import WeightPair
 from interp.sites import Weight
 from tests import tiny
@@ -79,3 +82,74 @@ def test_a_text_model_beside_its_multimodal_base_is_told_what_to_do(tmp_path):
     text = transformers.Gemma3ForCausalLM(model.config.text_config)
     with pytest.raises(WidthMismatch, match="its text model alone .gemma3_text.; save the text model of the base"):
         WeightPair.load(str(tiny.save(text, tmp_path / "text")), str(base))
+
+
+# ------------------------------------------------------------------------------------- adapters of every kind of tensor
+
+
+def experts():
+    config = transformers.Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+    torch.manual_seed(0)
+    return transformers.Qwen3MoeForCausalLM(config).eval()
+
+
+def tuned_by(model, config, size=0.1):
+    with quiet():
+        wrapped = get_peft_model(copy.deepcopy(model), copy.deepcopy(config)).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for value in wrapped.parameters():
+            if value.requires_grad:
+                value += size * torch.randn(value.shape, generator=generator)
+    return wrapped
+
+
+EXPERTS = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"])
+NORMS = LNTuningConfig(target_modules=["input_layernorm", "norm"])
+ADAPTERS = {
+    "experts": (experts, EXPERTS),
+    "norms": (tiny.llama, NORMS),
+    "head": (tiny.llama, LoraConfig(r=2, target_modules=["lm_head"])),
+    "embedding": (tiny.llama, LoraConfig(r=2, target_modules=["embed_tokens"])),
+    "rows": (tiny.llama, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[5, 7])),
+    "rows alone": (tiny.llama, TrainableTokensConfig(token_indices=[5, 7], target_modules=["embed_tokens"])),
+    "copies": (tiny.llama, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["norm", "lm_head"])),
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_every_tensor_that_an_adapter_changes_is_counted_as_of_the_merged_model(kind):
+    make, config = ADAPTERS[kind]
+    base = make()
+    wrapped = tuned_by(base, config)
+    with quiet():
+        merged = copy.deepcopy(wrapped).merge_and_unload()
+    switched = Pair.from_modules(wrapped, None, tiny.tokenizer())
+    whole = Pair.from_modules(merged, base, tiny.tokenizer())
+    assert not any("quantised" in note for note in switched.notes)
+    unread = []
+    found = {(each.layer, each.part): each.change for each in tensor_changes(switched, unread)}
+    wanted = {(each.layer, each.part): each.change for each in tensor_changes(whole)}
+    assert unread == [] and found == pytest.approx(wanted, abs=1e-5)
+    assert {key for key, change in found.items() if change > 1e-4} == {key for key, c in wanted.items() if c > 1e-4}
+    assert max(found.values()) > 0.1
+
+
+def test_a_comparison_says_which_norms_an_adapter_moved_and_what_it_did_not_look_at(monkeypatch):
+    study = tiny.study(tuned_by(tiny.llama(), NORMS), None, 4)
+    assert Compare()(study).summary["weights"].startswith("4 of 30 tensors changed")
+    monkeypatch.setattr("interp.models.merged._merged", lambda layer: {})
+    said = Compare()(study).summary["weights"]
+    assert said.startswith("None of 26 tensors changed among those looked at. Not looked at: 4 that the adapter changes")
+
+
+@pytest.mark.parametrize("kind", ["experts", "norms"])
+def test_a_graft_of_all_that_an_adapter_changes_is_the_fine_tune(kind):
+    make, config = ADAPTERS[kind]
+    pair = Pair.from_modules(tuned_by(make(), config), None, tiny.tokenizer())
+    scope = Scope.of(pair, "all")
+    ids = torch.arange(8)[None]
+    with pair.tuned.active() as module:
+        wanted = module(input_ids=ids).logits
+    with scope.grafted(torch.ones(scope.size, dtype=torch.bool)) as model, model.active() as module:
+        torch.testing.assert_close(module(input_ids=ids).logits, wanted, atol=1e-4, rtol=1e-4)

@@ -203,6 +203,8 @@ def shape_of(module: nn.Module) -> tuple[int, int]:
 
 def is_packed(module: nn.Module) -> bool:
     """Whether a linear module holds codes (8-bit, 4-bit) in place of the numbers it applies."""
+    if hasattr(module, "base_layer"):  # an adapter's layer holds numbers of its own; what it stands on is asked itself
+        return False
     weight = getattr(module, "weight", None)
     # one byte: float8 has a scale beside it
     plain = isinstance(weight, Tensor) and weight.is_floating_point() and weight.itemsize > 1
@@ -270,7 +272,9 @@ def _exists(model: nn.Module, *parts: str) -> bool:
 
 
 def _unwrap(module: nn.Module) -> nn.Module:
-    return getattr(module, "base_layer", module)
+    while hasattr(module, "base_layer"):
+        module = cast(nn.Module, module.base_layer)
+    return module
 
 
 def _require_shapes(model: nn.Module, anatomy: Anatomy, heads: tuple[int, ...]) -> None:

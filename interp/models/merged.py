@@ -1,17 +1,16 @@
 """What an adapter makes of each tensor of its base, whatever its kind: read from merged copies of single modules."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
-from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
 
 from interp.models.anatomy import is_packed
-from interp.models.model import Model, trained, untrained
+from interp.models.model import trained, untrained
 from interp.models.quiet import quiet
 
 _INSIDE = (".base_layer", ".original_module", ".token_adapter")
@@ -48,8 +47,11 @@ def adapted(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 @torch.no_grad()
-def merged_tensors(path: str, layer: nn.Module) -> list[Merged]:
-    """What one such module does to the tensors of the module that it stands for; one copy of it is in memory."""
+def merged_tensors(path: str, layer: nn.Module, known: Collection[str] = ()) -> list[Merged]:
+    """What one such module does to the tensors of the module that it stands for; one copy of it is in memory.
+
+    Nothing where all of them are ``known``, by their names in the base.
+    """
     if isinstance(layer, AuxiliaryTrainingWrapper):
         now = dict(trained(layer).named_parameters())
         own = untrained(layer).named_parameters()
@@ -58,14 +60,21 @@ def merged_tensors(path: str, layer: nn.Module) -> list[Merged]:
     while isinstance(inner, BaseTunerLayer):
         where, inner = f"{where}.base_layer", inner.base_layer
     own = dict(inner.named_parameters())
-    now = {} if any(is_packed(part) for part in inner.modules()) else _merged(layer)
+    if all(bare(f"{where}.{name}") in known for name in own):
+        return []
+    now = _merged(layer) if _can_merge(layer, inner) else {}
     return [Merged(f"{where}.{name}", value.data, now.get(name)) for name, value in own.items()]
+
+
+def _can_merge(layer: nn.Module, inner: nn.Module) -> bool:
+    decomposed = any(getattr(layer, "use_dora", {}).values())
+    # peft merges of a decomposed update of an embedding the product alone
+    return not any(is_packed(part) for part in inner.modules()) and not (decomposed and isinstance(inner, nn.Embedding))
 
 
 def _merged(layer: nn.Module) -> dict[str, Tensor]:
     """The tensors inside a copy of a layer once its active adapters are merged there; none where peft cannot."""
-    made = copy.deepcopy(layer)
-    each = made
+    each = copy.deepcopy(layer)
     try:
         with quiet():
             while isinstance(each, BaseTunerLayer):
@@ -76,12 +85,3 @@ def _merged(layer: nn.Module) -> dict[str, Tensor]:
     except Exception:  # peft says by errors of many classes that a kind of layer is not merged
         return {}
     return {name: value.data for name, value in each.named_parameters()}
-
-
-def unmerged(model: Model) -> list[str]:
-    """Paths of the modules whose change cannot be read so."""
-    found = adapted(model.module)
-    return [bare(path) for path, layer in found if any(one.now is None for one in merged_tensors(path, layer))]
-
-
-__all__ = ["Merged", "TrainableTokensLayer", "adapted", "bare", "merged_tensors", "unmerged"]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import (
@@ -196,8 +197,17 @@ def require_switched(plain: torch.Tensor, base: Model, tuned: Model) -> None:
             f"{tuned.name} changes tensors of {base.name} itself (trained biases, perhaps) and cannot be switched off; "
             "merge it, save the whole model, and give that with --base"
         )
-    if torch.equal(plain, probe_logits(tuned)):
+    rows = _tuned_rows(tuned)
+    if torch.equal(plain, probe_logits(tuned)) and all(
+        torch.equal(probe_logits(base, last=row), probe_logits(tuned, last=row)) for row in rows
+    ):
         raise AdapterNotLanded(
             f"{tuned.name} moves no logit of {base.name}: the adapter is still at its start (all zero) or not in use; "
             "give a trained adapter"
         )
+
+
+def _tuned_rows(model: Model, most: int = 16) -> list[int]:
+    """Tokens whose own rows an adapter tunes, the first few: a probe of other tokens does not see them."""
+    layers = [layer for layer in model.module.modules() if isinstance(layer, TrainableTokensLayer)]
+    return sorted({int(row) for layer in layers for rows in layer.token_indices.values() for row in rows})[:most]
