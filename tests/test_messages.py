@@ -1,7 +1,9 @@
 """What users bring, in kinds: each is handled right, or refused in one line that says what to do."""
 
 import copy
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -9,13 +11,16 @@ from peft import LNTuningConfig, LoraConfig, TrainableTokensConfig, get_peft_mod
 from safetensors.torch import load_file, save_file
 
 from interp.analyzers.compare import Compare
+from interp.analyzers.tuco import Tuco
 from interp.errors import UnsupportedModel, WidthMismatch
+from interp.models.anatomy import read_anatomy
 from interp.models.changes import tensor_changes
 from interp.models.grafts import Scope
 from interp.models.pair import Pair
 from interp.models.quiet import quiet
+from interp.models.units import HEAD, NEURON
 from interp.models.weights import WeightPair
-from interp.sites import Weight
+from interp.study import Study
 from tests import tiny
 
 SIZES = dict(
@@ -80,7 +85,7 @@ def test_a_text_model_beside_its_multimodal_base_is_told_what_to_do(tmp_path):
     model = gemma3()
     base = tiny.save(model, tmp_path / "base")
     text = transformers.Gemma3ForCausalLM(model.config.text_config)
-    with pytest.raises(WidthMismatch, match="its text model alone .gemma3_text.; save the text model of the base"):
+    with pytest.raises(WidthMismatch, match=r"its text model alone .gemma3_text.; save the text model of the base"):
         WeightPair.load(str(tiny.save(text, tmp_path / "text")), str(base))
 
 
@@ -104,7 +109,9 @@ def tuned_by(model, config, size=0.1):
     return wrapped
 
 
-EXPERTS = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"])
+EXPERTS = LoraConfig(
+    r=2, target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+)
 NORMS = LNTuningConfig(target_modules=["input_layernorm", "norm"])
 ADAPTERS = {
     "experts": (experts, EXPERTS),
@@ -130,7 +137,8 @@ def test_every_tensor_that_an_adapter_changes_is_counted_as_of_the_merged_model(
     unread = []
     found = {(each.layer, each.part): each.change for each in tensor_changes(switched, unread)}
     wanted = {(each.layer, each.part): each.change for each in tensor_changes(whole)}
-    assert unread == [] and found == pytest.approx(wanted, abs=1e-5)
+    assert unread == []
+    assert found == pytest.approx(wanted, abs=1e-5)
     assert {key for key, change in found.items() if change > 1e-4} == {key for key, c in wanted.items() if c > 1e-4}
     assert max(found.values()) > 0.1
 
@@ -140,7 +148,7 @@ def test_a_comparison_says_which_norms_an_adapter_moved_and_what_it_did_not_look
     assert Compare()(study).summary["weights"].startswith("4 of 30 tensors changed")
     monkeypatch.setattr("interp.models.merged._merged", lambda layer: {})
     said = Compare()(study).summary["weights"]
-    assert said.startswith("None of 26 tensors changed among those looked at. Not looked at: 4 that the adapter changes")
+    assert said.startswith("None of 26 tensors changed among those looked at. Not looked at: 4 that the adapter chang")
 
 
 @pytest.mark.parametrize("kind", ["experts", "norms"])
@@ -153,3 +161,97 @@ def test_a_graft_of_all_that_an_adapter_changes_is_the_fine_tune(kind):
         wanted = module(input_ids=ids).logits
     with scope.grafted(torch.ones(scope.size, dtype=torch.bool)) as model, model.active() as module:
         torch.testing.assert_close(module(input_ids=ids).logits, wanted, atol=1e-4, rtol=1e-4)
+
+
+# --------------------------------------------------------------------------------- architectures beside the proven ones
+
+
+def state_space():
+    config = transformers.MambaConfig(
+        vocab_size=SIZES["vocab_size"], hidden_size=32, num_hidden_layers=3, state_size=4, pad_token_id=0,
+        eos_token_id=1, bos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.MambaForCausalLM(config).eval()
+
+
+def gpt1():
+    config = transformers.OpenAIGPTConfig(
+        vocab_size=SIZES["vocab_size"], n_embd=32, n_layer=3, n_head=4, n_positions=96
+    )
+    torch.manual_seed(0)
+    return transformers.OpenAIGPTLMHeadModel(config).eval()
+
+
+def jamba():
+    config = transformers.JambaConfig(
+        **SIZES, num_experts=4, num_experts_per_tok=2, mamba_d_state=4, attn_layer_period=2, attn_layer_offset=1,
+        expert_layer_period=2, expert_layer_offset=1, use_mamba_kernels=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.JambaForCausalLM(config).eval()
+
+
+def llama4():
+    config = transformers.Llama4TextConfig(
+        **SIZES, num_local_experts=4, num_experts_per_tok=1, intermediate_size_mlp=48, attention_chunk_size=64
+    )
+    torch.manual_seed(0)
+    model = transformers.Llama4ForCausalLM(config).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.normal_(0, 0.1)
+    return model
+
+
+def pair_of(make):
+    base = make()
+    return Pair.from_modules(tiny.perturbed(base, 0.03), base, tiny.tokenizer())
+
+
+@pytest.mark.parametrize("make", [gpt1, jamba, llama4, state_space])
+def test_a_comparison_is_of_what_the_models_say(make):
+    pair = pair_of(make)
+    table = Compare()(Study(pair, tiny.contrast(2), tiny.metric()))
+    ids = torch.tensor([tiny.encode(pair.tokenizer, tiny.contrast(2).positive.prompts[0].text).ids])
+    tuned, base = (
+        pair[role].module(input_ids=ids).logits[0, -1].double().log_softmax(-1) for role in ("tuned", "base")
+    )
+    assert table["kl_last"][0] == pytest.approx(float((tuned.exp() * (tuned - base)).sum()), rel=1e-4, abs=1e-7)
+    depths = table.tables["drift"]
+    last = depths["depth"] == depths["depth"].max()
+    assert depths["lens_kl"][last] == pytest.approx(table["kl_last"], rel=1e-3, abs=1e-6)
+
+
+def test_experts_that_give_a_row_per_token_are_split_by_prompt():
+    study = Study(pair_of(llama4), tiny.contrast(3), tiny.metric())
+    whole, alone = Tuco()(study), Tuco()(replace(study, batch_size=1))
+    assert np.isfinite(whole["tuco"]).all()
+    assert whole["tuco"] == pytest.approx(alone["tuco"], rel=1e-4)
+
+
+def test_a_state_space_model_writes_what_it_says():
+    study = Study(pair_of(state_space), tiny.contrast(2), tiny.metric(), max_new_tokens=5)
+    model = study.pair.tuned.module
+    for coded, answer in zip(study.encoded("positive"), study.answers("tuned", "positive"), strict=True):
+        ids = list(coded.ids)
+        for token in answer:
+            assert int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()) == token
+            ids.append(token)
+
+
+def test_a_model_of_several_stacks_is_refused_in_a_line():
+    torch.manual_seed(0)
+    with pytest.raises(UnsupportedModel, match="HrmTextForCausalLM is no single stack of blocks"):
+        read_anatomy(transformers.HrmTextForCausalLM(transformers.HrmTextConfig(**SIZES)))
+
+
+@pytest.mark.parametrize("unit", [NEURON, HEAD])
+def test_no_unit_is_advised_that_is_refused_too(unit):
+    with pytest.raises(UnsupportedModel, match="use interp compare or interp graft") as said:
+        unit.require(read_anatomy(state_space()))
+    assert "--unit" not in str(said.value)
+    mixture = read_anatomy(experts())
+    with pytest.raises(UnsupportedModel, match="use --unit head"):
+        NEURON.require(mixture)
+    HEAD.require(mixture)

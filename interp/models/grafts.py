@@ -21,7 +21,7 @@ from torch import Tensor
 from interp.errors import OptionError, UnsupportedModel
 from interp.maths.host import to_host
 from interp.maths.precision import widen
-from interp.models.anatomy import is_packed
+from interp.models.matrices import is_packed
 from interp.models.merged import bare
 from interp.models.model import Model
 from interp.models.offload import spread

@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
 
-from interp.models.anatomy import is_packed
+from interp.models.matrices import is_packed
 from interp.models.model import trained, untrained
 from interp.models.quiet import quiet
 

@@ -13,10 +13,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from interp.errors import UnsupportedModel
 from interp.maths.precision import widen
-from interp.models.anatomy import Conv1D, weight_of
+from interp.models.matrices import weight_of
 from interp.models.merged import bare, merged_tensors
 from interp.models.model import Model, effective_weight, trained, untrained
 
@@ -80,7 +81,7 @@ def _is_linear(layer: BaseTunerLayer) -> bool:
 
 
 def _merged_pieces(name: str, path: str, layer: nn.Module) -> list[Piece]:
-    """What a layer of another kind changes, read from a merged copy of it; raises UnsupportedModel where peft cannot."""
+    """What a layer of another kind changes, from a merged copy of it; raises UnsupportedModel where peft cannot."""
     found = []
     # a layer for each of several parameters of one module: the outermost merges them all
     for one in () if isinstance(layer, ParamWrapper) and path.endswith(".base_layer") else merged_tensors(path, layer):

@@ -17,7 +17,7 @@ from interp.errors import (
 )
 from interp.maths.host import to_host
 from interp.models import load
-from interp.models.anatomy import embedding_of
+from interp.models.matrices import embedding_of
 from interp.models.model import Model
 from interp.models.sources import Source, read_json
 

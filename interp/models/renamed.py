@@ -38,7 +38,7 @@ def renamed(names: Iterable[str], skeleton: PreTrainedModel) -> tuple[dict[str, 
 
 
 def experts(names: Iterable[str], anatomy: Anatomy, prefix: str) -> Iterator[tuple[int, str, Place]]:
-    """Block, part and place of the matrices of single experts, which checkpoints name and the maps of modules do not."""
+    """Block, part and place of matrices of single experts, which checkpoints name and the maps of modules do not."""
     for name in names:
         _, inside, rest = f"{prefix}.{name.removeprefix(prefix + '.')}".partition(f"{anatomy.blocks_path}.")
         match = _EXPERT.fullmatch(rest) if inside else None
