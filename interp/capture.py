@@ -17,6 +17,7 @@ from interp.engines import Batch, Edit, Engine
 from interp.errors import OptionError, UnsupportedModel, required
 from interp.maths.host import to_host
 from interp.maths.memory import Memory, for_activations
+from interp.models.anatomy import PARTS, WITHOUT_SUM, WITHOUT_UNITS
 from interp.models.model import Model
 from interp.prompts import Encoded
 from interp.sites import Site
@@ -149,14 +150,20 @@ def require_parts(engine: Engine, model: Model, encoded: Encoded) -> None:
 
     A map of names can be right about paths and wrong about meaning: a family may scale what its parts add.
     """
-    parts = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
-    if not set(parts) <= set(model.anatomy.targets):
-        raise UnsupportedModel(f"{model.anatomy.architecture} has no exact place for the parts of its blocks")
+    if not model.anatomy.has_parts:
+        raise UnsupportedModel(
+            f"{model.anatomy.architecture} has no exact place for the parts of its blocks; {WITHOUT_UNITS}"
+        )
     batch = Batch.pad([encoded.ids], 0, device=model.device)
     layers = range(model.anatomy.n_layers)
-    found = engine.run(model, batch, reads=[Site(layer, part) for layer in layers for part in parts], keep=0).values
+    found = engine.run(model, batch, reads=[Site(layer, part) for layer in layers for part in PARTS], keep=0).values
     for layer in layers:
-        before, attention, mlp, after = (found[Site(layer, part)].double() for part in parts)
+        before, attention, mlp, after = (found[Site(layer, part)].double() for part in PARTS)
+        if not before.shape == attention.shape == mlp.shape == after.shape:
+            raise UnsupportedModel(
+                f"{model.name}: block {layer} of {model.anatomy.architecture} gives {tuple(mlp.shape)} for its MLP "
+                f"and {tuple(after.shape)} for its output, not told apart by prompt and token; {WITHOUT_SUM}"
+            )
         # relative to what is added: a large stream must not hide a wrong part
         size = float(to_host(torch.stack([part.square().mean().sqrt() for part in (attention, mlp)]).max()))
         rounding = float(torch.finfo(model.dtype).eps) * float(to_host(torch.stack([before, after]).abs().max()))
@@ -164,5 +171,5 @@ def require_parts(engine: Engine, model: Model, encoded: Encoded) -> None:
         if not error <= 1e-3 * size + 4 * rounding:
             raise UnsupportedModel(
                 f"{model.name}: block {layer} of {model.anatomy.architecture} is not the sum of its parts (off by "
-                f"{error:.2g}, parts of size {size:.2g}); a scaled or hidden branch is not handled"
+                f"{error:.2g}, parts of size {size:.2g}); a scaled or hidden branch is not handled; {WITHOUT_SUM}"
             )

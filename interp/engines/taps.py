@@ -15,20 +15,24 @@ from interp.sites import Site
 class Tap:
     """Edits in order, then (where wanted) a leaf for the gradient, then the record.
 
-    ``part``: the columns of a fused module's value that are this site; None for all of it. ``value`` is there after the
-    pass, where it is read or differentiated.
+    ``part``: the columns of a fused module's value that are this site; None for all of it. ``tokens``: prompts and
+    positions of the pass, by which a value is read that a module gives as one row per token (the experts of Llama-4).
+    ``value`` is there after the pass, where it is read or differentiated.
     """
 
     value: Tensor
 
     def __init__(self) -> None:
         self.part: tuple[int, int] | None = None
+        self.tokens: tuple[int, int] | None = None
         self.edits: list[Edit] = []
         self.wants_gradient = False
         self.keeps = False
 
     def pass_on(self, whole: Tensor) -> Tensor:
         """The value a module goes on with, this site's columns taken through the tap."""
+        if self.tokens is not None and whole.ndim == 2 and len(whole) == self.tokens[0] * self.tokens[1]:
+            return self.pass_on(whole.unflatten(0, self.tokens)).flatten(0, 1)
         if self.part is None:
             return self._take(whole)
         start, stop = self.part

@@ -86,6 +86,7 @@ class TorchEngine:
             stack.enter_context(torch.set_grad_enabled(live or gradient_of is not None))
             for site, tap in tapped.items():
                 place, target = model.at(site)
+                tap.tokens = (batch.ids.shape[0], batch.ids.shape[1])
                 stack.callback(_register(place, target, tap).remove)
             stack.enter_context(only_blocks(model, blocks))
             if head_reads is not None:
@@ -114,8 +115,8 @@ class _Hook:
 
     def after(self, _: nn.Module, __: tuple, output: Any) -> Any:
         """On what a module returns first."""
-        if isinstance(output, tuple):
-            return (self.tap.pass_on(output[0]), *output[1:])
+        if isinstance(output, (tuple, list)):
+            return type(output)([self.tap.pass_on(output[0]), *output[1:]])
         return self.tap.pass_on(output)
 
 
@@ -144,4 +145,6 @@ def _forward(
     inputs = arguments(batch, keep, cache, use_cache)
     called: Any = module.base_model if keep == 0 else module
     output = called(**inputs)
-    return None if keep == 0 else output.logits, output.past_key_values if use_cache else None
+    # a state-space model keeps no keys and values: what goes on from it reads whole texts again
+    kept = getattr(output, "past_key_values", None) if use_cache else None
+    return None if keep == 0 else output.logits, kept

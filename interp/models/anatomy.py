@@ -7,15 +7,15 @@ What is not resolved exactly is refused, never guessed.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from interp.errors import UnsupportedModel
+from interp.models.matrices import shape_of, unwrapped
 from interp.sites import BLOCK_HOOKS, MATRICES, Site, Weight
 
 _QKV = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
@@ -25,6 +25,10 @@ _NEURON_HOOKS = ("mlp.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook
 _STACKED_QKV = ("GPT2LMHeadModel", "Phi3ForCausalLM")
 _QKV_BY_HEAD = ("GPTNeoXForCausalLM",)
 _STACKED_GATE_UP = {"Phi3ForCausalLM": "mlp.gate_up_proj"}
+PARTS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
+"""A block's input, what its attention and its MLP add, and its output."""
+WITHOUT_UNITS = "use interp compare or interp graft, which need neither"
+WITHOUT_SUM = "interp compare and interp graft need no such sum"
 PROVEN = (
     "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM",
     "Gemma3ForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM", "GPTNeoXForCausalLM", "GPT2LMHeadModel",
@@ -101,11 +105,25 @@ class Anatomy:
 
     def require_neurons(self) -> None:
         """Raise UnsupportedModel where the blocks have no single MLP whose neurons could be told apart."""
-        if not self.n_neurons:
-            raise UnsupportedModel(
-                f"{self.architecture} has no MLP neurons with an exact place (its blocks hold experts, or a fused or "
-                "unknown MLP); use --unit head"
-            )
+        if self.n_neurons:
+            return
+        none = (
+            f"{self.architecture} has no MLP neurons with an exact place (its blocks hold experts, or a fused or "
+            "unknown MLP)"
+        )
+        if self.has_heads and self.has_parts:
+            raise UnsupportedModel(f"{none}; use --unit head")
+        raise UnsupportedModel(f"{none}, and no attention heads that can be read exactly; {WITHOUT_UNITS}")
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether attention heads have an exact place."""
+        return {"attn.hook_z", "attn.o.hook_out"} <= set(self.targets) and "attn.o" in self.matrices
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether what attention and MLP add to a block's output has an exact place."""
+        return set(PARTS) <= set(self.targets)
 
     @cached_property
     def all_neurons(self) -> list[tuple[int, int]]:
@@ -117,21 +135,32 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     """Resolve a model's sites; raises UnsupportedModel where the map and the model disagree."""
     config = model.config.get_text_config()
     name = type(model).__name__
-    blocks = _component_tree(name, config)["blocks"]
+    blocks = _component_tree(name, config).get("blocks")
+    if blocks is None or blocks.name is None:
+        raise UnsupportedModel(
+            f"{name} is no single stack of blocks in its map, and its parts have no exact place; proven: "
+            f"{', '.join(PROVEN)}"
+        )
     width, n_layers = config.hidden_size, config.num_hidden_layers
-    n_heads = config.num_attention_heads
+    n_heads = _heads(config)
     head_width = getattr(config, "head_dim", None) or width // n_heads
     if not n_layers:
         raise UnsupportedModel(f"{name} has no blocks by its configuration (num_hidden_layers is 0); check config.json")
+    paths = [f"{blocks.name}.{layer}" for layer in range(n_layers)]
+
+    def everywhere(path: str) -> bool:
+        """A place counts where every block has it: some families mix kinds of blocks."""
+        return all(_exists(model, block, path) for block in paths)
+
     targets: dict[str, Target] = {}
     for hook in BLOCK_HOOKS:
         resolved = _resolve(blocks, hook)
-        if resolved is not None and _exists(model, f"{blocks.name}.0", resolved.path):
+        if resolved is not None and everywhere(resolved.path):
             targets[hook] = resolved
     matrices = {
         matrix: Place(path)
         for matrix in MATRICES
-        if (path := _path(blocks, matrix.split("."))) is not None and _exists(model, f"{blocks.name}.0", path)
+        if (path := _path(blocks, matrix.split("."))) is not None and everywhere(path)
     }
     block = model.get_submodule(f"{blocks.name}.0")
     sizes = tuple(head_width * heads for heads in (n_heads, *[getattr(config, "num_key_value_heads", n_heads)] * 2))
@@ -142,7 +171,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         matrices = {matrix: place for matrix, place in matrices.items() if not matrix.startswith("mlp.")}
     n_neurons = 0
     if "mlp.out" in matrices:
-        n_neurons = shape_of(_unwrap(block.get_submodule(matrices["mlp.out"].path)))[1]
+        n_neurons = shape_of(unwrapped(block.get_submodule(matrices["mlp.out"].path)))[1]
     anatomy = Anatomy(
         name, n_layers, width, n_neurons, n_heads, head_width, "mlp.gate" in matrices, config.vocab_size,
         blocks.name, targets, matrices,
@@ -171,42 +200,15 @@ def _split_fused(
             matrices[matrix] = Place(qkv, n_heads, tuple(size // n_heads for size in sizes), index)
     fused = _STACKED_GATE_UP.get(name)
     if fused is not None and _exists(block, fused):
-        half = shape_of(_unwrap(block.get_submodule(fused)))[0] // 2
+        half = shape_of(unwrapped(block.get_submodule(fused)))[0] // 2
         for matrix, (hook, index) in _GATE_UP.items():
             matrices[matrix] = Place(fused, 1, (half, half), index)
             targets[hook] = Target(fused, "out", (index * half, (index + 1) * half))
 
 
-def matrix_of(module: nn.Module) -> Float[Tensor, "out in"]:
-    """A linear module's own matrix as ``(out, in)``; GPT-2's Conv1D stores ``(in, out)``."""
-    weight = weight_of(module)
-    return weight.T if isinstance(module, Conv1D) else weight
-
-
-def weight_of(module: nn.Module) -> Tensor:
-    """The parameter ``weight`` of a module; by torch's annotations it could be a module too."""
-    return cast(Tensor, module.weight)
-
-
-def embedding_of(model: PreTrainedModel) -> Tensor:
-    """The matrix of the token embedding, a row per token."""
-    return weight_of(model.get_input_embeddings())
-
-
-def shape_of(module: nn.Module) -> tuple[int, int]:
-    """``(out, in)`` of a linear module, also where its weight is packed."""
-    if is_packed(module):
-        return cast(int, module.out_features), cast(int, module.in_features)
-    rows, columns = matrix_of(module).shape
-    return rows, columns
-
-
-def is_packed(module: nn.Module) -> bool:
-    """Whether a linear module holds codes (8-bit, 4-bit) in place of the numbers it applies."""
-    weight = getattr(module, "weight", None)
-    # one byte: float8 has a scale beside it
-    plain = isinstance(weight, Tensor) and weight.is_floating_point() and weight.itemsize > 1
-    return hasattr(module, "out_features") and not plain
+def _heads(config: Any) -> int:
+    """How many attention heads a configuration states; 1 where it states none, as of state-space models."""
+    return getattr(config, "num_attention_heads", None) or 1
 
 
 def _component_tree(name: str, config: Any) -> dict[str, Any]:
@@ -214,12 +216,12 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
 
     try:
-        heads = config.num_attention_heads
+        heads = _heads(config)
         bridge = TransformerBridgeConfig(
             d_model=config.hidden_size,
             d_head=getattr(config, "head_dim", None) or config.hidden_size // heads,
             n_layers=config.num_hidden_layers,
-            n_ctx=config.max_position_embeddings,
+            n_ctx=getattr(config, "max_position_embeddings", 1),
             n_heads=heads,
             d_vocab=config.vocab_size,
             architecture=name,
@@ -269,10 +271,6 @@ def _exists(model: nn.Module, *parts: str) -> bool:
     return True
 
 
-def _unwrap(module: nn.Module) -> nn.Module:
-    return getattr(module, "base_layer", module)
-
-
 def _require_shapes(model: nn.Module, anatomy: Anatomy, heads: tuple[int, ...]) -> None:
     """Every matrix of every block must have the shape that the configuration implies."""
     inner = {"mlp.in": (anatomy.n_neurons, anatomy.width), "mlp.gate": (anatomy.n_neurons, anatomy.width)}
@@ -283,7 +281,7 @@ def _require_shapes(model: nn.Module, anatomy: Anatomy, heads: tuple[int, ...]) 
             if matrix not in anatomy.matrices:
                 continue
             place = anatomy.place(Weight(layer, matrix))
-            shape = shape_of(_unwrap(model.get_submodule(place.path)))
+            shape = shape_of(unwrapped(model.get_submodule(place.path)))
             expected = (place.groups * sum(place.sizes) or wanted[0], wanted[1])
             if shape != expected or tuple(place.cut(torch.empty(shape, device="meta")).shape) != wanted:
                 raise UnsupportedModel(f"{place.path} is {shape}, expected {expected} from the configuration")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from interp.maths.host import to_host
+from interp.models.merged import adapted, bare, merged_tensors
 from interp.models.model import Model
 from interp.models.offload import tensors
 from interp.models.pair import Pair
@@ -27,10 +28,10 @@ class Change:
     share: float
 
 
-def tensor_changes(pair: Pair) -> Iterator[Change]:
+def tensor_changes(pair: Pair, unread: list[str] | None = None) -> Iterator[Change]:
     """Every matrix with an exact place, adapter applied and cut out of fused ones; then every other tensor by name.
 
-    Of a switched adapter, other tensors are the base's own and are not listed.
+    A tensor that an adapter changes in a way that cannot be read is left out, and its name added to ``unread``.
     """
     base, tuned = pair.require_base("weight changes"), pair.tuned
     anatomy, seen = tuned.anatomy, set()
@@ -42,15 +43,42 @@ def tensor_changes(pair: Pair) -> Iterator[Change]:
                 yield _change(layer, matrix, base.weight(weight), tuned.weight(weight))
     if base.module is not tuned.module:
         yield from _others(base, tuned, seen)
+    else:
+        yield from _of_adapter(tuned, seen, [] if unread is None else unread)
 
 
 def _others(base: Model, tuned: Model, seen: set[str]) -> Iterator[Change]:
-    blocks, own = f"{tuned.anatomy.blocks_path}.", dict(tensors(base.module))
+    own = dict(tensors(base.module))
     for name, value in tensors(tuned.module):
         if name in seen or name not in own or not value.is_floating_point():
             continue
-        layer, _, part = name.removeprefix(blocks).partition(".") if name.startswith(blocks) else ("-1", "", name)
-        yield _change(int(layer), part, own[name], value)
+        yield _change(*_named(tuned, name), own[name], value)
+
+
+def _of_adapter(tuned: Model, seen: set[str], unread: list[str]) -> Iterator[Change]:
+    """Of one module with adapters: what they change, and the rest, in which both models are the same."""
+    layers = dict(adapted(tuned.module))
+    for path, layer in layers.items():
+        for one in merged_tensors(path, layer, seen):
+            if (name := bare(one.path)) in seen:
+                continue
+            if one.now is None:
+                unread.append(name)
+            elif one.before.is_floating_point():
+                yield _change(*_named(tuned, name), one.before, one.now)
+    for name, value in tensors(tuned.module):
+        parts = name.split(".")
+        inside = any(".".join(parts[:end]) in layers for end in range(1, len(parts)))
+        # the wrapper of tuned rows stands around such a layer, and holds nothing of its own
+        if not inside and name not in seen and value.is_floating_point():
+            yield _change(*_named(tuned, name), value, value)
+
+
+def _named(model: Model, name: str) -> tuple[int, str]:
+    """Block (-1 outside) and name in it."""
+    blocks = f"{model.anatomy.blocks_path}."
+    layer, _, part = name.removeprefix(blocks).partition(".") if name.startswith(blocks) else ("-1", "", name)
+    return int(layer), part
 
 
 def _change(layer: int, part: str, base: Tensor, tuned: Tensor) -> Change:

@@ -1,15 +1,18 @@
 """Tensors of a checkpoint by name, read from its safetensors files one at a time; no model is built."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from interp.errors import MissingWeights, NonFiniteWeights, UnsupportedModel
 from interp.maths.host import to_host
 from interp.models.load import require_readable
+from interp.models.renamed import renamed
 from interp.models.sources import Source, about_missing, read_json
 
 INDEX = "model.safetensors.index.json"
@@ -18,10 +21,17 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where each tensor of a model directory lies: name -> (file, shape, dtype as safetensors writes it)."""
+    """Where each tensor of a model directory lies: name -> (file, shape, dtype as safetensors writes it).
+
+    ``renamed`` are names here by names in the loaded model; ``converted`` those of tensors that are also put together
+    with others, cut or transposed while they are loaded; ``unused`` names of which it has nothing.
+    """
 
     name: str
     places: dict[str, tuple[Path, tuple[int, ...], str]]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    converted: Mapping[str, str] = field(default_factory=dict)
+    unused: Collection[str] = ()
 
     @classmethod
     def open(cls, source: Source) -> "Checkpoint":
@@ -44,15 +54,23 @@ class Checkpoint:
                     places[key] = (path, tuple(part.get_shape()), part.get_dtype())
         return cls(source.name, places)
 
+    def loaded_as(self, skeleton: PreTrainedModel) -> "Checkpoint":
+        """The same, which also finds a tensor by the name that it has in this model once it is loaded."""
+        alone, converted, unused = renamed(self.places, skeleton)
+        return replace(self, renamed=alone, converted=converted, unused=unused)
+
     def find(self, name: str, prefix: str) -> str:
         """The tensor's name here, where the body of the model may have been saved with or without ``prefix``."""
-        if self.has(name, prefix):
-            return next(one for one in _spellings(name, prefix) if one in self.places)
+        for one in _spellings(name, prefix):
+            if one in self.places:
+                return one
+        if name in self.renamed:
+            return self.renamed[name]
         raise MissingWeights(f"{self.name} lacks {name}; {about_missing([name], self.places)}")
 
     def has(self, name: str, prefix: str) -> bool:
         """Whether there is such a tensor."""
-        return any(one in self.places for one in _spellings(name, prefix))
+        return name in self.renamed or any(one in self.places for one in _spellings(name, prefix))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from interp.errors import UnsupportedModel
 from interp.maths.precision import widen
 from interp.models import preflight
-from interp.models.anatomy import is_packed
+from interp.models.matrices import is_packed
 from interp.models.model import Model, untrained, versions
 from interp.models.pair import Pair
 

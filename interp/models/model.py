@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.maths.precision import widen
-from interp.models.anatomy import Anatomy, Target, embedding_of, is_packed, matrix_of, read_anatomy, shape_of
+from interp.models.anatomy import Anatomy, Target, read_anatomy
+from interp.models.matrices import embedding_of, is_packed, matrix_of, shape_of
 from interp.models.offload import brought, device_of
 from interp.sites import Site, Weight
+
+UNBOUNDED = 2**20
+"""The context of a model that states none, in tokens."""
 
 
 class AdapterSwitch:
@@ -103,8 +107,8 @@ class Model:
 
     @property
     def context_length(self) -> int:
-        """The longest sequence that the configuration allows."""
-        return self.module.config.get_text_config().max_position_embeddings
+        """The longest sequence that the configuration allows; a long one where it states none (state-space models)."""
+        return getattr(self.module.config.get_text_config(), "max_position_embeddings", None) or UNBOUNDED
 
     @property
     def notes(self) -> tuple[str, ...]:

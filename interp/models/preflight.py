@@ -5,6 +5,7 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -18,7 +19,7 @@ from interp.errors import (
 )
 from interp.maths.host import to_host
 from interp.models import load
-from interp.models.anatomy import embedding_of
+from interp.models.matrices import embedding_of
 from interp.models.model import Model
 from interp.models.sources import Source, read_json
 
@@ -45,7 +46,13 @@ def require_same_shape(base: Source, tuned: Source, vocabulary: bool = True) -> 
                     f"{name} is {left.get(name)} in the base {base.name} and {right.get(name)} in {tuned.name}; "
                     "give the model that was tuned"
                 )
-    if left.get("model_type") != right.get("model_type"):
+    kinds = left.get("model_type"), right.get("model_type")
+    if f"{kinds[0]}_text" == kinds[1]:
+        raise WidthMismatch(
+            f"{base.name} is a multimodal {kinds[0]} and {tuned.name} its text model alone ({kinds[1]}); save the text "
+            "model of the base by itself, and give that with --base"
+        )
+    if kinds[0] != kinds[1]:
         raise WidthMismatch(
             f"{base.name} is a {left.get('model_type')} and {tuned.name} a {right.get('model_type')}; "
             "give the model that was tuned"
@@ -231,8 +238,17 @@ def require_switched(plain: torch.Tensor, base: Model, tuned: Model) -> None:
             f"{tuned.name} changes tensors of {base.name} itself (trained biases, perhaps) and cannot be switched off; "
             "merge it, save the whole model, and give that with --base"
         )
-    if torch.equal(plain, probe_logits(tuned)):
+    rows = _tuned_rows(tuned)
+    if torch.equal(plain, probe_logits(tuned)) and all(
+        torch.equal(probe_logits(base, last=row), probe_logits(tuned, last=row)) for row in rows
+    ):
         raise AdapterNotLanded(
             f"{tuned.name} moves no logit of {base.name}: the adapter is still at its start (all zero) or not in use; "
             "give a trained adapter"
         )
+
+
+def _tuned_rows(model: Model, most: int = 16) -> list[int]:
+    """Tokens whose own rows an adapter tunes, the first few: a probe of other tokens does not see them."""
+    layers = [layer for layer in model.module.modules() if isinstance(layer, TrainableTokensLayer)]
+    return sorted({int(row) for layer in layers for rows in layer.token_indices.values() for row in rows})[:most]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from interp.errors import UnsupportedModel
 from interp.maths.precision import widen
 from interp.models import preflight
-from interp.models.anatomy import is_packed, matrix_of, weight_of
+from interp.models.matrices import is_packed, matrix_of, weight_of
 from interp.models.model import Model, trained, untrained
 from interp.models.pair import Pair
 from interp.sites import Weight

@@ -14,8 +14,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.errors import PairError
-from interp.models.grafts import Piece, Scope, bare
+from interp.models.grafts import Scope
+from interp.models.merged import bare
 from interp.models.pair import Pair
+from interp.models.pieces import Piece
 
 
 def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import OptionError, UnsupportedModel
-from interp.models.anatomy import Anatomy
+from interp.models.anatomy import WITHOUT_UNITS, Anatomy
 from interp.models.model import Model
 from interp.sites import Site, Weight
 
@@ -41,8 +41,14 @@ class Unit:
         """Raise UnsupportedModel where a family has no exact place for it."""
         if self is NEURON:
             anatomy.require_neurons()
-        elif not {self.hook, self.output} <= set(anatomy.targets) or self.matrix not in anatomy.matrices:
-            raise UnsupportedModel(f"{anatomy.architecture} has no exact place for its {self.plural}")
+        elif not anatomy.has_heads:
+            instead = "use --unit neuron" if anatomy.n_neurons and anatomy.has_parts else WITHOUT_UNITS
+            raise UnsupportedModel(f"{anatomy.architecture} has no exact place for its {self.plural}; {instead}")
+        if not anatomy.has_parts:
+            raise UnsupportedModel(
+                f"{anatomy.architecture} has no exact place for the parts of its blocks, so that {self.plural} cannot "
+                f"be read exactly; {WITHOUT_UNITS}"
+            )
 
     def count(self, anatomy: Anatomy) -> int:
         """Units per block."""

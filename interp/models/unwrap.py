@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from interp.errors import UnsupportedModel
 from interp.maths.host import to_host
-from interp.models.anatomy import embedding_of
+from interp.models.matrices import embedding_of
 
 _COMPONENT = "._original_component"
 

@@ -4,7 +4,6 @@ Which tensor is which matrix is read from the anatomy of a model laid out withou
 into what the blocks use, GPT-2's transposed ones are turned to ``(out, in)``. What is left out is named in ``notes``.
 """
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +23,13 @@ from interp.models import layout, load, preflight, sources
 from interp.models.anatomy import Anatomy, Place, read_anatomy
 from interp.models.checkpoint import Checkpoint
 from interp.models.low_rank import Factors, LowRank
+from interp.models.renamed import experts
 from interp.models.sources import Source
 from interp.provenance import Provenance, digest, environment, plain
 from interp.sites import MATRICES, Weight
 
 Result = TypeVar("Result")
 
-_EXPERT = re.compile(r"(\d+)\.(.*experts)\.(\d+)\.(\w+)\.weight")
-_EXPERT_PARTS = {"w1": "gate", "w2": "out", "w3": "in", "gate_proj": "gate", "down_proj": "out", "up_proj": "in"}
 _ENDS = {"embed": "get_input_embeddings", "unembed": "get_output_embeddings"}
 OUTSIDE = -1
 """The layer of what belongs to no block: the embedding and the head."""
@@ -120,13 +118,14 @@ class WeightPair:
         """
         source = sources.find(tuned)
         root = source.base(base)
-        own = Checkpoint.open(root)
+        opened = Checkpoint.open(root)
         skeleton = layout.skeleton(root, trust_remote_code)
+        own = opened.loaded_as(skeleton)
         notes = [*source.notes, *root.notes]
         other: Checkpoint | LowRank
         if source.adapter is None:
             preflight.require_same_shape(root, source, vocabulary=False)
-            other = Checkpoint.open(source)
+            other = Checkpoint.open(source).loaded_as(skeleton)
         else:
             other = LowRank.read(source, {path for path, _ in skeleton.named_modules()})
             notes += preflight.recorded_base(source, root)
@@ -134,7 +133,7 @@ class WeightPair:
         if digests["tuned"] == digests["base"]:
             notes.append("base and tuned model have the same weights: every difference is zero")
         anatomy, prefix = read_anatomy(skeleton), skeleton.base_model_prefix
-        found = [*_blocks(skeleton, anatomy), *_experts(own, anatomy, prefix)]
+        found = [*_blocks(skeleton, anatomy), *(Matrix(*one) for one in experts(own.renamed, anatomy, prefix))]
         found += _ends(skeleton, root, source, notes, trust_remote_code) if embeddings else []
         matrices = _in_both(found, own, other, prefix, notes)
         notes += _left_out(own, other, matrices, anatomy, prefix, embeddings)
@@ -217,18 +216,6 @@ def _blocks(skeleton: PreTrainedModel, anatomy: Anatomy) -> list[Matrix]:
     return found
 
 
-def _experts(own: Checkpoint, anatomy: Anatomy, prefix: str) -> list[Matrix]:
-    """Matrices of single experts, which checkpoints name and the maps of modules do not."""
-    found = []
-    for name in own.places:
-        _, inside, rest = f"{prefix}.{name.removeprefix(prefix + '.')}".partition(f"{anatomy.blocks_path}.")
-        match = _EXPERT.fullmatch(rest) if inside else None
-        if match and match[4] in _EXPERT_PARTS:
-            part = f"mlp.expert{match[3]}.{_EXPERT_PARTS[match[4]]}"
-            found.append(Matrix(int(match[1]), part, Place(name.removesuffix(".weight"))))
-    return found
-
-
 def _ends(skeleton: PreTrainedModel, base: Source, tuned: Source, notes: list[str], trusted: bool) -> list[Matrix]:
     paths = {id(module): path for path, module in skeleton.named_modules()}
     found = [Matrix(OUTSIDE, part, Place(paths[id(getattr(skeleton, get)())])) for part, get in _ENDS.items()]
@@ -246,9 +233,12 @@ def _in_both(
     found: Sequence[Matrix], own: Checkpoint, other: Checkpoint | LowRank, prefix: str, notes: list[str]
 ) -> list[Matrix]:
     """The matrices whose shapes agree; a vocabulary that was resized is named, any other difference refused."""
-    kept = []
+    kept, apart = [], []
+    holders = [part for part in (own, other) if isinstance(part, Checkpoint)]
     for matrix in found:
-        holders = [part for part in (own, other) if isinstance(part, Checkpoint)]
+        if any(matrix.tensor in part.converted and not part.has(matrix.tensor, prefix) for part in holders):
+            apart.append(matrix.tensor)
+            continue
         if matrix.layer == OUTSIDE and not all(part.has(matrix.tensor, prefix) for part in holders):
             notes.append(f"{matrix.tensor} is not in the checkpoint under this name: not analysed")
             continue
@@ -270,6 +260,11 @@ def _in_both(
             notes.append(f"{matrix.tensor} has an adapter for embeddings: not analysed")
             continue
         kept.append(matrix)
+    if apart:
+        notes.append(
+            f"{len(apart)} matrices are kept in another form in the checkpoint than in the model, first {apart[0]}: "
+            "not analysed"
+        )
     return sorted(kept, key=lambda matrix: matrix.layer)
 
 
@@ -284,10 +279,16 @@ def _left_out(
     """Remarks on matrices of the base that are in no list, so that none is left out silently."""
     taken = {own.find(matrix.tensor, prefix) for matrix in matrices}
     inside = anatomy.blocks_path.removeprefix(f"{prefix}.") + "."
+    loaded = {name: as_loaded for as_loaded, name in own.renamed.items()}
     rest = [name for name, (_, shape, _) in own.places.items() if name not in taken and len(shape) > 1]
-    blocks = [name for name in rest if name.removeprefix(f"{prefix}.").startswith(inside)]
+    blocks = [name for name in rest if loaded[name].removeprefix(f"{prefix}.").startswith(inside)]
     notes = [f"{len(blocks)} tensors of blocks were not analysed, first {sorted(blocks)[0]}"] if blocks else []
-    if not embeddings and len(rest) > len(blocks):
+    root = anatomy.blocks_path.rpartition(".")[0] + "."
+    nested = [name for name in rest if "." in loaded[name].removesuffix(".weight") and name not in blocks]
+    other_parts = [name for name in nested if name in own.unused or not loaded[name].startswith(root)]
+    if other_parts:
+        notes.append(f"{len(other_parts)} tensors outside the text model were not analysed, first {min(other_parts)}")
+    if not embeddings and len(rest) > len(blocks) + len(other_parts):
         notes.append("embedding and head were not analysed (--embeddings adds them)")
     if isinstance(other, LowRank) and (lost := sorted(other.touched - {matrix.place.path for matrix in matrices})):
         notes.append(f"the adapter also changes {len(lost)} modules that were not analysed, first {lost[0]}")

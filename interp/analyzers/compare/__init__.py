@@ -46,7 +46,7 @@ class Compare(Analyzer):
     """
 
     name: ClassVar[str] = "compare"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     controls: Sequence[Pair] = field(default=(), compare=False)
     cka_tokens: int = 512
@@ -80,7 +80,8 @@ class Compare(Analyzer):
             theirs.append(list(tensor_changes(self.controls[at])))
         floor = rounding(study, self)
         depths, layers = depth_table(study, found, controls)
-        weights = weight_table(list(tensor_changes(study.pair)), *theirs)
+        unread: list[str] = []
+        weights = weight_table(list(tensor_changes(study.pair, unread)), *theirs)
         columns = prompt_columns(found, controls)
         end = int(depths["depth"].max())
         names = names_of(self.controls)
@@ -90,7 +91,7 @@ class Compare(Analyzer):
             columns,
             provenance=study.provenance(self),
             summary={
-                "weights": _moved(weights),
+                "weights": _moved(weights, unread),
                 "kl": float(columns["kl"][0].mean()),
                 "kl_last": float(columns["kl_last"][0].mean()),
                 "flips": float(columns["flips"][0].mean()),
@@ -114,17 +115,18 @@ class Compare(Analyzer):
         return read(study, self, pair.require_base("a comparison"), pair.tuned, group, f"control {at + 1}")
 
 
-def _moved(weights: Table) -> str:
+def _moved(weights: Table, unread: Sequence[str]) -> str:
     changed = weights["change"] > 0
+    left = f" Not looked at: {len(unread)} that the adapter changes, first {unread[0]}." if unread else ""
     if not changed.any():
-        return f"None of {len(weights)} tensors changed."
+        return f"None of {len(weights)} tensors changed{' among those looked at' if unread else ''}.{left}"
     most = int(np.argmax(weights["relative"]))
     where = f"block {weights['layer'][most]} {weights['part'][most]}" if weights["layer"][most] >= 0 else (
         weights["part"][most]
     )  # fmt: skip
     return (
         f"{int(changed.sum())} of {len(weights)} tensors changed, the most beside its size {where} "
-        f"({weights['relative'][most]:.2g} of its norm)."
+        f"({weights['relative'][most]:.2g} of its norm).{left}"
     )
 
 
@@ -132,6 +134,4 @@ def _limits(study: Study, controls: int) -> Sequence[str]:
     found = ["Divergence says that the models speak otherwise, not that this is what tuning was for."]
     if not controls:
         found.append("How much any tuning of this size moves the model: no control was given to compare with.")
-    if study.pair.base is not None and study.pair.base.module is study.pair.tuned.module:
-        found.append("Tensors without an exact place in the blocks are not weighed where an adapter is switched.")
     return found
