@@ -18,7 +18,7 @@ from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.progress import Progress
-from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode, prompt_notes, template_notes
+from interp.prompts import Contrast, Encoded, EncodedSet, OneClass, PromptSet, prompt_notes, template_notes
 from interp.prompts.thinking import AnswerStart, answer_start
 from interp.provenance import HasOptions, Provenance, environment, plain
 from interp.store.journal import Journal
@@ -108,17 +108,10 @@ class Study:
 
     def encoded(self, group: str) -> list[Encoded]:
         """Token ids and roles of a class, in order; identical ids go to both models."""
-        if ("encoded", group) not in self._kept:
-            coded = [encode(self.pair.tokenizer, prompt.text) for prompt in self.prompts(group)]
-            longest = max(range(len(coded)), key=lambda row: len(coded[row].ids))
-            if len(coded[longest].ids) >= self.pair.tuned.context_length:
-                raise PromptError(
-                    f"{self.prompts(group).source}, row {self.prompts(group).prompts[longest].id}: "
-                    f"{len(coded[longest].ids)} tokens leave no room in a context of "
-                    f"{self.pair.tuned.context_length}; shorten the prompt"
-                )
-            self._kept["encoded", group] = coded
-        return self._kept["encoded", group]
+        return self.kept(("encoded", group), lambda: self._read(group).within(self.pair.tuned.context_length))
+
+    def _read(self, group: str) -> EncodedSet:
+        return self.kept(("read", group), lambda: EncodedSet(self.pair.tokenizer, self.prompts(group)))
 
     def posed(self, group: str) -> list[Encoded]:
         """The prompts of a class with what of an answer the metric must read before it gives its number."""
@@ -272,6 +265,7 @@ class Study:
         return {
             **self.pair.inputs,
             "prompts": self.contrast.digest,
+            "tokens": {group: self._read(group).digest for group in self.classes},
             "metric": None if self.metric is None else self.metric.identity,
             "seed": self.seed,
             "max_new_tokens": self.max_new_tokens,

@@ -5,7 +5,9 @@ from interp.prompts.contrasts import NOTHING, Contrast, OneClass
 from interp.prompts.documents import SPECIAL, TURNS, Document, Documents, encode_document, packed, special_ids
 from interp.prompts.files import read_chats, read_prompts, read_task
 from interp.prompts.notes import prompt_notes, template_notes
+from interp.prompts.read import EncodedSet
 from interp.prompts.sets import Prompt, PromptSet
+from interp.prompts.template import TemplateOptions, options_of, with_options
 from interp.prompts.tokens import (
     COMPLETION,
     CONTENT,
@@ -35,9 +37,11 @@ __all__ = [
     "Document",
     "Documents",
     "Encoded",
+    "EncodedSet",
     "OneClass",
     "Prompt",
     "PromptSet",
+    "TemplateOptions",
     "Tokenizer",
     "apart",
     "decoded",
@@ -45,6 +49,7 @@ __all__ = [
     "encode_answer",
     "encode_document",
     "end_id",
+    "options_of",
     "packed",
     "pad_id",
     "prompt_notes",
@@ -56,4 +61,5 @@ __all__ = [
     "template_notes",
     "tied",
     "turns",
+    "with_options",
 ]

@@ -8,13 +8,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow.parquet
 from pyarrow import ArrowException
 
 from interp.errors import PromptError
 from interp.prompts.rows import joined_parts, kind_of
+from interp.prompts.template import render_conversation
 from interp.prompts.tokens import Encoded, Tokenizer
 
 TEXT, SYSTEM, USER, ASSISTANT, TEMPLATE = range(5)
@@ -180,8 +181,7 @@ def _spans(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], text: str) 
 
 def _rendered(tokenizer: Tokenizer, messages: Sequence[dict[str, str]]) -> str:
     try:
-        # it is text unless it is to be tokenised
-        return cast(str, tokenizer.apply_chat_template(list(messages), tokenize=False))
+        return render_conversation(tokenizer, messages)
     except Exception as error:  # a template is a program of the model's author: it can raise anything
         reason = " ".join(str(error).split())[:200]
         raise PromptError(f"the chat template refuses a conversation ({reason})") from error

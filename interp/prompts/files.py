@@ -117,7 +117,7 @@ def _is_conversation(value: Any) -> bool:
     return bool(turns) and all(isinstance(turn, dict) and "role" in turn for turn in turns)
 
 
-def _roles(turns: list[dict[str, Any]]) -> str:
+def _roles(turns: Any) -> str:
     """The roles of a conversation's first messages."""
     return ", ".join(str(turn["role"])[:20] for turn in turns[:4]) + (", ..." if len(turns) > 4 else "")
 
