@@ -18,7 +18,7 @@ from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.progress import Progress
-from interp.prompts import Contrast, Encoded, OneClass, PromptSet, encode, prompt_notes, require_room, template_notes
+from interp.prompts import Contrast, Encoded, EncodedSet, OneClass, PromptSet, prompt_notes, template_notes
 from interp.prompts.thinking import AnswerStart, answer_start
 from interp.provenance import HasOptions, Provenance, environment, plain
 from interp.store.journal import Journal
@@ -54,8 +54,7 @@ class Study:
     stages: Progress = field(default_factory=Progress, repr=False)
 
     def __repr__(self) -> str:
-        said = ", ".join(f"{name} {value}" for name, value in self._facts)
-        return f"Study({self.pair!r}; {said})"
+        return f"Study({self.pair!r}; {', '.join(f'{name} {value}' for name, value in self._facts)})"
 
     def _repr_html_(self) -> str:
         return facts_html("Study", [*self.pair.facts, *self._facts])
@@ -109,11 +108,14 @@ class Study:
     def encoded(self, group: str) -> list[Encoded]:
         """Token ids and roles of a class, in order; identical ids go to both models."""
         if ("encoded", group) not in self._kept:
-            coded = [encode(self.pair.tokenizer, prompt.text) for prompt in self.prompts(group)]
-            longest = require_room(self.prompts(group), coded, self.pair.tuned.context_length)
+            coded = self._read(group).within(self.pair.tuned.context_length)
+            longest = max(len(one.ids) for one in coded)
             self._backoff.alone = self.reads_alone or self.pair.reads_alone(longest + self.max_new_tokens)
             self._kept["encoded", group] = coded
         return self._kept["encoded", group]
+
+    def _read(self, group: str) -> EncodedSet:
+        return self.kept(("read", group), lambda: EncodedSet(self.pair.tokenizer, self.prompts(group)))
 
     def posed(self, group: str) -> list[Encoded]:
         """The prompts of a class with what of an answer the metric must read before it gives its number."""
@@ -126,8 +128,7 @@ class Study:
 
     def objective(self, group: str, rows: Sequence[int]) -> Objective:
         """The metric's number for some rows of a class, of the logits of a batch of their ``posed`` texts."""
-        prompts = self.prompts(group).prompts
-        return self.require_metric().objective([prompts[row] for row in rows])
+        return self.require_metric().objective([self.prompts(group).prompts[row] for row in rows])
 
     def require_parts(self) -> None:
         """Prove on one prompt that both models are read exactly; raises UnsupportedModel."""
@@ -145,10 +146,7 @@ class Study:
         return self.pair.stop_ids
 
     def text(self, group: str, rows: Sequence[int], role: str | None = None) -> Text:
-        """Prompts of some rows and, for the positive class, of their twins (and the other way round).
-
-        Answers to them end at the end tokens of the model ``role`` alone, or of either model.
-        """
+        """Prompts of some rows and of their twins in the other class; answers end as those of ``role``, or of either."""
         return self._text([(group, row) for row in rows], role)
 
     def _text(self, asked: Sequence[tuple[str, int]], role: str | None) -> Text:
@@ -272,6 +270,7 @@ class Study:
         return {
             **self.pair.inputs,
             "prompts": self.contrast.digest,
+            "tokens": {group: self._read(group).digest for group in self.classes},
             "metric": None if self.metric is None else self.metric.identity,
             "seed": self.seed,
             "max_new_tokens": self.max_new_tokens,

@@ -45,6 +45,14 @@ def test_labels_can_be_json_lines(tmp_path):
     assert read_labels(tmp_path / "l.jsonl") == {("open", "yes"): True, ("open", "no"): False}
 
 
+def test_labels_can_be_tab_separated_and_an_unclosed_quote_is_refused(tmp_path):
+    (tmp_path / "l.TSV").write_text("prompt\tanswer\tlabel\nopen\tyes, sir\t1\n")
+    assert read_labels(tmp_path / "l.TSV") == {("open", "yes, sir"): True}
+    (tmp_path / "l.csv").write_text('prompt,answer,label\nopen,"yes,1\nclose,no,0\n')
+    with pytest.raises(MetricError, match="line 2: the quote that opens a field here is not closed"):
+        read_labels(tmp_path / "l.csv")
+
+
 def test_answers_without_a_label_are_counted_and_written_out(tmp_path):
     path = labelled(tmp_path, [("open", "yes", "1")])
     with pytest.raises(MetricError, match=r"2 of 3 answers have no label in labels.csv; add `missing: FILE.csv`"):

@@ -17,6 +17,7 @@ from interp.prompts import (
     DECISION,
     OTHER,
     Contrast,
+    Documents,
     Encoded,
     Prompt,
     PromptSet,
@@ -68,12 +69,16 @@ def as_csv(path, texts):
     return write(path.with_suffix(".csv"), "prompt,more\n" + "".join(f'"{text}",1\n' for text in texts))
 
 
+def as_tsv(path, texts):
+    return write(path.with_suffix(".tsv"), "prompt\tmore\n" + "".join(f"{text}\t1\n" for text in texts))
+
+
 def as_parquet(path, texts):
     pq.write_table(pa.table({"prompt": texts}), path.with_suffix(".parquet"))
     return path.with_suffix(".parquet")
 
 
-@pytest.mark.parametrize("writer", [as_text, as_jsonl, as_csv, as_parquet])
+@pytest.mark.parametrize("writer", [as_text, as_jsonl, as_csv, as_tsv, as_parquet])
 def test_every_format_gives_the_same_prompts(tmp_path, writer):
     found = read_prompts(writer(tmp_path / "file", TEXTS))
     assert found.texts == TEXTS
@@ -106,6 +111,95 @@ def test_only_line_ends_part_lines(tmp_path):
 def test_a_prompt_of_several_lines_survives_in_csv_and_jsonl(tmp_path):
     assert read_prompts(write(tmp_path / "a.csv", 'prompt\n"one\ntwo"\n')).texts == ["one\ntwo"]
     assert read_prompts(write(tmp_path / "a.jsonl", '{"prompt": "one\\ntwo"}\n')).texts == ["one\ntwo"]
+
+
+@pytest.mark.parametrize("writer", [as_text, as_jsonl, as_csv, as_tsv, as_parquet])
+def test_a_suffix_in_capitals_is_the_same_kind(tmp_path, writer):
+    path = writer(tmp_path / "file", TEXTS)
+    assert read_prompts(path.rename(path.with_suffix(path.suffix.upper()))).texts == TEXTS
+
+
+FIELDS = [
+    ('"open the door', 2),  # closed by nothing
+    ('"one\ntwo"\n"open the door', 4),  # after a field of several lines
+    ('"open the door\n"close, the window"', 2),  # closed by the quote that opens the next row
+    ('"open the door\nsay ""please"" twice', 2),
+    ('plain\n"say \\"hi\\" now"', 3),  # a quote is escaped by a quote alone
+    ('"say "hi" now"', 2),
+    ('"open the door\r\nclose the window\r\n', 2),
+    ('plain\r"open the door\rclose the window', 3),
+    ('"' + "open the door\n" * 20_000, 2),  # longer than a field may be
+    ('""open"', 2),
+]
+
+
+@pytest.mark.parametrize(("fields", "line"), FIELDS, ids=range(len(FIELDS)))
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_quote_that_is_not_closed_is_refused_with_its_line(tmp_path, fields, line, suffix):
+    with pytest.raises(PromptError, match=rf"a{suffix}, line {line}: the quote that opens a field here is not closed"):
+        read_prompts(write(tmp_path / f"a{suffix}", f"prompt\n{fields}"))
+
+
+def test_an_unclosed_quote_in_the_header_or_in_a_later_column_is_refused(tmp_path):
+    for text, line in (('"prompt\nopen', 1), ('prompt,more\n"a\nb","c\nd,e\n', 3)):
+        with pytest.raises(PromptError, match=f"line {line}: the quote that opens"):
+            read_prompts(write(tmp_path / "a.csv", text))
+
+
+def test_quotes_that_add_up_are_read(tmp_path):
+    text = 'prompt,more\n"say ""hi"", please",1\n5" of pipe,2\n"one\r\n""two""\n",3\nsay "hi" now,""\n"""a""",4'
+    found = read_prompts(write(tmp_path / "a.csv", text)).texts
+    assert found == ['say "hi", please', '5" of pipe', 'one\r\n"two"\n', 'say "hi" now', '"a"']
+    assert read_prompts(write(tmp_path / "a.tsv", 'prompt\tmore\n"a\tb"\t1\nc, d\t2\n')).texts == ["a\tb", "c, d"]
+    with pytest.raises(PromptError, match="row 0 has more fields than the header; quote fields that hold tabs"):
+        read_prompts(write(tmp_path / "a.tsv", "prompt\na\tb\n"))
+    with pytest.raises(PromptError, match="is not readable CSV"):  # well quoted, and longer than a field may be
+        read_prompts(write(tmp_path / "a.csv", 'prompt\n"' + "x" * 200_000 + '"\n'))
+
+
+def parts(*texts):
+    return [{"type": "text", "text": text} for text in texts]
+
+
+def test_text_parts_of_a_prompt_are_joined(tmp_path):
+    rows = [{"prompt": parts("open ", "the door")}, {"prompt": parts("sing")}, {"prompt": "go"}]
+    path = write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows)))
+    assert read_prompts(path).texts == read_chats(path).texts == ["open the door", "sing", "go"]
+    pq.write_table(pa.table({"prompt": [row["prompt"] for row in rows[:2]]}), tmp_path / "x.parquet")
+    assert read_prompts(tmp_path / "x.parquet").texts == ["open the door", "sing"]
+    turn = {"type": "message", "role": "user", "content": parts("open ", "it")}
+    (chat,) = read_chats(write(tmp_path / "y.jsonl", json.dumps({"prompt": [turn]})))
+    assert chat.messages == (("user", "open it"),)
+    documents = Documents(write(tmp_path / "z.JSONL", json.dumps({"messages": [turn]}) + "\n" + json.dumps(rows[0])))
+    assert [found for _, found in documents.read()] == [[{"role": "user", "content": "open it"}], "open the door"]
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "x.png"}}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([*parts("see"), IMAGE], "prompt holds a part of type 'image_url'; only text is read"),
+        ([{"type": "text"}], "prompt holds a text part without a text"),
+        ([*parts("see"), "this"], "every prompt needs text"),
+        (parts(" "), "every prompt needs text"),
+        ([], "every prompt needs text"),
+        (
+            [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
+            r"prompt is a conversation of 2 messages \(system, user\), and a prompt is a user's words alone; give a",
+        ),
+    ],
+)
+def test_a_list_that_is_no_text_is_refused(tmp_path, value, said):
+    path = write(tmp_path / "x.jsonl", json.dumps({"prompt": value}))
+    with pytest.raises(PromptError, match=f"row 0: .*{said}"):
+        read_prompts(path)
+    turns = [{"role": "user", "content": [*parts("see"), IMAGE]}]
+    path = write(tmp_path / "y.jsonl", json.dumps({"messages": turns}))
+    for read in (lambda: read_chats(path, "messages"), lambda: list(Documents(path).read())):
+        with pytest.raises(PromptError, match="row 0: messages holds a part of type 'image_url'"):
+            read()
 
 
 def test_clusters_and_twins_of_a_file(tmp_path):

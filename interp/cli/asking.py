@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
 import typer
 
-from interp.cli.common import Running
+from interp.cli.templated import Templated
 from interp.errors import OptionError, required
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _FILE: dict[str, Any] = {"metavar": "FILE"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking(Running):
+class Asking(Templated):
     """The options of every command that examines a behaviour of a pair; the fields are the flags."""
 
     base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")] = None
@@ -93,6 +93,7 @@ class Asking(Running):
         if self.task is not None and self.behaviour is not None:
             raise OptionError("--behaviour says what answers show and --task has right ones; give one of them")
         require_one_source(self.behaviour, self.markers)
+        self.template_arguments()
 
     def differentiable(self, sought: "Specification") -> bool:
         """Whether the metric has a gradient: of the task, else of what is ``sought``."""

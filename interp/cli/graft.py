@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.common import Running, takes
+from interp.cli.common import takes
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.templated import Templated
 from interp.errors import OptionError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _FILE: dict[str, Any] = {"metavar": "FILE"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grafting(Running):
+class Grafting(Templated):
     """What is grafted and what it is asked; the fields are the flags."""
 
     base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")] = None
@@ -124,6 +125,7 @@ def command(
     from interp.study import Study
 
     common.batches()
+    common.template_arguments()
     located_on, verified_on, other = common.read()
     analyzer = Graft(
         held_out=verified_on, other=other, scope=scope, at=share(at), sweep=tuple(map(share, sweep.split(","))),
@@ -132,7 +134,7 @@ def command(
     analyzer.check()
     described = request.describe()
     common.status(f"loading {tuned}")
-    pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
+    pair = common.templated(Pair.load(tuned, common.base, device=common.device, dtype=common.dtype))
     pair.require_base("grafting")
     metric = Task.of(pair.tokenizer, located_on.positive.prompts, "answer-loss")
     study = Study(pair, located_on, metric, common.seed, common.batches(), engine=engine_named(common.engine, False),

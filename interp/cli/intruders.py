@@ -6,15 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli.common import Running, takes
+from interp.cli.common import takes
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.templated import Templated
 from interp.errors import OptionError
 
 _FILE: dict[str, Any] = {"metavar": "FILE"}
 
 
-@takes(Running)
+@takes(Templated)
 def command(
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The tuned model, or a LoRA adapter.")],
     *,
@@ -45,7 +46,7 @@ def command(
         "auto"
     ),
     max_prompts: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N of each file.")] = None,
-    common: Running,
+    common: Templated,
 ) -> str:
     """Count intruder dimensions, compared with random updates of equal singular values, and scale them.
 
@@ -56,6 +57,8 @@ def command(
     """
     given = {**locals()}
     factors = _factors(scale, task, text, metric, bool(checkpoints))
+    if (common.template_arguments() or common.system is not None) and task is None:
+        raise OptionError("--system and --template-arg are of the prompts of --task FILE; give it, or leave them out")
     earlier = _checkpoints(given.pop("checkpoints") or [], common.remote)
     request = Request.of("intruders", given | {"tuned": [tuned, *earlier]})
     if (kept := request.recall()) is not None:
@@ -160,7 +163,7 @@ def _study(common, tuned, base, contrast, metric):
     if common.remote:
         raise OptionError("--scale edits weights in memory, which --remote does not have; leave --remote out")
     common.status(f"loading {tuned}")
-    pair = Pair.load(tuned, base, device=common.device, dtype=common.dtype)
+    pair = common.templated(Pair.load(tuned, base, device=common.device, dtype=common.dtype))
     aim = None if len(contrast.classes) == 1 else Task.of(pair.tokenizer, contrast.positive.prompts, metric)
     engine = engine_named(common.engine, False)
     return Study(pair, contrast, aim, common.seed, common.batches(), engine=engine, quiet=common.quiet)

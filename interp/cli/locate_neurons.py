@@ -107,8 +107,8 @@ def command(
 ) -> str:
     """Find the MLP neurons (or heads) that carry a tuned behaviour; verify them, held out, against random sets.
 
-    Prompt files are .txt (a prompt a line), .jsonl, .csv, .parquet, or - for stdin. Half of the clusters locate and
-    half verify, unless two more files verify or --no-verify locates on all; of each, 48 prompts a class
+    Prompt files are .txt (a prompt a line), .jsonl, .csv, .tsv, .parquet, or - for stdin. Half of the clusters locate
+    and half verify, unless two more files verify or --no-verify locates on all; of each, 48 prompts a class
     (--max-prompts). Most verdicts take 36 clusters a class: with fewer, no difference seen does not exclude one of
     10 %. METHOD auto is integrated with a base and act-grad without. With --task the behaviour is to answer rightly,
     and --metric auto is logit-diff where the file has wrong answers, else answer-loss. The run is kept in the store,
@@ -177,7 +177,7 @@ def command(
     beside = others.applicable(beside, baselines == "all", unit, is_task, has_number)
     described = request.describe()
     common.status(f"loading {tuned}" + (f" and {common.base}" if common.base else ""))
-    pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
+    pair = common.templated(Pair.load(tuned, common.base, device=common.device, dtype=common.dtype))
     anatomy, kind = pair.tuned.anatomy, unit_named(unit)
     kind.require(anatomy)
     VerifyNeurons(excluded=excluded, unit=unit).check(pair.base is not None, (anatomy.n_layers, kind.count(anatomy)))

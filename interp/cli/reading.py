@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import Common, Running
+from interp.cli.templated import Templated
 from interp.errors import OptionError, required
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ CONTROL_HELP = "A control fine-tune (`interp control`); repeatable: 5 for an int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(Running):
+class Reading(Templated):
     """The options of commands that look at a pair on prompts; the fields are the flags."""
 
     base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")] = None
@@ -42,6 +43,7 @@ class Reading(Running):
         if (self.prompts is None) == (self.positive is None):
             raise OptionError("give either --prompts FILE, or --positive FILE and --negative FILE")
         self.batches()
+        self.template_arguments()
 
     def read(self, reader: "Callable[..., PromptSet] | None" = None) -> "Contrast | OneClass":
         """The prompts, of one class or of two; ``reader`` takes the (first) file, ``read_prompts`` by default."""
@@ -64,7 +66,7 @@ class Reading(Running):
         if self.base is None and find(tuned).base_name is None:
             raise OptionError(f"{what} needs a base model and none was given; add --base MODEL")
         self.status(f"loading {tuned}")
-        return Pair.load(tuned, self.base, device=self.device, dtype=self.dtype)
+        return self.templated(Pair.load(tuned, self.base, device=self.device, dtype=self.dtype))
 
     def study(self, pair: "Pair", prompts: "Contrast | OneClass", metric: Any = None) -> "Study":
         """A study of a pair on these prompts."""
@@ -101,11 +103,12 @@ def each_control(common: Running, names: "Sequence[str] | None", pair: "Pair") -
 
 
 def load_control(common: Running, name: str, pair: "Pair") -> "Pair":
-    """A control fine-tune of the pair's base."""
+    """A control fine-tune of the pair's base, with the chat template given what the pair's is given."""
     from interp.models.pair import Pair
 
     common.status(f"loading {name}")
-    return Pair.load(name, pair.require_base("a control").name, device=common.device, dtype=common.dtype)
+    control = Pair.load(name, pair.require_base("a control").name, device=common.device, dtype=common.dtype)
+    return control.with_template(**pair.template_options.json)
 
 
 def site_of(

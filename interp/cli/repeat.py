@@ -2,7 +2,8 @@
 
 A request is described by everything that can change what a command prints: its options, contents of its prompt and
 marker files, of all files of its models, the software, and what ``auto`` finds of a device. What cannot be described
-(a branch on the Hub, a remote engine, a file that is not there) is not recalled, and the command runs as ever.
+(a branch on the Hub, a remote engine, a chat template that reads the clock, a file that is not there) is not recalled,
+and the command runs as ever.
 """
 
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 from interp.cli.common import Common, Running
 from interp.errors import InterpError, required
-from interp.models.sources import file_digests, find
+from interp.models.sources import asks_the_time, file_digests, find
 from interp.provenance import JSON, plain, sha256_of, software
 from interp.store import requests
 
@@ -114,7 +115,12 @@ def _contents(models: Mapping[str, str | None], role: str) -> Mapping[str, str] 
     name = models[role]
     if name is None and role.endswith("base"):
         name = find(required(models["tuned" if role == "base" else "source"], "a tuned model"), ask_hub=False).base_name
-    return None if name is None else file_digests(find(name, ask_hub=False))
+    if name is None:
+        return None
+    source = find(name, ask_hub=False)
+    if asks_the_time(source):
+        raise ValueError(f"{name}: what a prompt becomes depends on the clock")
+    return file_digests(source)
 
 
 def _devices() -> JSON:

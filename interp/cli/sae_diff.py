@@ -10,6 +10,7 @@ from interp.cli.common import Running, takes
 from interp.cli.reading import CONTROL_HELP, each_control, require_controls, site_of
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.templated import Templated
 from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
@@ -20,7 +21,7 @@ _WAYS = {"both": "crosscoder", "difference": "difference", "base": "base", "tune
 """By what ``interp sae train --of`` made the dictionary of."""
 
 
-@takes(Running)
+@takes(Templated)
 def command(
     dictionary: Annotated[Path, typer.Argument(metavar="DICTIONARY", help="Folder (or weight file) of a dictionary.")],
     *,
@@ -52,7 +53,7 @@ def command(
     folds: Annotated[int, typer.Option(metavar="N", help="Silent: active in fewer of 20 folds of prompts.")] = 8,
     sinks: Annotated[float, typer.Option(metavar="X", help="Leave out norms above X medians; 0: keep all.")] = 10.0,
     draws: Annotated[int, typer.Option(metavar="N", help="Exchanges of the models, for p.")] = 999,
-    common: Running,
+    common: Templated,
 ) -> str:
     """Say of every latent whether only the tuned model has it, only the base, or both: alike, rescaled or rotated.
 
@@ -104,7 +105,7 @@ def command(
         raise OptionError("comparing models by a dictionary needs a base and none was given; add --base MODEL")
     described = request.describe()
     common.status(f"loading {model}")
-    pair = Pair.load(model, base, device=common.device, dtype=common.dtype)
+    pair = common.templated(Pair.load(model, base, device=common.device, dtype=common.dtype))
     study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine_named(common.engine, False),
                   quiet=common.quiet)  # fmt: skip
     analyzer.require_study(study)

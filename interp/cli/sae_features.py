@@ -6,17 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli.common import Running, takes
+from interp.cli.common import takes
 from interp.cli.reading import controls_in_turn, numbers, site_of
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.templated import Templated
 from interp.errors import OptionError, required
 from interp.provenance import directory_digest, file_digest
 from interp.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features(Running):
+class Features(Templated):
     """Which latents are read, on what, and how; the fields are flags."""
 
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="The model (or adapter) it is read in.")]
@@ -52,6 +53,7 @@ class Features(Running):
         if self.remote:
             raise OptionError("--remote does not give the rows that a dictionary reads; use this machine")
         self.batches()
+        self.template_arguments()
 
     def named(self) -> tuple[int, ...]:
         """The latents of ``--latents``."""
@@ -101,7 +103,7 @@ def command(
         made[1].require()
     described = request.describe()
     common.status(f"loading {common.model}")
-    pair = Pair.load(common.model, common.base, device=common.device, dtype=common.dtype)
+    pair = common.templated(Pair.load(common.model, common.base, device=common.device, dtype=common.dtype))
     engine = engine_named(common.engine, False)
     study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine, quiet=common.quiet)
     store, notes = Store(common.store), remarked(common, study.counts, *study.notes)

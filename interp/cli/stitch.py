@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.common import Running, takes
+from interp.cli.common import takes
 from interp.cli.graft import halved, share
 from interp.cli.repeat import Request
 from interp.cli.results import page_again, remarked, tell, write
+from interp.cli.templated import Templated
 from interp.errors import OptionError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stitching(Running):
+class Stitching(Templated):
     """What is stitched and what it is asked; the fields are the flags."""
 
     base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="What all were tuned from.")] = None
@@ -88,6 +89,7 @@ def command(
     from interp.study import Study
 
     common.batches()
+    common.template_arguments()
     tasks, text = common.read()
     analyzer = Stitch(
         held_out=tasks[0][1], runs=runs, scope=scope, localise=localise,
@@ -114,7 +116,7 @@ def _load(tuned: Sequence[str], common: Stitching) -> list:
     pairs = []
     for name in tuned:
         common.status(f"loading {name}")
-        pair = Pair.load(name, common.base, device=common.device, dtype=common.dtype)
+        pair = common.templated(Pair.load(name, common.base, device=common.device, dtype=common.dtype))
         base = pair.require_base("stitching")
         if pairs and base.module is not pair.tuned.module and pair.digests["base"] == pairs[0].digests["base"]:
             pair = pair.sharing(pairs[0].base)

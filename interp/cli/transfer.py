@@ -65,7 +65,7 @@ def command(
         if (before := made.inputs.get(role)) != origin.digests.get(role) and before is not None:
             raise OptionError(f"{source} is not what run {run} was made of: its {role} changed; give --source MODEL")
     common.status(f"loading {tuned}")
-    pair = Pair.load(tuned, common.base, device=common.device, dtype=common.dtype)
+    pair = common.templated(Pair.load(tuned, common.base, device=common.device, dtype=common.dtype))
     study = common.study(pair, located_on, common.measured(pair.tokenizer, sought, located_on, verified_on))
     measuring = study.on(verified_on.limit(common.max_prompts))
     lines = [f"located on {study.counts}", *study.notes, f"measured on {measuring.counts}", *measuring.notes]

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from interp.errors import MetricError
+from interp.errors import MetricError, PromptError
 from interp.prompts import Prompt
+from interp.prompts.rows import kind_of, separated
 from interp.provenance import digest
 
 COLUMNS = ("prompt", "answer", "label")
@@ -64,7 +65,7 @@ class Labels:
 
 
 def read_labels(path: Path) -> dict[tuple[str, str], bool]:
-    """Labels from a ``.csv`` or ``.jsonl`` file with columns prompt, answer and label (1 or 0, yes or no).
+    """Labels from a ``.csv``, ``.tsv`` or ``.jsonl`` file with columns prompt, answer and label (1 or 0, yes or no).
 
     Raises MetricError for another file, a missing column, a label that is none and one that contradicts another.
     """
@@ -84,16 +85,18 @@ def read_labels(path: Path) -> dict[tuple[str, str], bool]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix not in (".csv", ".jsonl"):
-        raise MetricError(f"{path} is no file of labels; use .csv or .jsonl")
+    if kind_of(path) not in (".csv", ".tsv", ".jsonl"):
+        raise MetricError(f"{path} is no file of labels; use .csv or .jsonl, or .tsv")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".csv":
-            return list(csv.DictReader(text.splitlines(keepends=True)))
+        if kind_of(path) != ".jsonl":
+            return separated(path, text)
         rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     except FileNotFoundError as error:
         raise MetricError(f"no file of labels at {path}; check the path") from error
-    except (OSError, ValueError, csv.Error) as error:
+    except PromptError as error:
+        raise MetricError(str(error)) from error
+    except (OSError, ValueError) as error:
         raise MetricError(f"{path} cannot be read as labels ({error})") from error
     if not all(isinstance(row, dict) for row in rows):
         raise MetricError(f"{path}: a line is no object; write {{'prompt': ..., 'answer': ..., 'label': 1}}")

@@ -15,7 +15,7 @@ from interp.models.adapters import adopt, attach, inner_of, memory_digests
 from interp.models.generation import configured_end_ids, generation_note
 from interp.models.model import Model
 from interp.models.unwrap import unwrap
-from interp.prompts import decoded, end_id, pad_id
+from interp.prompts import TemplateOptions, decoded, end_id, options_of, pad_id, with_options
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,17 +124,38 @@ class Pair:
     @property
     def inputs(self) -> dict[str, Any]:
         """What of the pair determines numbers, as JSON: what was loaded, how it computes, and what ends an answer."""
+        options = self.template_options
         return {
             **self.digests,
             "dtype": str(self.tuned.dtype).removeprefix("torch."),
             "attention": self.tuned.module.config._attn_implementation or "",
             "end_ids": {role: list(self.end_ids(role)) for role in self.roles},
+            **({} if options == TemplateOptions() else {"template_options": options.json}),
         }
+
+    @property
+    def template_options(self) -> TemplateOptions:
+        """What the chat template is given beside prompts."""
+        return options_of(self.tokenizer)
+
+    def with_template(self, system: str | None = None, arguments: Mapping[str, Any] | None = None) -> "Pair":
+        """The same pair, whose chat template is given a system message before prompts, and arguments by name.
+
+        They replace what it was given before. Raises OptionError where there is no template, or one that refuses them
+        or leaves them out.
+        """
+        options = TemplateOptions(system, tuple(sorted((arguments or {}).items())))
+        return replace(self, tokenizer=with_options(self.tokenizer, options, self.tuned.name), notes=self._told())
+
+    def _told(self) -> tuple[str, ...]:
+        """Its own notes, without those that its models bring."""
+        own = {note for role in self.roles for note in self[role].notes}
+        return tuple(note for note in self.notes if note not in own)
 
     def sharing(self, base: Model) -> "Pair":
         """The same pair on an equal base that is held already, so that its own can be let go of."""
-        told = {*self.tuned.notes, *self.require_base("sharing").notes}
-        return replace(self, base=base, notes=tuple(note for note in self.notes if note not in told))
+        self.require_base("sharing")
+        return replace(self, base=base, notes=self._told())
 
     @property
     def identity(self) -> dict[str, str]:

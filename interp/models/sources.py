@@ -152,6 +152,13 @@ def _conversion(directory: Path, pickles: Sequence[str], adapter: bool) -> str:
     return f'python -c "{code}"'
 
 
+def asks_the_time(source: Source) -> bool:
+    """Whether a chat template of the directory can read the clock."""
+    files = [source.directory / name for name in ("tokenizer_config.json", "chat_template.jinja", "chat_template.json")]
+    files += source.directory.glob("additional_chat_templates/*")
+    return any("strftime_now" in path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file())
+
+
 def _inspect(name: str, directory: Path) -> Source:
     adapter_file, config_file = directory / "adapter_config.json", directory / "config.json"
     adapter = read_json(adapter_file) if adapter_file.exists() else None

@@ -5,7 +5,9 @@ from interp.prompts.contrasts import NOTHING, Contrast, OneClass
 from interp.prompts.documents import SPECIAL, TURNS, Document, Documents, encode_document, packed, special_ids
 from interp.prompts.files import read_chats, read_prompts, read_task
 from interp.prompts.notes import prompt_notes, template_notes
+from interp.prompts.read import EncodedSet
 from interp.prompts.sets import Prompt, PromptSet
+from interp.prompts.template import TemplateOptions, options_of, with_options
 from interp.prompts.tokens import (
     COMPLETION,
     CONTENT,
@@ -20,7 +22,6 @@ from interp.prompts.tokens import (
     encode_answer,
     end_id,
     pad_id,
-    require_room,
 )
 
 __all__ = [
@@ -36,9 +37,11 @@ __all__ = [
     "Document",
     "Documents",
     "Encoded",
+    "EncodedSet",
     "OneClass",
     "Prompt",
     "PromptSet",
+    "TemplateOptions",
     "Tokenizer",
     "apart",
     "decoded",
@@ -46,6 +49,7 @@ __all__ = [
     "encode_answer",
     "encode_document",
     "end_id",
+    "options_of",
     "packed",
     "pad_id",
     "prompt_notes",
@@ -53,9 +57,9 @@ __all__ = [
     "read_prompts",
     "read_task",
     "repeats_last",
-    "require_room",
     "special_ids",
     "template_notes",
     "tied",
     "turns",
+    "with_options",
 ]

@@ -8,12 +8,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow.parquet
 from pyarrow import ArrowException
 
 from interp.errors import PromptError
+from interp.prompts.rows import joined_parts, kind_of
+from interp.prompts.template import render_conversation
 from interp.prompts.tokens import Encoded, Tokenizer
 
 TEXT, SYSTEM, USER, ASSISTANT, TEMPLATE = range(5)
@@ -33,7 +35,7 @@ class Documents:
     column: str | None = None
 
     def __post_init__(self) -> None:
-        if self.path.suffix not in (".txt", ".jsonl", ".parquet"):
+        if kind_of(self.path) not in (".txt", ".jsonl", ".parquet"):
             raise PromptError(f"{self.path} is no file of documents; use .txt, .jsonl or .parquet")
         if not self.path.is_file():
             raise PromptError(f"no file of documents at {self.path}; check the path")
@@ -41,7 +43,7 @@ class Documents:
     def read(self, start: int = 0) -> Iterator[tuple[int, Document]]:
         """Row numbers and documents from row ``start`` on, blank ones left out; PromptError for what is none."""
         try:
-            rows = self._lines(start) if self.path.suffix != ".parquet" else self._batches(start)
+            rows = self._lines(start) if kind_of(self.path) != ".parquet" else self._batches(start)
             for number, row in rows:
                 found = row if isinstance(row, str) else self._document(number, row)
                 if found:
@@ -56,7 +58,7 @@ class Documents:
             for number, line in enumerate(file):
                 if number < start or not line.strip():
                     continue
-                if self.path.suffix == ".txt":
+                if kind_of(self.path) == ".txt":
                     yield number, line.rstrip("\r\n")
                     continue
                 try:
@@ -88,21 +90,22 @@ class Documents:
                 f"{self.path}, row {number} has no column {' or '.join(names)}; it has "
                 f"{' '.join(', '.join(sorted(map(str, row))).split()) or 'none'}; use --column"
             )
-        value = row[name]
+        where = f"{self.path}, row {number}: {name}"
+        value = joined_parts(row[name], where)
         if value is None or isinstance(value, str):
             self._require_text(number, value or "")
             return value if value and value.strip() else ""
-        turns = isinstance(value, list) and all(
-            isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
-            for turn in value
-        )
-        if not turns:
-            raise PromptError(
-                f"{self.path}, row {number}: {name} is neither text nor a list of messages with role and content"
-            )
-        for turn in value:
+        said = value if isinstance(value, list) else [None]
+        turns = [
+            {"role": turn.get("role"), "content": joined_parts(turn.get("content"), where)}
+            for turn in said
+            if isinstance(turn, dict)
+        ]
+        if len(turns) < len(said) or not all(isinstance(part, str) for turn in turns for part in turn.values()):
+            raise PromptError(f"{where} is neither text nor a list of messages with role and content")
+        for turn in turns:
             self._require_text(number, turn["content"])
-        return [{"role": turn["role"], "content": turn["content"]} for turn in value]
+        return turns
 
     def _require_text(self, number: int, text: str) -> None:
         try:
@@ -178,8 +181,7 @@ def _spans(tokenizer: Tokenizer, messages: Sequence[dict[str, str]], text: str) 
 
 def _rendered(tokenizer: Tokenizer, messages: Sequence[dict[str, str]]) -> str:
     try:
-        # it is text unless it is to be tokenised
-        return cast(str, tokenizer.apply_chat_template(list(messages), tokenize=False))
+        return render_conversation(tokenizer, messages)
     except Exception as error:  # a template is a program of the model's author: it can raise anything
         reason = " ".join(str(error).split())[:200]
         raise PromptError(f"the chat template refuses a conversation ({reason})") from error

@@ -1,23 +1,20 @@
 """Prompt files, read at the door.
 
-A file is ``.txt`` (a prompt a line), ``.jsonl``, ``.csv`` or ``.parquet`` with a column ``prompt``. Optional columns:
-``cluster`` (prompts that are variants of one: never parted, and one piece of evidence), ``twin`` (the same value in
-both classes names a harmful prompt and its harmless twin), ``split`` (``locate`` or ``verify``, see
-``PromptSet.halves``). A task file has a column ``answer`` and perhaps ``wrong_answer``.
+A file is ``.txt`` (a prompt a line), ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` with a column ``prompt``, of text
+or of lists of text parts, as chat formats have them. Optional columns: ``cluster`` (prompts that are variants of one:
+never parted, and one piece of evidence), ``twin`` (the same value in both classes names a harmful prompt and its
+harmless twin), ``split`` (``locate`` or ``verify``, see ``PromptSet.halves``). A task file has a column ``answer`` and
+perhaps ``wrong_answer``.
 """
 
-import csv
-import json
 import math
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
-from pyarrow import ArrowException
-
 from interp.errors import PromptError
 from interp.prompts.clusters import text_key
+from interp.prompts.rows import KINDS, joined_parts, kind_of, read_rows
 from interp.prompts.sets import Prompt, PromptSet
 
 
@@ -45,15 +42,9 @@ def read_chats(path: str | Path, column: str = "prompt", name: str = "") -> Prom
 def _read(path: Path, column: str, name: str, template: str | None, task: bool, chats: bool = False) -> PromptSet:
     if not path.exists():
         raise PromptError(f"no prompt file at {path}; check the path")
-    readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
-    if path.suffix not in readers or not path.is_file():
-        raise PromptError(f"{path} is no prompt file; use .txt, .jsonl, .csv or .parquet")
-    try:
-        rows = readers[path.suffix](path, column)
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path} is not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from error
-    except OSError as error:
-        raise PromptError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from error
+    if kind_of(path) not in KINDS or not path.is_file():
+        raise PromptError(f"{path} is no prompt file; use {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    rows = read_rows(path, column)
     prompts: list[Prompt] = []
     texts: dict[Hashable, int] = {}
     given = False
@@ -62,9 +53,14 @@ def _read(path: Path, column: str, name: str, template: str | None, task: bool, 
             # a name can hold line ends
             names = " ".join(", ".join(sorted(row)).split())
             raise PromptError(f"{path} has no column {column!r}; it has {names or 'none'}; use --column")
-        text, messages = row[column], None
+        text, messages = joined_parts(row[column], f"{path}, row {index}: {column}"), None
         if chats and not isinstance(text, str):
             text, messages = _conversation(path, index, column, text)
+        elif _is_conversation(text):
+            raise PromptError(
+                f"{path}, row {index}: {column} is a conversation of {len(text)} messages ({_roles(text)}), and a "
+                "prompt is a user's words alone; give a column of text"
+            )
         if not isinstance(text, str) or not text.strip():
             raise PromptError(f"{path}, row {index}: {column} is {text!r}; every prompt needs text")
         if any("\ud800" <= sign <= "\udfff" for sign in text):
@@ -105,13 +101,25 @@ def _name(path: Path, index: int, column: str, value: Any) -> str | None:
 
 def _conversation(path: Path, index: int, column: str, value: Any) -> tuple[str, tuple[tuple[str, str], ...]]:
     said = value if isinstance(value, list) else []
-    turns: list[tuple[Any, Any]] = [(turn.get("role"), turn.get("content")) for turn in said if isinstance(turn, dict)]
+    where = f"{path}, row {index}: {column}"
+    turns: list[tuple[Any, Any]] = [
+        (turn.get("role"), joined_parts(turn.get("content"), where)) for turn in said if isinstance(turn, dict)
+    ]
     if not turns or len(turns) < len(value) or not all(isinstance(part, str) for turn in turns for part in turn):
         raise PromptError(
-            f"{path}, row {index}: {column} is neither text nor a list of messages with role and content, but "
-            f"{str(value)[:40]!r}"
+            f"{where} is neither text nor a list of messages with role and content, but {str(value)[:40]!r}"
         )
     return "\n".join(said for _, said in turns), tuple(turns)
+
+
+def _is_conversation(value: Any) -> bool:
+    turns = value if isinstance(value, list) else []
+    return bool(turns) and all(isinstance(turn, dict) and "role" in turn for turn in turns)
+
+
+def _roles(turns: Any) -> str:
+    """The roles of a conversation's first messages."""
+    return ", ".join(str(turn["role"])[:20] for turn in turns[:4]) + (", ..." if len(turns) > 4 else "")
 
 
 def _require_one_answer(path: Path, prompts: list[Prompt]) -> None:
@@ -128,8 +136,8 @@ def _require_one_answer(path: Path, prompts: list[Prompt]) -> None:
 
 
 def _answers(path: Path, index: int, row: dict[str, Any]) -> tuple[str, str | None]:
-    if path.suffix == ".txt":
-        raise PromptError(f"{path} has no columns, and a task needs answers; use .jsonl, .csv or .parquet")
+    if kind_of(path) == ".txt":
+        raise PromptError(f"{path} has no columns, and a task needs answers; use .jsonl, .csv, .tsv or .parquet")
     if "answer" not in row:
         raise PromptError(f"{path}, row {index} has no column answer; a task says what is right for every prompt")
     right, wrong = row["answer"], None if row.get("wrong_answer") == "" else row.get("wrong_answer")
@@ -141,49 +149,3 @@ def _answers(path: Path, index: int, row: dict[str, Any]) -> tuple[str, str | No
             f"{path}, row {index}: answer and wrong_answer are both {right!r} but for case and spaces; they must differ"
         )
     return right, wrong
-
-
-def _lines(path: Path) -> list[str]:
-    # not splitlines(): it also parts a line at U+2028, form feeds and other signs that a prompt may hold
-    return path.read_text(encoding="utf-8-sig").split("\n")
-
-
-def _read_text(path: Path, column: str) -> list[dict[str, Any]]:
-    return [{column: line} for line in _lines(path) if line.strip()]
-
-
-def _read_jsonl(path: Path, column: str) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise PromptError(f"{path}, line {number} is not JSON ({error}); write one object per line") from error
-        if not isinstance(row, dict):
-            raise PromptError(f"{path}, line {number} is no JSON object but {str(row)[:40]!r}; write one per line")
-        rows.append(row)
-    return rows
-
-
-def _read_csv(path: Path, column: str) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            rows = list(csv.DictReader(file))
-        except csv.Error as error:
-            raise PromptError(f"{path} is not readable CSV ({error}); quote its fields") from error
-    if longer := [number for number, row in enumerate(rows) if None in row]:
-        raise PromptError(f"{path}, row {longer[0]} has more fields than the header; quote fields that hold commas")
-    return rows
-
-
-def _read_parquet(path: Path, column: str) -> list[dict[str, Any]]:
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError) as error:
-        # pyarrow also says OSError of content, but then without the system's number
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise PromptError(f"{path} is not readable Parquet ({reason}); write it again") from error

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from interp.errors import PromptError
 from interp.prompts.sets import PromptSet
+from interp.prompts.template import options_of, reads_clock
 from interp.prompts.tokens import CONTENT, Encoded, Tokenizer, appends_end, encode
 
 
@@ -34,7 +35,9 @@ def prompt_notes(sets: Iterable[PromptSet]) -> tuple[str, ...]:
 def template_notes(
     tokenizer: Tokenizer, read: Iterable[tuple[PromptSet, Callable[[], Sequence[Encoded]]]]
 ) -> tuple[str, ...]:
-    """Notes on prompts that hold tokens of the chat template they are put into, and on an end token left out."""
+    """Notes on what a chat template is given and reads beside prompts, on prompts that hold its tokens already, and on
+    an end token left out.
+    """
     if appends_end(tokenizer):
         return (
             f"the tokenizer writes its end token ({tokenizer.eos_token}) after every text: it is left out of prompts, "
@@ -42,11 +45,16 @@ def template_notes(
         )
     if tokenizer.chat_template is None:
         return ()
+    notes = list(options_of(tokenizer).notes)
+    if reads_clock(tokenizer):
+        notes.append(
+            "the chat template reads the clock: a prompt becomes other tokens, and a run has another key, at another "
+            "date or time; give a fixed one with --template-arg, where the template takes one"
+        )
     around = encode(tokenizer, "a")
     marks = {
         index for index, role in zip(around.ids, around.roles, strict=True) if role != CONTENT
     } & {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}  # fmt: skip
-    notes = []
     for prompts, tokens in read:
         try:
             encoded = tokens() if len(prompts) else []

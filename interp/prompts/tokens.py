@@ -7,7 +7,7 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import PromptError
-from interp.prompts.sets import PromptSet
+from interp.prompts.template import render
 
 Tokenizer = PreTrainedTokenizerBase
 """What turns text into token ids, as Hugging Face loads it."""
@@ -47,6 +47,7 @@ class Encoded:
 def encode(tokenizer: Tokenizer, text: str) -> Encoded:
     """Tokenise one prompt as a user turn where the tokenizer has a chat template, else exactly as ``tokenizer(text)``.
 
+    The turn stands behind the system message of ``with_options``, where the tokenizer was given one.
     An end token that a tokenizer writes after every text is left out: an answer follows the prompt, not its end.
     ``DECISION`` are the template's tokens after the instruction and always the last prompt token.
     """
@@ -110,7 +111,7 @@ def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ..
         answer = answer if answer[:1].isspace() or text[-1:].isspace() else f" {answer}"
         prompt, whole = tokenizer(before)["input_ids"], tokenizer(before + answer)["input_ids"]
     else:
-        before = _render(tokenizer, text)
+        before = render(tokenizer, text)
         prompt, whole = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, before + answer))
     # tokenizers that end a text with a special token, or merge across the border, write the two apart
     if whole[: len(prompt)] != prompt:
@@ -123,13 +124,13 @@ def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ..
 
 def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
     try:
-        turn = _render(tokenizer, text)
+        turn = render(tokenizer, text)
     except Exception as error:  # a template is a program of the model's author: it can raise anything
         reason = " ".join(str(error).split())[:200]
         if _refuses_all(tokenizer):
             raise PromptError(
-                f"the chat template refuses a user's turn alone, whatever it says ({reason}); change the template in "
-                "the tokenizer's directory"
+                f"the chat template refuses a user's turn alone, whatever it says ({reason}); give what it asks for "
+                "with --system or --template-arg, or change the template in the tokenizer's directory"
             ) from error
         raise PromptError(
             f"the chat template refuses the prompt {text[:40]!r} ({reason}); change the prompt"
@@ -148,22 +149,16 @@ def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]
 
 def _refuses_all(tokenizer: Tokenizer) -> bool:
     try:
-        _render(tokenizer, "Hello.")
+        render(tokenizer, "Hello.")
     except Exception:  # as where the prompt itself is rendered
         return True
     return False
 
 
-def _render(tokenizer: Tokenizer, text: str) -> str:
-    turn = [{"role": "user", "content": text}]
-    # it is text unless it is to be tokenised
-    return cast(str, tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-
-
 def _body(tokenizer: Tokenizer, text: str, turn: str) -> tuple[int, int]:
     """Where the prompt stands in its turn: between what the template writes before and after any other prompt."""
     try:
-        before, found, after = _render(tokenizer, _PLACE).partition(_PLACE)
+        before, found, after = render(tokenizer, _PLACE).partition(_PLACE)
     except Exception:  # a template that refuses the placeholder did not refuse the prompt
         found = before = after = ""
     start, end = 0, len(turn)
@@ -177,14 +172,3 @@ def _body(tokenizer: Tokenizer, text: str, turn: str) -> tuple[int, int]:
     raise PromptError(
         f"the chat template rewrites the prompt {text[:40]!r}, so its tokens cannot be told apart; change the template"
     )
-
-
-def require_room(prompts: PromptSet, coded: Sequence[Encoded], context: int) -> int:
-    """Tokens of the longest prompt; raises PromptError where it leaves no room for an answer in the context."""
-    longest = max(range(len(coded)), key=lambda row: len(coded[row].ids))
-    if len(coded[longest].ids) >= context:
-        raise PromptError(
-            f"{prompts.source}, row {prompts.prompts[longest].id}: {len(coded[longest].ids)} tokens leave no room in "
-            f"a context of {context}; shorten the prompt"
-        )
-    return len(coded[longest].ids)
