@@ -64,7 +64,7 @@ class Reading(Running):
         if self.base is None and find(tuned).base_name is None:
             raise OptionError(f"{what} needs a base model and none was given; add --base MODEL")
         self.status(f"loading {tuned}")
-        return Pair.load(tuned, self.base, device=self.device, dtype=self.dtype)
+        return Pair.load(tuned, self.base, **self.loading)
 
     def study(self, pair: "Pair", prompts: "Contrast | OneClass", metric: Any = None) -> "Study":
         """A study of a pair on these prompts."""
@@ -105,7 +105,7 @@ def load_control(common: Running, name: str, pair: "Pair") -> "Pair":
     from interp.models.pair import Pair
 
     common.status(f"loading {name}")
-    return Pair.load(name, pair.require_base("a control").name, device=common.device, dtype=common.dtype)
+    return Pair.load(name, pair.require_base("a control").name, **common.loading)
 
 
 def site_of(

@@ -19,6 +19,7 @@ from interp.models import load
 from interp.models.anatomy import embedding_of
 from interp.models.model import Model
 from interp.models.sources import Source, read_json
+from interp.prompts import rows_read
 
 _WIDTHS = ("hidden_size", "n_embd", "intermediate_size", "n_inner", "num_attention_heads", "n_head",
            "num_key_value_heads", "head_dim")  # fmt: skip
@@ -155,9 +156,12 @@ def probe_logits(model: Model, padding: int = 0, last: int | None = None) -> tor
 
 
 def require_alive(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Every token must have an embedding and one pass must give finite logits; raises a ModelError or PairError."""
+    """Every token must have an embedding, or be refused in prompts, and one pass must give finite logits.
+
+    Raises a ModelError or a PairError.
+    """
     rows = embedding_of(model.module).shape[0]
-    if len(tokenizer) > rows:
+    if len(tokenizer) > rows and rows_read(tokenizer) is None:
         raise VocabularyMismatch(
             f"the tokenizer has {len(tokenizer)} tokens and {model.name} embeds {rows}; "
             "give the tokenizer that belongs to the model"

@@ -19,7 +19,10 @@ from interp.prompts.tokens import (
     encode,
     encode_answer,
     end_id,
+    limited,
     pad_id,
+    require_rows,
+    rows_read,
 )
 
 __all__ = [
@@ -45,6 +48,7 @@ __all__ = [
     "encode_answer",
     "encode_document",
     "end_id",
+    "limited",
     "packed",
     "pad_id",
     "prompt_notes",
@@ -52,6 +56,8 @@ __all__ = [
     "read_prompts",
     "read_task",
     "repeats_last",
+    "require_rows",
+    "rows_read",
     "special_ids",
     "template_notes",
     "tied",
