@@ -66,7 +66,7 @@ class Running(Common):
     ] = "refuse"
 
     @property
-    def loading(self) -> dict[str, str]:
+    def loading(self) -> dict[str, Any]:
         """What ``Pair.load`` takes of them."""
         return {"device": self.device, "dtype": self.dtype, "new_tokens": self.new_tokens}
 

@@ -101,11 +101,14 @@ def each_control(common: Running, names: "Sequence[str] | None", pair: "Pair") -
 
 
 def load_control(common: Running, name: str, pair: "Pair") -> "Pair":
-    """A control fine-tune of the pair's base."""
+    """A control fine-tune of the pair's base; VocabularyMismatch for one that cannot read the pair's prompts."""
     from interp.models.pair import Pair
+    from interp.models.vocabularies import require_readable_by
 
     common.status(f"loading {name}")
-    return Pair.load(name, pair.require_base("a control").name, **common.loading)
+    control = Pair.load(name, pair.require_base("a control").name, **common.loading)
+    require_readable_by(control.tuned, pair.tokenizer)
+    return control
 
 
 def site_of(

@@ -67,10 +67,7 @@ def attach_resized(
     """
     own = rows_of(module)
     made, copies = _made_for(source, module)
-    ids = Ids.of(own, made or own, tokenizer, new_tokens)
-    if made is None and ids.mean:
-        # training on ids that the base has no row for is possible on a resized base alone
-        ids = replace(ids, tuned=max(own, ids.tokens))
+    ids = Ids.of(own, made, tokenizer, new_tokens)
     if ids.tuned != own:
         resize(module, ids.tuned, copies)
     alone = Model.wrap(name, module)
@@ -82,7 +79,9 @@ def attach_resized(
         resize(base.module, ids.count)
     anatomy = replace(base.anatomy, vocabulary=ids.count)
     base, tuned = (replace(model, anatomy=anatomy, resized=ids.count != own) for model in (base, tuned))
-    given = ["the rows that the adapter's file has for them, in both models"] if copies else []
+    given = []
+    if copies or ids.grown:
+        given = ["the rows that the adapter's file has" if copies else "the mean of its rows, in both models"]
     return base, tuned, ids, ids.notes(tokenizer, module, *given)
 
 

@@ -33,13 +33,14 @@ def require_same_shape(base: Source, tuned: Source, vocabulary: bool = True) -> 
     """
     left, right = read_json(base.directory / "config.json"), read_json(tuned.directory / "config.json")
     words = ("vocab_size",) if vocabulary else ()
+    resize = "give a base that has as many rows (resize_token_embeddings of transformers makes one)"
     for names, error in ((_DEPTHS, DepthMismatch), (_WIDTHS, WidthMismatch), (words, VocabularyMismatch)):
         for name in names:
             # what only one of them states has a default, which shows in the weights
             if None not in (left.get(name), right.get(name)) and left[name] != right[name]:
                 raise error(
                     f"{name} is {left.get(name)} in the base {base.name} and {right.get(name)} in {tuned.name}; "
-                    "give the model that was tuned"
+                    + (resize if error is VocabularyMismatch else "give the model that was tuned")
                 )
     if left.get("model_type") != right.get("model_type"):
         raise WidthMismatch(

@@ -7,7 +7,7 @@ new tokens: the mean of its own, as ``resize_token_embeddings`` of transformers 
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from interp.errors import OptionError, UnsupportedModel
+from interp.errors import OptionError, UnsupportedModel, VocabularyMismatch
 from interp.maths.precision import widen
 from interp.models.anatomy import embedding_of, is_packed
 from interp.models.generation import configured_end_ids
 from interp.models.model import Model
 from interp.models.offload import spread
-from interp.prompts import end_id, limited
+from interp.prompts import end_id, limited, rows_read
 
 NEW_TOKENS = ("refuse", "mean")
 _LONGER = "add --new-tokens mean (in Python new_tokens='mean')"
@@ -40,19 +40,31 @@ def require_known(new_tokens: str) -> None:
 class Ids:
     """Which token ids two models are compared over: the first ``count``.
 
-    ``base`` and ``tuned`` are the rows of their embeddings, ``tokens`` the ids that the tokenizer gives.
+    ``base`` and ``tuned`` are the rows of their embeddings, ``tokens`` the ids that the tokenizer gives. ``grown`` says
+    that the fine-tuned model has no rows of its own, since it is an adapter that leaves embedding and head alone.
     """
 
     base: int
     tuned: int
     tokens: int
     mean: bool
+    grown: bool = False
 
     @classmethod
-    def of(cls, base: int, tuned: int, tokenizer: Tokenizer, new_tokens: str) -> "Ids":
-        """The ids of two models with these rows, and what becomes of those that the base does not have."""
+    def of(cls, base: int, tuned: int | None, tokenizer: Tokenizer, new_tokens: str) -> "Ids":
+        """The ids of two models with these rows, and what becomes of those that the base does not have.
+
+        ``tuned`` None is an adapter that leaves the rows alone: it has as many as the base, with the mean or without.
+        """
         require_known(new_tokens)
-        return cls(base, tuned, 1 + max(tokenizer.get_vocab().values(), default=-1), new_tokens == "mean")
+        tokens, mean = 1 + max(tokenizer.get_vocab().values(), default=-1), new_tokens == "mean"
+        found = cls(base, base if tuned is None else tuned, tokens, mean, tuned is None)
+        return replace(found, tuned=max(base, tokens)) if found.grown and mean and found._own(tokenizer) else found
+
+    @property
+    def _more(self) -> bool:
+        """Whether there would be rows for more ids with the mean."""
+        return not self.mean and (self.tuned > self.base or self.grown)
 
     @property
     def count(self) -> int:
@@ -74,7 +86,8 @@ class Ids:
             lost = self._without_rows(tokenizer)
             first = tokenizer.convert_ids_to_tokens(self.count)
             said = f"the tokenizer has {len(lost)} added tokens that the models have no row for, first {first!r}"
-            return [f"{said}: prompts that hold one are refused"] if lost and self._own(tokenizer) else []
+            remedy = " (--new-tokens mean gives them rows)" if self._more else ""
+            return [f"{said}: prompts that hold one are refused{remedy}"] if lost and self._own(tokenizer) else []
         said = f"the base has rows for {self.base} token ids and the fine-tuned model for {self.tuned}"
         if self.count > self.base:
             first = tokenizer.convert_ids_to_tokens(self.base)
@@ -90,14 +103,15 @@ class Ids:
 
     def _own(self, tokenizer: Tokenizer) -> bool:
         """Whether the ids that the fine-tuned model has no row for are added tokens: others are another model's."""
-        return self._without_rows(tokenizer) <= set(tokenizer.get_added_vocab().values())
+        fast: Any = tokenizer  # by transformers' annotations it could have another value of this name
+        return self._without_rows(tokenizer) <= set(fast.get_added_vocab().values())
 
     def _ends(self, tokenizer: Tokenizer, tuned: PreTrainedModel) -> list[str]:
         ends = configured_end_ids(tuned) | {index for index in [end_id(tokenizer)] if index is not None}
         lost = sorted(index for index in ends if index >= self.count)
         if not lost or not self._own(tokenizer):
             return []
-        remedy = f"; {_LONGER}" if self.tuned > self.base and not self.mean else ""
+        remedy = f"; {_LONGER}" if self._more else ""
         token = tokenizer.convert_ids_to_tokens(lost[0])
         return [
             f"{token!r} (id {lost[0]}), which ends answers, is not among these ids, so no answer ends by it{remedy}"
@@ -111,9 +125,8 @@ class Ids:
         """
         if self.tokens <= self.count or not self._own(tokenizer):
             return tokenizer
-        longer = self.tuned > self.base and not self.mean
-        has = "the base has no row for" if longer else "not both models have a row for"
-        remedy = f"leave it out, or {_LONGER}" if longer else "leave it out"
+        has = "the base has no row for" if self._more else "not both models have a row for"
+        remedy = f"leave it out, or {_LONGER}" if self._more else "leave it out"
         return limited(tokenizer, self.count, f"which {has} ({self.count} ids are compared); {remedy}")
 
 
@@ -157,6 +170,17 @@ def fit(
             resize(module, ids.count)
         fitted.append(module)
     return Fitted(fitted[0], fitted[1], ids, ids.limit(tokenizer), notes)
+
+
+def require_readable_by(model: Model, tokenizer: Tokenizer) -> None:
+    """Raise VocabularyMismatch where a model of another pair lacks rows for tokens that prompts can hold."""
+    tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    tokens, rows = min(tokens, rows_read(tokenizer) or tokens), model.anatomy.vocabulary
+    if rows < tokens:
+        raise VocabularyMismatch(
+            f"{model.name} is compared over {rows} token ids, and prompts can hold {tokens}; give a model with as many "
+            "rows of tokens, or leave it out"
+        )
 
 
 def without_rows(module: PreTrainedModel, tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
