@@ -146,7 +146,7 @@ class Study:
         return self.pair.stop_ids
 
     def text(self, group: str, rows: Sequence[int], role: str | None = None) -> Text:
-        """Prompts of some rows and of their twins in the other class; answers end as those of ``role``, or of either."""
+        """Prompts of some rows and of their twins in the other class; answers end as those of ``role``, or either."""
         return self._text([(group, row) for row in rows], role)
 
     def _text(self, asked: Sequence[tuple[str, int]], role: str | None) -> Text:

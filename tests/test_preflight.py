@@ -241,7 +241,6 @@ def test_a_hub_id_without_a_network(monkeypatch):
         ({"hidden_size": 16, "head_dim": 8}, {"n_embd": 16}, WidthMismatch, "(hidden_size|n_embd) is 16 in the base"),
         ({"intermediate_size": 40}, {"n_inner": 40}, WidthMismatch, "(intermediate_size|n_inner) is 40 in the base"),
         ({"num_key_value_heads": 4}, {"n_head": 8}, WidthMismatch, "(num_key_value_heads|n_head) is (4|8) in the base"),
-        ({"vocab_size": 400}, {"vocab_size": 400}, VocabularyMismatch, "vocab_size is 400 in the base"),
     ],
 )  # fmt: skip
 def test_models_of_other_sizes(tmp_path, family, llama_changes, gpt2_changes, error, said):

@@ -60,6 +60,15 @@ class Running(Common):
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
     engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="torch or nnsight.")] = "torch"
     remote: Annotated[bool, typer.Option("--remote", help="Run passes on NDIF (--engine nnsight).")] = False
+    new_tokens: Annotated[
+        str,
+        typer.Option("--new-tokens", metavar="NAME", help="Prompts with tokens the base lacks: refuse, or mean rows."),
+    ] = "refuse"
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What ``Pair.load`` takes of them."""
+        return {"device": self.device, "dtype": self.dtype, "new_tokens": self.new_tokens}
 
     def batches(self) -> "BatchSize":
         """Prompts at a time, or the memory that all may take; None for ``auto``.

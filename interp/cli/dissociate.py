@@ -77,7 +77,7 @@ def command(
         locate.check(has_base, differentiable=asked.differentiable(what))
     described = request.describe()
     common.status(f"loading {tuned}")
-    pair = common.templated(Pair.load(tuned, common.base, device=common.device, dtype=common.dtype))
+    pair = common.templated(Pair.load(tuned, common.base, **common.loading))
     studies = []
     for asked, what, (locating, measuring) in zip((common, second), sought, halves, strict=True):
         metric = asked.measured(pair.tokenizer, what, locating, measuring)

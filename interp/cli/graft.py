@@ -134,7 +134,7 @@ def command(
     analyzer.check()
     described = request.describe()
     common.status(f"loading {tuned}")
-    pair = common.templated(Pair.load(tuned, common.base, device=common.device, dtype=common.dtype))
+    pair = common.templated(Pair.load(tuned, common.base, **common.loading))
     pair.require_base("grafting")
     metric = Task.of(pair.tokenizer, located_on.positive.prompts, "answer-loss")
     study = Study(pair, located_on, metric, common.seed, common.batches(), engine=engine_named(common.engine, False),

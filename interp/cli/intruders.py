@@ -163,7 +163,7 @@ def _study(common, tuned, base, contrast, metric):
     if common.remote:
         raise OptionError("--scale edits weights in memory, which --remote does not have; leave --remote out")
     common.status(f"loading {tuned}")
-    pair = common.templated(Pair.load(tuned, base, device=common.device, dtype=common.dtype))
+    pair = common.templated(Pair.load(tuned, base, **common.loading))
     aim = None if len(contrast.classes) == 1 else Task.of(pair.tokenizer, contrast.positive.prompts, metric)
     engine = engine_named(common.engine, False)
     return Study(pair, contrast, aim, common.seed, common.batches(), engine=engine, quiet=common.quiet)
@@ -197,7 +197,7 @@ def _forgetting(common, store, counted, base, contrast):
     engine, lost = engine_named(common.engine, False), []
     for name in counted:
         common.status(f"loading {name}")
-        pair = Pair.load(name, base, device=common.device, dtype=common.dtype)
+        pair = Pair.load(name, base, **common.loading)
         study = Study(pair, text, None, common.seed, common.batches(), engine=engine, quiet=common.quiet)
         lost.append(store.fetch(Forgetting(), study).table)
     return store.fetch(IntruderForgetting(), Checkpoints(list(counted.values()), lost, common.seed))

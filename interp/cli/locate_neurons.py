@@ -177,7 +177,7 @@ def command(
     beside = others.applicable(beside, baselines == "all", unit, is_task, has_number)
     described = request.describe()
     common.status(f"loading {tuned}" + (f" and {common.base}" if common.base else ""))
-    pair = common.templated(Pair.load(tuned, common.base, device=common.device, dtype=common.dtype))
+    pair = common.templated(Pair.load(tuned, common.base, **common.loading))
     anatomy, kind = pair.tuned.anatomy, unit_named(unit)
     kind.require(anatomy)
     VerifyNeurons(excluded=excluded, unit=unit).check(pair.base is not None, (anatomy.n_layers, kind.count(anatomy)))

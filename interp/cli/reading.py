@@ -66,7 +66,7 @@ class Reading(Templated):
         if self.base is None and find(tuned).base_name is None:
             raise OptionError(f"{what} needs a base model and none was given; add --base MODEL")
         self.status(f"loading {tuned}")
-        return self.templated(Pair.load(tuned, self.base, device=self.device, dtype=self.dtype))
+        return self.templated(Pair.load(tuned, self.base, **self.loading))
 
     def study(self, pair: "Pair", prompts: "Contrast | OneClass", metric: Any = None) -> "Study":
         """A study of a pair on these prompts."""
@@ -103,11 +103,16 @@ def each_control(common: Running, names: "Sequence[str] | None", pair: "Pair") -
 
 
 def load_control(common: Running, name: str, pair: "Pair") -> "Pair":
-    """A control fine-tune of the pair's base, with the chat template given what the pair's is given."""
+    """A control fine-tune of the pair's base, with what the pair's chat template is given.
+
+    Raises VocabularyMismatch for one that cannot read the pair's prompts.
+    """
     from interp.models.pair import Pair
+    from interp.models.vocabularies import require_readable_by
 
     common.status(f"loading {name}")
-    control = Pair.load(name, pair.require_base("a control").name, device=common.device, dtype=common.dtype)
+    control = Pair.load(name, pair.require_base("a control").name, **common.loading)
+    require_readable_by(control.tuned, pair.tokenizer)
     return control.with_template(**pair.template_options.json)
 
 

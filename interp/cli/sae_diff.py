@@ -105,7 +105,7 @@ def command(
         raise OptionError("comparing models by a dictionary needs a base and none was given; add --base MODEL")
     described = request.describe()
     common.status(f"loading {model}")
-    pair = common.templated(Pair.load(model, base, device=common.device, dtype=common.dtype))
+    pair = common.templated(Pair.load(model, base, **common.loading))
     study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine_named(common.engine, False),
                   quiet=common.quiet)  # fmt: skip
     analyzer.require_study(study)

@@ -72,7 +72,7 @@ def command(
     analyzer.require(base is not None or find(model).base_name is not None)
     described = request.describe()
     common.status(f"loading {model}")
-    pair = Pair.load(model, base, device=common.device, dtype=common.dtype)
+    pair = Pair.load(model, base, **common.loading)
     study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine_named(common.engine, False),
                   quiet=common.quiet)  # fmt: skip
     notes = remarked(common, study.counts, *study.notes)

@@ -103,7 +103,7 @@ def command(
         made[1].require()
     described = request.describe()
     common.status(f"loading {common.model}")
-    pair = common.templated(Pair.load(common.model, common.base, device=common.device, dtype=common.dtype))
+    pair = common.templated(Pair.load(common.model, common.base, **common.loading))
     engine = engine_named(common.engine, False)
     study = Study(pair, prompts, None, common.seed, common.batches(), engine=engine, quiet=common.quiet)
     store, notes = Store(common.store), remarked(common, study.counts, *study.notes)

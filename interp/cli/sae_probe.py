@@ -109,7 +109,7 @@ def command(
     analyzer.require(common.base is not None or find(model).base_name is not None)
     described = request.describe()
     common.status(f"loading {model}")
-    pair = common.templated(Pair.load(model, common.base, device=common.device, dtype=common.dtype))
+    pair = common.templated(Pair.load(model, common.base, **common.loading))
     metric = common.measured(pair.tokenizer, sought, choosing, held)
     study = common.study(pair, choosing, metric)
     judging = study.on(held.limit(common.max_prompts))

@@ -191,7 +191,7 @@ def _source(common: Training, model: str) -> tuple[Any, Any]:
         keep=tuple(common.keep.split(",")) if common.keep else tuple(TURNS), batch_size=common.batch_size,
     )  # fmt: skip
     common.status(f"loading {model}")
-    pair = Pair.load(model, common.base, device=common.device, dtype=common.dtype)
+    pair = Pair.load(model, common.base, **common.loading)
     for note in pair.notes:
         common.remark(f"note: {note}")
     return Activations(pair, sites, documents, reading, rank=together.rank(), world=together.world()), device

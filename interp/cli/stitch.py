@@ -116,9 +116,10 @@ def _load(tuned: Sequence[str], common: Stitching) -> list:
     pairs = []
     for name in tuned:
         common.status(f"loading {name}")
-        pair = common.templated(Pair.load(name, common.base, device=common.device, dtype=common.dtype))
+        pair = common.templated(Pair.load(name, common.base, **common.loading))
         base = pair.require_base("stitching")
-        if pairs and base.module is not pair.tuned.module and pair.digests["base"] == pairs[0].digests["base"]:
+        same = pairs and all(pair.digests.get(part) == pairs[0].digests.get(part) for part in ("base", "ids"))
+        if same and base.module is not pair.tuned.module:
             pair = pair.sharing(pairs[0].base)
         pairs.append(pair)
     return pairs

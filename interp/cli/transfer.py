@@ -60,12 +60,12 @@ def command(
     locate = LocateNeurons(**options)
     described = request.describe()
     common.status(f"loading {source}")
-    origin = Pair.load(required(source, "--source MODEL"), source_base, device=common.device, dtype=common.dtype)
+    origin = Pair.load(required(source, "--source MODEL"), source_base, **common.loading)
     for role in ("base", "tuned", "adapter"):
         if (before := made.inputs.get(role)) != origin.digests.get(role) and before is not None:
             raise OptionError(f"{source} is not what run {run} was made of: its {role} changed; give --source MODEL")
     common.status(f"loading {tuned}")
-    pair = common.templated(Pair.load(tuned, common.base, device=common.device, dtype=common.dtype))
+    pair = common.templated(Pair.load(tuned, common.base, **common.loading))
     study = common.study(pair, located_on, common.measured(pair.tokenizer, sought, located_on, verified_on))
     measuring = study.on(verified_on.limit(common.max_prompts))
     lines = [f"located on {study.counts}", *study.notes, f"measured on {measuring.counts}", *measuring.notes]

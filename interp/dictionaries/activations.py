@@ -23,7 +23,17 @@ from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, PromptError
 from interp.maths.host import to_host
 from interp.models.pair import Pair
-from interp.prompts import SPECIAL, TURNS, Documents, Encoded, encode_document, end_id, packed, special_ids
+from interp.prompts import (
+    SPECIAL,
+    TURNS,
+    Documents,
+    Encoded,
+    encode_document,
+    end_id,
+    packed,
+    require_rows,
+    special_ids,
+)
 from interp.provenance import file_digest
 from interp.sites import Site
 
@@ -200,6 +210,7 @@ class Activations:
     def _first(self) -> int | None:
         """The token with which the tokenizer begins a text, where it does."""
         ids = self.pair.tokenizer("")["input_ids"]
+        require_rows(self.pair.tokenizer, ids, "")
         return ids[0] if ids and ids[0] == self.pair.tokenizer.bos_token_id else None
 
     def _rows(self, captured: Captured) -> Float[Tensor, "n W"]:

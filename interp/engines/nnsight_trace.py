@@ -117,6 +117,11 @@ def remote_key(model: Model) -> str:
         raise OptionError(
             f"{model.name} cannot be run remotely: NDIF serves models by their Hub id (owner/name); run it here"
         )
+    if model.resized:
+        raise OptionError(
+            f"{model.name} cannot be run remotely: NDIF runs it with all its rows of tokens, and here it has "
+            f"{model.anatomy.vocabulary}, those that base and fine-tuned model share; run it here"
+        )
     return f"{_REMOTE_CLASS}:" + json.dumps({"repo_id": name, "revision": revision or None, "task": "text-generation"})
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from interp.errors import MetricError
 from interp.maths.precision import widen
 from interp.metrics.base import Objective
-from interp.prompts import Tokenizer, decoded
+from interp.prompts import Tokenizer, decoded, rows_read
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,12 @@ def first_tokens(tokenizer: Tokenizer, phrases: Sequence[str]) -> tuple[int, ...
 def _beginnings(tokenizer: Tokenizer, phrases: Sequence[str]) -> dict[int, bool]:
     """Known first tokens of spellings, and whether they are whole words."""
     found: dict[int, bool] = {}
+    rows = rows_read(tokenizer)
     for phrase in phrases:
         for spelling in _spellings(phrase):
             ids = tokenizer(spelling, add_special_tokens=False)["input_ids"]
+            if ids and rows is not None and ids[0] >= rows:
+                continue  # one of the models has no row for it
             first = decoded(tokenizer, ids[:1]).strip() if ids else ""
             # unknown words, and spellings that begin with a bare space, say nothing about the phrase
             if ids and ids[0] != tokenizer.unk_token_id and first:

@@ -5,6 +5,7 @@ base and adapter can silently be one of base and base. Every tensor of the file 
 """
 
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import peft
@@ -12,15 +13,18 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils.other import TrainableTokensWrapper
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.errors import AdapterNotLanded, MissingWeights, NonFiniteWeights, UnsupportedModel, WrongBase
 from interp.maths.host import to_host
 from interp.models.anatomy import Anatomy, read_anatomy
 from interp.models.load import line, memory_digest, quiet, require_readable
 from interp.models.model import AdapterSwitch, Model
-from interp.models.sources import Source
+from interp.models.preflight import probe_logits, require_switched
+from interp.models.sources import Source, read_json
+from interp.models.vocabularies import Ids, adapter_rows, of_the_base, resize, rows_of
 
 _INCIDENTAL = ("base_model_name_or_path", "inference_mode", "revision", "peft_version")
 Tensors = dict[str, torch.Tensor]
@@ -32,7 +36,7 @@ def attach(source: Source, plain: Model) -> tuple[Model, Model]:
     file = source.directory / "adapter_model.safetensors"
     if not file.exists():
         raise MissingWeights(f"{source.name} holds no adapter_model.safetensors; save the adapter as safetensors")
-    wanted = load_file(file)
+    wanted = _once(load_file(file))
     for key, value in wanted.items():
         if not to_host(torch.isfinite(value).all()):
             raise NonFiniteWeights(f"{source.name}: {key} holds NaN or infinity; the adapter is damaged or diverged")
@@ -51,6 +55,52 @@ def attach(source: Source, plain: Model) -> tuple[Model, Model]:
         )
     _require_landed(source, landed, {key: value for key, value in wanted.items() if key in landed or key not in same})
     return _switched(wrapped, plain.anatomy, source.name, plain.name)
+
+
+def attach_resized(
+    source: Source, name: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new_tokens: str
+) -> tuple[Model, Model, Ids, list[str]]:
+    """Base and tuned model over ``module``, proven to switch, over the ids that both have rows for; and notes.
+
+    An adapter that was made on a resized base is put on one with as many rows, which are cut afterwards. Raises what
+    ``attach`` does.
+    """
+    own = rows_of(module)
+    made, copies = _made_for(source, module)
+    ids = Ids.of(own, made, tokenizer, new_tokens)
+    if ids.tuned != own:
+        resize(module, ids.tuned, copies)
+    alone = Model.wrap(name, module)
+    plain = probe_logits(alone)
+    base, tuned = attach(source, alone)
+    require_switched(plain, base, tuned)
+    if ids.count != ids.tuned:
+        _require_no_single_tokens(tuned)
+        resize(base.module, ids.count)
+    anatomy = replace(base.anatomy, vocabulary=ids.count)
+    base, tuned = (replace(model, anatomy=anatomy, resized=ids.count != own) for model in (base, tuned))
+    given = []
+    if copies or ids.grown:
+        given = ["the rows that the adapter's file has" if copies else "the mean of its rows, in both models"]
+    return base, tuned, ids, ids.notes(tokenizer, module, *given)
+
+
+def _made_for(source: Source, module: PreTrainedModel) -> tuple[int | None, Tensors]:
+    """Rows of tokens that an adapter was made for, where its file says so, and its copies of the base's ends."""
+    file = source.directory / "adapter_model.safetensors"
+    if not file.exists():
+        return None, {}
+    require_readable(source)
+    saved = read_json(source.directory / "adapter_config.json").get("modules_to_save") or []
+    return adapter_rows(load_file(file), saved, module)
+
+
+def _require_no_single_tokens(tuned: Model) -> None:
+    if any(isinstance(part, TrainableTokensWrapper) for part in tuned.module.modules()):
+        raise UnsupportedModel(
+            f"{tuned.name} trains single tokens (trainable_token_indices) of a resized base, which cannot be cut; "
+            "add --new-tokens mean, or merge it, save the whole model, and give that with --base"
+        )
 
 
 def adopt(wrapped: PeftModel, tuned: str, base: str) -> tuple[Model, Model]:
@@ -150,11 +200,21 @@ def _wrap(source: Source, plain: Model) -> PeftModel:
             ) from error
 
 
+def _once(tensors: Tensors) -> Tensors:
+    """Without what peft saves a second time, under its name in memory, where a kept embedding was resized."""
+
+    def twice(key: str) -> bool:
+        plain = tensors.get(key.replace(".modules_to_save.", "."))
+        return ".modules_to_save." in key and plain is not None and torch.equal(plain, tensors[key])
+
+    return {key: value for key, value in tensors.items() if not twice(key)}
+
+
 def _tensors_of_the_base(wanted: Tensors, plain: Model) -> tuple[set[str], set[str]]:
     """Keys of the file that name a tensor of the base itself (saved with a tuned embedding): equal ones and others."""
     own, same, other = plain.module.state_dict(), set(), set()
     for key, value in wanted.items():
-        name = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        name = of_the_base(key)
         if name in own:
             equal = own[name].shape == value.shape and torch.equal(value.to(own[name]), own[name])
             (same if equal else other).add(key)

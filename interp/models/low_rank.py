@@ -23,6 +23,7 @@ Factors = tuple[Float[Tensor, "out r"], Float[Tensor, "r in"]]
 
 _PARTS = re.compile(r"base_model\.model\.(.+?)\.(lora_A|lora_B|lora_magnitude_vector|lora_embedding_[AB])(\.weight)?")
 _SAVED = re.compile(r"base_model\.model\.(.+?)(\.base_layer)?\.weight")
+_AGAIN = re.compile(r"\.(modules_to_save|original_module)\.")
 _BIAS = re.compile(r"base_model\.model\..+\.bias")
 # these starts leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ ...) take something out of it
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")
@@ -60,6 +61,9 @@ class LowRank:
             raise UnsupportedModel(f"{source.name} uses {used[0]}, which is not handled; merge it and give the result")
         found = cls(Checkpoint.open(source), config)
         for key in found.checkpoint.places:
+            # beside a resized embedding that it keeps peft saves both versions again, under their names in memory
+            if _AGAIN.sub(".", key) != key and _AGAIN.sub(".", key) in found.checkpoint.places:
+                continue
             if match := _PARTS.fullmatch(key):
                 found.parts.setdefault(match[1], {})[match[2]] = key
             elif match := _SAVED.fullmatch(key):
@@ -81,6 +85,10 @@ class LowRank:
     def touched(self) -> set[str]:
         """Modules whose matrix it changes."""
         return {*self.parts, *self.saved}
+
+    def saved_shape(self, path: str, own: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of what it holds whole of a module, or the module's own."""
+        return self.checkpoint.shape(self.saved[path]) if path in self.saved else own
 
     def scaling(self, path: str, rank: int) -> float:
         """What the product of the factors is multiplied by."""

@@ -46,6 +46,7 @@ class Model:
     """A frozen model ready to be read: run it only inside ``with model.active() as module``.
 
     ``adapter_on`` says in which state of a shared module this model is meant; None when there is no adapter.
+    ``resized`` says that it has other rows of tokens than it was saved with.
     """
 
     name: str
@@ -53,12 +54,13 @@ class Model:
     anatomy: Anatomy
     switch: AdapterSwitch | None = None
     adapter_on: bool | None = None
+    resized: bool = False
 
     @classmethod
-    def wrap(cls, name: str, module: PreTrainedModel) -> "Model":
+    def wrap(cls, name: str, module: PreTrainedModel, resized: bool = False) -> "Model":
         """A model without adapters, frozen and in evaluation mode."""
         module.eval().requires_grad_(False)
-        return cls(name, module, read_anatomy(module))
+        return cls(name, module, read_anatomy(module), resized=resized)
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.anatomy.architecture}, {self.anatomy.n_layers} blocks)"

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.display import facts_html, number
 from interp.errors import OptionError
-from interp.models import load, preflight, sources
-from interp.models.adapters import adopt, attach, inner_of, memory_digests
+from interp.models import load, preflight, sources, vocabularies
+from interp.models.adapters import adopt, attach_resized, inner_of, memory_digests
 from interp.models.generation import configured_end_ids, generation_note
 from interp.models.model import Model
 from interp.models.unwrap import unwrap
@@ -103,7 +103,8 @@ class Pair:
         own = end_id(self.tokenizer)
         if own is not None and (role == "tuned" or not configured):
             configured.add(own)
-        return tuple(sorted(configured))
+        rows = self[role].anatomy.vocabulary
+        return tuple(sorted(index for index in configured if index < rows))
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -172,31 +173,41 @@ class Pair:
         dtype: str = "auto",
         attention: str = "auto",
         trust_remote_code: bool = False,
+        new_tokens: str = "refuse",
     ) -> "Pair":
         """Find, load and check a pair; every refusal is a ModelError or a PairError.
 
         An adapter directory is loaded onto its base once and switched; its base comes from ``base`` or from the
         adapter's own configuration. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own elsewhere;
-        ``attention="auto"`` is what transformers takes for this family (sdpa, or eager as for Gemma-2).
+        ``attention="auto"`` is what transformers takes for this family (sdpa, or eager as for Gemma-2). Models whose
+        embeddings have different numbers of rows are compared over the ids that both have; ``new_tokens`` says what
+        becomes of prompts with others: ``"refuse"``, or ``"mean"``, which gives the base the mean of its rows for them.
         """
+        vocabularies.require_known(new_tokens)
         settings = load.Settings.resolve(device, dtype, attention, trust_remote_code)
         source = sources.find(tuned)
         if source.adapter is not None:
-            return cls._load_adapter(source, base, settings)
+            return cls._load_adapter(source, base, settings, new_tokens)
         module, notes = load.module(source, settings)
         tokenizer = load.tokenizer([source.directory], settings)
-        tuned_model = Model.wrap(tuned, module)
         digests = {"tuned": load.weights_digest(source), **load.tokenizer_digests(tokenizer)}
         base_model = None
-        if base is not None:
+        if base is None:
+            tokenizer, said = vocabularies.without_rows(module, tokenizer)
+            tuned_model = Model.wrap(tuned, module)
+            notes += said
+        else:
             base_source = sources.find(base)
             if base_source.adapter is not None:
                 raise OptionError(f"--base {base} is an adapter; give the model that was tuned")
-            preflight.require_same_shape(base_source, source)
+            preflight.require_same_shape(base_source, source, vocabulary=False)
             base_module, more = load.module(base_source, settings)
-            base_model = Model.wrap(base, base_module)
+            fitted = vocabularies.fit(base_module, module, tokenizer, new_tokens)
+            base_model, tuned_model = fitted.models(base, tuned)
             preflight.require_same_anatomy(base_model, tuned_model)
-            notes += (*more, *preflight.require_same_tokens(base_source, tokenizer, settings))
+            notes += (*more, *preflight.require_same_tokens(base_source, tokenizer, settings), *fitted.notes)
+            tokenizer = fitted.tokenizer
+            digests |= fitted.ids.digest
             digests["base"] = load.weights_digest(base_source)
             notes += preflight.alike(digests["base"], digests["tuned"], base_source, tokenizer, settings)
             preflight.require_alive(base_model, tokenizer)
@@ -204,32 +215,40 @@ class Pair:
         return cls(tuned_model, base_model, tokenizer, digests, notes)
 
     @classmethod
-    def _load_adapter(cls, source: sources.Source, base: str | None, settings: "load.Settings") -> "Pair":
+    def _load_adapter(
+        cls, source: sources.Source, base: str | None, settings: "load.Settings", new_tokens: str
+    ) -> "Pair":
         base_source = source.base(base)
         module, notes = load.module(base_source, settings)
-        alone = Model.wrap(base_source.name, module)
         tokenizer = load.tokenizer([source.directory, base_source.directory], settings)
-        plain = preflight.probe_logits(alone)
-        base_model, tuned_model = attach(source, alone)
-        preflight.require_switched(plain, base_model, tuned_model)
-        preflight.require_alive(tuned_model, tokenizer)
+        base_model, tuned_model, ids, said = attach_resized(source, base_source.name, module, tokenizer, new_tokens)
+        preflight.require_alive(tuned_model, ids.limit(tokenizer))
         digests = {
             "tuned": load.weights_digest(source),
             "base": load.weights_digest(base_source),
             **load.tokenizer_digests(tokenizer),
         }
+        digests |= ids.digest
         notes += preflight.recorded_base(source, base_source)
-        notes += preflight.require_same_tokens(base_source, tokenizer, settings)
-        return cls(tuned_model, base_model, tokenizer, digests, notes)
+        notes += (*preflight.require_same_tokens(base_source, tokenizer, settings), *said)
+        return cls(tuned_model, base_model, ids.limit(tokenizer), digests, notes)
 
     @classmethod
-    def from_modules(cls, tuned: Any, base: Any, tokenizer: PreTrainedTokenizerBase, name: str = "memory") -> "Pair":
+    def from_modules(
+        cls,
+        tuned: Any,
+        base: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "memory",
+        new_tokens: str = "refuse",
+    ) -> "Pair":
         """A pair of models already in memory (a notebook's); both are frozen and put in evaluation mode.
 
         Each is a Hugging Face model, a PEFT model, or one of them held by nnsight or by TransformerLens' bridge. A PEFT
-        model alone (``base`` None, or the same one) is the pair of its base and its active adapter, switched. Raises a
-        ModelError or a PairError.
+        model alone (``base`` None, or the same one) is the pair of its base and its active adapter, switched. Of models
+        with different rows of tokens copies are cut, as ``load`` says. Raises a ModelError or a PairError.
         """
+        vocabularies.require_known(new_tokens)
         tuned, base = unwrap(tuned, f"{name}:tuned"), None if base is None else unwrap(base, f"{name}:base")
         if _is_adapter(base) and base is not tuned:
             raise OptionError("the base given is itself an adapter; give the model it was trained on")
@@ -240,20 +259,26 @@ class Pair:
             if base is None or base is tuned or base is inner:
                 base_model, tuned_model = adopt(tuned, f"{name}:tuned", f"{name}:base")
                 preflight.require_switched(preflight.probe_logits(base_model), base_model, tuned_model)
+                tokenizer, notes = vocabularies.without_rows(tuned_model.module, tokenizer)
                 preflight.require_alive(base_model, tokenizer)
                 preflight.require_alive(tuned_model, tokenizer)
-                return cls(tuned_model, base_model, tokenizer, digests)
+                return cls(tuned_model, base_model, tokenizer, digests, notes)
             tuned = inner
         else:
             digests["tuned"] = load.memory_digest(tuned)
-        tuned_model = Model.wrap(f"{name}:tuned", tuned)
-        base_model = None if base is None else Model.wrap(f"{name}:base", base)
-        if base is not None and base_model is not None:
+        if base is None:
+            tokenizer, notes = vocabularies.without_rows(tuned, tokenizer)
+            base_model, tuned_model = None, Model.wrap(f"{name}:tuned", tuned)
+        else:
+            digests["base"] = load.memory_digest(base)
+            fitted = vocabularies.fit(base, tuned, tokenizer, new_tokens, alone=False)
+            base_model, tuned_model = fitted.models(f"{name}:base", f"{name}:tuned")
+            tokenizer, notes = fitted.tokenizer, fitted.notes
+            digests |= fitted.ids.digest
             preflight.require_same_anatomy(base_model, tuned_model)
             preflight.require_alive(base_model, tokenizer)
-            digests["base"] = load.memory_digest(base)
         preflight.require_alive(tuned_model, tokenizer)
-        return cls(tuned_model, base_model, tokenizer, digests)
+        return cls(tuned_model, base_model, tokenizer, digests, notes)
 
     def close(self) -> None:
         """Let go of device memory after the pair is no longer used."""

@@ -22,6 +22,7 @@ from interp.models import load
 from interp.models.matrices import embedding_of
 from interp.models.model import Model
 from interp.models.sources import Source, read_json
+from interp.prompts import rows_read
 
 _WIDTHS = ("hidden_size", "n_embd", "intermediate_size", "n_inner", "num_attention_heads", "n_head",
            "num_key_value_heads", "head_dim")  # fmt: skip
@@ -38,13 +39,14 @@ def require_same_shape(base: Source, tuned: Source, vocabulary: bool = True) -> 
     """
     left, right = read_json(base.directory / "config.json"), read_json(tuned.directory / "config.json")
     words = ("vocab_size",) if vocabulary else ()
+    resize = "give a base that has as many rows (resize_token_embeddings of transformers makes one)"
     for names, error in ((_DEPTHS, DepthMismatch), (_WIDTHS, WidthMismatch), (words, VocabularyMismatch)):
         for name in names:
             # what only one of them states has a default, which shows in the weights
             if None not in (left.get(name), right.get(name)) and left[name] != right[name]:
                 raise error(
                     f"{name} is {left.get(name)} in the base {base.name} and {right.get(name)} in {tuned.name}; "
-                    "give the model that was tuned"
+                    + (resize if error is VocabularyMismatch else "give the model that was tuned")
                 )
     kinds = left.get("model_type"), right.get("model_type")
     if f"{kinds[0]}_text" == kinds[1]:
@@ -169,9 +171,12 @@ def probe_logits(model: Model, padding: int = 0, last: int | None = None, beside
 
 
 def require_alive(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Every token must have an embedding and one pass must give finite logits; raises a ModelError or PairError."""
+    """Every token must have an embedding, or be refused in prompts, and one pass must give finite logits.
+
+    Raises a ModelError or a PairError.
+    """
     rows = embedding_of(model.module).shape[0]
-    if len(tokenizer) > rows:
+    if len(tokenizer) > rows and rows_read(tokenizer) is None:
         raise VocabularyMismatch(
             f"the tokenizer has {len(tokenizer)} tokens and {model.name} embeds {rows}; "
             "give the tokenizer that belongs to the model"

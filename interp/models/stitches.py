@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.errors import PairError
+from interp.errors import PairError, VocabularyMismatch
 from interp.models.grafts import Scope
 from interp.models.merged import bare
 from interp.models.pair import Pair
@@ -29,6 +29,11 @@ def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:
     first = pairs[0].require_base("stitching")
     for pair in pairs[1:]:
         base = pair.require_base("stitching")
+        if base.anatomy.vocabulary != first.anatomy.vocabulary:
+            raise VocabularyMismatch(
+                f"{pair.tuned.name} and its base are compared over {base.anatomy.vocabulary} token ids, and "
+                f"{pairs[0].tuned.name} over {first.anatomy.vocabulary}; stitch tunes of equal vocabularies"
+            )
         if pair.digests.get("base") != pairs[0].digests.get("base") or base.dtype != first.dtype:
             raise PairError(
                 f"{pair.tuned.name} and {pairs[0].tuned.name} are not tunes of one base; stitch tunes of the same one"

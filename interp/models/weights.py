@@ -246,17 +246,16 @@ def _in_both(
         if len(mine) != 2:
             notes.append(f"{matrix.tensor} has shape {mine} and is no matrix: not analysed")
             continue
-        if isinstance(other, Checkpoint):
-            theirs = other.shape(other.find(matrix.tensor, prefix))
-            if mine != theirs and matrix.layer == OUTSIDE:
-                notes.append(f"{matrix.tensor} was resized from {mine} to {theirs}: not analysed")
-                continue
-            if mine != theirs:
-                raise WidthMismatch(
-                    f"{matrix.tensor} is {mine} in the base and {theirs} in the tuned model; "
-                    "give the model that was tuned"
-                )
-        elif matrix.layer == OUTSIDE and "lora_embedding_A" in other.parts.get(matrix.place.path, {}):
+        whole = isinstance(other, Checkpoint)
+        theirs = other.shape(other.find(matrix.tensor, prefix)) if whole else other.saved_shape(matrix.place.path, mine)
+        if mine != theirs and matrix.layer == OUTSIDE:
+            notes.append(f"{matrix.tensor} was resized from {mine} to {theirs}: not analysed")
+            continue
+        if whole and mine != theirs:
+            raise WidthMismatch(
+                f"{matrix.tensor} is {mine} in the base and {theirs} in the tuned model; give the model that was tuned"
+            )
+        if not whole and matrix.layer == OUTSIDE and "lora_embedding_A" in other.parts.get(matrix.place.path, {}):
             notes.append(f"{matrix.tensor} has an adapter for embeddings: not analysed")
             continue
         kept.append(matrix)

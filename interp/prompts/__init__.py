@@ -21,7 +21,10 @@ from interp.prompts.tokens import (
     encode,
     encode_answer,
     end_id,
+    limited,
     pad_id,
+    require_rows,
+    rows_read,
 )
 
 __all__ = [
@@ -49,6 +52,7 @@ __all__ = [
     "encode_answer",
     "encode_document",
     "end_id",
+    "limited",
     "options_of",
     "packed",
     "pad_id",
@@ -57,6 +61,8 @@ __all__ = [
     "read_prompts",
     "read_task",
     "repeats_last",
+    "require_rows",
+    "rows_read",
     "special_ids",
     "template_notes",
     "tied",

@@ -16,7 +16,7 @@ from pyarrow import ArrowException
 from interp.errors import PromptError
 from interp.prompts.rows import joined_parts, kind_of
 from interp.prompts.template import render_conversation
-from interp.prompts.tokens import Encoded, Tokenizer
+from interp.prompts.tokens import Encoded, Tokenizer, require_rows
 
 TEXT, SYSTEM, USER, ASSISTANT, TEMPLATE = range(5)
 TURNS = {"text": TEXT, "system": SYSTEM, "user": USER, "assistant": ASSISTANT, "template": TEMPLATE}
@@ -135,6 +135,7 @@ def encode_document(
         codes = [TEXT] * len(ids)
     else:
         ids, codes = _encode_conversation(tokenizer, document)
+    require_rows(tokenizer, ids, document if isinstance(document, str) else str(document))
     codes = [code + SPECIAL * (index in special) for index, code in zip(ids, codes, strict=True)]
     return Encoded(tuple(ids), tuple(codes))
 

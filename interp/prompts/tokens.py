@@ -1,5 +1,6 @@
 """Token ids of a prompt, with the role of every token."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -16,6 +17,7 @@ OTHER, CONTENT, DECISION, COMPLETION = range(4)
 ROLES = {"content": CONTENT, "decision": DECISION, "completion": COMPLETION}
 
 _PLACE = "qzxPLACEHOLDERxzq"
+_LIMIT = "_interp_limit"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def encode(tokenizer: Tokenizer, text: str) -> Encoded:
         ids, roles = _encode_turn(tokenizer, text)
     if not ids:
         raise PromptError(f"the tokenizer makes no token of the prompt {text[:40]!r}")
+    require_rows(tokenizer, ids, text)
     roles[-1] = DECISION
     return Encoded(tuple(ids), tuple(roles))
 
@@ -82,9 +85,38 @@ def decoded(tokenizer: Tokenizer, ids: Sequence[int], skip_special_tokens: bool 
     return cast(str, tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
 
+def limited(tokenizer: Tokenizer, rows: int, why: str) -> Tokenizer:
+    """A copy of a tokenizer of which ids from ``rows`` on are not read; ``why`` ends the sentence that refuses one."""
+    found = copy.deepcopy(tokenizer)
+    setattr(found, _LIMIT, (rows, why))
+    return found
+
+
+def rows_read(tokenizer: Tokenizer) -> int | None:
+    """How many ids of a tokenizer may be read; None where nothing limits them."""
+    return getattr(tokenizer, _LIMIT, (None,))[0]
+
+
+def require_rows(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> None:
+    """Raise PromptError where a text holds a token that one of the models has no row for."""
+    rows, why = getattr(tokenizer, _LIMIT, (None, ""))
+    found = [index for index in ids if rows is not None and index >= rows]
+    if not found:
+        return
+    token = cast(str, tokenizer.convert_ids_to_tokens(found[0]))
+    where = f"the text {text[:40]!r} holds"
+    if tokenizer.chat_template is not None and token not in text:
+        where = "the chat template writes"
+    raise PromptError(f"{where} the token {token!r} (id {found[0]}), {why}")
+
+
 def pad_id(tokenizer: Tokenizer) -> int:
-    """Token id used for padding; 0 where the tokenizer names none."""
-    return cast("int | None", tokenizer.pad_token_id) or 0
+    """Token id used for padding; where the tokenizer names none that a model can read, its end token's, or 0."""
+    rows = rows_read(tokenizer)
+    for index in (cast("int | None", tokenizer.pad_token_id), end_id(tokenizer) if rows else None):
+        if index is not None and (rows is None or index < rows):
+            return index
+    return 0
 
 
 def end_id(tokenizer: Tokenizer) -> int | None:
@@ -119,6 +151,7 @@ def encode_answer(tokenizer: Tokenizer, text: str, answer: str) -> tuple[int, ..
     ids = tuple(whole[len(prompt) :])
     if not ids:
         raise PromptError(f"the tokenizer makes no token of the answer {answer[:40]!r}")
+    require_rows(tokenizer, ids, answer)
     return ids
 
 

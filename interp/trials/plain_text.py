@@ -12,7 +12,7 @@ from interp.errors import PromptError
 from interp.maths.host import to_host
 from interp.metrics import token_losses
 from interp.models.model import Model
-from interp.prompts import Encoded
+from interp.prompts import Encoded, require_rows
 from interp.study import Study
 
 
@@ -23,6 +23,7 @@ def coded_texts(study: Study, group: str) -> list[Encoded]:
         ids = study.pair.tokenizer(prompt.text)["input_ids"][: study.pair.tuned.context_length]
         if len(ids) < 2:
             raise PromptError(f"text {prompt.id} has {len(ids)} token(s), so nothing to predict; give longer ones")
+        require_rows(study.pair.tokenizer, ids, prompt.text)
         coded.append(Encoded(tuple(ids), (0,) * len(ids)))
     return coded
 

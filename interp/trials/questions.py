@@ -18,7 +18,7 @@ from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.metrics import token_losses
 from interp.models.model import Model
-from interp.prompts import Encoded, Prompt, PromptSet, Tokenizer, encode, encode_answer, pad_id
+from interp.prompts import Encoded, Prompt, PromptSet, Tokenizer, encode, encode_answer, pad_id, require_rows
 
 Logits = Callable[[Batch, int], Float[Tensor, "B keep V"]]
 
@@ -135,6 +135,8 @@ def run_logits(engine: Engine, model: Model) -> Logits:
 def text_rows(tokenizer: Tokenizer, texts: Sequence[str], context: int) -> list[tuple[int, ...]]:
     """Plain texts as token ids, without a chat template, cut at the context; those of one token say nothing."""
     rows = [tuple(tokenizer(text)["input_ids"][:context]) for text in texts]
+    for row, text in zip(rows, texts, strict=True):
+        require_rows(tokenizer, row, text)
     return [row for row in rows if len(row) > 1]
 
 

@@ -1,0 +1,285 @@
+"""Models whose embeddings have different numbers of rows, compared over the ids that both have.
+
+Fine-tuning adds tokens and pads embeddings to a multiple. Rows of the embedding and of the head that the other model
+does not have are cut off in memory, so that no id of theirs is read, chosen or counted; or the base is given rows for
+new tokens: the mean of its own, as ``resize_token_embeddings`` of transformers starts them.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from interp.errors import OptionError, UnsupportedModel, VocabularyMismatch
+from interp.maths.precision import widen
+from interp.models.generation import configured_end_ids
+from interp.models.matrices import embedding_of, is_packed
+from interp.models.model import Model
+from interp.models.offload import spread
+from interp.prompts import end_id, limited, rows_read
+
+NEW_TOKENS = ("refuse", "mean")
+_LONGER = "add --new-tokens mean (in Python new_tokens='mean')"
+_MEAN = "the mean of its rows, as transformers' resizing gives them"
+# an adapter's matrices whose rows are not the vocabulary's
+_BESIDE = ("lora_A", "lora_embedding_B", "token_adapter", "trainable_tokens")
+
+
+def require_known(new_tokens: str) -> None:
+    """Raise OptionError for a treatment of new tokens that there is not."""
+    if new_tokens not in NEW_TOKENS:
+        raise OptionError(f"--new-tokens {new_tokens} is unknown; use {' or '.join(NEW_TOKENS)}")
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Which token ids two models are compared over: the first ``count``.
+
+    ``base`` and ``tuned`` are the rows of their embeddings, ``tokens`` the ids that the tokenizer gives. ``grown`` says
+    that the fine-tuned model has no rows of its own, since it is an adapter that leaves embedding and head alone.
+    """
+
+    base: int
+    tuned: int
+    tokens: int
+    mean: bool
+    grown: bool = False
+
+    @classmethod
+    def of(cls, base: int, tuned: int | None, tokenizer: Tokenizer, new_tokens: str) -> "Ids":
+        """The ids of two models with these rows, and what becomes of those that the base does not have.
+
+        ``tuned`` None is an adapter that leaves the rows alone: it has as many as the base, with the mean or without.
+        """
+        require_known(new_tokens)
+        tokens, mean = 1 + max(tokenizer.get_vocab().values(), default=-1), new_tokens == "mean"
+        found = cls(base, base if tuned is None else tuned, tokens, mean, tuned is None)
+        return replace(found, tuned=max(base, tokens)) if found.grown and mean and found._own(tokenizer) else found
+
+    @property
+    def _more(self) -> bool:
+        """Whether there would be rows for more ids with the mean."""
+        return not self.mean and (self.tuned > self.base or self.grown)
+
+    @property
+    def count(self) -> int:
+        """How many ids: what both have, and with the mean every new token that the tokenizer gives."""
+        return min(self.tuned, max(self.base, self.tokens)) if self.mean else min(self.base, self.tuned)
+
+    @property
+    def digest(self) -> dict[str, str]:
+        """What tells numbers over these ids from others, for the key of a run; empty for equal rows."""
+        given = f", {self.count - self.base} by the mean" if self.count > self.base else ""
+        return {"ids": f"{self.count}{given}"} if self.count != self.base or self.count != self.tuned else {}
+
+    def notes(self, tokenizer: Tokenizer, tuned: PreTrainedModel, given: str = _MEAN) -> list[str]:
+        """What a reader must know of it, in sentences; ``given`` says what rows the new tokens have."""
+        return [*self._compared(tokenizer, given), *self._ends(tokenizer, tuned)]
+
+    def _compared(self, tokenizer: Tokenizer, given: str) -> list[str]:
+        if self.base == self.tuned:
+            lost = self._without_rows(tokenizer)
+            first = tokenizer.convert_ids_to_tokens(self.count)
+            said = f"the tokenizer has {len(lost)} added tokens that the models have no row for, first {first!r}"
+            remedy = " (--new-tokens mean gives them rows)" if self._more else ""
+            return [f"{said}: prompts that hold one are refused{remedy}"] if lost and self._own(tokenizer) else []
+        said = f"the base has rows for {self.base} token ids and the fine-tuned model for {self.tuned}"
+        if self.count > self.base:
+            first = tokenizer.convert_ids_to_tokens(self.base)
+            new = f"the {self.count - self.base} that the base lacks, first {first!r}, have {given}"
+            return [f"{said}: {new}; both are compared over {self.count} ids"]
+        found = [f"{said}: both are compared over the {self.count} that they share, probabilities renormalised there"]
+        if (self.tokens > self.count) and self.tuned > self.base:
+            found[0] += "; prompts with other ids are refused (--new-tokens mean gives the base rows for them)"
+        return found
+
+    def _without_rows(self, tokenizer: Tokenizer) -> set[int]:
+        return {index for index in tokenizer.get_vocab().values() if index >= self.tuned}
+
+    def _own(self, tokenizer: Tokenizer) -> bool:
+        """Whether the ids that the fine-tuned model has no row for are added tokens: others are another model's."""
+        fast: Any = tokenizer  # by transformers' annotations it could have another value of this name
+        return self._without_rows(tokenizer) <= set(fast.get_added_vocab().values())
+
+    def _ends(self, tokenizer: Tokenizer, tuned: PreTrainedModel) -> list[str]:
+        ends = configured_end_ids(tuned) | {index for index in [end_id(tokenizer)] if index is not None}
+        lost = sorted(index for index in ends if index >= self.count)
+        if not lost or not self._own(tokenizer):
+            return []
+        remedy = f"; {_LONGER}" if self._more else ""
+        token = tokenizer.convert_ids_to_tokens(lost[0])
+        return [
+            f"{token!r} (id {lost[0]}), which ends answers, is not among these ids, so no answer ends by it{remedy}"
+        ]
+
+    def limit(self, tokenizer: Tokenizer) -> Tokenizer:
+        """The tokenizer, whose prompts are refused where they hold an id that is not among these.
+
+        It is returned as it is where every id has a row, or where those that the fine-tuned model has no row for are
+        no added tokens: then it belongs to another model, which is refused elsewhere.
+        """
+        if self.tokens <= self.count or not self._own(tokenizer):
+            return tokenizer
+        has = "the base has no row for" if self._more else "not both models have a row for"
+        remedy = f"leave it out, or {_LONGER}" if self._more else "leave it out"
+        return limited(tokenizer, self.count, f"which {has} ({self.count} ids are compared); {remedy}")
+
+
+def rows_of(module: PreTrainedModel) -> int:
+    """How many token ids a model has rows for."""
+    return embedding_of(module).shape[0]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Two modules with rows for the same ids, the tokenizer that refuses others, and what a reader must know."""
+
+    base: PreTrainedModel
+    tuned: PreTrainedModel
+    ids: Ids
+    tokenizer: Tokenizer
+    notes: tuple[str, ...]
+
+    def models(self, base: str, tuned: str) -> tuple[Model, Model]:
+        """Both as models, by name."""
+        return (
+            Model.wrap(base, self.base, resized=self.ids.base != self.ids.count),
+            Model.wrap(tuned, self.tuned, resized=self.ids.tuned != self.ids.count),
+        )
+
+
+def fit(
+    base: PreTrainedModel, tuned: PreTrainedModel, tokenizer: Tokenizer, new_tokens: str, alone: bool = True
+) -> Fitted:
+    """Two models over the ids of ``Ids``; both as they are where rows are equal.
+
+    ``alone`` False: others hold these models too, so that what is changed is a copy around the same weights.
+    Raises UnsupportedModel where rows cannot be cut.
+    """
+    ids = Ids.of(rows_of(base), rows_of(tuned), tokenizer, new_tokens)
+    notes = tuple(ids.notes(tokenizer, tuned))
+    fitted = []
+    for module in (base, tuned):
+        if rows_of(module) != ids.count:
+            module = module if alone else _beside(module)
+            resize(module, ids.count)
+        fitted.append(module)
+    return Fitted(fitted[0], fitted[1], ids, ids.limit(tokenizer), notes)
+
+
+def require_readable_by(model: Model, tokenizer: Tokenizer) -> None:
+    """Raise VocabularyMismatch where a model of another pair lacks rows for tokens that prompts can hold."""
+    tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    tokens, rows = min(tokens, rows_read(tokenizer) or tokens), model.anatomy.vocabulary
+    if rows < tokens:
+        raise VocabularyMismatch(
+            f"{model.name} is compared over {rows} token ids, and prompts can hold {tokens}; give a model with as many "
+            "rows of tokens, or leave it out"
+        )
+
+
+def without_rows(module: PreTrainedModel, tokenizer: Tokenizer) -> tuple[Tokenizer, tuple[str, ...]]:
+    """The tokenizer of one model, or of an adapter on it, that refuses added tokens without a row; and notes."""
+    rows = rows_of(module)
+    ids = Ids.of(rows, rows, tokenizer, NEW_TOKENS[0])
+    return ids.limit(tokenizer), tuple(ids.notes(tokenizer, module))
+
+
+def adapter_rows(
+    tensors: Mapping[str, Tensor], saved: list[str], module: PreTrainedModel
+) -> tuple[int | None, dict[str, Tensor]]:
+    """Rows of the embedding and the head that an adapter's file was made for, and copies of the base's that it holds.
+
+    None where it changes and holds neither, or where its parts disagree. ``saved`` are its ``modules_to_save``. The
+    copies are by path of their parameter, as peft adds them where the vocabulary was resized.
+    """
+    paths = {path for path, part in module.named_modules() if any(part is end for end in _ends(module))}
+    rows, copies = set(), {}
+    for key, value in tensors.items():
+        name = of_the_base(key)
+        path = next((path for path in paths if name.startswith(f"{path}.")), None)
+        if path is None or any(part in name for part in _BESIDE):
+            continue
+        rows.add(value.shape[1 if "lora_embedding_A" in name else 0])
+        named = any(f".{path}".endswith(f".{part}") for part in saved)
+        # of a module that is kept in two versions, what has its bare name is the trained one
+        if name in (f"{path}.weight", f"{path}.bias") and (not named or ".original_module." in key):
+            copies[name] = value
+    return (rows.pop() if len(rows) == 1 else None), copies
+
+
+def of_the_base(key: str) -> str:
+    """The name in the base of a tensor that an adapter's file holds beside its own, a copy of the base's."""
+    for part in (".token_adapter.base_layer.", ".base_layer.", ".original_module."):
+        key = key.replace(part, ".")
+    return key.removeprefix("base_model.model.")
+
+
+@torch.no_grad()
+def resize(module: PreTrainedModel, rows: int, saved: Mapping[str, Tensor] | None = None) -> None:
+    """Give embedding and head this many rows, in place: the first ones, or further ones beside its own.
+
+    Further rows are those of ``saved``, by path of the parameter, else the mean of the model's own. What ties a head to
+    the embedding stays. Raises UnsupportedModel where the weights are elsewhere or packed.
+    """
+    before, made = rows_of(module), dict[int, nn.Parameter]()
+    paths = {id(part): path for path, part in module.named_modules()}
+    name = type(module).__name__
+    for part in {id(part): part for end in _ends(module) for part in end.modules()}.values():
+        path = paths[id(part)]
+        if is_packed(part) or any(value is not None and value.is_meta for value in part._parameters.values()):
+            raise UnsupportedModel(
+                f"{path} of a {name} has {before} rows, the other model {rows}, and it cannot be cut where it is "
+                "quantised or kept off the device; give a device that holds it, or the model as it was before"
+            )
+        for key, value in list(part._parameters.items()):
+            axis = 1 if "lora_embedding_A" in path else 0
+            if value is None or any(word in path for word in _BESIDE) or value.shape[axis : axis + 1] != (before,):
+                continue
+            if id(value) not in made:
+                more = (saved or {}).get(f"{path}.{key}")
+                made[id(value)] = nn.Parameter(_resized(value, rows, axis, more), requires_grad=False)
+            part._parameters[key] = made[id(value)]
+            _tell(part, rows)
+    for config in {id(found): found for found in (module.config, module.config.get_text_config())}.values():
+        if hasattr(config, "vocab_size"):
+            config.vocab_size = rows
+
+
+def _ends(module: PreTrainedModel) -> list[nn.Module]:
+    return [end for end in (module.get_input_embeddings(), module.get_output_embeddings()) if end is not None]
+
+
+def _resized(value: Tensor, rows: int, axis: int, saved: Tensor | None) -> Tensor:
+    before = value.shape[axis]
+    if rows <= before:
+        return value.detach().narrow(axis, 0, rows)
+    if saved is not None and saved.shape[axis] >= rows:
+        return torch.cat([value, saved.narrow(axis, before, rows - before).to(value)], axis)
+    mean = widen(value).mean(axis, keepdim=True).to(value.dtype)
+    return torch.cat([value, mean.expand(*[rows - before if at == axis else -1 for at in range(value.ndim)])], axis)
+
+
+def _tell(part: Any, rows: int) -> None:
+    """The sizes that a module states beside its weight."""
+    if isinstance(part, nn.Embedding):
+        part.num_embeddings = rows
+        # it matters in training only, and an id without a row is refused by torch
+        part.padding_idx = None if part.padding_idx is None or part.padding_idx >= rows else part.padding_idx
+    elif isinstance(part, nn.Linear):
+        part.out_features = rows
+
+
+def _beside(module: PreTrainedModel) -> PreTrainedModel:
+    """Another model around the same weights, so that rows can be cut while the one given stays as it is."""
+    if spread(module):
+        raise UnsupportedModel(
+            f"a {type(module).__name__} that accelerate placed has other rows of tokens than the other model, and "
+            "cannot be cut in memory; load it on one device"
+        )
+    return copy.deepcopy(module, {id(held): held for held in (*module.parameters(), *module.buffers())})
