@@ -98,9 +98,12 @@ def test_an_adapter_that_leaves_the_rows_alone(tmp_path, models):
 
 
 def test_an_adapter_that_trains_single_tokens(tmp_path, models):
-    place, _, _ = written(models[0], tmp_path, trainable_token_indices={"embed_tokens": [ROWS, 340]})
-    with pytest.raises(UnsupportedModel, match=r"trains single tokens .*--new-tokens mean"):
+    place, _, wrapped = written(models[0], tmp_path, trainable_token_indices={"embed_tokens": [5, ROWS]})
+    with pytest.raises(UnsupportedModel, match=r"trains the single token 333 .*; add --new-tokens mean, or merge it"):
         Pair.load(str(place / "adapter"), device="cpu")
+    pair = Pair.load(str(place / "adapter"), device="cpu", new_tokens="mean")
+    with pair.tuned.active() as module:
+        torch.testing.assert_close(logits(module, [4, 5, ROWS]), logits(wrapped, [4, 5, ROWS])[..., : ROWS + 1])
 
 
 def test_intruders_of_an_adapter_of_a_resized_base(tmp_path, models):
