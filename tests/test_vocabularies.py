@@ -3,21 +3,22 @@
 import copy
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
 from interp.analyzers.compare import Compare
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
 from interp.cli import main
-from interp.errors import OptionError, PromptError, UnsupportedModel, VocabularyMismatch
+from interp.engines.nnsight_trace import remote_key
+from interp.errors import OptionError, PromptError, VocabularyMismatch
 from interp.metrics import Refusal
 from interp.models.pair import Pair
+from interp.models.stitches import aligned
 from interp.models.vocabularies import require_readable_by
-from interp.models.weights import WeightPair
 from interp.prompts import encode, encode_answer, pad_id
 from interp.study import Study
 from tests import tiny
@@ -30,26 +31,6 @@ FAMILIES = pytest.mark.parametrize("family", ["llama", "gpt2", "tied"])
 
 def build(family, **changes):
     return tiny.llama(tie_word_embeddings=True, **changes) if family == "tied" else tiny.FAMILIES[family](**changes)
-
-
-def resized(model, rows, loud=False):
-    """The same model with more rows, or fewer; ``loud`` ones would be chosen wherever they can be."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        more = copy.deepcopy(model)
-        more.resize_token_embeddings(rows, mean_resizing=False)
-    with torch.no_grad():
-        for part in (more.get_input_embeddings(), more.get_output_embeddings()) if loud else ():
-            part.weight[ROWS:] = 5 * part.weight[:ROWS][: max(rows - ROWS, 0)]
-    return more
-
-
-def added(*tokens, template=None):
-    """The tokenizer with special tokens of its own."""
-    more = copy.deepcopy(tiny.tokenizer(template=False))
-    more.add_special_tokens({"additional_special_tokens": list(tokens)})
-    more.chat_template = template
-    return more
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +63,10 @@ def test_padded_models_give_what_the_models_without_padding_give(family, base_ro
     base = build(family)
     tuned = tiny.perturbed(base)
     shared = min(base_rows, tuned_rows)
-    longest = [resized(model, 384, loud=True) for model in (tuned, base)]
-    plain = Pair.from_modules(*(resized(model, shared) for model in longest), tiny.tokenizer())
+    longest = [tiny.resized(model, 384, loud=True) for model in (tuned, base)]
+    plain = Pair.from_modules(*(tiny.resized(model, shared) for model in longest), tiny.tokenizer())
     rows = zip(longest, (tuned_rows, base_rows), strict=True)
-    padded = Pair.from_modules(*(resized(model, count) for model, count in rows), tiny.tokenizer())
+    padded = Pair.from_modules(*(tiny.resized(model, count) for model, count in rows), tiny.tokenizer())
     said = f"the base has rows for {base_rows} token ids and the fine-tuned model for {tuned_rows}: both are compared"
     assert padded.notes[0].startswith(said)
     equal(analyzer(study(padded, max_new_tokens=4)), analyzer(study(plain, max_new_tokens=4)))
@@ -95,7 +76,7 @@ def test_padded_models_give_what_the_models_without_padding_give(family, base_ro
 
 
 def test_without_cutting_the_numbers_would_be_others(models):
-    loud = resized(models[1], 384, loud=True)
+    loud = tiny.resized(models[1], 384, loud=True)
     text = torch.tensor([tiny.tokenizer()("open the door").input_ids])
     with torch.no_grad():
         whole = loud(input_ids=text).logits
@@ -106,13 +87,15 @@ def test_without_cutting_the_numbers_would_be_others(models):
 
 
 def test_no_answer_holds_an_id_that_is_not_shared(models):
-    loud = study(Pair.from_modules(resized(models[1], 384, loud=True), models[0], tiny.tokenizer()), max_new_tokens=8)
+    loud = study(
+        Pair.from_modules(tiny.resized(models[1], 384, loud=True), models[0], tiny.tokenizer()), max_new_tokens=8
+    )
     plain = study(Pair.from_modules(models[1], models[0], tiny.tokenizer()), max_new_tokens=8)
     assert loud.answers("tuned", "positive") == plain.answers("tuned", "positive")
 
 
 def test_models_in_memory_stay_as_they_are(models):
-    base, tuned = models[0], resized(models[1], 384)
+    base, tuned = models[0], tiny.resized(models[1], 384)
     Pair.from_modules(tuned, base, tiny.tokenizer())
     assert tuned.lm_head.weight.shape[0] == tuned.config.vocab_size == 384
     assert tuned.model.embed_tokens.num_embeddings == 384
@@ -122,21 +105,21 @@ def test_models_of_equal_rows_keep_their_keys(tmp_path, models):
     same = Pair.from_modules(models[1], models[0], tiny.tokenizer())
     assert "ids" not in same.digests
     assert not any("rows for" in note for note in same.notes)
-    longer = Pair.from_modules(resized(models[1], ROWS + 1), models[0], added(NEW))
-    mean = Pair.from_modules(resized(models[1], ROWS + 1), models[0], added(NEW), new_tokens="mean")
+    longer = Pair.from_modules(tiny.resized(models[1], ROWS + 1), models[0], tiny.added(NEW))
+    mean = Pair.from_modules(tiny.resized(models[1], ROWS + 1), models[0], tiny.added(NEW), new_tokens="mean")
     assert longer.inputs != mean.inputs
 
 
 def test_a_tokenizer_of_another_model_is_refused_as_before(models):
     with pytest.raises(VocabularyMismatch, match=r"the tokenizer has 333 tokens and .* embeds 100"):
-        Pair.from_modules(resized(models[1], 100), models[0], tiny.tokenizer())
+        Pair.from_modules(tiny.resized(models[1], 100), models[0], tiny.tokenizer())
 
 
 # ------------------------------------------------------------------------------------------------- tokens that are new
 
 
 def test_a_prompt_with_a_new_token_is_refused_in_one_line(models):
-    pair = Pair.from_modules(resized(models[1], 384), models[0], added(NEW))
+    pair = Pair.from_modules(tiny.resized(models[1], 384), models[0], tiny.added(NEW))
     assert "prompts with other ids are refused (--new-tokens mean" in pair.notes[0]
     assert encode(pair.tokenizer, "open the door").ids
     line = r"'open <.*' holds the token .*im_start.* \(id 333\), which the base has no row for .*--new-tokens mean"
@@ -147,7 +130,7 @@ def test_a_prompt_with_a_new_token_is_refused_in_one_line(models):
 
 
 def test_a_chat_template_with_a_new_token_is_named(models):
-    pair = Pair.from_modules(resized(models[1], 384), models[0], added(NEW, template=CHAT))
+    pair = Pair.from_modules(tiny.resized(models[1], 384), models[0], tiny.added(NEW, template=CHAT))
     with pytest.raises(PromptError, match=r"the chat template writes the token '<.im_start.>' .*--new-tokens mean"):
         Compare()(study(pair))
 
@@ -155,8 +138,8 @@ def test_a_chat_template_with_a_new_token_is_named(models):
 @FAMILIES
 def test_the_mean_is_what_transformers_gives_new_tokens(family):
     base = build(family)
-    tuned = resized(tiny.perturbed(base), 384, loud=True)
-    pair = Pair.from_modules(tuned, base, added(NEW, "<|im_end|>", template=CHAT), new_tokens="mean")
+    tuned = tiny.resized(tiny.perturbed(base), 384, loud=True)
+    pair = Pair.from_modules(tuned, base, tiny.added(NEW, "<|im_end|>", template=CHAT), new_tokens="mean")
     assert "the 2 that the base lacks, first '<|im_start|>', have the mean of its rows" in pair.notes[0]
     assert "compared over 335 ids" in pair.notes[0]
     with warnings.catch_warnings():
@@ -166,22 +149,22 @@ def test_the_mean_is_what_transformers_gives_new_tokens(family):
     for name, value in theirs.named_parameters():
         torch.testing.assert_close(pair.base.module.get_parameter(name), value, rtol=0, atol=1e-4)
     # the tuned model keeps its own rows, less the padding beyond the tokens
-    whole = Pair.from_modules(resized(tuned, 335), theirs, added(NEW, "<|im_end|>", template=CHAT))
+    whole = Pair.from_modules(tiny.resized(tuned, 335), theirs, tiny.added(NEW, "<|im_end|>", template=CHAT))
     one, two = (Compare()(study(each, max_new_tokens=4)) for each in (pair, whole))
     np.testing.assert_allclose(one["kl_last"], two["kl_last"], rtol=1e-2, atol=1e-4)
 
 
 def test_the_mean_adds_nothing_where_there_is_only_padding(models):
-    pair = Pair.from_modules(resized(models[1], 384), models[0], tiny.tokenizer(), new_tokens="mean")
+    pair = Pair.from_modules(tiny.resized(models[1], 384), models[0], tiny.tokenizer(), new_tokens="mean")
     assert pair.base.anatomy.vocabulary == ROWS
     with pytest.raises(OptionError, match="--new-tokens median is unknown; use refuse or mean"):
         Pair.from_modules(models[1], models[0], tiny.tokenizer(), new_tokens="median")
 
 
 def test_an_end_token_that_is_new_is_told(models):
-    tokenizer = added("<|im_end|>")
+    tokenizer = tiny.added("<|im_end|>")
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
-    tuned = resized(models[1], 384)
+    tuned = tiny.resized(models[1], 384)
     tuned.generation_config.eos_token_id = ROWS
     pair = Pair.from_modules(tuned, models[0], tokenizer)
     assert any("'<|im_end|>' (id 333), which ends answers, is not among these ids" in note for note in pair.notes)
@@ -192,100 +175,13 @@ def test_an_end_token_that_is_new_is_told(models):
 
 
 def test_a_tokenizer_with_an_unused_token_more_than_rows(models):
-    pair = Pair.from_modules(models[1], models[0], added("[PAD]"))
+    pair = Pair.from_modules(models[1], models[0], tiny.added("[PAD]"))
     plain = Pair.from_modules(models[1], models[0], tiny.tokenizer(template=False))
     assert "1 added tokens that the models have no row for, first '[PAD]': prompts that hold one are" in pair.notes[0]
     equal(Compare()(study(pair)), Compare()(study(plain)))
     with pytest.raises(PromptError, match=r"not both models have a row for .*; leave it out$"):
         encode(pair.tokenizer, "open [PAD]")
-    assert Pair.from_modules(models[1], None, added("[PAD]")).notes == pair.notes
-
-
-# ---------------------------------------------------------------------------------------------------------- adapters
-
-ADAPTERS = {
-    "saved-beside": {},
-    "kept-whole": {"modules_to_save": ["embed_tokens", "lm_head"]},
-    "factors": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
-}
-
-
-@pytest.fixture(params=ADAPTERS)
-def adapted(request, tmp_path, models):
-    """An adapter that was made on a base with more rows, as peft saves it; the base; both as the maker had them."""
-    return written(models[0], tmp_path, **ADAPTERS[request.param])
-
-
-def written(base, place, **config):
-    tiny.save(base, place / "base")
-    longer = resized(base, 345)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        settings = {"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **config}
-        wrapped = get_peft_model(copy.deepcopy(longer), LoraConfig(**settings)).eval()
-        wrapped.peft_config["default"].base_model_name_or_path = str(place / "base")
-        generator = torch.Generator().manual_seed(5)
-        with torch.no_grad():
-            for parameter in wrapped.parameters():
-                if parameter.requires_grad:
-                    parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-        wrapped.save_pretrained(place / "adapter")
-    added(NEW).save_pretrained(place / "adapter")
-    return place, longer, wrapped
-
-
-@torch.no_grad()
-def logits(model, ids):
-    return model(input_ids=torch.tensor([ids])).logits
-
-
-def test_an_adapter_of_a_resized_base_is_compared_on_the_base(adapted):
-    place, longer, wrapped = adapted
-    pair = Pair.load(str(place / "adapter"), str(place / "base"), device="cpu")
-    assert any("rows for 333 token ids and the fine-tuned model for 345" in note for note in pair.notes)
-    ids = list(encode(pair.tokenizer, "open the door").ids)
-    for model, theirs in ((pair.base, longer), (pair.tuned, wrapped)):
-        with model.active() as module:
-            torch.testing.assert_close(logits(module, ids), logits(theirs, ids)[..., :ROWS])
-    assert len(Compare()(study(pair, max_new_tokens=3)))
-    with pytest.raises(PromptError, match="--new-tokens mean"):
-        encode(pair.tokenizer, f"open {NEW}")
-
-
-def test_with_the_mean_an_adapter_of_a_resized_base_reads_its_tokens(adapted):
-    place, _, wrapped = adapted
-    pair = Pair.load(str(place / "adapter"), str(place / "base"), device="cpu", new_tokens="mean")
-    assert any("have the rows that the adapter's file has" in note for note in pair.notes)
-    ids = list(encode(pair.tokenizer, f"open {NEW}").ids)
-    assert ROWS in ids
-    with pair.tuned.active() as module:
-        torch.testing.assert_close(logits(module, ids), logits(wrapped, ids)[..., : ROWS + 1])
-
-
-def test_an_adapter_that_leaves_the_rows_alone(tmp_path, models):
-    tiny.save(models[0], tmp_path / "base")
-    tiny.adapter(models[0], tmp_path / "adapter", tmp_path / "base", target_modules=["q_proj"])
-    added(NEW).save_pretrained(tmp_path / "adapter")
-    pair = Pair.load(str(tmp_path / "adapter"), device="cpu")
-    with pytest.raises(PromptError, match=r"the base has no row for .*--new-tokens mean"):
-        encode(pair.tokenizer, NEW)
-    mean = Pair.load(str(tmp_path / "adapter"), device="cpu", new_tokens="mean")
-    rows = mean.base.module.get_input_embeddings().weight
-    torch.testing.assert_close(rows[ROWS], rows[:ROWS].mean(0))
-    assert ROWS in encode(mean.tokenizer, NEW).ids
-
-
-def test_an_adapter_that_trains_single_tokens(tmp_path, models):
-    place, _, _ = written(models[0], tmp_path, trainable_token_indices={"embed_tokens": [ROWS, 340]})
-    with pytest.raises(UnsupportedModel, match=r"trains single tokens .*--new-tokens mean"):
-        Pair.load(str(place / "adapter"), device="cpu")
-
-
-def test_intruders_of_an_adapter_of_a_resized_base(tmp_path, models):
-    place, _, _ = written(models[0], tmp_path, **ADAPTERS["kept-whole"])
-    found = WeightPair.load(str(place / "adapter"), str(place / "base"), embeddings=True)
-    assert {matrix.part for matrix in found.matrices} == {"attn.q", *(m.part for m in found.matrices if m.layer >= 0)}
-    assert sum("was resized from (333, 32) to (345, 32): not analysed" in note for note in found.notes) == 2
+    assert Pair.from_modules(models[1], None, tiny.added("[PAD]")).notes == pair.notes
 
 
 # ------------------------------------------------------------------------------------------------- the command line
@@ -293,8 +189,8 @@ def test_intruders_of_an_adapter_of_a_resized_base(tmp_path, models):
 
 def test_the_command_line_compares_them(tmp_path, models, capsys):
     base, tuned = tiny.save(models[0], tmp_path / "base"), tmp_path / "tuned"
-    resized(models[1], 384).save_pretrained(tuned)
-    added(NEW, template=CHAT).save_pretrained(tuned)
+    tiny.resized(models[1], 384).save_pretrained(tuned)
+    tiny.added(NEW, template=CHAT).save_pretrained(tuned)
     (tmp_path / "p.txt").write_text("open the door\nclose the window\n", "utf-8")
     line = ["compare", tuned, "--base", base, "--prompts", tmp_path / "p.txt", "--store", tmp_path / "runs", "--json"]
     assert main([str(word) for word in line]) == 2
@@ -309,8 +205,19 @@ def test_the_command_line_compares_them(tmp_path, models, capsys):
 
 
 def test_a_control_that_cannot_read_the_prompts_is_refused(models):
-    pair = Pair.from_modules(resized(models[1], 384), models[0], added(NEW), new_tokens="mean")
+    pair = Pair.from_modules(tiny.resized(models[1], 384), models[0], tiny.added(NEW), new_tokens="mean")
     control = Pair.from_modules(tiny.perturbed(models[0], seed=3), models[0], tiny.tokenizer())
     with pytest.raises(VocabularyMismatch, match="is compared over 333 token ids, and prompts can hold 334"):
         require_readable_by(control.tuned, pair.tokenizer)
-    require_readable_by(control.tuned, Pair.from_modules(resized(models[1], 384), models[0], added(NEW)).tokenizer)
+    require_readable_by(
+        control.tuned, Pair.from_modules(tiny.resized(models[1], 384), models[0], tiny.added(NEW)).tokenizer
+    )
+
+
+def test_what_would_run_all_rows_or_mix_ids_is_refused(models):
+    pair = Pair.from_modules(tiny.resized(models[1], 384), models[0], tiny.tokenizer())
+    with pytest.raises(OptionError, match="NDIF runs it with all its rows of tokens, and here it has 333"):
+        remote_key(replace(pair.tuned, name="someone/model"))
+    other = Pair.from_modules(*(tiny.resized(model, 384) for model in models[::-1]), tiny.tokenizer())
+    with pytest.raises(VocabularyMismatch, match=r"over 384 token ids, and .* over 333; stitch tunes of equal"):
+        aligned([pair, other])

@@ -112,6 +112,27 @@ def perturbed(model: PreTrainedModel, size: float = 0.02, seed: int = 1) -> PreT
     return child
 
 
+def resized(model: PreTrainedModel, rows: int, loud: bool = False) -> PreTrainedModel:
+    """The same model with more rows, or fewer; ``loud`` ones would be chosen wherever they can be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        more = copy.deepcopy(model)
+        more.resize_token_embeddings(rows, mean_resizing=False)
+    own = len(tokenizer())
+    with torch.no_grad():
+        for part in (more.get_input_embeddings(), more.get_output_embeddings()) if loud else ():
+            part.weight[own:] = 5 * part.weight[:own][: max(rows - own, 0)]
+    return more
+
+
+def added(*tokens: str, template: str | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer with special tokens of its own."""
+    more = copy.deepcopy(tokenizer(template=False))
+    more.add_special_tokens({"additional_special_tokens": list(tokens)})
+    more.chat_template = template
+    return more
+
+
 def save(model: PreTrainedModel, path: Path, with_tokenizer: bool = True, **options) -> Path:
     """Write a model (and the tokenizer) as a Hugging Face directory."""
     model.save_pretrained(path, **options)

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from interp.capture import BatchSize
 
 
+NewTokens = Annotated[
+    str,
+    typer.Option("--new-tokens", metavar="NAME", help="Tokens the base has no row for: refuse, or mean of its rows."),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Common:
     """The options of every command; the fields are the flags."""
@@ -60,10 +66,7 @@ class Running(Common):
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
     engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="torch or nnsight.")] = "torch"
     remote: Annotated[bool, typer.Option("--remote", help="Run passes on NDIF (--engine nnsight).")] = False
-    new_tokens: Annotated[
-        str,
-        typer.Option("--new-tokens", metavar="NAME", help="Prompts with tokens the base lacks: refuse, or mean rows."),
-    ] = "refuse"
+    new_tokens: NewTokens = "refuse"
 
     @property
     def loading(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.common import Common, takes
+from interp.cli.common import Common, NewTokens, takes
 from interp.errors import OptionError, PromptError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Training(Common):
     batch_size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Documents at a time.")] = None
     device: Annotated[str, typer.Option("--device", metavar="NAME|auto", help="cpu, cuda, cuda:1.")] = "auto"
     dtype: Annotated[str, typer.Option("--dtype", metavar="NAME|auto", help="Of the model.")] = "auto"
+    new_tokens: NewTokens = "refuse"
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0
 
 
@@ -191,7 +192,7 @@ def _source(common: Training, model: str) -> tuple[Any, Any]:
         keep=tuple(common.keep.split(",")) if common.keep else tuple(TURNS), batch_size=common.batch_size,
     )  # fmt: skip
     common.status(f"loading {model}")
-    pair = Pair.load(model, common.base, **common.loading)
+    pair = Pair.load(model, common.base, device=common.device, dtype=common.dtype, new_tokens=common.new_tokens)
     for note in pair.notes:
         common.remark(f"note: {note}")
     return Activations(pair, sites, documents, reading, rank=together.rank(), world=together.world()), device

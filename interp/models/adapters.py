@@ -75,7 +75,7 @@ def attach_resized(
     base, tuned = attach(source, alone)
     require_switched(plain, base, tuned)
     if ids.count != ids.tuned:
-        _require_no_single_tokens(tuned)
+        _require_single_tokens(tuned, ids)
         resize(base.module, ids.count)
     anatomy = replace(base.anatomy, vocabulary=ids.count)
     base, tuned = (replace(model, anatomy=anatomy, resized=ids.count != own) for model in (base, tuned))
@@ -95,11 +95,15 @@ def _made_for(source: Source, module: PreTrainedModel) -> tuple[int | None, Tens
     return adapter_rows(load_file(file), saved, module)
 
 
-def _require_no_single_tokens(tuned: Model) -> None:
-    if any(isinstance(part, TrainableTokensWrapper) for part in tuned.module.modules()):
+def _require_single_tokens(tuned: Model, ids: Ids) -> None:
+    """Raise UnsupportedModel where a token that the adapter trains would lose its row: peft writes it at each pass."""
+    layers: list[Any] = [part for part in tuned.module.modules() if isinstance(part, TrainableTokensWrapper)]
+    trained = {int(index) for part in layers for each in part.token_adapter.token_indices.values() for index in each}
+    if trained and max(trained) >= ids.count:
+        mean = "" if ids.mean else "add --new-tokens mean, or "
         raise UnsupportedModel(
-            f"{tuned.name} trains single tokens (trainable_token_indices) of a resized base, which cannot be cut; "
-            "add --new-tokens mean, or merge it, save the whole model, and give that with --base"
+            f"{tuned.name} trains the single token {max(trained)} (trainable_token_indices), and {ids.count} ids are "
+            f"compared; {mean}merge it, save the whole model, and give that with --base"
         )
 
 

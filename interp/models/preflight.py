@@ -1,4 +1,4 @@
-"""Checks that two models may be compared, each with its own refusal; what cannot be compared is never cut to fit."""
+"""Checks that two models may be compared, each with its own refusal; nothing but rows of tokens is cut to fit."""
 
 from collections.abc import Mapping
 from pathlib import Path

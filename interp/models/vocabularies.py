@@ -27,7 +27,7 @@ NEW_TOKENS = ("refuse", "mean")
 _LONGER = "add --new-tokens mean (in Python new_tokens='mean')"
 _MEAN = "the mean of its rows, as transformers' resizing gives them"
 # an adapter's matrices whose rows are not the vocabulary's
-_BESIDE = ("lora_A", "lora_embedding_B", "token_adapter", "trainable_tokens")
+_BESIDE = ("lora_A", "lora_embedding_B", "trainable_tokens")
 
 
 def require_known(new_tokens: str) -> None:
