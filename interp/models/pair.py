@@ -14,6 +14,7 @@ from interp.models import load, preflight, sources
 from interp.models.adapters import adopt, attach, inner_of, memory_digests
 from interp.models.generation import configured_end_ids, generation_note
 from interp.models.model import Model
+from interp.models.precision import name_of, precision_notes
 from interp.models.unwrap import unwrap
 from interp.prompts import decoded, end_id, pad_id
 
@@ -57,7 +58,9 @@ class Pair:
             kind = f"adapter of {number(added)} numbers, switched on and off over the base"
         else:
             kind = "full: two models with weights of their own"
-        anatomy, dtype = self.tuned.anatomy, str(self.tuned.dtype).removeprefix("torch.")
+        anatomy, dtype = self.tuned.anatomy, name_of(self.tuned.dtype)
+        if self.base is not None and self.base.dtype != self.tuned.dtype:
+            dtype += f" (the base {name_of(self.base.dtype)})"
         return [
             ("tuned", self.tuned.name),
             ("base", self.base and self.base.name),
@@ -121,7 +124,12 @@ class Pair:
         """What of the pair determines numbers, as JSON: what was loaded, how it computes, and what ends an answer."""
         return {
             **self.digests,
-            "dtype": str(self.tuned.dtype).removeprefix("torch."),
+            "dtype": name_of(self.tuned.dtype),
+            **(
+                {}
+                if self.base is None or self.base.dtype == self.tuned.dtype
+                else {"base_dtype": name_of(self.base.dtype)}
+            ),
             "attention": self.tuned.module.config._attn_implementation or "",
             "end_ids": {role: list(self.end_ids(role)) for role in self.roles},
         }
@@ -173,6 +181,7 @@ class Pair:
             notes += (*more, *preflight.require_same_tokens(base_source, tokenizer, settings))
             digests["base"] = load.weights_digest(base_source)
             notes += preflight.alike(digests["base"], digests["tuned"], base_source, tokenizer, settings)
+            notes += precision_notes(base_model, tuned_model)
             preflight.require_alive(base_model, tokenizer)
         preflight.require_alive(tuned_model, tokenizer)
         return cls(tuned_model, base_model, tokenizer, digests, notes)
@@ -232,7 +241,8 @@ class Pair:
             preflight.require_alive(base_model, tokenizer)
             digests["base"] = load.memory_digest(base)
         preflight.require_alive(tuned_model, tokenizer)
-        return cls(tuned_model, base_model, tokenizer, digests)
+        notes = () if base_model is None else precision_notes(base_model, tuned_model)
+        return cls(tuned_model, base_model, tokenizer, digests, notes)
 
     def close(self) -> None:
         """Let go of device memory after the pair is no longer used."""
