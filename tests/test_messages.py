@@ -1,6 +1,7 @@
 """What users bring, in kinds: each is handled right, or refused in one line that says what to do."""
 
 import copy
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from interp.models.units import HEAD, NEURON
 from interp.models.weights import WeightPair
 from interp.study import Study
 from tests import tiny
+from tests.test_pytest_plugin import anew, made, pytest_in  # noqa: F401 (fixtures)
 
 SIZES: dict = dict(
     vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
@@ -315,3 +317,37 @@ def test_a_pair_of_two_dtypes_is_read_and_its_key_holds_both(tuned_in):
 
 def test_a_pair_of_one_dtype_has_the_key_that_it_had():
     assert "base_dtype" not in Pair.from_modules(tiny.perturbed(tiny.llama()), tiny.llama(), tiny.tokenizer()).inputs
+
+
+# --------------------------------------------------------------------------------------------- the plugin beside others
+
+FIRST = ["-p", "interp.pytest_plugin", "-p", "no:cacheprovider"]
+
+
+@pytest.mark.parametrize(
+    ("ini", "arguments", "code", "says"),
+    [
+        ("addopts = --interp-report report.json", [], 1, "1 failed, 7 passed"),
+        ("addopts = --interp-report report.json --strict-markers -m 'not slow'", [], 1, "1 failed, 7 passed"),
+        ("addopts = --interp-report report.json", ["-m", "interp_report"], 0, "7 passed, 1 deselected"),
+        ("addopts = --interp-report report.json", ["-m", "not interp_report"], 1, "1 failed, 7 deselected"),
+        ("addopts = --interp-report report.json", ["-k", "necessity"], 0, "1 passed, 7 deselected"),
+        ("addopts = --interp-report report.json", ["test_own.py"], 1, "1 failed, 7 passed"),
+        ("", ["--interp-report", "report.json"], 0, "the report alone is run, not testpaths"),
+        ("", ["--interp-report", "report.json", "report.json::page"], 0, "1 passed"),
+    ],
+)
+def test_a_report_is_run_beside_a_projects_own_tests(made, pytest_in, tmp_path, ini, arguments, code, says):  # noqa: F811
+    folder = shutil.copytree(made, tmp_path / "copy")
+    (folder / "pytest.ini").write_text(f"[pytest]\ntestpaths = .\nmarkers = slow\n{ini}\n")
+    ended, said = pytest_in(folder, *arguments)
+    assert ended == code, said
+    assert says in said
+
+
+def test_the_plugin_may_be_asked_for_by_name_beside_its_entry_point(made):  # noqa: F811
+    entry = ["-p", "interp.pytest_entry"]
+    for order in (FIRST + entry, entry + FIRST):
+        ended, said = anew(made, *order, "--interp-report", "report.json")
+        assert ended == 0, said
+        assert "7 passed" in said

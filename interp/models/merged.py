@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -36,7 +36,7 @@ def bare(path: str) -> str:
     return path
 
 
-def adapted(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Every outermost module that adapters replaced, with its path; one for tuned rows counts as the layer inside."""
     inside: list[str] = []
     for path, layer in module.named_modules():
