@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-6
 _REPORTS = pytest.StashKey[dict[Path, Any]]()
 _AGAIN = pytest.StashKey[Any]()
+_ALONE = pytest.StashKey[bool]()
+MARK = "interp_report"
 _FOLDER = "interp_again"
 
 
@@ -68,6 +70,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the reports: what is none ends the session in one line, before anything is collected."""
+    config.addinivalue_line("markers", f"{MARK}: the checks of a report, from --interp-report")
     # a worker of pytest-xdist parses its options twice, and lists grow twice as long
     given = list(dict.fromkeys(Path(name) for name in _given(config, "interp_report")))
     prompts = list(dict.fromkeys(_given(config, "interp_prompts")))
@@ -81,10 +84,31 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--interp-tolerance {_given(config, 'interp_tolerance')} is no tolerance; use 1e-6")
     where = config.invocation_params.dir
     config.stash[_REPORTS] = {path: _read(config, path) for path in ((where / name).resolve() for name in given)}
-    named = [*config.args] if config.args_source is config.ArgsSource.ARGS else []
-    config.args[:] = [*named, *(str(path) for path in config.stash[_REPORTS] if str(path) not in named)]
+    _add_paths(config, [*config.stash[_REPORTS]])
     if _given(config, "interp_remeasure") or prompts:
         config.stash[_AGAIN] = _again(config, [str(where / path) for path in prompts])
+
+
+def _add_paths(config: pytest.Config, reports: Sequence[Path]) -> None:
+    """Collect the reports: alone where one was asked for on the command line and nothing else was.
+
+    Where the option comes from ``addopts``, a project's own tests stay what they are.
+    """
+    where, named = config.invocation_params.dir, [*config.args]
+    typed = any(str(each).startswith("--interp-report") for each in config.invocation_params.args)
+    if typed and config.args_source is not config.ArgsSource.ARGS:
+        named = []
+        config.stash[_ALONE] = config.args_source is config.ArgsSource.TESTPATHS
+    # a check of a report may be named by its node id
+    asked = {(where / each.partition("::")[0]).resolve() for each in named}
+    config.args[:] = [*named, *(str(path) for path in reports if path not in asked)]
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say where a report is run in place of the project's own tests."""
+    if not config.stash.get(_ALONE, False):
+        return None
+    return "interp: the report alone is run, not testpaths; name paths too, or put --interp-report into addopts"
 
 
 def _given(config: pytest.Config, name: str) -> Any:
@@ -154,6 +178,7 @@ class CheckItem(pytest.Item):
     def __init__(self, *, check: Callable[[], str | None], **rest: Any) -> None:
         super().__init__(**rest)
         self.check = check
+        self.add_marker(MARK)
 
     def runtest(self) -> None:
         """Run it; a check that returns a reason could not be asked, and is skipped."""

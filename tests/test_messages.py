@@ -1,6 +1,7 @@
 """What users bring, in kinds: each is handled right, or refused in one line that says what to do."""
 
 import copy
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,19 +12,22 @@ from peft import LNTuningConfig, LoraConfig, TrainableTokensConfig, get_peft_mod
 from safetensors.torch import load_file, save_file
 
 from interp.analyzers.compare import Compare
+from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
 from interp.errors import UnsupportedModel, WidthMismatch
 from interp.models.anatomy import read_anatomy
-from interp.models.changes import tensor_changes
+from interp.models.changes import tensor_changes, weight_change
 from interp.models.grafts import Scope
+from interp.models.interpolate import interpolated
 from interp.models.pair import Pair
 from interp.models.quiet import quiet
 from interp.models.units import HEAD, NEURON
 from interp.models.weights import WeightPair
 from interp.study import Study
 from tests import tiny
+from tests.test_pytest_plugin import anew, made, pytest_in  # noqa: F401 (fixtures)
 
-SIZES = dict(
+SIZES: dict = dict(
     vocab_size=len(tiny.tokenizer()), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
     num_key_value_heads=2, max_position_embeddings=96, pad_token_id=0, eos_token_id=1, bos_token_id=1, head_dim=8,
 )  # fmt: skip
@@ -255,3 +259,95 @@ def test_no_unit_is_advised_that_is_refused_too(unit):
     with pytest.raises(UnsupportedModel, match="use --unit head"):
         NEURON.require(mixture)
     HEAD.require(mixture)
+
+
+# ----------------------------------------------------------------------------------------------- two kinds of precision
+
+
+def a_few_neurons():
+    """A base in float32, and a child of it in which three neurons of one block were tuned."""
+    base = tiny.llama()
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        for name in ("gate_proj", "up_proj"):
+            getattr(tuned.model.layers[1].mlp, name).weight[[3, 8, 20]] += 0.1
+    return base, tuned
+
+
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_storage_rounded_does_not_count_as_tuned(tmp_path, kept):
+    base, tuned = a_few_neurons()
+    where = tiny.save(base, tmp_path / "base"), tiny.save(copy.deepcopy(tuned).to(kept), tmp_path / "tuned")
+    pair = Pair.load(str(where[1]), str(where[0]), device="cpu")
+    assert pair.tuned.dtype == torch.float32
+    changed = {(each.layer, each.part) for each in tensor_changes(pair) if each.change}
+    assert changed == {(1, "mlp.gate"), (1, "mlp.in")}
+    assert [tuple(each) for each in np.argwhere(weight_change(pair) > 0)] == [(1, 3), (1, 8), (1, 20)]
+    said = [note for note in pair.notes if "a weight counts as changed where it differs" in note]
+    assert len(said) == (kept != torch.float32)
+    weights = WeightPair.load(str(where[1]), str(where[0]))
+    moved = {str(matrix) for matrix in weights.matrices if weights.read(matrix).changed}
+    assert moved == {"blocks.1.mlp.gate", "blocks.1.mlp.in"}
+    assert any("compared with the base rounded" in note for note in weights.notes) == (kept != torch.float32)
+
+
+def test_a_base_that_was_rounded_itself_is_left_as_it_is():
+    base = copy.deepcopy(a_few_neurons()[0]).bfloat16().float()
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        tuned.model.layers[2].mlp.down_proj.weight[0, 0] += 1e-5
+    pair = Pair.from_modules(tuned, base, tiny.tokenizer())
+    assert not any("counts as changed" in note for note in pair.notes)
+    assert [(each.layer, each.part) for each in tensor_changes(pair) if each.change] == [(2, "mlp.out")]
+
+
+@pytest.mark.parametrize("tuned_in", [torch.bfloat16, torch.float32])
+def test_a_pair_of_two_dtypes_is_read_and_its_key_holds_both(tuned_in):
+    base, tuned = a_few_neurons()
+    other = torch.float32 if tuned_in == torch.bfloat16 else torch.bfloat16
+    pair = Pair.from_modules(tuned.to(tuned_in), base.to(other), tiny.tokenizer())
+    assert (pair.inputs["dtype"], pair.inputs["base_dtype"]) == tuple(str(d)[6:] for d in (tuned_in, other))
+    assert any("--dtype float32 computes both in one" in note for note in pair.notes)
+    study = Study(pair, tiny.contrast(4), tiny.metric(), max_new_tokens=2)
+    for analyzer in (LocateNeurons(top="3"), LocateNeurons(method="change", top="3"), Compare(), Tuco()):
+        assert len(analyzer(study)) > 0
+    with interpolated(pair, 0.0) as model:
+        assert torch.isfinite(model.module(input_ids=torch.arange(5)[None]).logits).all()
+
+
+def test_a_pair_of_one_dtype_has_the_key_that_it_had():
+    assert "base_dtype" not in Pair.from_modules(tiny.perturbed(tiny.llama()), tiny.llama(), tiny.tokenizer()).inputs
+
+
+# --------------------------------------------------------------------------------------------- the plugin beside others
+
+FIRST = ["-p", "interp.pytest_plugin", "-p", "no:cacheprovider"]
+
+
+@pytest.mark.parametrize(
+    ("ini", "arguments", "code", "says"),
+    [
+        ("addopts = --interp-report report.json", [], 1, "1 failed, 7 passed"),
+        ("addopts = --interp-report report.json --strict-markers -m 'not slow'", [], 1, "1 failed, 7 passed"),
+        ("addopts = --interp-report report.json", ["-m", "interp_report"], 0, "7 passed, 1 deselected"),
+        ("addopts = --interp-report report.json", ["-m", "not interp_report"], 1, "1 failed, 7 deselected"),
+        ("addopts = --interp-report report.json", ["-k", "necessity"], 0, "1 passed, 7 deselected"),
+        ("addopts = --interp-report report.json", ["test_own.py"], 1, "1 failed, 7 passed"),
+        ("", ["--interp-report", "report.json"], 0, "the report alone is run, not testpaths"),
+        ("", ["--interp-report", "report.json", "report.json::page"], 0, "1 passed"),
+    ],
+)
+def test_a_report_is_run_beside_a_projects_own_tests(made, pytest_in, tmp_path, ini, arguments, code, says):  # noqa: F811
+    folder = shutil.copytree(made, tmp_path / "copy")
+    (folder / "pytest.ini").write_text(f"[pytest]\ntestpaths = .\nmarkers = slow\n{ini}\n")
+    ended, said = pytest_in(folder, *arguments)
+    assert ended == code, said
+    assert says in said
+
+
+def test_the_plugin_may_be_asked_for_by_name_beside_its_entry_point(made):  # noqa: F811
+    entry = ["-p", "interp.pytest_entry"]
+    for order in (FIRST + entry, entry + FIRST):
+        ended, said = anew(made, *order, "--interp-report", "report.json")
+        assert ended == 0, said
+        assert "7 passed" in said

@@ -41,7 +41,7 @@ class Intruders(Analyzer):
     """
 
     name: ClassVar[str] = "intruders"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     top_k: int = 10
     eps: float = 0.5

@@ -42,7 +42,8 @@ class Tap:
 
     def _take(self, value: Tensor) -> Tensor:
         for edit in self.edits:
-            value = edit.apply(value)
+            # another model's value may be held in another precision; what the module goes on with is in its own
+            value = edit.apply(value).to(value.dtype)
         if self.wants_gradient and not value.requires_grad:
             value = value.detach().requires_grad_()
         if self.keeps or self.wants_gradient:

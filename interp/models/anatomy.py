@@ -67,6 +67,11 @@ class Place:
         parts = matrix.unflatten(0, (self.groups, sum(self.sizes))).split(self.sizes, 1)
         return parts[self.index].flatten(0, 1)
 
+    def cut_out(self, matrix: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
+        """The same, in memory of its own: a view would keep the whole."""
+        part = self.cut(matrix)
+        return part if part.shape == matrix.shape else part.clone()
+
 
 @dataclass(frozen=True)
 class Anatomy:

@@ -12,6 +12,7 @@ from interp.models.merged import adapted, bare, merged_tensors
 from interp.models.model import Model
 from interp.models.offload import tensors
 from interp.models.pair import Pair
+from interp.models.precision import alike, rounded_to
 from interp.models.units import HEAD, NEURON, Unit
 from interp.sites import MATRICES, Weight
 
@@ -31,28 +32,30 @@ class Change:
 def tensor_changes(pair: Pair, unread: list[str] | None = None) -> Iterator[Change]:
     """Every matrix with an exact place, adapter applied and cut out of fused ones; then every other tensor by name.
 
-    A tensor that an adapter changes in a way that cannot be read is left out, and its name added to ``unread``.
+    A tensor that an adapter changes in a way that cannot be read is left out, and its name added to ``unread``. Where
+    the tuned model alone is kept in 16 bits, a change is one from the base rounded to them.
     """
     base, tuned = pair.require_base("weight changes"), pair.tuned
-    anatomy, seen = tuned.anatomy, set()
+    anatomy, seen, half = tuned.anatomy, set(), rounded_to(base, tuned)
     for layer in range(anatomy.n_layers):
         for matrix in MATRICES:
             if matrix in anatomy.matrices:
                 weight = Weight(layer, matrix)
                 seen.add(f"{anatomy.place(weight).path}.weight")
-                yield _change(layer, matrix, base.weight(weight), tuned.weight(weight))
+                mine = tuned.weight(weight)
+                yield _change(layer, matrix, alike(base.weight(weight), mine, half), mine)
     if base.module is not tuned.module:
-        yield from _others(base, tuned, seen)
+        yield from _others(base, tuned, seen, half)
     else:
         yield from _of_adapter(tuned, seen, [] if unread is None else unread)
 
 
-def _others(base: Model, tuned: Model, seen: set[str]) -> Iterator[Change]:
+def _others(base: Model, tuned: Model, seen: set[str], half: torch.dtype | None) -> Iterator[Change]:
     own = dict(tensors(base.module))
     for name, value in tensors(tuned.module):
         if name in seen or name not in own or not value.is_floating_point():
             continue
-        yield _change(*_named(tuned, name), own[name], value)
+        yield _change(*_named(tuned, name), alike(own[name], value, half), value)
 
 
 def _of_adapter(tuned: Model, seen: set[str], unread: list[str]) -> Iterator[Change]:
@@ -92,16 +95,18 @@ def weight_change(pair: Pair, unit: Unit = NEURON) -> np.ndarray:
     """Euclidean norm ``[L, U]`` of the change of each unit's own weights.
 
     A neuron's are its gate and up rows and its down column; a head's its query rows, the key and value rows it reads
-    (shared by the heads of a group) and its columns of the output projection.
+    (shared by the heads of a group) and its columns of the output projection. Where the tuned model alone is kept in
+    16 bits, the change is that from the base rounded to them.
     """
     base, tuned = pair.require_base("weight"), pair.tuned
-    anatomy = tuned.anatomy
+    anatomy, half = tuned.anatomy, rounded_to(base, tuned)
     reading = ["attn.q", "attn.k", "attn.v"] if unit is HEAD else ["mlp.in", *(["mlp.gate"] if anatomy.gated else [])]
     norms = []
     for layer in range(anatomy.n_layers):
         total = np.zeros(unit.count(anatomy))
         for name in (*reading, unit.matrix):
-            change = (tuned.weight(Weight(layer, name)) - base.weight(Weight(layer, name))).double()
+            mine = tuned.weight(Weight(layer, name))
+            change = (mine - alike(base.weight(Weight(layer, name)), mine, half)).double()
             squares = to_host(change.square().sum(0 if name == unit.matrix else 1))
             if unit is HEAD:
                 squares = squares.reshape(-1, anatomy.head_width).sum(1)

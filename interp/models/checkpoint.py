@@ -16,6 +16,8 @@ from interp.models.renamed import renamed
 from interp.models.sources import Source, about_missing, read_json
 
 INDEX = "model.safetensors.index.json"
+HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
+"""Formats of 16 bits, as safetensors writes them."""
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -75,6 +77,10 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""
         return self.places[name][1]
+
+    def half(self, name: str, prefix: str) -> torch.dtype | None:
+        """The format of 16 bits in which a tensor is kept here; None where it has more."""
+        return HALVES.get(self.places[self.find(name, prefix)][2])
 
     def read(self, name: str) -> Tensor:
         """One tensor in at least float32, copied, so that its file need not stay mapped.

@@ -70,7 +70,7 @@ def _scale_adapters(stack: ExitStack, tuned: Model, alpha: float) -> None:
 def _between(base: Tensor, tuned: Tensor, alpha: float) -> Tensor:
     base = base.to(tuned.device)
     if alpha in (0, 1):
-        return base.detach() if alpha == 0 else tuned.detach()
+        return base.detach().to(tuned.dtype) if alpha == 0 else tuned.detach()
     plain = widen(base.detach())
     return (plain + alpha * (widen(tuned.detach()) - plain)).to(tuned.dtype)
 

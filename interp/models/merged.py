@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -35,7 +36,7 @@ def bare(path: str) -> str:
     return path
 
 
-def adapted(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Every outermost module that adapters replaced, with its path; one for tuned rows counts as the layer inside."""
     inside: list[str] = []
     for path, layer in module.named_modules():
@@ -58,12 +59,16 @@ def merged_tensors(path: str, layer: nn.Module, known: Collection[str] = ()) -> 
         return [Merged(f"{path}.original_module.{name}", value.data, now[name].data) for name, value in own]
     where, inner = path, layer
     while isinstance(inner, BaseTunerLayer):
-        where, inner = f"{where}.base_layer", inner.base_layer
+        where, inner = f"{where}.base_layer", _inside(inner)
     own = dict(inner.named_parameters())
     if all(bare(f"{where}.{name}") in known for name in own):
         return []
     now = _merged(layer) if _can_merge(layer, inner) else {}
     return [Merged(f"{where}.{name}", value.data, now.get(name)) for name, value in own.items()]
+
+
+def _inside(layer: nn.Module) -> nn.Module:
+    return cast(nn.Module, layer.base_layer)
 
 
 def _can_merge(layer: nn.Module, inner: nn.Module) -> bool:
@@ -78,10 +83,10 @@ def _merged(layer: nn.Module) -> dict[str, Tensor]:
     try:
         with quiet():
             while isinstance(each, BaseTunerLayer):
-                inside = each.base_layer
+                inside = _inside(each)
                 each.merge()
                 # an adapter of norms puts a module of its own in the place of the base's
-                each = inside if isinstance(inside, BaseTunerLayer) else each.base_layer
+                each = inside if isinstance(inside, BaseTunerLayer) else _inside(each)
     except Exception:  # peft says by errors of many classes that a kind of layer is not merged
         return {}
     return {name: value.data for name, value in each.named_parameters()}

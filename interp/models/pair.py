@@ -14,6 +14,7 @@ from interp.models import load, preflight, sources, vocabularies
 from interp.models.adapters import adopt, attach_resized, inner_of, memory_digests
 from interp.models.generation import configured_end_ids, generation_note
 from interp.models.model import Model
+from interp.models.precision import name_of, precision_notes
 from interp.models.unwrap import unwrap
 from interp.prompts import TemplateOptions, decoded, end_id, options_of, pad_id, with_options
 
@@ -57,7 +58,9 @@ class Pair:
             kind = f"adapter of {number(added)} numbers, switched on and off over the base"
         else:
             kind = "full: two models with weights of their own"
-        anatomy, dtype = self.tuned.anatomy, str(self.tuned.dtype).removeprefix("torch.")
+        anatomy, dtype = self.tuned.anatomy, name_of(self.tuned.dtype)
+        if self.base is not None and self.base.dtype != self.tuned.dtype:
+            dtype += f" (the base {name_of(self.base.dtype)})"
         return [
             ("tuned", self.tuned.name),
             ("base", self.base and self.base.name),
@@ -128,7 +131,12 @@ class Pair:
         options = self.template_options
         return {
             **self.digests,
-            "dtype": str(self.tuned.dtype).removeprefix("torch."),
+            "dtype": name_of(self.tuned.dtype),
+            **(
+                {}
+                if self.base is None or self.base.dtype == self.tuned.dtype
+                else {"base_dtype": name_of(self.base.dtype)}
+            ),
             "attention": self.tuned.module.config._attn_implementation or "",
             "end_ids": {role: list(self.end_ids(role)) for role in self.roles},
             **({} if options == TemplateOptions() else {"template_options": options.json}),
@@ -210,6 +218,7 @@ class Pair:
             digests |= fitted.ids.digest
             digests["base"] = load.weights_digest(base_source)
             notes += preflight.alike(digests["base"], digests["tuned"], base_source, tokenizer, settings)
+            notes += precision_notes(base_model, tuned_model)
             preflight.require_alive(base_model, tokenizer)
         preflight.require_alive(tuned_model, tokenizer)
         return cls(tuned_model, base_model, tokenizer, digests, notes)
@@ -273,7 +282,7 @@ class Pair:
             digests["base"] = load.memory_digest(base)
             fitted = vocabularies.fit(base, tuned, tokenizer, new_tokens, alone=False)
             base_model, tuned_model = fitted.models(f"{name}:base", f"{name}:tuned")
-            tokenizer, notes = fitted.tokenizer, fitted.notes
+            tokenizer, notes = fitted.tokenizer, (*fitted.notes, *precision_notes(base_model, tuned_model))
             digests |= fitted.ids.digest
             preflight.require_same_anatomy(base_model, tuned_model)
             preflight.require_alive(base_model, tokenizer)

@@ -80,7 +80,7 @@ def _is_linear(layer: BaseTunerLayer) -> bool:
     return isinstance(layer.get_base_layer(), (nn.Linear, nn.Embedding, Conv1D)) and not isinstance(layer, ParamWrapper)
 
 
-def _merged_pieces(name: str, path: str, layer: nn.Module) -> list[Piece]:
+def _merged_pieces(name: str, path: str, layer: Any) -> list[Piece]:
     """What a layer of another kind changes, from a merged copy of it; raises UnsupportedModel where peft cannot."""
     found = []
     # a layer for each of several parameters of one module: the outermost merges them all

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, dot_natural_key, rename_source_key
+from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from interp.models.anatomy import Anatomy, Place
 
@@ -25,7 +25,7 @@ def renamed(names: Iterable[str], skeleton: PreTrainedModel) -> tuple[dict[str, 
     """
     tables = get_model_conversion_mapping(skeleton)
     renamings = [each for each in tables if isinstance(each, WeightRenaming)]
-    converters = [each for each in tables if not isinstance(each, WeightRenaming)]
+    converters = [each for each in tables if isinstance(each, WeightConverter)]
     wanted, alone, converted, unused = skeleton.state_dict(), {}, {}, set()
     for name in sorted(names, key=dot_natural_key):
         found, pattern = rename_source_key(name, renamings, converters, skeleton.base_model_prefix, wanted)

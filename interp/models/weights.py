@@ -7,8 +7,8 @@ into what the blocks use, GPT-2's transposed ones are turned to ``(out, in)``. W
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ from interp.errors import OutOfMemory, PairError, WidthMismatch, required
 from interp.models import layout, load, preflight, sources
 from interp.models.anatomy import Anatomy, Place, read_anatomy
 from interp.models.checkpoint import Checkpoint
+from interp.models.kept import Kept
 from interp.models.low_rank import Factors, LowRank
+from interp.models.precision import name_of
 from interp.models.renamed import experts
 from interp.models.sources import Source
 from interp.provenance import Provenance, digest, environment, plain
@@ -33,19 +35,6 @@ Result = TypeVar("Result")
 _ENDS = {"embed": "get_input_embeddings", "unembed": "get_output_embeddings"}
 OUTSIDE = -1
 """The layer of what belongs to no block: the embedding and the head."""
-
-
-@runtime_checkable
-class Kept(Protocol):
-    """Where arrays computed from a base alone are kept between children."""
-
-    def recall(self, name: str) -> dict[str, np.ndarray] | None:
-        """The arrays of this name, if they are there."""
-        ...
-
-    def keep(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep arrays under this name."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -139,20 +128,34 @@ class WeightPair:
         notes += _left_out(own, other, matrices, anatomy, prefix, embeddings)
         if not matrices:
             raise PairError(f"{root.name} has no matrix that can be told apart exactly; see docs/intruders.md")
-        return cls(
+        made = cls(
             tuned, root.name, tuple(matrices), digests, tuple(notes), anatomy.architecture, _base=own, _tuned=other,
             _prefix=prefix, **settings,
         )  # fmt: skip
+        if half := next(filter(None, map(made._rounded, matrices)), None):
+            note = (
+                f"{tuned} is kept in {name_of(half)} and {named} is not: it is compared with the base rounded to that"
+            )
+            made = replace(made, notes=(*notes, note))
+        return made
 
     def read(self, matrix: Matrix) -> Both:
         """Both versions of a matrix, from disk."""
         whole, tuned = self._own(required(self._base, "a checkpoint"), matrix), required(self._tuned, "a checkpoint")
-        mine = _cut(matrix.place, whole)
+        if half := self._rounded(matrix):
+            whole = whole.to(half).to(whole.dtype)
+        mine = matrix.place.cut_out(whole)
         if isinstance(tuned, Checkpoint):
-            return Both(mine, _cut(matrix.place, self._own(tuned, matrix)))
+            return Both(mine, matrix.place.cut_out(self._own(tuned, matrix)))
         if matrix.place.path not in tuned.touched:
             return Both(mine, mine)
         return Both(mine, *tuned.apply(matrix.place.path, matrix.place, whole, matrix.transposed))
+
+    def _rounded(self, matrix: Matrix) -> torch.dtype | None:
+        """The 16-bit format in which the tuned model's file has this matrix, where the base's has more bits."""
+        if not isinstance(self._tuned, Checkpoint) or (self._base and self._base.half(matrix.tensor, self._prefix)):
+            return None
+        return self._tuned.half(matrix.tensor, self._prefix)
 
     def _own(self, checkpoint: Checkpoint, matrix: Matrix) -> Float[Tensor, "rows in"]:
         value = checkpoint.read(checkpoint.find(matrix.tensor, self._prefix))
@@ -173,7 +176,8 @@ class WeightPair:
         """Arrays that follow from the base's matrix alone: recalled, or computed and kept."""
         if self.kept is None:
             return dict(compute())
-        name = digest([what, self.digests["base"], matrix.part, matrix.layer])[:32]
+        half = [str(rounded)] if (rounded := self._rounded(matrix)) else []
+        name = digest([what, self.digests["base"], matrix.part, matrix.layer, *half])[:32]
         if (found := self.kept.recall(name)) is None:
             found = dict(compute())
             self.kept.keep(name, found)
@@ -197,12 +201,6 @@ class WeightPair:
         return Provenance(
             analyzer.name, analyzer.version, plain(analyzer.options), analyzer.parent, self.inputs, context
         )
-
-
-def _cut(place: Place, whole: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
-    part = place.cut(whole)
-    # a view would keep the whole in memory
-    return part if part.shape == whole.shape else part.clone()
 
 
 def _blocks(skeleton: PreTrainedModel, anatomy: Anatomy) -> list[Matrix]:

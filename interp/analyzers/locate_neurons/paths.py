@@ -234,4 +234,4 @@ def between(before: Values, after: Values, share: float, way: Way, sites: Sequen
         return []
     if way == "live":
         return [Blend(site, before[site], share) for site in sites]
-    return [Replace(site, torch.lerp(before[site], after[site], share)) for site in sites]
+    return [Replace(site, torch.lerp(before[site].to(after[site]), after[site], share)) for site in sites]

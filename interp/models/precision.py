@@ -1,0 +1,68 @@
+"""Storage that rounds: a fine-tune kept in 16 bits over a base in 32 differs from it in almost every number.
+
+What tuning changed is then what differs from the base rounded to the same 16 bits. Whether a tensor was rounded shows
+in its numbers, whatever they are held in: a model saved in bfloat16 is loaded into float32 on a CPU.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from interp.maths.host import to_host
+from interp.models.model import Model
+from interp.models.offload import tensors
+
+_HALVES = (torch.bfloat16, torch.float16)
+_LOOKED_AT = 8
+
+
+def rounded_to(base: Model, tuned: Model) -> torch.dtype | None:
+    """The 16-bit format in which the tuned model is kept and the base is not; None where there is no such difference.
+
+    Told from the first matrices of each.
+    """
+    if base.module is tuned.module:
+        return None
+    mine, theirs = _matrices(tuned), _matrices(base)
+    for half in _HALVES:
+        if mine and all(_fits(one, half) for one in mine) and not all(_fits(one, half) for one in theirs):
+            return half
+    return None
+
+
+def alike(base: Tensor, tuned: Tensor, half: torch.dtype | None) -> Tensor:
+    """The base's tensor, rounded as the tuned model's was; as it is where that was not."""
+    if half is None or not base.is_floating_point() or not _fits(tuned, half):
+        return base
+    return base.to(half).to(base.dtype)
+
+
+def precision_notes(base: Model, tuned: Model) -> tuple[str, ...]:
+    """A remark where the two are kept, or computed, in unlike precision."""
+    half, notes = rounded_to(base, tuned), []
+    if half is not None:
+        notes.append(
+            f"{tuned.name} is kept in {name_of(half)} and {base.name} is not: a weight counts as changed where it "
+            f"differs from the base's rounded to {name_of(half)}; activations are of the weights as they are"
+        )
+    if base.dtype != tuned.dtype:
+        notes.append(
+            f"{base.name} computes in {name_of(base.dtype)} and {tuned.name} in {name_of(tuned.dtype)}: divergences "
+            "hold rounding; --dtype float32 computes both in one"
+        )
+    return tuple(notes)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Its name, without torch's."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _matrices(model: Model) -> list[Tensor]:
+    found = (value for _, value in tensors(model.module) if value.ndim > 1 and value.is_floating_point())
+    return list(itertools.islice(found, _LOOKED_AT))
+
+
+def _fits(value: Tensor, half: torch.dtype) -> bool:
+    return value.dtype == half or bool(to_host((value.to(half).to(value.dtype) == value).all()))
