@@ -255,8 +255,8 @@ def _another(run: JSON, made: Sequence[Any]) -> str:
     made = f"its command makes run {near.key[:12]} now, for {', '.join(changed) or 'the record'} changed"
     if changed == ["tokens"]:
         return (
-            f"{made}: the same prompts become other tokens, as where a chat template reads the clock or a library is of "
-            "another version; write a new report"
+            f"{made}: the same prompts become other tokens, as where a chat template reads the clock or a library is "
+            "of another version; write a new report"
         )
     return f"{made}; put back the prompt files and models of the report, or write a new report"
 
