@@ -10,6 +10,7 @@ from transformers.utils import chat_template_utils
 
 from interp.analyzers.compare import Compare
 from interp.cli import main
+from interp.cli.reading import Reading, load_control
 from interp.cli.repeat import Request
 from interp.cli.templated import Templated
 from interp.errors import OptionError
@@ -272,6 +273,19 @@ def test_options_that_say_nothing_are_refused_in_one_line(folder, capsys, given,
     err = capsys.readouterr().err.strip()
     assert said in err
     assert "\n" not in err
+
+
+def test_intruders_without_a_task_put_nothing_into_a_template(folder, capsys):
+    assert main(["intruders", f"{folder}/tuned", "--base", f"{folder}/base", "--system", "s"]) == 2
+    assert "--system and --template-arg are of the prompts of --task FILE; give it" in capsys.readouterr().err
+
+
+def test_a_control_gets_what_the_pair_gets(folder):
+    common = Reading(base=f"{folder}/base", prompts=folder / "p.txt", system="close a window ?", device="cpu")
+    pair = common.load(f"{folder}/tuned", "x")
+    control = load_control(common, f"{folder}/tuned", pair)
+    assert control.template_options == pair.template_options == TemplateOptions("close a window ?")
+    assert text(control.tokenizer) == text(pair.tokenizer)
 
 
 def test_values_are_read_as_json_where_they_are_truth_values_or_numbers():

@@ -137,6 +137,16 @@ def test_changed_prompts_give_another_run_and_that_is_told(tmp_path):
     assert "for prompts changed; put back the prompt files" in told["necessity"]
 
 
+def test_other_tokens_of_the_same_prompts_are_told_as_such(tmp_path):
+    """As on another day, where a chat template writes the date."""
+    run = verified()
+    inputs = dict(run.provenance.inputs) | {"tokens": {"positive": "x"}}
+    other = dataclasses.replace(run, provenance=dataclasses.replace(run.provenance, inputs=inputs))
+    told = remeasured(tmp_path, run, located(), other)
+    assert "for tokens changed: the same prompts become other tokens, as where a chat" in told["necessity"]
+    assert told["necessity"].endswith("write a new report")
+
+
 def test_a_run_made_in_python_fails_and_a_command_that_makes_no_such_run(tmp_path):
     told = remeasured(tmp_path, verified(command=()), located())
     assert "was made in Python, no command is kept" in told["necessity"]

@@ -251,10 +251,14 @@ def _another(run: JSON, made: Sequence[Any]) -> str:
     if not alike:
         return f"its command makes no run of {run['analyzer']} any more"
     near = min(alike, key=lambda provenance: len(_differing(run, provenance)))
-    return (
-        f"its command makes run {near.key[:12]} now, for {', '.join(_differing(run, near)) or 'the record'} changed; "
-        "put back the prompt files and models of the report, or write a new report"
-    )
+    changed = _differing(run, near)
+    made = f"its command makes run {near.key[:12]} now, for {', '.join(changed) or 'the record'} changed"
+    if changed == ["tokens"]:
+        return (
+            f"{made}: the same prompts become other tokens, as where a chat template reads the clock or a library is "
+            "of another version; write a new report"
+        )
+    return f"{made}; put back the prompt files and models of the report, or write a new report"
 
 
 def _differing(run: JSON, now: Provenance) -> list[str]:
