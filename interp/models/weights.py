@@ -133,7 +133,9 @@ class WeightPair:
             _prefix=prefix, **settings,
         )  # fmt: skip
         if half := next(filter(None, map(made._rounded, matrices)), None):
-            note = f"{tuned} is kept in {name_of(half)} and {root.name} is not: it is compared with the base rounded to that"
+            note = (
+                f"{tuned} is kept in {name_of(half)}, {root.name} is not: it is compared with the base rounded to that"
+            )
             made = replace(made, notes=(*notes, note))
         return made
 
