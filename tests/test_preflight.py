@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BloomConfig, BloomForCausalLM
+from transformers import BioGptConfig, BioGptForCausalLM
 
 from interp.errors import (
     DepthMismatch,
@@ -149,11 +149,11 @@ def test_configurations_that_are_not_handled(directory, changes, said):
 
 
 def test_architectures_that_are_not_handled(tmp_path):
-    bloom = tiny.save(
-        BloomForCausalLM(BloomConfig(vocab_size=333, hidden_size=16, n_layer=2, n_head=2)), tmp_path / "b"
-    )
-    refused(UnsupportedModel, "BloomForCausalLM", bloom)
-    refused(UnsupportedModel, "BloomForCausalLM", bloom, attention="eager")
+    sizes = {"vocab_size": 333, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BioGptConfig(**sizes, intermediate_size=32, bos_token_id=1, eos_token_id=1, pad_token_id=0)
+    biogpt = tiny.save(BioGptForCausalLM(config), tmp_path / "b")
+    refused(UnsupportedModel, "BioGptForCausalLM is not an architecture with a known map", biogpt)
+    refused(UnsupportedModel, "BioGptForCausalLM", biogpt, attention="eager")
 
 
 @pytest.mark.parametrize("attention", ["nonsense", "flash_attention_2"])
