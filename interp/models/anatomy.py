@@ -27,7 +27,7 @@ _QKV_BY_HEAD = ("GPTNeoXForCausalLM",)
 _STACKED_GATE_UP = {"Phi3ForCausalLM": "mlp.gate_up_proj"}
 PARTS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
 """A block's input, what its attention and its MLP add, and its output."""
-WITHOUT_UNITS = "use interp compare or interp graft, which need neither"
+WITHOUT_UNITS = "use interp compare or interp graft, which read no single units"
 WITHOUT_SUM = "interp compare and interp graft need no such sum"
 PROVEN = (
     "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM",
