@@ -14,7 +14,6 @@ from torch import Tensor
 
 from interp.engines import Batch, Edit, Engine
 from interp.engines.shared_prefix import is_whole
-from interp.errors import required
 from interp.intervention import Intervention
 from interp.maths.host import to_host
 from interp.models.caches import Kept, is_plain, keep_rows
@@ -147,8 +146,8 @@ def _start(
     donor = None if intervention is None else intervention.donor
     if begun.receiver is None or (donor is not None and begun.donor is None):
         return None
-    begun = begun.of(rows)
-    receiver, other = required(begun.receiver, "keys and values"), begun.donor
+    receiver = begun.receiver.only(rows)
+    other = None if begun.donor is None else begun.donor.only(rows)
     unread = [prompt[length:] for prompt, length in zip(text.prompts, receiver.lengths, strict=True)]
     new = Batch.pad(unread, text.pad_id, device=model.device)
     batch = Batch(new.ids, torch.cat([receiver.mask.to(model.device), new.mask], 1))

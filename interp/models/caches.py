@@ -67,8 +67,8 @@ def keep_rows(cache: Any, rows: Int[Tensor, " K"]) -> None:
 class Kept:
     """Keys and values of the first ``lengths`` tokens of some texts, right-aligned, block after block from the first.
 
-    A cache made of them, ``cache``, goes on behind these tokens, whose cells ``mask`` has. ``cache`` and ``join`` hand
-    them over, so that they are never in memory twice: ``blocks`` is empty afterwards.
+    A cache made of them, ``cache``, goes on behind these tokens, whose cells ``mask`` has. ``cache``, ``only`` and
+    ``join`` hand them over, so that they are never in memory twice: ``blocks`` is empty afterwards.
     """
 
     lengths: tuple[int, ...]
@@ -122,6 +122,17 @@ class Kept:
             return self
         blocks = []
         for keys, values in self.blocks:
+            which = torch.tensor([*rows], device=keys.device)
+            blocks.append((keys[which], values[which]))
+        return Kept(tuple(self.lengths[row] for row in rows), blocks)
+
+    def only(self, rows: Sequence[int]) -> Kept:
+        """Some rows, handed over block after block: the others are let go of."""
+        if [*rows] == [*range(len(self.lengths))]:
+            return self
+        left, blocks = self._handed_over(), []
+        while left:
+            keys, values = left.pop(0)
             which = torch.tensor([*rows], device=keys.device)
             blocks.append((keys[which], values[which]))
         return Kept(tuple(self.lengths[row] for row in rows), blocks)

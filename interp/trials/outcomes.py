@@ -40,7 +40,7 @@ from interp.trials.unwritten import Unwritten, same_tokens, settled_length, writ
 
 Set = Sequence[tuple[int, int]]
 MEASURES = ("behaviour", "recovery")
-ANSWERS_AT_ONCE = 64  # answers that are written together
+ANSWERS_AT_ONCE, ANSWERS_ON_CPU = 64, 32  # answers that are written together, each with keys and values of two models
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Outcomes:
         """The outcome under each of some interventions from this direction's donor."""
         found, kept, waiting = [], [], []
         places = {row: place for place, row in enumerate(self.rows)}
-        size = self._study.at_a_time(ANSWERS_AT_ONCE)
+        size = self._study.at_a_time(ANSWERS_ON_CPU if self._model.device.type == "cpu" else ANSWERS_AT_ONCE)
 
         def write_waiting() -> None:
             # what they keep is handed over, so that it is not held while they are written
