@@ -24,7 +24,7 @@ from interp.sites import Site
 
 _TOKENS_ON_CPU, _TOKENS_ON_GPU = 4096, 16384
 BatchSize = int | Memory | None
-"""Prompts at a time, or what the process may take; None: as many as half of the free memory holds, up to 1 GiB (700 MiB
+"""Prompts at a time, or what the process may take; None: as many as half of the free memory holds, up to 1 GiB (512 MiB
 on a CPU, where twice the weights and 1 GB is what a command should take)."""
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.edit import Ablate, Add, Replace, ReplaceByRow, Take, Write
 from interp.engines import Edit
 from interp.errors import OptionError, required
+from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.models.units import NEURON, Unit
 from interp.sites import Site
@@ -33,9 +34,49 @@ def by_layer(pairs: Iterable[tuple[int, int]], device: torch.device | str = "cpu
     return {layer: torch.tensor(sorted(found), device=device) for layer, found in sorted(grouped.items())}
 
 
+@dataclass(frozen=True)
+class Channels:
+    """Some channels of a site, in the place of all: their ``values``, and which they are, ascending.
+
+    Sets of units take a few of a donor's activations, so that the others need not be kept between passes.
+    """
+
+    values: Float[Tensor, "B T K"]
+    index: Int[Tensor, " K"]
+
+    @classmethod
+    def of(cls, values: Float[Tensor, "B T N"], index: Int[Tensor, " K"]) -> Channels:
+        """These channels of values of all, copied."""
+        return cls(values[..., index.to(values.device)], index.to(values.device))
+
+    def at(self, index: Int[Tensor, " J"]) -> Float[Tensor, "B T J"]:
+        """The values of some of them; raises OptionError for a channel that is not among them."""
+        index = index.to(self.index.device)
+        place = torch.searchsorted(self.index, index).clamp(max=max(len(self.index) - 1, 0))
+        if not len(self.index) or not to_host((self.index[place] == index).all()):
+            raise OptionError("a set has units whose activations were not kept; name all units where they are read")
+        return self.values[..., place]
+
+
+Activations = Mapping[Site, Tensor | Channels]
+"""A donor's, by site: of all channels, or of some."""
+
+
+def channels_at(value: Tensor | Channels, index: Int[Tensor, " K"]) -> Float[Tensor, "B T K"]:
+    """Some channels of a donor's activations at a site."""
+    return value.at(index) if isinstance(value, Channels) else value[..., index]
+
+
+def last_columns(value: Tensor | Channels, rows: Sequence[int], width: int) -> Tensor | Channels:
+    """A donor's activations at the last columns of some rows."""
+    if isinstance(value, Channels):
+        return replace(value, values=value.values[list(rows)][:, -width:])
+    return value[list(rows)][:, -width:]
+
+
 def graft(
     units: Units,
-    activations: Mapping[Site, Float[Tensor, "B T N"]],
+    activations: Activations,
     write_weights: Mapping[int, Float[Tensor, "D N"]],
     at: Bool[Tensor, "B T"] | None = None,
     unit: Unit = NEURON,
@@ -49,7 +90,7 @@ def graft(
     edits: list[Edit] = []
     for layer, index in units.items():
         write = write_weights[layer][:, index].T.to(index.device)
-        donated = activations[unit.site(layer)][..., index].to(write) @ write
+        donated = channels_at(activations[unit.site(layer)], index).to(write) @ write
         if at is None:
             edits += [Ablate(unit.site(layer), index), Add(unit.contribution(layer), donated)]
             continue
@@ -125,9 +166,7 @@ class Intervention:
         """What the donor must be read at; empty where nothing of a donor's pass is taken."""
         return [self.unit.site(layer) for layer in self.units] if self.kind in ("donor", "activation") else []
 
-    def bind(
-        self, activations: Mapping[Site, Float[Tensor, "B T N"]], real: Bool[Tensor, "B T"] | None = None
-    ) -> list[Edit]:
+    def bind(self, activations: Activations, real: Bool[Tensor, "B T"] | None = None) -> list[Edit]:
         """The edits of one pass, given the donor's activations at ``reads`` on the same columns.
 
         ``real``: which of these cells are tokens of the donor's text; None when it reads the receiver's own.
@@ -145,18 +184,18 @@ class Intervention:
             return rewire(self.units, self.write_weights, self.unit)
         if self.kind == "activation":
             return [
-                Replace(site(layer), activations[site(layer)][..., index], index, real)
+                Replace(site(layer), channels_at(activations[site(layer)], index), index, real)
                 for layer, index in self.units.items()
             ]
         return graft(self.units, activations, self.write_weights, real, self.unit)
 
-    def _bind_by_row(self, activations: Mapping[Site, Float[Tensor, "B T N"]]) -> list[Edit]:
+    def _bind_by_row(self, activations: Activations) -> list[Edit]:
         if self.kind not in ("donor", "activation") or self.twin or self.among is None:
             raise OptionError(f"sets of units cannot be read together under {self.name}; read them one by one")
         edits: list[Edit] = []
         for layer, index in self.units.items():
             site, which = self.unit.site(layer), self.among[layer][:, None]
-            given = activations[site][..., index]
+            given = channels_at(activations[site], index)
             if self.kind == "activation":
                 edits.append(ReplaceByRow(site, given, index, which))
                 continue

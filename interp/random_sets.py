@@ -17,6 +17,11 @@ def excluded_note(excluded: Sequence[tuple[int, int]]) -> str:
     return f", none of {len(excluded)} excluded units among them" if excluded else ""
 
 
+def equally_large(drawn: Sequence[Pairs], located: Sequence[tuple[int, int]]) -> list[Pairs]:
+    """Those of some random sets that are as large as the located one: smaller ones are no control for it."""
+    return [draw for draw in drawn if len(draw) == len(located)]
+
+
 def matched_sets(
     located: Sequence[tuple[int, int]],
     norms: np.ndarray,

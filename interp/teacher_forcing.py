@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.edit import Enter
 from interp.engines import Batch, Edit, Engine, Run
 from interp.errors import OptionError, required
-from interp.intervention import Intervention
+from interp.intervention import Activations, Intervention
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.sites import Site
@@ -65,7 +65,7 @@ def answer_logits(
     text: Text,
     answers: Sequence[Sequence[int]],
     intervention: Intervention | None = None,
-    activations: dict[Site, Float[Tensor, "B T N"]] | None = None,
+    activations: Activations | None = None,
     enter: Enter | None = None,
 ) -> tuple[Float[Tensor, "B A V"], Int[Tensor, "B A"], Bool[Tensor, "B A"]]:
     """Logits that predict each answer token, the answers right-aligned, and which of their cells are real.
@@ -83,7 +83,7 @@ def read_answers(
     text: Text,
     answers: Sequence[Sequence[int]],
     intervention: Intervention | None = None,
-    activations: dict[Site, Float[Tensor, "B T N"]] | None = None,
+    activations: Activations | None = None,
     enter: Enter | None = None,
     use_cache: bool = False,
 ) -> Answered:

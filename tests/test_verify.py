@@ -284,16 +284,38 @@ def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, pat
     assert written == [(sum(count for count, _ in first), len(first))]
 
 
+@pytest.mark.parametrize("patch", ["contribution", "activation"])
+def test_a_donor_is_kept_at_the_units_that_are_asked_for_and_outcomes_are_the_same(noisy, patch):
+    donors, rows, others = Donors.read(noisy, patch=patch), [0, 1, 3, 5], [(0, 4), (2, 17), (2, 40)]
+    whole = Outcomes(noisy, donors, "necessity", rows, exact=True)
+    kept = Outcomes(noisy, donors, "necessity", rows, exact=True, units=[*PLANTED, *others])
+    numbers = Numbers(noisy, donors, rows, units=[*PLANTED, *others])
+    held = [part.on_own for part in kept._parts]
+    assert {site.layer for one in held for site in one} == {layer for layer, _ in [*PLANTED, *others]}
+    width = sum(value.values.shape[-1] for value in held[0].values())
+    assert width == len({*PLANTED, *others})  # of 144
+    for some in (PLANTED, others, [*PLANTED[:1], *others[1:]]):
+        one, other = whole.of(some), kept.of(some)
+        assert one.shown.tolist() == other.shown.tolist()
+        assert one.equal.tolist() == other.equal.tolist()
+        np.testing.assert_array_equal(one.number, other.number)
+        np.testing.assert_allclose(numbers.of(some), one.number, rtol=1e-5)
+    layer = PLANTED[0][0]
+    missing = next(unit for unit in range(48) if (layer, unit) not in {*PLANTED, *others})
+    with pytest.raises(OptionError, match="units whose activations were not kept"):
+        kept.of([(layer, missing)])
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("direction", ["necessity", "sufficiency"])
 def test_what_a_set_does_at_most_is_no_less_than_what_it_does(noisy, direction, rate):
     """Whatever the set that others are compared with leaves; of those that may do as much nothing is said."""
-    donors, rows, layers = Donors.read(noisy), list(range(len(noisy.prompts("positive")))), range(3)
-    whole = Outcomes(noisy, donors, direction, rows)
-    numbers = Numbers(noisy, donors, rows, direction, layers)
-    bounded = Bounded(noisy, donors, direction, whole, numbers, rate, layers)
+    donors, rows = Donors.read(noisy), list(range(len(noisy.prompts("positive"))))
     generator = np.random.default_rng(0)
-    drawn = [[(layer, int(unit)) for layer in layers for unit in generator.choice(48, 6)] for _ in range(8)]
+    drawn = [[(layer, int(unit)) for layer in range(3) for unit in generator.choice(48, 6)] for _ in range(8)]
+    whole, units = Outcomes(noisy, donors, direction, rows), {*PLANTED}.union(*drawn)
+    numbers = Numbers(noisy, donors, rows, direction, units)
+    bounded = Bounded(noisy, donors, direction, whole, numbers, rate, units)
     sets, sign, judged = [*drawn, PLANTED, []], (1 if direction == "necessity" else -1), 0
     for chosen, most in zip(sets, bounded.of_each(sets), strict=True):
         right = whole.effects(whole.of(chosen))

@@ -16,7 +16,7 @@ from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, evaluate, mean, statistic
 from interp.display import as_sentence
 from interp.errors import OptionError
-from interp.random_sets import matched_sets
+from interp.random_sets import equally_large, matched_sets
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors, Judged, judge
@@ -109,10 +109,15 @@ class Dissociation(Analyzer):
             if not rows_at:
                 continue
             mine = Donors(asked, donors.means, donors.write, donors.unit)
-            outcomes, norms = Outcomes(asked, mine, "necessity", rows_at), contribution_norms(asked, mine)
+            norms, nulls = contribution_norms(asked, mine), {}
             for name, chosen in sets.items():
-                null = matched_sets(chosen, norms, self.random_sets, asked.seed) if chosen else []
-                null = [draw for draw in null if len(draw) == len(chosen)]
+                drawn = matched_sets(chosen, norms, self.random_sets, asked.seed) if chosen else []
+                nulls[name] = equally_large(drawn, chosen)
+            units = {unit for null in nulls.values() for draw in null for unit in draw}
+            if not units:
+                continue
+            outcomes = Outcomes(asked, mine, "necessity", rows_at, units=units)
+            for name, null in nulls.items():
                 for number, draw in enumerate(asked.progress(null, f"random for {name}, {behaviour} behaviour")):
                     done = returns(outcomes, draw)
                     rows.append((name, behaviour, number, done["effect"], done["recovery"]))

@@ -13,7 +13,7 @@ import numpy as np
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, mean
 from interp.errors import OptionError
-from interp.random_sets import excluded_note, matched_sets
+from interp.random_sets import equally_large, excluded_note, matched_sets
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.ablated import Ablated
@@ -117,7 +117,7 @@ class Redundancy(Analyzer):
             # the located stay; what was found after them is replaced, in round 1 the located themselves
             kept, rest = (sets[0], taken[len(sets[0]) :]) if turn > 1 else ([], found)
             draws = matched_sets(rest, norms, self.random_sets, study.seed + turn, exclude=[*kept, *self.excluded])
-            effects = [returns(outcomes, [*kept, *draw])["effect"] for draw in draws if len(draw) == len(rest)]
+            effects = [returns(outcomes, [*kept, *draw])["effect"] for draw in equally_large(draws, rest)]
             null += [(turn, draw, effect) for draw, effect in enumerate(effects)]
             foreseen = set(original[: turn * len(found)])
             rows.append(

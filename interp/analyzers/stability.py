@@ -15,7 +15,7 @@ from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, literal, statistic
 from interp.errors import OptionError
 from interp.prompts import Contrast
-from interp.random_sets import excluded_note, matched_sets
+from interp.random_sets import equally_large, excluded_note, matched_sets
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors
@@ -150,9 +150,9 @@ class Stability(Analyzer):
                 # a template on which nothing is located must not drop out of the weakest of them
                 rows.append((name, 0, 0, len(others), 0.0, 0.0))
                 continue
-            outcomes = Outcomes(study, donors, "necessity", others)
             drawn = matched_sets(chosen, norms, self.random_sets, study.seed, exclude=self.excluded)
-            draws = [draw for draw in drawn if len(draw) == len(chosen)]
+            draws = equally_large(drawn, chosen)
+            outcomes = Outcomes(study, donors, "necessity", others, units={*chosen}.union(*draws))
             for number, units in enumerate([chosen, *draws]):
                 done = returns(outcomes, units)
                 rows.append((name, number, len(chosen), len(others), done["effect"], done["recovery"]))

@@ -22,7 +22,7 @@ from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Prompt
-from interp.random_sets import matched_sets
+from interp.random_sets import equally_large, matched_sets
 from interp.study import Study
 from interp.table import Table, table
 from interp.trials.conditions import Donors
@@ -80,8 +80,7 @@ class Transfer(Analyzer):
         answers, null = _answers([], {}), _random([])
         if same and chosen and study.pair.base is not None:
             answers, null = self._reuse(study, donors, chosen)
-            if len(answers):
-                made.append(_reused(len(chosen), unit.name))
+            made += [_reused(len(chosen), unit.name)] if len(answers) else []
         chance, theirs = np.zeros(0), []
         if self.recomputed is not None:
             theirs = selected_of(self.recomputed)
@@ -156,8 +155,9 @@ class Transfer(Analyzer):
         rows = some(study.prompts("positive"), changed(study), self.control_prompts, study.seed)
         if not rows:
             return _answers([], {}), _random([])
-        outcomes, norms = Outcomes(study, donors, "necessity", rows), contribution_norms(study, donors)
-        draws = [d for d in matched_sets(chosen, norms, self.random_sets, study.seed) if len(d) == len(chosen)]
+        norms = contribution_norms(study, donors)
+        draws = equally_large(matched_sets(chosen, norms, self.random_sets, study.seed), chosen)
+        outcomes = Outcomes(study, donors, "necessity", rows, units={*chosen}.union(*draws))
         null = [returns(outcomes, draw) for draw in study.progress(draws, "transfer, random sets")]
         prompts, found = study.prompts("positive").prompts, outcomes.of(chosen)
         measured = {

@@ -18,7 +18,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in said)
 
 
-LEAST, MOST, MOST_ON_CPU = 1 << 26, 1 << 30, 700 << 20
+LEAST, MOST, MOST_ON_CPU = 1 << 26, 1 << 30, 512 << 20
 """Bytes that a batch's activations may always take, and that they take at most where nobody says more."""
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 

@@ -21,7 +21,7 @@ class Bounded:
     """Of sets, the most that they can do to the behaviour in one direction, and their exact numbers.
 
     ``outcomes`` and ``numbers``: of all prompts; ``rate``: of the set that they are compared with, on these;
-    ``layers``: those of all units.
+    ``units``: all that sets are of.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Bounded:
         outcomes: Outcomes,
         numbers: Numbers,
         rate: float,
-        layers: Iterable[int],
+        units: Iterable[tuple[int, int]],
     ) -> None:
         self._outcomes, self._numbers = outcomes, numbers
         # what the receiver shows as it is, on prompts that a set can change
@@ -46,7 +46,7 @@ class Bounded:
         self.judged, self._some = len(chosen), None
         rows = sorted(outcomes.rows[at] for at in chosen)
         self._fewer = self._needed <= len(chosen) < count
-        self._read = partial(Outcomes, study, donors, direction, rows, layers=[*layers])
+        self._read = partial(Outcomes, study, donors, direction, rows, units=[*units])
 
     def of_each(self, sets: Sequence[Set]) -> list[dict[str, float] | None]:
         """Effects as ``Outcomes.effects`` has them, of a behaviour that is as far from the receiver's as can be.

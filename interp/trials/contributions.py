@@ -24,7 +24,8 @@ def contribution_norms(study: Study, donors: Donors) -> np.ndarray:
         columns = donors.write[role][layer].double().unflatten(1, (-1, width))
         grams.append(torch.einsum("duw,duv->uwv", columns, columns))
     squares, count = torch.zeros(len(layers), unit.count(anatomy), dtype=torch.float64, device=model.device), 0
-    rows = study.groups("positive", model, 4 * anatomy.n_layers * unit.n_channels(anatomy))
+    # what is read stands twice for a moment, in two parts and put together
+    rows = study.groups("positive", model, 8 * anatomy.n_layers * unit.n_channels(anatomy))
     for seen in capture(study.engine, {role: model}, study.encoded("positive"), rows, sites, pad_id=study.pad_id):
         real = seen.roles >= 0
         count += int(to_host(real.sum()))
@@ -49,7 +50,7 @@ def contribution_changes(study: Study, donors: Donors) -> np.ndarray:
         grams.append(torch.einsum("aduw,bduv->aubwv", columns, columns))
     device = study.pair.tuned.device
     squares, count = torch.zeros(len(layers), unit.count(anatomy), dtype=torch.float64, device=device), 0
-    per_token = 8 * anatomy.n_layers * unit.n_channels(anatomy)
+    per_token = 12 * anatomy.n_layers * unit.n_channels(anatomy)
     rows = study.groups("positive", study.pair.tuned, per_token)
     for seen in capture(study.engine, pair, study.encoded("positive"), rows, sites, pad_id=study.pad_id):
         real = seen.roles >= 0

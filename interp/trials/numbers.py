@@ -6,11 +6,12 @@ import numpy as np
 
 from interp.capture import make_batch
 from interp.engines import Batch, Edit
-from interp.intervention import Intervention
+from interp.intervention import Activations, Intervention
 from interp.maths.host import to_host
 from interp.study import Study
 from interp.teacher_forcing import stream_of
 from interp.trials.conditions import DIRECTIONS, RECEIVERS, Donors
+from interp.trials.donated import only, wanted_of
 from interp.trials.streams import Streams
 
 Set = Sequence[tuple[int, int]]
@@ -19,8 +20,8 @@ Set = Sequence[tuple[int, int]]
 class Numbers:
     """Numbers of some positive prompts (``rows``) under a patch of any set; the donor is read once.
 
-    ``direction`` necessity: the tuned model, the base being the donor; sufficiency: the other way round. ``layers``:
-    those of all units that will be asked for, all by default.
+    ``direction`` necessity: the tuned model, the base being the donor; sufficiency: the other way round. ``units``:
+    all that will be asked for, so that no more of the donor is kept than these need; by default any may be.
     """
 
     def __init__(
@@ -29,15 +30,13 @@ class Numbers:
         donors: Donors,
         rows: Sequence[int],
         direction: str = "necessity",
-        layers: Iterable[int] | None = None,
+        units: Iterable[tuple[int, int]] | None = None,
     ) -> None:
         study.pair.require_base("patching from the other model")
         receiver, donor = RECEIVERS[direction]
         self._study, self._donors, self._model = study, donors, study.pair[receiver]
         self._condition = DIRECTIONS[direction]
-        sites = [
-            donors.unit.site(layer) for layer in sorted({*layers} if layers else range(self._model.anatomy.n_layers))
-        ]
+        wanted = wanted_of(donors.unit, self._model, units)
         posed = study.posed("positive")
         size = study.at_a_time(max(1, min(len(rows), 96)))
         by_length = sorted(rows, key=lambda row: len(posed[row].ids))
@@ -45,8 +44,8 @@ class Numbers:
         for start in range(0, len(by_length), size):
             part = by_length[start : start + size]
             batch, _ = make_batch(posed, part, study.pad_id, self._model.device)
-            read = study.engine.run(study.pair[donor], batch, reads=sites, keep=0).values
-            self._chunks.append((batch, read, study.objective("positive", part), Streams()))
+            read = study.engine.run(study.pair[donor], batch, reads=[*wanted], keep=0).values
+            self._chunks.append((batch, only(read, wanted), study.objective("positive", part), Streams()))
 
     def of(self, chosen: Set) -> np.ndarray:
         """The number of every prompt, rows ascending, with these units patched as ``donors.patch`` says."""
@@ -62,7 +61,7 @@ class Numbers:
         found = np.concatenate(parts).astype(np.float64)
         return found[np.argsort(self._order, kind="stable")]
 
-    def _edits(self, batch: Batch, read: dict, streams: Streams, intervention: Intervention) -> list[Edit]:
+    def _edits(self, batch: Batch, read: Activations, streams: Streams, intervention: Intervention) -> list[Edit]:
         lowest = min(intervention.units)
         stream = streams.at(lowest, lambda: stream_of(self._study.engine, self._model, batch, lowest))
         return [*([] if stream is None else [stream.enter]), *intervention.bind(read)]

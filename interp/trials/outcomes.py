@@ -9,13 +9,13 @@ in one batch. What the donor does on these fixed texts is read once.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from interp.capture import make_batch
-from interp.engines import Run
 from interp.generate import Begun
-from interp.intervention import Intervention
+from interp.intervention import Activations, Intervention, last_columns
 from interp.maths.batches import EACH_ON_CPU, EACH_ON_GPU, least_padded
 from interp.maths.host import to_host
 from interp.models.caches import Kept
@@ -34,13 +34,14 @@ from interp.teacher_forcing import (
     would_answer,
 )
 from interp.trials.conditions import DIRECTIONS, RECEIVERS, Donors, number_is_where_answers_begin
+from interp.trials.donated import only, wanted_of
 from interp.trials.numbers import Numbers
 from interp.trials.streams import Streams
 from interp.trials.unwritten import Unwritten, same_tokens, settled_length, write
 
 Set = Sequence[tuple[int, int]]
 MEASURES = ("behaviour", "recovery")
-ANSWERS_AT_ONCE, ANSWERS_ON_CPU = 64, 32  # answers that are written together, each with keys and values of two models
+ANSWERS_AT_ONCE = 64  # answers that are written together, each with keys and values of two models
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some prompts, the beginnings of the receiver's answers that settle its behaviour, and the donor's answers."""
+    """Some prompts, the beginnings of the receiver's answers that settle its behaviour, and the donor's answers.
+
+    ``on_own``, ``on_wanted``: the donor's activations on these; ``cache``: its keys and values on the former.
+    """
 
     rows: list[int]
     text: Text
     own: list[list[int]]
     wanted: list[list[int]]
     settled: list[int]
-    on_own: Run
-    on_wanted: Run
+    on_own: Activations
+    on_wanted: Activations
+    cache: Any
     streams: Streams = field(default_factory=Streams)
 
 
@@ -74,8 +79,8 @@ class Outcomes:
 
     ``necessity``: the tuned model with the base's contributions (or activations, as ``donors.patch`` says);
     ``sufficiency``: the base with the tuned model's. ``lengths``: tokens of each prompt and of what is read of the
-    receiver's answer to it. ``layers``: those of all units that will be asked for, to keep no
-    more of the donor than these need; ``exact``: count answers that become the donor's, word for word, too.
+    receiver's answer to it. ``units``: all that will be asked for, so that no more of the donor is kept than these
+    need; by default any may be. ``exact``: count answers that become the donor's, word for word, too.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class Outcomes:
         direction: str,
         rows: Sequence[int],
         *,
-        layers: Iterable[int] | None = None,
+        units: Iterable[tuple[int, int]] | None = None,
         exact: bool = False,
     ) -> None:
         role, other = RECEIVERS[direction]
@@ -93,8 +98,9 @@ class Outcomes:
         self._model, self.rows = study.pair[role], sorted(rows)
         own, wanted = study.answers(role, "positive"), study.answers(other, "positive")
         begins = number_is_where_answers_begin(study, "positive")
-        self._numbers = None if begins else Numbers(study, donors, self.rows, direction, layers)
-        whole = [(layer, 0) for layer in sorted({*layers} if layers else range(self._model.anatomy.n_layers))]
+        self._numbers = None if begins else Numbers(study, donors, self.rows, direction, units)
+        self._wanted = wanted_of(donors.unit, self._model, units)
+        whole = [(site.layer, 0) for site in self._wanted]
         reader = donors.condition(self._condition, whole).require_intervention()
         begun = {row: list(own[row][: settled_length(study, row, own[row])]) for row in self.rows}
         most = (1 << 29) // (8 * 64 * len(whole) * donors.unit.n_channels(self._model.anatomy))
@@ -113,8 +119,9 @@ class Outcomes:
         own, ends = [begun[row] for row in rows], [settled_length(study, row, wanted[row]) for row in rows]
         looked_for = [list(wanted[row][: None if self._exact else end]) for row, end in zip(rows, ends, strict=True)]
         on_own = read_donor(study.engine, reader, text, own, use_cache=True)
+        cache, own_values = on_own.cache, only(on_own.values, self._wanted)
         on_wanted = read_donor(study.engine, reader, text, looked_for)
-        return _Part(rows, text, own, looked_for, ends, on_own, on_wanted)
+        return _Part(rows, text, own, looked_for, ends, own_values, only(on_wanted.values, self._wanted), cache)
 
     def _unedited(self, role: str, other: str) -> tuple[Outcome, Outcome]:
         """Both models as they are."""
@@ -144,7 +151,7 @@ class Outcomes:
         """The outcome under each of some interventions from this direction's donor."""
         found, kept, waiting = [], [], []
         places = {row: place for place, row in enumerate(self.rows)}
-        size = self._study.at_a_time(ANSWERS_ON_CPU if self._model.device.type == "cpu" else ANSWERS_AT_ONCE)
+        size = self._study.at_a_time(ANSWERS_AT_ONCE)
 
         def write_waiting() -> None:
             # what they keep is handed over, so that it is not held while they are written
@@ -194,7 +201,7 @@ class Outcomes:
         study, engine, lowest = self._study, self._study.engine, min(intervention.units)
         stream = part.streams.at(lowest, lambda: stream_at(engine, self._model, part.text, part.own, lowest, True))
         read = read_answers(
-            engine, self._model, part.text, part.own, intervention, part.on_own.values, stream and stream.enter, True
+            engine, self._model, part.text, part.own, intervention, part.on_own, stream and stream.enter, True
         )
         logits, target, real, _ = read
         first = first_logits(logits, real)
@@ -240,7 +247,7 @@ class Outcomes:
         receiver = Kept.take([*below, (read.cache, self._model.anatomy.n_layers)], rows, where, lengths)
         if receiver is None or intervention.donor is None:
             return Begun(tokens, receiver)
-        return Begun(tokens, receiver, Kept.take([(part.on_own.cache, None)], rows, where, lengths))
+        return Begun(tokens, receiver, Kept.take([(part.cache, None)], rows, where, lengths))
 
     def _as_donor(
         self, part: _Part, rows: Sequence[int], intervention: Intervention
@@ -250,7 +257,7 @@ class Outcomes:
         answers = [part.wanted[at] for at in rows]
         width = max(map(len, text.prompts)) + max(map(len, answers)) - 1
         # batches are padded on the left, so a row's text ends in the last column of either
-        donated = {site: value[list(rows)][:, -width:] for site, value in part.on_wanted.values.items()}
+        donated = {site: last_columns(value, rows, width) for site, value in part.on_wanted.items()}
         logits, target, real = answer_logits(self._study.engine, self._model, text, answers, intervention, donated)
         right = to_host((logits.argmax(-1) == target) | ~real)
         # answers are right-aligned: which cells stand after the tokens that settle the behaviour

@@ -57,8 +57,8 @@ def patch_cells(
     three cells that patch something one for the located set and, where it is not known, one for every random set. Only
     the located set's answers are read and written, as far as they decide.
     """
-    layers = {layer for chosen in (located, *sets) for layer, _ in chosen}
-    numbers = numbers or Numbers(study, donors, outcomes.rows, direction, layers or None)
+    units = {unit for chosen in (located, *sets) for unit in chosen}
+    numbers = numbers or Numbers(study, donors, outcomes.rows, direction, units)
     found = Patched(numbers.under(None), outcomes.donor.number)
     for cell in CELLS:
         intervention = donors.cell(direction, located, *cell).intervention

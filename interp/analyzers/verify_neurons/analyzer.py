@@ -21,7 +21,7 @@ from interp.analyzers.verify_neurons.work import Asked, work_of
 from interp.errors import OptionError
 from interp.models.changes import weight_change
 from interp.models.units import unit_named
-from interp.random_sets import matched_sets, matched_share, norm_ratio, set_name
+from interp.random_sets import equally_large, matched_sets, matched_share, norm_ratio, set_name
 from interp.study import Study
 from interp.table import Table
 from interp.trials.conditions import (
@@ -202,7 +202,7 @@ class VerifyNeurons(Analyzer):
     ) -> None:
         """Random sets of exactly the located size; none where the layers have too few other neurons."""
         drawn = matched_sets(located, norms, self.random_sets, study.seed, exclude=self.excluded, changes=changes)
-        evidence.sets = [draw for draw in drawn if len(draw) == len(located)]
+        evidence.sets = equally_large(drawn, located)
         evidence.ratios = [norm_ratio(draw, located, norms) for draw in evidence.sets]
         if changes is not None:
             evidence.change_ratios = [norm_ratio(draw, located, changes) for draw in evidence.sets]
@@ -218,15 +218,15 @@ class VerifyNeurons(Analyzer):
     ) -> None:
         """Doses, random sets and the two by two of one direction; what is kept of its donor goes with the call."""
         located = self.ranking[: self.selected]
-        # random sets are of the same layers
-        layers = {layer for layer, _ in self.ranking[: max(self._depth, self.selected)]}
-        outcomes = Outcomes(study, donors, direction, evidence.rows, layers=layers)
-        numbers = Numbers(study, donors, evidence.rows, direction, layers)
+        draws = self._dose_draws(sizes, study.seed)
+        units = {*self.ranking[: max(self._depth, self.selected)]}.union(*evidence.sets, *draws)
+        outcomes = Outcomes(study, donors, direction, evidence.rows, units=units)
+        numbers = Numbers(study, donors, evidence.rows, direction, units)
         each = judged_whole(study, direction, outcomes)
-        self._doses(direction, sizes, evidence, each, numbers_alone(study, direction, outcomes, numbers), study.seed)
+        self._doses(direction, draws, evidence, each, numbers_alone(study, direction, outcomes, numbers))
         found = evidence.random[direction] = random_effects(
             study, donors, direction, evidence.sets, outcomes, numbers, evidence.dose[direction][len(located)],
-            self._judged, layers, each,
+            self._judged, units, each,
         )  # fmt: skip
         evidence.random_dose[direction, self.selected] = found[: self.dose_draws]
         if self.cell_sets:
@@ -239,30 +239,29 @@ class VerifyNeurons(Analyzer):
     def _doses(
         self,
         direction: str,
-        contributions: tuple[np.ndarray, np.ndarray],
+        draws: Sequence[Set],
         evidence: Evidence,
         each: Each,
         alone: Callable[[Set], Effects],
-        seed: int,
     ) -> None:
         """Located doses, and random doses beside them; of necessity with the exact k95 of every measure."""
-        norms, changes = contributions
         steps = self._sizes
         doses = dict(zip(steps, each([self.ranking[:k] for k in steps], "located"), strict=True))
         if direction == "necessity" and self.doses:
             doses = refine(lambda one: each([one], "located")[0], self.ranking, doses, self.reach, "behaviour")
             doses = refine(alone, self.ranking, doses, self.reach, "recovery")
         evidence.dose[direction] = doses
-        located, taken = self.ranking[: self.selected], [*self.ranking[: self.selected], *self.excluded]
-        # at every other size, beside the random sets of the located size
-        draws = [
-            draw
-            for k in [k for k in steps if k != len(located)][::2]
-            for draw in matched_sets(self.ranking[:k], norms, self.dose_draws, seed + k, exclude=taken, changes=changes)
-            if len(draw) == k
-        ]
         for draw, effect in zip(draws, each(draws, "random doses"), strict=True):
             evidence.random_dose.setdefault((direction, len(draw)), []).append(effect)
+
+    def _dose_draws(self, contributions: tuple[np.ndarray, np.ndarray], seed: int) -> list[Set]:
+        """Random sets at every other size of the located ones, beside those of the located size itself."""
+        (norms, changes), taken, drawn = contributions, [*self.ranking[: self.selected], *self.excluded], []
+        for k in [k for k in self._sizes if k != self.selected][::2]:
+            some = self.ranking[:k]
+            draws = matched_sets(some, norms, self.dose_draws, seed + k, exclude=taken, changes=changes)
+            drawn += equally_large(draws, some)
+        return drawn
 
     def _without_base(self, study: Study, donors: Donors, evidence: Evidence) -> None:
         """No base to return to: the effect is the share of the behaviour lost under mean ablation."""

@@ -71,7 +71,7 @@ def random_effects(
     numbers: Numbers,
     located: Effects,
     judged: int,
-    layers: Iterable[int],
+    units: Iterable[tuple[int, int]],
     whole: Each,
 ) -> list[Effects]:
     """Effects of every set, in order; ``whole``: those of sets that are judged on every prompt, as are ``judged``."""
@@ -79,7 +79,7 @@ def random_effects(
     found = whole(first, "random sets")
     if not others:
         return found
-    bounded = Bounded(study, donors, direction, outcomes, numbers, located["rate"], layers)
+    bounded = Bounded(study, donors, direction, outcomes, numbers, located["rate"], units)
     bounds = parts(
         study,
         [f"{direction} below {located['rate']:.6f} {set_name(chosen)}" for chosen in others],
