@@ -10,7 +10,7 @@ from scipy.stats import beta
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons, fewest_clusters
-from interp.analyzers.verify_neurons.effects import SETS_AT_ONCE
+from interp.analyzers.verify_neurons.effects import SETS_AT_ONCE, judged_conditions
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.tables import build
 from interp.claims import MEASURES, check, from_table
@@ -24,14 +24,16 @@ from interp.sites import neurons
 from interp.store import Store
 from interp.store.journal import Journal
 from interp.study import Study
+from interp.trials.base_losses import base_losses
 from interp.trials.bounded import Bounded
 from interp.trials.conditions import Donors, Judged, judge
-from interp.trials.contributions import contribution_changes, contribution_norms
+from interp.trials.contributions import contribution_changes, contribution_norms, contribution_sizes
 from interp.trials.divergence import divergences
 from interp.trials.dose import grid, refine, returns
 from interp.trials.few import few_of
 from interp.trials.numbers import Numbers
 from interp.trials.outcomes import Outcomes
+from interp.trials.own_numbers import own_numbers
 from interp.trials.parts import parts
 from interp.trials.rows import changed
 from interp.trials.unwritten import write
@@ -304,6 +306,34 @@ def test_a_donor_is_kept_at_the_units_that_are_asked_for_and_outcomes_are_the_sa
     missing = next(unit for unit in range(48) if (layer, unit) not in {*PLANTED, *others})
     with pytest.raises(OptionError, match="units whose activations were not kept"):
         kept.of([(layer, missing)])
+
+
+def test_what_is_read_once_is_what_reading_it_anew_gives(noisy):
+    """Numbers seen where own answers begin, losses from a pass that measures divergence, both sizes from one pass."""
+    study, rows = replace(noisy, _kept={}), range(len(noisy.prompts("positive")))
+    conditions = judged_conditions(study, Donors.read(study), PLANTED, ["base", "tuned"], ["ablate-base"])
+    own = [one for one in conditions if one.condition != "ablate-base"]
+    assert len(own) == 4
+    for one in own:
+        again = replace(noisy, _kept={})
+        if one.group == "positive":
+            np.testing.assert_allclose(one.number, own_numbers(again, one.condition, "positive", rows), rtol=1e-4)
+        answers = study.answers(one.condition, one.group)
+        np.testing.assert_allclose(one.base_loss, base_losses(again, one.group, answers), rtol=1e-4)
+    norms, changes = contribution_sizes(noisy, Donors.read(noisy))
+    np.testing.assert_allclose(norms, contribution_norms(noisy, Donors.read(noisy)), rtol=1e-4)
+    assert changes.max() > 0
+    assert ("means", "neuron") not in study._kept  # nothing asked for them
+
+
+def test_the_located_set_is_judged_once_for_its_condition_and_its_dose(study, table):
+    """Its row among the doses says what its condition's answers say on the control prompts."""
+    outcomes = Outcomes(study, Donors.read(study), "necessity", range(len(study.prompts("positive"))))
+    measured = outcomes.effects(outcomes.of(PLANTED))
+    doses = table.tables["dose"]
+    row = doses.select((doses["direction"] == "necessity") & (doses["k"] == 3) & (doses["draw"] == 0))
+    assert row["rate"].tolist() == [measured["rate"]]
+    np.testing.assert_allclose(row["recovery"], [measured["recovery"]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.4, 1.0])

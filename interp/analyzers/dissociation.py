@@ -74,7 +74,7 @@ class Dissociation(Analyzer):
             changed[behaviour] = own["tuned", behaviour].flipped(own["base", behaviour])
             for name, chosen in sets.items():
                 if chosen:
-                    receiver = Donors(asked, donors.means, donors.write, donors.unit).condition("ablate-base", chosen)
+                    receiver = Donors(asked, donors.write, donors.unit).condition("ablate-base", chosen)
                     cells[name, behaviour] = judge(asked, f"ablate-{name}", "positive", receiver)
         random = self._random(studies, sets, donors, changed)
         answers = _answers(studies, own, cells, changed)
@@ -108,7 +108,7 @@ class Dissociation(Analyzer):
             rows_at = some(asked.prompts("positive"), differ, self.control_prompts, asked.seed)
             if not rows_at:
                 continue
-            mine = Donors(asked, donors.means, donors.write, donors.unit)
+            mine = Donors(asked, donors.write, donors.unit)
             norms, nulls = contribution_norms(asked, mine), {}
             for name, chosen in sets.items():
                 drawn = matched_sets(chosen, norms, self.random_sets, asked.seed) if chosen else []

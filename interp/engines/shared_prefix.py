@@ -159,8 +159,9 @@ def _in_two(
         logits[inside] = first.require_logits()[0, columns[inside]]
     positions = layout.positions
     values = {}
-    for site in reads:
-        value = second.values[site]
+    for site in dict.fromkeys(reads):
+        # what is read would stand twice
+        value = second.values.pop(site)
         beginning = first.values[site].to(value.device)
         values[site] = at(torch.cat([beginning.expand(rows, -1, -1), value], 1), positions.to(value.device))
     if use_cache:

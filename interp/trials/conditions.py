@@ -23,11 +23,12 @@ from interp.errors import required
 from interp.intervention import Intervention, Kind
 from interp.maths.host import to_host
 from interp.maths.moments import Moments
-from interp.metrics import malformed, repeats, token_losses
+from interp.metrics import malformed, repeats
 from interp.models.units import NEURON, Unit
 from interp.study import GROUPS, Study
 from interp.teacher_forcing import answer_logits
-from interp.trials.answer_groups import answer_groups
+from interp.trials.base_losses import base_losses
+from interp.trials.own_numbers import keep_numbers, own_numbers
 
 NEEDS_BASE = ("ablate-base", "patch-tuned")
 # Which model runs and which one it takes from, by direction.
@@ -67,34 +68,41 @@ class Answered(NamedTuple):
 
 @dataclass
 class Donors:
-    """What the interventions draw on: mean activations and write weights, read once; and what they take of a donor.
+    """What the interventions draw on: write weights, read once; and what they take of a donor.
 
     ``patch``: ``contribution`` or ``activation``.
     """
 
     study: Study
-    means: dict[int, Float[Tensor, " N"]]
     write: dict[str, dict[int, Float[Tensor, "D N"]]]
     unit: Unit = NEURON
     patch: str = "contribution"
 
     @classmethod
     def read(cls, study: Study, unit: Unit = NEURON, patch: str = "contribution") -> "Donors":
-        """Means over the tokens of negative prompts in the tuned model, and the matrices both models write through."""
-        model = study.pair.tuned
+        """The matrices that both models write through."""
+        layers = range(study.pair.tuned.anatomy.n_layers)
+        roles = ["tuned"] if study.pair.base is None else ["base", "tuned"]
+        write = {role: {layer: unit.write_weights(study.pair[role], layer) for layer in layers} for role in roles}
+        return cls(study, write, unit, patch)
+
+    @property
+    def means(self) -> dict[int, Float[Tensor, " N"]]:
+        """Mean activations over the tokens of negative prompts in the tuned model, by layer; read when asked for."""
+        return self.study.kept(("means", self.unit.name), self._means)
+
+    def _means(self) -> dict[int, Float[Tensor, " N"]]:
+        study, unit, model = self.study, self.unit, self.study.pair.tuned
         layers = range(model.anatomy.n_layers)
         sites, width = [unit.site(layer) for layer in layers], unit.n_channels(model.anatomy)
         moments = [Moments.empty((width,), model.device) for _ in layers]
-        per_token = 4 * model.anatomy.n_layers * width
-        rows = study.progress(study.groups("negative", model, per_token), "means, negative")
+        rows = study.progress(study.groups("negative", model, 8 * model.anatomy.n_layers * width), "means, negative")
         for seen in capture(
             study.engine, {"tuned": model}, study.encoded("negative"), rows, sites, pad_id=study.pad_id
         ):
             for layer, site in enumerate(sites):
                 moments[layer].update(seen.values["tuned", site][seen.roles >= 0])
-        roles = ["tuned"] if study.pair.base is None else ["base", "tuned"]
-        write = {role: {layer: unit.write_weights(study.pair[role], layer) for layer in layers} for role in roles}
-        return cls(study, {layer: moments[layer].mean.float() for layer in layers}, write, unit, patch)
+        return {layer: moments[layer].mean.float() for layer in layers}
 
     def condition(self, name: str, units: Sequence[tuple[int, int]]) -> Receiver:
         """The receiver and intervention that a condition's name means, for some (layer, unit) pairs."""
@@ -175,6 +183,11 @@ class Judged:
         return before.shown & ~self.shown & ~self.malformed
 
 
+def answer_as_it_is(study: Study, role: str) -> None:
+    """Write a model's own answers to every class together, and keep the metric's numbers where they begin."""
+    _answered(study, study.classes, Receiver(role))
+
+
 def judge_each(
     study: Study, name: str, receiver: Receiver, divergence: Mapping[str, Float[np.ndarray, " B"]]
 ) -> list[Judged]:
@@ -216,7 +229,7 @@ def judge(
         number,
         np.array([len(answer) for answer in answers]),
         np.array([repeats(answer) for answer in answers]),
-        _base_losses(study, group, answers),
+        base_losses(study, group, answers),
         np.full(len(answers), np.nan) if divergence is None else divergence,
         study.require_metric().chance(prompts, texts) if group == "positive" else None,
         texts,
@@ -227,9 +240,7 @@ def _answered(study: Study, groups: Sequence[str], receiver: Receiver) -> dict[s
     """Answers to every prompt of some classes, and the metric's numbers where they begin, NaN where it has none."""
     number = {group: np.full(len(study.encoded(group)), np.nan) for group in groups}
     applies = [group for group in groups if study.require_metric().applies(group)]
-    begin = [
-        group for group in applies if receiver.intervention is not None and number_is_where_answers_begin(study, group)
-    ]
+    begin = [group for group in applies if number_is_where_answers_begin(study, group)]
 
     def see(asked: Sequence[tuple[str, int]], logits: Float[Tensor, "B V"]) -> None:
         for group in begin:
@@ -237,10 +248,14 @@ def _answered(study: Study, groups: Sequence[str], receiver: Receiver) -> dict[s
             rows = [asked[place][1] for place in at]
             if rows:
                 number[group][rows] = to_host(study.objective(group, rows).of(logits[at][:, None]))
+                if receiver.intervention is None:
+                    keep_numbers(study, receiver.role, group, rows, number[group][rows])
 
     answers = study.answers_to(groups, receiver.role, receiver.intervention, see if begin else None)
     for group in applies:
-        if group not in begin:
+        if receiver.intervention is None:
+            number[group] = own_numbers(study, receiver.role, group, range(len(number[group])))
+        elif group not in begin:
             _read_numbers(study, group, receiver, number[group])
     return {group: Answered(answers[group], number[group]) for group in groups}
 
@@ -264,21 +279,6 @@ def _read_numbers(study: Study, group: str, receiver: Receiver, number: np.ndarr
         number[rows] = to_host(aim.of(logits[:, -aim.keep :]))
 
 
-def _base_losses(study: Study, group: str, answers: Sequence[Sequence[int]]) -> np.ndarray:
-    """Negative log-likelihood of these answers in the base, nats a token; of each answer it is measured once."""
-    if study.pair.base is None:
-        return np.full(len(answers), np.nan)
-    known: dict[tuple[int, ...], float] = study.kept(("base losses", group), dict)
-    keys = [(prompt.id, *answer) for prompt, answer in zip(study.prompts(group), answers, strict=True)]
-    unknown = [row for row, key in enumerate(keys) if key not in known]
-    for new in answer_groups(study, group, study.pair.base, answers, unknown, 12):
-        text, written = study.text(group, new), [answers[row] for row in new]
-        logits, targets, real = answer_logits(study.engine, study.pair.base, text, written)
-        losses = to_host(token_losses(logits, targets, real).sum(1) / real.sum(1).clamp(min=1)).tolist()
-        known |= dict(zip([keys[row] for row in new], losses, strict=True))
-    return np.array([known[key] for key in keys])
-
-
 __all__ = [
     "ABLATIONS",
     "CELLS",
@@ -291,6 +291,7 @@ __all__ = [
     "Donors",
     "Judged",
     "Receiver",
+    "answer_as_it_is",
     "judge",
     "judge_each",
     "number_is_where_answers_begin",

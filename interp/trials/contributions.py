@@ -41,6 +41,11 @@ def contribution_changes(study: Study, donors: Donors) -> np.ndarray:
 
     Both models read the same text. What a unit writes differs by its activation, its write weights, or both.
     """
+    return contribution_sizes(study, donors)[1]
+
+
+def contribution_sizes(study: Study, donors: Donors) -> tuple[np.ndarray, np.ndarray]:
+    """``contribution_norms`` in the base and ``contribution_changes``, from one pass of each model."""
     unit, pair = donors.unit, {"tuned": study.pair.tuned, "base": study.pair.require_base("a change")}
     anatomy, layers = study.pair.tuned.anatomy, range(study.pair.tuned.anatomy.n_layers)
     sites, width = [unit.site(layer) for layer in layers], unit.width(anatomy)
@@ -49,14 +54,16 @@ def contribution_changes(study: Study, donors: Donors) -> np.ndarray:
         columns = torch.stack([donors.write[role][layer].double() for role in pair]).unflatten(2, (-1, width))
         grams.append(torch.einsum("aduw,bduv->aubwv", columns, columns))
     device = study.pair.tuned.device
-    squares, count = torch.zeros(len(layers), unit.count(anatomy), dtype=torch.float64, device=device), 0
-    per_token = 12 * anatomy.n_layers * unit.n_channels(anatomy)
-    rows = study.groups("positive", study.pair.tuned, per_token)
+    squares = torch.zeros(2, len(layers), unit.count(anatomy), dtype=torch.float64, device=device)
+    rows, count = study.groups("positive", study.pair.tuned, 12 * anatomy.n_layers * unit.n_channels(anatomy)), 0
     for seen in capture(study.engine, pair, study.encoded("positive"), rows, sites, pad_id=study.pad_id):
         real = seen.roles >= 0
         count += int(to_host(real.sum()))
         for layer, site in enumerate(sites):
             both = torch.stack([seen.values[role, site][real].double().to(device) for role in pair])
             signed = both.unflatten(-1, (-1, width)) * torch.tensor([1.0, -1.0], device=device).view(2, 1, 1, 1)
-            squares[layer] += torch.einsum("anuw,aubwv,bnuv->u", signed, grams[layer].to(device), signed)
-    return to_host((squares.clamp(min=0) / count).sqrt())
+            products = torch.einsum("anuw,aubwv,bnuv->abu", signed, grams[layer].to(device), signed)
+            squares[0, layer] += products[1, 1]
+            squares[1, layer] += products.sum((0, 1))
+    norms, changes = to_host((squares.clamp(min=0) / count).sqrt())
+    return norms, changes

@@ -11,6 +11,7 @@ from interp.metrics import token_divergences
 from interp.study import Study
 from interp.teacher_forcing import answer_logits
 from interp.trials.answer_groups import answer_groups
+from interp.trials.base_losses import keep_losses
 from interp.trials.conditions import Receiver
 
 
@@ -29,7 +30,10 @@ def divergences(
         plain, _, real = answer_logits(study.engine, study.pair.tuned, text, given)
         lengths = real.sum(1).clamp(min=1)
         for name, receiver in receivers.items():
-            logits, _, _ = answer_logits(study.engine, study.pair[receiver.role], text, given, receiver.intervention)
+            read = answer_logits(study.engine, study.pair[receiver.role], text, given, receiver.intervention)
+            if receiver.role == "base" and receiver.intervention is None:
+                keep_losses(study, group, some, answers, read)
+            logits, _, _ = read
             found[name][some] = to_host(token_divergences(plain, logits.to(plain.device), real).sum(1) / lengths)
     return found
 

@@ -1,6 +1,8 @@
 """A study of some of its prompts, which does not compute again what is known of them."""
 
 from interp.study import Study
+from interp.trials.base_losses import losses_known
+from interp.trials.own_numbers import numbers_known
 
 
 def few_of(study: Study, count: int) -> Study:
@@ -12,5 +14,7 @@ def few_of(study: Study, count: int) -> Study:
             few.kept(
                 ("answers", role, group), lambda of=answers, group=group: [of[one.id] for one in few.prompts(group)]
             )
-        few.kept(("base losses", group), lambda group=group: study.kept(("base losses", group), dict))
+            numbers = numbers_known(study, role, group)
+            few.kept(("numbers", role, group), lambda of=numbers: of)
+        few.kept(("base losses", group), lambda group=group: losses_known(study, group))
     return few

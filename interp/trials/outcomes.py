@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from interp.capture import make_batch
 from interp.generate import Begun
 from interp.intervention import Activations, Intervention, last_columns
 from interp.maths.batches import EACH_ON_CPU, EACH_ON_GPU, least_padded
@@ -36,6 +35,7 @@ from interp.teacher_forcing import (
 from interp.trials.conditions import DIRECTIONS, RECEIVERS, Donors, number_is_where_answers_begin
 from interp.trials.donated import only, wanted_of
 from interp.trials.numbers import Numbers
+from interp.trials.own_numbers import own_numbers
 from interp.trials.streams import Streams
 from interp.trials.unwritten import Unwritten, same_tokens, settled_length, write
 
@@ -133,7 +133,7 @@ class Outcomes:
             texts = [study.decode(answers[row]) for row in self.rows]
             shown = study.require_metric().shown(prompts, texts, "positive")
             equal = np.array([answers[row] == wanted[row] for row in self.rows], bool) if self._exact else None
-            found.append(Outcome(unedited_numbers(study, each, self.rows), shown, equal))
+            found.append(Outcome(own_numbers(study, each, "positive", self.rows), shown, equal))
         return found[0], found[1]
 
     def of(self, chosen: Set) -> Outcome:
@@ -281,14 +281,3 @@ class Outcomes:
             "judged": len(self.rows),
             **({} if outcome.equal is None else {"exact": float(outcome.equal.mean())}),
         }
-
-
-def unedited_numbers(study: Study, role: str, rows: Sequence[int]) -> np.ndarray:
-    """The metric's number of some positive prompts in a model as it is."""
-    posed, model, found = study.posed("positive"), study.pair[role], np.full(len(rows), np.nan)
-    for group in study.batches([posed[row] for row in rows], model):
-        chosen = [rows[at] for at in group]
-        batch, _ = make_batch(posed, chosen, study.pad_id, model.device)
-        aim = study.objective("positive", chosen)
-        found[group] = to_host(aim.of(study.engine.run(model, batch, keep=aim.keep).require_logits()))
-    return found

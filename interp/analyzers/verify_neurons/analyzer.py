@@ -12,6 +12,7 @@ from interp.analyzers.verify_neurons.effects import (
     Each,
     harmless_effects,
     judged_conditions,
+    judged_set,
     judged_whole,
     numbers_alone,
     random_effects,
@@ -35,7 +36,7 @@ from interp.trials.conditions import (
     Judged,
     judge,
 )
-from interp.trials.contributions import contribution_changes, contribution_norms
+from interp.trials.contributions import contribution_norms, contribution_sizes
 from interp.trials.dose import grid, refine
 from interp.trials.few import few_of
 from interp.trials.located import ranking_of
@@ -148,8 +149,7 @@ class VerifyNeurons(Analyzer):
         """Run all conditions, doses and controls; what they gave becomes claims."""
         has_base, unit, anatomy = study.pair.base is not None, unit_named(self.unit), study.pair.tuned.anatomy
         self.check(has_base, (anatomy.n_layers, unit.count(anatomy)))
-        donors = Donors.read(study, unit, self.patch)
-        located = self.ranking[: self.selected]
+        located, donors = self.ranking[: self.selected], Donors.read(study, unit, self.patch)
         names = self._conditions(has_base) if located else []
         roles = ["base", "tuned"] if has_base else ["tuned"]
         judged = judged_conditions(study, donors, located, roles, names)
@@ -181,7 +181,7 @@ class VerifyNeurons(Analyzer):
             moved = weight_change(study.pair, unit)
             evidence.tuned = sum(bool(moved[pair]) for pair in located)
         if located and len(rows) and has_base:
-            norms, changes = contribution_norms(study, donors), contribution_changes(study, donors)
+            norms, changes = contribution_sizes(study, donors)
             self._draw(study, located, norms, changes, evidence)
             evidence.depth = self._depth
             for direction in self.directions:
@@ -223,6 +223,7 @@ class VerifyNeurons(Analyzer):
         outcomes = Outcomes(study, donors, direction, evidence.rows, units=units)
         numbers = Numbers(study, donors, evidence.rows, direction, units)
         each = judged_whole(study, direction, outcomes)
+        evidence.dose[direction] = {self.selected: judged_set(direction, outcomes, evidence.judged)}
         self._doses(direction, draws, evidence, each, numbers_alone(study, direction, outcomes, numbers))
         found = evidence.random[direction] = random_effects(
             study, donors, direction, evidence.sets, outcomes, numbers, evidence.dose[direction][len(located)],
@@ -245,8 +246,9 @@ class VerifyNeurons(Analyzer):
         alone: Callable[[Set], Effects],
     ) -> None:
         """Located doses, and random doses beside them; of necessity with the exact k95 of every measure."""
-        steps = self._sizes
-        doses = dict(zip(steps, each([self.ranking[:k] for k in steps], "located"), strict=True))
+        others = [k for k in self._sizes if k != self.selected]
+        doses = dict(zip(others, each([self.ranking[:k] for k in others], "located"), strict=True))
+        doses = dict(sorted({**doses, **evidence.dose[direction]}.items()))
         if direction == "necessity" and self.doses:
             doses = refine(lambda one: each([one], "located")[0], self.ranking, doses, self.reach, "behaviour")
             doses = refine(alone, self.ranking, doses, self.reach, "recovery")

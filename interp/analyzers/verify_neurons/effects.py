@@ -12,7 +12,7 @@ from interp.analyzers.verify_neurons.evidence import Effects, Evidence
 from interp.random_sets import set_name
 from interp.study import Study
 from interp.trials.bounded import Bounded
-from interp.trials.conditions import Donors, Judged, judge, judge_each
+from interp.trials.conditions import DIRECTIONS, Donors, Judged, answer_as_it_is, judge, judge_each
 from interp.trials.divergence import divergences
 from interp.trials.few import few_of
 from interp.trials.numbers import Numbers
@@ -29,7 +29,7 @@ def judged_conditions(
 ) -> list[Judged]:
     """Both classes as each model answers them and as each intervention on the located set makes them answered."""
     for role in roles:
-        study.answers_to(study.classes, role)
+        answer_as_it_is(study, role)
     receivers = {name: donors.condition(name, located) for name in (*roles, *names)}
     telling = ("base", "ablate-base" if "base" in roles else "ablate-mean")
     told = {name: receiver for name, receiver in receivers.items() if name in telling}
@@ -50,6 +50,12 @@ def judged_whole(study: Study, direction: str, outcomes: Outcomes) -> Each:
         f"{direction}, {what}",
         SETS_AT_ONCE,
     )
+
+
+def judged_set(direction: str, outcomes: Outcomes, judged: Sequence[Judged]) -> Effects:
+    """What the located set does on the control prompts, whose answers under its condition were judged with the rest."""
+    under = next(one for one in judged if (one.condition, one.group) == (DIRECTIONS[direction], "positive"))
+    return outcomes.effects(Outcome(under.number[outcomes.rows], under.shown[outcomes.rows]))
 
 
 def numbers_alone(study: Study, direction: str, outcomes: Outcomes, numbers: Numbers) -> Callable[[Set], Effects]:

@@ -1,0 +1,35 @@
+"""The metric's numbers of prompts in a model as it is: read once, or seen where its answers begin."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.capture import make_batch
+from interp.maths.host import to_host
+from interp.study import Study
+
+
+def numbers_known(study: Study, role: str, group: str) -> dict[int, float]:
+    """Those that were read, by the prompt's id."""
+    return study.kept(("numbers", role, group), dict)
+
+
+def keep_numbers(study: Study, role: str, group: str, rows: Sequence[int], number: Float[np.ndarray, " rows"]) -> None:
+    """Keep those of some rows."""
+    ids = [study.prompts(group).prompts[row].id for row in rows]
+    numbers_known(study, role, group).update(zip(ids, number.tolist(), strict=True))
+
+
+def own_numbers(study: Study, role: str, group: str, rows: Sequence[int]) -> Float[np.ndarray, " rows"]:
+    """The metric's number of some prompts of a class in a model as it is, in this order."""
+    known, prompts = numbers_known(study, role, group), study.prompts(group).prompts
+    posed, model = study.posed(group), study.pair[role]
+    unknown = [row for row in rows if prompts[row].id not in known]
+    for some in study.batches([posed[row] for row in unknown], model):
+        chosen = [unknown[at] for at in some]
+        batch, _ = make_batch(posed, chosen, study.pad_id, model.device)
+        aim = study.objective(group, chosen)
+        read = study.engine.run(model, batch, keep=aim.keep).require_logits()
+        keep_numbers(study, role, group, chosen, to_host(aim.of(read)))
+    return np.array([known[prompts[row].id] for row in rows], dtype=np.float64)
