@@ -15,7 +15,7 @@ from interp.trials.work import Work
 LENGTH, FURTHER, LOCATED, CELLS = 0.8, 0.8, 6.9, 0.5
 RANDOM = {"necessity": 1.9, "sufficiency": 4.4}
 REFINED = 3  # sets between two doses that bisection judges
-MEANS = 2.5  # passes for the means and norms of contributions
+SIZES = 1.1  # passes for the sizes of contributions and of their changes
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,21 @@ def work_of(study: Study, asked: Asked) -> Work:
     # a prompt with its answer, in passes over prompts
     read = 1 + written / max(sum(lengths) / len(lengths) - _shared(study), 1)
     models = 2 if has_base else 1
-    # answers of the models as they are: where they begin, written, and read by the base
-    plain = Work(passes=2 + (read if has_base else 0), tokens=written) * models
+    # answers of the models as they are: written, and read by the base
+    plain = Work(passes=1 + (read if has_base else 0), tokens=written) * models
     if not asked.selected:
         return plain
-    # an intervention from the other model is read in step with it; divergence of negative prompts is of two of them
+    # an intervention from the other model is read in step with it; divergence of negative prompts is of two of them,
+    # and what it reads of the base is not read again
     edited = Work(passes=models + (read if has_base else 0), tokens=models * written) * asked.conditions
-    edited += Work(passes=(models + 2) * read / 2 + MEANS)
+    edited += Work(passes=(models + 1) * read / 2 + SIZES)
     share = min(asked.control_prompts, len(study.contrast.positive)) / len(lengths)
     beside = Work(passes=share * ((models + 1) * read + models), tokens=models * share * written) * asked.dose_draws
     if not has_base:
         return plain + edited + beside + Work(passes=share, tokens=share * written) * asked.random_sets
     judged = min(asked.judged_sets, asked.random_sets)
     drawn, further = judged + asked.dose_draws * (len(asked.sizes) // 2), asked.random_sets - judged
-    both = len(asked.sizes) * LOCATED + further * FURTHER + 2 * CELLS * min(asked.cell_sets, asked.random_sets)
+    both = (len(asked.sizes) - 1) * LOCATED + further * FURTHER + 2 * CELLS * min(asked.cell_sets, asked.random_sets)
     passes = sum(drawn * RANDOM[direction] + both for direction in asked.directions)
     passes += REFINED * LOCATED * asked.refined
     return plain + edited + beside + Work(passes=share * passes)
