@@ -105,8 +105,8 @@ class WeightPair:
         ``tuned`` may be a LoRA adapter, whose base comes from ``base`` or from its own configuration. ``embeddings``
         adds the embedding and the head, tied ones once (in both, or neither). Raises a ModelError or a PairError.
         """
-        source = sources.find(tuned)
-        root = source.base(base)
+        source = sources.as_numbers(sources.find(tuned))
+        root = sources.as_numbers(source.base(base))
         opened = Checkpoint.open(root)
         skeleton = layout.skeleton(root, trust_remote_code)
         own = opened.loaded_as(skeleton)
