@@ -24,6 +24,7 @@ from interp.errors import OptionError, OutOfMemory, VocabularyMismatch
 from interp.maths.memory import ran_out_of_memory
 from interp.models import load, preflight
 from interp.models.sources import find
+from interp.permissions import as_umask
 from interp.prompts import Documents, Tokenizer
 from interp.provenance import plain, software
 from interp.training.changes import Change
@@ -210,6 +211,7 @@ def _appearing(out: Path) -> Iterator[Path]:
     try:
         draft.mkdir(parents=True)
         yield draft
+        as_umask(draft)
         _require_free(out)
         os.rename(draft, out)
     except OSError as error:
