@@ -26,7 +26,7 @@ from interp.errors import (
 from interp.maths.host import raw_bytes, to_host
 from interp.maths.memory import ran_out_of_memory
 from interp.models.anatomy import PROVEN
-from interp.models.layout import configuration
+from interp.models.layout import LANGUAGE_MODEL, configuration
 from interp.models.matrices import keep_codes
 from interp.models.offload import spread, tensors
 from interp.models.quiet import line, quiet
@@ -106,6 +106,7 @@ def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
+                key_mapping=LANGUAGE_MODEL if source.text else None,
                 device_map="auto" if settings.spread else None,
             )
             loaded, report = model_and_report

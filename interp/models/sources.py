@@ -26,28 +26,35 @@ class Source:
     """A model on disk: ``name`` as typed, its directory, and its adapter or model configuration.
 
     ``origin`` is the ``.gguf`` file, or the directory of 4-bit codes, whose dequantised weights the directory holds,
-    None where nothing was converted.
+    None where nothing was converted. ``text`` is the type of the language model as which a multimodal model is read,
+    empty for a model that is read whole.
     """
 
     name: str
     directory: Path
     adapter: Mapping[str, Any] | None = field(default=None)
     origin: Path | None = None
+    text: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of results has to know of where the weights come from."""
-        if self.origin is None:
-            return ()
-        if self.origin.is_file():
-            return (f"{self.origin.name} is dequantised to float32",)
-        said = f"{self.name} holds 4-bit codes, dequantised to {four_bit.computed_in(read_json(self.origin / _CONFIG))}"
-        if not four_bit.is_installed():
-            said += (
-                ": bitsandbytes, which computes with the codes, is not installed, and what is computed here, with an "
-                "adapter or without, differs from peft's by rounding"
+        found = []
+        if self.text:
+            found.append(
+                f"{self.name} is multimodal, and the fine-tuned model is not: its language model alone is read"
             )
-        return (said,)
+        if self.origin is not None and self.origin.is_file():
+            found.append(f"{self.origin.name} is dequantised to float32")
+        elif self.origin is not None:
+            dtype = four_bit.computed_in(read_json(self.origin / _CONFIG))
+            found.append(f"{self.name} holds 4-bit codes, dequantised to {dtype}")
+            if not four_bit.is_installed():
+                found[-1] += (
+                    ": bitsandbytes, which computes with the codes, is not installed, and what is computed here, with "
+                    "an adapter or without, differs from peft's by rounding"
+                )
+        return tuple(found)
 
     @property
     def base_name(self) -> str | None:

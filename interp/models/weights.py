@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp.errors import OutOfMemory, PairError, required
-from interp.models import layout, listed, load, preflight, sources
+from interp.models import layout, listed, load, preflight, sources, text_model
 from interp.models.anatomy import read_anatomy
 from interp.models.checkpoint import Checkpoint
 from interp.models.kept import Kept
@@ -81,7 +81,7 @@ class WeightPair:
         adds the embedding and the head, tied ones once (in both, or neither). Raises a ModelError or a PairError.
         """
         source = sources.as_numbers(sources.find(tuned))
-        root = sources.as_numbers(source.base(base))
+        root = text_model.beside(sources.as_numbers(source.base(base)), source)
         opened = Checkpoint.open(root)
         skeleton = layout.skeleton(root, trust_remote_code)
         own = opened.loaded_as(skeleton)
