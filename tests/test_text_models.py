@@ -16,7 +16,9 @@ from interp.errors import DepthMismatch, InterpError, UnsupportedModel, WidthMis
 from interp.models.grafts import Scope
 from interp.models.pair import Pair
 from interp.models.weights import WeightPair
+from interp.training import make_controls
 from tests import tiny
+from tests.test_control import QUICK
 
 IDS = torch.tensor([[5, 6, 7, 8, 20, 30, 40]])
 SIZES: dict = dict(
@@ -235,3 +237,19 @@ def test_commands_give_the_numbers_of_the_language_model(command, tmp_path, run)
         found.append({key: value for key, value in summary.items() if isinstance(value, (int, float))})
     assert found[0] == found[1]
     assert found[0]
+
+
+@pytest.mark.parametrize("what", ["tuned", "adapter"])
+def test_controls_are_trained_on_the_language_model(what, tmp_path):
+    base, text, _ = written("gemma3", tmp_path)
+    tiny.adapter(models("gemma3")[1], tmp_path / "adapter", base, 0.05, target_modules=["q_proj"])
+    lines = [f"please {word} the door and open it .\n" for word in tiny.WORDS.split()]
+    (tmp_path / "text.txt").write_text("".join(lines))
+    made = []
+    for number, one in enumerate((base, text)):
+        out = tmp_path / f"controls{number}"
+        options = {"seeds": [0], "text": tmp_path / "text.txt", "device": "cpu", "recipe": QUICK}
+        make_controls(str(tmp_path / what), one, out, **options)
+        made.append(of(Pair.load(str(out / "seed-0" / "matched"), one).tuned))
+    assert torch.equal(*made)
+    assert not torch.equal(made[0], logits(models("gemma3")[1]))

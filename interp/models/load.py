@@ -129,6 +129,9 @@ def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple
         raise ModelError(
             f"{source.name} cannot be loaded as a causal language model ({line(error)}); check the checkpoint"
         ) from error
+    if source.text:
+        # or it would be saved under the names of the multimodal model
+        vars(loaded).pop("_weight_conversions", None)
     keep_codes(source.name, loaded)
     notes = _require_whole(source, loaded, report)
     _require_numbers(source, loaded)
