@@ -272,6 +272,38 @@ def test_an_adapter_on_codes_is_what_peft_computes(nested, dtype, tmp_path):
     assert not [part for _, part in changes if "absmax" in part or "quant" in part]
 
 
+KINDS = {
+    "ends that are saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+    "DoRA": {"target_modules": ["q_proj", "down_proj"], "use_dora": True},
+    "rsLoRA on every matrix": {"target_modules": "all-linear", "use_rslora": True},
+    "rows of tokens": {"target_modules": ["o_proj"], "trainable_token_indices": [2, 40]},
+}
+
+
+@needs_library
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_on_codes_is_what_peft_computes(kind, tmp_path):
+    path = by_library(wide(), tmp_path / "base", nested=True, dtype="bfloat16")
+    tiny.adapter(wide(), tmp_path / "adapter", path, **KINDS[kind])
+    pair, unread = Pair.load(str(tmp_path / "adapter"), device="cpu"), []
+    wanted = attached(plain(path), tmp_path / "adapter")
+    assert list(tensor_changes(pair, unread))
+    assert not unread
+    assert torch.equal(of(pair.tuned), logits(wanted))
+    with wanted.disable_adapter():
+        assert torch.equal(of(pair.base), logits(wanted))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_on_the_numbers(kind, tmp_path, without_library):
+    path, numbers = coded(wide(), tmp_path / "base", nested=True)
+    tiny.adapter(wide(), tmp_path / "adapter", path, **KINDS[kind])
+    pair = Pair.load(str(tmp_path / "adapter"))
+    assert torch.equal(of(pair.tuned), logits(attached(copy.deepcopy(numbers), tmp_path / "adapter")))
+    assert torch.equal(of(pair.base), logits(numbers))
+
+
 @needs_library
 @pytest.mark.filterwarnings("ignore")
 def test_both_ways_agree_to_rounding(tmp_path, monkeypatch):
