@@ -52,8 +52,8 @@ class Scope:
         for model in (base, pair.tuned):
             if spread(model.module) or any(is_packed(part) for part in model.module.modules()):
                 raise UnsupportedModel(
-                    f"{model.name} is quantised or kept in parts, its weights cannot be exchanged; load it whole, or give "
-                    "it as it was before quantisation"
+                    f"{model.name} is quantised or kept in parts, its weights cannot be exchanged; load it whole, or "
+                    "give it as it was before quantisation"
                 )
         alike: set[int] = set()
         if base.module is pair.tuned.module:
