@@ -68,8 +68,8 @@ STRANGERS = {
 }
 
 WITHOUT_TORCH = (
-    "interp errors maths.statistics maths.prediction sites permissions provenance packaged organisms display progress table claims "
-    "store models.sources agreement figures testing report cli pytest_plugin pytest_entry"
+    "interp errors maths.statistics maths.prediction sites permissions provenance packaged organisms display progress "
+    "table claims store models.sources agreement figures testing report cli pytest_plugin pytest_entry"
 )
 
 MOST_TYPE_ERRORS = 0

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from interp.models.layout import ALIKE, skeleton
@@ -17,26 +17,26 @@ from interp.models.sources import Source, read_json
 
 def beside(base: Source, tuned: Source) -> Source:
     """The base, read as its language model where that is what was tuned; else as it is."""
-    whole = _configuration(base)
-    kind = "" if whole is None else whole.get_text_config().model_type
+    whole, kind = _kinds(base)
     kind = ALIKE.get(kind, kind)
-    if whole is None or kind == whole.model_type or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if kind == whole or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return base
     text = replace(base, text=kind)
     if tuned.adapter is None:
         return text if read_json(tuned.directory / "config.json").get("model_type") == kind else base
     names = _changed(tuned)
     fits = bool(names) and _has(skeleton(text), names)
-    loads = whole.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    loads = whole in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     return text if fits and not (loads and _has(skeleton(base), names)) else base
 
 
-def _configuration(source: Source) -> PreTrainedConfig | None:
-    """What the base says it is; None where transformers cannot tell, which is refused where it is loaded."""
+def _kinds(source: Source) -> tuple[str, str]:
+    """Types of the whole model and of its language model; empty where transformers cannot tell, as loading will say."""
     try:
-        return AutoConfig.from_pretrained(source.directory)
+        config = AutoConfig.from_pretrained(source.directory, trust_remote_code=False)
+        return config.model_type, config.get_text_config().model_type
     except Exception:  # transformers validates configurations with errors of many classes
-        return None
+        return "", ""
 
 
 def _changed(adapter: Source) -> list[str]:
