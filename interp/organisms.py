@@ -28,6 +28,7 @@ from safetensors.numpy import load_file, save_file
 
 from interp.errors import ModelNotFound, PromptError, StoreError
 from interp.packaged import Packaged
+from interp.permissions import as_umask
 
 FORMAT = 1  # of materialised directories: raise it when the same shipped files would give other ones
 WEIGHTS, DELTA, ADAPTER, MASK = "model.safetensors", "delta.safetensors", "adapter_config.json", "mask.safetensors"
@@ -151,6 +152,7 @@ def _written(target: Path, write: Callable[[Path], None]) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
     try:
         write(temporary)
+        as_umask(temporary)
         for path in temporary.iterdir():
             _flush(path)
         _flush(temporary)

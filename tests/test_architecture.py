@@ -29,7 +29,7 @@ TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 # Imports go to an earlier line. A line holds rooms that do not know each other.
 LAYOUT = [
     "errors",
-    "maths sites",
+    "maths sites permissions",
     "provenance",
     "packaged",
     "organisms",
@@ -68,8 +68,8 @@ STRANGERS = {
 }
 
 WITHOUT_TORCH = (
-    "interp errors maths.statistics maths.prediction sites provenance packaged organisms display progress table claims "
-    "store models.sources agreement figures testing report cli pytest_plugin pytest_entry"
+    "interp errors maths.statistics maths.prediction sites permissions provenance packaged organisms display progress "
+    "table claims store models.sources agreement figures testing report cli pytest_plugin pytest_entry"
 )
 
 MOST_TYPE_ERRORS = 0

@@ -25,6 +25,7 @@ DATA = Path(__file__).parent / "data" / "dictionaries"
 CASES = sorted(path.parent.relative_to(DATA).as_posix() for path in DATA.rglob("expected.safetensors"))
 FORMATS = {"crosscoders": "crosscoder"}
 D, F, K = 8, 16, 3
+KINDS = {"gemma-scope/embedding": "embeddings"}
 BATCHTOPK = {"dict_class": "BatchTopKSAE"}
 
 
@@ -34,7 +35,6 @@ def close(found, expected):
 
 
 def copied(case, tmp_path):
-    # the folder's own name is part of what some formats say
     return Path(shutil.copytree(DATA / case, tmp_path / Path(case).name))
 
 
@@ -56,7 +56,7 @@ def said(path, **more):
 def test_codes_and_outputs_are_the_librarys_own(case):
     expected = load_file(DATA / case / "expected.safetensors")
     assert float((expected["codes"] > 0).float().mean()) > 0.1
-    dictionary, about = read(DATA / case)
+    dictionary, about = read(DATA / case, kind=KINDS.get(case))
     family = case.split("/")[0]
     assert about["format"] == detect(DATA / case) == FORMATS.get(family, family)
     found = dictionary.reconstruct(expected["x"])
@@ -68,7 +68,7 @@ def test_codes_and_outputs_are_the_librarys_own(case):
 @pytest.mark.parametrize("to", WRITTEN)
 def test_what_is_written_does_the_same_or_is_refused_in_a_line(case, to, tmp_path):
     expected = load_file(DATA / case / "expected.safetensors")
-    dictionary, about = read(DATA / case)
+    dictionary, about = read(DATA / case, kind=KINDS.get(case))
     try:
         folder = write(dictionary, tmp_path / "out", to, about)
     except OptionError as error:

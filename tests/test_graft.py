@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from safetensors.torch import load_file
 from scipy.stats import hypergeom
 
 from interp import claims, figures, organisms
@@ -20,6 +21,7 @@ from interp.maths.calibration import calibration_error
 from interp.maths.intervals import cluster_interval
 from interp.maths.overlap import overlap
 from interp.metrics import Task
+from interp.models.changes import tensor_changes
 from interp.models.grafts import Scope
 from interp.models.interpolate import interpolated
 from interp.models.pair import Pair
@@ -131,6 +133,61 @@ def test_an_adapter_of_one_end_of_a_tied_matrix_is_grafted_in_the_blocks_alone(e
         Scope.of(pair, "all")
     assert "\n" not in str(caught.value)
     assert {piece.name.split(".")[-2] for piece in Scope.of(pair).pieces} == set(BLOCKS)
+
+
+@pytest.mark.parametrize("ends", [{"target_modules": ["embed_tokens"]}, {"target_modules": ["lm_head"]},
+                                  {"modules_to_save": ["embed_tokens"]}, {"modules_to_save": ["lm_head"]}])  # fmt: skip
+@pytest.mark.parametrize("scope", ["all", "embeddings"])
+def test_an_adapter_that_ties_its_ends_is_grafted_in_both(ends, scope, tmp_path):
+    base = tiny.exact(tiny.llama(3, tie_word_embeddings=True, **FAST))
+    options = {**ends, "target_modules": BLOCKS + ends.get("target_modules", []), "ensure_weight_tying": True}
+    wrapped = tiny.adapter(base, tmp_path, **options).double()
+    # what it is, by plain torch; peft's own merging adds the change of a tied matrix once for each end
+    plain, held = copy.deepcopy(base), load_file(tmp_path / "adapter_model.safetensors")
+    for name, value in plain.named_parameters():
+        path = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{path}.lora_A.weight" in held and scope == "all":
+            value.data += 2 * (held[f"{path}.lora_B.weight"].double() @ held[f"{path}.lora_A.weight"].double())
+        if f"{path}.lora_embedding_A" in held:
+            both = held[f"{path}.lora_embedding_B"].double() @ held[f"{path}.lora_embedding_A"].double()
+            value.data += 2 * both.T
+        elif f"{path}.weight" in held:
+            value.data = held[f"{path}.weight"].double()
+    assert plain.lm_head.weight is plain.model.embed_tokens.weight
+    pair = Pair.from_modules(wrapped, None, tiny.tokenizer())
+    own, found = state(pair.base.module), Scope.of(pair, scope)
+    assert [piece.name for piece in found.pieces if ".layers." not in piece.name] == ["model.embed_tokens.weight"]
+    ids = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+    half = torch.rand(found.size, generator=torch.Generator().manual_seed(0)) < 0.5
+    with torch.no_grad():
+        for mask in (torch.ones(found.size, dtype=torch.bool), half):
+            grafted = copy.deepcopy(base)
+            for piece, part in zip(found.pieces, found.split(mask), strict=True):
+                to, of = grafted.get_parameter(piece.name).data, plain.get_parameter(piece.name).data
+                to[part] = of[part]
+            with pair.base.active() as module, found.grafted(mask):
+                torch.testing.assert_close(module(**ids).logits, grafted(**ids).logits, rtol=1e-9, atol=1e-9)
+                assert not torch.equal(module(**ids).logits, base(**ids).logits)
+        with pair.tuned.active() as module:
+            wanted = module(**ids).logits
+        if scope == "all":
+            torch.testing.assert_close(plain(**ids).logits, wanted, rtol=1e-9, atol=1e-9)
+        with pair.base.active() as module:
+            assert torch.equal(module(**ids).logits, base(**ids).logits)
+    assert all(torch.equal(value, own[name]) for name, value in pair.base.module.state_dict().items())
+
+
+def test_changes_of_ends_that_peft_ties_in_memory_are_read(tmp_path):
+    base = tiny.llama(3, tie_word_embeddings=True, **FAST)
+    wrapped = tiny.adapter(base, tmp_path, target_modules=["embed_tokens"], ensure_weight_tying=True)
+    # torch does not copy what peft keeps beside the head's factors here
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(wrapped)
+    pair = Pair.from_modules(wrapped, None, tiny.tokenizer())
+    moved = {one.part: one.change for one in tensor_changes(pair) if one.layer == -1}
+    layer = wrapped.get_base_model().model.embed_tokens
+    wanted = pytest.approx(float(layer.get_delta_weight("default").norm()), rel=1e-5)
+    assert moved == {"model.embed_tokens.weight": wanted, "lm_head.weight": wanted, "model.norm.weight": 0.0}
 
 
 @pytest.mark.parametrize("tied", ["base", "tune"])

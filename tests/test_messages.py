@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from interp.analyzers.compare import Compare
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
-from interp.errors import UnsupportedModel, WidthMismatch
+from interp.errors import UnsupportedModel
 from interp.models.anatomy import read_anatomy
 from interp.models.changes import tensor_changes, weight_change
 from interp.models.grafts import Scope
@@ -83,14 +83,6 @@ def test_two_checkpoints_may_name_the_same_tensors_in_two_ways(tmp_path):
     save_file({names[name]: value for name, value in load_file(file).items()}, file, {"format": "pt"})
     found = WeightPair.load(str(tuned), str(base))
     assert not any(found.read(matrix).changed for matrix in found.matrices)
-
-
-def test_a_text_model_beside_its_multimodal_base_is_told_what_to_do(tmp_path):
-    model = gemma3()
-    base = tiny.save(model, tmp_path / "base")
-    text = transformers.Gemma3ForCausalLM(model.config.text_config)
-    with pytest.raises(WidthMismatch, match=r"its text model alone .gemma3_text.; save the text model of the base"):
-        WeightPair.load(str(tiny.save(text, tmp_path / "text")), str(base))
 
 
 # ------------------------------------------------------------------------------------- adapters of every kind of tensor

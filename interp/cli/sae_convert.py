@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from interp.cli.common import Common, takes
+from interp.errors import OptionError
 
 
 @takes(Common)
@@ -16,19 +17,30 @@ def command(
     to: Annotated[
         str, typer.Option("--to", metavar="FORMAT", help="interp, saelens, sparsify or dictionary-learning.")
     ] = "interp",
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="NAME", help="Of Gemma Scope: transcoder or embeddings.")
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option("--site", metavar="SITE", help="Where it reads, if its files do not say.")
+    ] = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="Read a file that contradicts itself all the same.")] = False,
     common: Common,
 ) -> None:
     """Convert a sparse dictionary between libraries; what the other cannot express is refused.
 
     Read: interp, saelens, sparsify, dictionary-learning, crosscoder, kissane-crosscoder, gemma-scope, llama-scope; the
-    format is found by the names of files and keys.
+    format is found by the names of files and keys, never by that of the folder: what files do not say is an option.
 
     Example: interp sae convert ./gpt2-res-jb ./ours --to interp
     """
     from interp.dictionaries.formats import read, write
+    from interp.dictionaries.formats.base import known
 
-    dictionary, about = read(source, as_is=as_is)
+    dictionary, about = read(source, as_is=as_is, kind=kind)
+    if site is not None and about.get("site") not in (None, site):
+        raise OptionError(f"{source} says that it reads {about['site']}, not --site {site}; leave it out")
+    if site is not None:
+        about |= {"site": site, "layer": known("", site=site)["layer"]}
     path = write(dictionary, out, to, about)
     config = dictionary.config
     for note in (*about.get("notes", ()), *about.get("doubts", ())):

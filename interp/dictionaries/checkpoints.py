@@ -18,6 +18,7 @@ from interp.dictionaries import together
 from interp.dictionaries.learner import Learner
 from interp.errors import DictionaryError
 from interp.maths.host import in_host_memory
+from interp.permissions import as_umask
 
 STATE = "state.json"
 _NAME = re.compile(r"step-(\d{9})")
@@ -47,6 +48,7 @@ def keep(
         (draft / STATE).write_text(json.dumps({**said, "step": step}, indent=1), "utf-8")
     together.wait()
     if rank == 0:
+        as_umask(draft)
         _sync(draft)
         if whole.exists():
             shutil.rmtree(whole)

@@ -20,6 +20,7 @@ from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.dictionary import Dictionary
 from interp.errors import DictionaryError, OptionError
 from interp.maths.host import in_host_memory, to_host
+from interp.permissions import as_umask
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
@@ -53,6 +54,7 @@ def appearing(folder: str | os.PathLike) -> Iterator[Path]:
     try:
         draft.mkdir(parents=True)
         yield draft
+        as_umask(draft)
         os.rename(draft, folder)
     except OSError as error:
         raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from interp.errors import DictionaryError
 from interp.maths.host import in_host_memory, to_host
+from interp.permissions import as_umask
 from interp.provenance import digest, directory_digest
 
 INDEX = "index.json"
@@ -199,7 +200,9 @@ def write_shards(
     def flush() -> None:
         nonlocal waiting, held, number
         if waiting:
-            save_file({"rows": torch.cat(waiting).contiguous()}, folder / f"rows-{number:05}.safetensors")
+            path = folder / f"rows-{number:05}.safetensors"
+            save_file({"rows": torch.cat(waiting).contiguous()}, path)
+            as_umask(path)
         waiting, held, number = [], 0, number + 1
 
     for rows, _ in source.chunks():

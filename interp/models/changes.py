@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from interp.maths.host import to_host
+from interp.models.matrices import is_packed
 from interp.models.merged import adapted, bare, merged_tensors
 from interp.models.model import Model
 from interp.models.offload import tensors
@@ -51,16 +52,16 @@ def tensor_changes(pair: Pair, unread: list[str] | None = None) -> Iterator[Chan
 
 
 def _others(base: Model, tuned: Model, seen: set[str], half: torch.dtype | None) -> Iterator[Change]:
-    own = dict(tensors(base.module))
+    own, coded = dict(tensors(base.module)), (*_coded(base), *_coded(tuned))
     for name, value in tensors(tuned.module):
-        if name in seen or name not in own or not value.is_floating_point():
+        if name.startswith(coded) or name in seen or name not in own or not value.is_floating_point():
             continue
         yield _change(*_named(tuned, name), alike(own[name], value, half), value)
 
 
 def _of_adapter(tuned: Model, seen: set[str], unread: list[str]) -> Iterator[Change]:
     """Of one module with adapters: what they change, and the rest, in which both models are the same."""
-    layers = dict(adapted(tuned.module))
+    layers, coded = dict(adapted(tuned.module)), _coded(tuned)
     for path, layer in layers.items():
         for one in merged_tensors(path, layer, seen):
             if (name := bare(one.path)) in seen:
@@ -73,8 +74,13 @@ def _of_adapter(tuned: Model, seen: set[str], unread: list[str]) -> Iterator[Cha
         parts = name.split(".")
         inside = any(".".join(parts[:end]) in layers for end in range(1, len(parts)))
         # the wrapper of tuned rows stands around such a layer, and holds nothing of its own
-        if not inside and name not in seen and value.is_floating_point():
+        if not inside and not name.startswith(coded) and name not in seen and value.is_floating_point():
             yield _change(*_named(tuned, name), value, value)
+
+
+def _coded(model: Model) -> tuple[str, ...]:
+    """How the names of what says what codes are (scales, tables) begin."""
+    return tuple(f"{path}.weight." for path, part in model.module.named_modules() if is_packed(part))
 
 
 def _named(model: Model, name: str) -> tuple[int, str]:

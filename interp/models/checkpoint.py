@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from interp.errors import MissingWeights, NonFiniteWeights, UnsupportedModel
 from interp.maths.host import to_host
+from interp.models.layout import tied
 from interp.models.load import require_readable
 from interp.models.renamed import renamed
 from interp.models.sources import Source, about_missing, read_json
@@ -26,7 +27,8 @@ class Checkpoint:
     """Where each tensor of a model directory lies: name -> (file, shape, dtype as safetensors writes it).
 
     ``renamed`` are names here by names in the loaded model; ``converted`` those of tensors that are also put together
-    with others, cut or transposed while they are loaded; ``unused`` names of which it has nothing.
+    with others, cut or transposed while they are loaded; ``unused`` names of which it has nothing. ``tied`` are the
+    names in the loaded model of a head and an embedding that are one matrix: for one the files lack the other is read.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Checkpoint:
     renamed: Mapping[str, str] = field(default_factory=dict)
     converted: Mapping[str, str] = field(default_factory=dict)
     unused: Collection[str] = ()
+    tied: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, source: Source) -> "Checkpoint":
@@ -59,7 +62,14 @@ class Checkpoint:
     def loaded_as(self, skeleton: PreTrainedModel) -> "Checkpoint":
         """The same, which also finds a tensor by the name that it has in this model once it is loaded."""
         alone, converted, unused = renamed(self.places, skeleton)
-        return replace(self, renamed=alone, converted=converted, unused=unused)
+        found = replace(self, renamed=alone, converted=converted, unused=unused)
+        ends, prefix = ends_of(skeleton), skeleton.base_model_prefix
+        if len(ends) < 2 or not tied(skeleton.config):
+            return found
+        # with two matrices that differ the configuration is wrong, and transformers ties nothing
+        held = [found.find(end, prefix) for end in ends if found.has(end, prefix)]
+        same = len(held) < 2 or held[0] == held[1] or torch.equal(*map(found.read, held))
+        return replace(found, tied=tuple(ends)) if same else found
 
     def find(self, name: str, prefix: str) -> str:
         """The tensor's name here, where the body of the model may have been saved with or without ``prefix``."""
@@ -68,11 +78,22 @@ class Checkpoint:
                 return one
         if name in self.renamed:
             return self.renamed[name]
+        if other := self._instead(name, prefix):
+            return self.find(other, prefix)
         raise MissingWeights(f"{self.name} lacks {name}; {about_missing([name], self.places)}")
 
     def has(self, name: str, prefix: str) -> bool:
         """Whether there is such a tensor."""
+        return self.holds(name, prefix) or self._instead(name, prefix) is not None
+
+    def holds(self, name: str, prefix: str) -> bool:
+        """Whether the files have it themselves, not as the other end of a tied matrix."""
         return name in self.renamed or any(one in self.places for one in _spellings(name, prefix))
+
+    def _instead(self, name: str, prefix: str) -> str | None:
+        """The other end of a tied matrix, where the files have it under that name alone."""
+        ends = self.tied if name in self.tied else ()
+        return next((end for end in ends if end != name and self.holds(end, prefix)), None)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""
@@ -97,6 +118,13 @@ class Checkpoint:
         if not to_host(torch.isfinite(value).all()):
             raise NonFiniteWeights(f"{self.name}: {name} holds NaN or infinity; the checkpoint is damaged or diverged")
         return value
+
+
+def ends_of(skeleton: PreTrainedModel) -> list[str]:
+    """Names of the tensors of the embedding and of the head, of what there is."""
+    paths = {id(module): path for path, module in skeleton.named_modules()}
+    ends = (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())
+    return [f"{paths[id(end)]}.weight" for end in ends if end is not None]
 
 
 def _files(source: Source) -> list[Path]:

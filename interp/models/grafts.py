@@ -52,16 +52,21 @@ class Scope:
         for model in (base, pair.tuned):
             if spread(model.module) or any(is_packed(part) for part in model.module.modules()):
                 raise UnsupportedModel(
-                    f"{model.name} is quantised or kept in parts, its weights cannot be exchanged; load it whole"
+                    f"{model.name} is quantised or kept in parts, its weights cannot be exchanged; load it whole, or "
+                    "give it as it was before quantisation"
                 )
-        every = pieces_of_adapter(base, pair.tuned) if base.module is pair.tuned.module else _apart(base, pair.tuned)
+        alike: set[int] = set()
+        if base.module is pair.tuned.module:
+            every, alike = _of_one_matrix(base, pieces_of_adapter(base, pair.tuned))
+        else:
+            every = _apart(base, pair.tuned)
         inside = [piece for piece in every if any(_belongs(base, piece.name, part) for part in named)]
         if not inside:
             raise OptionError(
                 f"--scope {parts} names no parameter of {base.name} (a tied head is among the embeddings, and of an "
                 "adapter only what it changes counts); use another scope"
             )
-        _require_one_matrix(base, pair.tuned, inside)
+        _require_one_matrix(base, pair.tuned, inside, alike)
         moved = [piece for piece in inside if not torch.equal(piece.base, piece.tuned)] or inside
         left = sum(piece.size for piece in inside) - sum(piece.size for piece in moved)
         return cls(base, tuple(moved), named, left)
@@ -178,12 +183,41 @@ def _apart(base: Model, tuned: Model) -> list[Piece]:
     ]
 
 
-def _require_one_matrix(base: Model, tuned: Model, inside: Sequence[Piece]) -> None:
-    """Refuse a tied matrix whose two ends are not the same in the tune: what stands in it stands in both."""
+def _of_one_matrix(base: Model, pieces: Sequence[Piece]) -> tuple[list[Piece], set[int]]:
+    """Pieces of an adapter, once where it makes the same of every end of a tied matrix (peft's ensure_weight_tying).
+
+    The second are the matrices, by ``id``, of which it does: up to rounding, since each end is merged in its own way.
+    """
+    paths, ends = _paths(base), dict[int, list[Piece]]()
+    for piece in pieces:
+        ends.setdefault(id(base.module.get_parameter(piece.path)), []).append(piece)
+    alike = {place for place, held in ends.items() if len(held) > 1 and _agree(held, set(paths[place]))}
+    doubled = {id(piece) for place in alike for piece in ends[place][1:]}
+    return [piece for piece in pieces if id(piece) not in doubled], alike
+
+
+def _agree(ends: Sequence[Piece], paths: set[str]) -> bool:
+    first, rounding = widen(ends[0].tuned), 16 * torch.finfo(ends[0].base.dtype).eps
+    off = [to_host((widen(piece.tuned) - first).abs().max() <= rounding * first.abs().max()) for piece in ends[1:]]
+    return {piece.name for piece in ends} == paths and all(off)
+
+
+def _paths(base: Model) -> dict[int, list[str]]:
+    """Every name of each parameter, by its ``id``: a tied one has several."""
     paths: dict[int, list[str]] = {}
     for path, value in base.module.named_parameters(remove_duplicate=False):
         paths.setdefault(id(value), []).append(bare(path))
-    own = {id(base.module.get_parameter(piece.path)): piece.name for piece in inside}
+    return paths
+
+
+def _require_one_matrix(base: Model, tuned: Model, inside: Sequence[Piece], alike: set[int]) -> None:
+    """Refuse a tied matrix whose two ends are not the same in the tune: what stands in it stands in both.
+
+    ``alike``: matrices, by ``id``, whose ends are known to be.
+    """
+    paths = _paths(base)
+    places = {id(base.module.get_parameter(piece.path)): piece.name for piece in inside}
+    own = {place: name for place, name in places.items() if place not in alike}
     held = [name for place, name in own.items() if len(set(paths[place])) > 1]
     theirs = dict(tuned.module.named_parameters(remove_duplicate=False))
     if base.module is tuned.module:

@@ -1,14 +1,24 @@
 """What a checkpoint says it is: its configuration, and the model laid out without weights."""
 
+from collections.abc import Iterator
+
 import torch
 import transformers
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from interp.errors import UnsupportedModel
 from interp.models.anatomy import PROVEN
 from interp.models.quiet import line, quiet
 from interp.models.sources import Source, read_json
+
+ALIKE = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
+"""Language models that are no class by themselves in transformers, and the kind that computes the same on text."""
+LANGUAGE_MODEL = {r"^language_model\.": "", r"^model\.language_model\.": "model."}
+"""Where files of a multimodal model keep the tensors of its language model, and where that has them by itself."""
+_OF_A_CLASS = ("model_type", "architectures", "transformers_version")
 
 
 def configuration(source: Source, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -31,6 +41,8 @@ def configuration(source: Source, trust_remote_code: bool = False) -> PreTrained
             f"{source.name}: transformers {transformers.__version__} does not accept its config.json ({line(error)}); "
             "check the file, or use a transformers that knows this model"
         ) from error
+    if source.text:
+        return _text_of(source, config)
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "auto_map" not in stated:
         # asked for it, transformers would import every family there is to list them
         raise UnsupportedModel(
@@ -38,6 +50,26 @@ def configuration(source: Source, trust_remote_code: bool = False) -> PreTrained
             f"proven: {', '.join(PROVEN)}"
         )
     return config
+
+
+def _text_of(source: Source, whole: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the language model in a multimodal one, of the kind ``source.text``."""
+    config = whole.get_text_config()
+    if config.model_type != source.text:
+        said = {key: value for key, value in config.to_dict().items() if key not in _OF_A_CLASS}
+        config = CONFIG_MAPPING[source.text].from_dict(said)
+    config.dtype = config.dtype or whole.dtype
+    if (packed := getattr(whole, "quantization_config", None)) is not None:
+        config.quantization_config = packed
+    # whether the head is tied is said of the whole, the text or neither, by version: the files tell
+    config.tie_word_embeddings = not any(name.endswith("lm_head.weight") for name in _names(source))
+    return config
+
+
+def _names(source: Source) -> Iterator[str]:
+    for path in source.directory.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as file:
+            yield from file.keys()
 
 
 def skeleton(source: Source, trust_remote_code: bool = False) -> PreTrainedModel:

@@ -26,7 +26,8 @@ from interp.errors import (
 from interp.maths.host import raw_bytes, to_host
 from interp.maths.memory import ran_out_of_memory
 from interp.models.anatomy import PROVEN
-from interp.models.layout import configuration
+from interp.models.layout import LANGUAGE_MODEL, configuration
+from interp.models.matrices import keep_codes
 from interp.models.offload import spread, tensors
 from interp.models.quiet import line, quiet
 from interp.models.sources import Source, about_missing, read_json
@@ -105,6 +106,7 @@ def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
+                key_mapping=LANGUAGE_MODEL if source.text else None,
                 device_map="auto" if settings.spread else None,
             )
             loaded, report = model_and_report
@@ -127,6 +129,10 @@ def _read(source: Source, settings: Settings, config: PreTrainedConfig) -> tuple
         raise ModelError(
             f"{source.name} cannot be loaded as a causal language model ({line(error)}); check the checkpoint"
         ) from error
+    if source.text:
+        # or it would be saved under the names of the multimodal model
+        vars(loaded).pop("_weight_conversions", None)
+    keep_codes(source.name, loaded)
     notes = _require_whole(source, loaded, report)
     _require_numbers(source, loaded)
     require_finite(source.name, loaded)
@@ -227,7 +233,7 @@ def has_tokenizer(directory: Path) -> bool:
 
 def weights_digest(source: Source) -> str:
     """Content digest of a model's or adapter's weights and configuration; of the ``.gguf`` file where it was one."""
-    if source.origin is not None:
+    if source.origin is not None and source.origin.is_file():
         return file_digest(source.origin)
     return directory_digest(source.directory, ["*.safetensors", "config.json", "adapter_config.json"])
 

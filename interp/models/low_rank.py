@@ -86,6 +86,11 @@ class LowRank:
         """Modules whose matrix it changes."""
         return {*self.parts, *self.saved}
 
+    def changes_alike(self, paths: Collection[str]) -> bool:
+        """Whether modules that hold one matrix still do: peft keeps them tied, or the adapter changes none of them."""
+        touched = self.touched.intersection(paths)
+        return not touched or (touched == set(paths) and bool(self.config.get("ensure_weight_tying")))
+
     def saved_shape(self, path: str, own: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of what it holds whole of a module, or the module's own."""
         return self.checkpoint.shape(self.saved[path]) if path in self.saved else own

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from interp.errors import UnsupportedModel
+
 
 def matrix_of(module: nn.Module) -> Float[Tensor, "out in"]:
     """A linear module's own matrix as ``(out, in)``; GPT-2's Conv1D stores ``(in, out)``."""
@@ -47,3 +49,21 @@ def unwrapped(module: nn.Module) -> nn.Module:
     while hasattr(module, "base_layer"):
         module = cast(nn.Module, module.base_layer)
     return module
+
+
+def keep_codes(name: str, model: nn.Module) -> None:
+    """Let layers of bitsandbytes compute with their codes as they were loaded; raises UnsupportedModel where too late.
+
+    On CPUs with AVX512-BF16 such a layer repacks its codes at its first pass and rounds their scales, and its
+    ``state_dict()`` then gives back the codes without the order of their scales, so that every later pass is wrong
+    (seen in 0.50.2). It does not where it believes that the CPU has no such instructions.
+    """
+    for path, part in model.named_modules():
+        if hasattr(part, "support_avx512bf16_for_cpu"):
+            state = getattr(getattr(part, "weight", None), "quant_state", None)
+            if getattr(state, "packing_format_for_cpu", False):
+                raise UnsupportedModel(
+                    f"{name} was run on this CPU before, and bitsandbytes repacked the codes of {path} then, which "
+                    "rounds them; load it again, and give it before its first pass"
+                )
+            setattr(part, "support_avx512bf16_for_cpu", False)  # noqa: B010 (no attribute of a plain module)

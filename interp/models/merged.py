@@ -79,7 +79,9 @@ def _can_merge(layer: nn.Module, inner: nn.Module) -> bool:
 
 def _merged(layer: nn.Module) -> dict[str, Tensor]:
     """The tensors inside a copy of a layer once its active adapters are merged there; none where peft cannot."""
-    each = copy.deepcopy(layer)
+    # peft keeps views of the tensors to which it tied a layer's beside them, and torch does not copy these
+    views: Any = getattr(layer, "kwargs", {}).get("tied_adapter") or {}
+    each = copy.deepcopy(layer, {id(value): value for value in views.values()})
     try:
         with quiet():
             while isinstance(each, BaseTunerLayer):

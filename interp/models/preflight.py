@@ -38,6 +38,8 @@ def require_same_shape(base: Source, tuned: Source, vocabulary: bool = True) -> 
     ``vocabulary`` False leaves the vocabulary out: blocks can be compared without it.
     """
     left, right = read_json(base.directory / "config.json"), read_json(tuned.directory / "config.json")
+    if base.text:
+        left = {**left, **left.get("text_config", {}), "model_type": base.text}
     words = ("vocab_size",) if vocabulary else ()
     resize = "give a base that has as many rows (resize_token_embeddings of transformers makes one)"
     for names, error in ((_DEPTHS, DepthMismatch), (_WIDTHS, WidthMismatch), (words, VocabularyMismatch)):
@@ -49,11 +51,6 @@ def require_same_shape(base: Source, tuned: Source, vocabulary: bool = True) -> 
                     + (resize if error is VocabularyMismatch else "give the model that was tuned")
                 )
     kinds = left.get("model_type"), right.get("model_type")
-    if f"{kinds[0]}_text" == kinds[1]:
-        raise WidthMismatch(
-            f"{base.name} is a multimodal {kinds[0]} and {tuned.name} its text model alone ({kinds[1]}); save the text "
-            "model of the base by itself, and give that with --base"
-        )
     if kinds[0] != kinds[1]:
         raise WidthMismatch(
             f"{base.name} is a {left.get('model_type')} and {tuned.name} a {right.get('model_type')}; "

@@ -12,6 +12,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
 from interp.models.anatomy import Anatomy, Place
+from interp.models.layout import LANGUAGE_MODEL
 
 _EXPERT = re.compile(r"(\d+)\.(.*experts)\.(\d+)\.(\w+)\.weight")
 _EXPERT_PARTS = {"w1": "gate", "w2": "out", "w3": "in", "gate_proj": "gate", "down_proj": "out", "up_proj": "in"}
@@ -23,7 +24,9 @@ def renamed(names: Iterable[str], skeleton: PreTrainedModel) -> tuple[dict[str, 
     A converted tensor is put together with others, cut or transposed while a model is loaded. The third are the names
     in the checkpoint of which the model has nothing.
     """
-    tables = get_model_conversion_mapping(skeleton)
+    # a language model may have to be found in the files of a multimodal one
+    whole = any("language_model" in path.split(".") for path, _ in skeleton.named_modules())
+    tables = get_model_conversion_mapping(skeleton, None if whole else LANGUAGE_MODEL)
     renamings = [each for each in tables if isinstance(each, WeightRenaming)]
     converters = [each for each in tables if isinstance(each, WeightConverter)]
     wanted, alone, converted, unused = skeleton.state_dict(), {}, {}, set()

@@ -72,7 +72,10 @@ def _held(model: Model, path: str) -> nn.Module:
             raise UnsupportedModel(f"{model.name} is a DoRA adapter, whose matrices cannot be edited; merge it")
         module = module.get_base_layer()
     if is_packed(module) or weight_of(module).is_meta:
-        raise UnsupportedModel(f"{path} of {model.name} is quantised or kept elsewhere; load it whole to edit it")
+        raise UnsupportedModel(
+            f"{path} of {model.name} is quantised or kept elsewhere; give it as it was before, "
+            "or load it whole, to edit it"
+        )
     return module
 
 

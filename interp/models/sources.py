@@ -11,12 +11,13 @@ from typing import Any
 
 from interp import organisms
 from interp.errors import ModelNotFound, OptionError, PickledWeights, TruncatedWeights, UnsupportedModel
-from interp.models import gguf
+from interp.models import four_bit, gguf
 from interp.provenance import file_digest
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WRAPPERS = re.compile(r"(?:^module\.|_orig_mod\.)+")
+_CONFIG = "config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -24,18 +25,36 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 class Source:
     """A model on disk: ``name`` as typed, its directory, and its adapter or model configuration.
 
-    ``origin`` is the ``.gguf`` file whose dequantised weights the directory holds, None where nothing was converted.
+    ``origin`` is the ``.gguf`` file, or the directory of 4-bit codes, whose dequantised weights the directory holds,
+    None where nothing was converted. ``text`` is the type of the language model as which a multimodal model is read,
+    empty for a model that is read whole.
     """
 
     name: str
     directory: Path
     adapter: Mapping[str, Any] | None = field(default=None)
     origin: Path | None = None
+    text: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of results has to know of where the weights come from."""
-        return () if self.origin is None else (f"{self.origin.name} is dequantised to float32",)
+        found = []
+        if self.text:
+            found.append(
+                f"{self.name} is multimodal, and the fine-tuned model is not: its language model alone is read"
+            )
+        if self.origin is not None and self.origin.is_file():
+            found.append(f"{self.origin.name} is dequantised to float32")
+        elif self.origin is not None:
+            dtype = four_bit.computed_in(read_json(self.origin / _CONFIG))
+            found.append(f"{self.name} holds 4-bit codes, dequantised to {dtype}")
+            if not four_bit.is_installed():
+                found[-1] += (
+                    ": bitsandbytes, which computes with the codes, is not installed, and what is computed here, with "
+                    "an adapter or without, differs from peft's by rounding"
+                )
+        return tuple(found)
 
     @property
     def base_name(self) -> str | None:
@@ -66,9 +85,10 @@ def find(name: str, ask_hub: bool = True) -> Source:
     """Resolve a model name to a directory; raises ModelNotFound, PickledWeights or TruncatedWeights.
 
     ``name`` is a local Hugging Face or PEFT directory, a ``.gguf`` file or a directory with one, which is dequantised,
-    ``organism:family/name``, or a Hub id, ``id`` or ``id@revision``. A Hub id is downloaded through
-    ``huggingface_hub`` (safetensors only) and honours ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE``. With
-    ``ask_hub`` False nothing is asked or downloaded: a Hub id whose answer only the network knows is then not found.
+    ``organism:family/name``, or a Hub id, ``id`` or ``id@revision``. 4-bit codes are dequantised where bitsandbytes
+    is not installed. A Hub id is downloaded through ``huggingface_hub`` (safetensors only) and honours ``HF_HOME``,
+    ``HF_TOKEN`` and ``HF_HUB_OFFLINE``. With ``ask_hub`` False nothing is asked or downloaded: a Hub id whose answer
+    only the network knows is then not found.
     """
     if name.startswith("organism:"):
         organism = name.removeprefix("organism:")
@@ -181,7 +201,15 @@ def _inspect(name: str, directory: Path) -> Source:
                 f"trust it, convert it: {_conversion(directory, pickles, adapter is not None)}"
             )
         raise ModelNotFound(f"{name} holds a configuration and no .safetensors weights; copy the weights beside it")
-    return Source(name, directory, adapter)
+    source = Source(name, directory, adapter)
+    return source if four_bit.is_installed() else as_numbers(source)
+
+
+def as_numbers(source: Source) -> Source:
+    """The same model with numbers where it holds 4-bit codes of bitsandbytes, else as it is."""
+    if source.adapter is not None or not four_bit.is_four_bit(config := read_json(source.directory / "config.json")):
+        return source
+    return replace(source, directory=four_bit.directory(source.name, source.directory, config), origin=source.directory)
 
 
 def _is_whole_model(directory: Path) -> bool:

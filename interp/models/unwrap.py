@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from interp.errors import UnsupportedModel
 from interp.maths.host import to_host
-from interp.models.matrices import embedding_of
+from interp.models.matrices import embedding_of, keep_codes
 
 _COMPONENT = "._original_component"
 
@@ -26,6 +26,7 @@ def unwrap(held: Any, name: str) -> PreTrainedModel | PeftModel:
     Parameters are shared, never copied. A bridge is left as it was; the module of any other holder is its own.
     """
     if isinstance(held, (PreTrainedModel, PeftModel)):
+        keep_codes(name, held)
         return held
     makers = {kind.__module__.partition(".")[0] for kind in type(held).__mro__}
     if "nnsight" in makers and isinstance(inner := getattr(held, "_module", None), nn.Module):

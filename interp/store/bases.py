@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from interp.permissions import as_umask
 from interp.store import transaction
 
 
@@ -44,6 +45,7 @@ class Bases:
             self.root.mkdir(parents=True, exist_ok=True)
             try:
                 save_file(arrays, draft, {"crc32": _checksum(arrays)})
+                as_umask(draft)
                 os.replace(draft, self.root / f"{name}.safetensors")
             except SafetensorError as error:
                 raise OSError(str(error)) from error

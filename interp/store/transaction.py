@@ -21,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from interp.errors import StoreError
+from interp.permissions import as_umask
 from interp.store.manifest import Damaged
 
 ATTEMPTS = 10
@@ -68,7 +69,7 @@ def temporary(root: Path, name: str) -> Iterator[Path]:
     while True:
         path = place / f"{name}-{HOST}{secrets.token_hex(4)}"
         lock = path.with_name(path.name + ".lock")
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:
@@ -95,6 +96,7 @@ def publish(directory: Path, target: Path, valid: Callable[[Path], object], asid
 
     ``valid`` raises ``Damaged`` for a target that is none, and ``aside`` then moves it out of the way.
     """
+    as_umask(directory)
     flush_tree(directory)
     for _ in range(ATTEMPTS):
         try:

@@ -22,8 +22,9 @@ import numpy as np
 
 from interp.errors import OptionError, OutOfMemory, VocabularyMismatch
 from interp.maths.memory import ran_out_of_memory
-from interp.models import load, preflight
+from interp.models import load, preflight, text_model
 from interp.models.sources import find
+from interp.permissions import as_umask
 from interp.prompts import Documents, Tokenizer
 from interp.provenance import plain, software
 from interp.training.changes import Change
@@ -66,7 +67,7 @@ def make_controls(
     path = text or shipped()
     Documents(path)
     source = find(tuned)
-    below = source.base(base)
+    below = text_model.beside(source.base(base), source)
     settings = load.Settings.resolve(device, "float32", "auto", False)
     for note in preflight.recorded_base(source, below):
         say(f"note: {note}")
@@ -210,6 +211,7 @@ def _appearing(out: Path) -> Iterator[Path]:
     try:
         draft.mkdir(parents=True)
         yield draft
+        as_umask(draft)
         _require_free(out)
         os.rename(draft, out)
     except OSError as error:

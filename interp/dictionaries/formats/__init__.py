@@ -1,6 +1,7 @@
 """Dictionaries in other libraries' files: ``detect`` which, ``read`` any, ``write`` those that can be written.
 
-A layout goes by names of files, of keys and of classes, never by shapes: a square matrix says nothing of its axes.
+A layout goes by names of files, of keys and of classes, never by shapes: a square matrix says nothing of its axes. Nor
+does it go by a folder's name, which anybody may change.
 Nothing is opened that could run code. What a file says and what its numbers are is compared, and a contradiction
 (half-folded, folded twice) is one line; ``as_is`` reads it all the same and keeps the line in ``about["doubts"]``.
 """
@@ -54,14 +55,20 @@ def detect(path: str | os.PathLike) -> str:
     raise DictionaryError(f"{path} is of no known format (it has {has or 'nothing'}). Known are {kinds}")
 
 
-def read(path: str | os.PathLike, *, as_is: bool = False) -> tuple[Dictionary, About]:
+def read(path: str | os.PathLike, *, as_is: bool = False, kind: str | None = None) -> tuple[Dictionary, About]:
     """A dictionary of any known format and what its file says of it (see ``formats.base.known``).
 
-    Raises DictionaryError, one line: cut-off files, NaN, pickles of more than tensors, unknown architectures, and files
-    that contradict themselves, unless ``as_is``.
+    ``kind``: what a file is that does not say so itself; of Gemma Scope ``transcoder``, or ``embeddings``, which was
+    trained on embeddings times sqrt(D) and then reads them as they are. Raises OptionError for a kind that the format
+    does not have, or where the files say it, and DictionaryError, one line: cut-off files, NaN, pickles of more than
+    tensors, unknown architectures, and files that contradict themselves, unless ``as_is``.
     """
     path = Path(path)
-    found = FORMATS[detect(path)].read(path)
+    format = FORMATS[detect(path)]
+    if kind is not None and kind not in format.kinds:
+        known = f"use {' or '.join(format.kinds)}" if format.kinds else "its files say what they are; leave --kind out"
+        raise OptionError(f"{path} is of the format {format.name}, which has no kind {kind!r}: {known}")
+    found = format.read(path, kind) if format.kinds else format.read(path)
     beside = peek_json((path if path.is_dir() else path.parent) / BESIDE)
     doubts = list(found.doubts)
     try:

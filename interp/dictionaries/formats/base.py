@@ -34,13 +34,15 @@ class Format(NamedTuple):
 
     ``holds``: whether a path is one, by names of files and of keys, never by shapes. ``read``: a path to what it holds.
     ``write``: a dictionary and what is known about it into an empty folder; None where the format is only read.
+    ``kinds``: what a file may be that it does not say itself; ``read`` takes the one that was named, or None, beside.
     """
 
     name: str
     files: str
     holds: Callable[[Path], bool]
-    read: Callable[[Path], Found]
+    read: Callable[..., Found]
     write: Callable[[Dictionary, Mapping[str, Any], Path], None] | None = None
+    kinds: tuple[str, ...] = ()
 
 
 def known(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import zipfile
 from pathlib import Path
 
@@ -14,8 +13,10 @@ from torch import Tensor
 from interp.dictionaries.config import DictionaryConfig
 from interp.dictionaries.files import assembled, read_tensors
 from interp.dictionaries.formats.base import Format, Found, is_unit, known, peek_json, read_json, taken, wanted
-from interp.errors import DictionaryError
+from interp.errors import DictionaryError, OptionError
 
+CONFIG = "config.json"
+KINDS = ("transcoder", "embeddings")
 PARAMS, PARAMS_2 = "params.npz", "params.safetensors"
 HYPER, FINAL = "hyperparams.json", Path("checkpoints") / "final.safetensors"
 
@@ -27,17 +28,18 @@ def holds_gemma(path: Path) -> bool:
     return (path / PARAMS).exists() or (path / PARAMS_2).exists()
 
 
-def read_gemma(path: Path) -> Found:
+def read_gemma(path: Path, kind: str | None = None) -> Found:
     """A jumprelu autoencoder (Lieberum et al. 2024, arXiv 2408.05147) that does not subtract its decoder's bias.
 
-    Those of embeddings are trained on embeddings times sqrt(D): where a folder of the path is named so, they are read
-    for embeddings as they are. Of Gemma Scope 2 transcoders are read too, those across layers are refused.
+    Files of Gemma Scope 1 are weights alone: of a ``transcoder`` nothing tells it but its ``kind``, and those of
+    ``embeddings``, trained on embeddings times sqrt(D), are read for embeddings as they are under that kind alone. Of
+    Gemma Scope 2 the configuration says it; transcoders across layers are refused.
     """
     folder = path.parent if path.is_file() else path
     weights = path if path.is_file() else next(p for p in (path / PARAMS, path / PARAMS_2) if p.exists())
     tensors = _arrays(weights) if weights.suffix == ".npz" else read_tensors(weights)
     tensors = {("W_" + key[2:] if key.startswith("w_") else key): value for key, value in tensors.items()}
-    said = peek_json(folder / "config.json")
+    said = peek_json(folder / CONFIG)
     if "affine_skip_connection" in tensors:
         tensors["W_skip.T"] = tensors.pop("affine_skip_connection")
     names = {key: key for key in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
@@ -48,10 +50,18 @@ def read_gemma(path: Path) -> Found:
     if found["W_enc"].ndim != 2 or found["W_dec"].ndim != 2:
         raise DictionaryError(f"{weights}: a transcoder across layers is not read, only those of one layer are")
     d_in, width = found["W_enc"].shape
-    named = folder.resolve().as_posix()
-    transcoder = "transcoder" in named or "hf_hook_point_out" in said or "W_skip" in found
-    notes = []
-    if "embedding" in folder.resolve().parts or any("embedding" in part for part in folder.resolve().parts[-4:]):
+    if kind and said:
+        raise OptionError(f"{folder / CONFIG} says what the dictionary is, not --kind {kind}; leave it out")
+    if kind == "embeddings" and found["W_dec"].shape[1] != d_in:
+        raise OptionError(f"{weights} reads {d_in} numbers and gives {found['W_dec'].shape[1]}: it is a transcoder")
+    across = "hf_hook_point_out" in said or "W_skip" in found or found["W_dec"].shape[1] != d_in
+    transcoder, notes = kind == "transcoder" or across, []
+    if not (kind or said or across):
+        notes.append(
+            "the file does not say what it is, and is read as an autoencoder; a transcoder has to be named, and one of "
+            "embeddings times sqrt(D) (interp sae convert --kind transcoder, or embeddings)"
+        )
+    if kind == "embeddings":
         found |= {"W_enc": found["W_enc"] / math.sqrt(d_in), "W_dec": found["W_dec"] * math.sqrt(d_in)}
         notes.append("of embeddings: read for embeddings that are not times sqrt(D)")
     config = DictionaryConfig(
@@ -59,11 +69,9 @@ def read_gemma(path: Path) -> Found:
         skip="W_skip" in found,
     )  # fmt: skip
     dictionary = assembled(config, found, str(path))
-    layer = re.search(r"layer_(\d+)", named)
-    model = said.get("model_name") or next(iter(re.findall(r"gemma-scope-(?:2-)?[\w-]+", named)), None)
     about = known(
-        "gemma-scope", model=model, site=said.get("hf_hook_point_in"), target=said.get("hf_hook_point_out"),
-        layer=int(layer[1]) if layer else None,
+        "gemma-scope", model=said.get("model_name"),
+        site=said.get("hf_hook_point_in"), target=said.get("hf_hook_point_out"),
         folded={"decoder_norm": is_unit(dictionary), "scale": True}, mask={"prepend_bos": True},
         notes=tuple(notes), source=said,
     )  # fmt: skip
@@ -124,13 +132,12 @@ def read_llama(path: Path) -> Found:
         found["threshold"] = torch.full((width,), float(said.get("jump_relu_threshold", 0.0)) * scale)
     dictionary = assembled(config, found, str(path))
     about = known(
-        "llama-scope", model="meta-llama/Llama-3.1-8B" if "Llama3_1-8B" in path.name else None,
-        site=said.get("hook_point_in"), target=said.get("hook_point_out") if transcoder else None,
+        "llama-scope", site=said.get("hook_point_in"), target=said.get("hook_point_out") if transcoder else None,
         folded={"decoder_norm": is_unit(dictionary, torch.bfloat16), "scale": kind != "dataset-wise"},
         mask={"prepend_bos": True}, source=said,
     )  # fmt: skip
     return Found(dictionary, about)
 
 
-GEMMA = Format("gemma-scope", f"{PARAMS} (or {PARAMS_2})", holds_gemma, read_gemma)
+GEMMA = Format("gemma-scope", f"{PARAMS} (or {PARAMS_2})", holds_gemma, read_gemma, kinds=KINDS)
 LLAMA = Format("llama-scope", f"{HYPER} and {FINAL}", holds_llama, read_llama)

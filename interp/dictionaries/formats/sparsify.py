@@ -73,8 +73,10 @@ def read(path: Path) -> Found:
             f"{spread(dictionary.decoder_norms)}: it is half-folded"
         )
     training = peek_json(path.parent / "config.json")
+    # the library tells its places by the names of their folders, which anybody may change
+    places = training.get("hookpoints") or []
     about = known(
-        "sparsify", model=training.get("model"), site=path.name,
+        "sparsify", model=training.get("model"), site=places[0] if len(places) == 1 else None,
         folded={"decoder_norm": is_unit(dictionary, kept_as), "scale": True},
         mask={key: training[key] for key in ("exclude_tokens", "ctx_len") if training.get(key)}, source=said,
     )  # fmt: skip
