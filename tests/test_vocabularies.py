@@ -219,5 +219,5 @@ def test_what_would_run_all_rows_or_mix_ids_is_refused(models):
     with pytest.raises(OptionError, match="NDIF runs it with all its rows of tokens, and here it has 333"):
         remote_key(replace(pair.tuned, name="someone/model"))
     other = Pair.from_modules(*(tiny.resized(model, 384) for model in models[::-1]), tiny.tokenizer())
-    with pytest.raises(VocabularyMismatch, match=r"over 384 token ids, and .* over 333; stitch tunes of equal"):
+    with pytest.raises(VocabularyMismatch, match=r"over 384 token ids, and .* over 333; stitch fine-tuned models"):
         aligned([pair, other])
