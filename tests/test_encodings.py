@@ -28,7 +28,8 @@ def test_an_argument_that_is_no_text_is_refused_at_once(tmp_path, capsys):
     name = os.fsdecode(os.fsencode(str(tmp_path)) + b"/s\xfc")
     assert main(["ls", "--store", name]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("interp: '") and "holds bytes that are no text in this locale" in said
+    assert said.startswith("interp: '")
+    assert "holds bytes that are no text in this locale" in said
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
