@@ -246,6 +246,11 @@ def test_how_often_a_dictionary_went_over_its_data():
     [
         ("saelens", {"architecture": "standard", "activation_fn_str": "tanh-relu"}, "'tanh-relu' is not read"),
         ("saelens", {"architecture": "standard", "activation_fn": "gelu"}, "'gelu' is not read"),
+        (
+            "saelens",
+            {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 2, "postact_fn": "tanh"}},
+            "'postact_fn': 'tanh'} are not read",
+        ),
         ("sparsify", {"num_latents": 8, "k": 2, "signed": True}, "signed codes"),
     ],
 )

@@ -177,7 +177,7 @@ def test_an_end_token_that_is_new_is_told(models):
 def test_a_tokenizer_with_an_unused_token_more_than_rows(models):
     pair = Pair.from_modules(models[1], models[0], tiny.added("[PAD]"))
     plain = Pair.from_modules(models[1], models[0], tiny.tokenizer(template=False))
-    assert "1 added tokens that the models have no row for, first '[PAD]': prompts that hold one are" in pair.notes[0]
+    assert "1 added token that the models have no row for, first '[PAD]': prompts that hold one are" in pair.notes[0]
     equal(Compare()(study(pair)), Compare()(study(plain)))
     with pytest.raises(PromptError, match=r"not both models have a row for .*; leave it out$"):
         encode(pair.tokenizer, "open [PAD]")
