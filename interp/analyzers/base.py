@@ -205,7 +205,8 @@ def _naming(examine: Examine) -> Examine:
 def _begins(study: Study, ids: Sequence[int]) -> str:
     """Which prompt of a study these tokens begin with, in words; nothing where they begin with none."""
     found, longest = "", 0
-    for group in study.classes:
+    # a task's negative class holds none
+    for group in (group for group in study.classes if len(study.prompts(group))):
         for coded, prompt in zip(study.encoded(group), study.prompts(group), strict=True):
             length = len(coded.ids)
             if longest < length <= len(ids) and list(ids[:length]) == list(coded.ids):
