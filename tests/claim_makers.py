@@ -74,7 +74,7 @@ def require_honest(run):
 
 
 OF_DIFFERENCES = {"localised"}
-"""Claims whose rows are differences already: what they subtract is 0 and brings its spread alone (see graft/findings)."""
+"""Claims whose rows are differences already: what they subtract is 0 and brings its spread alone."""
 
 
 def require_like_beside_like(finding, run):
