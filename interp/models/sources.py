@@ -17,7 +17,8 @@ from interp.provenance import file_digest
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WRAPPERS = re.compile(
-    r"(?:^module\.|^base_model\.model\.|_orig_mod\.|_forward_module\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.)+"
+    r"(?:^module\.|^base_model\.model\.|"
+    r"_orig_mod\.|_forward_module\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.)+"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
