@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,6 +67,21 @@ def interval(value: float, low: float, high: float) -> str:
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+def control_is_level(recipe: Mapping[str, Any]) -> bool:
+    """Of a claim as data: whether its reference is the level that its value is a difference from."""
+    estimate, reference = recipe["estimate"], recipe.get("reference")
+    difference = bool(estimate.get("minus")) and not estimate.get("over")
+    return difference and isinstance(reference, Mapping) and not reference.get("minus")
+
+
+def beside(control: str, is_level: bool) -> str:
+    """The control's number, given as text, as it is put beside a value.
+
+    A difference is put beside the difference 0, and the level that it is a difference from stands in brackets.
+    """
+    return f"0 (its level: {control})" if is_level else control
+
+
 def cut(text: str) -> str:
     """At most ``LONGEST`` characters of a text, with … for the rest."""
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
@@ -125,7 +141,8 @@ def _cell(value: Any) -> str:
 
 
 def _claim(row: Mapping[str, Any]) -> Sequence[str]:
-    control = interval(row["control_value"], row["control_low"], row["control_high"])
+    level = control_is_level(json.loads(row["recipe"]))
+    control = beside(interval(row["control_value"], row["control_low"], row["control_high"]), level)
     return (
         f"{escaped(row['sentence'])}<br><code>{escaped(row['name'])}</code>",
         escaped(interval(row["value"], row["low"], row["high"])),

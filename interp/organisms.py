@@ -48,7 +48,7 @@ def data_root() -> Path:
 
 def cache_root() -> Path:
     """Where directories are materialised: ``$INTERP_CACHE``, else the user's cache directory."""
-    return Path(os.environ.get("INTERP_CACHE") or user_cache_dir("interp"))
+    return Path(os.environ.get("INTERP_CACHE") or user_cache_dir("interp")).expanduser()
 
 
 def names() -> list[str]:

@@ -148,6 +148,7 @@ class Provenance:
 
 def _cache() -> sqlite3.Connection:
     home = os.environ.get("INTERP_CACHE") or platformdirs.user_cache_dir("interp", appauthor=False)
+    home = os.path.expanduser(home)
     os.makedirs(home, exist_ok=True)
     connection = sqlite3.connect(os.path.join(home, "digests.sqlite"), timeout=5, isolation_level=None)
     connection.execute("create table if not exists digests (file text primary key, state text, sha256 text)")

@@ -35,8 +35,8 @@ class Study:
 
     Prompts are of two classes, or of one for analyzers that contrast nothing; ``metric`` None is for those that measure
     no behaviour. ``batch_size``: prompts at a time, or the ``Memory`` that all may take; None bounds batches by tokens
-    and free memory. An answer is what follows ``answer_after``: ``auto`` (a thinking block, where the chat template
-    knows one, is not the answer), ``none``, or a text. Answers and encodings are computed once and kept with it.
+    and free memory. An answer is what follows ``answer_after``: ``auto`` (a thinking block is not the
+    answer), ``none``, or a text. Answers and encodings are computed once and kept with it.
     """
 
     pair: Pair
@@ -237,19 +237,15 @@ class Study:
 
     def decode(self, answer: Sequence[int]) -> str:
         """An answer as text, without special tokens and without a thinking block before it."""
-        return self._start.read(answer, self.pair.decode)[0]
+        return self.answer_start.read(answer, self.pair.decode)[0]
 
     def reached(self, answer: Sequence[int]) -> bool:
         """Whether the answer was reached, and not only what the model thought before it."""
-        return self._start.read(answer, self.pair.decode)[1]
+        return self.answer_start.read(answer, self.pair.decode)[1]
 
     @property
-    def begins_at_once(self) -> bool:
-        """Whether the first token of an answer is the answer's."""
-        return not self._start.mark
-
-    @property
-    def _start(self) -> AnswerStart:
+    def answer_start(self) -> AnswerStart:
+        """Where answers begin."""
         return self.kept("start", lambda: answer_start(self.pair.tokenizer, self.answer_after))
 
     def with_journal(self, journal: Journal) -> "Study":

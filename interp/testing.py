@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from interp.claims import Finding, check, from_table
+from interp.display import beside
 from interp.errors import ClaimError, InterpError, required
 from interp.maths.intervals import cluster_interval
 from interp.table import Table, dtype_name
@@ -127,9 +128,8 @@ def told(claim: Finding) -> str:
     """A claim in numbers: ``claim 'necessity': 0.12 [0.05, 0.2], control 0 [0, 0.02] (...), threshold ...``."""
     control = "no control"
     if not math.isnan(claim.control_value):
-        control = (
-            f"control {claim.control_value:.4g} [{claim.control_low:.4g}, {claim.control_high:.4g}] ({claim.control})"
-        )
+        number = f"{claim.control_value:.4g} [{claim.control_low:.4g}, {claim.control_high:.4g}]"
+        control = f"control {beside(number, claim.control_is_level)} ({claim.control})"
     p = "" if math.isnan(claim.p) else f", p = {claim.p:.3g}"
     return (
         f"claim {claim.name!r}: {claim.value:.4g} [{claim.low:.4g}, {claim.high:.4g}], {control}{p}, threshold "

@@ -62,6 +62,7 @@ def require_honest(run):
         claims.check(finding, run)
         assert finding.sentence.endswith(".")
         assert finding.holds or not finding.supported
+        require_like_beside_like(finding, run)
         for name in ("value", "low", "high", "p"):
             number = getattr(finding, name)
             wrong = 0.5 if np.isnan(number) else number + (0.01 if abs(number) < 1 else -0.01 * number)
@@ -70,6 +71,23 @@ def require_honest(run):
         other = claims.NOT_SUPPORTED if finding.supported else claims.SUPPORTED
         with pytest.raises(ClaimError):
             claims.check(dataclasses.replace(finding, verdict=other), run)
+
+
+OF_DIFFERENCES = {"localised"}
+"""Claims whose rows are differences already: what they subtract is 0 and brings its spread alone."""
+
+
+def require_like_beside_like(finding, run):
+    """A difference has a difference as its control, or the very level that it is a difference from."""
+    estimate, reference = finding.claim.estimate, finding.claim.reference
+    if finding.name in OF_DIFFERENCES:
+        return
+    if finding.is_difference and isinstance(reference, claims.Estimate) and not reference.minus:
+        level = dataclasses.replace(estimate, **{"minus": {}, "pair": "", "folded": False} | dict(estimate.minus))
+        # the same number where another table has it
+        own = claims.measure(level, run).value
+        assert own == pytest.approx(finding.control_value, nan_ok=True), finding.name
+        assert finding.control_is_level
 
 
 def require_honest_makers(run, examples=2):

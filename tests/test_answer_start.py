@@ -7,7 +7,7 @@ import pytest
 from interp.metrics import Refusal
 from interp.models.generation import configured_end_ids, generation_note
 from interp.models.pair import Pair
-from interp.prompts.thinking import AnswerStart, answer_start
+from interp.prompts.thinking import BLOCKS, AnswerStart, answer_start
 from interp.study import Study
 from tests import tiny
 
@@ -44,7 +44,7 @@ def test_the_chat_template_says_whether_there_is_a_block():
     tokenizer = copy.deepcopy(tiny.tokenizer())
     plain = "{% for m in messages %}user: {{ m.content }}{% endfor %} open:"
     tokenizer.chat_template = plain
-    assert answer_start(tokenizer) == AnswerStart()
+    assert answer_start(tokenizer) == AnswerStart(blocks=BLOCKS)
     tokenizer.chat_template = plain.replace("open:", "open:{# </think> #}")
     assert answer_start(tokenizer) == THINKING
     assert answer_start(tokenizer, "none") == AnswerStart()

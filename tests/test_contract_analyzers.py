@@ -36,8 +36,9 @@ from interp.dictionaries.diff import WAYS
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, PromptSet
+from interp.provenance import Provenance
 from interp.study import Study
-from interp.table import ALLOWED, dtype_name
+from interp.table import ALLOWED, dtype_name, table
 from tests import tiny
 from tests.claim_makers import findings, require_honest_makers
 from tests.documented import require_described
@@ -443,7 +444,7 @@ def test_the_key_follows_every_option(modules):
         Dissociation.of(run, run, study): {
             "second": another, "other": other(study), "random_sets": 19, "control_prompts": 7, "parent": "1" * 20,
         },
-        Baselines.of(another, run): {
+        Baselines.of(table("verify-neurons", {}, provenance=Provenance("verify-neurons", 1)), run): {
             "contrast": another, "choosing": other(study), "prompts": 7, "parent": "1" * 20,
         },
         ControlLocations.of(run, another): {"located": another, "controls": (run,), "parent": "1" * 20},

@@ -1,6 +1,7 @@
 """``interp control``: norms matched exactly, a complete record, the same seed the same bits, and errors."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -139,7 +140,13 @@ def test_what_is_learned_is_its_text_and_seeds_differ(saved, tmp_path):
     for part in ("raw", "matched"):
         assert files["one", 1, part] == files["two", 1, part]
         assert files["one", 0, part] != files["one", 1, part]
-    assert any(line.startswith("seed 0: step ") and "about" in line for line in said)
+    # which of how many is trained, how far it is, and how long all of them take
+    first, last = (
+        [line for line in said if line.startswith(f"control {at} of 2, seed {at - 1}: step ")] for at in (1, 2)
+    )
+    assert re.search(r"step 5 of 12.*, about \d+ s left, \d+ s for all$", first[0])
+    assert re.search(r"step 12 of 12.*, about 1 s left$", last[-1])
+    assert sum(line.endswith("trained; its loss on text is measured") for line in said) == 3
     # the base's own loss, by transformers itself on the rows
     rows = read_text(saved / "text.jsonl", tiny.tokenizer(), 128, "answers").held_out
     base = tiny.llama(7)

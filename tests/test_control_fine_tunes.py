@@ -102,8 +102,16 @@ def test_five_controls_of_a_pair(pairs, analyzer):
     assert found["beyond-control"].supported
     assert found["beyond-new-control"].supported
     assert "5 controls on average" in found["beyond-control"].sentence
+    # the first sentence says what the number is compared with
+    first = next(iter(found.values()))
+    assert "Compared with 5 control fine-tunes on average: " in first.sentence
+    assert "Compared with the control fine-tune: " in alone[0].summary["sentence"]
+    assert "No control fine-tune was given to compare it with (--control)." in analyzer()(study).summary["sentence"]
     if analyzer is Tuco:
-        (auc,) = [one for one in found.values() if one.name == "separates-beyond-new-control"]
+        # one AUC of controls, on average over theirs: that of their mean TuCo is none's
+        (auc,) = [one for one in found.values() if one.name.startswith("separates-beyond-") and "base" not in one.name]
+        assert auc.name == "separates-beyond-new-control"
+        assert auc.control_value == pytest.approx(beside["auc_near"].mean())
         own = {one.name: one for one in claims.from_table(alone[0].tables["claims"])}
         assert beside["auc_near"][0] == pytest.approx(own["separates-beyond-control"].control_value)
         assert auc.control_low <= beside["auc_near"].mean() <= auc.control_high

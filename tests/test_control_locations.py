@@ -13,6 +13,7 @@ from interp.cli import main
 from interp.errors import OptionError
 from interp.figures import plot
 from interp.models.pair import Pair
+from interp.progress import Progress
 from tests import tiny
 
 LOCATE = LocateNeurons("change", top="3")
@@ -91,7 +92,15 @@ def test_runs_made_otherwise_are_refused(found):
         ControlLocations()(study)
 
 
-def test_the_command(found, tmp_path, capsys):
+def _noting(during, opened):
+    def noted(self, what, quiet):
+        opened.append(what)
+        return during(self, what, quiet)
+
+    return noted
+
+
+def test_the_command(found, tmp_path, capsys, monkeypatch):
     study, _, _ = found
     tiny.save(study.pair.tuned.module, tmp_path / "tuned", with_tokenizer=False)
     tiny.save(study.pair.base.module, tmp_path / "base", with_tokenizer=False)
@@ -114,6 +123,14 @@ def test_the_command(found, tmp_path, capsys):
     assert "2 controls were given, and 5 are needed" in said
     assert main([str(word) for word in [*given, *both]]) == 0
     assert "kept from before" in capsys.readouterr().out
+    # while a control is read, it is told which of how many it is
+    opened = []
+    monkeypatch.setattr(Progress, "during", _noting(Progress.during, opened))
+    again = [tmp_path / "again" if word == tmp_path / "runs" else word for word in given]
+    assert main([str(word) for word in [*again, *both]]) == 0
+    names = [name for name in opened if name.startswith("control ")]
+    assert names == [f"control {at} of 2, {tmp_path / name}" for at, name in ((1, "one"), (2, "two"))]
+    capsys.readouterr()
     # at the door: nothing is located before a control is known to be there
     for wrong, why in (([*both, *both[:2]], "is given twice"), (["--control", tmp_path / "none"], "none")):
         fresh = [tmp_path / "other" if word == tmp_path / "runs" else word for word in given]

@@ -284,7 +284,7 @@ def test_tokens_that_were_added_in_tuning_are_remarked(tmp_path, llama):
     more.add_tokens(["<|tool|>"])
     more.save_pretrained(tuned)
     base = tiny.save(tiny.llama(vocab_size=340), tmp_path / "b")
-    assert "adds 1 tokens the base never saw, first '<|tool|>'" in Pair.load(str(tuned), str(base)).notes[0]
+    assert "adds 1 token the base never saw, first '<|tool|>'" in Pair.load(str(tuned), str(base)).notes[0]
 
 
 def test_a_base_whose_tokenizer_is_damaged_is_not_one_without(directory, llama):

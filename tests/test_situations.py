@@ -40,6 +40,8 @@ from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.sources import find
 from interp.models.weights import WeightPair
+from interp.prompts import Contrast
+from interp.prompts.contrasts import NOTHING
 from interp.prompts.tokens import appends_end, encode, encode_answer
 from interp.provenance import Provenance
 from interp.sites import Site, neurons
@@ -95,6 +97,14 @@ def test_an_analyzer_names_the_prompt_on_which_a_model_overflows(analyzer):
     pair = Pair.from_modules(overflowing(), overflowing(1), tiny.tokenizer())
     with pytest.raises(NonFinitePass, match=rf"of 6 texts of a batch; the first is row \d of positive, '.*{WORD}"):
         analyzer(Study(pair, tiny.contrast(6), tiny.metric()))
+
+
+def test_a_class_without_prompts_hides_no_overflow():
+    """A task has no negative prompts, and its overflow is told all the same."""
+    pair = Pair.from_modules(overflowing(), overflowing(1), tiny.tokenizer())
+    study = Study(pair, Contrast(tiny.contrast(6).positive, NOTHING), tiny.metric())
+    with pytest.raises(NonFinitePass, match=rf"the first is row \d of positive, '.*{WORD}"):
+        LocateNeurons(method="change", top="5")(study)
 
 
 # ----------------------------------------------------------------------------------- what a folder of a model holds
@@ -246,6 +256,11 @@ def test_how_often_a_dictionary_went_over_its_data():
     [
         ("saelens", {"architecture": "standard", "activation_fn_str": "tanh-relu"}, "'tanh-relu' is not read"),
         ("saelens", {"architecture": "standard", "activation_fn": "gelu"}, "'gelu' is not read"),
+        (
+            "saelens",
+            {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 2, "postact_fn": "tanh"}},
+            "'postact_fn': 'tanh'} are not read",
+        ),
         ("sparsify", {"num_latents": 8, "k": 2, "signed": True}, "signed codes"),
     ],
 )

@@ -152,7 +152,7 @@ def test_an_adapter_is_stitched_to_a_whole_model_as_if_it_were_merged(family, tm
 
 def test_tunes_of_two_bases_are_refused():
     pairs = [Pair.from_modules(tiny.perturbed(b), b, tiny.tokenizer()) for b in (tiny.llama(3), tiny.llama(4))]
-    with pytest.raises(PairError, match="not tunes of one base"):
+    with pytest.raises(PairError, match="not fine-tuned from one base"):
         aligned(pairs)
 
 
@@ -343,7 +343,7 @@ def test_the_command_keeps_a_run_and_answers_again_from_it(run, folder):
 
 
 BAD = {
-    "one task too many": (["--task", "one.jsonl"], "2 tunes and 3 tasks"),
+    "one task too many": (["--task", "one.jsonl"], "2 fine-tuned models and 3 tasks"),
     "a share": (["--at", "0"], "no share of weights to keep"),
     "a way": (["--localise", "guess"], "unknown way to localise 'guess'"),
     "a regulariser": (["--reg", "l2"], "unknown regulariser 'l2'"),

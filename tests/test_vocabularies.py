@@ -177,7 +177,7 @@ def test_an_end_token_that_is_new_is_told(models):
 def test_a_tokenizer_with_an_unused_token_more_than_rows(models):
     pair = Pair.from_modules(models[1], models[0], tiny.added("[PAD]"))
     plain = Pair.from_modules(models[1], models[0], tiny.tokenizer(template=False))
-    assert "1 added tokens that the models have no row for, first '[PAD]': prompts that hold one are" in pair.notes[0]
+    assert "1 added token that the models have no row for, first '[PAD]': prompts that hold one are" in pair.notes[0]
     equal(Compare()(study(pair)), Compare()(study(plain)))
     with pytest.raises(PromptError, match=r"not both models have a row for .*; leave it out$"):
         encode(pair.tokenizer, "open [PAD]")
@@ -219,5 +219,5 @@ def test_what_would_run_all_rows_or_mix_ids_is_refused(models):
     with pytest.raises(OptionError, match="NDIF runs it with all its rows of tokens, and here it has 333"):
         remote_key(replace(pair.tuned, name="someone/model"))
     other = Pair.from_modules(*(tiny.resized(model, 384) for model in models[::-1]), tiny.tokenizer())
-    with pytest.raises(VocabularyMismatch, match=r"over 384 token ids, and .* over 333; stitch tunes of equal"):
+    with pytest.raises(VocabularyMismatch, match=r"over 384 token ids, and .* over 333; stitch fine-tuned models"):
         aligned([pair, other])

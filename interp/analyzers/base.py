@@ -39,10 +39,14 @@ class Analyzer:
 
     When memory runs out in a call, it is made again with smaller batches; raises OutOfMemory where one prompt is too
     many. Unless the study is quiet, how long it takes is told before it begins, and how far it is meanwhile.
+
+    ``takes``: fields that are tables of runs, each with the kind that it must be of. The key of the first of them
+    becomes the ``parent`` where none is given; OptionError for anything else, when the analyzer is made.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
+    takes: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
         if "__call__" in vars(cls):
@@ -64,6 +68,22 @@ class Analyzer:
         kept = {name: value for name, value in values.items() if name not in read}
         return {**kept, "from_parent": digest({name: values[name] for name in read})[:20]}
 
+    def __post_init__(self) -> None:
+        for name, kind in self.takes.items():
+            given = getattr(self, name)
+            for run in given if isinstance(given, (list, tuple)) else (given,):
+                self.check_run(run, name, kind)
+        first = getattr(self, next(iter(self.takes), ""), None)
+        if first is not None and first.provenance is not None and getattr(self, "parent", None) is None:
+            object.__setattr__(self, "parent", first.provenance.key)
+
+    def check_run(self, run: object, name: str, kind: str) -> None:
+        """Raise OptionError where the value of the field ``name`` is neither None nor a table of ``kind``."""
+        if run is None or (isinstance(run, Table) and run.kind == kind):
+            return
+        seen = f"a table of kind {run.kind!r}" if isinstance(run, Table) else f"{type(run).__name__} {run!r:.60}"
+        raise OptionError(f"{name} of {type(self).__name__} is {seen}; give a table of kind {kind!r}")
+
     def work(self, study: Study) -> Work | None:
         """What a call does, so that its time can be told before it begins; None where that is not known."""
         del study
@@ -71,6 +91,15 @@ class Analyzer:
     def __call__(self, study: Examined) -> Table:
         """Examine the study."""
         raise TypeError(f"{type(self).__name__} must define __call__")
+
+
+def require_locating(analyzer: Analyzer, locate: object) -> None:
+    """Raise OptionError where ``locate`` is no analyzer, as a located table is none."""
+    if not isinstance(locate, Analyzer):
+        raise OptionError(
+            f"locate of {type(analyzer).__name__} is a {type(locate).__name__}; give the analyzer that locates, "
+            'LocateNeurons(top="30") for one'
+        )
 
 
 def fingerprint(value: Any, name: str = "value") -> JSON:
@@ -176,7 +205,8 @@ def _naming(examine: Examine) -> Examine:
 def _begins(study: Study, ids: Sequence[int]) -> str:
     """Which prompt of a study these tokens begin with, in words; nothing where they begin with none."""
     found, longest = "", 0
-    for group in study.classes:
+    # a task's negative class holds none
+    for group in (group for group in study.classes if len(study.prompts(group))):
         for coded, prompt in zip(study.encoded(group), study.prompts(group), strict=True):
             length = len(coded.ids)
             if longest < length <= len(ids) and list(ids[:length]) == list(coded.ids):

@@ -40,6 +40,7 @@ class Coalitions(Analyzer):
 
     name: ClassVar[str] = "coalitions"
     version: ClassVar[int] = 2
+    takes: ClassVar[dict[str, str]] = {"located": "locate-neurons"}
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None

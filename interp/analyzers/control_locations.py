@@ -34,6 +34,7 @@ class ControlLocations(Analyzer):
 
     name: ClassVar[str] = "control-locations"
     version: ClassVar[int] = 2
+    takes: ClassVar[dict[str, str]] = {"located": "locate-neurons", "controls": "locate-neurons"}
 
     located: Table | None = field(default=None, compare=False)
     controls: tuple[Table, ...] = field(default=(), compare=False)

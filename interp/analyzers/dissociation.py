@@ -41,6 +41,7 @@ class Dissociation(Analyzer):
 
     name: ClassVar[str] = "dissociation"
     version: ClassVar[int] = 4
+    takes: ClassVar[dict[str, str]] = {"first": "locate-neurons", "second": "locate-neurons"}
 
     first: Table | None = field(default=None, metadata={"from_parent": True})
     second: Table | None = None

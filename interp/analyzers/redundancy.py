@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from interp.analyzers.base import Analyzer
+from interp.analyzers.base import Analyzer, require_locating
 from interp.claims import Claim, Draws, conclude, mean
 from interp.errors import OptionError
 from interp.random_sets import equally_large, excluded_note, matched_sets
@@ -47,6 +47,9 @@ class Redundancy(Analyzer):
     random_sets: int = 20
     control_prompts: int = 48
     excluded: tuple[Pair, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_locating(self, self.locate)
 
     def __call__(self, study: Study) -> Table:
         """Locate, ablate, locate again."""

@@ -40,6 +40,7 @@ class RefusalDirection(Analyzer):
 
     name: ClassVar[str] = "refusal-direction"
     version: ClassVar[int] = 5
+    takes: ClassVar[dict[str, str]] = {"located": "locate-neurons"}
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from interp.analyzers.base import Analyzer
+from interp.analyzers.base import Analyzer, require_locating
 from interp.claims import Claim, Draws, conclude, literal, statistic
 from interp.errors import OptionError
 from interp.prompts import Contrast
@@ -48,6 +48,9 @@ class Stability(Analyzer):
     random_sets: int = 20
     control_prompts: int = 48
     excluded: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        require_locating(self, self.locate)
 
     def __call__(self, study: Study) -> Table:
         """Compare halves with halves, and templates with templates."""

@@ -32,8 +32,7 @@ from interp.trials.located import chance_jaccards, scores_of, selected_of, unit_
 from interp.trials.outcomes import Outcomes
 from interp.trials.rows import changed, some
 
-SAME, EFFECT, AGREEMENT = 0.5, 0.5, 1 / 3
-_SHUFFLED = 1024
+SAME, EFFECT, AGREEMENT, _SHUFFLED = 0.5, 0.5, 1 / 3, 1024
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class Transfer(Analyzer):
 
     name: ClassVar[str] = "transfer"
     version: ClassVar[int] = 4
+    takes: ClassVar[dict[str, str]] = {"located": "locate-neurons", "recomputed": "locate-neurons"}
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     source: Pair | None = field(default=None, metadata={"from_parent": True})

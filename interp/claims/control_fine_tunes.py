@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from interp.claims.claim import Claim, Draws
-from interp.claims.estimates import Estimate, statistic
+from interp.claims.estimates import Estimate, mean, statistic
 from interp.table import Table, table
 
 FOR_INTERVAL, FOR_RANK = 5, 19
@@ -46,6 +46,17 @@ def on_average(count: int, form: str) -> str:
     return (
         f"of {count} controls on average ({{control:{form}}}; from {{least_control:{form}}} to {{most_control:{form}}})"
     )
+
+
+def opening(column: str, count: int, form: str) -> tuple[str, dict[str, Estimate]]:
+    """What a run's first sentence adds: the same number of the controls, or that there is none; and its estimate.
+
+    ``column`` of the run's own rows has the controls' number, their mean where they are several.
+    """
+    if not count:
+        return " No control fine-tune was given to compare it with (--control).", {}
+    of = "the control fine-tune" if count == 1 else f"{count} control fine-tunes on average"
+    return f" Compared with {of}: {{of_controls:{form}}}.", {"of_controls": mean(column)}
 
 
 def needed(count: int) -> str:

@@ -15,6 +15,7 @@ from interp.claims.claim import Claim, Draws
 from interp.claims.estimates import Estimate, measure, rows_of
 from interp.claims.numbers import NAN
 from interp.claims.sentences import fill
+from interp.display import control_is_level
 from interp.errors import ClaimError
 from interp.maths.intervals import FEWEST_CLUSTERS
 from interp.maths.statistics import benjamini_hochberg, permutation_p
@@ -110,6 +111,11 @@ class Finding:
     def is_difference(self) -> bool:
         """Whether the value is a difference of two numbers, and so has a sign worth writing."""
         return bool(self.claim.estimate.minus) and not self.claim.estimate.over
+
+    @property
+    def control_is_level(self) -> bool:
+        """Whether the control's number is the level that the value is a difference from: see ``beside`` of display."""
+        return control_is_level(self.claim.to_json())
 
     @property
     def holds(self) -> bool:

@@ -39,7 +39,7 @@ COLUMNS = {
 }
 FIGURES = (
     "name", "verdict", "reason", "value", "low", "high", "is_difference", "clusters", "needs", "control",
-    "control_value", "control_low", "control_high", "p", "draws",
+    "control_is_level", "control_value", "control_low", "control_high", "p", "draws",
 )  # fmt: skip
 """What a summary holds of every finding."""
 MEASURES = tuple(name for name, (role, _) in COLUMNS.items() if role == "measure")

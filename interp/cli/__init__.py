@@ -24,15 +24,15 @@ from interp.errors import InterpError
 
 COMMANDS = {
     "locate-neurons": "find the neurons that carry a tuned behaviour, and verify them",
-    "transfer": "is a set located in one tune what does it in a further one",
-    "dissociate": "do two behaviours of one tune run through different sets",
+    "transfer": "does a set located in one fine-tuned model do the same in a further one",
+    "dissociate": "do two behaviours of one fine-tuned model run through different sets",
     "compare": "a first look at a pair: what it says otherwise, where streams part, which weights moved",
     "tuco": "how much of what a model's blocks add is due to tuning, prompt by prompt",
-    "intruders": "which singular vectors of a tune's matrices the base does not have",
-    "graft": "how few of a tune's weights, put into the base, do what it learned",
+    "intruders": "which singular vectors of a fine-tuned model's matrices the base does not have",
+    "graft": "how few of a fine-tuned model's weights, put into the base, do what it learned",
     "control": "train control fine-tunes: the same training on neutral text",
     "agree": "do stored runs of one pair put what tuning did into the same places",
-    "stitch": "do the few weights of several tunes, put into one base, do all their tasks",
+    "stitch": "do the few weights of several fine-tuned models, put into one base, do all their tasks",
     "report": "one page over stored runs, with a file of its claims that can be checked",
     "verify": "check a report: every claim measured again from the stored tables",
     "ls": "list the stored runs",
@@ -146,6 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(
             "interp runs on Linux and macOS: its store needs their file locks; on Windows use WSL", BAD_INPUT
         )
+    if unread := [one for one in arguments if any("\ud800" <= character <= "\udfff" for character in one)]:
+        # nothing could be written of it: refused before anything is computed
+        said = f"{unread[0]!r} holds bytes that are no text in this locale ({sys.getfilesystemencoding()})"
+        return _complain(f"{said}; rename it, or set LC_ALL=C.UTF-8", BAD_INPUT)
     try:
         _run(arguments, debug)
         sys.stdout.flush()

@@ -60,7 +60,7 @@ class Asking(Templated):
         typer.Option(
             "--answer-after",
             metavar="TEXT",
-            help="The answer follows TEXT; auto: a thinking block, where the chat template has one; none.",
+            help="The answer follows TEXT; auto: a thinking block, where there is one; none.",
         ),
     ] = "auto"
     max_prompts: Annotated[

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from interp.cli.text import aligned, cell
+from interp.display import beside
 from interp.provenance import plain
 
 HEADER = ("verdict", "claim", "value [95 %]", "needed", "clusters", "null or control", "p")
@@ -19,7 +20,10 @@ def claims_table(findings: Sequence[Mapping[str, Any]]) -> str:
             _range(one["value"], one["low"], one["high"], signed=one["is_difference"]),
             one["needs"],
             "-" if one["clusters"] is None else f"{one['clusters']:.3g}",
-            _range(one["control_value"], one["control_low"], one["control_high"]),
+            beside(
+                _range(one["control_value"], one["control_low"], one["control_high"]),
+                one.get("control_is_level", False),
+            ),
             "-" if one["p"] is None else f"{one['p']:.3g}",
         )
         for one in findings

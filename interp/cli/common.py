@@ -50,7 +50,9 @@ class Common:
 
     def result(self, record: Mapping[str, Any], text: str) -> None:
         """Print the command's result on stdout: ``record`` with ``--json``, else ``text``."""
-        print(json.dumps(plain(record, finite=False), ensure_ascii=False) if self.as_json else text)
+        # a character that stdout cannot show would be replaced: as an escape it is the same JSON
+        escaped = (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
+        print(json.dumps(plain(record, finite=False), ensure_ascii=escaped) if self.as_json else text)
 
 
 @dataclass(frozen=True, kw_only=True)

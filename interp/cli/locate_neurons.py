@@ -201,9 +201,10 @@ def command(
     run = store.fetch(locate, study)
     runs = [run]
     if control:
-        beside_set = [
-            store.fetch(locate, replace(study, pair=one, _kept={})).table for one in each_control(common, control, pair)
-        ]
+        beside_set = []
+        for at, (name, one) in enumerate(zip(control, each_control(common, control, pair), strict=True), 1):
+            with study.stages.during(f"control {at} of {len(control)}, {name}", study.quiet):
+                beside_set.append(store.fetch(locate, replace(study, pair=one, _kept={})).table)
         runs.append(store.fetch(ControlLocations.of(run.table, *beside_set), study))
     if verify:
         small = tuned.startswith("organism:") and organisms.packaged(tuned.removeprefix("organism:")) is None

@@ -104,6 +104,7 @@ def text_of(runs: Sequence[Any], page: Path, root: Path) -> str:
     lines = [line for run in runs for line in run.summary.get("opening", ())]
     lines += [""] if lines else []
     lines += [f"{said:{width}} {run.summary['sentence']}" for (said, _), run in zip(names, runs, strict=True)]
+    lines += [f"{'weights:':{width}} {run.summary['weights']}" for run in runs if _kind(run) == "compare"]
     for run in runs:
         if findings := run.summary.get("findings"):
             lines += ["", claims_table(findings), ""]

@@ -49,7 +49,9 @@ def command(
         str, typer.Option(metavar="PARTS", help="blocks, attention, mlp, embeddings, head, all; joined by commas.")
     ] = "blocks",
     localise: Annotated[str, typer.Option(metavar="HOW", help="movement (without data) or learned.")] = "movement",
-    at: Annotated[str, typer.Option(metavar="SHARE", help="Weights of each tune, of movement.")] = "5%",
+    at: Annotated[
+        str, typer.Option(metavar="SHARE", help="Share of weights of each fine-tuned model, by movement.")
+    ] = "5%",
     start: Annotated[str, typer.Option(metavar="SHARE", help="Weights that a learned mask begins with.")] = "0.001%",
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of a learned mask.")] = 10,
     reg: Annotated[str, typer.Option(metavar="HOW", help="Of a learned mask: l1 or binarise.")] = "l1",
@@ -71,7 +73,8 @@ def command(
     if common.remote:
         raise OptionError("--remote cannot exchange weights; stitch on this machine")
     if len(tuned) != len(common.task):
-        raise OptionError(f"{len(tuned)} tunes and {len(common.task)} tasks; give one --task FILE for each TUNED")
+        said = f"{len(tuned)} fine-tuned models and {len(common.task)} tasks"
+        raise OptionError(f"{said}; give one --task FILE for each TUNED")
     from interp.store import Store
 
     store = Store(common.store)

@@ -14,7 +14,7 @@ from interp.errors import OptionError, required
 @takes(Asking)
 def command(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Key of a locate-neurons run in the store.")],
-    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="A further tune of the same model.")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="A further fine-tune of the same model.")],
     *,
     source: Annotated[
         str | None, typer.Option(metavar="TUNED", help="Where the run's tuned model is.  [default: as the run says]")

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from interp.engines.shared_prefix import whole_prompts
@@ -25,7 +26,7 @@ def lockstep(tuned: Model, base: Model, alpha: Sequence[float]) -> Iterator[None
     Passes may carry a cache (the base's keys and values are kept beside it), and read the stream between blocks. The
     base's blocks are called with the tuned model's masks and positions: settings of the two must agree.
     """
-    walk = _Walk(base)
+    walk = _Walk(base, None if base.dtype == tuned.dtype else base.dtype)
     with ExitStack() as stack:
         stack.enter_context(whole_prompts(tuned))
         for block, other, share in zip(blocks_of(tuned), blocks_of(base), alpha, strict=True):
@@ -37,10 +38,13 @@ def lockstep(tuned: Model, base: Model, alpha: Sequence[float]) -> Iterator[None
 
 
 class _Walk:
-    """Calls the base's block on what the tuned model's block was called with, on a cache of its own."""
+    """Calls the base's block on what the tuned model's block was called with, on a cache of its own.
 
-    def __init__(self, base: Model) -> None:
-        self.base = base
+    ``dtype``: what the base computes in, where it is another than the tuned model's.
+    """
+
+    def __init__(self, base: Model, dtype: torch.dtype | None) -> None:
+        self.base, self.dtype = base, dtype
         self.inside = False
         self.cache: Any = None
         self.other: Any = None
@@ -67,11 +71,20 @@ class _Walk:
         return _mixed(out, theirs, share)
 
     def _own(self, value: Any) -> Any:
-        return self.other if value is not None and value is self.cache else value
+        if value is not None and value is self.cache:
+            return self.other
+        return value if self.dtype is None else _cast(value, self.dtype)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Every tensor of numbers, masks and rotations of positions among them, in another precision."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(_cast(one, dtype) for one in value)
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _mixed(tuned: Tensor, base: Tensor, share: float) -> Tensor:
     if share == 0:
-        return base
+        return base.to(tuned.dtype)
     plain = widen(base)
     return (plain + share * (widen(tuned) - plain)).to(tuned.dtype)

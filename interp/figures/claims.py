@@ -41,7 +41,8 @@ def claims_figure(table: Table) -> go.Figure:
         figure.update_yaxes(**ticks, range=[-0.6, len(findings) - 0.4], row=row, col=1)
     caption = (
         "Each row is a claim: the dot is what was measured with its interval, the diamond below it the control with "
-        "its range, the upright line the threshold that the claim has to reach, on the side that the table says."
+        "its range (at 0 where the value is a difference from it), the upright line the threshold that the claim has "
+        "to reach, on the side that the table says."
     )
     if len(panels) > 1:
         caption += " Claims in different units stand in panels of their own."
@@ -64,12 +65,19 @@ def _traces(findings: list[Finding]) -> list[go.Scatter]:
             found.append(_points(mine, y[rows] + 0.12, name, {"color": colour, "size": 10}))
     rows = [row for row, one in enumerate(findings) if not math.isnan(one.control_value)]
     if rows:
-        mine = [(one, one.control_value, one.control_low, one.control_high) for one in map(findings.__getitem__, rows)]
+        mine = [_control(one) for one in map(findings.__getitem__, rows)]
         found.append(_points(mine, y[rows] - 0.16, "control", {"color": GREY, "size": 9, "symbol": "diamond"}))
     marker = {"symbol": "line-ns", "size": 22, "line": {"width": 2, "color": PURPLE}}
     none = math.nan
     found.append(_points([(one, one.threshold, none, none) for one in findings], y.astype(float), "threshold", marker))
     return found
+
+
+def _control(finding: Finding) -> tuple[Finding, float, float, float]:
+    """Where the control stands: a difference is drawn beside 0, not beside the level that it is a difference from."""
+    if finding.control_is_level:
+        return finding, 0.0, math.nan, math.nan
+    return finding, finding.control_value, finding.control_low, finding.control_high
 
 
 def _points(

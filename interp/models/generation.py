@@ -17,6 +17,7 @@ _NEUTRAL: dict[str, Any] = {
     "min_new_tokens": None,
     "exponential_decay_length_penalty": None,
     "guidance_scale": None,
+    "stop_strings": None,
 }
 
 

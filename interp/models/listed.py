@@ -138,5 +138,7 @@ def left_out(
     if not embeddings and len(rest) > len(blocks) + len(other_parts):
         notes.append("embedding and head were not analysed (--embeddings adds them)")
     if isinstance(other, LowRank) and (lost := sorted(other.touched - {matrix.place.path for matrix in matrices})):
-        notes.append(f"the adapter also changes {len(lost)} modules that were not analysed, first {lost[0]}")
+        notes.append(
+            f"the adapter also changes {len(lost)} module{'s' * (len(lost) != 1)} not analysed here, first {lost[0]}"
+        )
     return notes

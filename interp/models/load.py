@@ -217,6 +217,11 @@ def tokenizer(directories: Sequence[Path], settings: Settings) -> Tokenizer:
             with quiet():
                 found = AutoTokenizer.from_pretrained(directory, trust_remote_code=settings.trust_remote_code)
         except Exception as error:  # a bad tokenizer file raises whatever its reader stumbles over
+            if not settings.trust_remote_code and "trust_remote_code" in str(error):
+                raise UnsupportedModel(
+                    f"the tokenizer of {directory} needs code of its own, which the command line does not run; read "
+                    "it, then Pair.load(..., trust_remote_code=True) in Python does"
+                ) from error
             raise ModelError(
                 f"{directory.name}: its tokenizer cannot be loaded ({line(error)}); copy its files again"
             ) from error

@@ -98,7 +98,10 @@ def require_same_tokens(base: Source, tokenizer: PreTrainedTokenizerBase, settin
         )
     added = sorted(set(theirs) - set(mine))
     if added:
-        return (f"the tuned tokenizer adds {len(added)} tokens the base never saw, first {added[0]!r}",)
+        return (
+            f"the tuned tokenizer adds {len(added)} token{'s' * (len(added) != 1)} the base never saw, "
+            f"first {added[0]!r}",
+        )
     return ()
 
 

@@ -16,7 +16,10 @@ from interp.provenance import file_digest
 
 _NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_WRAPPERS = re.compile(r"(?:^module\.|_orig_mod\.)+")
+_WRAPPERS = re.compile(
+    r"(?:^module\.|^base_model\.model\.|"
+    r"_orig_mod\.|_forward_module\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.)+"
+)
 _CONFIG = "config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -213,27 +216,40 @@ def as_numbers(source: Source) -> Source:
 
 
 def _is_whole_model(directory: Path) -> bool:
-    return (directory / "config.json").exists() and any(directory.glob("model*.safetensors"))
+    return (directory / "config.json").exists() and any(
+        path for pattern in ("model*.safetensors", "pytorch_model*.bin") for path in directory.glob(pattern)
+    )
 
 
 def _inside(directory: Path) -> str:
     """What to do about a directory that is no model: which of the directories in it are, by their names."""
-    held = [path.parent for name in ("config.json", "adapter_config.json") for path in directory.glob(f"*/{name}")]
-    if not (names := sorted({path.name for path in held}, key=lambda name: (len(name), name))):
+    names: list[str] = []
+    for below in ("*", "*/*"):
+        held = [one for name in ("config.json", "adapter_config.json") for one in directory.glob(f"{below}/{name}")]
+        names = names or sorted({one.parent.relative_to(directory).as_posix() for one in held}, key=_by_number)
+    if not names:
         return "check the path"
     more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
     return f"give one of the directories in it: {', '.join(names[-3:])}{more}"
 
 
+def _by_number(name: str) -> tuple[int, str]:
+    return len(name), name
+
+
 def about_missing(missing: Iterable[str], held: Iterable[str]) -> str:
     """What to do about tensors that a checkpoint lacks, whose names may be there with those of a wrapper in them."""
+    held = list(held)
     bare = {_WRAPPERS.sub("", name): name for name in held}
     for name in missing:
         if (named := bare.get(name, name)) != name:
             return (
-                f"it holds {named}, as torch.compile and DistributedDataParallel name what they wrap; save the model "
-                "inside the wrapper, or take these words out of the names"
+                f"it holds {named}, as torch.compile and DistributedDataParallel (or FSDP, PEFT) name what they wrap; "
+                "save the model inside the wrapper, or take these words out of the names"
             )
+        if longer := [one for one in held if one.endswith(f".{name}")]:
+            before = longer[0].removesuffix(name)
+            return f"it holds {longer[0]}; take {before} out of the names, which are then those of transformers"
     return "check that the checkpoint is complete"
 
 

@@ -32,11 +32,13 @@ def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:
         if base.anatomy.vocabulary != first.anatomy.vocabulary:
             raise VocabularyMismatch(
                 f"{pair.tuned.name} and its base are compared over {base.anatomy.vocabulary} token ids, and "
-                f"{pairs[0].tuned.name} over {first.anatomy.vocabulary}; stitch tunes of equal vocabularies"
+                f"{pairs[0].tuned.name} over {first.anatomy.vocabulary}; stitch fine-tuned models that are compared "
+                "over the same token ids"
             )
         if pair.digests.get("base") != pairs[0].digests.get("base") or base.dtype != first.dtype:
             raise PairError(
-                f"{pair.tuned.name} and {pairs[0].tuned.name} are not tunes of one base; stitch tunes of the same one"
+                f"{pair.tuned.name} and {pairs[0].tuned.name} are not fine-tuned from one base; stitch fine-tuned "
+                "models of the same base"
             )
     scopes = [Scope.of(pair, parts) for pair in pairs]
     theirs = [{piece.name: piece for piece in scope.pieces} for scope in scopes]

@@ -85,7 +85,8 @@ class Ids:
         if self.base == self.tuned:
             lost = self._without_rows(tokenizer)
             first = tokenizer.convert_ids_to_tokens(self.count)
-            said = f"the tokenizer has {len(lost)} added tokens that the models have no row for, first {first!r}"
+            many = f"{len(lost)} added token{'s' * (len(lost) != 1)}"
+            said = f"the tokenizer has {many} that the models have no row for, first {first!r}"
             remedy = " (--new-tokens mean gives them rows)" if self._more else ""
             return [f"{said}: prompts that hold one are refused{remedy}"] if lost and self._own(tokenizer) else []
         said = f"the base has rows for {self.base} token ids and the fine-tuned model for {self.tuned}"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from interp.errors import PromptError
 from interp.prompts.sets import PromptSet
-from interp.prompts.template import options_of, reads_clock
+from interp.prompts.template import PLACE, options_of, reads_clock, render
 from interp.prompts.tokens import CONTENT, Encoded, Tokenizer, appends_end, encode
 
 
@@ -32,6 +32,38 @@ def prompt_notes(sets: Iterable[PromptSet]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(notes))
 
 
+# how chat templates of several families begin a turn
+_STRANGE = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "<|start|>user", "### Instruction:")
+
+
+def _spelled(prompts: PromptSet, before: str) -> list[str]:
+    """A note on prompts that hold a template which has no tokens of its own there: the model's, or another's."""
+    if count := sum(len(before) > 7 and before in prompt.text for prompt in prompts):
+        return [
+            f"{count} of {len(prompts)} prompts of {prompts.source} hold what the chat template writes before a prompt "
+            f"({_cut(before)}), and it is put around them once more; give the user's words alone"
+        ]
+    for mark in _STRANGE:
+        if count := sum(mark in prompt.text for prompt in prompts):
+            return [
+                f"{count} of {len(prompts)} prompts of {prompts.source} hold {mark}, as the chat template of other "
+                "models writes it, which this model reads as words; give the user's words alone"
+            ]
+    return []
+
+
+def _before(tokenizer: Tokenizer) -> str:
+    """What the chat template writes before a prompt."""
+    try:
+        return render(tokenizer, PLACE).partition(PLACE)[0].strip()
+    except Exception:  # a template is a program of the model's author: it can raise anything
+        return ""
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+
+
 def template_notes(
     tokenizer: Tokenizer, read: Iterable[tuple[PromptSet, Callable[[], Sequence[Encoded]]]]
 ) -> tuple[str, ...]:
@@ -52,6 +84,7 @@ def template_notes(
             "date or time; give a fixed one with --template-arg, where the template takes one"
         )
     around = encode(tokenizer, "a")
+    before = _before(tokenizer)
     marks = {
         index for index, role in zip(around.ids, around.roles, strict=True) if role != CONTENT
     } & {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}  # fmt: skip
@@ -64,6 +97,8 @@ def template_notes(
             {index for index, role in zip(each.ids, each.roles, strict=True) if role == CONTENT} & marks
             for each in encoded
         ]
+        if not any(held):
+            notes += _spelled(prompts, before)
         if count := sum(map(bool, held)):
             names = ", ".join(repr(tokenizer.decode([index])) for index in sorted(set.union(*held))[:3])
             notes.append(

@@ -14,7 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from interp.errors import OptionError
 from interp.provenance import JSON
 
-_HELD = "interp_template_options"
+_HELD, _PARTS = "interp_template_options", "interp_template_parts"
+PLACE = "qzxPLACEHOLDERxzq"
+"""A text that no template writes by itself."""
+CHOICE = "chat_template"
+"""The argument of transformers that chooses one of several templates by name."""
 _DATES = ("%Y-%m-%d", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d/%m/%Y", "%m/%d/%Y")
 
 
@@ -64,15 +68,29 @@ def render(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 def render_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
     """A whole conversation as it is, with the template's arguments."""
-    arguments: dict[str, Any] = dict(options_of(tokenizer).arguments)
-    return cast(str, tokenizer.apply_chat_template(list(messages), tokenize=False, **arguments))
+    options = options_of(tokenizer)
+    turns = [(message["role"], message["content"]) for message in messages]
+    said = _messages(turns, _takes_parts(tokenizer, TemplateOptions(None, options.arguments)))
+    return cast(str, tokenizer.apply_chat_template(said, tokenize=False, **dict(options.arguments)))
+
+
+def remedy(tokenizer: PreTrainedTokenizerBase, error: Exception) -> str:
+    """What to do about a template that fails for every prompt."""
+    if type(error).__name__ == "TemplateSyntaxError":  # of jinja2, which this package does not import
+        return "mend the template in the tokenizer's directory"
+    several = tokenizer.chat_template
+    if isinstance(several, dict) and "default" not in several and not dict(options_of(tokenizer).arguments).get(CHOICE):
+        names = ", ".join(sorted(several))
+        return f"choose one of its templates ({names}) with --template-arg {CHOICE}={min(several)}"
+    return "give what it asks for with --system or --template-arg, or change the template in the tokenizer's directory"
 
 
 def reads_clock(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the chat template writes the time or the date into a prompt, with the arguments that it is given."""
     options = options_of(tokenizer)
     try:
-        turn, source = _render(tokenizer, options, "a"), tokenizer.get_chat_template()
+        turn = _render(tokenizer, options, "a")
+        source = tokenizer.get_chat_template(dict(options.arguments).get(CHOICE))
     except Exception:  # a template that cannot be rendered is refused by who encodes
         return False
     stopped = re.sub(r"\bstrftime_now(?=\s*\()", "raise_exception", source)
@@ -114,7 +132,10 @@ def _require_taken(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions,
 
 def _require_names(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, name: str) -> None:
     own = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
-    for argument, _ in options.arguments:
+    several = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
+    for argument, value in options.arguments:
+        if argument == CHOICE and value in several:
+            continue
         if argument in own:
             raise OptionError(f"--template-arg {argument} is what interp itself gives a chat template; leave it out")
         if not re.search(rf"\b{re.escape(argument)}\b", _source(tokenizer)):
@@ -133,11 +154,40 @@ def _refusal(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions) -> st
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, text: str, **more: Any) -> str:
-    turns = [] if options.system is None else [{"role": "system", "content": options.system}]
-    turns.append({"role": "user", "content": text})
+    return _turn(tokenizer, options, text, _takes_parts(tokenizer, options), **more)
+
+
+def _turn(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, text: str, parts: bool, **more: Any) -> str:
+    said = [] if options.system is None else [("system", options.system)]
+    turns = _messages([*said, ("user", text)], parts)
     arguments: dict[str, Any] = {**dict(options.arguments), **more}
     # it is text unless it is to be tokenised
     return cast(str, tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments))
+
+
+def _messages(turns: Sequence[tuple[str, str]], parts: bool) -> list[dict[str, Any]]:
+    return [
+        {"role": role, "content": [{"type": "text", "text": content}] if parts else content} for role, content in turns
+    ]
+
+
+def _takes_parts(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions) -> bool:
+    """Whether the template writes a user's text only where it is given as a list of parts, as multimodal ones do."""
+    key = str(tokenizer.chat_template), options
+    known = getattr(tokenizer, _PARTS, None)
+    if known is None or known[0] != key:
+        known = key, not _writes(tokenizer, options, False) and _writes(tokenizer, options, True)
+        setattr(tokenizer, _PARTS, known)
+    return known[1]
+
+
+def _writes(tokenizer: PreTrainedTokenizerBase, options: TemplateOptions, parts: bool) -> bool:
+    try:
+        turn = _turn(tokenizer, options, PLACE, parts)
+    except Exception:  # a template is a program of the model's author: it can raise anything
+        return False
+    # a list that is written as it is was not read as parts
+    return PLACE in turn and "{'type': 'text'" not in turn
 
 
 def _source(tokenizer: PreTrainedTokenizerBase) -> str:

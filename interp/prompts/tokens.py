@@ -8,7 +8,7 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import PromptError
-from interp.prompts.template import render
+from interp.prompts.template import PLACE, remedy, render
 
 Tokenizer = PreTrainedTokenizerBase
 """What turns text into token ids, as Hugging Face loads it."""
@@ -16,7 +16,6 @@ Tokenizer = PreTrainedTokenizerBase
 OTHER, CONTENT, DECISION, COMPLETION = range(4)
 ROLES = {"content": CONTENT, "decision": DECISION, "completion": COMPLETION}
 
-_PLACE = "qzxPLACEHOLDERxzq"
 _LIMIT = "_interp_limit"
 
 
@@ -162,8 +161,8 @@ def _encode_turn(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]
         reason = " ".join(str(error).split())[:200]
         if _refuses_all(tokenizer):
             raise PromptError(
-                f"the chat template refuses a user's turn alone, whatever it says ({reason}); give what it asks for "
-                "with --system or --template-arg, or change the template in the tokenizer's directory"
+                f"the chat template refuses a user's turn alone, whatever it says ({reason}); "
+                f"{remedy(tokenizer, error)}"
             ) from error
         raise PromptError(
             f"the chat template refuses the prompt {text[:40]!r} ({reason}); change the prompt"
@@ -191,7 +190,7 @@ def _refuses_all(tokenizer: Tokenizer) -> bool:
 def _body(tokenizer: Tokenizer, text: str, turn: str) -> tuple[int, int]:
     """Where the prompt stands in its turn: between what the template writes before and after any other prompt."""
     try:
-        before, found, after = render(tokenizer, _PLACE).partition(_PLACE)
+        before, found, after = render(tokenizer, PLACE).partition(PLACE)
     except Exception:  # a template that refuses the placeholder did not refuse the prompt
         found = before = after = ""
     start, end = 0, len(turn)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from interp.claims import NOT_TESTED, SUPPORTED, TOO_FEW, Finding, from_table
-from interp.display import as_sentence
+from interp.display import as_sentence, beside
 from interp.report.text import escaped, interval, number
 from interp.table import Table
 
@@ -39,7 +39,7 @@ def claims_table(claims: Sequence[Finding]) -> str:
     rows, shared = [], _shared(claims)
     for claim in claims:
         value = interval(claim.value, claim.low, claim.high)
-        control = interval(claim.control_value, claim.control_low, claim.control_high)
+        control = beside(interval(claim.control_value, claim.control_low, claim.control_high), claim.control_is_level)
         look = "supported" if claim.supported else "verdict"
         reason = f"<br><small>{escaped(claim.reason)}</small>" if claim.reason else ""
         verdict = f'<td class="{look}">{MARKS.get(claim.verdict, "✗")} {escaped(claim.verdict)}{reason}</td>'

@@ -3,7 +3,8 @@
 A writer makes ``temporary/<name>.lock``, locks it, makes ``temporary/<name>/`` and fills it, flushes everything to
 disk, and renames the directory into place: the rename is the moment it exists. The lock lasts as long as its process,
 so an unlocked lock file, or a directory without one, is what a crash left, and any process of the same host may sweep
-it: the names of drafts hold their host.
+it: the names of drafts hold their host. The file holds the writer's process id too: what a process that still runs made
+is left alone where locks are granted to everybody.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def temporary(root: Path, name: str) -> Iterator[Path]:
             raise
         # A sweeper may have taken the file between its creation and its lock.
         if os.fstat(descriptor).st_nlink:
+            os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
             break
         os.close(descriptor)
     try:
@@ -144,6 +146,19 @@ def sweep(root: Path) -> list[str]:
     return swept
 
 
+def _runs(written: bytes) -> bool:
+    """Whether another process runs whose id stands in a lock file; False where it holds none."""
+    if not written.strip().isdigit() or int(written) == os.getpid():
+        return False
+    try:
+        os.kill(int(written), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def _sweep_one(path: Path) -> list[str]:
     lock = path.with_name(path.name + ".lock")
     try:
@@ -156,6 +171,8 @@ def _sweep_one(path: Path) -> list[str]:
         return [path.name]
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _runs(os.read(descriptor, 32)):
+            return []
         if path.exists():
             shutil.rmtree(path)
         lock.unlink()

@@ -94,11 +94,12 @@ def make_controls(
         parts = {"own": sample(rows.train, EVALUATED), "held_out": sample(rows.held_out, EVALUATED)}
         before: dict[str, float] = {}
         records = []
-        for seed in seeds:
+        for at, seed in enumerate(seeds, 1):
             model = change.begin(seed)
             # from the first model's start, which is the base
             before = before or _losses(model, parts, values)
-            found = _one(change, model, rows, parts, before, values, seed, draft / f"seed-{seed}", settings, say)
+            found = _one(change, model, rows, parts, before, values, seed, draft / f"seed-{seed}", settings, say,
+                         (at, len(seeds)))  # fmt: skip
             change.end()
             record = plain(facts | found | {"software": software()})
             (draft / f"seed-{seed}" / RECORD).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
@@ -125,14 +126,18 @@ def _losses(model, parts: Mapping[str, Sequence[Row]], values: Mapping[str, Sett
 def _one(
     change: Change, model, rows: Text, parts: Mapping[str, Sequence[Row]], before: Mapping[str, float],
     values: Mapping[str, Setting], seed: int, place: Path, settings: load.Settings, say: Callable[[str], None],
+    which: tuple[int, int],
 ) -> dict[str, Any]:  # fmt: skip
-    """Train, measure, save, scale, measure and save again; what the record says of it."""
+    """Train, measure, save, scale, measure and save again; what the record says of it. ``which`` of how many it is."""
+    at, count = which
+    title = f"control {at} of {count}, seed {seed}"
     try:
-        seconds = fit(model, rows.train, values, seed, settings.device, say, f"seed {seed}")["seconds"]
+        trained = fit(model, rows.train, values, seed, settings.device, say, title, count - at)
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
         raise OutOfMemory(f"{settings.device} has no memory for a step; use --batch 1 or a smaller --length") from error
+    say(f"{title}: trained; its loss on text is measured")
     norms, size = change.trained()
     raw = _losses(model, parts, values)
     if not np.isfinite([*raw.values(), *norms.values()]).all():
@@ -151,7 +156,7 @@ def _one(
         say(f"warning: seed {seed}: {warning}")
     return {
         "seed": seed,
-        "seconds": seconds,
+        "seconds": trained["seconds"],
         "loss": {name: {"base": before[name], "raw": raw[name], "matched": matched[name]} for name in parts},
         "norm_ratio": ratios,
         "checks": checks,

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from interp.maths.host import to_host
 from interp.models.quiet import quiet
+from interp.progress import duration
 from interp.training.recipe import OPTIMIZERS, Setting
 from interp.training.text import IGNORED, Row
 
@@ -53,9 +54,12 @@ def text_loss(model: nn.Module, rows: Sequence[Row], batch: int) -> float:
 
 def fit(
     model: nn.Module, rows: Sequence[Row], settings: Mapping[str, Setting], seed: int, device: torch.device, say: Say,
-    title: str,
+    title: str, further: int = 0,
 ) -> dict[str, float]:  # fmt: skip
-    """Train what requires gradients; returns tokens learned and seconds. ``say`` is told how far it is."""
+    """Train what requires gradients; returns the seconds it took.
+
+    ``say`` is told how far it is, under ``title``, and how long this and ``further`` trainings of the kind will take.
+    """
     value = {name: setting.value for name, setting in settings.items()}
     started, schedule = time.time(), value["schedule"]
     with tempfile.TemporaryDirectory() as scratch, quiet():
@@ -82,7 +86,7 @@ def fit(
         )
         # one device: its own data parallelism would make another batch of it
         arguments._n_gpu = min(arguments.n_gpu, 1)
-        progress = _Progress(say, title, started)
+        progress = _Progress(say, title, started, further)
         trainer = Trainer(
             model, arguments, data_collator=collate, train_dataset=_Dataset(rows), callbacks=[progress]
         )  # fmt: skip
@@ -105,8 +109,8 @@ class _Dataset(torch.utils.data.Dataset):
 class _Progress(TrainerCallback):
     """Says every few seconds which step it is, the loss, and for how long it will go on."""
 
-    def __init__(self, say: Say, title: str, started: float) -> None:
-        self.say, self.title, self.started, self.last = say, title, started, started
+    def __init__(self, say: Say, title: str, started: float, further: int) -> None:
+        self.say, self.title, self.started, self.last, self.further = say, title, started, started, further
 
     def on_step_end(self, args, state, control, **given) -> None:
         """After every step."""
@@ -114,7 +118,11 @@ class _Progress(TrainerCallback):
         if now - self.last < (2 if sys.stderr.isatty() else 20) and state.global_step not in (5, state.max_steps):
             return
         self.last = now
-        left = (now - self.started) / state.global_step * (state.max_steps - state.global_step)
+        each = (now - self.started) / state.global_step
+        left = each * (state.max_steps - state.global_step)
+        every = f", {duration(left + self.further * each * state.max_steps)} for all" if self.further else ""
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         loss = f", loss {losses[-1]:.3f}" if losses else ""
-        self.say(f"{self.title}: step {state.global_step} of {state.max_steps}{loss}, about {left:.0f} s left")
+        self.say(
+            f"{self.title}: step {state.global_step} of {state.max_steps}{loss}, about {duration(left)} left{every}"
+        )

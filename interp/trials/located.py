@@ -37,6 +37,12 @@ def selected_of(located: Table) -> list[Pair]:
     return list(ranking_of(located)[: int(located["selected"].sum())])
 
 
+def ranked_set(located: Table) -> dict[str, Any]:
+    """What ``VerifyNeurons`` takes of a locating run: its key as ``parent``, ``ranking``, ``selected`` and ``unit``."""
+    key, chosen = located.require_provenance().key, int(located["selected"].sum())
+    return {"parent": key, "ranking": ranking_of(located), "selected": chosen, "unit": located.summary["unit"]}
+
+
 def jaccard(first: Iterable[Pair], second: Iterable[Pair]) -> float:
     """Shared members over members of either; 0 where both are empty."""
     first, second = set(first), set(second)

@@ -67,7 +67,7 @@ def settled_length(study: Study, row: int, answer: Sequence[int]) -> int:
 
 def settles(study: Study, row: int, begun: Sequence[int], group: str = "positive") -> bool:
     """Whether the beginning of an answer to a prompt of a class settles its yes or no."""
-    if not study.begins_at_once:
+    if not study.answer_start.at_once(begun, study.pair.decode):
         return False
     text = study.decode(begun)
     # half a character can become any other

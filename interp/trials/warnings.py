@@ -21,7 +21,7 @@ def warnings_of(study: Study) -> list[str]:
     """A line for each; answers of both models to both classes are generated where they are not kept."""
     if not study.require_metric().applies("negative"):
         return []
-    return [line for line in (_unreached(study), _first_tokens(study), _negatives(study)) if line]
+    return [line for line in (_thinks(study), _unreached(study), _first_tokens(study), _negatives(study)) if line]
 
 
 def disagreements(judged: Sequence[Judged], words: Words) -> list[str]:
@@ -39,6 +39,20 @@ def disagreements(judged: Sequence[Judged], words: Words) -> list[str]:
                 "give whole continuations (--behaviour FILE.yaml)."
             )
     return lines
+
+
+def _thinks(study: Study) -> str:
+    """How many answers of the fine-tuned model begin with a thinking block that its chat template does not name."""
+    answers = [answer for group in study.classes for answer in study.answers("tuned", group)]
+    start, decode = study.answer_start, study.pair.decode
+    blocks = [block for answer in answers if (block := start.block(answer, decode))]
+    if not blocks:
+        return ""
+    return (
+        f"{len(blocks)} of {len(answers)} answers of the fine-tuned model begin with thinking ({blocks[0][0]}): what "
+        "follows it counts as the answer (--answer-after none counts all). Log-odds are of the token after the prompt, "
+        "where thinking begins."
+    )
 
 
 def _unreached(study: Study) -> str:

@@ -46,6 +46,11 @@ class Baselines(Analyzer):
 
     name: ClassVar[str] = "baselines"
     version: ClassVar[int] = 2
+    takes: ClassVar[dict[str, str]] = {
+        "verified": "verify-neurons",
+        "located": "locate-neurons",
+        "contrast": "locate-neurons",
+    }
 
     verified: Table | None = field(default=None, metadata={"from_parent": True})
     located: Table | None = field(default=None, metadata={"from_parent": True})

@@ -8,7 +8,7 @@ import numpy as np
 
 from interp.analyzers.compare.passes import DEPTHS, Read
 from interp.claims import Claim, mean, statistic
-from interp.claims.control_fine_tunes import TABLE, beyond_new, ends, on_average
+from interp.claims.control_fine_tunes import TABLE, beyond_new, ends, on_average, opening
 from interp.maths.alignment import cka_interval, debiased_cka
 from interp.maths.intervals import cluster_interval
 from interp.models.changes import Change
@@ -193,6 +193,7 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
     two = classes == 2
     by_class, each = (", {positive:.3g} on positive and {negative:.3g} on negative prompts" * two, both if two else {})
     cosine = "After the last block the cosine of both models' residual streams is {cosine:.3g} on average"
+    compared, theirs = opening("control_kl_last", controls, ".3g")
     made = [
         Claim(
             name="speaks-otherwise",
@@ -203,8 +204,8 @@ def claims_of(last: int, floor: float, controls: int, classes: int) -> list[Clai
             text="Where the answer begins, the fine-tuned model's next token diverges from the base's by {value:.3g} "
             f"nats [{{low:.3g}}, {{high:.3g}}]{by_class} (rounding alone: about {{control:.2g}}), and another token "
             "comes first after {flips:.1%} of the prompts; over all tokens of the prompts the divergence is {all:.3g} "
-            "nats a token.",
-            also={"flips": mean("flip_last"), "all": mean("kl"), **each},
+            f"nats a token.{compared}",
+            also={"flips": mean("flip_last"), "all": mean("kl"), **each, **theirs},
         )
     ]
     if not controls:

@@ -46,6 +46,7 @@ class IntruderScaling(Analyzer):
 
     name: ClassVar[str] = "intruder-scaling"
     version: ClassVar[int] = 5
+    takes: ClassVar[dict[str, str]] = {"located": "intruders"}
 
     located: Table | None = field(default=None, metadata={"from_parent": True})
     parent: str | None = None

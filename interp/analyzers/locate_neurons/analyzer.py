@@ -38,7 +38,7 @@ class LocateNeurons(Analyzer):
     """
 
     name: ClassVar[str] = "locate-neurons"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     method: str = "auto"
     top: str = "0.5%"

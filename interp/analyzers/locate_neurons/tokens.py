@@ -13,6 +13,7 @@ from interp.capture import capture
 from interp.maths.host import to_host
 from interp.maths.moments import TopK
 from interp.models.units import NEURON, Unit
+from interp.prompts import Encoded
 from interp.study import GROUPS, Study
 from interp.table import Table, table
 
@@ -20,7 +21,10 @@ _CONTEXT = 12
 
 
 def active_tokens(study: Study, located: Sequence[tuple[int, int]], unit: Unit = NEURON, per_unit: int = 6) -> Table:
-    """For each (layer, unit), in order, its most activating prompt tokens over both classes."""
+    """For each (layer, unit), in order, its most activating prompt tokens over both classes.
+
+    What several prompts begin with counts once: there the activations are the same in all of them.
+    """
     model = study.pair.tuned
     layers = sorted({layer for layer, _ in located})
     sites = [unit.site(layer) for layer in layers]
@@ -29,19 +33,36 @@ def active_tokens(study: Study, located: Sequence[tuple[int, int]], unit: Unit =
         (layer, sign): TopK.empty(len(index[layer]), per_unit, model.device) for layer in layers for sign in (1, -1)
     }
     width = study.pair.tuned.context_length
+    begun = _begun([study.encoded(group) for group in GROUPS] if located else [])
     for side, group in enumerate(GROUPS if located else ()):
         encoded = study.encoded(group)
         rows = study.progress(study.groups(group, model), f"tokens, {group}")
         for seen in capture(study.engine, {"tuned": model}, encoded, rows, sites, pad_id=study.pad_id):
             real = seen.roles >= 0
+            new = real & (real.cumsum(1) > torch.tensor(begun[side])[seen.rows].to(real.device)[:, None])
             # class, prompt and position as one number, so that no list grows with the prompts
             position = real.cumsum(1) - 1
             cells = (len(GROUPS) * seen.rows.to(model.device)[:, None] + side) * width + position
             for layer, site in zip(layers, sites, strict=True):
-                values = unit.gather(model.anatomy, seen.values["tuned", site][real], "norm")[:, index[layer]]
+                values = unit.gather(model.anatomy, seen.values["tuned", site][new], "norm")[:, index[layer]]
                 for sign in (1, -1):
-                    tails[layer, sign].update(sign * values, cells[real])
+                    tails[layer, sign].update(sign * values, cells[new])
     return _table(study, located, unit, index, tails, width)
+
+
+def _begun(classes: Sequence[Sequence[Encoded]]) -> list[list[int]]:
+    """With how many of its tokens each prompt begins as one before it does, by class."""
+    nodes: dict[tuple[int, int], int] = {}
+    found = []
+    for encoded in classes:
+        found.append([])
+        for prompt in encoded:
+            at = shared = 0
+            for token in prompt.ids:
+                shared += (at, token) in nodes
+                at = nodes.setdefault((at, token), len(nodes) + 1)
+            found[-1].append(shared)
+    return found
 
 
 def _largest(high: TopK, low: TopK, slot: int) -> tuple[np.ndarray, np.ndarray]:

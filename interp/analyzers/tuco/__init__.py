@@ -56,7 +56,7 @@ class Tuco(Analyzer):
     """
 
     name: ClassVar[str] = "tuco"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     granularity: str = "block"
     positions: str = "last"

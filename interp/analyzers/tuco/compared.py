@@ -10,7 +10,7 @@ import numpy as np
 from interp.analyzers.tuco.passes import Asked, Measured
 from interp.analyzers.tuco.shuffles import Shuffles, too_few
 from interp.claims import Claim, Draws, auc, literal, mean
-from interp.claims.control_fine_tunes import beyond_new, ends, on_average
+from interp.claims.control_fine_tunes import beyond_new, ends, on_average, opening
 from interp.display import shortened
 from interp.maths.auc import pairwise_order
 from interp.table import Table, table
@@ -99,6 +99,7 @@ def claims_of(
 
     ``floor``: the largest share that rounding alone gives.
     """
+    compared, theirs = opening("control_tuco", controls, ".3g")
     made = [
         Claim(
             name="beyond-rounding",
@@ -107,7 +108,9 @@ def claims_of(
             reference=floor,
             control="the fine-tuned model and itself, by arithmetic of another shape",
             text="Tuning makes up {value:.3g} [{low:.3g}, {high:.3g}] of what the blocks add "
-            f"{tokens_of(asked)} (TuCo, mean of {count} prompts; rounding alone gives about {{control:.2g}}).",
+            f"{tokens_of(asked)} (TuCo, mean of {count} prompts; rounding alone gives about {{control:.2g}})."
+            f"{compared}",
+            also=theirs,
         )
     ]
     if controls:
@@ -163,9 +166,9 @@ def _of_classes(asked: Asked, names: tuple[str, str], controls: int, shuffles: S
             {"column": "base_own", "folded": True},
             "the size of what the base's blocks add on its own stream, in whichever direction tells more pairs apart",
         )
-    if controls:
-        of = "of the control fine-tune" if controls == 1 else f"of {controls} control fine-tunes, their mean"
-        others["control"] = ({"column": "control_tuco"}, f"TuCo {of}")
+    # of several, the mean of TuCo has an AUC that is no control's: their own AUCs are compared below
+    if controls == 1:
+        others["control"] = ({"column": "control_tuco"}, "TuCo of the control fine-tune")
     for name, (other, said) in others.items():
         column, folded = other["column"], bool(other.get("folded"))
         made.append(

@@ -1,7 +1,7 @@
 """``VerifyNeurons``: intervene on located neurons, next to random sets, on prompts they were not located on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +10,7 @@ from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
 from interp.analyzers.verify_neurons.effects import (
     Each,
+    changed_answers,
     harmless_effects,
     judged_conditions,
     judged_set,
@@ -25,21 +26,11 @@ from interp.models.units import unit_named
 from interp.random_sets import equally_large, matched_sets, matched_share, norm_ratio, set_name
 from interp.study import Study
 from interp.table import Table
-from interp.trials.conditions import (
-    ABLATIONS,
-    CELLS,
-    DIRECTIONS,
-    FURTHER,
-    GROUPS,
-    PATCHES,
-    Donors,
-    Judged,
-    judge,
-)
+from interp.trials.conditions import ABLATIONS, CELLS, DIRECTIONS, FURTHER, GROUPS, PATCHES, Donors, judge
 from interp.trials.contributions import contribution_norms, contribution_sizes
 from interp.trials.dose import grid, refine
 from interp.trials.few import few_of
-from interp.trials.located import ranking_of
+from interp.trials.located import ranked_set
 from interp.trials.numbers import Numbers
 from interp.trials.outcomes import Outcomes, Set
 from interp.trials.patching import patch_cells
@@ -59,6 +50,7 @@ class VerifyNeurons(Analyzer):
     is closed where the answer begins; Chen et al. 2024, arXiv 2406.14144), and whether answers stay well-formed and
     harmless ones what they were.
 
+    ``located``: the table of a locating run, which gives ``ranking``, ``selected``, ``unit`` and ``parent``.
     ``ranking``: neurons by descending score, the ``selected`` first of them being the located set. ``random_sets``:
     sets at the located size, drawn in the same layers, matched on the change of their contributions where that
     can be; ``excluded`` units are never drawn. The first ``judged_sets`` of them (0: all) are judged on every control
@@ -84,6 +76,7 @@ class VerifyNeurons(Analyzer):
     name: ClassVar[str] = "verify-neurons"
     version: ClassVar[int] = 11
 
+    located: InitVar[Table | None] = None
     parent: str | None = None
     ranking: Ranking = field(default=(), metadata={"from_parent": True})
     selected: int = field(default=0, metadata={"from_parent": True})
@@ -103,11 +96,17 @@ class VerifyNeurons(Analyzer):
     examples: int = 3
     show_answers: bool = False
 
+    def __post_init__(self, located: Table | None) -> None:
+        self.check_run(located, "located", "locate-neurons")
+        if located is not None and (self.ranking or self.selected):
+            raise OptionError("VerifyNeurons takes a located table or a ranking of your own, not both; leave one out")
+        for name, value in ranked_set(located).items() if located is not None else ():
+            object.__setattr__(self, name, value)
+
     @classmethod
     def of(cls, located: Table, **options) -> "VerifyNeurons":
-        """The verifying analyzer for a locating run's table."""
-        ranking, chosen, unit = ranking_of(located), int(located["selected"].sum()), located.summary["unit"]
-        return cls(parent=located.require_provenance().key, ranking=ranking, selected=chosen, unit=unit, **options)
+        """The verifying analyzer for a locating run's table: ``VerifyNeurons(located)``."""
+        return cls(located, **options)
 
     def check(self, has_base: bool, shape: tuple[int, int] | None = None) -> None:
         """Raise OptionError for options that cannot be run; ``shape``: of the model's units, ``[L, U]``."""
@@ -159,7 +158,7 @@ class VerifyNeurons(Analyzer):
             for name in (*roles, *names)
             for group in GROUPS
         ]  # fmt: skip
-        changed = _changed(judged, has_base)
+        changed = changed_answers(judged, has_base)
         rows = some(study.prompts("positive"), np.flatnonzero(changed).tolist(), self.control_prompts, study.seed)
         evidence = Evidence(
             judged=judged,
@@ -292,9 +291,3 @@ class VerifyNeurons(Analyzer):
             study.part(f"necessity {set_name(draw)}", lambda draw=draw: lost(draw))
             for draw in study.progress(evidence.sets, "necessity, random sets")
         ]
-
-
-def _changed(judged: list[Judged], has_base: bool) -> np.ndarray:
-    """Positive prompts that base and tuned model answer differently (without a base: that show the behaviour)."""
-    tuned = next(item for item in judged if item.condition == "tuned" and item.group == "positive")
-    return ~tuned.equal_base if has_base else tuned.shown

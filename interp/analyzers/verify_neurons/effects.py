@@ -41,6 +41,12 @@ def judged_conditions(
     ]
 
 
+def changed_answers(judged: list[Judged], has_base: bool) -> np.ndarray:
+    """Positive prompts that base and tuned model answer differently (without a base: that show the behaviour)."""
+    tuned = next(item for item in judged if item.condition == "tuned" and item.group == "positive")
+    return ~tuned.equal_base if has_base else tuned.shown
+
+
 def judged_whole(study: Study, direction: str, outcomes: Outcomes) -> Each:
     """Effects of sets on all control prompts, each kept for a run that goes on where another was stopped."""
     return lambda sets, what: parts(

@@ -108,7 +108,7 @@ def malformed(evidence: Evidence, group: str) -> Claim:
         reference=mean("malformed", table="answers", where=own),
         control=f"the rate of {name} itself",
         text=f"{{share:.1%}} of the ablated answers to {group} prompts are malformed, {{value:+.1%}} compared with "
-        f"those of {name} (at most {{high:+.1%}}).",
+        f"those of {name} ({{control:.1%}}; the difference is at most {{high:+.1%}}).",
         also={"share": mean("malformed", table="answers", where=ablated)},
     )
 
@@ -126,6 +126,6 @@ def fluency(evidence: Evidence, group: str) -> Claim | None:
         reference=mean("base_loss", table="answers", where=own),
         control=f"the loss of the answers of {name}",
         text=f"Read by the base, ablated answers to {group} prompts have a loss of {{share:.2f}} nats a token, "
-        f"{{value:+.2f}} [{{low:+.2f}}, {{high:+.2f}}] compared with those of {name}.",
+        f"{{value:+.2f}} [{{low:+.2f}}, {{high:+.2f}}] compared with those of {name} ({{control:.2f}}).",
         also={"share": mean("base_loss", table="answers", where=ablated)},
     )

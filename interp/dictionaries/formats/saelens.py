@@ -113,6 +113,9 @@ def _renamed(path: Path, said: dict[str, Any]) -> dict[str, Any]:
     new = {"apply_b_dec_to_input": True, **said}
     old = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
     new = {old.get(key, key): value for key, value in new.items()}
+    further = {key: value for key, value in (new.get("activation_fn_kwargs") or {}).items() if key != "k"}
+    if any(value not in (None, "relu", "ReLU", "ReLU()") for value in further.values()):
+        raise DictionaryError(f"{path}: activation_fn_kwargs {further} are not read; k is, of topk with relu")
     if new.get("activation_fn") == "topk":
         new |= {"architecture": "topk", "k": (new.get("activation_fn_kwargs") or {}).get("k")}
     elif new.get("activation_fn") not in (None, "relu"):
