@@ -130,7 +130,7 @@ def _plan(model: Model, tapped: Mapping[Site, Tap]) -> list[tuple[str, str, list
     plan: list[tuple[str, str, list[Tap]]] = []
     for site in sorted(tapped, key=lambda site: (site.layer, _VISITED.index(site.hook))):
         target = model.anatomy.target(site)
-        tapped[site].part = target.part
+        tapped[site].at(target)
         if plan and plan[-1][:2] == (target.path, target.side):
             plan[-1][2].append(tapped[site])
         else:

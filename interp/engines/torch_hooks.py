@@ -121,7 +121,7 @@ class _Hook:
 
 
 def _register(module: nn.Module, target: Target, tap: Tap) -> Any:
-    tap.part = target.part
+    tap.at(target)
     if target.side == "in":
         return module.register_forward_pre_hook(_Hook(tap).before, with_kwargs=True)
     return module.register_forward_hook(_Hook(tap).after)
