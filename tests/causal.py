@@ -44,8 +44,9 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "cpmant": {"prompt_length": 4},
     "dbrx": {"ffn_config": {"hidden_size": 32, "ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
              "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4}},
+    "deepseek_v2": {"num_experts_per_tok": 2},
     "deepseek_v4": {"o_groups": 2, "o_lora_rank": 8},
-    "falcon": {"new_decoder_architecture": True},
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_groups": 1},
     "gemma3n_text": {"intermediate_size": [48] * 3, "activation_sparsity_pattern": [0.0] * 3, "laurel_rank": 4,
                      "vocab_size_per_layer_input": 336},
@@ -96,9 +97,7 @@ def _small(default: type[PreTrainedConfig], kind: str, **stated: Any) -> PreTrai
         fields = {**vars(full), **{name: None for name in inspect.signature(default.__init__).parameters}}
         known = {name for name in fields if not isinstance(getattr(default, name, None), property)}
         settings = {name: size for name, size in _SIZES.items() if name in known and _is_size(full, name)}
-        if (
-            "qk_rope_head_dim" in settings
-        ):  # compressed queries and keys
+        if "qk_rope_head_dim" in settings:  # compressed queries and keys
             settings |= {"v_head_dim": 12, "num_key_value_heads": _HEADS}
             settings.pop("head_dim", None)
         settings |= {"is_decoder": True} if "is_decoder" in known else {}
@@ -140,6 +139,7 @@ def build(kind: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
                 parameter.copy_(0.05 * noise)
             else:
                 parameter.add_(0.1 * noise)
+    model.config._experts_implementation = "eager"  # the others multiply no float64
     model.config.architectures = [type(model).__name__]
     model.generation_config.eos_token_id = 1
     return model

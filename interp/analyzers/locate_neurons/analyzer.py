@@ -14,7 +14,7 @@ from interp.analyzers.locate_neurons.selection import Top, rank, select
 from interp.analyzers.locate_neurons.tokens import active_tokens
 from interp.analyzers.locate_neurons.work import work_of
 from interp.errors import OptionError
-from interp.models.changes import weight_change
+from interp.models.changes import has_weights, weight_change
 from interp.models.units import Unit, unit_named
 from interp.study import Study
 from interp.table import Table, table
@@ -88,7 +88,7 @@ class LocateNeurons(Analyzer):
         method, how, positions = resolve(self.method, self.positions, has_base, self.unit)
         top = Top.parse(self.top)
         scores = how.score(study, Asked(positions, self.steps, unit, self.probe_fit, self.top))
-        moved = weight_change(study.pair, unit) if has_base else None
+        moved = weight_change(study.pair, unit) if has_base and has_weights(anatomy, unit) else None
         ranks = rank(scores.score)
         within = select(scores.score, scores.floor, top, scores.eligible)
         chosen = within.copy()
