@@ -12,10 +12,9 @@ from interp.errors import OptionError
 BLOCK_HOOKS: dict[str, str] = {
     "hook_resid_pre": "residual stream entering the block, width D",
     "hook_resid_post": "residual stream leaving the block, width D",
-    "hook_attn_out": "what the attention (or what a block has in its place) adds to the residual stream, after a post-norm "
-    "and times the block's factor where there is one, width D",
-    "hook_mlp_out": "what the MLP adds to the residual stream, after a post-norm and times the block's factor where there "
-    "is one, width D",
+    "hook_attn_out": "what the attention (or what a block has in its place) adds to the residual stream, after a "
+    "post-norm or factor where there is one, width D",
+    "hook_mlp_out": "what the MLP adds to the residual stream, after a post-norm or factor where there is one, width D",
     "mlp.hook_in": "what the MLP reads, width D",
     "mlp.hook_pre": "gate (or only) pre-activation of the MLP, width N",
     "mlp.hook_pre_linear": "linear (up) branch of a gated MLP, width N",

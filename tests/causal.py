@@ -1,5 +1,6 @@
 """A tiny random model of every causal class of transformers that a small configuration can build."""
 
+import copy
 import inspect
 import warnings
 from typing import Any
@@ -120,6 +121,13 @@ def _is_size(config: PreTrainedConfig, name: str) -> bool:
 
 def _vocabulary() -> int:
     return len(tiny.tokenizer()) + 11
+
+
+def copied(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model in memory of its own, with experts that multiply any dtype."""
+    child = copy.deepcopy(model)
+    child.config._experts_implementation = "eager"
+    return child
 
 
 def build(kind: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
