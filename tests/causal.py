@@ -12,8 +12,20 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from tests import tiny
 
-# One kind of configuration per class: the first in transformers' table that builds it.
-KINDS = {name: kind for kind, name in reversed(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items())}
+
+def _kinds() -> dict[str, str]:
+    """One kind of configuration per class: the one that is named as the class is, and of the text alone."""
+    found: dict[str, str] = {}
+    for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        kinds = [kind for kind, other in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items() if other == name]
+        found[name] = min(kinds, key=lambda kind: (not kind.endswith("_text"), not _is_named(kind, name)))
+    return found
+
+
+def _is_named(kind: str, name: str) -> bool:
+    return name.lower().startswith(kind.replace("_", "").replace("-", ""))
+
+
 _LAYERS, _WIDTH, _INNER, _HEADS, _WINDOW = 3, 32, 48, 4, 6
 # What configurations call their sizes; one that states none of a name is not given it.
 _SIZES = {
@@ -43,6 +55,8 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     "cpmant": {"prompt_length": 4},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "dots3_note_text": {"num_key_value_heads": 4},
     "dbrx": {"ffn_config": {"hidden_size": 32, "ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
              "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4}},
     "deepseek_v2": {"num_experts_per_tok": 2},
@@ -54,6 +68,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "gemma4_text": {"hidden_size_per_layer_input": 0, "global_head_dim": 8},
     "gemma4_unified_text": {"global_head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "intermediate_size": 48},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba"], "residual_multiplier": 0.5},
     **{kind: {"rotary_dim": 4} for kind in ("gptj", "codegen")},
     "granite": {"residual_multiplier": 0.5, "embedding_multiplier": 2.0, "attention_multiplier": 0.3,
                 "logits_scaling": 3.0},
@@ -76,6 +91,10 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "rembert": {"input_embedding_size": 32, "output_embedding_size": 32},
     "roc_bert": {"pronunciation_embed_dim": 8, "pronunciation_vocab_size": 40, "shape_embed_dim": 8,
                  "shape_vocab_size": 40},
+    "qwen4_exp_text": {"layer_types": _HYBRID, "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8,
+                       "indexer_budget": 8, "indexer_compress_ratio": 2, "ple_embed_dim": 8, "hc_lowrank": 4,
+                       "ngram_vocab_size_base": 64, "split_ngram_parts": 1, "heads_per_ngram": 2,
+                       "make_ngram_vocab_size_divisible_by": 8},
     "rwkv": {"attention_hidden_size": 32},
     "stablelm": {"use_parallel_residual": False},
     "xlm": {"emb_dim": 32},
@@ -83,6 +102,9 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "zamba2": {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "mamba"]},
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }  # fmt: skip
+
+
+KINDS = _kinds()
 
 
 def configuration(kind: str, **changes: Any) -> PreTrainedConfig:

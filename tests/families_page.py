@@ -7,6 +7,7 @@ of plain torch. Without kinds, all of them, and the tables of docs/models.md are
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from tests.test_tuco import plain as plain_tuco
 
 PAGE = ROOT / "docs" / "models.md"
 START, END = "<!-- families -->", "<!-- /families -->"
+UNMAPPED = "Refused, since TransformerLens has no map of their blocks"
+UNBUILT = "Not tried, since no small text model of them can be built"
 COMMANDS = ("compare", "neurons", "heads", "TuCo")
 HEADS_OF_TABLE = ("class", *COMMANDS, "prompts in a batch")
 
@@ -47,6 +50,11 @@ class Outcome:
     refused: str = ""
     said: dict[str, str] = field(default_factory=dict)
     batch: str = ""
+
+    @property
+    def is_unmapped(self) -> bool:
+        """Whether it is refused because TransformerLens has no map of it."""
+        return "is not an architecture with a known map" in self.refused
 
     @property
     def row(self) -> tuple[str, ...]:
@@ -111,10 +119,13 @@ def _try(run: Any, folder: str) -> str:
 def _exact(pair: Pair) -> tuple[Pair, float]:
     """The pair in float64 with what may be off, relatively; in float32 where transformers cannot run it so."""
     modules = [causal.copied(pair[role].module).double() for role in ("tuned", "base")]
+    ids, mask = torch.tensor([[0, 0, 5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1, 1, 1]])
     try:
         with torch.no_grad():
-            modules[0](input_ids=torch.tensor([[5, 6, 7, 8]]), use_cache=False)
+            logits = modules[0](input_ids=ids, attention_mask=mask, use_cache=False).logits
     except Exception:  # a mask, a kernel or a state that is float32
+        return pair, 2e-3
+    if not torch.isfinite(logits).all():
         return pair, 2e-3
     return Pair.from_modules(*modules, pair.tokenizer), 1e-5
 
@@ -164,7 +175,7 @@ def _tuco(exact: tuple[Pair, float]) -> None:
     study = Study(pair, OneClass(tiny.contrast(2).positive), None)
     found = [Tuco(path=path)(study) for path in ("fast", "full")]
     for row, coded in enumerate(study.encoded("positive")):
-        tuco, output, _ = plain_tuco(pair, coded.ids)
+        tuco, output, _ = plain_tuco(pair, coded.ids, pair.tuned.dtype)
         for table in found:
             apart = max(abs(table["tuco"][row] - tuco), abs(table["output_co"][row] - output))
             assert apart <= error, f"TuCo is {apart:.1e} from plain torch's"
@@ -193,26 +204,38 @@ def outcomes() -> list[Outcome]:
 
 def tables(found: list[Outcome]) -> str:
     """The table of what is read, what is refused by its line, and what no small configuration builds."""
-    rows = [each.row for each in found if each.said]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in [HEADS_OF_TABLE, ("---",) * len(HEADS_OF_TABLE), *rows])
-    unmapped = [each.name for each in found if "is not an architecture with a known map" in each.refused]
-    others = [each for each in found if each.refused and each.name not in unmapped]
-    unbuilt = [each.name for each in found if each.unbuilt]
+    rows = [_row(each.row) for each in found if each.said]
+    lines = "\n".join(_reason(each) for each in found if each.refused and not each.is_unmapped)
     parts = [
-        table,
-        f"Refused, since no map of their blocks is known ({len(unmapped)} classes): {_names(unmapped)}.",
-        "Refused for another reason:\n\n" + "\n".join(f"- `{each.name}`: {_short(each)}" for each in others),
-        f"No small text model could be built: {_names(unbuilt)}.",
+        "\n".join([_row(HEADS_OF_TABLE), _row(("---",) * len(HEADS_OF_TABLE)), *rows]),
+        f"{UNMAPPED}: {_names(each.name for each in found if each.is_unmapped)}.",
+        f"Refused for another reason:\n\n{lines}",
+        f"{UNBUILT}: {_names(each.name for each in found if each.unbuilt)}.",
     ]
     return "\n\n".join(parts)
 
 
-def _names(names: list[str]) -> str:
+def is_as_written(each: Outcome, text: str) -> bool:
+    """Whether a page says of a class what became of it."""
+    lines = text.partition(START)[2].partition(END)[0].splitlines()
+    if each.said:
+        return _row(each.row) in lines
+    if each.refused and not each.is_unmapped:
+        return _reason(each) in lines
+    (listed,) = (line for line in lines if line.startswith(UNMAPPED if each.is_unmapped else UNBUILT))
+    return f"`{each.name}`" in listed
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _short(each: Outcome) -> str:
-    return each.refused.partition("; proven:")[0]
+def _reason(each: Outcome) -> str:
+    return f"- `{each.name}`: {each.refused.partition('; proven:')[0]}"
 
 
 def written(text: str, made: str) -> str:

@@ -13,7 +13,8 @@ from interp.analyzers.tuco import Tuco
 from interp.edit import Ablate, Add, Replace, Scale, Watch
 from interp.engines import Batch, TorchEngine, engine_named
 from interp.errors import UnsupportedModel
-from interp.intervention import graft, rewire
+from interp.generate import Text, generate
+from interp.intervention import Intervention, graft, rewire
 from interp.models.anatomy import PARTS, Target, read_anatomy
 from interp.models.model import Model
 from interp.models.pair import Pair
@@ -309,3 +310,44 @@ def test_the_config_of_a_granite_states_its_factor():
     assert GraniteConfig(residual_multiplier=0.25).residual_multiplier == 0.25
     found = read_anatomy(causal.build("granite", residual_multiplier=0.25)).targets["hook_mlp_out"].factor
     assert found == 0.25
+
+
+def test_a_value_that_the_model_writes_over_is_no_reading():
+    """An activation that works in place: what was read before it is gone."""
+    module = tiny.llama()
+    for layer in module.model.layers:
+        layer.mlp.act_fn = torch.nn.SiLU(inplace=True)
+    this = Model.wrap("in place", module)
+    ENGINE.run(this, BATCH, reads=[Site(1, "mlp.hook_post"), Site(1, "hook_mlp_out")])
+    with pytest.raises(UnsupportedModel, match=r"writes over the value at blocks\.1\.mlp\.hook_pre in place"):
+        ENGINE.run(this, BATCH, reads=[Site(1, "mlp.hook_pre")])
+
+
+# ---------------------------------------------------------------------------------------------- answers
+
+# nnsight warns of the names that RWKV gives its modules
+WITHOUT_CACHE = [(kind, "torch") for kind in ("mamba", "mamba2", "openai-gpt", "rwkv")]
+WITHOUT_CACHE += [(kind, "nnsight") for kind in ("mamba2", "openai-gpt")]
+
+
+@pytest.mark.parametrize(("kind", "engine"), WITHOUT_CACHE)
+def test_answers_of_models_without_keys_and_values_are_of_the_whole_text(kind, engine):
+    """Every token, of prompts of one length, with and without an intervention."""
+    this = Model.wrap(kind, causal.build(kind, tie_word_embeddings=False))
+    prompts = [ids[:5] for ids in IDS]
+    text = Text(prompts, None, 0, ())
+    site = Site(1, "hook_resid_post")
+    shift = Intervention("shift", {}, "edits", fixed=[Add(site, 0.3 * torch.ones(32))])
+    for intervention, edits in ((None, ()), (shift, shift.fixed)):
+        answers = generate(engine_named(engine), this, text, 4, intervention)
+        assert len({tuple(answer) for answer in answers}) > 1
+        for ids, answer in zip(prompts, answers, strict=True):
+            read = list(ids)
+            assert len(answer) == 4
+            for token in answer:
+                logits = ENGINE.run(this, Batch.pad([read], 0), edits=edits).logits[0, -1]
+                assert logits[token] >= logits.max() - 1e-4 * logits.abs().max()
+                read.append(token)
+    # from its last token alone a text would go on in another way
+    alone = [generate(ENGINE, this, Text([ids[-1:]], None, 0, ()), 4)[0] for ids in prompts]
+    assert alone != generate(ENGINE, this, text, 4)

@@ -130,7 +130,7 @@ def _plan(model: Model, tapped: Mapping[Site, Tap], tokens: tuple[int, int]) -> 
     plan: list[tuple[str, str, list[Tap]]] = []
     for site in sorted(tapped, key=lambda site: (site.layer, _VISITED.index(site.hook))):
         target = model.anatomy.target(site)
-        tapped[site].at(target)
+        tapped[site].at(site, target)
         tapped[site].tokens = tokens
         if plan and plan[-1][:2] == (target.path, target.side):
             plan[-1][2].append(tapped[site])
@@ -154,7 +154,8 @@ def _visit(
     for path, side, here in plan:
         module = traced.get(path)
         whole = module.input if side == "in" else module.output
-        value = whole[0] if isinstance(whole, tuple) else whole
+        several = isinstance(whole, (tuple, list))
+        value = whole[0] if several else whole
         new = value
         for tap in here:
             new = tap.pass_on(new)
@@ -163,7 +164,7 @@ def _visit(
         if side == "in":
             module.input = new
         else:
-            module.output = (new, *whole[1:]) if isinstance(whole, tuple) else new
+            module.output = type(whole)([new, *whole[1:]]) if several else new
     output = traced.output
     gradients = {} if gradient_of is None else differentiate(tapped, gradients_at, gradient_of, output.logits)
     values = [tapped[site].value.detach() for site in reads]

@@ -12,6 +12,9 @@ from interp.engines.base import Edit
 from interp.models.places import Target
 from interp.sites import Site
 
+# What a block adds, or a projection gives that it adds: some add in place.
+_ADDED = ("hook_attn_out", "hook_mlp_out", "attn.o.hook_out", "mlp.out.hook_out")
+
 
 class Tap:
     """Edits in order, then (where wanted) a leaf for the gradient, then the record.
@@ -24,6 +27,7 @@ class Tap:
     """
 
     value: Tensor
+    _version: int = 0
 
     def __init__(self) -> None:
         self.part: tuple[int, int] | None = None
@@ -45,10 +49,15 @@ class Tap:
         new = self._scaled(piece)
         return whole if new is piece else torch.cat([whole[..., :start], new, whole[..., stop:]], -1)
 
-    def at(self, target: Target) -> None:
-        """Where the site is."""
+    def at(self, site: Site, target: Target) -> None:
+        """The site, and where it is."""
         self.part, self.factor = target.part, target.factor
-        self.copies = target.side == "out" and bool(target.path)
+        self.copies = site.hook in _ADDED and target.side == "out"
+
+    @property
+    def written_over(self) -> bool:
+        """Whether the value that is kept was changed in place later in the pass."""
+        return self.keeps and hasattr(self, "value") and self.value._version != self._version
 
     def _scaled(self, value: Tensor) -> Tensor:
         if self.factor == 1:
@@ -66,7 +75,7 @@ class Tap:
         if self.wants_gradient and not value.requires_grad:
             value = value.detach().requires_grad_()
         if self.keeps or self.wants_gradient:
-            self.value = value
+            self.value, self._version = value, value._version
         return value
 
 

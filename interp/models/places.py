@@ -14,7 +14,9 @@ _GATE_UP = {"mlp.gate": ("mlp.hook_pre", 0), "mlp.in": ("mlp.hook_pre_linear", 1
 # How a fused matrix is stacked is told by no map; a family that is not named here has no such matrix.
 _STACKED_QKV = ("GPT2LMHeadModel", "Phi3ForCausalLM")
 _QKV_BY_HEAD = ("GPTNeoXForCausalLM",)
-_STACKED_GATE_UP = dict.fromkeys(("Phi3ForCausalLM", "GlmForCausalLM", "Glm4ForCausalLM"), "mlp.gate_up_proj")
+_STACKED_GATE_UP: dict[str, str] = dict.fromkeys(
+    ("Phi3ForCausalLM", "GlmForCausalLM", "Glm4ForCausalLM"), "mlp.gate_up_proj"
+)
 
 
 @dataclass(frozen=True)
