@@ -82,7 +82,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "longcat_flash": {"ffn_hidden_size": 48, "expert_ffn_hidden_size": 16, "zero_expert_num": 2, "moe_topk": 2},
     "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 1,
                    "moe_shared_expert_intermediate_size": 16, "layers_block_type": ["mamba", "attention", "moe"]},
-    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8},
     "mpt": {"expansion_ratio": 2},
     "reformer": {"is_decoder": True, "attn_layers": ["local", "lsh"], "num_hidden_layers": 2,
                  "axial_pos_shape": [8, 12],

@@ -52,6 +52,7 @@ FAMILIES: dict[str, tuple[str, dict, tuple[Unit, ...]]] = {
 }  # fmt: skip
 # One of each kind of block in the default tests.
 FAST = ("granite", "opt", "falcon", "stablelm-parallel", "glm4", "qwen3.5", "gpt-oss")
+FAST_EDITS = [*((name, "torch") for name in FAST), ("granite", "nnsight"), ("opt", "nnsight")]
 EVERY = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in FAMILIES]
 )
@@ -176,8 +177,14 @@ def test_halves_of_a_fused_projection_are_gate_and_up(name):
 # ---------------------------------------------------------------------------------------------- edits
 
 
-@EVERY
-@pytest.mark.parametrize("engine", ["torch", "nnsight"])
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        pytest.param(name, engine, marks=[] if (name, engine) in FAST_EDITS else pytest.mark.slow)
+        for name in FAMILIES
+        for engine in ("torch", "nnsight")
+    ],
+)
 def test_edits_of_what_parts_add_are_exact(name, engine):
     """What is put in is what the block adds; a value that is only read, or put in as it is, changes no bit of it."""
     this, engine = model(name), engine_named(engine)
