@@ -12,10 +12,12 @@ from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
 from interp.edit import Ablate, Add, Replace, Scale, Watch
 from interp.engines import Batch, TorchEngine, engine_named
+from interp.engines.lockstep import lockstep
 from interp.errors import UnsupportedModel
 from interp.generate import Text, generate
 from interp.intervention import Intervention, graft, rewire
 from interp.models.anatomy import PARTS, Target, read_anatomy
+from interp.models.grafts import Scope
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.units import HEAD, NEURON, Unit
@@ -358,3 +360,57 @@ def test_answers_of_models_without_keys_and_values_are_of_the_whole_text(kind, e
     # from its last token alone a text would go on in another way
     alone = [generate(ENGINE, this, Text([ids[-1:]], None, 0, ()), 4)[0] for ids in prompts]
     assert alone != generate(ENGINE, this, text, 4)
+
+
+# ---------------------------------------------------------------------------------------------- what else reads blocks
+
+
+def test_the_mlp_of_a_graft_is_all_of_it():
+    """Both matrices of OPT's MLP, which are modules of the block, and nothing of its attention and norms."""
+    scopes = {part: Scope.of(pair("opt"), part) for part in ("attention", "mlp", "blocks")}
+    inner = {part: {piece.name.split(".", 4)[4] for piece in scope.pieces} for part, scope in scopes.items()}
+    assert inner["mlp"] == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+    assert {name.partition(".")[0] for name in inner["attention"]} == {"self_attn"}
+    norms = {name.partition(".")[0] for name in inner["blocks"] - inner["mlp"] - inner["attention"]}
+    assert norms == {"self_attn_layer_norm", "final_layer_norm"}
+
+
+@EVERY
+def test_blocks_at_no_strength_are_those_of_the_base(name):
+    """Of two models whose blocks alone differ; at full strength every bit is the tuned model's. Answers too."""
+    base = model(name)
+    tuned = Model.wrap("tuned", moved(base.module, base.anatomy, FAMILIES[name][2], 0.2))
+    plainly = {role: ENGINE.run(each, BATCH, keep=None).logits for role, each in (("base", base), ("tuned", tuned))}
+    text = Text(IDS, None, 0, ())
+    for share, role in ((0.0, "base"), (1.0, "tuned")):
+        with lockstep(tuned, base, [share] * base.anatomy.n_layers):
+            found = ENGINE.run(tuned, BATCH, keep=None).logits
+            answers = generate(ENGINE, tuned, text, 3)
+        torch.testing.assert_close(found[BATCH.mask], plainly[role][BATCH.mask], rtol=1e-9, atol=1e-9)
+        assert answers == generate(ENGINE, {"base": base, "tuned": tuned}[role], text, 3)
+    assert (plainly["base"] - plainly["tuned"])[BATCH.mask].abs().max() > 0.01
+
+
+ADAPTED = {
+    "granite": ["q_proj", "o_proj", "gate_proj", "down_proj"],
+    "opt": ["q_proj", "out_proj", "fc1", "fc2"],
+    "falcon": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
+    "glm4": ["q_proj", "o_proj", "gate_up_proj", "down_proj"],
+    "qwen3.5": ["in_proj_qkv", "out_proj", "q_proj", "gate_proj", "down_proj"],
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "granite" else pytest.mark.slow) for n in ADAPTED])
+def test_a_switched_adapter_is_the_merged_model(name, tmp_path):
+    base = build(name)
+    path = tiny.save(base, tmp_path / "base")
+    wrapped = tiny.adapter(base, tmp_path / "adapter", path, target_modules=ADAPTED[name])
+    merged = copy.deepcopy(wrapped).merge_and_unload()
+    pairs = [Pair.load(str(tmp_path / "adapter"), device="cpu"), Pair.from_modules(merged, base, tiny.tokenizer())]
+    studies = [Study(each, tiny.contrast(2), tiny.metric()) for each in pairs]
+    for analyzer in (LocateNeurons(top="3", steps=3), Tuco()):
+        switched, whole = (analyzer(study) for study in studies)
+        column = "score" if isinstance(analyzer, LocateNeurons) else "tuco"
+        size = np.abs(whole[column]).max()
+        assert size > 1e-4
+        np.testing.assert_allclose(switched[column], whole[column], atol=1e-3 * size)
