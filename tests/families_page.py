@@ -103,6 +103,9 @@ def _read(found: Outcome, pair: Pair, folder: str) -> None:
     exact = _exact(pair)
     for command, unit in (("neurons", NEURON), ("heads", HEAD)):
         found.said[command] = _try(lambda unit=unit: _attributions(exact, unit), folder)
+    for command, other in (("neurons", "heads"), ("heads", "neurons")):
+        advised = f"use --unit {other.removesuffix('s')}" in found.said[command]
+        assert not advised or found.said[other] == "yes", f"{other} are advised in vain: {found.said}"
     found.said["TuCo"] = _try(lambda: _tuco(exact), folder)
     if found.batch == "padded":
         _batches(pair, study)

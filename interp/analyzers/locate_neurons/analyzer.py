@@ -71,6 +71,16 @@ class LocateNeurons(Analyzer):
             raise OptionError(f"--probe-fit is of the method probe, and {self.method} fits none; add --method probe")
         steps.require(self.steps)
 
+    def require(self, study: Study) -> None:
+        """Raise UnsupportedModel for a pair whose units cannot be read exactly.
+
+        That the parts of blocks do not add up is said first: it bars the other unit too, which would be advised else.
+        """
+        anatomy = study.pair.tuned.anatomy
+        if anatomy.has_parts:
+            study.require_parts()
+        unit_named(self.unit).require(anatomy)
+
     def work(self, study: Study) -> Work | None:
         """Scoring, and a pass that shows on which tokens the selected are active; None where sets are searched."""
         if Top.parse(self.top).kind == "smallest":
@@ -82,9 +92,8 @@ class LocateNeurons(Analyzer):
     def __call__(self, study: Study) -> Table:
         """Score, rank and select on the study's prompts."""
         has_base, anatomy, unit = study.pair.base is not None, study.pair.tuned.anatomy, unit_named(self.unit)
-        unit.require(anatomy)
+        self.require(study)
         self.check(has_base, anatomy.n_layers * unit.count(anatomy), study.require_metric().differentiable)
-        study.require_parts()
         method, how, positions = resolve(self.method, self.positions, has_base, self.unit)
         top = Top.parse(self.top)
         scores = how.score(study, Asked(positions, self.steps, unit, self.probe_fit, self.top))
