@@ -34,6 +34,8 @@ BOTH, NEURONS, HEADS = (NEURON, HEAD), (NEURON,), (HEAD,)
 FAMILIES: dict[str, tuple[str, dict, tuple[Unit, ...]]] = {
     "granite": ("granite", {}, BOTH),
     "granite-moe": ("granitemoe", {"residual_multiplier": 0.3}, HEADS),
+    "granite-4": ("granitemoehybrid", {"num_local_experts": 0, "layer_types": ["attention"] * 3}, BOTH),
+    "granite-4-hybrid": ("granitemoehybrid", {"num_local_experts": 0}, NEURONS),
     "opt": ("opt", {}, BOTH),
     "falcon": ("falcon", {}, BOTH),
     "falcon-7b": ("falcon", {"new_decoder_architecture": False, "parallel_attn": True, "multi_query": True}, BOTH),
@@ -110,6 +112,16 @@ def test_blocks_of_two_kinds_have_what_stands_in_the_place_of_attention():
     assert not {"hook_attn_out", "hook_mlp_out"} & set(state_space.targets)
 
 
+def test_experts_beside_an_mlp_leave_no_place_for_what_both_add():
+    anatomy = read_anatomy(causal.build("granitemoehybrid", num_local_experts=4))
+    assert "hook_mlp_out" not in anatomy.targets
+    assert anatomy.n_neurons == 0
+    assert anatomy.target(Site(1, "hook_attn_out")).factor == 0.5
+    alone = model("granite-4").anatomy
+    assert alone.n_neurons == 48
+    assert alone.targets["hook_mlp_out"] == Target("shared_mlp", "out", factor=0.5)
+
+
 def test_an_mlp_without_a_module_of_its_own_has_no_input_of_its_own():
     anatomy = model("opt").anatomy
     assert anatomy.targets["hook_mlp_out"] == anatomy.targets["mlp.out.hook_out"] == Target("fc2", "out")
@@ -161,19 +173,21 @@ def test_units_write_what_their_projection_gives(name):
             this.anatomy.require_neurons()
 
 
-@pytest.mark.parametrize("name", ["glm", "glm4"])
+@pytest.mark.parametrize("name", ["glm", "glm4", "granite-4-hybrid"])
 def test_halves_of_a_fused_projection_are_gate_and_up(name):
     this, x = model(name), torch.randn(4, 32, dtype=torch.float64)
-    mlp = this.module.model.layers[1].mlp
+    block = this.module.model.layers[1]
+    mlp = block.shared_mlp if name.startswith("granite") else block.mlp
+    activation = mlp.activation if name.startswith("granite") else mlp.activation_fn
     with torch.no_grad():
         gate, up = (x @ this.weight(Weight(1, matrix)).T for matrix in ("mlp.gate", "mlp.in"))
         torch.testing.assert_close(
-            (mlp.activation_fn(gate) * up) @ this.weight(Weight(1, "mlp.out")).T, mlp(x), rtol=1e-10, atol=1e-12
+            (activation(gate) * up) @ this.weight(Weight(1, "mlp.out")).T, mlp(x), rtol=1e-10, atol=1e-12
         )
     hooks = [Site(1, hook) for hook in ("mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post")]
     found, _ = values(this, hooks)
     gate, up, post = (found[site] for site in hooks)
-    torch.testing.assert_close(mlp.activation_fn(gate) * up, post, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(activation(gate) * up, post, rtol=1e-10, atol=1e-12)
 
 
 # ---------------------------------------------------------------------------------------------- edits

@@ -24,6 +24,7 @@ _HEAD_HOOKS = ("attn.hook_z", "attn.o.hook_out")
 _NEURON_HOOKS = ("mlp.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "mlp.out.hook_out")
 # What mixes tokens in blocks that have no attention, by the names of the maps.
 _MIXERS = ("linear_attn", "mamba", "mixer", "ssm", "conv")
+_TOLD = ("residual_multiplier", "num_local_experts")
 _SCALED = {"hook_attn_out": "scaled_attn_submodule", "hook_mlp_out": "scaled_mlp_submodule"}
 PARTS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
 """A block's input, what its attention and its MLP add, and its output."""
@@ -188,8 +189,8 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
             d_vocab=config.vocab_size,
             architecture=name,
         )
-        # the maps of families that scale what a block's parts add read the factor here
-        vars(bridge).update({"residual_multiplier": setting(config, "residual_multiplier", 1.0)})
+        # by these some maps tell what a block multiplies its parts by, and whether its MLP is all of them
+        vars(bridge).update({name: value for name in _TOLD if (value := setting(config, name)) is not None})
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge)
         mapping: Any = adapter.component_mapping
         return dict(mapping)
@@ -231,11 +232,17 @@ def _resolve(block: Any, hook: str) -> Target | None:
         if alias is None and (part := getattr(block, _SCALED.get(hook, ""), None)) is not None:
             return _scaled(block, part)
         return None if alias is None or alias == hook else _resolve(block, alias)
-    child = (getattr(block, "submodules", None) or {}).get(head)
+    child = _child(block, head)
     if child is None or not _is_named(child):
         return None
     found = _resolve(child, rest)
     return None if found is None else replace(found, path=".".join(filter(None, (child.name, found.path))))
+
+
+def _child(block: Any, name: str) -> Any:
+    """A part of a block by its name; the MLP also where the map has it, and nothing beside it, under another."""
+    parts = getattr(block, "submodules", None) or {}
+    return parts.get(name) or (parts.get(getattr(block, _SCALED["hook_mlp_out"], None)) if name == "mlp" else None)
 
 
 def _is_named(part: Any) -> bool:
@@ -246,7 +253,7 @@ def _is_named(part: Any) -> bool:
 def _path(block: Any, parts: list[str]) -> str | None:
     names = []
     for part in parts:
-        block = (getattr(block, "submodules", None) or {}).get(part)
+        block = _child(block, part)
         if block is None or not _is_named(block):
             return None
         names.append(block.name)

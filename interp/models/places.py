@@ -14,9 +14,12 @@ _GATE_UP = {"mlp.gate": ("mlp.hook_pre", 0), "mlp.in": ("mlp.hook_pre_linear", 1
 # How a fused matrix is stacked is told by no map; a family that is not named here has no such matrix.
 _STACKED_QKV = ("GPT2LMHeadModel", "Phi3ForCausalLM")
 _QKV_BY_HEAD = ("GPTNeoXForCausalLM",)
-_STACKED_GATE_UP: dict[str, str] = dict.fromkeys(
-    ("Phi3ForCausalLM", "GlmForCausalLM", "Glm4ForCausalLM"), "mlp.gate_up_proj"
-)
+_STACKED_GATE_UP: dict[str, str] = {
+    "Phi3ForCausalLM": "mlp.gate_up_proj",
+    "GlmForCausalLM": "mlp.gate_up_proj",
+    "Glm4ForCausalLM": "mlp.gate_up_proj",
+    "GraniteMoeHybridForCausalLM": "shared_mlp.input_linear",
+}
 
 
 @dataclass(frozen=True)
