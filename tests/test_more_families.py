@@ -159,6 +159,12 @@ def test_sizes_that_differ_between_blocks_are_left_out():
     assert double.has_heads
 
 
+def test_a_fused_gate_whose_stacking_is_not_known_has_no_neurons():
+    found = read_anatomy(causal.build("modernbert-decoder"))
+    assert found.n_neurons == 0
+    assert not any(name.startswith("mlp.") for name in (*found.targets, *found.matrices))
+
+
 @EVERY
 def test_units_write_what_their_projection_gives(name):
     this = model(name)

@@ -22,6 +22,7 @@ from interp.sites import BLOCK_HOOKS, MATRICES, Site, Weight
 
 _HEAD_HOOKS = ("attn.hook_z", "attn.o.hook_out")
 _NEURON_HOOKS = ("mlp.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "mlp.out.hook_out")
+_THROUGH = ("mlp.in", "mlp.out")
 # What mixes tokens in blocks that have no attention, by the names of the maps.
 _MIXERS = ("linear_attn", "mamba", "mixer", "ssm", "conv")
 _TOLD = ("residual_multiplier", "num_local_experts")
@@ -141,7 +142,7 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         targets, matrices = _without(targets, _HEAD_HOOKS), _without(matrices, QKV, ("attn.o",))
     # a map may call something else by these names: the output of the experts, for one
     neural = {"mlp.hook_post", "mlp.out.hook_out"} <= set(targets) and {"mlp.out", "mlp.in"} <= set(matrices)
-    n_neurons = _inner_width(model, [f"{path}.{matrices['mlp.out'].path}" for path in paths]) if neural else 0
+    n_neurons = _inner_width(model, paths, matrices) if neural else 0
     if not n_neurons:
         targets, matrices = _without(targets, _NEURON_HOOKS), _without(matrices, ("mlp.gate", "mlp.in", "mlp.out"))
     anatomy = Anatomy(
@@ -157,9 +158,13 @@ def _without(places: dict[str, Any], *names: Iterable[str]) -> dict[str, Any]:
     return {name: place for name, place in places.items() if name not in gone}
 
 
-def _inner_width(model: nn.Module, projections: list[str]) -> int:
-    """How many neurons the MLPs have, by their down projections; 0 where blocks differ."""
-    widths = {shape_of(unwrapped(model.get_submodule(path)))[1] for path in projections}
+def _inner_width(model: nn.Module, blocks: list[str], matrices: dict[str, Place]) -> int:
+    """How many neurons the MLPs have; 0 where blocks differ, or where an MLP makes more than it reads back (a fused
+    gate whose stacking is not known)."""
+    widths = set()
+    for block in blocks:
+        made, read = (shape_of(unwrapped(model.get_submodule(f"{block}.{matrices[m].path}"))) for m in _THROUGH)
+        widths |= {read[1], sum(matrices["mlp.in"].sizes[:1]) or made[0]}
     return widths.pop() if len(widths) == 1 else 0
 
 
