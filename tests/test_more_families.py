@@ -230,6 +230,27 @@ def test_edits_of_what_parts_add_are_exact(name, engine):
 
 
 @EVERY
+def test_gradients_of_what_is_added_are_those_of_the_stream(name):
+    """Also of a site whose value depends on an earlier one that is differentiated too."""
+    this, layers = model(name), range(3)
+    sites = [Site(layer, hook) for layer in layers for hook in ("hook_attn_out", "hook_mlp_out")]
+    streams = [Site(layer, "hook_resid_post") for layer in layers]
+
+    def number(logits):
+        return logits[:, -1].square().sum(-1)
+
+    found = ENGINE.run(this, BATCH, gradients_at=sites, gradient_of=number).gradients
+    each = {site: ENGINE.run(this, BATCH, gradients_at=[site], gradient_of=number).gradients[site] for site in sites}
+    wanted = ENGINE.run(this, BATCH, gradients_at=streams, gradient_of=number).gradients
+    for site in sites:
+        torch.testing.assert_close(found[site][BATCH.mask], each[site][BATCH.mask], rtol=1e-5, atol=1e-9)
+    for layer in layers:
+        stream = wanted[Site(layer, "hook_resid_post")][BATCH.mask]
+        assert stream.abs().max() > 1e-6
+        torch.testing.assert_close(found[Site(layer, "hook_mlp_out")][BATCH.mask], stream, rtol=1e-5, atol=1e-9)
+
+
+@EVERY
 def test_what_is_put_in_is_not_written_over(name):
     """Falcon adds its attention to the tensor that its MLP gave, which may be the caller's own."""
     this = model(name)

@@ -65,8 +65,8 @@ class Tap:
             return new.clone() if self.copies and (self.edits or self.keeps or self.wants_gradient) else new
         scaled = value * self.factor
         new = self._take(scaled)
-        # a value that is only read goes on bit for bit
-        return value if new is scaled else new / self.factor
+        # a value that is only read goes on bit for bit; one that is differentiated has to be what goes on
+        return value if new is scaled and not scaled.requires_grad else new / self.factor
 
     def _take(self, value: Tensor) -> Tensor:
         for edit in self.edits:
