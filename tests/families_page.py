@@ -253,7 +253,8 @@ def main() -> None:
         for kind in asked:
             print(kind, outcome(kind), flush=True)
         return
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), tables(outcomes())), encoding="utf-8")
+    made = tables(outcomes())
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")
 
 
 if __name__ == "__main__":

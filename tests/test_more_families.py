@@ -96,6 +96,13 @@ def test_parts_add_up_to_the_output_of_the_block(name):
         assert (before + attention + mlp - after).abs().max() < 1e-12 * after.abs().max()
 
 
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_parts_add_up_in_half_precision_too(name, dtype):
+    study = Study(Pair.from_modules(build(name).to(dtype), None, tiny.tokenizer()), tiny.contrast(2), None)
+    study.require_parts()
+
+
 def test_a_factor_is_of_what_attention_and_mlp_add_and_of_nothing_else():
     anatomy = model("granite").anatomy
     assert anatomy.targets["hook_attn_out"] == Target("self_attn", "out", factor=0.5)
