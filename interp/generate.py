@@ -223,8 +223,8 @@ def _write(
             if follower is not None and donor is not None:
                 follower = _some(follower, kept.to(donor.device))
                 keep_rows(donor_cache, kept)
-        batch = _extend(batch, token, real)
-        follower = None if follower is None else _extend(follower, token, real)
+        batch = _extend(batch, token, real, cache)
+        follower = None if follower is None else _extend(follower, token, real, donor_cache)
     found = to_host(written).tolist()
     return [_until_stop(row[:count], text.stop_ids) for row, count in zip(found, limits, strict=True)]
 
@@ -239,9 +239,11 @@ def _some(batch: Batch, rows: Int[Tensor, " K"]) -> Batch:
     return Batch(batch.ids[rows], batch.mask[rows])
 
 
-def _extend(batch: Batch, token: Int[Tensor, " B"], real: Bool[Tensor, " B"]) -> Batch:
+def _extend(batch: Batch, token: Int[Tensor, " B"], real: Bool[Tensor, " B"], cache: Any) -> Batch:
+    """What the next pass reads: the token alone, or the whole text where the pass before left nothing to go on from."""
     device = batch.mask.device
-    return Batch(token.to(device)[:, None], torch.cat([batch.mask, real.to(device)[:, None]], 1))
+    new, mask = token.to(device)[:, None], torch.cat([batch.mask, real.to(device)[:, None]], 1)
+    return Batch(new if cache is not None else torch.cat([batch.ids, new], 1), mask)
 
 
 def _until_stop(row: list[int], stops: Sequence[int]) -> list[int]:

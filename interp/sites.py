@@ -12,15 +12,16 @@ from interp.errors import OptionError
 BLOCK_HOOKS: dict[str, str] = {
     "hook_resid_pre": "residual stream entering the block, width D",
     "hook_resid_post": "residual stream leaving the block, width D",
-    "hook_attn_out": "what the attention adds to the residual stream (after a post-norm, where there is one), width D",
-    "hook_mlp_out": "what the MLP adds to the residual stream (after a post-norm, where there is one), width D",
+    "hook_attn_out": "what the attention (or what a block has in its place) adds to the residual stream, after a "
+    "post-norm or factor where there is one, width D",
+    "hook_mlp_out": "what the MLP adds to the residual stream, after a post-norm or factor where there is one, width D",
     "mlp.hook_in": "what the MLP reads, width D",
     "mlp.hook_pre": "gate (or only) pre-activation of the MLP, width N",
     "mlp.hook_pre_linear": "linear (up) branch of a gated MLP, width N",
     "mlp.hook_post": "MLP neurons: what the down projection reads, width N",
-    "mlp.out.hook_out": "down projection's output, before any post-norm, width D",
+    "mlp.out.hook_out": "down projection's output, before any post-norm or factor, width D",
     "attn.hook_z": "attention heads' outputs, what the output projection reads, width H * head width",
-    "attn.o.hook_out": "attention output projection's output, before any post-norm, width D",
+    "attn.o.hook_out": "attention output projection's output, before any post-norm or factor, width D",
 }
 
 MATRICES: dict[str, str] = {

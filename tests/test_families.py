@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GraniteConfig, GraniteForCausalLM
+from transformers import AutoModelForCausalLM
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.edit import Ablate, Scale
@@ -104,17 +104,6 @@ def test_experts_have_no_neurons_and_say_so():
     study = tiny.study(families.build("mixtral"), families.build("mixtral", seed=1), 2)
     with pytest.raises(UnsupportedModel, match="MixtralForCausalLM has no MLP neurons with an exact place"):
         LocateNeurons(top="3")(study)
-
-
-def test_blocks_that_scale_what_their_parts_add_are_refused():
-    """Granite multiplies both branches, and the map gives no place for what they add."""
-    config = dict(
-        vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=96, pad_token_id=0, eos_token_id=1, bos_token_id=1,
-    )  # fmt: skip
-    study = tiny.study(GraniteForCausalLM(GraniteConfig(**config, residual_multiplier=0.9)).eval(), None, 2)
-    with pytest.raises(UnsupportedModel, match="GraniteForCausalLM has no exact place for the parts of its blocks"):
-        LocateNeurons(method="act-grad", top="3")(study)
 
 
 def test_a_map_that_is_right_about_names_and_wrong_about_meaning_is_refused():

@@ -69,7 +69,7 @@ def batch_of(pair, side="left"):
     return Batch.pad([encode(pair.tokenizer, text).ids for text in tiny.PROMPTS], 0, side)
 
 
-def plain(pair, ids):
+def plain(pair, ids, dtype=torch.float64):
     """TuCo, OutputCo and beta of one prompt by their definitions: every block called by itself in float64, norms by
     numpy. Beta is over all tokens, its second form at the last one.
     """
@@ -77,7 +77,7 @@ def plain(pair, ids):
     models = {}
     for role in ("base", "tuned"):
         with pair[role].active() as module:
-            models[role] = Model.wrap(role, copy.deepcopy(module).double())
+            models[role] = Model.wrap(role, copy.deepcopy(module).to(dtype))
             calls = []
             handles = [
                 block.register_forward_hook(

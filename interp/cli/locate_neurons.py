@@ -179,11 +179,12 @@ def command(
     common.status(f"loading {tuned}" + (f" and {common.base}" if common.base else ""))
     pair = common.templated(Pair.load(tuned, common.base, **common.loading))
     anatomy, kind = pair.tuned.anatomy, unit_named(unit)
-    kind.require(anatomy)
+    metric = common.measured(pair.tokenizer, sought, located_on, verified_on, utility)
+    study = common.study(pair, located_on, metric)
+    locate.require(study)
     VerifyNeurons(excluded=excluded, unit=unit).check(pair.base is not None, (anatomy.n_layers, kind.count(anatomy)))
     locate.check(pair.base is not None, anatomy.n_layers * kind.count(anatomy), common.differentiable(sought))
-    metric = common.measured(pair.tokenizer, sought, located_on, verified_on, utility)
-    study, store = common.study(pair, located_on, metric), Store(common.store)
+    store = Store(common.store)
     verifying = None if verified_on is None else study.on(verified_on.limit(common.max_prompts))
     halves = verified_on is not None and common.verify_positive is None
     lines = [f"located on {'a half of the clusters: ' if halves else ''}{study.counts}", *study.notes]

@@ -78,7 +78,7 @@ class NNsightEngine:
     ) -> Run:
         """See ``interp.engines.base.Engine.run``; without a head (``keep`` 0) the head still sees one position."""
         tapped = taps(reads, edits, gradients_at)
-        plan = _plan(model, tapped)
+        plan = _plan(model, tapped, (batch.ids.shape[0], batch.ids.shape[1]))
         inputs = arguments(batch, 1 if keep == 0 else keep, cache, use_cache)
         backend = None
         if self.remote:
@@ -125,12 +125,13 @@ def remote_key(model: Model) -> str:
     return f"{_REMOTE_CLASS}:" + json.dumps({"repo_id": name, "revision": revision or None, "task": "text-generation"})
 
 
-def _plan(model: Model, tapped: Mapping[Site, Tap]) -> list[tuple[str, str, list[Tap]]]:
+def _plan(model: Model, tapped: Mapping[Site, Tap], tokens: tuple[int, int]) -> list[tuple[str, str, list[Tap]]]:
     """Module path, side, and the taps there, in the order of computation; parts of a fused module share a visit."""
     plan: list[tuple[str, str, list[Tap]]] = []
     for site in sorted(tapped, key=lambda site: (site.layer, _VISITED.index(site.hook))):
         target = model.anatomy.target(site)
-        tapped[site].part = target.part
+        tapped[site].at(site, target)
+        tapped[site].tokens = tokens
         if plan and plan[-1][:2] == (target.path, target.side):
             plan[-1][2].append(tapped[site])
         else:
@@ -153,7 +154,8 @@ def _visit(
     for path, side, here in plan:
         module = traced.get(path)
         whole = module.input if side == "in" else module.output
-        value = whole[0] if isinstance(whole, tuple) else whole
+        several = isinstance(whole, (tuple, list))
+        value = whole[0] if several else whole
         new = value
         for tap in here:
             new = tap.pass_on(new)
@@ -162,7 +164,7 @@ def _visit(
         if side == "in":
             module.input = new
         else:
-            module.output = (new, *whole[1:]) if isinstance(whole, tuple) else new
+            module.output = type(whole)([new, *whole[1:]]) if several else new
     output = traced.output
     gradients = {} if gradient_of is None else differentiate(tapped, gradients_at, gradient_of, output.logits)
     values = [tapped[site].value.detach() for site in reads]

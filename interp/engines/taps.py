@@ -9,21 +9,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.engines.base import Edit
+from interp.models.places import Target
 from interp.sites import Site
+
+# What a block adds, or a projection gives that it adds: some add in place.
+_ADDED = ("hook_attn_out", "hook_mlp_out", "attn.o.hook_out", "mlp.out.hook_out")
 
 
 class Tap:
     """Edits in order, then (where wanted) a leaf for the gradient, then the record.
 
-    ``part``: the columns of a fused module's value that are this site; None for all of it. ``tokens``: prompts and
-    positions of the pass, by which a value is read that a module gives as one row per token (the experts of Llama-4).
-    ``value`` is there after the pass, where it is read or differentiated.
+    ``part``: the columns of a fused module's value that are this site; None for all. ``factor``: what the module's
+    value is multiplied by to be this site's. ``copies``: the module's value may be written over once the block has it
+    (Falcon adds its attention to its MLP's output in place), so the block is given a copy of what is kept here.
+    ``tokens``: prompts and positions of the pass, by which a value is read that a module gives as one row per token
+    (the experts of Llama-4). ``value`` is there after the pass, where it is read or differentiated.
     """
 
     value: Tensor
+    _version: int = 0
 
     def __init__(self) -> None:
         self.part: tuple[int, int] | None = None
+        self.factor = 1.0
+        self.copies = False
         self.tokens: tuple[int, int] | None = None
         self.edits: list[Edit] = []
         self.wants_gradient = False
@@ -34,11 +43,30 @@ class Tap:
         if self.tokens is not None and whole.ndim == 2 and len(whole) == self.tokens[0] * self.tokens[1]:
             return self.pass_on(whole.unflatten(0, self.tokens)).flatten(0, 1)
         if self.part is None:
-            return self._take(whole)
+            return self._scaled(whole)
         start, stop = self.part
         piece = whole[..., start:stop]
-        new = self._take(piece)
+        new = self._scaled(piece)
         return whole if new is piece else torch.cat([whole[..., :start], new, whole[..., stop:]], -1)
+
+    def at(self, site: Site, target: Target) -> None:
+        """The site, and where it is."""
+        self.part, self.factor = target.part, target.factor
+        self.copies = site.hook in _ADDED and target.side == "out"
+
+    @property
+    def written_over(self) -> bool:
+        """Whether the value that is kept was changed in place later in the pass."""
+        return self.keeps and hasattr(self, "value") and self.value._version != self._version
+
+    def _scaled(self, value: Tensor) -> Tensor:
+        if self.factor == 1:
+            new = self._take(value)
+            return new.clone() if self.copies and (self.edits or self.keeps or self.wants_gradient) else new
+        scaled = value * self.factor
+        new = self._take(scaled)
+        # a value that is only read goes on bit for bit; one that is differentiated has to be what goes on
+        return value if new is scaled and not scaled.requires_grad else new / self.factor
 
     def _take(self, value: Tensor) -> Tensor:
         for edit in self.edits:
@@ -47,7 +75,7 @@ class Tap:
         if self.wants_gradient and not value.requires_grad:
             value = value.detach().requires_grad_()
         if self.keeps or self.wants_gradient:
-            self.value = value
+            self.value, self._version = value, value._version
         return value
 
 

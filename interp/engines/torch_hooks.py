@@ -15,8 +15,8 @@ from interp.engines.shared_gradients import Asked, divided_gradients
 from interp.engines.shared_prefix import divided
 from interp.engines.skipped_blocks import Blocks, may_skip, needed_blocks, only_blocks
 from interp.engines.taps import Tap, differentiate, taps
-from interp.errors import required
-from interp.models.anatomy import Target
+from interp.errors import UnsupportedModel, required
+from interp.models.anatomy import WITHOUT_SUM, Target
 from interp.models.model import Model
 from interp.sites import Site
 
@@ -86,12 +86,18 @@ class TorchEngine:
             stack.enter_context(torch.set_grad_enabled(live or gradient_of is not None))
             for site, tap in tapped.items():
                 place, target = model.at(site)
+                tap.at(site, target)
                 tap.tokens = (batch.ids.shape[0], batch.ids.shape[1])
                 stack.callback(_register(place, target, tap).remove)
             stack.enter_context(only_blocks(model, blocks))
             if head_reads is not None:
                 stack.callback(_pick(module, head_reads).remove)
             logits, cache = _forward(module, batch, keep, cache, use_cache)
+            if changed := [site for site, tap in tapped.items() if tap.written_over]:
+                raise UnsupportedModel(
+                    f"{model.name} writes over the value at {changed[0]} in place: what was read there is lost; "
+                    f"{WITHOUT_SUM}"
+                )
             found = (
                 {}
                 if gradient_of is None
@@ -121,7 +127,6 @@ class _Hook:
 
 
 def _register(module: nn.Module, target: Target, tap: Tap) -> Any:
-    tap.part = target.part
     if target.side == "in":
         return module.register_forward_pre_hook(_Hook(tap).before, with_kwargs=True)
     return module.register_forward_hook(_Hook(tap).after)

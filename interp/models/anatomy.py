@@ -5,26 +5,28 @@ read here without building a bridge; every target is then required to exist with
 What is not resolved exactly is refused, never guessed.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from interp.errors import UnsupportedModel
 from interp.models.matrices import shape_of, unwrapped
+from interp.models.places import QKV, Place, Target, exists, split_fused
+from interp.models.settings import differs, setting
 from interp.sites import BLOCK_HOOKS, MATRICES, Site, Weight
 
-_QKV = {"attn.q": 0, "attn.k": 1, "attn.v": 2}
-_GATE_UP = {"mlp.gate": ("mlp.hook_pre", 0), "mlp.in": ("mlp.hook_pre_linear", 1)}
+_HEAD_HOOKS = ("attn.hook_z", "attn.o.hook_out")
 _NEURON_HOOKS = ("mlp.hook_in", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post", "mlp.out.hook_out")
-# How a fused matrix is stacked is told by no map; a family that is not named here has no such matrix.
-_STACKED_QKV = ("GPT2LMHeadModel", "Phi3ForCausalLM")
-_QKV_BY_HEAD = ("GPTNeoXForCausalLM",)
-_STACKED_GATE_UP = {"Phi3ForCausalLM": "mlp.gate_up_proj"}
+_THROUGH = ("mlp.in", "mlp.out")
+# What mixes tokens in blocks that have no attention, by the names of the maps.
+_MIXERS = ("linear_attn", "mamba", "mixer", "ssm", "conv")
+_TOLD = ("residual_multiplier", "num_local_experts")
+_SCALED = {"hook_attn_out": "scaled_attn_submodule", "hook_mlp_out": "scaled_mlp_submodule"}
 PARTS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
 """A block's input, what its attention and its MLP add, and its output."""
 WITHOUT_UNITS = "use interp compare or interp graft, which read no single units"
@@ -37,47 +39,11 @@ PROVEN = (
 
 
 @dataclass(frozen=True)
-class Target:
-    """One side of one module: the tensor it reads first (``in``) or returns first (``out``).
-
-    ``part`` are the first and the last but one column where a fused module carries several sites.
-    """
-
-    path: str
-    side: Literal["in", "out"]
-    part: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
-class Place:
-    """The module that holds a matrix.
-
-    A fused module stacks parts of ``sizes`` rows, ``groups`` times over; this is the part ``index`` of every group.
-    """
-
-    path: str
-    groups: int = 1
-    sizes: tuple[int, ...] = ()
-    index: int = 0
-
-    def cut(self, matrix: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
-        """This place's rows of what its module holds."""
-        if not self.sizes:
-            return matrix
-        parts = matrix.unflatten(0, (self.groups, sum(self.sizes))).split(self.sizes, 1)
-        return parts[self.index].flatten(0, 1)
-
-    def cut_out(self, matrix: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
-        """The same, in memory of its own: a view would keep the whole."""
-        part = self.cut(matrix)
-        return part if part.shape == matrix.shape else part.clone()
-
-
-@dataclass(frozen=True)
 class Anatomy:
     """Sizes of a model and the module paths of its sites.
 
-    ``n_neurons`` is the MLP's inner width, 0 where the blocks hold experts instead of one MLP.
+    ``n_neurons`` is the MLP's inner width, 0 where the blocks hold experts instead of one MLP. ``elsewhere``: sites of
+    single blocks that are in another place than in the first.
     """
 
     architecture: str
@@ -91,6 +57,7 @@ class Anatomy:
     blocks_path: str
     targets: dict[str, Target]
     matrices: dict[str, Place]
+    elsewhere: dict[tuple[int, str], Target] = field(default_factory=dict)
 
     def target(self, site: Site) -> Target:
         """The module side that carries a site; raises UnsupportedModel when this family has none."""
@@ -98,7 +65,7 @@ class Anatomy:
             raise UnsupportedModel(f"{site} does not exist: {self.architecture} here has {self.n_layers} blocks")
         if site.hook not in self.targets:
             raise UnsupportedModel(f"{self.architecture} has no exact place for {site.hook}")
-        found = self.targets[site.hook]
+        found = self.elsewhere.get((site.layer, site.hook), self.targets[site.hook])
         return replace(found, path=".".join(filter(None, (self.blocks_path, str(site.layer), found.path))))
 
     def place(self, weight: Weight) -> Place:
@@ -148,72 +115,68 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
         )
     width, n_layers = config.hidden_size, config.num_hidden_layers
     n_heads = _heads(config)
-    head_width = getattr(config, "head_dim", None) or width // n_heads
+    head_width = _head_width(config)
     if not n_layers:
         raise UnsupportedModel(f"{name} has no blocks by its configuration (num_hidden_layers is 0); check config.json")
     paths = [f"{blocks.name}.{layer}" for layer in range(n_layers)]
 
-    def everywhere(path: str) -> bool:
-        """A place counts where every block has it: some families mix kinds of blocks."""
-        return all(_exists(model, block, path) for block in paths)
-
+    # a place counts where every block has it: some families mix kinds of blocks
     targets: dict[str, Target] = {}
+    elsewhere: dict[tuple[int, str], Target] = {}
     for hook in BLOCK_HOOKS:
-        resolved = _resolve(blocks, hook)
-        if resolved is not None and everywhere(resolved.path):
-            targets[hook] = resolved
+        found = [_resolve_in(model, path, blocks, hook) for path in paths]
+        if found[0] is not None and None not in found:
+            targets[hook] = found[0]
+            others = {(layer, hook): target for layer, target in enumerate(found) if target not in (None, found[0])}
+            elsewhere |= {at: target for at, target in others.items() if target is not None}
     matrices = {
         matrix: Place(path)
         for matrix in MATRICES
-        if (path := _path(blocks, matrix.split("."))) is not None and everywhere(path)
+        if (path := _path(blocks, matrix.split("."))) is not None and all(exists(model, at, path) for at in paths)
     }
     block = model.get_submodule(f"{blocks.name}.0")
-    sizes = tuple(head_width * heads for heads in (n_heads, *[getattr(config, "num_key_value_heads", n_heads)] * 2))
-    _split_fused(name, block, _path(blocks, ["attn", "qkv"]), n_heads, sizes, targets, matrices)
-    if not {"mlp.hook_post", "mlp.out.hook_out"} <= set(targets) or not {"mlp.out", "mlp.in"} <= set(matrices):
-        # a map may call something else by these names: the output of the experts, for one
-        targets = {hook: target for hook, target in targets.items() if hook not in _NEURON_HOOKS}
-        matrices = {matrix: place for matrix, place in matrices.items() if not matrix.startswith("mlp.")}
-    n_neurons = 0
-    if "mlp.out" in matrices:
-        n_neurons = shape_of(unwrapped(block.get_submodule(matrices["mlp.out"].path)))[1]
+    kv_heads = setting(config, "num_key_value_heads", n_heads)
+    sizes = (head_width * n_heads, head_width * kv_heads, head_width * kv_heads)
+    split_fused(name, block, _path(blocks, ["attn", "qkv"]), n_heads, sizes, targets, matrices)
+    if any(differs(config, size) for size in ("head_dim", "num_attention_heads", "num_key_value_heads")):
+        targets, matrices = _without(targets, _HEAD_HOOKS), _without(matrices, QKV, ("attn.o",))
+    # a map may call something else by these names: the output of the experts, for one
+    neural = {"mlp.hook_post", "mlp.out.hook_out"} <= set(targets) and {"mlp.out", "mlp.in"} <= set(matrices)
+    n_neurons = _inner_width(model, paths, matrices) if neural else 0
+    if not n_neurons:
+        targets, matrices = _without(targets, _NEURON_HOOKS), _without(matrices, ("mlp.gate", "mlp.in", "mlp.out"))
     anatomy = Anatomy(
         name, n_layers, width, n_neurons, n_heads, head_width, "mlp.gate" in matrices, config.vocab_size,
-        blocks.name, targets, matrices,
+        blocks.name, targets, matrices, {at: target for at, target in elsewhere.items() if at[1] in targets},
     )  # fmt: skip
     _require_shapes(model, anatomy, sizes)
     return anatomy
 
 
-def _split_fused(
-    name: str,
-    block: nn.Module,
-    qkv: str | None,
-    n_heads: int,
-    sizes: tuple[int, ...],
-    targets: dict[str, Target],
-    matrices: dict[str, Place],
-) -> None:
-    """Add the parts of fused query-key-value and gate-up projections, where the stacking is known."""
-    for matrix, index in _QKV.items():
-        if matrix in matrices and matrices[matrix].path != qkv:
-            continue
-        matrices.pop(matrix, None)
-        if qkv is not None and name in _STACKED_QKV:
-            matrices[matrix] = Place(qkv, 1, sizes, index)
-        elif qkv is not None and name in _QKV_BY_HEAD:
-            matrices[matrix] = Place(qkv, n_heads, tuple(size // n_heads for size in sizes), index)
-    fused = _STACKED_GATE_UP.get(name)
-    if fused is not None and _exists(block, fused):
-        half = shape_of(unwrapped(block.get_submodule(fused)))[0] // 2
-        for matrix, (hook, index) in _GATE_UP.items():
-            matrices[matrix] = Place(fused, 1, (half, half), index)
-            targets[hook] = Target(fused, "out", (index * half, (index + 1) * half))
+def _without(places: dict[str, Any], *names: Iterable[str]) -> dict[str, Any]:
+    gone = {name for some in names for name in some}
+    return {name: place for name, place in places.items() if name not in gone}
+
+
+def _inner_width(model: nn.Module, blocks: list[str], matrices: dict[str, Place]) -> int:
+    """How many neurons the MLPs have; 0 where blocks differ, or where an MLP makes more than it reads back (a fused
+    gate whose stacking is not known)."""
+    widths = set()
+    for block in blocks:
+        made, read = (shape_of(unwrapped(model.get_submodule(f"{block}.{matrices[m].path}"))) for m in _THROUGH)
+        widths |= {read[1], sum(matrices["mlp.in"].sizes[:1]) or made[0]}
+    return widths.pop() if len(widths) == 1 else 0
 
 
 def _heads(config: Any) -> int:
     """How many attention heads a configuration states; 1 where it states none, as of state-space models."""
-    return getattr(config, "num_attention_heads", None) or 1
+    return setting(config, "num_attention_heads") or 1
+
+
+def _head_width(config: Any) -> int:
+    """What a head writes; where queries and keys are compressed (MLA), they have another width."""
+    stated = setting(config, "v_head_dim") or setting(config, "head_dim")
+    return stated or config.hidden_size // _heads(config)
 
 
 def _component_tree(name: str, config: Any) -> dict[str, Any]:
@@ -224,13 +187,15 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
         heads = _heads(config)
         bridge = TransformerBridgeConfig(
             d_model=config.hidden_size,
-            d_head=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            d_head=_head_width(config),
             n_layers=config.num_hidden_layers,
             n_ctx=getattr(config, "max_position_embeddings", 1),
             n_heads=heads,
             d_vocab=config.vocab_size,
             architecture=name,
         )
+        # by these some maps tell what a block multiplies its parts by, and whether its MLP is all of them
+        vars(bridge).update({name: value for name in _TOLD if (value := setting(config, name)) is not None})
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge)
         mapping: Any = adapter.component_mapping
         return dict(mapping)
@@ -240,47 +205,71 @@ def _component_tree(name: str, config: Any) -> dict[str, Any]:
         ) from error
 
 
+def _resolve_in(model: nn.Module, path: str, block: Any, hook: str) -> Target | None:
+    """Where one block has a site: by the map, or in what stands in the place of its attention."""
+    found = _resolve(block, hook)
+    if found is not None and exists(model, path, found.path):
+        return found
+    if hook != "hook_attn_out" or "attn" not in block.submodules:
+        return None
+    others = [_scaled(block, mixer) for mixer in _MIXERS]
+    there = [other for other in others if other is not None and exists(model, path, other.path)]
+    return there[0] if len(there) == 1 else None
+
+
+def _scaled(block: Any, part: str) -> Target | None:
+    """The output of a part of a block, times what the block multiplies it by before it adds it to the stream."""
+    found = _resolve(block, f"{part}.hook_out")
+    return None if found is None else replace(found, factor=getattr(block, "residual_contribution_scale", 1.0))
+
+
 def _resolve(block: Any, hook: str) -> Target | None:
     """Follow hook aliases through the component tree until a module and a side are reached."""
     if hook in ("hook_in", "hook_out"):
-        return Target("", "in" if hook == "hook_in" else "out")
+        # what only groups others has no input and output
+        return Target("", "in" if hook == "hook_in" else "out") if block.name is not None else None
     head, _, rest = hook.partition(".")
     if not rest:
         aliases = getattr(block, "hook_aliases", None) or {}
         alias = aliases.get(hook)
         if isinstance(alias, list):
             alias = alias[0]
+        if alias is None and (part := getattr(block, _SCALED.get(hook, ""), None)) is not None:
+            return _scaled(block, part)
         return None if alias is None or alias == hook else _resolve(block, alias)
-    child = (getattr(block, "submodules", None) or {}).get(head)
-    if child is None or child.name is None:
+    child = _child(block, head)
+    if child is None or not _is_named(child):
         return None
     found = _resolve(child, rest)
-    return None if found is None else Target(".".join(filter(None, (child.name, found.path))), found.side)
+    return None if found is None else replace(found, path=".".join(filter(None, (child.name, found.path))))
+
+
+def _child(block: Any, name: str) -> Any:
+    """A part of a block by its name; the MLP also where the map has it, and nothing beside it, under another."""
+    parts = getattr(block, "submodules", None) or {}
+    return parts.get(name) or (parts.get(getattr(block, _SCALED["hook_mlp_out"], None)) if name == "mlp" else None)
+
+
+def _is_named(part: Any) -> bool:
+    """Whether a part of a map is a module, or groups modules of the block that have no module of their own."""
+    return part.name is not None or bool(getattr(part, "submodules", None))
 
 
 def _path(block: Any, parts: list[str]) -> str | None:
     names = []
     for part in parts:
-        block = (getattr(block, "submodules", None) or {}).get(part)
-        if block is None or block.name is None:
+        block = _child(block, part)
+        if block is None or not _is_named(block):
             return None
         names.append(block.name)
-    return ".".join(names)
-
-
-def _exists(model: nn.Module, *parts: str) -> bool:
-    try:
-        model.get_submodule(".".join(filter(None, parts)))
-    except AttributeError:
-        return False
-    return True
+    return ".".join(filter(None, names)) if names[-1] else None
 
 
 def _require_shapes(model: nn.Module, anatomy: Anatomy, heads: tuple[int, ...]) -> None:
     """Every matrix of every block must have the shape that the configuration implies."""
     inner = {"mlp.in": (anatomy.n_neurons, anatomy.width), "mlp.gate": (anatomy.n_neurons, anatomy.width)}
     shapes = {**inner, "mlp.out": (anatomy.width, anatomy.n_neurons), "attn.o": (anatomy.width, heads[0])}
-    shapes |= {matrix: (heads[index], anatomy.width) for matrix, index in _QKV.items()}
+    shapes |= {matrix: (heads[index], anatomy.width) for matrix, index in QKV.items()}
     for layer in range(anatomy.n_layers):
         for matrix, wanted in shapes.items():
             if matrix not in anatomy.matrices:

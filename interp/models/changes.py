@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from interp.maths.host import to_host
+from interp.models.anatomy import Anatomy
 from interp.models.matrices import is_packed
 from interp.models.merged import adapted, bare, merged_tensors
 from interp.models.model import Model
@@ -97,6 +98,16 @@ def _change(layer: int, part: str, base: Tensor, tuned: Tensor) -> Change:
     return Change(layer, part, before.numel(), *map(float, to_host(numbers)))
 
 
+def _reading(anatomy: Anatomy, unit: Unit) -> list[str]:
+    """The matrices by which a unit reads."""
+    return ["attn.q", "attn.k", "attn.v"] if unit is HEAD else ["mlp.in", *(["mlp.gate"] if anatomy.gated else [])]
+
+
+def has_weights(anatomy: Anatomy, unit: Unit) -> bool:
+    """Whether all of a unit's own weights can be read exactly: some families hold what heads read by in one matrix."""
+    return {*_reading(anatomy, unit), unit.matrix} <= set(anatomy.matrices)
+
+
 def weight_change(pair: Pair, unit: Unit = NEURON) -> np.ndarray:
     """Euclidean norm ``[L, U]`` of the change of each unit's own weights.
 
@@ -106,8 +117,7 @@ def weight_change(pair: Pair, unit: Unit = NEURON) -> np.ndarray:
     """
     base, tuned = pair.require_base("weight"), pair.tuned
     anatomy, half = tuned.anatomy, rounded_to(base, tuned)
-    reading = ["attn.q", "attn.k", "attn.v"] if unit is HEAD else ["mlp.in", *(["mlp.gate"] if anatomy.gated else [])]
-    norms = []
+    reading, norms = _reading(anatomy, unit), []
     for layer in range(anatomy.n_layers):
         total = np.zeros(unit.count(anatomy))
         for name in (*reading, unit.matrix):

@@ -169,9 +169,11 @@ def _belongs(model: Model, name: str, part: str) -> bool:
         return False
     if part == "blocks":
         return True
-    matrix = anatomy.matrices.get("attn.o" if part == "attention" else "mlp.out")
+    # an MLP need not have a module of its own: in OPT its two matrices stand in the block
+    kind = "attn." if part == "attention" else "mlp."
+    paths = [place.path for matrix, place in anatomy.matrices.items() if matrix.startswith(kind)]
     inner = name.removeprefix(blocks).partition(".")[2]
-    return matrix is not None and inner.startswith(matrix.path.partition(".")[0] + ".")
+    return any(inner.startswith(path.partition(".")[0] + ".") for path in paths)
 
 
 def _apart(base: Model, tuned: Model) -> list[Piece]:

@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 from interp.models.model import Model
 from interp.models.offload import tensors
 from interp.models.pair import Pair
+from interp.models.settings import setting
 
 # What a configuration says of how a block computes, beside sizes.
 _SETTINGS = (
@@ -28,7 +29,7 @@ def changed_settings(pair: Pair) -> tuple[str, ...]:
 
 
 def _setting(config: PretrainedConfig, name: str) -> object:
-    return getattr(config, name, None)
+    return setting(config, name)
 
 
 def changed_outside_blocks(pair: Pair) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from interp.maths.precision import widen
 from interp.models.anatomy import Anatomy, Target, read_anatomy
 from interp.models.matrices import embedding_of, is_packed, matrix_of, shape_of
 from interp.models.offload import brought, device_of
+from interp.models.settings import setting
 from interp.sites import Site, Weight
 
 UNBOUNDED = 2**20
@@ -104,7 +105,7 @@ class Model:
     def cached_bytes(self) -> int:
         """Bytes that the keys and values of one token take in a cache, as the configuration has them."""
         config, anatomy = self.module.config.get_text_config(), self.anatomy
-        heads = getattr(config, "num_key_value_heads", None) or anatomy.n_heads
+        heads = setting(config, "num_key_value_heads") or anatomy.n_heads
         return 2 * anatomy.n_layers * heads * anatomy.head_width * self.dtype.itemsize
 
     @property

@@ -14,7 +14,7 @@ from interp.analyzers.locate_neurons.selection import Top, rank, select
 from interp.analyzers.locate_neurons.tokens import active_tokens
 from interp.analyzers.locate_neurons.work import work_of
 from interp.errors import OptionError
-from interp.models.changes import weight_change
+from interp.models.changes import has_weights, weight_change
 from interp.models.units import Unit, unit_named
 from interp.study import Study
 from interp.table import Table, table
@@ -71,6 +71,16 @@ class LocateNeurons(Analyzer):
             raise OptionError(f"--probe-fit is of the method probe, and {self.method} fits none; add --method probe")
         steps.require(self.steps)
 
+    def require(self, study: Study) -> None:
+        """Raise UnsupportedModel for a pair whose units cannot be read exactly.
+
+        That the parts of blocks do not add up is said first: it bars the other unit too, which would be advised else.
+        """
+        anatomy = study.pair.tuned.anatomy
+        if anatomy.has_parts:
+            study.require_parts()
+        unit_named(self.unit).require(anatomy)
+
     def work(self, study: Study) -> Work | None:
         """Scoring, and a pass that shows on which tokens the selected are active; None where sets are searched."""
         if Top.parse(self.top).kind == "smallest":
@@ -82,13 +92,12 @@ class LocateNeurons(Analyzer):
     def __call__(self, study: Study) -> Table:
         """Score, rank and select on the study's prompts."""
         has_base, anatomy, unit = study.pair.base is not None, study.pair.tuned.anatomy, unit_named(self.unit)
-        unit.require(anatomy)
+        self.require(study)
         self.check(has_base, anatomy.n_layers * unit.count(anatomy), study.require_metric().differentiable)
-        study.require_parts()
         method, how, positions = resolve(self.method, self.positions, has_base, self.unit)
         top = Top.parse(self.top)
         scores = how.score(study, Asked(positions, self.steps, unit, self.probe_fit, self.top))
-        moved = weight_change(study.pair, unit) if has_base else None
+        moved = weight_change(study.pair, unit) if has_base and has_weights(anatomy, unit) else None
         ranks = rank(scores.score)
         within = select(scores.score, scores.floor, top, scores.eligible)
         chosen = within.copy()

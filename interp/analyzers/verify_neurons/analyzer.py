@@ -21,7 +21,7 @@ from interp.analyzers.verify_neurons.effects import (
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
 from interp.analyzers.verify_neurons.work import Asked, work_of
 from interp.errors import OptionError
-from interp.models.changes import weight_change
+from interp.models.changes import has_weights, weight_change
 from interp.models.units import unit_named
 from interp.random_sets import equally_large, matched_sets, matched_share, norm_ratio, set_name
 from interp.study import Study
@@ -176,7 +176,7 @@ class VerifyNeurons(Analyzer):
             doses=self.doses,
             first=self._judged,
         )
-        if located and has_base:
+        if located and has_base and has_weights(study.pair.tuned.anatomy, unit):
             moved = weight_change(study.pair, unit)
             evidence.tuned = sum(bool(moved[pair]) for pair in located)
         if located and len(rows) and has_base:
