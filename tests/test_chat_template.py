@@ -265,7 +265,7 @@ def test_a_command_says_keeps_and_repeats_what_the_template_was_given(folder, ca
         (["--template-arg", "=1"], "is no NAME=VALUE"),
         (["--template-arg", "depth=1", "--template-arg", "depth=2"], "--template-arg depth is given twice"),
         (["--template-arg", "deep=1"], "does not read 'deep'; check the name"),
-        (["--system", "\udcff"], "is not UTF-8"),
+        (["--system", "\udcff"], "holds bytes that are no text in this locale"),
     ],
 )
 def test_options_that_say_nothing_are_refused_in_one_line(folder, capsys, given, said):

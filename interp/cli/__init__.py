@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unread := [one for one in arguments if any("\ud800" <= character <= "\udfff" for character in one)]:
         # nothing could be written of it: refused before anything is computed
         said = f"{unread[0]!r} holds bytes that are no text in this locale ({sys.getfilesystemencoding()})"
-        return _complain(f"{said}; rename it, or set LC_ALL=C.UTF-8", BAD_INPUT)
+        return _complain(f"{said}; rename the file or write the text as UTF-8, or set LC_ALL=C.UTF-8", BAD_INPUT)
     try:
         _run(arguments, debug)
         sys.stdout.flush()
