@@ -71,7 +71,10 @@ def control_is_level(recipe: Mapping[str, Any]) -> bool:
     """Of a claim as data: whether its reference is the level that its value is a difference from."""
     estimate, reference = recipe["estimate"], recipe.get("reference")
     difference = bool(estimate.get("minus")) and not estimate.get("over")
-    return difference and isinstance(reference, Mapping) and not reference.get("minus")
+    if not difference or not isinstance(reference, Mapping) or reference.get("minus"):
+        return False
+    # one more control's number is what the value itself is compared with
+    return reference.get("spread") != "new-observation"
 
 
 def beside(control: str, is_level: bool) -> str:

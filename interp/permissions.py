@@ -6,22 +6,31 @@ a group that shares a folder could not.
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 
 
 def as_umask(path: Path) -> None:
-    """Give a file, or a directory and all in it, the rights of new ones under this process's umask."""
+    """Give a file, or a directory and all in it, the rights of new ones under this process's umask.
+
+    Rights that are there stay (a shared folder may hand down more), and where none can be given nothing is done.
+    """
     mask = _umask()
     for root, _, files in os.walk(path) if path.is_dir() else ():
-        # what a directory hands down to new files (set-group-ID) is not the umask's
-        kept = os.stat(root).st_mode & (stat.S_ISGID | stat.S_ISVTX)
-        os.chmod(root, 0o777 & ~mask | kept)
+        _add(root, 0o777 & ~mask)
         for file in files:
-            os.chmod(os.path.join(root, file), 0o666 & ~mask)
+            _add(os.path.join(root, file), 0o666 & ~mask)
     if not path.is_dir():
-        os.chmod(path, 0o666 & ~mask)
+        _add(path, 0o666 & ~mask)
+
+
+def _add(path: str | Path, rights: int) -> None:
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    if mode | rights != mode:
+        with suppress(OSError):
+            os.chmod(path, mode | rights)
 
 
 def _umask() -> int:

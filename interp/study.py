@@ -14,19 +14,21 @@ from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, OutOfMemory, PromptError
 from interp.generate import MORE_WRITTEN, cached_bytes, generate
 from interp.intervention import Intervention
+from interp.maths.memory import give_back
 from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.progress import Progress
 from interp.prompts import Contrast, Encoded, EncodedSet, OneClass, PromptSet, prompt_notes, template_notes
 from interp.prompts.thinking import AnswerStart, answer_start
-from interp.provenance import HasOptions, Provenance, environment, plain
+from interp.provenance import HasOptions, Provenance, digest, environment, plain
 from interp.store.journal import Journal
 from interp.teacher_forcing import Text
 
 Item = TypeVar("Item")
 Seen = Callable[[Sequence[tuple[str, int]], Tensor], None]
 GROUPS = ("positive", "negative")
+ANSWERS = 2  # how answers are written and read: raise it where the same inputs would give others
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +124,8 @@ class Study:
         if not self.require_metric().applies(group):
             return self.encoded(group)
         metric, rows = self.require_metric(), zip(self.encoded(group), self.prompts(group), strict=True)
-        return self.kept(
-            ("posed", group), lambda: [coded.with_decision(*metric.suffixes(prompt)) for coded, prompt in rows]
-        )
+        name = "posed", group, digest(metric.identity)
+        return self.kept(name, lambda: [coded.with_decision(*metric.suffixes(prompt)) for coded, prompt in rows])
 
     def objective(self, group: str, rows: Sequence[int]) -> Objective:
         """The metric's number for some rows of a class, of the logits of a batch of their ``posed`` texts."""
@@ -258,6 +259,7 @@ class Study:
 
     def progress(self, items: Sequence[Item], what: str) -> Iterable[Item]:
         """The items; how far it is and how long it takes is said on stderr, unless the study is quiet."""
+        give_back()
         return self.stages.over(items, what, self.quiet)
 
     @property
@@ -270,6 +272,7 @@ class Study:
             "metric": None if self.metric is None else self.metric.identity,
             "seed": self.seed,
             "max_new_tokens": self.max_new_tokens,
+            "answers": ANSWERS,
             "answer_after": self.answer_after,
             "pad_id": self.pad_id,
         }

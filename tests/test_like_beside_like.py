@@ -3,6 +3,7 @@
 import pytest
 
 from interp import display
+from interp.analyzers.compare.found import claims_of
 from interp.claims import conclude, from_table, mean
 from interp.cli.claims_table import claims_table
 from interp.figures.claims import claims_figure
@@ -23,6 +24,15 @@ def made():
 
 def test_which_controls_are_levels(made):
     assert [one.control_is_level for one in from_table(made.tables["claims"])] == [True, False, False]
+
+
+def test_what_a_further_control_would_give_is_no_level():
+    """The difference of two classes is put beside what one more control's difference would be."""
+    made = {one.name: one.to_json() for one in claims_of(3, 1e-6, 5, 2)}
+    beyond = made["more-on-positive-beyond-new-control"]
+    assert beyond["estimate"]["minus"]
+    assert beyond["reference"]["spread"] == "new-observation"
+    assert not display.control_is_level(beyond)
 
 
 def test_a_difference_is_shown_beside_a_difference(made):

@@ -13,6 +13,7 @@ from interp.analyzers.tuco import Tuco
 from interp.edit import Ablate, Add, Replace, Scale, Watch
 from interp.engines import Batch, TorchEngine, engine_named
 from interp.engines.lockstep import lockstep
+from interp.engines.nnsight_trace import NNsightEngine
 from interp.errors import UnsupportedModel
 from interp.generate import Text, generate
 from interp.intervention import Intervention, graft, rewire
@@ -376,8 +377,19 @@ def test_a_value_that_the_model_writes_over_is_no_reading():
         layer.mlp.act_fn = torch.nn.SiLU(inplace=True)
     this = Model.wrap("in place", module)
     ENGINE.run(this, BATCH, reads=[Site(1, "mlp.hook_post"), Site(1, "hook_mlp_out")])
-    with pytest.raises(UnsupportedModel, match=r"writes over the value at blocks\.1\.mlp\.hook_pre in place"):
-        ENGINE.run(this, BATCH, reads=[Site(1, "mlp.hook_pre")])
+    for engine in (ENGINE, NNsightEngine()):
+        with pytest.raises(UnsupportedModel, match=r"writes over the value at blocks\.1\.mlp\.hook_pre in place"):
+            engine.run(this, BATCH, reads=[Site(1, "mlp.hook_pre")])
+
+
+def test_models_are_read_within_inference_mode():
+    """Where torch counts no versions."""
+    this, sites = Model.wrap("plain", tiny.llama()), [Site(1, "mlp.hook_post"), Site(1, "hook_mlp_out")]
+    plain = ENGINE.run(this, BATCH, reads=sites).values
+    with torch.inference_mode():
+        within = ENGINE.run(this, BATCH, reads=sites).values
+    for site in sites:
+        assert torch.equal(plain[site], within[site])
 
 
 # ---------------------------------------------------------------------------------------------- answers

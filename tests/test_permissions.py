@@ -94,6 +94,23 @@ def test_a_folder_hands_its_group_down_as_before(umask, tmp_path):
     assert stat.S_IMODE((inside / "file").stat().st_mode) == 0o666 & ~umask
 
 
+def test_rights_that_are_there_stay_and_where_none_can_be_given_nothing_is_lost(umask, tmp_path, monkeypatch):
+    """A shared folder can hand down more than the umask leaves; some file systems take no rights."""
+    file = tmp_path / "file"
+    file.touch()
+    file.chmod(0o666)
+    as_umask(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o666
+    file.chmod(0o600)
+
+    def refused(path, mode):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refused)
+    as_umask(file)
+    as_umask(tmp_path)
+
+
 def test_where_the_system_does_not_say_what_the_umask_is(umask, tmp_path, monkeypatch):
     monkeypatch.setattr(permissions, "_STATUS", tmp_path / "none")
     assert permissions._umask() == umask

@@ -26,6 +26,11 @@ def notes(template, text):
     ("template", "text", "said"),
     [
         (ALPACA, "### Instruction:\n{}\n\n### Response:\n", "hold what the chat template writes before a prompt"),
+        (
+            "[INST] {{ messages[0].content }} [/INST]",
+            "[INST] {} [/INST]",
+            "hold [INST], which the chat template writes",
+        ),
         (ALPACA, "[INST] {} [/INST]", r"hold \[INST\], as the chat template of other models"),
         (tiny.TEMPLATE, "<|im_start|>user\n{}<|im_end|>", "hold <|im_start|>, as the chat template of other"),
         (tiny.TEMPLATE, "<|user|>{}<|end|>", "hold tokens of the chat template"),

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from interp.claims import MEASURES, check, from_table
 from interp.claims.opening import opening
 from interp.errors import ClaimError, OptionError
 from interp.figures import plot
+from interp.maths import memory
+from interp.metrics import Refusal
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.random_sets import matched_sets, matched_share
@@ -324,6 +327,28 @@ def test_what_is_read_once_is_what_reading_it_anew_gives(noisy):
     np.testing.assert_allclose(norms, contribution_norms(noisy, Donors.read(noisy)), rtol=1e-4)
     assert changes.max() > 0
     assert ("means", "neuron") not in study._kept  # nothing asked for them
+
+
+def test_another_behaviour_has_numbers_of_its_own(noisy):
+    """Though its study keeps what the first one read."""
+    other = replace(noisy, metric=Refusal(("help",), (5, 9, 11)))
+    found = [judge(one, "tuned", "positive", Donors.read(one).condition("tuned", ())).number for one in (noisy, other)]
+    alone = replace(other, _kept={})
+    right = judge(alone, "tuned", "positive", Donors.read(alone).condition("tuned", ())).number
+    np.testing.assert_allclose(found[1], right, rtol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 0.01
+
+
+def test_memory_is_given_back_where_a_process_grew(monkeypatch):
+    given, grown = [], [0]
+    monkeypatch.setattr(memory, "_trim", lambda: given.append)
+    monkeypatch.setattr(memory, "_last", {"resident": 0})
+    monkeypatch.setattr(memory.psutil.Process, "memory_info", lambda self: SimpleNamespace(rss=grown[0]))
+    for resident in (1 << 27, 1 << 29, (1 << 29) + 1, 1 << 30):
+        grown[0] = resident
+        memory.give_back()
+    assert given == [0, 0]
+    assert memory._last["resident"] == 1 << 30
 
 
 def test_the_located_set_is_judged_once_for_its_condition_and_its_dose(study, table):

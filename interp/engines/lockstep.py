@@ -80,7 +80,11 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     """Every tensor of numbers, masks and rotations of positions among them, in another precision."""
     if isinstance(value, (tuple, list)):
         return type(value)(_cast(one, dtype) for one in value)
-    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    # the least number of a mask is none of a narrower precision: a row of infinities has no softmax
+    least = value == torch.finfo(value.dtype).min
+    return value.to(dtype).masked_fill(least, torch.finfo(dtype).min)
 
 
 def _mixed(tuned: Tensor, base: Tensor, share: float) -> Tensor:

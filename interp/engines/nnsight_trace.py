@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interp.engines.base import Batch, Direction, Edit, Run, arguments, in_one_part
 from interp.engines.finite import finite
-from interp.engines.taps import Tap, differentiate, taps
+from interp.engines.taps import Tap, differentiate, require_unchanged, taps
 from interp.errors import OptionError, RemoteFailure, UnsupportedModel
 from interp.models.model import Model
 from interp.models.offload import device_of
@@ -89,7 +89,8 @@ class NNsightEngine:
             traced = self._wrap(module)
             with traced.trace(**inputs, backend=backend):
                 found = nnsight.save(_visit(traced, plan, tapped, reads, gradients_at, gradient_of))
-        logits, cache, values, gradients = found
+        logits, cache, values, gradients, changed = found
+        require_unchanged(model, [site for site, written in zip(tapped, changed, strict=True) if written])
         values, gradients = dict(zip(reads, values, strict=True)), dict(zip(gradients_at, gradients, strict=False))
         run = Run(None if keep == 0 else logits, values, gradients, cache if use_cache else None)
         return run if over is None else in_one_part(run, over, along)
@@ -146,8 +147,9 @@ def _visit(
     reads: Sequence[Site],
     gradients_at: Sequence[Site],
     gradient_of: Callable[[Float[Tensor, "B kept V"]], Float[Tensor, " B"]] | None,
-) -> tuple[Tensor, Any, list[Tensor], list[Tensor]]:
-    """What runs beside the forward pass, elsewhere if need be: logits, cache, values at ``reads``, gradients.
+) -> tuple[Tensor, Any, list[Tensor], list[Tensor], list[bool]]:
+    """What runs beside the forward pass, elsewhere if need be: logits, cache, values at ``reads``, gradients, and which
+    of the sites were written over after they were read.
 
     Only what torch and transformers know leaves it, since another machine need not have this package.
     """
@@ -168,7 +170,8 @@ def _visit(
     output = traced.output
     gradients = {} if gradient_of is None else differentiate(tapped, gradients_at, gradient_of, output.logits)
     values = [tapped[site].value.detach() for site in reads]
-    return output.logits.detach(), output.get("past_key_values"), values, list(gradients.values())
+    changed = [tap.written_over for tap in tapped.values()]
+    return output.logits.detach(), output.get("past_key_values"), values, list(gradients.values()), changed
 
 
 @contextmanager

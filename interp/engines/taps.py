@@ -9,11 +9,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.engines.base import Edit
+from interp.errors import UnsupportedModel
+from interp.models.anatomy import WITHOUT_SUM
+from interp.models.model import Model
 from interp.models.places import Target
 from interp.sites import Site
 
 # What a block adds, or a projection gives that it adds: some add in place.
 _ADDED = ("hook_attn_out", "hook_mlp_out", "attn.o.hook_out", "mlp.out.hook_out")
+
+
+def _version(value: Tensor) -> int:
+    """How often a value was written over; within ``torch.inference_mode`` nobody counts."""
+    return 0 if value.is_inference() else value._version
+
+
+def require_unchanged(model: Model, changed: Sequence[Site]) -> None:
+    """Raise UnsupportedModel for sites whose value was written over in place after it was read."""
+    if changed:
+        raise UnsupportedModel(
+            f"{model.name} writes over the value at {changed[0]} in place: what was read there is lost; {WITHOUT_SUM}"
+        )
 
 
 class Tap:
@@ -57,7 +73,7 @@ class Tap:
     @property
     def written_over(self) -> bool:
         """Whether the value that is kept was changed in place later in the pass."""
-        return self.keeps and hasattr(self, "value") and self.value._version != self._version
+        return self.keeps and hasattr(self, "value") and _version(self.value) != self._version
 
     def _scaled(self, value: Tensor) -> Tensor:
         if self.factor == 1:
@@ -75,7 +91,7 @@ class Tap:
         if self.wants_gradient and not value.requires_grad:
             value = value.detach().requires_grad_()
         if self.keeps or self.wants_gradient:
-            self.value, self._version = value, value._version
+            self.value, self._version = value, _version(value)
         return value
 
 

@@ -14,9 +14,9 @@ from interp.engines.finite import finite
 from interp.engines.shared_gradients import Asked, divided_gradients
 from interp.engines.shared_prefix import divided
 from interp.engines.skipped_blocks import Blocks, may_skip, needed_blocks, only_blocks
-from interp.engines.taps import Tap, differentiate, taps
-from interp.errors import UnsupportedModel, required
-from interp.models.anatomy import WITHOUT_SUM, Target
+from interp.engines.taps import Tap, differentiate, require_unchanged, taps
+from interp.errors import required
+from interp.models.anatomy import Target
 from interp.models.model import Model
 from interp.sites import Site
 
@@ -93,11 +93,7 @@ class TorchEngine:
             if head_reads is not None:
                 stack.callback(_pick(module, head_reads).remove)
             logits, cache = _forward(module, batch, keep, cache, use_cache)
-            if changed := [site for site, tap in tapped.items() if tap.written_over]:
-                raise UnsupportedModel(
-                    f"{model.name} writes over the value at {changed[0]} in place: what was read there is lost; "
-                    f"{WITHOUT_SUM}"
-                )
+            require_unchanged(model, [site for site, tap in tapped.items() if tap.written_over])
             found = (
                 {}
                 if gradient_of is None

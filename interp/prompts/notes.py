@@ -45,6 +45,11 @@ def _spelled(prompts: PromptSet, before: str) -> list[str]:
         ]
     for mark in _STRANGE:
         if count := sum(mark in prompt.text for prompt in prompts):
+            if mark in before:
+                return [
+                    f"{count} of {len(prompts)} prompts of {prompts.source} hold {mark}, which the chat template "
+                    "writes around prompts, and it is put around them once more; give the user's words alone"
+                ]
             return [
                 f"{count} of {len(prompts)} prompts of {prompts.source} hold {mark}, as the chat template of other "
                 "models writes it, which this model reads as words; give the user's words alone"

@@ -2,7 +2,7 @@
 
 from interp.study import Study
 from interp.trials.base_losses import losses_known
-from interp.trials.own_numbers import numbers_known
+from interp.trials.own_numbers import numbers_known, numbers_name
 
 
 def few_of(study: Study, count: int) -> Study:
@@ -15,6 +15,6 @@ def few_of(study: Study, count: int) -> Study:
                 ("answers", role, group), lambda of=answers, group=group: [of[one.id] for one in few.prompts(group)]
             )
             numbers = numbers_known(study, role, group)
-            few.kept(("numbers", role, group), lambda of=numbers: of)
+            few.kept(numbers_name(study, role, group), lambda of=numbers: of)
         few.kept(("base losses", group), lambda group=group: losses_known(study, group))
     return few

@@ -7,12 +7,18 @@ from jaxtyping import Float
 
 from interp.capture import make_batch
 from interp.maths.host import to_host
+from interp.provenance import digest
 from interp.study import Study
 
 
 def numbers_known(study: Study, role: str, group: str) -> dict[int, float]:
-    """Those that were read, by the prompt's id."""
-    return study.kept(("numbers", role, group), dict)
+    """Those that were read, by the prompt's id; a study may be asked for another behaviour's, too."""
+    return study.kept(numbers_name(study, role, group), dict)
+
+
+def numbers_name(study: Study, role: str, group: str) -> tuple[str, ...]:
+    """What they are kept under with a study."""
+    return "numbers", role, group, digest(study.require_metric().identity)
 
 
 def keep_numbers(study: Study, role: str, group: str, rows: Sequence[int], number: Float[np.ndarray, " rows"]) -> None:
