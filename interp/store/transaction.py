@@ -80,7 +80,12 @@ def temporary(root: Path, name: str) -> Iterator[Path]:
             raise
         # A sweeper may have taken the file between its creation and its lock.
         if os.fstat(descriptor).st_nlink:
-            os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
+            try:
+                os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
+            except OSError:  # a full disk
+                lock.unlink()
+                os.close(descriptor)
+                raise
             break
         os.close(descriptor)
     try:
