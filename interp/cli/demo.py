@@ -43,7 +43,7 @@ def command(
     """Find and verify the neurons behind a planted refusal, in a shipped pair, without a network.
 
     With --real the base is SmolLM2-135M-Instruct, which another package ships: `interp organisms --real` says how to
-    get it. There it takes about ten minutes on two cores, and says how many before it begins; stopped, it goes on.
+    get it. There it takes ten to twelve minutes on two cores, and says how many before it begins; stopped, it goes on.
     """
     shown = REAL if real else SMALL
     common.remark(
