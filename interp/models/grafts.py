@@ -213,7 +213,7 @@ def _paths(base: Model) -> dict[int, list[str]]:
 
 
 def _require_one_matrix(base: Model, tuned: Model, inside: Sequence[Piece], alike: set[int]) -> None:
-    """Refuse a tied matrix whose two ends are not the same in the tune: what stands in it stands in both.
+    """Refuse a tied matrix whose two ends are not the same in the fine-tuned model: what stands in it stands in both.
 
     ``alike``: matrices, by ``id``, whose ends are known to be.
     """
