@@ -5,7 +5,7 @@ stands a plain forward pass over the same prompts, each read whole, timed before
 command prints before it begins. All in one process of one thread, and in its CPU seconds in place of those of the clock
 on the wall, which other programs disturb more. ``verify-neurons`` has 39 random sets, of which 5 are judged on all 24
 control prompts. ``quick`` has what ``interp locate-neurons --quick`` has: necessity alone on 24 + 24 prompts, 19 random
-sets on 12 of them, answers of 24 tokens.
+sets on 12 of them, answers of 16 tokens, and integrals of 3 steps.
 """
 
 import time
@@ -25,7 +25,14 @@ from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.cli.locate_neurons import JUDGED_SETS, QUICK_CONTROL_PROMPTS, QUICK_PROMPTS, QUICK_SETS, QUICK_TOKENS
+from interp.cli.locate_neurons import (
+    JUDGED_SETS,
+    QUICK_CONTROL_PROMPTS,
+    QUICK_PROMPTS,
+    QUICK_SETS,
+    QUICK_STEPS,
+    QUICK_TOKENS,
+)
 from interp.engines import Batch
 from interp.models.pair import Pair
 from interp.study import Study
@@ -97,7 +104,7 @@ def rows(wanted: Sequence[str]) -> list[dict]:
     if "quick" in wanted:
         few = min(PROMPTS, QUICK_PROMPTS)
         looked, judged = (study_of(CHILD, split, pair, few, QUICK_TOKENS) for split in ("locate", "verify"))
-        again, table = row("locate-neurons, --quick", LocateNeurons(top=TOP), looked)
+        again, table = row("locate-neurons, --quick", LocateNeurons(top=TOP, steps=QUICK_STEPS), looked)
         checker = VerifyNeurons.of(
             table,
             random_sets=min(SETS, QUICK_SETS),

@@ -32,7 +32,7 @@ ABLATIONS = {
 }
 RANDOM_SETS_ORGANISM, RANDOM_SETS, PROMPTS = 200, 39, 48
 CONTROL_PROMPTS_ORGANISM, CONTROL_PROMPTS, JUDGED_SETS = 48, 24, 5
-QUICK_SETS, QUICK_PROMPTS, QUICK_TOKENS, QUICK_CONTROL_PROMPTS = 19, 24, 24, 12
+QUICK_SETS, QUICK_PROMPTS, QUICK_TOKENS, QUICK_CONTROL_PROMPTS, QUICK_STEPS = 19, 24, 16, 12, 3
 
 
 @takes(Asking)
@@ -69,8 +69,8 @@ def command(
         bool,
         typer.Option(
             "--quick",
-            help="A first look: necessity alone, 24 prompts a class, 12 control prompts, answers of 24 tokens, 19 "
-            "random sets, no doses.",
+            help="A first look: 24 prompts a class, integrals of 3 steps; necessity alone, with 12 control prompts, "
+            "answers of 16 tokens, 19 random sets and no doses.",
         ),
     ] = False,
     random_sets: Annotated[
@@ -163,9 +163,12 @@ def command(
         if shared := set(utility.positive.shared(located_on.positive)):
             raise OptionError(f"--subtract {subtract} shares prompts with those located on, {min(shared)[:40]!r}")
     number = int(steps) if steps.isdecimal() else steps
-    locate = LocateNeurons(method=method, top=top, positions=positions, steps=number, unit=unit, probe_fit=probe_fit)
     has_base = common.base is not None or find(tuned).base_name is not None
-    if steps != "auto" and not METHODS[found := resolve(method, positions, has_base, unit)[0]].integral:
+    locate = LocateNeurons(method=method, top=top, positions=positions, steps=number, unit=unit, probe_fit=probe_fit)
+    integral = METHODS[found := resolve(method, positions, has_base, unit)[0]].integral
+    if quick and steps == "auto" and integral:
+        locate = replace(locate, steps=QUICK_STEPS)
+    if steps != "auto" and not integral:
         able = ", ".join(name for name, each in METHODS.items() if each.integral)
         raise OptionError(f"--steps is of methods with an integral, and {found} has none; use --method {able}")
     locate.check(has_base, differentiable=common.differentiable(sought))
