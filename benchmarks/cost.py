@@ -27,12 +27,12 @@ from interp.analyzers.locate_neurons.scores import Asked
 from interp.analyzers.locate_neurons.selection import rank
 from interp.engines import Batch
 from interp.engines.shared_prefix import whole_prompts
+from interp.experiments.ranking_sets import spearman
 from interp.maths.quadrature import STEPS
 from interp.models.pair import Pair
 from interp.provenance import digest
 from interp.study import Study
 from interp.table import Table
-from interp.trials.located import spearman
 
 CHILD, PROMPTS, TOP, ROUNDS, AT_ONCE = "planted", 48, 60, 2, 96
 REFERENCE, FEW = STEPS[-1], 12

@@ -15,11 +15,11 @@ from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.dictionary_probe import DictionaryProbe
 from interp.capture import capture
-from interp.dictionaries.diff import compare
-from interp.dictionaries.formats import read
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
+from interp.sae.analysis.diff import compare
+from interp.sae.formats import read
 from interp.sites import Site
 from interp.study import Study
 

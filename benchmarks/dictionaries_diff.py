@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from benchmarks.page import CommandLine, machine, markdown, write_section
-from interp.dictionaries.config import BY_BATCH, DictionaryConfig
-from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.diff import SIDES, compare
-from interp.dictionaries.losses import smallest_kept, training_loss
-from interp.dictionaries.planted import NONE, PlantedTune, planted_tune
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import clopper_pearson
+from interp.sae.analysis.diff import SIDES, compare
+from interp.sae.core.config import BY_BATCH, DictionaryConfig
+from interp.sae.core.dictionary import Dictionary
+from interp.sae.planted import NONE, PlantedTune, planted_tune
+from interp.sae.training.losses import smallest_kept, training_loss
 from interp.table import Table
 
 SIZE = {"width": 64, "shared": 16, "easy": 12, "narrow": 12, "base_only": 4, "rotated": 4, "rescaled": 4}

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.dictionaries_organism import asked, chats
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
-from interp.dictionaries.classes import CLASSES
+from interp.sae.analysis.classes import CLASSES
 
 FAMILY = "organism:refusal"
 TRAINED = {"full": ("full", "base"), "sham": ("sham", "base"), "identical": ("full", "full")}

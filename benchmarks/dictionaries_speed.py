@@ -20,9 +20,9 @@ import torch
 
 from benchmarks.dictionaries_steps import PEERS, D, F, K, N, data, serve
 from benchmarks.page import machine, markdown, write_section
-from interp.dictionaries import Dictionary, DictionaryConfig, Training
-from interp.dictionaries.learner import Learner
 from interp.errors import required
+from interp.sae import Dictionary, DictionaryConfig, Training
+from interp.sae.training.learner import Learner
 
 DEAD = 500
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.dictionaries import Dictionary, DictionaryConfig, Training
-from interp.dictionaries.config import SPARSE
-from interp.dictionaries.learner import FREE_NORM, Learner
+from interp.sae import Dictionary, DictionaryConfig, Training
+from interp.sae.core.config import SPARSE
+from interp.sae.training.learner import FREE_NORM, Learner
 
 
 @dataclass(frozen=True)

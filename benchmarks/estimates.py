@@ -34,10 +34,10 @@ from interp.cli.locate_neurons import (
     QUICK_TOKENS,
 )
 from interp.engines import Batch
+from interp.experiments.cost import cost
 from interp.models.pair import Pair
 from interp.study import Study
 from interp.table import Table
-from interp.trials.work import cost
 
 CHILD, TOP, PROMPTS, SETS, TOKENS, CONTROL_PROMPTS = "planted", "60", 48, 39, 48, 24
 ANALYZERS = ("locate-neurons", "verify-neurons", "compare", "tuco", "ftc-alpha", "coalitions", "quick")

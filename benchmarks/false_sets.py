@@ -18,15 +18,15 @@ from interp.analyzers.verify_neurons.findings import changed, recovered
 from interp.analyzers.verify_neurons.sets import dose_table, random_table
 from interp.analyzers.verify_neurons.tables import answers_table, recovery_table
 from interp.claims import Finding, evaluate
+from interp.experiments.conditions import Donors, Judged, Receiver, judge
+from interp.experiments.contributions import contribution_changes, contribution_norms
+from interp.experiments.outcomes import Outcome, Outcomes
+from interp.experiments.resumable import parts
+from interp.experiments.row_selection import some
+from interp.interventions.random_sets import matched_sets, matched_share, norm_ratio, set_name
 from interp.prompts import OneClass
-from interp.random_sets import matched_sets, matched_share, norm_ratio, set_name
 from interp.study import GROUPS, Study
 from interp.table import table
-from interp.trials.conditions import Donors, Judged, Receiver, judge
-from interp.trials.contributions import contribution_changes, contribution_norms
-from interp.trials.outcomes import Outcome, Outcomes
-from interp.trials.parts import parts
-from interp.trials.rows import some
 
 Set = Sequence[tuple[int, int]]
 CONTROL_PROMPTS = 48

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp.maths import subspaces
 from interp.maths.subspaces import Basis
-from interp.store.bases import Bases
+from interp.store.svd_cache import Bases
 
 # (rows, columns) and how many of a block's matrices have this shape: q, k, v, o; in; out
 SHAPES = {(768, 768): 4, (3072, 768): 1, (768, 3072): 1}

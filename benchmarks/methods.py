@@ -19,14 +19,14 @@ from interp.analyzers.locate_neurons import METHODS
 from interp.analyzers.locate_neurons.methods import resolve
 from interp.analyzers.locate_neurons.scores import Asked
 from interp.analyzers.locate_neurons.selection import rank
+from interp.experiments.conditions import Donors, judge
+from interp.experiments.dose import grid, refine
+from interp.experiments.outcomes import Outcomes
 from interp.maths.statistics import area_under_dose, recall_at, roc_auc, smallest_dose
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
 from interp.study import Study
-from interp.trials.conditions import Donors, judge
-from interp.trials.dose import grid, refine
-from interp.trials.outcomes import Outcomes
 
 RESULTS = Path(__file__).resolve().parent / "methods.json"
 LOCATE: int | None = None

@@ -16,10 +16,10 @@ import numpy as np
 from benchmarks.dictionaries_organism import asked
 from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
-from interp.dictionaries.activations import Activations, Reading
-from interp.dictionaries.sources import write_shards
 from interp.models.pair import Pair
 from interp.prompts import Documents
+from interp.sae.training.activation_source import Activations, Reading
+from interp.sae.training.sources import write_shards
 from interp.sites import Site
 from interp.store import Store
 from interp.training.text import shipped

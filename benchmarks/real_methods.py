@@ -18,11 +18,11 @@ from interp.analyzers.locate_neurons import METHODS
 from interp.analyzers.locate_neurons.methods import resolve
 from interp.analyzers.locate_neurons.scores import Asked
 from interp.analyzers.locate_neurons.selection import rank
+from interp.experiments.conditions import Donors
+from interp.experiments.outcomes import Outcomes
 from interp.maths.statistics import roc_auc
 from interp.models.pair import Pair
 from interp.study import Study
-from interp.trials.conditions import Donors
-from interp.trials.outcomes import Outcomes
 
 SIZE, PROMPTS, TOKENS = 60, 48, 48
 SMALL = {"SIZE": 2, "PROMPTS": 2, "TOKENS": 4, "methods": ["change"]}

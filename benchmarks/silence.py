@@ -20,6 +20,10 @@ from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.tables import answers_table
 from interp.capture import capture
 from interp.claims import evaluate
+from interp.experiments.conditions import Donors, Receiver, judge
+from interp.experiments.contributions import contribution_norms
+from interp.experiments.outcomes import Outcomes
+from interp.interventions.random_sets import matched_sets, permute_within_twins
 from interp.maths.host import to_host
 from interp.maths.statistics import (
     benjamini_hochberg,
@@ -29,13 +33,9 @@ from interp.maths.statistics import (
     standardised_difference,
 )
 from interp.models.pair import Pair
-from interp.random_sets import matched_sets, permute_within_twins
 from interp.sites import neurons
 from interp.study import Study
 from interp.table import table
-from interp.trials.conditions import Donors, Receiver, judge
-from interp.trials.contributions import contribution_norms
-from interp.trials.outcomes import Outcomes
 
 PERMUTED, RANKED, RANKINGS, SETS = ("planted", "full", "sham"), ("planted", "full"), 40, 19
 COLUMNS = ["where", "what", "seen", "expected"]

@@ -11,13 +11,13 @@ from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import claims, organisms
 from interp.analyzers.graft import Graft
 from interp.analyzers.stitch import Partner, Stitch
+from interp.experiments.questions import Questions, run_logits
 from interp.metrics import Task
 from interp.models.pair import Pair
 from interp.prompts import NOTHING, Contrast, PromptSet, read_prompts, read_task
 from interp.store import Store
 from interp.study import Study
 from interp.table import Table
-from interp.trials.questions import Questions, run_logits
 
 BASE = "organism:refusal/base"
 PROMPTS: int | None = None

@@ -22,13 +22,13 @@ from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.tuco import Tuco
 from interp.claims import from_table
 from interp.engines import Batch, TorchEngine
-from interp.engines.lockstep import lockstep
+from interp.engines.coupled_forward import lockstep
+from interp.experiments.tuning_decomposition import Path, Stream, against, own_ends
 from interp.metrics import Refusal
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
 from interp.study import Study
-from interp.trials.split import Path, Stream, against, own_ends
 
 ROUNDS, LIMIT, SCALED = 9, 96, 32
 ORGANISMS = tuple(name for name in organisms.names() if organisms.base_of(name) and name.startswith("refusal/"))

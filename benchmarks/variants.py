@@ -22,12 +22,12 @@ from benchmarks.page import CommandLine, machine, markdown, write_section
 from interp import organisms
 from interp.analyzers.locate_neurons.methods import METHODS
 from interp.analyzers.locate_neurons.scores import Asked, Scores
+from interp.experiments.conditions import Donors
+from interp.experiments.outcomes import Outcomes
 from interp.maths.statistics import recall_at
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.study import Study
-from interp.trials.conditions import Donors
-from interp.trials.outcomes import Outcomes
 
 RESULTS = Path(__file__).resolve().parent / "variants.json"
 COLUMNS = ["organism", "method", "needs a base", "recall", "k95", "k", "effect at k", "seconds"]

@@ -126,7 +126,7 @@ def _read(config: pytest.Config, path: Path) -> Any:
 
 
 def _again(config: pytest.Config, prompts: list[str]) -> Any:
-    from interp.cli.measure_again import Again
+    from interp.replication.remeasure import Again
 
     worker = getattr(config, "workerinput", None)
     folder = Path(worker[_FOLDER] if worker else tempfile.mkdtemp(prefix="interp-again-"))

@@ -12,8 +12,9 @@ from interp.capture import Backoff, BatchSize, batches, require_parts
 from interp.display import facts_html
 from interp.engines import Engine, TorchEngine
 from interp.errors import OptionError, OutOfMemory, PromptError
-from interp.generate import MORE_WRITTEN, cached_bytes, generate
-from interp.intervention import Intervention
+from interp.interventions.generation import MORE_WRITTEN, cached_bytes, generate
+from interp.interventions.intervention import Intervention
+from interp.interventions.teacher_forcing import Text
 from interp.maths.memory import give_back
 from interp.metrics import Behaviour, Metric, Objective
 from interp.models.model import Model
@@ -23,7 +24,6 @@ from interp.prompts import Contrast, Encoded, EncodedSet, OneClass, PromptSet, p
 from interp.prompts.thinking import AnswerStart, answer_start
 from interp.provenance import HasOptions, Provenance, digest, environment, plain
 from interp.store.journal import Journal
-from interp.teacher_forcing import Text
 
 Item = TypeVar("Item")
 Seen = Callable[[Sequence[tuple[str, int]], Tensor], None]

@@ -49,9 +49,9 @@ def main(directory: Path) -> None:
     from nnsight.intervention.backends.remote import RemoteBackend
     from nnsight.schema.config import CONFIG
 
-    from interp.edit import Ablate, Blend
     from interp.engines import Batch, TorchEngine
     from interp.engines.nnsight_trace import NNsightEngine
+    from interp.interventions.edits import Ablate, Blend
     from interp.metrics import Refusal
     from interp.models.model import Model
     from interp.sites import Site, neurons

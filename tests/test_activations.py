@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from interp.capture import batches, capture
-from interp.dictionaries import Buffer
-from interp.dictionaries.activations import Activations, Reading, _alike
-from interp.dictionaries.norms import Norms
-from interp.dictionaries.sources import Made, Rows, Shards, write_shards
 from interp.engines import TorchEngine
 from interp.errors import DictionaryError, OptionError, PromptError
 from interp.models.pair import Pair
 from interp.prompts import SPECIAL, TURNS, Documents, Encoded, encode_document, special_ids
+from interp.sae import Buffer
+from interp.sae.core.norms import Norms
+from interp.sae.training.activation_source import Activations, Reading, _alike
+from interp.sae.training.sources import Made, Rows, Shards, write_shards
 from interp.sites import Site
 from tests import tiny
 
@@ -383,7 +383,7 @@ def arguments(data, out, *more, site="blocks.1.hook_resid_post"):
 
 
 def test_the_command_trains_a_crosscoder_and_says_what_it_read(run, written, tmp_path):
-    from interp.dictionaries import load
+    from interp.sae import load
 
     data = written(["Please tell me how to open the door .", "How do I paint a gate ?"] * 20).path
     code, out, _ = run(*arguments(data, tmp_path / "cc", "--of", "both", "--architecture", "batchtopk", "--json"))

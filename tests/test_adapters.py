@@ -25,8 +25,8 @@ from interp.errors import (
     UnsupportedModel,
     WrongBase,
 )
-from interp.generate import Text, generate
-from interp.intervention import Intervention
+from interp.interventions.generation import Text, generate
+from interp.interventions.intervention import Intervention
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import encode

@@ -13,15 +13,15 @@ from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.claims import check, from_table
 from interp.cli.baselines import applicable, baselines_table, parse
 from interp.errors import OptionError
+from interp.experiments import refusal_directions
+from interp.experiments.conditions import Donors, judge
+from interp.experiments.divergence import divergence, divergences
+from interp.experiments.ranking_sets import ranking_of
+from interp.experiments.refusal_directions import candidates_of, choose, taken_away
 from interp.figures import plot
 from interp.maths.intervals import cluster_interval
 from interp.report.sections import baselines_table as on_the_page
 from interp.store import Store
-from interp.trials import direction
-from interp.trials.conditions import Donors, judge
-from interp.trials.direction import candidates_of, choose, taken_away
-from interp.trials.divergence import divergence, divergences
-from interp.trials.located import ranking_of
 from tests import tiny
 
 SMALL = {"random_sets": 5, "dose_draws": 2, "depth": 4, "control_prompts": 6}
@@ -119,7 +119,9 @@ def test_the_direction_is_the_one_that_reading_every_divergence_chooses(halves):
     apart = [
         divergence(locating, taken_away(locating.pair.tuned, each.direction), negative).mean() for each in candidates
     ]
-    allowed = [each for each, kl in zip(candidates, apart, strict=True) if kl <= direction.KL and each.added >= 0]
+    allowed = [
+        each for each, kl in zip(candidates, apart, strict=True) if kl <= refusal_directions.KL and each.added >= 0
+    ]
     assert best is min(allowed or candidates, key=lambda each: (each.number, each.layer, each.position))
     for each, kl in zip(candidates, apart, strict=True):
         assert np.isnan(each.kl) or each.kl == pytest.approx(kl, rel=1e-9)
@@ -163,7 +165,7 @@ def test_without_a_base_sets_go_to_their_means(halves):
 def test_a_choice_of_direction_that_was_stopped_goes_on(halves, runs, table, tmp_path, monkeypatch):
     located, contrast, verified = runs
     made, calls = Baselines.of(verified, located, contrast=contrast, choosing=halves[0]), []
-    own = direction._judged
+    own = refusal_directions._judged
 
     def stopping(*given):
         calls.append(given)
@@ -171,7 +173,7 @@ def test_a_choice_of_direction_that_was_stopped_goes_on(halves, runs, table, tmp
             raise KeyboardInterrupt
         return own(*given)
 
-    monkeypatch.setattr(direction, "_judged", stopping)
+    monkeypatch.setattr(refusal_directions, "_judged", stopping)
     with pytest.raises(KeyboardInterrupt):
         Store(tmp_path).fetch(made, halves[1])
     again = Store(tmp_path).fetch(made, halves[1]).table

@@ -12,6 +12,9 @@ from interp.analyzers.tuco import Tuco
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.capture import make_batch
 from interp.errors import MetricError
+from interp.experiments.ablated_metric import Numbers
+from interp.experiments.conditions import Donors, judge
+from interp.experiments.warnings import warnings_of
 from interp.figures import plot
 from interp.metrics import Behaviour, Refusal, load_behaviour, read_behaviour
 from interp.metrics.continuations import Continuations
@@ -22,9 +25,6 @@ from interp.prompts import OneClass, Prompt, PromptSet
 from interp.report.page import page
 from interp.studies import load_study
 from interp.study import Study
-from interp.trials.conditions import Donors, judge
-from interp.trials.numbers import Numbers
-from interp.trials.warnings import warnings_of
 from tests import tiny
 
 

@@ -10,9 +10,9 @@ from transformers.utils import chat_template_utils
 
 from interp.analyzers.compare import Compare
 from interp.cli import main
-from interp.cli.reading import Reading, load_control
-from interp.cli.repeat import Request
-from interp.cli.templated import Templated
+from interp.cli.prompt_options import Reading, load_control
+from interp.cli.request_cache import Request
+from interp.cli.template_options import Templated
 from interp.errors import OptionError
 from interp.models.pair import Pair
 from interp.prompts import CONTENT, OneClass, Prompt, PromptSet, TemplateOptions, decoded, encode, with_options

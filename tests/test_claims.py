@@ -28,7 +28,7 @@ from interp.claims.sentences import fill
 from interp.cli.claims_table import claims_table
 from interp.errors import ClaimError
 from interp.maths.intervals import Interval, cluster_interval
-from interp.maths.judged import corrected_difference, corrected_share
+from interp.maths.judge_correction import corrected_difference, corrected_share
 from interp.table import ZERO_OR_ONE, table
 
 FAST = settings(max_examples=25, deadline=None, derandomize=True)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from interp import claims, organisms
-from interp.analyzers.compare import Compare, passes
-from interp.analyzers.compare.passes import lenses, stream_sites
+from interp.analyzers.compare import Compare, compute
+from interp.analyzers.compare.compute import lenses, stream_sites
 from interp.capture import make_batch
 from interp.engines import Batch, TorchEngine, engine_named
 from interp.errors import OptionError, PairError, PromptError
@@ -381,11 +381,11 @@ def test_tokens_that_all_prompts_begin_with_are_gone_through_once(name, monkeypa
     prompts = [replace(p, text=text) for p, text in zip(tiny.contrast(5).positive, texts, strict=True)]
     study = Study(pair, OneClass(PromptSet(tuple(prompts), "long")), None)
     batch, _ = make_batch(study.encoded("positive"), range(5), study.pad_id, pair.tuned.device)
-    assert passes._shared(batch) >= 12
+    assert compute._shared(batch) >= 12
     assert len({*batch.lengths}) > 1
     once = Compare()(study)
-    monkeypatch.setattr(passes, "SHORTEST", 10**6)
-    assert passes._shared(batch) == 0
+    monkeypatch.setattr(compute, "SHORTEST", 10**6)
+    assert compute._shared(batch) == 0
     whole = Compare()(study)
     for kind in (None, "tokens", "drift"):
         one, other = (run if kind is None else run.tables[kind] for run in (once, whole))

@@ -9,12 +9,12 @@ from scipy import stats
 
 from interp.analyzers.concept_shift import ConceptShift
 from interp.claims import conclude
-from interp.dictionaries import shift as shifts
-from interp.dictionaries.reading import Texts
-from interp.dictionaries.shift_claims import Concepts, claims_of, columns_of, control_columns
 from interp.errors import OptionError, PairError
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import PairsOnDemand
+from interp.sae.analysis import concept_shift as shifts
+from interp.sae.analysis.concept_shift_claims import Concepts, claims_of, columns_of, control_columns
+from interp.sae.analysis.token_labels import Texts
 from interp.table import table
 from tests import tiny
 from tests.claim_makers import require_remeasured

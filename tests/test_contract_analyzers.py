@@ -30,13 +30,13 @@ from interp.analyzers.stitch import Partner, Stitch
 from interp.analyzers.transfer import Transfer
 from interp.analyzers.tuco import Tuco
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.dictionaries import Dictionary, DictionaryConfig
-from interp.dictionaries.classes import Thresholds
-from interp.dictionaries.diff import WAYS
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, PromptSet
 from interp.provenance import Provenance
+from interp.sae import Dictionary, DictionaryConfig
+from interp.sae.analysis.classes import Thresholds
+from interp.sae.analysis.diff import WAYS
 from interp.study import Study
 from interp.table import ALLOWED, dtype_name, table
 from tests import tiny

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.errors import OptionError
+from interp.interventions.random_sets import matched_sets, norm_ratio, permute_within_twins
 from interp.maths.statistics import permutation_p
-from interp.random_sets import matched_sets, norm_ratio, permute_within_twins
 
 NORMS = np.random.default_rng(0).gamma(2.0, size=(3, 50))
 

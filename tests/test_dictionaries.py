@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from interp.dictionaries import DictionaryConfig, fold_decoder_norm, fold_scale, load, save
-from interp.dictionaries.active import Codes, autoencode, top_per_batch, top_per_row
-from interp.dictionaries.config import ARCHITECTURES, BY_BATCH, SPARSE
-from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.losses import RECONSTRUCTIONS, auxiliary_loss, training_loss
-from interp.dictionaries.pursuit import pursue
-from interp.dictionaries.straight_through import jump, step
 from interp.errors import DictionaryError, OptionError
+from interp.sae import DictionaryConfig, fold_decoder_norm, fold_scale, load, save
+from interp.sae.analysis.pursuit import pursue
+from interp.sae.core.config import ARCHITECTURES, BY_BATCH, SPARSE
+from interp.sae.core.dictionary import Dictionary
+from interp.sae.core.sparse_products import Codes, autoencode, top_per_batch, top_per_row
+from interp.sae.core.straight_through import jump, step
+from interp.sae.training.losses import RECONSTRUCTIONS, auxiliary_loss, training_loss
 
 D, F, K, N = 10, 24, 3, 32
 

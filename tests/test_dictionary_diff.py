@@ -7,19 +7,19 @@ from scipy import stats
 
 from benchmarks.dictionaries_diff import STEPS, held_out, measure
 from interp import claims
-from interp.dictionaries.active import Codes
-from interp.dictionaries.classes import Thresholds, of_crosscoder
-from interp.dictionaries.config import DictionaryConfig
-from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.diff import WAYS, compare
-from interp.dictionaries.diff_claims import claims_of
-from interp.dictionaries.differences import DifferenceScaling
-from interp.dictionaries.exchange import exchange_p
-from interp.dictionaries.folds import FoldSums, jackknife
-from interp.dictionaries.lines import Lines
-from interp.dictionaries.planted import VARIANTS, planted_tune
-from interp.dictionaries.scaling import BASE, TARGETS, TUNED, LatentScaling
 from interp.errors import OptionError
+from interp.sae.analysis.activation_slopes import Lines
+from interp.sae.analysis.classes import Thresholds, of_crosscoder
+from interp.sae.analysis.diff import WAYS, compare
+from interp.sae.analysis.diff_claims import claims_of
+from interp.sae.analysis.differences import DifferenceScaling
+from interp.sae.analysis.jackknife import FoldSums, jackknife
+from interp.sae.analysis.latent_scaling import BASE, TARGETS, TUNED, LatentScaling
+from interp.sae.analysis.model_swap_test import exchange_p
+from interp.sae.core.config import DictionaryConfig
+from interp.sae.core.dictionary import Dictionary
+from interp.sae.core.sparse_products import Codes
+from interp.sae.planted import VARIANTS, planted_tune
 from interp.table import table
 from tests.claim_makers import require_remeasured
 

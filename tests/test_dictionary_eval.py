@@ -11,18 +11,18 @@ from scipy import stats
 
 from interp import claims
 from interp.analyzers.dictionary_eval import DictionaryEval
-from interp.analyzers.dictionary_eval.claimed import claims_of, words
-from interp.analyzers.dictionary_eval.passes import Passes, Sums
-from interp.analyzers.dictionary_eval.told import prompts_table, splice_table
-from interp.dictionaries import Dictionary, DictionaryConfig, save
-from interp.dictionaries.baselines import Covariance, predicted, principal
-from interp.dictionaries.parts import recoded
-from interp.dictionaries.place import ORDER, Place
-from interp.dictionaries.scores import score
+from interp.analyzers.dictionary_eval.compute import Passes, Sums
+from interp.analyzers.dictionary_eval.findings import claims_of, words
+from interp.analyzers.dictionary_eval.tables import prompts_table, splice_table
 from interp.errors import OptionError
 from interp.figures import plot
 from interp.models.pair import Pair
 from interp.prompts import OneClass, Prompt, PromptSet, encode
+from interp.sae import Dictionary, DictionaryConfig, save
+from interp.sae.analysis.baselines import Covariance, predicted, principal
+from interp.sae.analysis.input_output import ORDER, Place
+from interp.sae.analysis.scores import score
+from interp.sae.analysis.token_groups import recoded
 from interp.sites import BLOCK_HOOKS, Site
 from interp.study import Study
 from interp.table import table

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from interp.dictionaries.formats import read
 from interp.errors import OptionError
+from interp.sae.formats import read
 from tests.test_formats import CASES, DATA, KINDS
 
 # every word by which a name decided something, or could be thought to

@@ -8,14 +8,14 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from interp.dictionaries.config import DictionaryConfig
-from interp.dictionaries.confirm import confirm
-from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.edits import Latents
-from interp.dictionaries.probe import SparseProbe
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
 from interp.models.pair import Pair
+from interp.sae.analysis.causal_validation import confirm
+from interp.sae.analysis.probe import SparseProbe
+from interp.sae.core.config import DictionaryConfig
+from interp.sae.core.dictionary import Dictionary
+from interp.sae.core.edits import Latents
 from interp.sites import Site
 from tests import tiny
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from interp.dictionaries.reading import Active, Examples, Texts, adjusted, labels, spread
 from interp.errors import OptionError
+from interp.sae.analysis.token_labels import Active, Examples, Texts, adjusted, labels, spread
 
 LISTS = {latent: {5 * latent + offset for offset in range(4)} for latent in range(12)}
 

@@ -8,17 +8,17 @@ from benchmarks.dictionaries_training import Settings, config_of, fit
 from interp import claims
 from interp.analyzers.dictionary_eval import DictionaryEval
 from interp.capture import make_batch
-from interp.dictionaries import Dictionary, DictionaryConfig, save
-from interp.dictionaries.baselines import Covariance, permuted, principal, random_rows
-from interp.dictionaries.recovery import Recovery, match, uniqueness
-from interp.dictionaries.scores import Scores, density_table, score, scores_table
-from interp.dictionaries.splice import ZERO, ablations, recovered, splice, through
-from interp.dictionaries.synthetic import benchmark_world, flat, hierarchical, rates, scaled
-from interp.edit import Through
 from interp.engines import TorchEngine
 from interp.errors import OptionError
+from interp.interventions.edits import Through
 from interp.models.pair import Pair
 from interp.prompts import OneClass, Prompt, PromptSet
+from interp.sae import Dictionary, DictionaryConfig, save
+from interp.sae.analysis.baselines import Covariance, permuted, principal, random_rows
+from interp.sae.analysis.recovery import Recovery, match, uniqueness
+from interp.sae.analysis.scores import Scores, density_table, score, scores_table
+from interp.sae.analysis.splice import ZERO, ablations, recovered, splice, through
+from interp.sae.synthetic import benchmark_world, flat, hierarchical, rates, scaled
 from interp.sites import Site
 from interp.study import Study
 from tests import tiny

@@ -32,8 +32,8 @@ def _studies(place):
 
 
 def _dictionary(place):
-    from interp.dictionaries import Dictionary, DictionaryConfig
-    from interp.dictionaries.files import save
+    from interp.sae import Dictionary, DictionaryConfig
+    from interp.sae.core.files import save
 
     save(Dictionary(DictionaryConfig("topk", 8, 16, k=2), seed=0), place / "a-dictionary")
     return {}

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from interp.edit import Ablate, Add, Blend, Replace, ReplaceByRow, Scale
 from interp.engines import Batch, Edit, TorchEngine
-from interp.intervention import Intervention, by_layer, graft
+from interp.interventions.edits import Ablate, Add, Blend, Replace, ReplaceByRow, Scale
+from interp.interventions.intervention import Intervention, by_layer, graft
 from interp.models.model import Model
 from interp.prompts import encode
 from interp.sites import BLOCK_HOOKS, Site, contribution, neurons

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from interp.capture import batches, capture, make_batch
-from interp.edit import Add
 from interp.engines import Batch, Engine, TorchEngine
 from interp.errors import OptionError
+from interp.interventions.edits import Add
 from interp.metrics import Refusal
 from interp.models.model import Model
 from interp.prompts import COMPLETION, CONTENT, DECISION, Encoded, encode

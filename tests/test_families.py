@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from interp.analyzers.locate_neurons import LocateNeurons
-from interp.edit import Ablate, Scale
 from interp.engines import Batch, TorchEngine
 from interp.errors import UnsupportedModel
-from interp.generate import Text, generate
+from interp.interventions.edits import Ablate, Scale
+from interp.interventions.generation import Text, generate
 from interp.models.anatomy import Target
 from interp.models.model import Model
 from interp.models.pair import Pair

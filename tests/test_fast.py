@@ -13,14 +13,14 @@ import torch
 
 from interp.analyzers.dictionary_eval import DictionaryEval
 from interp.capture import make_batch
-from interp.dictionaries import Buffer, Dictionary, DictionaryConfig, Training, load, save, train
-from interp.dictionaries.activations import Activations, Reading
-from interp.dictionaries.parts import OUTSIDE, UNKNOWN, parts_of, read_whole
-from interp.dictionaries.scores import Scores, conversations_table
 from interp.engines import TorchEngine
 from interp.errors import PromptError
 from interp.models.pair import Pair
 from interp.prompts import SPECIAL, TURNS, Documents, OneClass, encode_document, read_chats, read_prompts, special_ids
+from interp.sae import Buffer, Dictionary, DictionaryConfig, Training, load, save, train
+from interp.sae.analysis.scores import Scores, conversations_table
+from interp.sae.analysis.token_groups import OUTSIDE, UNKNOWN, parts_of, read_whole
+from interp.sae.training.activation_source import Activations, Reading
 from interp.sites import Site
 from interp.study import Study
 from tests import tiny

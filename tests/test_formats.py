@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from interp.cli import GROUPS
-from interp.dictionaries import DictionaryConfig, fold_decoder_norm, fold_scale, load, save
-from interp.dictionaries.config import ARCHITECTURES, SPARSE
-from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.formats import WRITTEN, detect, read, write
 from interp.errors import DictionaryError, OptionError
+from interp.sae import DictionaryConfig, fold_decoder_norm, fold_scale, load, save
+from interp.sae.core.config import ARCHITECTURES, SPARSE
+from interp.sae.core.dictionary import Dictionary
+from interp.sae.formats import WRITTEN, detect, read, write
 
 DATA = Path(__file__).parent / "data" / "dictionaries"
 CASES = sorted(path.parent.relative_to(DATA).as_posix() for path in DATA.rglob("expected.safetensors"))

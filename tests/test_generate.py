@@ -5,11 +5,11 @@ import torch
 
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
-from interp.generate import generate
-from interp.intervention import Intervention, by_layer
+from interp.interventions.generation import generate
+from interp.interventions.intervention import Intervention, by_layer
+from interp.interventions.teacher_forcing import Text, answer_logits, first_logits, read_donor, would_answer
 from interp.models.model import Model
 from interp.prompts import encode
-from interp.teacher_forcing import Text, answer_logits, first_logits, read_donor, would_answer
 from tests import tiny
 
 ENGINE = TorchEngine()

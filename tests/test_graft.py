@@ -15,8 +15,10 @@ from scipy.stats import hypergeom
 from interp import claims, figures, organisms
 from interp.analyzers.graft import Graft
 from interp.analyzers.graft.findings import claims_of
-from interp.analyzers.graft.rows import Rows
+from interp.analyzers.graft.tables import Rows
 from interp.errors import ClaimError, OptionError, PromptError, UnsupportedModel
+from interp.experiments import masks
+from interp.experiments.questions import Graded, Questions, perplexity, run_logits
 from interp.maths.calibration import calibration_error
 from interp.maths.intervals import cluster_interval
 from interp.maths.overlap import overlap
@@ -30,8 +32,6 @@ from interp.models.rescale import update_scaled
 from interp.prompts import NOTHING, Contrast, Encoded, Prompt, PromptSet, read_task
 from interp.store import Store
 from interp.study import Study
-from interp.trials import masks
-from interp.trials.questions import Graded, Questions, perplexity, run_logits
 from tests import tiny
 
 QUICK = {"steps": 2, "relaxed_steps": 1, "draws": 2, "shuffles": 2, "sweep": (0.1,), "at": 0.05}

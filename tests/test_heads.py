@@ -11,14 +11,14 @@ from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
+from interp.experiments.conditions import Donors
+from interp.experiments.contributions import contribution_norms
+from interp.experiments.outcomes import Outcomes
+from interp.interventions.random_sets import matched_sets
 from interp.models.changes import weight_change
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.units import HEAD, NEURON, unit_named
-from interp.random_sets import matched_sets
-from interp.trials.conditions import Donors
-from interp.trials.contributions import contribution_norms
-from interp.trials.outcomes import Outcomes
 from tests import families, tiny
 
 BUILDERS = {**tiny.FAMILIES, **{name: (lambda name=name: families.build(name)) for name in families.NAMES}}

@@ -37,7 +37,7 @@ from interp.models.weights import WeightPair
 from interp.prompts import Contrast, OneClass, Prompt, PromptSet
 from interp.sites import Weight
 from interp.store import Store
-from interp.store.bases import Bases
+from interp.store.svd_cache import Bases
 from interp.study import Study
 from tests import families, tiny
 from tests.documented import require_described

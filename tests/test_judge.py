@@ -11,7 +11,7 @@ from interp.analyzers.tuco import Tuco
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.claims import check, from_table
 from interp.errors import MetricError, ModelNotFound
-from interp.maths.judged import corrected_share
+from interp.maths.judge_correction import corrected_share
 from interp.metrics import load_behaviour, read_behaviour
 from interp.prompts import Contrast, OneClass, Prompt, PromptSet, encode
 from interp.study import Study

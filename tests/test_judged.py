@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from interp.maths.intervals import Interval, cluster_interval
-from interp.maths.judged import corrected_difference, corrected_share
+from interp.maths.judge_correction import corrected_difference, corrected_share
 
 
 def test_a_judge_without_error_corrects_nothing():

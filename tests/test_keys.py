@@ -17,13 +17,13 @@ import interp.analyzers
 from interp.analyzers.base import Analyzer, fingerprint
 from interp.analyzers.coalitions import Coalitions
 from interp.analyzers.locate_neurons import LocateNeurons
-from interp.dictionaries import Dictionary, DictionaryConfig
-from interp.dictionaries import dictionary as dictionaries
-from interp.dictionaries.classes import Thresholds
 from interp.errors import OptionError
 from interp.models.pair import Pair
 from interp.prompts import Contrast, OneClass, Prompt, PromptSet
 from interp.provenance import Provenance, digest
+from interp.sae import Dictionary, DictionaryConfig
+from interp.sae.analysis.classes import Thresholds
+from interp.sae.core import dictionary as dictionaries
 from interp.study import Study
 from interp.table import Table, table
 from tests import tiny

@@ -3,7 +3,7 @@
 import pytest
 
 from interp import display
-from interp.analyzers.compare.found import claims_of
+from interp.analyzers.compare.findings import claims_of
 from interp.claims import conclude, from_table, mean
 from interp.cli.claims_table import claims_table
 from interp.figures.claims import claims_figure

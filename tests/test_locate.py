@@ -14,13 +14,13 @@ from interp.analyzers.locate_neurons import activations as activations_room
 from interp.analyzers.locate_neurons.methods import resolve
 from interp.analyzers.locate_neurons.scores import chosen
 from interp.analyzers.locate_neurons.selection import rank, select
-from interp.edit import Scale
 from interp.engines import Batch
 from interp.errors import OptionError
+from interp.interventions.edits import Scale
+from interp.interventions.random_sets import permute_within_twins
 from interp.maths.quadrature import rule
 from interp.models.pair import Pair
 from interp.prompts import COMPLETION, CONTENT, DECISION, OTHER, Contrast, PromptSet
-from interp.random_sets import permute_within_twins
 from interp.sites import neurons
 from interp.study import Study
 from tests import tiny

@@ -7,8 +7,8 @@ import pytest
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.cli import main
 from interp.engines import TorchEngine
+from interp.experiments.cost import Work, cost
 from interp.organisms import prompts
-from interp.trials.work import Work, cost
 from tests import tiny
 
 FILES = [

@@ -8,15 +8,15 @@ import pytest
 from interp import claims, organisms
 from interp.analyzers.locate_neurons import METHODS, LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
+from interp.experiments.conditions import Donors
+from interp.experiments.outcomes import Outcomes
+from interp.interventions.random_sets import permute_within_twins
+from interp.interventions.teacher_forcing import answer_logits, would_answer
 from interp.maths.statistics import benjamini_hochberg, paired_difference, recall_at, roc_auc
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, read_prompts
-from interp.random_sets import permute_within_twins
 from interp.study import Study
-from interp.teacher_forcing import answer_logits, would_answer
-from interp.trials.conditions import Donors
-from interp.trials.outcomes import Outcomes
 
 PROMPTS, NEW_TOKENS = 32, 8
 

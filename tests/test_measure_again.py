@@ -12,11 +12,11 @@ import pytest
 from interp import organisms
 from interp.claims import alike, from_table, to_table
 from interp.cli import COMMANDS, GROUPS
-from interp.cli.fresh_prompts import option, replaced, unaskable, with_prompts
-from interp.cli.measure_again import Again, measuring_again
-from interp.cli.rerun import MEASURING
 from interp.errors import ClaimError, OptionError
 from interp.provenance import digest
+from interp.replication.commands import MEASURING
+from interp.replication.fresh_prompts import option, replaced, unaskable, with_prompts
+from interp.replication.remeasure import Again, measuring_again
 from interp.report.document import read, write_report
 from interp.report.verification import checks
 from interp.store import Store

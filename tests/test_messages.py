@@ -142,7 +142,7 @@ def test_every_tensor_that_an_adapter_changes_is_counted_as_of_the_merged_model(
 def test_a_comparison_says_which_norms_an_adapter_moved_and_what_it_did_not_look_at(monkeypatch):
     study = tiny.study(tuned_by(tiny.llama(), NORMS), None, 4)
     assert Compare()(study).summary["weights"].startswith("4 of 30 tensors changed")
-    monkeypatch.setattr("interp.models.merged._merged", lambda layer: {})
+    monkeypatch.setattr("interp.models.merged_tensors._merged", lambda layer: {})
     said = Compare()(study).summary["weights"]
     assert said.startswith("None of 26 tensors changed among those looked at. Not looked at: 4 that the adapter chang")
 

@@ -10,13 +10,13 @@ from transformers import GraniteConfig
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
-from interp.edit import Ablate, Add, Replace, Scale, Watch
 from interp.engines import Batch, TorchEngine, engine_named
-from interp.engines.lockstep import lockstep
+from interp.engines.coupled_forward import lockstep
 from interp.engines.nnsight_trace import NNsightEngine
 from interp.errors import UnsupportedModel
-from interp.generate import Text, generate
-from interp.intervention import Intervention, graft, rewire
+from interp.interventions.edits import Ablate, Add, Replace, Scale, Watch
+from interp.interventions.generation import Text, generate
+from interp.interventions.intervention import Intervention, graft, rewire
 from interp.models.anatomy import PARTS, Target, read_anatomy
 from interp.models.grafts import Scope
 from interp.models.model import Model

@@ -12,10 +12,10 @@ import torch
 from interp import organisms
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
-from interp.edit import Ablate, Add, Scale
 from interp.engines import Batch, Engine, TorchEngine, engine_named
 from interp.engines.nnsight_trace import NNsightEngine, remote_key
 from interp.errors import OptionError, RemoteFailure
+from interp.interventions.edits import Ablate, Add, Scale
 from interp.metrics import Refusal
 from interp.models.model import Model
 from interp.models.pair import Pair

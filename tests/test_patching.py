@@ -12,12 +12,12 @@ from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.patching import patching_tables
 from interp.claims import from_table, measure
 from interp.errors import OptionError
+from interp.experiments.conditions import CELLS, Donors, judge
+from interp.experiments.outcomes import Outcomes
+from interp.experiments.patching import patch_cells
 from interp.figures import plot
 from interp.maths.intervals import cluster_interval
 from interp.models.units import HEAD, NEURON
-from interp.trials.conditions import CELLS, Donors, judge
-from interp.trials.outcomes import Outcomes
-from interp.trials.patching import patch_cells
 from tests import tiny
 
 BLOCK, ROWS = 1, list(range(6))

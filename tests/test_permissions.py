@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from interp import organisms, permissions
-from interp.dictionaries.checkpoints import keep
-from interp.dictionaries.config import DictionaryConfig
-from interp.dictionaries.dictionary import Dictionary
-from interp.dictionaries.formats import WRITTEN, write
-from interp.dictionaries.sources import Rows, write_shards
 from interp.permissions import as_umask
+from interp.sae.core.config import DictionaryConfig
+from interp.sae.core.dictionary import Dictionary
+from interp.sae.formats import WRITTEN, write
+from interp.sae.training.checkpoints import keep
+from interp.sae.training.sources import Rows, write_shards
 from interp.store import Store
 from interp.training import make_controls
 from tests import tiny

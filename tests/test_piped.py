@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.cli.piped import readable_again
+from interp.cli.piped_files import readable_again
 from interp.errors import OptionError
 
 

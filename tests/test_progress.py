@@ -9,8 +9,8 @@ import pytest
 from interp.analyzers import base
 from interp.analyzers.compare import Compare
 from interp.errors import OptionError
+from interp.experiments.cost import Work, cost
 from interp.progress import Progress, duration
-from interp.trials.work import Work, cost
 from tests import tiny
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from interp.errors import PromptError
+from interp.experiments.row_selection import some
 from interp.prompts import (
     COMPLETION,
     CONTENT,
@@ -27,7 +28,6 @@ from interp.prompts import (
     read_prompts,
     read_task,
 )
-from interp.trials.rows import some
 from tests import tiny
 
 TEXTS = ["open the door", "close a window ?", "paint old fences"]

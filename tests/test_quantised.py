@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from interp.edit import Ablate
 from interp.engines import Batch, TorchEngine
 from interp.errors import UnsupportedModel
+from interp.interventions.edits import Ablate
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.sites import MATRICES, Site, Weight, neurons

@@ -11,11 +11,11 @@ from interp.analyzers.refusal_direction import RefusalDirection
 from interp.claims import check, from_table
 from interp.engines import Batch
 from interp.errors import OptionError
+from interp.experiments.conditions import Donors, judge
+from interp.experiments.divergence import divergence
+from interp.experiments.refusal_directions import taken_away
 from interp.maths.intervals import cluster_interval
 from interp.sites import Site
-from interp.trials.conditions import Donors, judge
-from interp.trials.direction import taken_away
-from interp.trials.divergence import divergence
 from tests import tiny
 
 SHARES = (0.5, 1.0)

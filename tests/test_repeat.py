@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 import tests.tiny as tiny
-from interp.cli import repeat
+from interp.cli import request_cache
 from interp.cli.common import Running
 from interp.errors import ModelNotFound, OptionError
 from interp.models.pair import Pair
@@ -166,7 +166,7 @@ def test_another_library_or_device_misses(again, hit, monkeypatch):
         patch.setenv("CUDA_VISIBLE_DEVICES", "7")
         assert not hit(asked(again))
     (again / "card0").touch()
-    monkeypatch.setattr(repeat, "_DEVICES", (*repeat._DEVICES, f"{again}/card[0-9]"))
+    monkeypatch.setattr(request_cache, "_DEVICES", (*request_cache._DEVICES, f"{again}/card[0-9]"))
     assert not hit(asked(again))
 
 
@@ -248,7 +248,7 @@ def test_a_page_that_is_gone_or_another_is_made_again_without_torch(again, hit):
 
 def test_what_changed_while_it_ran_is_not_kept(again):
     common = Running(store=again / "new")
-    request = repeat.Request("locate-neurons", {"tuned": str(again / "tuned"), "base": None}, {}, {}, common)
+    request = request_cache.Request("locate-neurons", {"tuned": str(again / "tuned"), "base": None}, {}, {}, common)
     before = request.describe()
     (page,) = runs_of(again)[0].glob("page*.html")
     flip(again / "tuned" / "model.safetensors")
@@ -264,7 +264,7 @@ def test_what_changed_while_it_ran_is_not_kept(again):
 def test_an_adapter_is_described_with_the_base_it_names(made, tmp_path):
     base = shutil.copytree(made / "base", tmp_path / "base")
     tiny.lora("llama", tiny.llama(num_hidden_layers=1), tmp_path / "adapter", base)
-    request = repeat.Request("c", {"tuned": str(tmp_path / "adapter"), "base": None}, {}, {}, Running())
+    request = request_cache.Request("c", {"tuned": str(tmp_path / "adapter"), "base": None}, {}, {}, Running())
     before = request.describe()
     assert set(before["models"]["base"][1]) >= {"config.json", "model.safetensors"}
     flip(base / "model.safetensors")
@@ -284,7 +284,7 @@ def test_a_hub_id_is_known_by_its_commit_or_where_no_one_is_asked(made, tmp_path
     for moving in ("some/model", "some/model@main", f"some/other@{commit}"):
         with pytest.raises(ModelNotFound):
             find(moving, ask_hub=False)
-    request = repeat.Request("c", {"tuned": "some/model", "base": None}, {}, {}, Running())
+    request = request_cache.Request("c", {"tuned": "some/model", "base": None}, {}, {}, Running())
     assert request.describe() is None
 
 

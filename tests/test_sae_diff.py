@@ -11,12 +11,12 @@ import torch
 from interp import claims, organisms
 from interp.analyzers.dictionary_diff import DictionaryDiff
 from interp.cli.common import Common
-from interp.cli.reading import site_of
-from interp.dictionaries import Dictionary, DictionaryConfig, save
-from interp.dictionaries.classes import Thresholds
+from interp.cli.prompt_options import site_of
 from interp.errors import OptionError, PairError
 from interp.models.pair import Pair
 from interp.prompts import OneClass, Prompt, PromptSet
+from interp.sae import Dictionary, DictionaryConfig, save
+from interp.sae.analysis.classes import Thresholds
 from interp.study import Study
 from tests import tiny
 from tests.claim_makers import require_remeasured

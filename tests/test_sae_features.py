@@ -13,8 +13,6 @@ from scipy import stats
 
 from interp import claims
 from interp.analyzers.dictionary_features import DictionaryFeatures
-from interp.dictionaries import Dictionary, DictionaryConfig, save
-from interp.dictionaries.unembedding import chance, effects
 from interp.engines import TorchEngine
 from interp.errors import OptionError
 from interp.figures import plot
@@ -23,6 +21,8 @@ from interp.organisms import prompts
 from interp.prompts import OneClass, Prompt, PromptSet
 from interp.report import write_page
 from interp.report.features import features_list
+from interp.sae import Dictionary, DictionaryConfig, save
+from interp.sae.analysis.unembedding import chance, effects
 from interp.study import Study
 from interp.table import Table, table
 from tests import tiny

@@ -14,18 +14,18 @@ from interp import claims
 from interp.analyzers.dictionary_probe import DictionaryProbe
 from interp.cli import main
 from interp.cli.sae_probe import claimed
-from interp.dictionaries import Dictionary, DictionaryConfig, save
-from interp.dictionaries.confirm import rate_matched
-from interp.dictionaries.edits import Latents, intervention
-from interp.dictionaries.probe import SparseProbe
 from interp.engines import Batch, TorchEngine
 from interp.errors import OptionError
 from interp.figures import plot
-from interp.generate import Text, generate
+from interp.interventions.generation import Text, generate
 from interp.maths.intervals import cluster_interval
 from interp.metrics import Task
 from interp.models.pair import Pair
 from interp.prompts import Contrast, PromptSet
+from interp.sae import Dictionary, DictionaryConfig, save
+from interp.sae.analysis.causal_validation import rate_matched
+from interp.sae.analysis.probe import SparseProbe
+from interp.sae.core.edits import Latents, intervention
 from interp.sites import Site
 from interp.study import Study
 from interp.table import table

@@ -10,13 +10,13 @@ from scipy.stats import chisquare
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.verify_neurons import VerifyNeurons
 from interp.claims import check, from_table
+from interp.experiments.conditions import Donors, Receiver
+from interp.experiments.sampled import chosen, sample, sampling_of
 from interp.figures import plot
 from interp.maths.intervals import cluster_interval
 from interp.metrics import Behaviour, Refusal, Sampling, load_behaviour
 from interp.report.page import page
 from interp.study import Study
-from interp.trials.conditions import Donors, Receiver
-from interp.trials.sampled import chosen, sample, sampling_of
 from tests import tiny
 from tests.documented import kinds
 

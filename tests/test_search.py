@@ -9,11 +9,11 @@ from interp import organisms
 from interp.analyzers.locate_neurons import LocateNeurons, Top
 from interp.analyzers.locate_neurons.search import prune, smallest
 from interp.errors import OptionError
+from interp.experiments.conditions import Donors
+from interp.experiments.dose import returns
+from interp.experiments.outcomes import Outcomes
+from interp.experiments.row_selection import changed
 from interp.models.units import NEURON
-from interp.trials.conditions import Donors
-from interp.trials.dose import returns
-from interp.trials.outcomes import Outcomes
-from interp.trials.rows import changed
 from tests import tiny
 
 

@@ -19,14 +19,14 @@ from interp.analyzers.stability import Stability
 from interp.analyzers.transfer import Transfer
 from interp.claims import check, evaluate, from_table
 from interp.errors import OptionError, PairError
+from interp.experiments.conditions import Donors, Judged, judge
+from interp.experiments.outcomes import Outcomes
+from interp.experiments.ranking_sets import scores_of, selected_of
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts import Contrast, PromptSet
 from interp.study import Study
 from interp.table import table
-from interp.trials.conditions import Donors, Judged, judge
-from interp.trials.located import scores_of, selected_of
-from interp.trials.outcomes import Outcomes
 from tests import tiny
 
 PLANTED, SECOND = [(1, 5), (1, 17), (1, 30)], [(1, 2), (1, 9), (1, 40)]

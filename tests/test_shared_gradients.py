@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from interp.edit import Blend, Replace, Scale, Watch
 from interp.engines import Batch, Direction, TorchEngine
 from interp.engines import shared_gradients as room
 from interp.engines.shared_prefix import whole_prompts
+from interp.interventions.edits import Blend, Replace, Scale, Watch
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.sites import Site, contribution, neurons

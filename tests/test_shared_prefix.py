@@ -7,17 +7,15 @@ import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
-from interp.edit import Ablate, Add, Blend, Enter, Project, Replace, ReplaceByRow, Scale, Through, Watch
 from interp.engines import Batch, TorchEngine
-from interp.engines.lockstep import lockstep
+from interp.engines.coupled_forward import lockstep
 from interp.engines.shared_prefix import whole_prompts
 from interp.errors import OptionError
-from interp.generate import Begun, generate
-from interp.intervention import Intervention, by_layer
-from interp.models.caches import Kept, is_plain
-from interp.models.model import Model
-from interp.sites import Site, contribution, neurons
-from interp.teacher_forcing import (
+from interp.experiments.pending_answers import joined, same_tokens
+from interp.interventions.edits import Ablate, Add, Blend, Enter, Project, Replace, ReplaceByRow, Scale, Through, Watch
+from interp.interventions.generation import Begun, generate
+from interp.interventions.intervention import Intervention, by_layer
+from interp.interventions.teacher_forcing import (
     Text,
     answer_logits,
     first_columns,
@@ -26,7 +24,9 @@ from interp.teacher_forcing import (
     read_donor,
     stream_at,
 )
-from interp.trials.unwritten import joined, same_tokens
+from interp.models.caches import Kept, is_plain
+from interp.models.model import Model
+from interp.sites import Site, contribution, neurons
 from tests import families, tiny
 
 NAMES = ("llama", "gpt2", *families.NAMES)

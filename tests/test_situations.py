@@ -21,10 +21,7 @@ from interp import organisms
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.analyzers.tuco import Tuco
 from interp.cli import main
-from interp.cli.piped import readable_again
-from interp.dictionaries import Buffer
-from interp.dictionaries.formats import read
-from interp.dictionaries.sources import Rows
+from interp.cli.piped_files import readable_again
 from interp.engines import Batch, TorchEngine
 from interp.errors import (
     DictionaryError,
@@ -44,6 +41,9 @@ from interp.prompts import Contrast
 from interp.prompts.contrasts import NOTHING
 from interp.prompts.tokens import appends_end, encode, encode_answer
 from interp.provenance import Provenance
+from interp.sae import Buffer
+from interp.sae.formats import read
+from interp.sae.training.sources import Rows
 from interp.sites import Site, neurons
 from interp.store import Store
 from interp.study import Study

@@ -11,6 +11,8 @@ from interp import claims, figures, organisms
 from interp.analyzers.graft import Graft
 from interp.analyzers.stitch import Partner, Stitch
 from interp.errors import OptionError, PairError
+from interp.experiments import masks
+from interp.experiments.questions import Questions
 from interp.metrics import Task
 from interp.models.grafts import Scope
 from interp.models.pair import Pair
@@ -18,8 +20,6 @@ from interp.models.stitches import aligned, averaged, stitched
 from interp.prompts import NOTHING, Contrast, read_task
 from interp.store import Store
 from interp.study import Study
-from interp.trials import masks
-from interp.trials.questions import Questions
 from tests import tiny
 from tests.test_graft import FAST, questions, state, study_of, tasks
 
@@ -393,7 +393,7 @@ def test_frozen_weights_stay_bit_for_bit_and_the_rest_moves():
 
 
 def test_a_request_follows_every_tune_and_every_task(folder):
-    from interp.cli.repeat import Request
+    from interp.cli.request_cache import Request
     from interp.cli.stitch import Stitching
 
     def described(tunes, tasks):

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 
+from interp.experiments.pending_answers import settles
+from interp.experiments.warnings import warnings_of
 from interp.metrics import Refusal
 from interp.models.pair import Pair
 from interp.prompts.thinking import BLOCKS, AnswerStart, answer_start
 from interp.study import Study
-from interp.trials.unwritten import settles
-from interp.trials.warnings import warnings_of
 from tests import tiny
 
 

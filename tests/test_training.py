@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.dictionaries import Buffer, Dictionary, Job, Training, load, together, train
-from interp.dictionaries.config import ARCHITECTURES, SPARSE
-from interp.dictionaries.learner import Learner
-from interp.dictionaries.losses import training_loss
-from interp.dictionaries.sources import Made, Rows
 from interp.errors import DictionaryError, OptionError
+from interp.sae import Buffer, Dictionary, Job, Training, load, train
+from interp.sae.core.config import ARCHITECTURES, SPARSE
+from interp.sae.training import distributed
+from interp.sae.training.learner import Learner
+from interp.sae.training.losses import training_loss
+from interp.sae.training.sources import Made, Rows
 from tests import toy_rows
 from tests.toy_rows import D, F, config, options, rows
 
@@ -102,10 +103,10 @@ def test_dictionaries_of_one_pass_are_what_each_is_alone(tmp_path):
         name: Job(Dictionary(config(name), seed=1), options=options(sparsity=0.1 if name == "standard" else None))
         for name in ("topk", "standard")
     }
-    together = train(jobs, made(), options(), tmp_path / "both")
-    assert same(together["topk"], toy_rows.run(tmp_path / "one", "topk"))
-    assert same(together["standard"], toy_rows.run(tmp_path / "other", "standard", sparsity=0.1))
-    assert same(load(tmp_path / "both" / "standard")[0], together["standard"])
+    both = train(jobs, made(), options(), tmp_path / "both")
+    assert same(both["topk"], toy_rows.run(tmp_path / "one", "topk"))
+    assert same(both["standard"], toy_rows.run(tmp_path / "other", "standard", sparsity=0.1))
+    assert same(load(tmp_path / "both" / "standard")[0], both["standard"])
 
 
 def test_a_transcoder_reads_its_columns_and_writes_others(tmp_path):
@@ -385,7 +386,7 @@ SHARED = {"steps": 20, "dead_after": 256, "auxiliary": 0.0, "checkpoint_every": 
 def process(number, folder, architecture, port, batch):
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(number), "WORLD_SIZE": "2"}
-    with together.joined("cpu"):
+    with distributed.joined("cpu"):
         toy_rows.run(Path(folder), architecture, stream=Halves([number]), batch=batch, **SHARED)
 
 

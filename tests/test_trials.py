@@ -10,21 +10,29 @@ from scipy.stats import hypergeom, spearmanr
 
 from interp.analyzers.locate_neurons import LocateNeurons
 from interp.capture import Backoff
-from interp.edit import Project
 from interp.engines import Batch, Edit, TorchEngine
 from interp.errors import OptionError
-from interp.intervention import Intervention
+from interp.experiments.ablated_metric import Numbers
+from interp.experiments.conditions import Donors, judge, judge_each
+from interp.experiments.divergence import divergence
+from interp.experiments.edited_engine import Ablated
+from interp.experiments.ranking_sets import (
+    chance_jaccards,
+    jaccard,
+    ranking_of,
+    scores_of,
+    selected_of,
+    spearman,
+    unit_of,
+)
+from interp.experiments.row_selection import changed, some
+from interp.interventions.edits import Project
+from interp.interventions.intervention import Intervention
+from interp.interventions.teacher_forcing import answer_logits
 from interp.models.units import HEAD, NEURON
 from interp.prompts import Contrast, PromptSet
 from interp.sites import Site
 from interp.table import table
-from interp.teacher_forcing import answer_logits
-from interp.trials.ablated import Ablated
-from interp.trials.conditions import Donors, judge, judge_each
-from interp.trials.divergence import divergence
-from interp.trials.located import chance_jaccards, jaccard, ranking_of, scores_of, selected_of, spearman, unit_of
-from interp.trials.numbers import Numbers
-from interp.trials.rows import changed, some
 from tests import tiny
 
 PLANTED = [(1, 30), (1, 17), (1, 5)]

@@ -16,27 +16,27 @@ from sklearn.metrics import roc_auc_score
 from interp import claims, organisms
 from interp.analyzers.ftc_alpha import FtcAlpha
 from interp.analyzers.tuco import Tuco
-from interp.analyzers.tuco.compared import claims_of, permuted
-from interp.analyzers.tuco.shuffles import Shuffles
-from interp.edit import Watch
+from interp.analyzers.tuco.findings import claims_of, permuted
+from interp.analyzers.tuco.label_permutations import Shuffles
 from interp.engines import Batch, TorchEngine, engine_named, torch_hooks
-from interp.engines.lockstep import lockstep
+from interp.engines.coupled_forward import lockstep
 from interp.engines.shared_prefix import whole_prompts
 from interp.errors import ClaimError, OptionError, PairError, UnsupportedModel
+from interp.experiments.tuning_decomposition import Stream, against
 from interp.figures import plot
-from interp.generate import Text, generate
+from interp.interventions.edits import Watch
+from interp.interventions.generation import Text, generate
 from interp.maths.auc import auc_difference_interval, auc_interval, pairwise_order, shuffled_auc
-from interp.maths.shares import Running, share, size
+from interp.maths.contribution_ratios import Running, share, size
 from interp.models.interpolate import interpolated
-from interp.models.invisible import blocks_of
 from interp.models.model import Model
 from interp.models.pair import Pair
+from interp.models.unexamined_changes import blocks_of
 from interp.prompts import Contrast, OneClass, PromptSet, encode, read_prompts
 from interp.sites import Site
 from interp.store import Store
 from interp.study import Study
 from interp.table import table as make_table
-from interp.trials.split import Stream, against
 from tests import families, tiny
 
 ENGINE = TorchEngine()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from interp.engines import Batch, TorchEngine
-from interp.engines.lockstep import lockstep
-from interp.generate import generate
+from interp.engines.coupled_forward import lockstep
+from interp.interventions.generation import generate
 from interp.models.model import Model
 from interp.prompts import encode
 from tests import tiny

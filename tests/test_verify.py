@@ -17,30 +17,30 @@ from interp.analyzers.verify_neurons.tables import build
 from interp.claims import MEASURES, check, from_table
 from interp.claims.opening import opening
 from interp.errors import ClaimError, OptionError
+from interp.experiments.ablated_metric import Numbers
+from interp.experiments.base_losses import base_losses
+from interp.experiments.bounded_outcomes import Bounded
+from interp.experiments.conditions import Donors, Judged, judge
+from interp.experiments.contributions import contribution_changes, contribution_norms, contribution_sizes
+from interp.experiments.divergence import divergences
+from interp.experiments.dose import grid, refine, returns
+from interp.experiments.outcomes import Outcomes
+from interp.experiments.pending_answers import write
+from interp.experiments.resumable import parts
+from interp.experiments.row_selection import changed
+from interp.experiments.subsample import few_of
+from interp.experiments.unedited_metric import own_numbers
+from interp.experiments.warnings import disagreements
 from interp.figures import plot
+from interp.interventions.random_sets import matched_sets, matched_share
 from interp.maths import memory
 from interp.metrics import Refusal
 from interp.models.model import Model
 from interp.models.pair import Pair
-from interp.random_sets import matched_sets, matched_share
 from interp.sites import neurons
 from interp.store import Store
 from interp.store.journal import Journal
 from interp.study import Study
-from interp.trials.base_losses import base_losses
-from interp.trials.bounded import Bounded
-from interp.trials.conditions import Donors, Judged, judge
-from interp.trials.contributions import contribution_changes, contribution_norms, contribution_sizes
-from interp.trials.divergence import divergences
-from interp.trials.dose import grid, refine, returns
-from interp.trials.few import few_of
-from interp.trials.numbers import Numbers
-from interp.trials.outcomes import Outcomes
-from interp.trials.own_numbers import own_numbers
-from interp.trials.parts import parts
-from interp.trials.rows import changed
-from interp.trials.unwritten import write
-from interp.trials.warnings import disagreements
 from tests import tiny
 
 SMALL = {"random_sets": 39, "dose_draws": 1, "depth": 5, "control_prompts": 5}
@@ -276,7 +276,7 @@ def test_outcomes_of_many_sets_are_those_of_one_at_a_time(family, direction, pat
         written.append((sum(len(one.rows) for one in some), len({one.at for one in some})))
         return write(study, model, some, each)
 
-    monkeypatch.setattr("interp.trials.outcomes.write", counted)
+    monkeypatch.setattr("interp.experiments.outcomes.write", counted)
     alone = [outcomes.of(chosen) for chosen in [PLANTED, [], *drawn]]
     first, written[:] = list(written), []
     together = outcomes.of_each([PLANTED, [], *drawn])

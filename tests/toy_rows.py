@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from interp.dictionaries import Buffer, Dictionary, DictionaryConfig, Training, train
-from interp.dictionaries.sources import Made
+from interp.sae import Buffer, Dictionary, DictionaryConfig, Training, train
+from interp.sae.training.sources import Made
 
 D, F, K = 12, 32, 3
 

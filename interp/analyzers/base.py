@@ -14,8 +14,8 @@ from typing import Any, ClassVar, TypeVar, cast
 import numpy as np
 import torch
 
-from interp.dictionaries import Dictionary
 from interp.errors import NonFinitePass, OptionError
+from interp.experiments.cost import Cost, Work, cost
 from interp.maths.host import raw_bytes
 from interp.maths.memory import ran_out_of_memory
 from interp.models.pair import Pair
@@ -23,9 +23,9 @@ from interp.models.pairs_on_demand import PairsOnDemand, inputs_of
 from interp.models.weights import WeightPair
 from interp.prompts import Contrast, OneClass, PromptSet
 from interp.provenance import JSON, digest, file_digest, plain
+from interp.sae import Dictionary
 from interp.study import Study
 from interp.table import Table
-from interp.trials.work import Cost, Work, cost
 
 WORTH_TELLING = 5.0
 """Seconds from which on it is told before how long a run takes."""

@@ -17,15 +17,15 @@ from scipy.stats import linregress
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, correlation, statistic
 from interp.errors import OptionError
+from interp.experiments.ablated_metric import Numbers
+from interp.experiments.conditions import Donors
+from interp.experiments.cost import Work
+from interp.experiments.ranking_sets import scores_of, spearman, unit_of
+from interp.experiments.row_selection import some
 from interp.maths.statistics import rank_correlation
 from interp.metrics import require_number
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.conditions import Donors
-from interp.trials.located import scores_of, spearman, unit_of
-from interp.trials.numbers import Numbers
-from interp.trials.rows import some
-from interp.trials.work import Work
 
 AGREEMENT = 0.5
 

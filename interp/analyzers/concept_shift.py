@@ -15,19 +15,19 @@ import numpy as np
 from interp.analyzers.base import Analyzer
 from interp.capture import capture
 from interp.claims import conclude
-from interp.dictionaries import shift as shifts
-from interp.dictionaries.reading import Texts
-from interp.dictionaries.shift_claims import Concepts, claims_of, columns_of, control_columns
 from interp.errors import OptionError
+from interp.experiments.same_base import require_same_base
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import names_of
 from interp.prompts import CONTENT, PromptSet, apart, turns
+from interp.sae.analysis import concept_shift as shifts
+from interp.sae.analysis.concept_shift_claims import Concepts, claims_of, columns_of, control_columns
+from interp.sae.analysis.token_labels import Texts
 from interp.sites import Site
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.same_base import require_same_base
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """``DictionaryDiff``: what became of each latent of a dictionary between a base and its tuned model.
 
 1. A pass over the prompts, identical tokens in both models: norms, whose median bounds what counts.
-2. A second one: rows of both through the dictionary, sums per fold of clusters (``interp.dictionaries.diff.compare``).
+2. A second one: rows of both through the dictionary, sums per fold of clusters (``interp.sae.analysis.diff.compare``).
 """
 
 from collections import Counter
@@ -16,16 +16,16 @@ from torch import Tensor
 
 from interp.analyzers.base import Analyzer
 from interp.capture import Captured, capture
-from interp.dictionaries import Dictionary
-from interp.dictionaries.classes import Thresholds
-from interp.dictionaries.diff import SIDES, Batch, compare, stream_of
-from interp.dictionaries.exchange import DRAWS
-from interp.dictionaries.folds import FOLDS
-from interp.dictionaries.splice import counted_positions
 from interp.errors import OptionError, PairError
 from interp.maths.host import to_host
 from interp.prompts import OTHER, Encoded, apart
 from interp.provenance import Provenance
+from interp.sae import Dictionary
+from interp.sae.analysis.classes import Thresholds
+from interp.sae.analysis.diff import SIDES, Batch, compare, stream_of
+from interp.sae.analysis.jackknife import FOLDS
+from interp.sae.analysis.model_swap_test import DRAWS
+from interp.sae.analysis.splice import counted_positions
 from interp.sites import Site
 from interp.study import Study
 from interp.table import Table

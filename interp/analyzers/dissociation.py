@@ -16,15 +16,15 @@ from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, evaluate, mean, statistic
 from interp.display import as_sentence
 from interp.errors import OptionError
-from interp.random_sets import equally_large, matched_sets
+from interp.experiments.conditions import Donors, Judged, judge
+from interp.experiments.contributions import contribution_norms
+from interp.experiments.dose import returns
+from interp.experiments.outcomes import Outcomes
+from interp.experiments.ranking_sets import jaccard, selected_of, unit_of
+from interp.experiments.row_selection import some
+from interp.interventions.random_sets import equally_large, matched_sets
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.conditions import Donors, Judged, judge
-from interp.trials.contributions import contribution_norms
-from interp.trials.dose import returns
-from interp.trials.located import jaccard, selected_of, unit_of
-from interp.trials.outcomes import Outcomes
-from interp.trials.rows import some
 
 OWN, OTHER, BOUND = 0.5, 0.1, 0.25
 NAMES = ("first", "second")

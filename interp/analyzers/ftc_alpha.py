@@ -18,17 +18,17 @@ from interp.analyzers.base import Analyzer
 from interp.capture import by_prompt, make_batch
 from interp.claims import Claim, Estimate, conclude, literal, mean
 from interp.engines import TorchEngine
-from interp.engines.lockstep import lockstep
+from interp.engines.coupled_forward import lockstep
 from interp.errors import OptionError, UnsupportedModel
-from interp.generate import generate
+from interp.experiments.cost import Work
+from interp.interventions.generation import generate
 from interp.maths.host import to_host
 from interp.maths.intervals import cluster_interval
 from interp.metrics import malformed, require_number, token_divergences
 from interp.models.interpolate import interpolated, require_interpolable
-from interp.models.invisible import changed_settings, remarks
+from interp.models.unexamined_changes import changed_settings, remarks
 from interp.study import Study
 from interp.table import Table, as_counted, table
-from interp.trials.work import Work
 
 GRID = (0.0, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25)
 BLOCKS, WEIGHTS = "blocks", "weights"

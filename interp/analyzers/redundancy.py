@@ -13,17 +13,17 @@ import numpy as np
 from interp.analyzers.base import Analyzer, require_locating
 from interp.claims import Claim, Draws, conclude, mean
 from interp.errors import OptionError
-from interp.random_sets import equally_large, excluded_note, matched_sets
+from interp.experiments.ablated_metric import Numbers
+from interp.experiments.conditions import Donors
+from interp.experiments.contributions import contribution_norms
+from interp.experiments.dose import returned, returns
+from interp.experiments.edited_engine import Ablated
+from interp.experiments.outcomes import Outcomes
+from interp.experiments.ranking_sets import Pair, ranking_of, scores_of, unit_of
+from interp.experiments.row_selection import changed, some
+from interp.interventions.random_sets import equally_large, excluded_note, matched_sets
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.ablated import Ablated
-from interp.trials.conditions import Donors
-from interp.trials.contributions import contribution_norms
-from interp.trials.dose import returned, returns
-from interp.trials.located import Pair, ranking_of, scores_of, unit_of
-from interp.trials.numbers import Numbers
-from interp.trials.outcomes import Outcomes
-from interp.trials.rows import changed, some
 
 EFFECT = 0.25
 

@@ -1,6 +1,6 @@
 """``RefusalDirection``: one direction of the residual stream as the baseline that a located set has to beat.
 
-The direction and its choice are those of ``interp.trials.direction`` (Arditi et al. 2024, arXiv 2406.11717). Taking
+The direction and its choice are those of ``interp.experiments.refusal_directions`` (Arditi et al. 2024, arXiv 2406.11717). Taking
 away a share of it, and ablating the first k located units, are compared at equal KL on the tuned model's answers to
 negative prompts: what each costs for what it does. Half of the clusters choose, the other half measure.
 """
@@ -14,16 +14,16 @@ from jaxtyping import Bool
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, conclude, mean
 from interp.errors import OptionError
-from interp.intervention import Intervention
+from interp.experiments.conditions import Donors, Judged, Receiver, judge
+from interp.experiments.divergence import divergence
+from interp.experiments.dose import grid
+from interp.experiments.ranking_sets import ranking_of, unit_of
+from interp.experiments.refusal_directions import candidates_of, candidates_table, choose, taken_away
+from interp.interventions.intervention import Intervention
 from interp.maths.host import to_host
 from interp.metrics import require_number
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.conditions import Donors, Judged, Receiver, judge
-from interp.trials.direction import candidates_of, candidates_table, choose, taken_away
-from interp.trials.divergence import divergence
-from interp.trials.dose import grid
-from interp.trials.located import ranking_of, unit_of
 
 NAN = float("nan")
 

@@ -14,16 +14,16 @@ import numpy as np
 from interp.analyzers.base import Analyzer, require_locating
 from interp.claims import Claim, Draws, conclude, literal, statistic
 from interp.errors import OptionError
+from interp.experiments.conditions import Donors
+from interp.experiments.contributions import contribution_norms
+from interp.experiments.dose import returns
+from interp.experiments.outcomes import Outcomes
+from interp.experiments.ranking_sets import chance_jaccards, jaccard, scores_of, selected_of, spearman, unit_of
+from interp.experiments.row_selection import changed, some
+from interp.interventions.random_sets import equally_large, excluded_note, matched_sets
 from interp.prompts import Contrast
-from interp.random_sets import equally_large, excluded_note, matched_sets
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.conditions import Donors
-from interp.trials.contributions import contribution_norms
-from interp.trials.dose import returns
-from interp.trials.located import chance_jaccards, jaccard, scores_of, selected_of, spearman, unit_of
-from interp.trials.outcomes import Outcomes
-from interp.trials.rows import changed, some
 
 AGREEMENT, EFFECT = 1 / 3, 0.5  # two sets of one size that share half of their members: Jaccard 1/3
 

@@ -18,19 +18,19 @@ import torch
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, Draws, conclude, evaluate, mean, statistic
 from interp.errors import OptionError, PairError, required
+from interp.experiments.conditions import Donors
+from interp.experiments.contributions import contribution_norms
+from interp.experiments.dose import returned, returns
+from interp.experiments.outcomes import Outcomes
+from interp.experiments.ranking_sets import chance_jaccards, scores_of, selected_of, unit_of
+from interp.experiments.row_selection import changed, some
+from interp.interventions.random_sets import equally_large, matched_sets
 from interp.maths.host import to_host
 from interp.models.model import Model
 from interp.models.pair import Pair
 from interp.prompts import Prompt
-from interp.random_sets import equally_large, matched_sets
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.conditions import Donors
-from interp.trials.contributions import contribution_norms
-from interp.trials.dose import returned, returns
-from interp.trials.located import chance_jaccards, scores_of, selected_of, unit_of
-from interp.trials.outcomes import Outcomes
-from interp.trials.rows import changed, some
 
 SAME, EFFECT, AGREEMENT, _SHUFFLED = 0.5, 0.5, 1 / 3, 1024
 

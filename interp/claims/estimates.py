@@ -19,7 +19,7 @@ from interp.claims.numbers import NAN, ONE, TWO
 from interp.errors import ClaimError
 from interp.maths.auc import auc_difference_interval, auc_interval, fewest_clusters, pairwise_order
 from interp.maths.intervals import Interval, cluster_interval, effective_clusters, jackknife_rows
-from interp.maths.judged import corrected_difference, corrected_share
+from interp.maths.judge_correction import corrected_difference, corrected_share
 from interp.maths.prediction import new_observation
 from interp.provenance import JSON, plain
 from interp.table import Table, as_counted
@@ -47,7 +47,7 @@ class Estimate:
     one minus AUC. ``reach``: of "smallest-dose". ``spread``, in the interval's place: "range", the least and the
     largest value; "new-observation", where one more such value would lie (``interp.maths.prediction``). ``judge``: a
     table that states how often a judge errs, for which a share, or a difference of shares, is corrected, in its
-    interval too (``interp.maths.judged``).
+    interval too (``interp.maths.judge_correction``).
     """
 
     column: str

@@ -92,7 +92,7 @@ def _command(module: str, name: str) -> Callable:
     """What ``interp.cli.<module>`` does; an analyzer without a module there has a plain command made of its fields."""
     if find_spec(f"interp.cli.{module}") is not None:
         return import_module(f"interp.cli.{module}").command
-    from interp.cli.plain import command_of
+    from interp.cli.auto_command import command_of
 
     return command_of(name)
 

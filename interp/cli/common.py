@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from interp.cli.piped import readable_again
+from interp.cli.piped_files import readable_again
 from interp.errors import OptionError
 from interp.provenance import plain
 

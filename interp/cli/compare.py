@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from interp.cli.common import takes
-from interp.cli.reading import CONTROL_HELP, Reading, controls_in_turn
-from interp.cli.repeat import Request
+from interp.cli.prompt_options import CONTROL_HELP, Reading, controls_in_turn
+from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
 
 

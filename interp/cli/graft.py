@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import takes
-from interp.cli.repeat import Request
+from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
-from interp.cli.templated import Templated
+from interp.cli.template_options import Templated
 from interp.errors import OptionError
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from interp.cli.common import takes
-from interp.cli.repeat import Request
+from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
-from interp.cli.templated import Templated
+from interp.cli.template_options import Templated
 from interp.errors import OptionError
 
 _FILE: dict[str, Any] = {"metavar": "FILE"}
@@ -68,7 +68,7 @@ def command(
     from interp.analyzers.intruders import Intruders
     from interp.models.weights import WeightPair
     from interp.store import Store
-    from interp.store.bases import Bases
+    from interp.store.svd_cache import Bases
 
     common.batches()
     analyzer = Intruders(top_k, eps, side, gap, draws)

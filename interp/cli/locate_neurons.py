@@ -10,10 +10,10 @@ from interp import organisms
 from interp.cli import baselines as others
 from interp.cli import checks as further
 from interp.cli import excluded as excluding
-from interp.cli.asking import Asking
+from interp.cli.behaviour_options import Asking
 from interp.cli.common import takes
-from interp.cli.reading import CONTROL_HELP, each_control, require_controls
-from interp.cli.repeat import Request
+from interp.cli.prompt_options import CONTROL_HELP, each_control, require_controls
+from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 

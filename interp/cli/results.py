@@ -7,7 +7,7 @@ from typing import Any
 from interp.cli.baselines import baselines_table
 from interp.cli.claims_table import claims_table
 from interp.cli.common import Common
-from interp.cli.repeat import Request
+from interp.cli.request_cache import Request
 from interp.provenance import JSON, sha256_of
 from interp.store.requests import Kept, Remembered
 

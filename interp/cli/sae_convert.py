@@ -33,8 +33,8 @@ def command(
 
     Example: interp sae convert ./gpt2-res-jb ./ours --to interp
     """
-    from interp.dictionaries.formats import read, write
-    from interp.dictionaries.formats.base import known
+    from interp.sae.formats import read, write
+    from interp.sae.formats.base import known
 
     dictionary, about = read(source, as_is=as_is, kind=kind)
     if site is not None and about.get("site") not in (None, site):

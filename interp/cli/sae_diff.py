@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli.common import Running, takes
-from interp.cli.reading import CONTROL_HELP, each_control, require_controls, site_of
-from interp.cli.repeat import Request
+from interp.cli.prompt_options import CONTROL_HELP, each_control, require_controls, site_of
+from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
-from interp.cli.templated import Templated
+from interp.cli.template_options import Templated
 from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
@@ -83,11 +83,11 @@ def command(
         return tell(common, kept.runs, page_again(common.store, kept, title))
     from dataclasses import replace
 
-    from interp.dictionaries.classes import Thresholds
     from interp.engines import engine_named
     from interp.models.pair import Pair
     from interp.models.sources import find
     from interp.prompts import OneClass, read_prompts
+    from interp.sae.analysis.classes import Thresholds
     from interp.store import Store
     from interp.study import Study
 
@@ -128,7 +128,7 @@ def _analyzer(
 ) -> "DictionaryDiff":
     """The analyzer of a dictionary as it lies there, refused where it cannot be compared so."""
     from interp.analyzers.dictionary_diff import DictionaryDiff
-    from interp.dictionaries.formats import read
+    from interp.sae.formats import read
 
     loaded, about = read(path)
     where = site_of(common, path, about, site, models)

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from interp.cli.common import Running, takes
-from interp.cli.reading import site_of
-from interp.cli.repeat import Request
+from interp.cli.prompt_options import site_of
+from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
@@ -54,11 +54,11 @@ def command(
             common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, title))
     from interp.analyzers.dictionary_eval import DictionaryEval
-    from interp.dictionaries.formats import read
     from interp.engines import engine_named
     from interp.models.pair import Pair
     from interp.models.sources import find
     from interp.prompts import OneClass, read_chats
+    from interp.sae.formats import read
     from interp.store import Store
     from interp.study import Study
 

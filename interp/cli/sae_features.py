@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from interp.cli.common import takes
-from interp.cli.reading import controls_in_turn, numbers, site_of
-from interp.cli.repeat import Request
+from interp.cli.prompt_options import controls_in_turn, numbers, site_of
+from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
-from interp.cli.templated import Templated
+from interp.cli.template_options import Templated
 from interp.errors import OptionError, required
 from interp.provenance import directory_digest, file_digest
 from interp.table import Table
@@ -136,7 +136,7 @@ def _claimed(run: Table) -> tuple[int, ...]:
 def _reading(path: Path, common: Features, run: Table | None) -> Any:
     """The analyzer; OptionError where the dictionary does not say its site, or is not the run's."""
     from interp.analyzers.dictionary_features import DictionaryFeatures
-    from interp.dictionaries.formats import read
+    from interp.sae.formats import read
 
     dictionary, about = read(path)
     where = site_of(common, path, about, common.site, (common.model, common.base))

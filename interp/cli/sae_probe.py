@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.cli.asking import Asking
+from interp.cli.behaviour_options import Asking
 from interp.cli.common import takes
-from interp.cli.reading import site_of
-from interp.cli.repeat import Request
+from interp.cli.prompt_options import site_of
+from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 from interp.provenance import directory_digest, file_digest
 
 if TYPE_CHECKING:
-    from interp.dictionaries import Dictionary
+    from interp.sae import Dictionary
     from interp.table import Table
 
 RANDOM_SETS_ORGANISM, RANDOM_SETS = 200, 20
@@ -84,9 +84,9 @@ def command(
             common.remark(note)
         return tell(common, kept.runs, page_again(common.store, kept, title))
     from interp.analyzers.dictionary_probe import DictionaryProbe
-    from interp.dictionaries.formats import read
     from interp.models.pair import Pair
     from interp.models.sources import find
+    from interp.sae.formats import read
     from interp.store import Store
 
     common.batches()

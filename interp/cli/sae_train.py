@@ -11,7 +11,7 @@ from interp.cli.common import Common, NewTokens, takes
 from interp.errors import OptionError, PromptError
 
 if TYPE_CHECKING:
-    from interp.dictionaries import Job
+    from interp.sae import Job
 
 _UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 
@@ -82,8 +82,9 @@ def command(
     if common.target is not None and len(common.site) > 1:
         raise OptionError("a transcoder reads one site and writes --target; name --site once")
     _require_used(common)
-    from interp.dictionaries import Buffer, together, train
-    from interp.dictionaries import Training as Options
+    from interp.sae import Buffer, train
+    from interp.sae import Training as Options
+    from interp.sae.training import distributed
 
     options = Options(
         steps=steps, batch=common.batch, learning_rate=common.learning_rate, sparsity=common.sparsity,
@@ -91,7 +92,7 @@ def command(
         auxiliary=common.auxiliary, revival=common.revival, unit=False if common.free_norms else None,
         checkpoint_every=common.checkpoint_every, log_every=min(100, max(1, steps // 10)), seed=common.seed,
     )  # fmt: skip
-    with together.joined(common.device):
+    with distributed.joined(common.device):
         source, device = _source(common, model)
         jobs = _jobs(common, source, device)
         if hasattr(source, "documents") and source.pair.tokenizer.chat_template and _plain(source.documents):
@@ -112,7 +113,7 @@ def command(
             quiet=common.quiet,
             about=about if only is None else {**about, **only.about},
         )
-        if together.rank():
+        if distributed.rank():
             return
         read = source.report() if hasattr(source, "report") else {}
         if (times := buffer.times_over(steps * common.batch)) > 1:
@@ -171,16 +172,16 @@ def _plain(documents: Any) -> bool:
 
 def _source(common: Training, model: str) -> tuple[Any, Any]:
     """Where rows come from, and the device on which dictionaries are trained."""
-    from interp.dictionaries import together
-    from interp.dictionaries.sources import Shards
     from interp.models.load import Settings
+    from interp.sae.training import distributed
+    from interp.sae.training.sources import Shards
 
     device = Settings.resolve(common.device, common.dtype, "auto", False).device
     if common.data.is_dir():
-        return Shards(common.data, rank=together.rank(), world=together.world()), device
-    from interp.dictionaries.activations import Activations, Reading
+        return Shards(common.data, rank=distributed.rank(), world=distributed.world()), device
     from interp.models.pair import Pair
     from interp.prompts import TURNS, Documents
+    from interp.sae.training.activation_source import Activations, Reading
     from interp.sites import Site
 
     sites = tuple(map(Site.parse, [*common.site, *([common.target] if common.target else [])]))
@@ -195,14 +196,14 @@ def _source(common: Training, model: str) -> tuple[Any, Any]:
     pair = Pair.load(model, common.base, device=common.device, dtype=common.dtype, new_tokens=common.new_tokens)
     for note in pair.notes:
         common.remark(f"note: {note}")
-    return Activations(pair, sites, documents, reading, rank=together.rank(), world=together.world()), device
+    return Activations(pair, sites, documents, reading, rank=distributed.rank(), world=distributed.world()), device
 
 
 def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
     """A dictionary for every site and architecture, with its columns."""
-    from interp.dictionaries import Dictionary, DictionaryConfig, Job
-    from interp.dictionaries.config import SPARSE
-    from interp.dictionaries.learner import FREE_NORM
+    from interp.sae import Dictionary, DictionaryConfig, Job
+    from interp.sae.core.config import SPARSE
+    from interp.sae.training.learner import FREE_NORM
 
     models = 2 if common.of == "both" else 1
     segments, jobs = source.segments, {}
@@ -237,7 +238,7 @@ def _jobs(common: Training, source: Any, device: Any) -> "dict[str, Job]":
 def _last(out: Path) -> dict[str, dict[str, float]]:
     import json
 
-    from interp.dictionaries.training import LOG
+    from interp.sae.training.train import LOG
 
     line = json.loads((out / LOG).read_text("utf-8").strip().split("\n")[-1])
     return {name: told for name, told in line.items() if isinstance(told, dict)}

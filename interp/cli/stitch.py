@@ -9,9 +9,9 @@ import typer
 
 from interp.cli.common import takes
 from interp.cli.graft import halved, share
-from interp.cli.repeat import Request
+from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
-from interp.cli.templated import Templated
+from interp.cli.template_options import Templated
 from interp.errors import OptionError
 
 

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.asking import Asking
+from interp.cli.behaviour_options import Asking
 from interp.cli.common import takes
-from interp.cli.repeat import Request
+from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError, required
 

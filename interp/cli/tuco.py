@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli.asking import BEHAVIOUR_HELP, require_one_source, sought
+from interp.cli.behaviour_options import BEHAVIOUR_HELP, require_one_source, sought
 from interp.cli.common import takes
-from interp.cli.reading import CONTROL_HELP, Reading, controls_in_turn, numbers
-from interp.cli.repeat import Request
+from interp.cli.prompt_options import CONTROL_HELP, Reading, controls_in_turn, numbers
+from interp.cli.request_cache import Request
 from interp.cli.results import page_again, remarked, tell, write
 from interp.errors import OptionError
 

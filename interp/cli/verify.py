@@ -49,7 +49,7 @@ def command(
 
     Example: interp verify report.json
     """
-    from interp.cli.measure_again import measuring_again
+    from interp.replication.remeasure import measuring_again
     from interp.report.document import read
     from interp.report.verification import checks
 

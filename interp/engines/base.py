@@ -175,7 +175,7 @@ class Engine(Protocol):
         """One forward pass, and one backward pass where ``gradient_of`` is given.
 
         A pass without a head need not go beyond the last block that is read or edited, also not in its cache, and one
-        under ``interp.edit.Enter`` need not have keys and values of the blocks before.
+        under ``interp.interventions.edits.Enter`` need not have keys and values of the blocks before.
         ``keep``: logits of that many last columns; 0 skips the language-model head; None keeps all.
         ``gradient_of`` maps kept logits to one number per prompt; its sum is differentiated with respect to the
         values at ``gradients_at``, with all parameters frozen.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interp.engines.base import Batch, Direction, Edit, Run, arguments, in_one_part
 from interp.engines.finite import finite
-from interp.engines.taps import Tap, differentiate, require_unchanged, taps
+from interp.engines.site_hooks import Tap, differentiate, require_unchanged, taps
 from interp.errors import OptionError, RemoteFailure, UnsupportedModel
 from interp.models.model import Model
 from interp.models.offload import device_of

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from interp.engines.base import Batch, Edit, Run
 from interp.engines.shared_prefix import is_whole
 from interp.maths.host import to_host
-from interp.models.invisible import blocks_of
 from interp.models.model import Model
+from interp.models.unexamined_changes import blocks_of
 from interp.sites import Site
 
 Blocks = tuple[int, int]

@@ -13,8 +13,8 @@ from interp.engines.base import Batch, Direction, Edit, Run, arguments, in_one_p
 from interp.engines.finite import finite
 from interp.engines.shared_gradients import Asked, divided_gradients
 from interp.engines.shared_prefix import divided
+from interp.engines.site_hooks import Tap, differentiate, require_unchanged, taps
 from interp.engines.skipped_blocks import Blocks, may_skip, needed_blocks, only_blocks
-from interp.engines.taps import Tap, differentiate, require_unchanged, taps
 from interp.errors import required
 from interp.models.anatomy import Target
 from interp.models.model import Model

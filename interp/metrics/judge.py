@@ -1,7 +1,7 @@
 """A local judge: a model that is asked about every answer, and read by the log-odds of Yes against No.
 
 How often it errs is measured on labelled answers, and the shares that it gives can be corrected for that
-(``interp.maths.judged``).
+(``interp.maths.judge_correction``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from interp.capture import batches, make_batch
 from interp.engines import TorchEngine
 from interp.errors import MetricError
 from interp.maths.host import to_host
-from interp.maths.judged import Corrected, corrected_share
+from interp.maths.judge_correction import Corrected, corrected_share
 from interp.metrics.continuations import Continuations
 from interp.models.pair import Pair
 from interp.models.sources import file_digests, find

@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.maths.host import to_host
 from interp.models.anatomy import Anatomy
 from interp.models.matrices import is_packed
-from interp.models.merged import adapted, bare, merged_tensors
+from interp.models.merged_tensors import adapted, bare, merged_tensors
 from interp.models.model import Model
 from interp.models.offload import tensors
 from interp.models.pair import Pair

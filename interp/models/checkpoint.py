@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from interp.errors import MissingWeights, NonFiniteWeights, UnsupportedModel
 from interp.maths.host import to_host
-from interp.models.layout import tied
 from interp.models.load import require_readable
-from interp.models.renamed import renamed
+from interp.models.meta_model import tied
+from interp.models.renamed_tensors import renamed
 from interp.models.sources import Source, about_missing, read_json
 
 INDEX = "model.safetensors.index.json"

@@ -22,11 +22,11 @@ from interp.errors import OptionError, UnsupportedModel
 from interp.maths.host import to_host
 from interp.maths.precision import widen
 from interp.models.matrices import is_packed
-from interp.models.merged import bare
+from interp.models.merged_tensors import bare
 from interp.models.model import Model
 from interp.models.offload import spread
 from interp.models.pair import Pair
-from interp.models.pieces import Piece, pieces_of_adapter
+from interp.models.parameter_pairs import Piece, pieces_of_adapter
 
 PARTS = ("blocks", "attention", "mlp", "embeddings", "head", "all")
 

@@ -26,8 +26,8 @@ from interp.errors import (
 from interp.maths.host import raw_bytes, to_host
 from interp.maths.memory import ran_out_of_memory
 from interp.models.anatomy import PROVEN
-from interp.models.layout import LANGUAGE_MODEL, configuration
 from interp.models.matrices import keep_codes
+from interp.models.meta_model import LANGUAGE_MODEL, configuration
 from interp.models.offload import spread, tensors
 from interp.models.quiet import line, quiet
 from interp.models.sources import Source, about_missing, read_json

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.display import facts_html, number
 from interp.errors import OptionError
-from interp.models import load, preflight, sources, text_model, vocabularies
+from interp.models import load, preflight, sources, text_models, vocabularies
 from interp.models.adapters import adopt, attach_resized, inner_of, memory_digests
 from interp.models.generation import configured_end_ids, generation_note
 from interp.models.model import Model
@@ -205,7 +205,7 @@ class Pair:
             tuned_model = Model.wrap(tuned, module)
             notes += said
         else:
-            base_source = text_model.beside(sources.find(base), source)
+            base_source = text_models.beside(sources.find(base), source)
             if base_source.adapter is not None:
                 raise OptionError(f"--base {base} is an adapter; give the model that was tuned")
             preflight.require_same_shape(base_source, source, vocabulary=False)
@@ -227,7 +227,7 @@ class Pair:
     def _load_adapter(
         cls, source: sources.Source, base: str | None, settings: "load.Settings", new_tokens: str
     ) -> "Pair":
-        base_source = text_model.beside(source.base(base), source)
+        base_source = text_models.beside(source.base(base), source)
         module, notes = load.module(base_source, settings)
         tokenizer = load.tokenizer([source.directory, base_source.directory], settings)
         base_model, tuned_model, ids, said = attach_resized(source, base_source.name, module, tokenizer, new_tokens)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from interp.errors import PairError, VocabularyMismatch
 from interp.models.grafts import Scope
-from interp.models.merged import bare
+from interp.models.merged_tensors import bare
 from interp.models.pair import Pair
-from interp.models.pieces import Piece
+from interp.models.parameter_pairs import Piece
 
 
 def aligned(pairs: Sequence[Pair], parts: str = "blocks") -> tuple[Scope, ...]:

@@ -17,14 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from interp.errors import OutOfMemory, PairError, required
-from interp.models import layout, listed, load, preflight, sources, text_model
+from interp.models import load, meta_model, preflight, sources, text_models, weight_index
 from interp.models.anatomy import read_anatomy
 from interp.models.checkpoint import Checkpoint
-from interp.models.kept import Kept
-from interp.models.listed import Matrix
 from interp.models.low_rank import Factors, LowRank
 from interp.models.precision import name_of
-from interp.models.renamed import experts
+from interp.models.renamed_tensors import experts
+from interp.models.retained import Kept
+from interp.models.weight_index import Matrix
 from interp.provenance import Provenance, digest, environment, plain
 
 Result = TypeVar("Result")
@@ -81,9 +81,9 @@ class WeightPair:
         adds the embedding and the head, tied ones once (in both, or neither). Raises a ModelError or a PairError.
         """
         source = sources.as_numbers(sources.find(tuned))
-        root = text_model.beside(sources.as_numbers(source.base(base)), source)
+        root = text_models.beside(sources.as_numbers(source.base(base)), source)
         opened = Checkpoint.open(root)
-        skeleton = layout.skeleton(root, trust_remote_code)
+        skeleton = meta_model.skeleton(root, trust_remote_code)
         own = opened.loaded_as(skeleton)
         notes = [*source.notes, *root.notes]
         other: Checkpoint | LowRank
@@ -98,14 +98,18 @@ class WeightPair:
         if digests["tuned"] == digests["base"]:
             notes.append("base and tuned model have the same weights: every difference is zero")
         anatomy, prefix = read_anatomy(skeleton), skeleton.base_model_prefix
-        found = [*listed.blocks(skeleton, anatomy), *(Matrix(*one) for one in experts(own.renamed, anatomy, prefix))]
+        found = [
+            *weight_index.blocks(skeleton, anatomy),
+            *(Matrix(*one) for one in experts(own.renamed, anatomy, prefix)),
+        ]
         if embeddings:
             said = {
-                one.name: layout.tied(layout.configuration(one, trust_remote_code)) for one in (root, source)[:full]
+                one.name: meta_model.tied(meta_model.configuration(one, trust_remote_code))
+                for one in (root, source)[:full]
             }
-            found += listed.ends(skeleton, own, other, said, notes)
-        matrices = listed.in_both(found, own, other, prefix, notes)
-        notes += listed.left_out(own, other, matrices, anatomy, prefix, embeddings)
+            found += weight_index.ends(skeleton, own, other, said, notes)
+        matrices = weight_index.in_both(found, own, other, prefix, notes)
+        notes += weight_index.left_out(own, other, matrices, anatomy, prefix, embeddings)
         if not matrices:
             raise PairError(f"{root.name} has no matrix that can be told apart exactly; see docs/intruders.md")
         made = cls(

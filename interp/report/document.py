@@ -20,8 +20,8 @@ from interp.agreement.places import METHODS
 from interp.claims import COLUMNS, Finding, from_table
 from interp.errors import InterpError, OptionError, StoreError
 from interp.provenance import JSON, as_command, digest, environment, plain, sha256_of
+from interp.report.html_document import write_text
 from interp.report.sections import limit_lines
-from interp.report.shell import write_text
 from interp.store import Store
 from interp.store.manifest import Manifest
 from interp.table import Table
@@ -154,7 +154,7 @@ def write_report(
         raise OptionError(f"--out {out}: there is no folder {out.absolute().parent}; make it, or name another")
     if out.is_dir():
         raise OptionError(f"--out {out} is a folder; name a file in it")
-    from interp.report.whole import whole_page  # brings plotly, which reading a report need not wait for
+    from interp.report.report_page import whole_page  # brings plotly, which reading a report need not wait for
 
     runs, agreements = gather(list(keys), store, draws)
     title = title or default_title(runs)

@@ -15,7 +15,7 @@ from interp.figures import FIGURES, plot
 from interp.report import sections
 from interp.report.facts import facts
 from interp.report.features import features_list
-from interp.report.shell import document, footer, write_text
+from interp.report.html_document import document, footer, write_text
 from interp.report.text import escaped, json_text
 from interp.table import Table
 

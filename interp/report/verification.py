@@ -20,9 +20,9 @@ from interp.claims.opening import opening
 from interp.display import one_line
 from interp.errors import ClaimError, InterpError
 from interp.provenance import JSON, digest, sha256_of
-from interp.report.bundle import unpacked_hash
 from interp.report.document import Report, Run, claim_json, content
-from interp.report.shell import bundle_hash, without_bundle
+from interp.report.html_document import bundle_hash, without_bundle
+from interp.report.plotly_bundle import unpacked_hash
 from interp.report.text import escaped
 
 
@@ -149,7 +149,7 @@ class _Again:
         runs, agreements = ([self.run(run["key"]).table for run in self.said["runs"]
                              if (run["key"] in self.said["agreement"]) is wanted]
                             for wanted in (False, True))  # fmt: skip
-        from interp.report.whole import whole_page  # brings plotly, which listing the checks need not wait for
+        from interp.report.report_page import whole_page  # brings plotly, which listing the checks need not wait for
 
         made = whole_page(self.content | {"interp": self.said["interp"]}, runs, agreements, self.report.path.name)
         if without_bundle(made) == plain and drawn_by == unpacked_hash():

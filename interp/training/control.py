@@ -22,7 +22,7 @@ import numpy as np
 
 from interp.errors import OptionError, OutOfMemory, VocabularyMismatch
 from interp.maths.memory import ran_out_of_memory
-from interp.models import load, preflight, text_model
+from interp.models import load, preflight, text_models
 from interp.models.sources import find
 from interp.permissions import as_umask
 from interp.prompts import Documents, Tokenizer
@@ -67,7 +67,7 @@ def make_controls(
     path = text or shipped()
     Documents(path)
     source = find(tuned)
-    below = text_model.beside(source.base(base), source)
+    below = text_models.beside(source.base(base), source)
     settings = load.Settings.resolve(device, "float32", "auto", False)
     for note in preflight.recorded_base(source, below):
         say(f"note: {note}")

@@ -16,8 +16,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interp.errors import UnsupportedModel, WrongBase, required
-from interp.models.layout import skeleton
 from interp.models.low_rank import LowRank
+from interp.models.meta_model import skeleton
 from interp.models.quiet import line, quiet
 from interp.models.sources import Source
 from interp.prompts import Tokenizer

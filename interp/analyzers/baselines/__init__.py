@@ -21,15 +21,15 @@ from interp.analyzers.baselines.arms import Arm, kept, measured, random_rows, ro
 from interp.analyzers.baselines.findings import answers_table, claim, columns
 from interp.claims import conclude
 from interp.errors import OptionError
+from interp.experiments.conditions import Donors, Receiver
+from interp.experiments.corrected_rates import judge_of
+from interp.experiments.divergence import divergence
+from interp.experiments.ranking_sets import ranking_of, unit_of
+from interp.experiments.refusal_directions import candidates_of, choose, taken_away
 from interp.metrics import require_number
 from interp.models.units import Unit
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.conditions import Donors, Receiver
-from interp.trials.direction import candidates_of, choose, taken_away
-from interp.trials.divergence import divergence
-from interp.trials.judged import judge_of
-from interp.trials.located import ranking_of, unit_of
 
 STEPS = 128  # shares of the direction that are tried are whole numbers of these parts
 CONTRAST, DIRECTION = "contrast", "direction"

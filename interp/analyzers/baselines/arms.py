@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from interp.experiments.conditions import Receiver, judge_each
+from interp.experiments.divergence import divergences
 from interp.maths.intervals import cluster_interval
 from interp.models.units import Unit
 from interp.study import Study
 from interp.table import Table
-from interp.trials.conditions import Receiver, judge_each
-from interp.trials.divergence import divergences
 
 NAN = float("nan")
 

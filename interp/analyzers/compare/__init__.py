@@ -13,7 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.compare.found import (
+from interp.analyzers.compare.compute import Read, read, rounding, stream_sites
+from interp.analyzers.compare.findings import (
     claims_of,
     control_columns,
     depth_table,
@@ -21,17 +22,16 @@ from interp.analyzers.compare.found import (
     token_table,
     weight_table,
 )
-from interp.analyzers.compare.passes import Read, read, rounding, stream_sites
 from interp.claims import conclude
 from interp.claims.control_fine_tunes import controls_table
 from interp.errors import OptionError, UnsupportedModel
+from interp.experiments.cost import Work
+from interp.experiments.same_base import require_same_base
 from interp.models.changes import tensor_changes
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import names_of
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.same_base import require_same_base
-from interp.trials.work import Work
 
 
 @dataclass(frozen=True)

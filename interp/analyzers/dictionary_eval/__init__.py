@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.dictionary_eval.claimed import claims_of, words
-from interp.analyzers.dictionary_eval.passes import (
+from interp.analyzers.dictionary_eval.compute import (
     DEVIATION,
     OWN,
     PCA,
@@ -25,15 +24,16 @@ from interp.analyzers.dictionary_eval.passes import (
     alone,
     fitted,
 )
-from interp.analyzers.dictionary_eval.told import errors, limits, prompts_table, recovered_table, shares, splice_table
+from interp.analyzers.dictionary_eval.findings import claims_of, words
+from interp.analyzers.dictionary_eval.tables import errors, limits, prompts_table, recovered_table, shares, splice_table
 from interp.claims import conclude
-from interp.dictionaries import Dictionary
-from interp.dictionaries.activations import LONGEST
-from interp.dictionaries.baselines import Covariance
-from interp.dictionaries.parts import OUTSIDE, UNKNOWN, Read, parts_of, read_whole, recoded
-from interp.dictionaries.place import TUNED, Place
-from interp.dictionaries.scores import Scores, conversations_table, density_table, scores_table
 from interp.errors import OptionError, required
+from interp.sae import Dictionary
+from interp.sae.analysis.baselines import Covariance
+from interp.sae.analysis.input_output import TUNED, Place
+from interp.sae.analysis.scores import Scores, conversations_table, density_table, scores_table
+from interp.sae.analysis.token_groups import OUTSIDE, UNKNOWN, Read, parts_of, read_whole, recoded
+from interp.sae.training.activation_source import LONGEST
 from interp.study import Study
 from interp.table import Table
 
@@ -42,7 +42,7 @@ from interp.table import Table
 class DictionaryEval(Analyzer):
     """A dictionary of ``site``, over the study's prompts and the tuned model.
 
-    ``target``: the site that a transcoder writes. ``of``: what rows are (``interp.dictionaries.place``): the tuned
+    ``target``: the site that a transcoder writes. ``of``: what rows are (``interp.sae.analysis.input_output``): the tuned
     model's, both models' side by side (a crosscoder) or tuned less base; the last two need a base.
     ``content_only``: special tokens and the chat template's count nowhere, and are not spliced. Prompts with
     ``messages`` are read as whole conversations, each alone and cut at the model's context, as a training reads them.

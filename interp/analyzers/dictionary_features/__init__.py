@@ -11,8 +11,9 @@ from typing import ClassVar
 import numpy as np
 
 from interp.analyzers.base import Analyzer
+from interp.analyzers.dictionary_features.compute import BOTH, DIFFERENCE, OF, TUNED, Reader
 from interp.analyzers.dictionary_features.contexts import contexts_table
-from interp.analyzers.dictionary_features.found import (
+from interp.analyzers.dictionary_features.findings import (
     activity_columns,
     claims_of,
     label_columns,
@@ -21,13 +22,12 @@ from interp.analyzers.dictionary_features.found import (
     logit_columns,
 )
 from interp.analyzers.dictionary_features.logits import Written, written
-from interp.analyzers.dictionary_features.passes import BOTH, DIFFERENCE, OF, TUNED, Reader
 from interp.claims import conclude
-from interp.dictionaries import Dictionary
-from interp.dictionaries.activity import Activity
-from interp.dictionaries.reading import FEWEST, labels
-from interp.dictionaries.unembedding import require_stream
 from interp.errors import OptionError
+from interp.sae import Dictionary
+from interp.sae.analysis.firing_statistics import Activity
+from interp.sae.analysis.token_labels import FEWEST, labels
+from interp.sae.analysis.unembedding import require_stream
 from interp.sites import Site
 from interp.study import Study
 from interp.table import Table, table

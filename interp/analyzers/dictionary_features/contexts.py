@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from interp.analyzers.dictionary_features.passes import Reader
-from interp.dictionaries.reading import Active
+from interp.analyzers.dictionary_features.compute import Reader
+from interp.sae.analysis.token_labels import Active
 from interp.study import Study
 from interp.table import Table, table
 

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from interp.dictionaries import Dictionary
-from interp.dictionaries.unembedding import Effects, chance, effects
 from interp.maths.host import to_host
 from interp.maths.statistics import benjamini_hochberg, permutation_p
+from interp.sae import Dictionary
+from interp.sae.analysis.unembedding import Effects, chance, effects
 from interp.study import Study
 from interp.table import Table, table
 

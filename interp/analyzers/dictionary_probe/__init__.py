@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.dictionary_probe import findings, rows
-from interp.analyzers.dictionary_probe.passes import (
+from interp.analyzers.dictionary_probe import findings, tables
+from interp.analyzers.dictionary_probe.compute import (
     ABLATE,
     GROUP,
     POOLS,
@@ -32,21 +32,21 @@ from interp.analyzers.dictionary_probe.passes import (
     codes,
     covariance,
 )
-from interp.analyzers.dictionary_probe.rows import GIVEN, PROBED, Evidence, Probes, Tried
+from interp.analyzers.dictionary_probe.tables import GIVEN, PROBED, Evidence, Probes, Tried
 from interp.claims import SUPPORTED, conclude
-from interp.dictionaries import Dictionary
-from interp.dictionaries.baselines import Covariance, principal, random_rows
-from interp.dictionaries.confirm import rate_matched
-from interp.dictionaries.edits import READS, require_reads, require_revert
-from interp.dictionaries.probe import SparseProbe
 from interp.errors import OptionError
+from interp.experiments.conditions import Receiver, judge
 from interp.maths.host import to_host
 from interp.metrics import require_number
 from interp.prompts import Contrast
+from interp.sae import Dictionary
+from interp.sae.analysis.baselines import Covariance, principal, random_rows
+from interp.sae.analysis.causal_validation import rate_matched
+from interp.sae.analysis.probe import SparseProbe
+from interp.sae.core.edits import READS, require_reads, require_revert
 from interp.sites import Site
 from interp.study import Study
 from interp.table import Table
-from interp.trials.conditions import Receiver, judge
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class DictionaryProbe(Analyzer):
             sets[self.named] = list(self.given)
         tried = [one for name, latents in sets.items() for one in self._tried(held, reader, firing, name, latents)]
         evidence = Evidence(study, choosing, held, self.k, probes, firing, sets, tried, self._norms(reader))
-        run = rows.tables(self.name, evidence, findings.limits_of(evidence), study.provenance(self))
+        run = tables.tables(self.name, evidence, findings.limits_of(evidence), study.provenance(self))
         run = conclude(run, findings.claims_of(evidence))
         known = [name for name, verdict in run.summary["verdicts"].items() if verdict == SUPPORTED]
         supported = all(any(name.startswith(kind) for name in known) for kind in findings.CONFIRMING)

@@ -19,20 +19,20 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.graft.beside import all_overlaps, others_mask, require_comparable, same_tune
 from interp.analyzers.graft.findings import KEEPS, claims_of
-from interp.analyzers.graft.rows import Rows, layers_table
+from interp.analyzers.graft.mask_overlap import all_overlaps, others_mask, require_comparable, same_tune
+from interp.analyzers.graft.tables import Rows, layers_table
 from interp.claims import SUPPORTED, conclude
 from interp.display import as_sentence
 from interp.errors import OptionError, required
+from interp.experiments import masks
+from interp.experiments.questions import Graded, Questions, perplexity, run_logits, text_rows
 from interp.maths.calibration import calibration_error
 from interp.maths.host import to_host
 from interp.models.grafts import PARTS, Scope
 from interp.prompts import PromptSet, prompt_notes
 from interp.study import Study
 from interp.table import Table
-from interp.trials import masks
-from interp.trials.questions import Graded, Questions, perplexity, run_logits, text_rows
 
 RANKED = ("learned", "relaxed", "movement", "first-order")
 

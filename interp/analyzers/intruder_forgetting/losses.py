@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from interp.analyzers.base import Analyzer
 from interp.claims import Claim, conclude, mean
+from interp.experiments.plain_text import coded_texts, text_losses
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.plain_text import coded_texts, text_losses
 
 
 @dataclass(frozen=True)

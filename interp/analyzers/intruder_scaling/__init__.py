@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.intruder_scaling.found import HALF, claims_of
-from interp.analyzers.intruder_scaling.passes import measured, of_text
+from interp.analyzers.intruder_scaling.compute import measured, of_text
+from interp.analyzers.intruder_scaling.findings import HALF, claims_of
 from interp.claims import conclude
 from interp.errors import OptionError, UnsupportedModel
 from interp.maths import subspaces

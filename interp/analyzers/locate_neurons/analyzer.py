@@ -7,18 +7,18 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.locate_neurons import search, steps
+from interp.analyzers.locate_neurons.cost import work_of
 from interp.analyzers.locate_neurons.methods import METHODS, resolve
 from interp.analyzers.locate_neurons.probes import FITS
 from interp.analyzers.locate_neurons.scores import Asked, Scores
 from interp.analyzers.locate_neurons.selection import Top, rank, select
 from interp.analyzers.locate_neurons.tokens import active_tokens
-from interp.analyzers.locate_neurons.work import work_of
 from interp.errors import OptionError
+from interp.experiments.cost import Work
 from interp.models.changes import has_weights, weight_change
 from interp.models.units import Unit, unit_named
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.work import Work
 
 _SHOWN = 20
 

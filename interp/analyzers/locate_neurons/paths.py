@@ -11,8 +11,8 @@ from torch import Tensor
 
 from interp.analyzers.locate_neurons.scores import Asked, chosen
 from interp.capture import by_prompt, make_batch
-from interp.edit import Blend, Replace
 from interp.engines import Batch, Direction, Edit, Part
+from interp.interventions.edits import Blend, Replace
 from interp.maths.host import to_host
 from interp.maths.moments import sum_of
 from interp.maths.precision import widen

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp.errors import OptionError
+from interp.experiments.conditions import Donors
+from interp.experiments.dose import grid, refine, returns
+from interp.experiments.outcomes import Outcomes
+from interp.experiments.row_selection import changed, some
 from interp.models.units import Unit
 from interp.study import Study
-from interp.trials.conditions import Donors
-from interp.trials.dose import grid, refine, returns
-from interp.trials.outcomes import Outcomes
-from interp.trials.rows import changed, some
 
 Set = list[tuple[int, int]]
 REACH, PROMPTS = 0.95, 48

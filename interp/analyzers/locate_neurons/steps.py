@@ -7,8 +7,8 @@ import numpy as np
 
 from interp.analyzers.locate_neurons.selection import Top, select
 from interp.errors import OptionError
+from interp.experiments.ranking_sets import spearman
 from interp.maths.quadrature import STEPS, Rule, nested
-from interp.trials.located import spearman
 
 AUTO = "auto"
 LEAST_JACCARD, LEAST_SPEARMAN = 0.95, 0.99

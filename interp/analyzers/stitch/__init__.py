@@ -17,10 +17,13 @@ from torch import Tensor
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.stitch.findings import claims_of
-from interp.analyzers.stitch.rows import Asked, Rows
+from interp.analyzers.stitch.tables import Asked, Rows
 from interp.claims import SUPPORTED, conclude
 from interp.display import as_sentence
 from interp.errors import OptionError, PairError, required
+from interp.experiments import masks
+from interp.experiments.mask_overlaps import overlaps_table
+from interp.experiments.questions import Questions, perplexity, run_logits, text_rows
 from interp.maths.host import to_host
 from interp.models.grafts import PARTS, Scope
 from interp.models.model import Model
@@ -29,9 +32,6 @@ from interp.models.stitches import aligned, averaged, stitched
 from interp.prompts import PromptSet, prompt_notes
 from interp.study import Study
 from interp.table import Table
-from interp.trials import masks
-from interp.trials.overlaps import overlaps_table
-from interp.trials.questions import Questions, perplexity, run_logits, text_rows
 
 LOCALISE = ("movement", "learned")
 
@@ -51,7 +51,7 @@ class Stitch(Analyzer):
 
     ``localise``: ``movement`` takes the share ``at`` of the scope's weights that moved furthest; ``learned`` descends
     as the paper does, from the share ``start``, for ``steps`` at ``rate`` with ``pull`` and ``reg`` (``l1`` or
-    ``binarise``, see ``interp.trials.masks.localised``). ``runs``, graft runs of these tunes in this order, give their
+    ``binarise``, see ``interp.experiments.masks.localised``). ``runs``, graft runs of these tunes in this order, give their
     learned masks instead. ``draws`` of random masks. Where the study has negative prompts they are plain text whose
     perplexity is measured. Memory: all tunes and the base, per weight of the scope a byte per tune, and one stitched
     copy. Raises OptionError for options that mean nothing and PairError for tunes that cannot be stitched.

@@ -14,21 +14,21 @@ from typing import ClassVar
 import numpy as np
 
 from interp.analyzers.base import Analyzer
-from interp.analyzers.tuco.answered import by_answer
-from interp.analyzers.tuco.compared import claims_of, control_columns, permuted, prompt_columns
-from interp.analyzers.tuco.passes import Measured, measure, noise
-from interp.analyzers.tuco.shuffles import Shuffles
+from interp.analyzers.tuco.classes_by_answer import by_answer
+from interp.analyzers.tuco.compute import Measured, measure, noise
+from interp.analyzers.tuco.findings import claims_of, control_columns, permuted, prompt_columns
+from interp.analyzers.tuco.label_permutations import Shuffles
 from interp.claims import conclude
 from interp.claims.control_fine_tunes import controls_table
 from interp.errors import OptionError, UnsupportedModel
-from interp.models.invisible import remarks
+from interp.experiments.cost import Work
+from interp.experiments.same_base import require_same_base
+from interp.experiments.tuning_decomposition import require_here, sites_needed
 from interp.models.pair import Pair
 from interp.models.pairs_on_demand import names_of
+from interp.models.unexamined_changes import remarks
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.same_base import require_same_base
-from interp.trials.split import require_here, sites_needed
-from interp.trials.work import Work
 
 ORDERS = (1, 2)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from interp.analyzers.base import Analyzer
 from interp.analyzers.verify_neurons import tables
+from interp.analyzers.verify_neurons.cost import Asked, work_of
 from interp.analyzers.verify_neurons.effects import (
     Each,
     changed_answers,
@@ -19,24 +20,23 @@ from interp.analyzers.verify_neurons.effects import (
     random_effects,
 )
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
-from interp.analyzers.verify_neurons.work import Asked, work_of
 from interp.errors import OptionError
+from interp.experiments.ablated_metric import Numbers
+from interp.experiments.conditions import ABLATIONS, CELLS, DIRECTIONS, FURTHER, GROUPS, PATCHES, Donors, judge
+from interp.experiments.contributions import contribution_norms, contribution_sizes
+from interp.experiments.cost import Work
+from interp.experiments.dose import grid, refine
+from interp.experiments.outcomes import Outcomes, Set
+from interp.experiments.patching import patch_cells
+from interp.experiments.ranking_sets import ranked_set
+from interp.experiments.row_selection import some
+from interp.experiments.sampled import sample, sampling_of
+from interp.experiments.subsample import few_of
+from interp.interventions.random_sets import equally_large, matched_sets, matched_share, norm_ratio, set_name
 from interp.models.changes import has_weights, weight_change
 from interp.models.units import unit_named
-from interp.random_sets import equally_large, matched_sets, matched_share, norm_ratio, set_name
 from interp.study import Study
 from interp.table import Table
-from interp.trials.conditions import ABLATIONS, CELLS, DIRECTIONS, FURTHER, GROUPS, PATCHES, Donors, judge
-from interp.trials.contributions import contribution_norms, contribution_sizes
-from interp.trials.dose import grid, refine
-from interp.trials.few import few_of
-from interp.trials.located import ranked_set
-from interp.trials.numbers import Numbers
-from interp.trials.outcomes import Outcomes, Set
-from interp.trials.patching import patch_cells
-from interp.trials.rows import some
-from interp.trials.sampled import sample, sampling_of
-from interp.trials.work import Work
 
 Ranking = tuple[tuple[int, int], ...]
 NAN = float("nan")

@@ -2,8 +2,8 @@
 
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.claims import Claim, mean
+from interp.experiments.corrected_rates import judge_of
 from interp.study import Study
-from interp.trials.judged import judge_of
 
 CORRECTED = " Shares are corrected for the judge's errors."
 BEHAVIOUR = 0.1  # how much more often the fine-tuned model must show it

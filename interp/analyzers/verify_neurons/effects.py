@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from interp.analyzers.verify_neurons.evidence import Effects, Evidence
-from interp.random_sets import set_name
+from interp.experiments.ablated_metric import Numbers
+from interp.experiments.bounded_outcomes import Bounded
+from interp.experiments.conditions import DIRECTIONS, Donors, Judged, answer_as_it_is, judge, judge_each
+from interp.experiments.divergence import divergences
+from interp.experiments.outcomes import Outcome, Outcomes, Set
+from interp.experiments.resumable import parts
+from interp.experiments.subsample import few_of
+from interp.interventions.random_sets import set_name
 from interp.study import Study
-from interp.trials.bounded import Bounded
-from interp.trials.conditions import DIRECTIONS, Donors, Judged, answer_as_it_is, judge, judge_each
-from interp.trials.divergence import divergences
-from interp.trials.few import few_of
-from interp.trials.numbers import Numbers
-from interp.trials.outcomes import Outcome, Outcomes, Set
-from interp.trials.parts import parts
 
 NAN = float("nan")
 SETS_AT_ONCE = 10  # sets whose answers are written together; as many are lost where a run is stopped

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from interp.errors import required
+from interp.experiments.conditions import Judged
+from interp.experiments.patching import Patched
+from interp.experiments.sampled import Sampled
 from interp.models.units import NEURON, Unit
-from interp.trials.conditions import Judged
-from interp.trials.patching import Patched
-from interp.trials.sampled import Sampled
 
 Effects = Mapping[str, float]
 """``exact``, ``behaviour``, ``recovery``, ``rate`` and ``difference`` of a set: see ``Outcomes.effects``."""

@@ -10,11 +10,11 @@ from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.analyzers.verify_neurons.sampled import sampled_behaviour
 from interp.analyzers.verify_neurons.side_effects import BOUND, BREAKS, LEFT, fluency, harmless, malformed, selective
 from interp.claims import SUPPORTED, Claim, Draws, Estimate, Finding, literal, mean, statistic
+from interp.experiments.conditions import DIRECTIONS, RECEIVERS
+from interp.experiments.corrected_rates import judge_of
+from interp.experiments.sampled import sampling_of
 from interp.maths.intervals import effective_clusters, exact_interval
 from interp.study import GROUPS, Study
-from interp.trials.conditions import DIRECTIONS, RECEIVERS
-from interp.trials.judged import judge_of
-from interp.trials.sampled import sampling_of
 
 # How much of the behaviour may be left (or missing), at most this share of the gap between both models; how much of the
 # log-odds' gap must be recovered.

@@ -7,11 +7,11 @@ import numpy as np
 from interp.analyzers.verify_neurons.behaviour import BEHAVIOUR
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.claims import Claim, literal, mean
+from interp.experiments.sampled import sampling_of
 from interp.maths.intervals import cluster_interval
 from interp.metrics import Sampling
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.sampled import sampling_of
 
 _CONDITION = "which model answered, under which intervention"
 

@@ -5,8 +5,8 @@ from typing import Any
 from interp.analyzers.verify_neurons.behaviour import CORRECTED
 from interp.analyzers.verify_neurons.evidence import Evidence
 from interp.claims import Claim, Estimate, literal, mean, statistic
+from interp.experiments.corrected_rates import judge_of
 from interp.study import Study
-from interp.trials.judged import judge_of
 
 # How much of the behaviour may be left or added; what may be lost of harmless answers, how many malformed; and the
 # upper end that the interval of a loss may have.

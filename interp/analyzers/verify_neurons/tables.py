@@ -13,17 +13,17 @@ from interp.analyzers.verify_neurons.sampled import sampled_tables
 from interp.analyzers.verify_neurons.sets import dose_table, harmless_table, random_table
 from interp.claims import SUPPORTED, conclude, evaluate
 from interp.claims.opening import opening
+from interp.experiments.conditions import DIRECTIONS, RECEIVERS, Judged
+from interp.experiments.corrected_rates import corrected_rates
+from interp.experiments.dose import grid
+from interp.experiments.outcomes import MEASURES
+from interp.experiments.warnings import disagreements, warnings_of
 from interp.maths.intervals import cluster_interval
 from interp.maths.statistics import area_under_dose, smallest_dose
 from interp.metrics import Words
 from interp.provenance import JSON, HasOptions
 from interp.study import Study
 from interp.table import Table, table
-from interp.trials.conditions import DIRECTIONS, RECEIVERS, Judged
-from interp.trials.dose import grid
-from interp.trials.judged import corrected_rates
-from interp.trials.outcomes import MEASURES
-from interp.trials.warnings import disagreements, warnings_of
 
 NAN = float("nan")
 

@@ -1,0 +1,121 @@
+"""Passes over the prompts: what every latent does, and where the chosen ones are active."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.capture import capture
+from interp.errors import OptionError
+from interp.maths.precision import widen
+from interp.prompts import Encoded, apart
+from interp.sae import Codes, Dictionary
+from interp.sae.analysis.firing_statistics import Activity, Where
+from interp.sae.analysis.token_labels import Active, Texts
+from interp.sites import Site
+from interp.study import Study
+
+TUNED, BOTH, DIFFERENCE = "tuned", "both", "difference"
+OF = (TUNED, BOTH, DIFFERENCE)
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """The options that passes follow; see ``interp.analyzers.dictionary_features.DictionaryFeatures``."""
+
+    @property
+    def dictionary(self) -> Dictionary:
+        """Whose codes are read."""
+        ...
+
+    @property
+    def site(self) -> str:
+        """Where its rows are."""
+        ...
+
+    @property
+    def of(self) -> str:
+        """What it reads."""
+        ...
+
+
+class Reader:
+    """The study's prompts as numbered tokens, and passes over the dictionary's codes of them.
+
+    Rows are numbered in file order, whatever the batches; ``first`` is False for those of a text that came before.
+    ``roles``: whose rows have codes of their own; a dictionary of both models side by side, or of their difference, has
+    one kind of row.
+    """
+
+    def __init__(self, study: Study, asked: Asked) -> None:
+        self.study, self.site, self.of = study, Site.parse(asked.site), asked.of
+        self.dictionary = asked.dictionary.to(study.pair.tuned.device)
+        self.encoded: list[Encoded] = [apart(study.pair.tokenizer, one) for one in study.encoded("positive")]
+        lengths = np.array([len(coded.ids) for coded in self.encoded])
+        self.starts = np.concatenate([[0], np.cumsum(lengths)])
+        self.tokens = np.array([token for coded in self.encoded for token in coded.ids])
+        self.documents = np.repeat(np.arange(len(lengths)), lengths)
+        prompts = study.prompts("positive")
+        self.first = np.isin(self.documents, prompts.sample(len(prompts)))
+        clusters = np.array(prompts.clusters, dtype=object)
+        self.clusters = np.unique(clusters, return_inverse=True)[1][self.documents]
+        self.models = {"tuned": study.pair.tuned}
+        if study.pair.base is not None or self.of != TUNED:
+            self.models = {"base": study.pair.require_base("this dictionary"), **self.models}
+        self.roles = tuple(self.models) if self.of == TUNED else (TUNED,)
+
+    def texts(self, seed: int) -> Texts:
+        """The tokens in two halves of clusters."""
+        return Texts.of(self.tokens, self.documents, self.clusters, seed)
+
+    def activity(self) -> dict[str, Activity]:
+        """What every latent does, by role."""
+        device, width = self.dictionary.W_dec.device, self.dictionary.config.width
+        found = {role: Activity(width, device) for role in self.roles}
+        for codes, _, parts in self._codes("reading"):
+            for role in self.roles:
+                found[role].update(codes[role], parts)
+        return found
+
+    def where(self, latents: Sequence[int]) -> dict[str, dict[int, Active]]:
+        """Where some latents are active, by role."""
+        found = {role: Where(latents, self.dictionary.config.width) for role in self.roles}
+        for codes, rows, _ in self._codes("contexts"):
+            for role in self.roles:
+                found[role].update(codes[role], rows)
+        return {role: each.result() for role, each in found.items()}
+
+    def _codes(self, what: str) -> Iterator[tuple[Mapping[str, Codes], Int[Tensor, " n"], Int[Tensor, " n"]]]:
+        """Codes by role of a batch's real tokens, the tokens' rows, and which of them are content."""
+        study, model, config = self.study, self.study.pair.tuned, self.dictionary.config
+        held = 8 * (config.inputs + config.width) * len(self.roles)
+        groups = study.progress(study.batches(self.encoded, model, held), what)
+        starts = torch.tensor(self.starts, device=model.device)
+        found = capture(study.engine, self.models, self.encoded, groups, [self.site], pad_id=study.pad_id)
+        for got in found:
+            device = got.batch.ids.device
+            real = got.batch.real
+            rows = (starts.to(device)[got.rows.to(device)][:, None] + got.batch.positions)[real]
+            values = {
+                role: widen(got.values[role, self.site])[real.to(self.models[role].device)].to(self.dictionary.W_dec)
+                for role in self.models
+            }
+            yield self._encoded(values), rows, got.roles[real]
+
+    @torch.no_grad()
+    def _encoded(self, values: Mapping[str, Tensor]) -> dict[str, Codes]:
+        if self.of == BOTH:
+            values = {TUNED: torch.cat([values["base"], values["tuned"]], 1)}
+        elif self.of == DIFFERENCE:
+            values = {TUNED: values["tuned"] - values["base"]}
+        wide = values[TUNED].shape[1]
+        if wide != self.dictionary.config.inputs:
+            raise OptionError(
+                f"the dictionary is of width {self.dictionary.config.inputs} and {self.site} of {wide}; name its site"
+            )
+        return {role: self.dictionary.encode_sparse(value) for role, value in values.items()}

@@ -1,0 +1,208 @@
+"""Passes over prompts: codes of every prompt, and the metric and the base's answers while latents are changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.capture import Captured, capture, make_batch
+from interp.engines import Batch
+from interp.interventions.intervention import Intervention
+from interp.interventions.teacher_forcing import Text, answer_logits, read_donor, would_answer
+from interp.maths.host import to_host
+from interp.maths.precision import widen
+from interp.metrics import Objective
+from interp.sae import Dictionary
+from interp.sae.analysis.baselines import Covariance
+from interp.sae.core.edits import Latents, intervention, read_rows
+from interp.sites import Site
+from interp.study import Study
+
+POOLS = ("last", "max", "mean")
+ABLATE, STEER = "ablate", "steer"
+GROUP = {ABLATE: "positive", STEER: "negative"}
+"""Prompts on which each change is measured: those that show the behaviour, and those that do not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A dictionary at its site; ``of`` says what it reads, ``at`` how a prompt's tokens become one code."""
+
+    dictionary: Dictionary
+    site: Site
+    of: str
+    at: str
+    revert: bool = False
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The models that run to get its codes."""
+        return ("tuned",) if self.of == "tuned" else ("base", "tuned")
+
+    def rows(self, seen: Captured, role: str = "tuned") -> tuple[Tensor, Tensor, Tensor]:
+        """What the dictionary reads of a batch's real tokens, the row of the batch that each is of, and which are last.
+
+        ``role`` "base" reads the base's own values in the tuned model's place.
+        """
+        real = seen.roles >= 0
+        owner = torch.arange(len(real), device=real.device)[:, None].expand_as(real)[real]
+        last = torch.ones_like(owner, dtype=torch.bool)
+        last[:-1] = owner[1:] != owner[:-1]
+        other = seen.values.get(("base", self.site)) if self.of != "tuned" else None
+        value = widen(seen.values[role, self.site])[real]
+        return read_rows(self.dictionary, self.of, value, None if other is None else widen(other)[real]), owner, last
+
+    def change(self, study: Study, name: str, latents: Sequence[int], amount: float) -> Intervention:
+        """``ablate`` these latents (or give them the base's part), or ``steer`` by ``amount`` of each."""
+        chosen = torch.tensor([int(latent) for latent in latents], dtype=torch.int64)
+        edit = Latents(self.site, self.dictionary, chosen, of=self.of)
+        edit = replace(edit, revert=self.revert) if name == ABLATE else replace(edit, factor=1.0, amount=amount)
+        return intervention(f"{name} {len(latents)} latents", [edit], study.pair.base)
+
+
+@dataclass
+class Firing:
+    """Sums over tokens: how often latents fire, how much, and how long a vector they write."""
+
+    tokens: int
+    count: NDArray[np.float64]
+    sum: NDArray[np.float64]
+    square: NDArray[np.float64]
+
+    @property
+    def rates(self) -> NDArray[np.float64]:
+        """Share of tokens in which each fires."""
+        return self.count / max(self.tokens, 1)
+
+    def mean_active(self, latents: Sequence[int]) -> float:
+        """Mean code of these where they fire; 1 where none does."""
+        chosen = list(latents)
+        fired = self.count[chosen].sum()
+        return float(self.sum[chosen].sum() / fired) if fired else 1.0
+
+    def size(self, latents: Sequence[int], norms: NDArray[np.float64]) -> float:
+        """Root mean square, over tokens, of what these write, taken as if at right angles to each other."""
+        chosen = list(latents)
+        return float(np.sqrt((self.square[chosen] * norms[chosen] ** 2).sum() / max(self.tokens, 1)))
+
+
+def _captured(study: Study, reader: Reader, group: str, roles: Sequence[str], what: str):
+    models = {role: study.pair[role] for role in roles}
+    posed = study.encoded(group)
+    # codes of a prompt are kept, all others go with the batch
+    groups = study.groups(group, study.pair.tuned, 8 * (len(roles) * reader.dictionary.config.inputs + 64))
+    each = study.progress(groups, f"{what}, {group}")
+    return capture(study.engine, models, posed, each, [reader.site], pad_id=study.pad_id)
+
+
+def covariance(study: Study, reader: Reader) -> Covariance:
+    """Mean and covariance of what the dictionary reads, over the tokens of both classes that make codes."""
+    seen = Covariance.empty(reader.dictionary.config.inputs, study.pair.tuned.device)
+    for group in study.classes:
+        for got in _captured(study, reader, group, reader.roles, "rows"):
+            rows, _, last = reader.rows(got)
+            seen.update(rows[last] if reader.at == "last" else rows)
+    return seen
+
+
+@torch.no_grad()
+def codes(
+    study: Study, reader: Reader, dictionaries: Mapping[str, Dictionary], base: bool
+) -> tuple[dict[str, NDArray[np.float64]], Firing]:
+    """Codes [N, F] of every prompt (positive, then negative ones) in each dictionary, and how the first fires.
+
+    ``base``: under "base" the first dictionary's codes of the base's own values too.
+    """
+    sizes = [len(study.prompts(group)) for group in study.classes]
+    named = {**dictionaries, **({"base": reader.dictionary} if base else {})}
+    found = {name: np.zeros((sum(sizes), one.config.width)) for name, one in named.items()}
+    width = reader.dictionary.config.width
+    device = reader.dictionary.W_dec.device
+    sums = torch.zeros(3, width, dtype=torch.float64, device=device)
+    tokens, own = 0, next(iter(dictionaries))
+    roles = tuple(dict.fromkeys((*reader.roles, *(("base",) if base else ()))))
+    for start, group in zip((0, sizes[0]), study.classes, strict=False):
+        for got in _captured(study, reader, group, roles, "codes"):
+            for name, one in named.items():
+                rows, owner, last = reader.rows(got, "base" if name == "base" else "tuned")
+                if reader.at == "last" and name != own:
+                    rows, owner, last = rows[last], owner[last], last[last]
+                coded = one.encode_sparse(rows)
+                which, values = coded.pattern.latents, coded.values.double()
+                if name == own:
+                    sums.index_add_(1, which, torch.stack([(values != 0).double(), values, values.square()]))
+                    tokens += len(rows)
+                if reader.at == "last":
+                    values = values * last[coded.pattern.rows]
+                cells, count = owner[coded.pattern.rows] * one.config.width + which, len(got.rows)
+                pooled = _pooled(cells, values, count * one.config.width, reader.at).view(count, -1)
+                if reader.at == "mean":
+                    pooled = pooled / torch.bincount(owner, minlength=count)[:, None]
+                found[name][start + to_host(got.rows)] = to_host(pooled)
+    return found, Firing(tokens, *to_host(sums))
+
+
+def _pooled(at: Tensor, values: Tensor, size: int, how: str) -> Tensor:
+    whole = values.new_zeros(size)
+    return whole.scatter_reduce(0, at, values, "amax") if how == "max" else whole.index_add(0, at, values)
+
+
+class Numbers:
+    """The metric's number of some prompts of a class under changes of latents; the base is read once."""
+
+    def __init__(self, study: Study, reader: Reader, group: str, rows: Sequence[int]) -> None:
+        self._study, self._reader, posed = study, reader, study.posed(group)
+        size = study.at_a_time(max(1, min(len(rows), 96)))
+        by_length = sorted(rows, key=lambda row: len(posed[row].ids))
+        self._order = by_length
+        self._chunks: list[tuple[Batch, dict[Site, Tensor], Objective]] = []
+        for start in range(0, len(by_length), size):
+            part = by_length[start : start + size]
+            batch, _ = make_batch(posed, part, study.pad_id, study.pair.tuned.device)
+            base = {}
+            if reader.of != "tuned":
+                base = study.engine.run(study.pair["base"], batch, reads=[reader.site], keep=0).values
+            self._chunks.append((batch, base, study.objective(group, part)))
+
+    def of(self, change: Intervention | None) -> NDArray[np.float64]:
+        """The number of every prompt, rows ascending."""
+        parts = []
+        for batch, base, aim in self._chunks:
+            edits = change.bind(base) if change else ()
+            run = self._study.engine.run(self._study.pair.tuned, batch, edits=edits, keep=aim.keep)
+            parts.append(to_host(aim.of(run.require_logits())))
+        found = np.concatenate(parts).astype(np.float64)
+        return found[np.argsort(self._order, kind="stable")]
+
+
+class Returns:
+    """Whether the tuned model's greedy answers to positive prompts become the base's under changes of latents.
+
+    An answer would be the base's exactly where, reading prompt and that answer, every argmax is its next token: one
+    pass for a set, and nothing is generated.
+    """
+
+    def __init__(self, study: Study, reader: Reader, rows: Sequence[int]) -> None:
+        self._study, wanted = study, study.answers("base", "positive")
+        size = study.at_a_time(max(1, min(len(rows), 96)))
+        by_length = sorted(rows, key=lambda row: len(wanted[row]) + len(study.encoded("positive")[row].ids))
+        self._order, self._chunks = by_length, []
+        reading = reader.change(study, ABLATE, [0], 0.0)
+        for start in range(0, len(by_length), size):
+            part = by_length[start : start + size]
+            text = study.text("positive", part)
+            text, answers = Text(text.prompts, None, text.pad_id, text.stop_ids), [wanted[row] for row in part]
+            self._chunks.append((text, answers, read_donor(study.engine, reading, text, answers).values))
+
+    def of(self, change: Intervention) -> NDArray[np.bool_]:
+        """Per row, rows ascending, whether the answer is the base's."""
+        parts = []
+        for text, answers, base in self._chunks:
+            found = answer_logits(self._study.engine, self._study.pair.tuned, text, answers, change, base)
+            parts.append(to_host(would_answer(*found)))
+        return np.concatenate(parts)[np.argsort(self._order, kind="stable")]

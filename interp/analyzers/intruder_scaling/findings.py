@@ -1,0 +1,94 @@
+"""The claims of scaling intruders."""
+
+from collections.abc import Mapping, Sequence
+
+from interp.analyzers.intruder_scaling.compute import Measured
+from interp.claims import Claim, Estimate, literal, mean
+from interp.study import Study
+
+HALF = 0.5
+
+
+def claims_of(study: Study, found: Mapping[tuple[str, float], Measured], scales: Sequence[float]) -> list[Claim]:
+    """That intruders scaled down forget less; than neighbours; and, where there is a task, than the whole update."""
+    at = min((scale for scale in scales if scale != 1), key=lambda scale: (abs(scale - HALF), scale))
+    task, also = "no task was given", {}
+    if study.metric is not None:
+        words = study.metric.words
+        task = f"the {literal(words.number)} moves by {{moved:+.3g}} {literal(words.unit)}"
+        also = {"moved": _gap("metric", "prompts", ("intruder", at), ("intruder", 1.0))}
+    moved = (
+        f"With intruders scaled by {at:g}, the loss on plain text moves by {{value:+.3f}} nats per token "
+        "[{low:+.3f}, {high:+.3f}]"
+    )
+    if ("neighbour", at) not in found:
+        return [
+            Claim(
+                name="forgets-less",
+                estimate=_gap("loss", "texts", ("intruder", at), ("intruder", 1.0)),
+                at_most=0.0,
+                text=f"{moved} (no other vector of these matrices could be scaled to compare); {task}.",
+                also=also,
+            ),
+            *_against_the_update(study, found, at),
+        ]
+    near = "the nearest vector of the same matrix that is no intruder, scaled alike"
+    return [
+        Claim(
+            name="forgets-less",
+            estimate=_gap("loss", "texts", ("intruder", at), ("intruder", 1.0)),
+            at_most=0.0,
+            reference=_gap("loss", "texts", ("neighbour", at), ("intruder", 1.0)),
+            control=near,
+            requires=["forgets-less-than-neighbours"],
+            text=f"{moved} (neighbouring vectors that are none: {{control:+.3f}}); {task}.",
+            also=also,
+        ),
+        Claim(
+            name="forgets-less-than-neighbours",
+            estimate=_gap("loss", "texts", ("intruder", at), ("neighbour", at)),
+            at_most=0.0,
+            reference=_loss("neighbour", at),
+            control=near,
+            text="That is {value:+.3f} nats per token [{low:+.3f}, {high:+.3f}] compared with the neighbours.",
+        ),
+        *_against_the_update(study, found, at),
+    ]
+
+
+def _against_the_update(study: Study, found: Mapping[tuple[str, float], Measured], at: float) -> list[Claim]:
+    kept = {scale: one.task.mean() for (kind, scale), one in found.items() if kind == "update" and scale <= 1} if (
+        study.metric is not None
+    ) else {}  # fmt: skip
+    if len(kept) < 2:
+        return []
+    # the update that keeps at least as much of the task, and the least of those; else the one that keeps most
+    mine = found["intruder", at].task.mean()
+    enough = {scale: value for scale, value in kept.items() if value >= mine}
+    scale = min(enough, key=enough.__getitem__) if enough else max(kept, key=kept.__getitem__)
+    return [
+        Claim(
+            name="beats-the-update",
+            estimate=_gap("loss", "texts", ("intruder", at), ("update", scale)),
+            at_most=0.0,
+            reference=_loss("update", scale),
+            control="the whole update, at the scale that keeps the task as well or barely better",
+            text=f"Compared with the whole update scaled by {scale:g}, which keeps the task at {{kept:.3g}} (intruders "
+            f"by {at:g}: {{mine:.3g}}), the loss on plain text is {{value:+.3f}} nats per token [{{low:+.3f}}, "
+            "{high:+.3f}].",
+            also={
+                "kept": mean("metric", table="prompts", where={"kind": "update", "scale": scale}),
+                "mine": mean("metric", table="prompts", where={"kind": "intruder", "scale": at}),
+            },
+        )
+    ]
+
+
+def _loss(kind: str, scale: float) -> Estimate:
+    return mean("loss", table="texts", where={"kind": kind, "scale": scale})
+
+
+def _gap(column: str, table: str, one: tuple[str, float], other: tuple[str, float]) -> Estimate:
+    """The mean difference between two settings, row by row of the same texts or prompts."""
+    first, second = ({"kind": kind, "scale": scale} for kind, scale in (one, other))
+    return mean(column, table=table, where=first, minus={"where": second}, pair="prompt_id")

@@ -1,0 +1,35 @@
+"""What scoring units by each method does to the prompts of a study, in passes."""
+
+from interp.experiments.cost import Work
+from interp.study import Study
+
+_AUTO = 7
+"""Steps that ``auto`` is taken to need: the two coarsest rules, which are always compared."""
+
+
+def work_of(method: str, steps: int | str, positions: str, study: Study) -> Work | None:
+    """Of ``method`` (not ``auto``), by prompt of the study; None of ``probe``, whose fits take more than its passes."""
+    counts = {group: len(study.encoded(group)) for group in study.classes}
+    positive = counts["positive"] / sum(counts.values())
+    has_base = study.pair.base is not None
+    taken = _AUTO if isinstance(steps, str) else steps
+    # the ends of a path: both models' own, and the tuned model with what the path starts from
+    ends = Work(passes=3 if has_base else 2)
+    answers = Work(tokens=study.max_new_tokens)
+    each = {
+        "integrated": ends + Work(attributions=taken),
+        "integrated-fixed": ends + Work(attributions=taken),
+        "integrated-zero": Work(passes=2, attributions=taken),
+        "cross": ends + Work(attributions=1),
+        "change": Work(passes=2) + (answers if positions == "completion" else Work()),
+        "act-grad": Work(attributions=1),
+        "gradient": Work(gradients=1),
+        "weight": Work(),
+    }
+    if method in each:
+        return each[method] * positive
+    if method == "gradient-counterfactual":
+        return Work(gradients=1) * positive + answers * (positive if has_base else 1 - positive)
+    if method == "change-difference":
+        return each["change"]
+    return Work(passes=1) if method == "contrast" else None

@@ -1,0 +1,219 @@
+"""Passes over a class of prompts: shares by prompt, by block, by token, and how large rounding alone makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.capture import make_batch
+from interp.engines import Batch
+from interp.experiments.tuning_decomposition import Path, Positions, Stream, against, own_ends
+from interp.maths.contribution_ratios import Running, share, size
+from interp.maths.host import to_host
+from interp.models.model import Model
+from interp.models.pair import Pair
+from interp.prompts import Prompt
+from interp.study import Study
+from interp.table import Table, table
+
+_BY_BLOCK = ("base_sizes", "tuned_sizes", "cosines")
+_SHIFT = 5  # columns of padding that give the arithmetic another shape
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """The options that passes and claims follow; see ``interp.analyzers.tuco.Tuco``."""
+
+    @property
+    def granularity(self) -> str:
+        """``block`` or ``sublayer``."""
+        ...
+
+    @property
+    def positions(self) -> str:
+        """``last`` or ``all``."""
+        ...
+
+    @property
+    def order(self) -> int:
+        """Of the norm, 1 or 2."""
+        ...
+
+    @property
+    def drop(self) -> tuple[int, ...]:
+        """Dimensions that are left out."""
+        ...
+
+    @property
+    def output(self) -> bool:
+        """Whether ``output_co`` is measured."""
+        ...
+
+    @property
+    def caliper(self) -> int:
+        """By how many tokens lengths of a pair may differ."""
+        ...
+
+    @property
+    def permutations(self) -> int:
+        """How often labels are permuted."""
+        ...
+
+    @property
+    def floor_prompts(self) -> int:
+        """How many prompts the rounding error is measured on."""
+        ...
+
+    @property
+    def map_prompts(self) -> int:
+        """Of how many prompts every token is told."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """``fast`` or ``full``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Numbers of one class, prompts in file order; by block ``[prompts, L]``, by token ``row -> (words, [L, T])``.
+
+    ``betas`` are shares over all tokens (NaN on the fast path), ``betas_last`` at the last one; sizes, cosines and
+    errors are of the positions of TuCo. ``base_own`` is the norm of what the base's blocks add up to on its own stream:
+    it knows nothing of tuning.
+    """
+
+    group: str
+    prompts: Sequence[Prompt]
+    lengths: np.ndarray
+    tuco: np.ndarray
+    output_co: np.ndarray
+    base_own: np.ndarray
+    betas: np.ndarray
+    betas_last: np.ndarray
+    base_sizes: np.ndarray
+    tuned_sizes: np.ndarray
+    cosines: np.ndarray
+    errors: np.ndarray
+    tokens: dict[int, tuple[list[str], np.ndarray]]
+
+
+@dataclass
+class Sums:
+    """Sums of one batch over blocks: ``every`` over all columns (None where only the last one was read), ``last``.
+
+    ``errors``: by how much embedding and sums miss the stream after each block, at the positions of TuCo.
+    """
+
+    last: Running
+    every: Running | None = None
+    errors: list[Float[Tensor, " B"]] = field(default_factory=list)
+
+
+def measure(study: Study, asked: Asked, group: str, other: Pair | None = None) -> Measured:
+    """Split the stream of every prompt of a class, in the study's pair or in an ``other`` one, without OutputCo."""
+    pair, encoded = other or study.pair, study.encoded(group)
+    base, tuned = pair.require_base("TuCo"), pair.tuned
+    n_layers, count = tuned.anatomy.n_layers, len(encoded)
+    numbers = {name: np.full((count, n_layers), np.nan) for name in ("betas", "betas_last", *_BY_BLOCK, "errors")}
+    mapped = set(study.prompts(group).sample(asked.map_prompts))
+    output_co, base_own, tokens = np.full(count, np.nan), np.full(count, np.nan), {}
+    read: Positions = "last" if asked.path == "fast" else "all"
+    held = 4 * tuned.anatomy.width * (n_layers + 1) * (1 if read == "last" else 5)
+    for rows in study.progress(study.groups(group, tuned, held), f"tuco, {group}"):
+        batch, _ = make_batch(encoded, rows, study.pad_id, tuned.device)
+        stream = Stream.read(study.engine, tuned, batch, read, _path(asked))
+        sums = split(study, asked, base, stream)
+        own_sums = sums.last if asked.positions == "last" or sums.every is None else sums.every
+        found = {name: getattr(own_sums, name) for name in _BY_BLOCK} | {"errors": sums.errors}
+        found |= {"betas_last": sums.last.betas} | ({} if sums.every is None else {"betas": sums.every.betas})
+        for name, values in found.items():
+            numbers[name][rows] = np.stack([to_host(value) for value in values], 1)
+        if asked.output and other is None:
+            start, own = (looked_at(asked, end) for end in own_ends(study.engine, base, stream, _path(asked)))
+            end = looked_at(asked, stream.cut(stream.before[-1])).to(own)
+            keep = looked_at(asked, kept(asked, stream)).to(own)
+            gap, theirs = (size(value * keep, asked.order) for value in (end - own, own))
+            output_co[rows] = to_host(share(gap, theirs))
+            base_own[rows] = to_host(size((own - start) * keep, asked.order))
+        if asked.positions == "all" and sums.every is not None:
+            shares = np.stack([to_host(value) for value in sums.every.tokens], 1)
+            for row, mine in zip(rows, shares, strict=True):
+                if row in mapped:
+                    words = [study.pair.tokenizer.decode([token]) for token in encoded[row].ids]
+                    tokens[row] = words, mine[:, -len(words) :]
+    lengths = np.array([len(coded.ids) for coded in encoded])
+    prompts = study.prompts(group).prompts
+    tuco = numbers["betas_last" if asked.positions == "last" else "betas"][:, -1]
+    numbers |= {"output_co": output_co, "base_own": base_own}
+    return Measured(group, prompts, lengths, tuco, **numbers, tokens=dict(sorted(tokens.items())))
+
+
+def _path(asked: Asked) -> Path:
+    return "fast" if asked.path == "fast" else "full"
+
+
+def split(study: Study, asked: Asked, other: Model, stream: Stream) -> Sums:
+    """The sums of one batch against ``other``'s blocks."""
+    keep = kept(asked, stream).to(other.device)
+    real = looked_at(asked, kept(asked, stream, whole=True).to(other.device))
+    sums = Sums(Running(asked.order, keep[:, -1:]))
+    sums.every = Running(asked.order, keep) if stream.positions == "all" else None
+    total: list[Tensor] = [looked_at(asked, stream.cut(stream.before[0])).double().to(other.device)]
+
+    def see(layer: int, ptc: Tensor, ftc: Tensor) -> None:
+        sums.last.add(ptc[:, -1:], ftc[:, -1:])
+        if sums.every is not None:
+            sums.every.add(ptc, ftc)
+        total[0] = total[0] + looked_at(asked, ptc) + looked_at(asked, ftc)
+        after = looked_at(asked, stream.cut(stream.before[layer + 1])).double().to(total[0].device)
+        missed, whole = size((total[0] - after) * real), size(after * real)
+        sums.errors.append(missed / whole.clamp(min=torch.finfo(whole.dtype).tiny))
+
+    against(study.engine, other, stream, see, "sublayer" if asked.granularity == "sublayer" else "block", _path(asked))
+    return sums
+
+
+def looked_at(asked: Asked, value: Float[Tensor, "B P D"]) -> Float[Tensor, "B Q D"]:
+    """The columns over which TuCo is taken: the last one, which is a prompt's last token, or all."""
+    return value[:, -1:] if asked.positions == "last" else value
+
+
+def kept(asked: Asked, stream: Stream, whole: bool = False) -> Float[Tensor, "B P D"]:
+    """1 where a value counts, 0 at padding and (unless ``whole``) at dimensions that are dropped."""
+    values = stream.cut(stream.before[0])
+    keep = stream.cut(stream.batch.real[..., None].double()).expand(values.shape)
+    if not asked.drop or whole:
+        return keep
+    return keep.index_fill(-1, torch.tensor(asked.drop, device=keep.device), 0.0)
+
+
+def noise(study: Study, asked: Asked) -> Table:
+    """TuCo of the tuned model and itself on some prompts of each class, taken again behind more padding."""
+    tuned, rows, groups, values = study.pair.tuned, [], [], []
+    for group in study.classes:
+        chosen = study.prompts(group).sample(asked.floor_prompts)
+        encoded = [study.encoded(group)[row] for row in chosen]
+        for part in study.batches(encoded, tuned):
+            batch: Batch = make_batch(encoded, part, study.pad_id, tuned.device)[0]
+            read: Positions = "all" if asked.positions == "all" else "last"
+            stream = Stream.read(study.engine, tuned, batch, read, _path(asked))
+            sums = split(study, asked, tuned, stream.shifted(_SHIFT, study.pad_id))
+            rows += [study.prompts(group).prompts[chosen[row]].id for row in part]
+            groups += [group] * len(part)
+            values.append(to_host((sums.every or sums.last).betas[-1]))
+    return table(
+        "tuco-floor",
+        {
+            "group": (groups, "key", "class of the prompt"),
+            "prompt_id": (np.array(rows, np.int64), "key", "position in the prompt file, from 0"),
+            "tuco": (np.concatenate(values), "measure", "share that rounding alone gives"),
+        },
+    )

@@ -1,0 +1,191 @@
+"""Rows of the table, and what is claimed of them: beyond rounding and a control, and of two classes which is above."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from interp.analyzers.tuco.compute import Asked, Measured
+from interp.analyzers.tuco.label_permutations import Shuffles, too_few
+from interp.claims import Claim, Draws, auc, literal, mean
+from interp.claims.control_fine_tunes import beyond_new, ends, on_average, opening
+from interp.display import shortened
+from interp.maths.auc import pairwise_order
+from interp.table import Table, table
+
+POSITIVE, NEGATIVE = {"group": "positive"}, {"group": "negative"}
+MOST_WAYS = 2**53
+
+
+def prompt_columns(
+    asked: Asked, found: Sequence[Measured], controls: Sequence[Sequence[Measured]], names: tuple[str, str]
+) -> dict[str, tuple]:
+    """One row per prompt, the classes called ``names``."""
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in found])
+
+    tuco = joined("tuco")
+    columns = {
+        "group": ([part.group for part in found for _ in part.prompts], "key",
+                  f"class of the prompt: {names[0]} prompts are positive"),
+        "prompt_id": ([p.id for part in found for p in part.prompts], "key", "position in the prompt file, from 0"),
+        "cluster": ([p.cluster for part in found for p in part.prompts], "key", "prompts that depend on each other"),
+        "prompt": ([shortened(p.text) for part in found for p in part.prompts], "text", "its text, shortened"),
+        "tokens": (joined("lengths"), "measure", "tokens of the prompt"),
+        "tuco": (tuco, "measure", f"share of tuning in what all blocks add {tokens_of(asked)}"),
+        "pre_co": (1 - tuco, "measure", "share of the base's blocks"),
+        "output_co": (
+            joined("output_co"), "measure",
+            "the same share of where the two models' own streams end; NaN where it was not asked",
+        ),
+        "base_own": (
+            joined("base_own"), "measure",
+            "norm of what the base's blocks add on its own stream; NaN where OutputCo was not asked",
+        ),
+        "beta": (
+            joined("betas").max(1), "measure",
+            "largest share after any block, over all tokens, as in the paper; NaN on the fast path",
+        ),
+        "beta_last": (joined("betas_last").max(1), "measure", "largest share after any block, at the last token"),
+    }  # fmt: skip
+    if controls:
+        of = "of the control" if len(controls) == 1 else f"of {len(controls)} controls, their mean"
+        columns["control_tuco"] = (np.mean([_tuco(control) for control in controls], 0), "measure", f"TuCo {of}")
+    return columns
+
+
+def _tuco(parts: Sequence[Measured]) -> np.ndarray:
+    return np.concatenate([part.tuco for part in parts])
+
+
+def control_columns(
+    asked: Asked, controls: Sequence[Sequence[Measured]], columns: dict[str, tuple]
+) -> dict[str, tuple]:
+    """Of each control the mean TuCo, and of two classes its AUC over the pairs at equal length."""
+    values = [_tuco(control) for control in controls]
+    found = {"tuco": ([value.mean() for value in values], "measure", "mean TuCo over all prompts")}
+    positive = np.array([group == "positive" for group in columns["group"][0]])
+    if positive.all():
+        return found
+    lengths = np.asarray(columns["tokens"][0])
+    near = np.abs(lengths[positive][:, None] - lengths[~positive][None]) <= asked.caliper
+    orders = [pairwise_order(value[positive], value[~positive]) for value in values]
+    aucs = [float(order[near].mean()) if near.any() else float("nan") for order in orders]
+    return found | {"auc_near": (aucs, "measure", "its AUC over the pairs at equal length; NaN where there are none")}
+
+
+def tokens_of(asked: Asked) -> str:
+    """Over which tokens TuCo is taken."""
+    return "at the last token" if asked.positions == "last" else "over all tokens"
+
+
+def permuted(shuffles: Shuffles, asked: Asked, tuco: np.ndarray, seed: int) -> Table:
+    """AUCs of ``tuco``, positive then negative prompts, under permuted labels: over all pairs, and at equal length."""
+    near = shuffles.near_auc(tuco, asked.caliper, asked.permutations, seed)
+    return table("tuco-permuted", {
+        "draw": (np.arange(asked.permutations), "key", "number of the permutation"),
+        "auc": (shuffles.auc(tuco, asked.permutations, seed), "measure", "AUC with labels of whole clusters permuted"),
+        "auc_near": (near, "measure", "AUC at equal length, labels permuted among clusters of one mean length"),
+    })  # fmt: skip
+
+
+def claims_of(
+    asked: Asked, floor: float, count: int, names: tuple[str, str], controls: int, shuffles: Shuffles | None
+) -> list[Claim]:
+    """What is claimed of ``count`` prompts, of two classes where there are ``shuffles`` of their labels.
+
+    ``floor``: the largest share that rounding alone gives.
+    """
+    compared, theirs = opening("control_tuco", controls, ".3g")
+    made = [
+        Claim(
+            name="beyond-rounding",
+            estimate=mean("tuco"),
+            at_least=floor,
+            reference=floor,
+            control="the fine-tuned model and itself, by arithmetic of another shape",
+            text="Tuning makes up {value:.3g} [{low:.3g}, {high:.3g}] of what the blocks add "
+            f"{tokens_of(asked)} (TuCo, mean of {count} prompts; rounding alone gives about {{control:.2g}})."
+            f"{compared}",
+            also=theirs,
+        )
+    ]
+    if controls:
+        made += [
+            Claim(
+                name="beyond-control",
+                estimate=mean("tuco", minus={"column": "control_tuco"}),
+                at_least=0.0,
+                reference=mean("control_tuco"),
+                control="the control fine-tune on the same prompts" if controls == 1 else (
+                    f"the mean of {controls} control fine-tunes on the same prompts"
+                ),
+                text=f"That is {{value:.3g}} more [{{low:.3g}}, {{high:.3g}}] than {on_average(controls, '.3g')}.",
+                also=ends("tuco"),
+            ),
+            beyond_new("beyond-new-control", mean("tuco"), "tuco", controls, "TuCo", ".3g"),
+        ]  # fmt: skip
+    return made if shuffles is None else [*made, *_of_classes(asked, names, controls, shuffles)]
+
+
+def _of_classes(asked: Asked, names: tuple[str, str], controls: int, shuffles: Shuffles) -> list[Claim]:
+    """One class above the other; at equal length; and more so than without this tuning."""
+    near: dict[str, Any] = {"within": ["tokens", asked.caliper]}
+    most = f"{asked.caliper} token{'s' * (asked.caliper != 1)}"
+    positive, negative = map(literal, names)
+    made = [
+        Claim(
+            name="separates",
+            estimate=auc("tuco", POSITIVE, NEGATIVE),
+            at_least=0.5,
+            null=Draws("permuted", "auc", arrangements=float(min(shuffles.ways, MOST_WAYS))),
+            control="labels permuted by whole clusters",
+            text=f"TuCo of {positive} prompts is above that of {negative} ones with AUC {{value:.2f}} [{{low:.2f}}, "
+            f"{{high:.2f}}], p = {{p:.2g}}; their number of tokens alone with {{length:.2f}}." + too_few(shuffles.ways),
+            also={"length": auc("tokens", POSITIVE, NEGATIVE)},
+        ),
+        Claim(
+            name="separates-at-equal-length",
+            estimate=auc("tuco", POSITIVE, NEGATIVE, **near),
+            at_least=0.5,
+            null=Draws("permuted", "auc_near", arrangements=float(min(shuffles.near_ways, MOST_WAYS))),
+            control="labels permuted among clusters of one mean length",
+            text=f"Over pairs of prompts whose lengths differ by at most {most}, the AUC is {{value:.2f}} "
+            "[{low:.2f}, {high:.2f}], p = {p:.2g} (number of tokens alone {length:.2f})." + too_few(shuffles.near_ways),
+            undefined=f"No pair of prompts has lengths that differ by at most {most}: TuCo moves with length, and what "
+            "length does cannot be told apart here.",
+            also={"length": auc("tokens", POSITIVE, NEGATIVE, **near)},
+        ),
+    ]
+    others = {}
+    if asked.output:
+        others["base"] = (
+            {"column": "base_own", "folded": True},
+            "the size of what the base's blocks add on its own stream, in whichever direction tells more pairs apart",
+        )
+    # of several, the mean of TuCo has an AUC that is no control's: their own AUCs are compared below
+    if controls == 1:
+        others["control"] = ({"column": "control_tuco"}, "TuCo of the control fine-tune")
+    for name, (other, said) in others.items():
+        column, folded = other["column"], bool(other.get("folded"))
+        made.append(
+            Claim(
+                name=f"separates-beyond-{name}",
+                estimate=auc("tuco", POSITIVE, NEGATIVE, minus=other, **near),
+                at_least=0.0,
+                reference=auc(column, POSITIVE, NEGATIVE, folded=folded, **near),
+                control=f"{said}, on the same pairs",
+                text=f"On these pairs that is {{value:+.2f}} [{{low:+.2f}}, {{high:+.2f}}] compared with the AUC of "
+                f"{said} ({{control:.2f}}).",
+                undefined=f"Nor can it be compared with {said}.",
+            )
+        )
+    if controls:
+        near_auc = auc("tuco", POSITIVE, NEGATIVE, **near)
+        made.append(
+            beyond_new("separates-beyond-new-control", near_auc, "auc_near", controls, "the AUC on these pairs", ".2f")
+        )
+    return made

@@ -1,0 +1,142 @@
+"""What commands that look at a pair on prompts are asked: which pair, one file of prompts or two classes."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli.common import Common, Running
+from interp.cli.template_options import Templated
+from interp.errors import OptionError, required
+
+if TYPE_CHECKING:
+    from interp.models.pair import Pair
+    from interp.prompts import Contrast, OneClass, PromptSet
+    from interp.study import Study
+
+_FILE: dict[str, Any] = {"metavar": "FILE"}
+CONTROL_HELP = "A control fine-tune (`interp control`); repeatable: 5 for an interval, 19 for a rank test."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(Templated):
+    """The options of commands that look at a pair on prompts; the fields are the flags."""
+
+    base: Annotated[str | None, typer.Option("--base", metavar="BASE", help="What it was tuned from.")] = None
+    prompts: Annotated[Path | None, typer.Option("--prompts", **_FILE, help="Prompts that both models read.")] = None
+    positive: Annotated[
+        Path | None, typer.Option("--positive", **_FILE, help="Instead: prompts of one class, compared with ...")
+    ] = None
+    negative: Annotated[Path | None, typer.Option("--negative", **_FILE, help="... prompts of another.")] = None
+    column: Annotated[str, typer.Option("--column", metavar="NAME", help="Column of the prompt files.")] = "prompt"
+    max_prompts: Annotated[
+        int | None, typer.Option("--max-prompts", metavar="N", min=1, help="At most N prompts per class.")
+    ] = None
+
+    def check(self) -> None:
+        """Raise OptionError for options that contradict each other; nothing is read."""
+        if (self.positive is None) != (self.negative is None):
+            raise OptionError("only one of --positive and --negative was given; give both, or --prompts FILE alone")
+        if (self.prompts is None) == (self.positive is None):
+            raise OptionError("give either --prompts FILE, or --positive FILE and --negative FILE")
+        self.batches()
+        self.template_arguments()
+
+    def read(self, reader: "Callable[..., PromptSet] | None" = None) -> "Contrast | OneClass":
+        """The prompts, of one class or of two; ``reader`` takes the (first) file, ``read_prompts`` by default."""
+        from interp.prompts import Contrast, OneClass, read_prompts
+
+        first = reader or read_prompts
+        if self.prompts is not None:
+            found = OneClass(first(self.prompts, self.column, "prompts"))
+        else:
+            positive = required(self.positive, "--positive FILE")
+            negative = required(self.negative, "--negative FILE")
+            found = Contrast(first(positive, self.column, "+"), read_prompts(negative, self.column, "-"))
+        return found.limit(self.max_prompts)
+
+    def load(self, tuned: str, what: str) -> "Pair":
+        """The pair; OptionError naming ``what`` needs a base where there is none, before any weight is read."""
+        from interp.models.pair import Pair
+        from interp.models.sources import find
+
+        if self.base is None and find(tuned).base_name is None:
+            raise OptionError(f"{what} needs a base model and none was given; add --base MODEL")
+        self.status(f"loading {tuned}")
+        return self.templated(Pair.load(tuned, self.base, **self.loading))
+
+    def study(self, pair: "Pair", prompts: "Contrast | OneClass", metric: Any = None) -> "Study":
+        """A study of a pair on these prompts."""
+        from interp.engines import engine_named
+        from interp.study import Study
+
+        engine = engine_named(self.engine, self.remote)
+        return Study(pair, prompts, metric, self.seed, self.batches(), engine=engine, quiet=self.quiet)
+
+
+def controls_in_turn(common: Running, names: "Sequence[str] | None", pair: "Pair") -> "Sequence[Pair]":
+    """Control fine-tunes of the pair's base, one in memory at a time; OptionError for one that is named twice."""
+    from interp.models.pairs_on_demand import PairsOnDemand
+
+    require_controls(names)
+    return PairsOnDemand([partial(load_control, common, name, pair) for name in names or ()])
+
+
+def require_controls(names: "Sequence[str] | None") -> None:
+    """Raise OptionError for a control that is named twice, ModelNotFound for one that is not there."""
+    from interp.models.sources import find
+
+    names = names or ()
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise OptionError(f"--control {twice[0]} is given twice; one control counts once")
+    for name in names:
+        find(name)
+
+
+def each_control(common: Running, names: "Sequence[str] | None", pair: "Pair") -> "Iterator[Pair]":
+    """Control fine-tunes of the pair's base, each loaded when it is asked for."""
+    for name in names or ():
+        yield load_control(common, name, pair)
+
+
+def load_control(common: Running, name: str, pair: "Pair") -> "Pair":
+    """A control fine-tune of the pair's base, with what the pair's chat template is given.
+
+    Raises VocabularyMismatch for one that cannot read the pair's prompts.
+    """
+    from interp.models.pair import Pair
+    from interp.models.vocabularies import require_readable_by
+
+    common.status(f"loading {name}")
+    control = Pair.load(name, pair.require_base("a control").name, **common.loading)
+    require_readable_by(control.tuned, pair.tokenizer)
+    return control.with_template(**pair.template_options.json)
+
+
+def site_of(
+    common: Common, path: Path, about: Mapping[str, Any], asked: str | None, models: Sequence[str | None]
+) -> str:
+    """The site a dictionary is read at: the one asked, else its own; OptionError where there is neither.
+
+    Remarks on a dictionary that says it was trained at another site, or on none of these models.
+    """
+    own, trained = about.get("site"), [about[role] for role in ("model", "base") if about.get(role)]
+    if not (asked or own):
+        raise OptionError(f"{path} does not say which site it is of; add --site blocks.<layer>.hook_resid_post")
+    if asked and own and str(asked) != str(own):
+        common.remark(f"note: {path} was trained at {own}, and is read at {asked}")
+    if trained and not {Path(str(name)).name for name in trained} & {Path(name).name for name in models if name}:
+        given = ", ".join(name for name in models if name)
+        common.remark(f"note: {path} was trained on {' and '.join(map(str, trained))}, and is read on {given}")
+    return str(asked or own)
+
+
+def numbers(text: str, kind: type, flag: str) -> tuple:
+    """Numbers with commas between; raises OptionError naming the flag."""
+    try:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise OptionError(f"{flag} {text!r} is no list of numbers; write them with commas between") from error

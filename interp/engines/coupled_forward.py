@@ -1,0 +1,94 @@
+"""Two models through one stream: while open, every block of the tuned model adds a mixture of both blocks' updates.
+
+``x + (1 - alpha) f_base(x) + alpha f_tuned(x)`` on the live, scaled stream (FTC_alpha of TuCo, arXiv 2506.23423): at
+alpha 1 the tuned model bit for bit, at alpha 0 the base's blocks between the tuned embedding, final norm and head.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.engines.shared_prefix import whole_prompts
+from interp.maths.precision import widen
+from interp.models.model import Model
+from interp.models.unexamined_changes import blocks_of
+
+
+@contextmanager
+def lockstep(tuned: Model, base: Model, alpha: Sequence[float]) -> Iterator[None]:
+    """Scale the tuned model's blocks, one factor for each, in every pass of the torch engine until closed.
+
+    Passes may carry a cache (the base's keys and values are kept beside it), and read the stream between blocks. The
+    base's blocks are called with the tuned model's masks and positions: settings of the two must agree.
+    """
+    walk = _Walk(base, None if base.dtype == tuned.dtype else base.dtype)
+    with ExitStack() as stack:
+        stack.enter_context(whole_prompts(tuned))
+        for block, other, share in zip(blocks_of(tuned), blocks_of(base), alpha, strict=True):
+            if share != 1:
+                stack.callback(block.register_forward_pre_hook(walk.before, with_kwargs=True).remove)
+                after = partial(walk.after, other, share)
+                stack.callback(block.register_forward_hook(after, with_kwargs=True).remove)
+        yield
+
+
+class _Walk:
+    """Calls the base's block on what the tuned model's block was called with, on a cache of its own.
+
+    ``dtype``: what the base computes in, where it is another than the tuned model's.
+    """
+
+    def __init__(self, base: Model, dtype: torch.dtype | None) -> None:
+        self.base, self.dtype = base, dtype
+        self.inside = False
+        self.cache: Any = None
+        self.other: Any = None
+
+    def before(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        for value in (*args, *kwargs.values()):
+            if hasattr(value, "get_seq_length") and value is not self.cache and value is not self.other:
+                # before the tuned block writes to it; a later step brings the same one
+                self.cache, self.other = value, copy.deepcopy(value)
+
+    def after(self, block: nn.Module, share: float, _: nn.Module, args: tuple, kwargs: dict[str, Any], out: Any) -> Any:
+        if self.inside:  # one module may serve both models, switched
+            return None
+        args = tuple(self._own(value) for value in args)
+        kwargs = {name: self._own(value) for name, value in kwargs.items()}
+        self.inside = True
+        try:
+            with self.base.active():
+                theirs = block(*args, **kwargs)
+        finally:
+            self.inside = False
+        if isinstance(out, tuple):
+            return (_mixed(out[0], theirs[0], share), *out[1:])
+        return _mixed(out, theirs, share)
+
+    def _own(self, value: Any) -> Any:
+        if value is not None and value is self.cache:
+            return self.other
+        return value if self.dtype is None else _cast(value, self.dtype)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Every tensor of numbers, masks and rotations of positions among them, in another precision."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(_cast(one, dtype) for one in value)
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    # the least number of a mask is none of a narrower precision: a row of infinities has no softmax
+    least = value == torch.finfo(value.dtype).min
+    return value.to(dtype).masked_fill(least, torch.finfo(dtype).min)
+
+
+def _mixed(tuned: Tensor, base: Tensor, share: float) -> Tensor:
+    if share == 0:
+        return base.to(tuned.dtype)
+    plain = widen(base)
+    return (plain + share * (widen(tuned) - plain)).to(tuned.dtype)

@@ -1,0 +1,128 @@
+"""How long a run will take, before it begins: what it does, in passes, times what a few prompts take here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.capture import make_batch
+from interp.engines import Batch, Direction
+from interp.interventions.generation import generate
+from interp.interventions.teacher_forcing import Text
+from interp.maths.moments import sum_of
+from interp.maths.precision import widen
+from interp.models.units import HEAD, NEURON
+from interp.progress import duration
+from interp.sites import Site
+from interp.study import Study
+
+ROWS, WRITTEN = 16, 4  # prompts that are timed, and tokens that are written for each
+FIRST = 2  # prompts of the run before, which is not timed: what a model does once is done on these
+SHORT = 0.3  # seconds: what takes less is timed again, since other processes disturb it most
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run does to every prompt of its study, on average.
+
+    ``passes`` of one model up to its head at one position; ``whole`` ones, whose head reads every token; ``gradients``:
+    passes forward and back, by whole prompts; ``attributions``: passes forward and back of which only sums over tokens
+    are wanted, and derivatives along directions, so that what prompts share is read once; ``tokens`` that are written,
+    by one model.
+    """
+
+    passes: int | float = 0.0
+    whole: int | float = 0.0
+    gradients: int | float = 0.0
+    attributions: int | float = 0.0
+    tokens: int | float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+
+    def __mul__(self, times: int | float) -> Work:
+        return Work(*(getattr(self, one.name) * times for one in fields(self)))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Plain passes over all prompts of a study that take as long as a run, and these ``seconds``."""
+
+    passes: float
+    seconds: float
+
+    def __str__(self) -> str:
+        count = max(round(self.passes), 1)
+        many = "pass" if count == 1 else "passes"
+        return f"about as long as {count:,} {many} over the prompts, {duration(self.seconds)} here"
+
+
+def cost(study: Study, work: Work) -> Cost:
+    """How long ``work`` takes here: each of its parts is timed on a few prompts, and scaled by their number.
+
+    The first time that a model is used costs more than those that follow, so that every part is run once before, on
+    fewer prompts.
+    """
+    group, model = study.classes[0], study.pair.tuned
+    encoded = study.encoded(group)
+    by_length = sorted(range(len(encoded)), key=lambda row: len(encoded[row].ids))
+    step = max(len(by_length) // ROWS, 1)
+    rows = by_length[step // 2 :: step][: study.at_a_time(ROWS)]
+    anatomy, layers = model.anatomy, range(model.anatomy.n_layers)
+    sites = [Site(layer, "hook_mlp_out") for layer in layers]
+
+    def aim(logits: Float[Tensor, "B kept V"]) -> Float[Tensor, " B"]:
+        return widen(logits[:, -1]).logsumexp(-1)
+
+    def batch_of(some: Sequence[int]) -> Batch:
+        return make_batch(encoded, some, study.pad_id, model.device)[0]
+
+    def attribution(some: Sequence[int]) -> None:
+        batch = batch_of(some)
+        unit = NEURON if NEURON.hook in anatomy.targets else HEAD
+        inputs, outputs = ([place(layer) for layer in layers] for place in (unit.site, unit.contribution))
+        still = torch.zeros((), dtype=model.dtype, device=model.device).expand(*batch.ids.shape, anatomy.width)
+        run = study.engine.run(
+            model, batch, reads=[*inputs, *outputs], gradients_at=[*inputs, *outputs], over=batch.real,
+            along=[Direction(site, still) for site in outputs], gradient_of=aim,
+        )  # fmt: skip
+        for part in run.parts:
+            for site in inputs:
+                terms = widen(part.values[site][part.at]) * widen(part.gradients[site][part.at])
+                for each in (terms, terms.abs()):
+                    sum_of(each)
+
+    def written(some: Sequence[int]) -> None:
+        text = Text([encoded[row].ids for row in some], None, study.pad_id, ())
+        generate(study.engine, model, text, WRITTEN, None)
+
+    timed: dict[str, Callable[[Sequence[int]], object]] = {
+        "passes": lambda some: study.engine.run(model, batch_of(some), keep=1),
+        "whole": lambda some: study.engine.run(model, batch_of(some), keep=None),
+        "gradients": lambda some: study.engine.run(model, batch_of(some), gradients_at=sites, gradient_of=aim),
+        "attributions": attribution,
+        "tokens": written,
+    }
+    seconds = {name: _seconds(run, rows) for name, run in timed.items() if name == "passes" or getattr(work, name)}
+    plain, count = seconds["passes"], sum(len(study.encoded(name)) for name in study.classes) / len(rows)
+    if "tokens" in seconds:
+        seconds["tokens"] = max(seconds["tokens"] - plain, 0.0) / (WRITTEN - 1)
+    total = sum(getattr(work, name) * taken for name, taken in seconds.items())
+    return Cost(total / plain, total * count)
+
+
+def _seconds(run: Callable[[Sequence[int]], object], rows: Sequence[int]) -> float:
+    run(rows[:FIRST])
+    taken: list[float] = []
+    while not taken or (len(taken) < 2 and taken[0] < SHORT):
+        started = time.perf_counter()
+        run(rows)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return min(taken)

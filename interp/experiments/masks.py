@@ -1,0 +1,194 @@
+"""Which of a tune's weights to graft: rankings by movement, by first order and by learning, and random masks.
+
+A ranking is one number per weight of a scope, the greatest first, ties by the lower index; its masks of ``k`` weights
+are nested and of exactly ``k``. Learned rankings relax the mask to ``m = sigmoid(S)`` and follow the loss of the
+relaxed graft on the locating questions: ``dL/dS = sigma'(S) * movement * dL/dtheta``, one backward pass a step.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.func import functional_call
+
+from interp.engines import Batch
+from interp.engines.base import arguments
+from interp.errors import OptionError
+from interp.experiments.questions import Questions, run_logits
+from interp.maths.host import to_host
+from interp.maths.precision import widen
+from interp.models.grafts import Scope
+from interp.prompts import repeats_last
+from interp.study import Study
+from interp.table import Table
+
+Ranking = Float[Tensor, " P"]
+REGULARISERS = ("l1", "binarise")
+_BIAS, _MARGIN = 10.0, 5.0
+
+
+def masks_of(run: Table, kind: str) -> dict[str, np.ndarray]:
+    """The mask of a kind in a stored graft run: sorted flat indices per parameter."""
+    return {name.split("/", 1)[1]: where for name, where in run.arrays.items() if name.startswith(f"{kind}/")}
+
+
+def top(ranking: Float[Tensor, " P"], count: int) -> Bool[Tensor, " P"]:
+    """The ``count`` greatest, a tie at the border going to the lower indices."""
+    chosen = torch.zeros(len(ranking), dtype=torch.bool, device=ranking.device)
+    if count <= 0:
+        return chosen
+    border = ranking.topk(count).values[-1]
+    chosen |= ranking > border
+    tied = (ranking == border).nonzero().flatten()
+    chosen[tied[: count - int(to_host(chosen.sum()))]] = True
+    return chosen
+
+
+def random_mask(scope: Scope, count: int, seed: int) -> Bool[Tensor, " P"]:
+    """``count`` weights of the scope, all alike likely."""
+    drawn = np.random.default_rng(seed).choice(scope.size, count, replace=False, shuffle=False)
+    chosen = torch.zeros(scope.size, dtype=torch.bool, device=scope.model.device)
+    chosen[torch.from_numpy(drawn).to(chosen.device)] = True
+    return chosen
+
+
+def matched_mask(scope: Scope, like: Bool[Tensor, " P"], seed: int) -> Bool[Tensor, " P"]:
+    """In every parameter as many weights as ``like`` has there, all alike likely."""
+    generator, parts = np.random.default_rng(seed), []
+    for part in scope.split(like):
+        chosen = torch.zeros(part.numel(), dtype=torch.bool, device=part.device)
+        drawn = generator.choice(part.numel(), int(to_host(part.sum())), replace=False, shuffle=False)
+        chosen[torch.from_numpy(drawn).to(chosen.device)] = True
+        parts.append(chosen)
+    return torch.cat(parts)
+
+
+def movement(scope: Scope) -> Ranking:
+    """How far each weight went, by size."""
+    return scope.moved.abs()
+
+
+def first_order(study: Study, scope: Scope, questions: Questions) -> Ranking:
+    """How much the loss at the base would fall with each weight, by its gradient: ``-movement * dL/dtheta``."""
+    own = [piece.base for piece in scope.pieces]
+    return -scope.moved * _mean_slope(study, scope, questions, own)
+
+
+def learned(
+    study: Study,
+    scope: Scope,
+    questions: Questions,
+    count: int,
+    *,
+    steps: int,
+    rate: float,
+    pull: float,
+    batch: int,
+) -> Ranking:
+    """Scores by Adam, from ``m = 1/2`` everywhere: loss of ``batch`` questions plus ``pull`` per ``count`` weights.
+
+    The second term (the L1 norm of the mask, in units of the size asked for) grows from nothing over the first half of
+    ``steps``. Adam's steps have about the size ``rate`` whatever the size of a gradient, so that scores move although
+    each weight matters little; the paper's descent needs a rate of 1e7 instead.
+    """
+    moved, generator = scope.moved, torch.Generator().manual_seed(study.seed)
+    scores, mean, square = (torch.zeros_like(moved) for _ in range(3))
+    distinct, _ = repeats_last(questions.keys)  # how often a question is repeated does not count
+    for step in study.progress(range(steps), "learning a mask"):
+        # as many questions a step as memory holds, never more than asked
+        drawn = torch.randperm(len(distinct), generator=generator)[: study.at_a_time(batch)]
+        rows = [distinct[at] for at in to_host(drawn).tolist()]
+        mask = scores.sigmoid()
+        slope = _slope(study, scope, questions, rows, _relaxed(scope, mask))
+        slope = slope * moved / len(rows) + min(1.0, 2 * step / steps) * pull / count
+        slope *= mask * (1 - mask)
+        mean.lerp_(slope, 0.1)
+        square.lerp_(slope.square_(), 0.001)
+        size = (square / (1 - 0.999 ** (step + 1))).sqrt_().add_(torch.finfo(square.dtype).tiny)
+        scores -= rate * mean / (1 - 0.9 ** (step + 1)) / size
+    return scores
+
+
+def relaxed(study: Study, scope: Scope, questions: Questions, count: int, *, steps: int, rate: float) -> Ranking:
+    """Panigrahi et al.'s relaxation as its code has it: plain descent from the mask of greatest movement.
+
+    ``m = first + (1 - 2 first) sigmoid(S - 10)``, S uniform in [0, 1), gradients of the mean loss of all questions. Of
+    the steps the one with most right answers (then the least loss) on the locating questions counts. Here its relaxed
+    mask is ranked, so that ``count`` weights are kept; the code rounds it, and keeps some other number.
+    """
+    moved = scope.moved
+    first = top(moved.abs(), count).to(moved.dtype)
+    flip = 1 - 2 * first
+    generator = torch.Generator().manual_seed(study.seed)
+    scores = torch.rand(scope.size, generator=generator).to(first)
+    best, found = None, first
+    groups = study.batches(questions.read, scope.model)
+    for _ in study.progress(range(steps), "descending as the paper does"):
+        mask = first + flip * (scores - _BIAS).sigmoid()
+        slope = _mean_slope(study, scope, questions, _relaxed(scope, mask)) * moved
+        part = (scores - _BIAS).sigmoid()
+        scores -= rate * flip * slope * part * (1 - part)
+        mask = first + flip * (scores - _BIAS).sigmoid()
+        with scope.grafted(top(mask, count)) as model:
+            seen = questions.graded(groups, run_logits(study.engine, model), model.device)
+        quality = (float(seen.correct.mean()), -float(seen.loss.mean()))
+        if best is None or quality > best:
+            best, found = quality, mask
+    return found
+
+
+def localised(
+    study: Study, scope: Scope, questions: Questions, start: int, *, steps: int, rate: float, pull: float, reg: str
+) -> Bool[Tensor, " P"]:
+    """The mask that Localize-and-Stitch learns (He et al. 2024, arXiv 2408.13656): ``round(sigmoid(S))``, of any size.
+
+    ``S`` is 5 at the ``start`` weights that moved furthest and -5 elsewhere; plain descent at ``rate`` on the mean loss
+    of all questions. ``reg`` is what ``pull`` does in each step: ``l1`` is the paper's penalty on the size of the mask,
+    ``S -= pull * sigma'(S)``; ``binarise`` is the released code's, ``S += pull * sigma'(S) * sign(S)`` with the sign of
+    0 taken as -1, which drives scores away from 0 and does not shrink a mask. The code sums gradients over batches;
+    here they are means, so that ``rate`` does not depend on how many questions there are.
+    """
+    if reg not in REGULARISERS:
+        raise OptionError(f"unknown regulariser {reg!r}; use {' or '.join(REGULARISERS)}")
+    moved = scope.moved
+    scores = top(moved.abs(), start).to(moved.dtype) * 2 * _MARGIN - _MARGIN
+    for _ in study.progress(range(steps), "localising"):
+        mask = scores.sigmoid()
+        flat = mask * (1 - mask)
+        slope = _mean_slope(study, scope, questions, _relaxed(scope, mask)) * moved
+        away = 1.0 if reg == "l1" else torch.where(scores > 0, -1.0, 1.0).to(scores.dtype)
+        scores -= flat * (rate * slope + pull * away)
+    return scores > 0
+
+
+def _relaxed(scope: Scope, mask: Float[Tensor, " P"]) -> list[Tensor]:
+    """``base + m * movement`` in at least float32, rounded once to the model's own dtype."""
+    return [
+        torch.lerp(widen(piece.base), widen(piece.tuned), part.to(widen(piece.base).dtype)).to(piece.base.dtype)
+        for piece, part in zip(scope.pieces, scope.split(mask), strict=True)
+    ]
+
+
+def _mean_slope(study: Study, scope: Scope, questions: Questions, at: Sequence[Tensor]) -> Ranking:
+    parts = (_slope(study, scope, questions, rows, at) for rows in study.batches(questions.read, scope.model))
+    return functools.reduce(torch.Tensor.add_, parts) / len(questions)
+
+
+def _slope(study: Study, scope: Scope, questions: Questions, rows: Sequence[int], at: Sequence[Tensor]) -> Ranking:
+    """Gradient of the summed loss of some questions with respect to the scope's weights, with these values."""
+    leaves = [tensor.detach().requires_grad_() for tensor in at]
+    given = {piece.path: leaf for piece, leaf in zip(scope.pieces, leaves, strict=True)}
+    with scope.model.active() as module, torch.enable_grad():
+
+        def logits(batch: Batch, keep: int) -> Tensor:
+            return functional_call(module, given, kwargs=arguments(batch, keep, None, False)).logits
+
+        loss = questions.loss(rows, logits, scope.model.device).sum()
+        slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
+    flat = [torch.zeros_like(leaf) if slope is None else slope for leaf, slope in zip(leaves, slopes, strict=True)]
+    return torch.cat([widen(slope).flatten() for slope in flat])

@@ -1,0 +1,177 @@
+"""What the base's blocks would add to the tuned model's stream, and what the tuned model's add beyond that.
+
+With ``f(x, l)`` the update of block l, on the tuned stream ``x_l`` (TuCo, arXiv 2506.23423)::
+
+    PTC_l = f_base(x_l, l)        FTC_l = f_tuned(x_l, l) - f_base(x_l, l)        x_{l+1} = x_l + PTC_l + FTC_l
+
+Two passes: one of the tuned model, whose stream is kept for this batch; one of the base, given that stream anew before
+every block. Both updates are read as the sum of what attention and MLP add, not as differences of large streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from interp.engines import Batch, Edit, Engine
+from interp.errors import OptionError
+from interp.interventions.edits import Last, Replace, Watch
+from interp.models.model import Model
+from interp.sites import Site
+
+Granularity = Literal["block", "sublayer"]
+Positions = Literal["last", "all"]
+Path = Literal["fast", "full"]
+See = Callable[[int, Tensor, Tensor], None]
+PARTS = ("hook_attn_out", "hook_mlp_out")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One batch of the tuned model: the stream before every block and after the last, and what each block added.
+
+    ``attention`` and ``mlp`` are of all columns, or (``positions`` last) of the last one only. After a fast read so is
+    what the stream holds after the last block: its other columns mean nothing.
+    """
+
+    batch: Batch
+    positions: Positions
+    before: tuple[Float[Tensor, "B T D"], ...]
+    attention: tuple[Float[Tensor, "B P D"], ...]
+    mlp: tuple[Float[Tensor, "B P D"], ...]
+
+    @classmethod
+    def read(
+        cls, engine: Engine, model: Model, batch: Batch, positions: Positions = "last", path: Path = "full"
+    ) -> Stream:
+        """One pass of the tuned model, without its head; ``path`` fast ends its last block on the last column alone."""
+        require_here(engine)
+        _require_last(path, positions)
+        layers = range(model.anatomy.n_layers)
+        sites = [Site(layer, "hook_resid_pre") for layer in layers] + [Site(layers[-1], "hook_resid_post")]
+        if positions == "all":
+            values = engine.run(model, batch, reads=[*sites, *_added(layers)], keep=0).values
+            return cls(batch, positions, *(
+                tuple(values[site] for site in some)
+                for some in (sites, _added(layers, PARTS[:1]), _added(layers, PARTS[1:]))
+            ))  # fmt: skip
+        parts: dict[str, list[Tensor]] = {hook: [] for hook in PARTS}
+        watched: list[Edit] = _cut(model, layers[-1:]) if path == "fast" else []
+        watched += [
+            Watch(Site(layer, hook), partial(_keep, kept, positions))
+            for layer in layers
+            for hook, kept in parts.items()
+        ]
+        values = engine.run(model, batch, reads=sites, edits=watched, keep=0).values
+        return cls(batch, positions, tuple(values[site] for site in sites), *map(tuple, parts.values()))
+
+    def cut(self, value: Float[Tensor, "B T D"]) -> Float[Tensor, "B P D"]:
+        """The columns that are looked at."""
+        return value[:, -1:] if self.positions == "last" else value
+
+    def update(self, layer: int) -> Float[Tensor, "B P D"]:
+        """What a block added, in float64."""
+        return self.attention[layer].double() + self.mlp[layer].double()
+
+    def shifted(self, columns: int, pad_id: int) -> Stream:
+        """The same stream behind some more columns of padding: equal numbers through arithmetic of another shape."""
+        ids, mask = pad(self.batch.ids, (columns, 0), value=pad_id), pad(self.batch.mask, (columns, 0), value=False)
+        before = tuple(pad(value, (0, 0, columns, 0)) for value in self.before)
+        if self.positions == "last":
+            return Stream(Batch(ids, mask), self.positions, before, self.attention, self.mlp)
+        parts = (tuple(pad(value, (0, 0, columns, 0)) for value in part) for part in (self.attention, self.mlp))
+        return Stream(Batch(ids, mask), self.positions, before, *parts)
+
+
+def against(
+    engine: Engine, base: Model, stream: Stream, see: See, granularity: Granularity = "block", path: Path = "full"
+) -> None:
+    """One pass of the base on the tuned stream; ``see(layer, ptc, ftc)`` gets each block's ``[B, P, D]`` in float64.
+
+    ``granularity`` sublayer gives the base's MLP what it reads after the *tuned* attention: same total, another split.
+    ``path`` fast (last column only) takes the output projections and MLPs of one column: equal but for rounding.
+    """
+    require_here(engine)
+    _require_last(path, stream.positions)
+    layers = range(base.anatomy.n_layers)
+    given = [Replace(Site(layer, "hook_resid_pre"), stream.before[layer]) for layer in layers]
+    if stream.positions == "all" and granularity == "block":
+        values = engine.run(base, stream.batch, reads=_added(layers), edits=given, keep=0).values
+        for layer in layers:
+            attention, mlp = (values.pop(site).double() for site in _added([layer]))
+            ptc = attention + mlp
+            see(layer, ptc, stream.update(layer).to(ptc.device) - ptc)
+        return
+    parts: list[Tensor] = []
+
+    def arrived(layer: int, value: Tensor) -> None:
+        parts.append(stream.cut(value).double())
+        if len(parts) == 2:
+            ptc = parts[0] + parts[1]
+            parts.clear()
+            see(layer, ptc, stream.update(layer).to(ptc.device) - ptc)
+
+    edits: list[Edit] = []
+    for layer in layers:
+        edits.append(given[layer])
+        if path == "fast":
+            edits += _cut(base, [layer])
+        edits.append(Watch(Site(layer, "hook_attn_out"), partial(arrived, layer)))
+        if granularity == "sublayer":
+            edits.append(Replace(Site(layer, "hook_attn_out"), stream.attention[layer]))
+        edits.append(Watch(Site(layer, "hook_mlp_out"), partial(arrived, layer)))
+    engine.run(base, stream.batch, edits=edits, keep=0)
+
+
+def own_ends(
+    engine: Engine, base: Model, stream: Stream, path: Path = "full"
+) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "B P D"]]:
+    """The base's own stream on the same tokens, before the first block and after the last: a pass of the base."""
+    _require_last(path, stream.positions)
+    last = base.anatomy.n_layers - 1
+    sites = [Site(0, "hook_resid_pre"), Site(last, "hook_resid_post")]
+    edits = _cut(base, [last]) if path == "fast" else []
+    values = engine.run(base, stream.batch, reads=sites, edits=edits, keep=0).values
+    start, end = (stream.cut(values[site]).double() for site in sites)
+    return start, end
+
+
+def sites_needed() -> Sequence[str]:
+    """What a family must have an exact place for."""
+    return ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
+
+
+def require_here(engine: Engine) -> None:
+    """Raise OptionError for an engine that runs elsewhere: what a pass hands out on its way stays there."""
+    if getattr(engine, "remote", False):
+        raise OptionError("the tuned stream is split while passes run and cannot be sent elsewhere; leave out --remote")
+
+
+def _require_last(path: Path, positions: Positions) -> None:
+    if path == "fast" and positions != "last":
+        raise OptionError("the fast path is of the last token; take the full one for all positions")
+
+
+def _cut(model: Model, layers: Sequence[int]) -> list[Edit]:
+    """Let output projections and MLPs of some blocks work on the last column alone."""
+    # families whose MLP has no such place are read whole
+    hooks = [hook for hook in ("attn.hook_z", "mlp.hook_in") if hook in model.anatomy.targets]
+    return [Last(Site(layer, hook)) for layer in layers for hook in hooks]
+
+
+def _added(layers: Sequence[int], parts: Sequence[str] = PARTS) -> list[Site]:
+    """Where what blocks add to the stream is read, block by block.
+
+    All columns are read, not watched: such a pass goes through the beginning that prompts share once.
+    """
+    return [Site(layer, hook) for layer in layers for hook in parts]
+
+
+def _keep(kept: list[Tensor], positions: Positions, value: Tensor) -> None:
+    kept.append((value[:, -1:] if positions == "last" else value).detach().clone())

@@ -1,0 +1,206 @@
+"""Interventions: named changes of a model's units while it reads or writes text, which become edits of each pass.
+
+An ``Intervention``'s edits are either fixed (zero, mean) or bound, at every step, to what a donor computes on the same
+tokens (the base model, or the tuned model on the harmless twin of a prompt).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.engines import Edit
+from interp.errors import OptionError, required
+from interp.interventions.edits import Ablate, Add, Replace, ReplaceByRow, Take, Write
+from interp.maths.host import to_host
+from interp.models.model import Model
+from interp.models.units import NEURON, Unit
+from interp.sites import Site
+
+Units = Mapping[int, Int[Tensor, " K"]]
+Kind = Literal["zero", "mean", "donor", "activation", "weights", "edits"]
+
+
+def by_layer(pairs: Iterable[tuple[int, int]], device: torch.device | str = "cpu") -> dict[int, Int[Tensor, " K"]]:
+    """Group (layer, neuron) pairs into sorted index tensors per layer."""
+    grouped: dict[int, list[int]] = {}
+    for layer, neuron in pairs:
+        grouped.setdefault(int(layer), []).append(int(neuron))
+    return {layer: torch.tensor(sorted(found), device=device) for layer, found in sorted(grouped.items())}
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Some channels of a site, in the place of all: their ``values``, and which they are, ascending.
+
+    Sets of units take a few of a donor's activations, so that the others need not be kept between passes.
+    """
+
+    values: Float[Tensor, "B T K"]
+    index: Int[Tensor, " K"]
+
+    @classmethod
+    def of(cls, values: Float[Tensor, "B T N"], index: Int[Tensor, " K"]) -> Channels:
+        """These channels of values of all, copied."""
+        return cls(values[..., index.to(values.device)], index.to(values.device))
+
+    def at(self, index: Int[Tensor, " J"]) -> Float[Tensor, "B T J"]:
+        """The values of some of them; raises OptionError for a channel that is not among them."""
+        index = index.to(self.index.device)
+        place = torch.searchsorted(self.index, index).clamp(max=max(len(self.index) - 1, 0))
+        if not len(self.index) or not to_host((self.index[place] == index).all()):
+            raise OptionError("a set has units whose activations were not kept; name all units where they are read")
+        return self.values[..., place]
+
+
+Activations = Mapping[Site, Tensor | Channels]
+"""A donor's, by site: of all channels, or of some."""
+
+
+def channels_at(value: Tensor | Channels, index: Int[Tensor, " K"]) -> Float[Tensor, "B T K"]:
+    """Some channels of a donor's activations at a site."""
+    return value.at(index) if isinstance(value, Channels) else value[..., index]
+
+
+def last_columns(value: Tensor | Channels, rows: Sequence[int], width: int) -> Tensor | Channels:
+    """A donor's activations at the last columns of some rows."""
+    if isinstance(value, Channels):
+        return replace(value, values=value.values[list(rows)][:, -width:])
+    return value[list(rows)][:, -width:]
+
+
+def graft(
+    units: Units,
+    activations: Activations,
+    write_weights: Mapping[int, Float[Tensor, "D N"]],
+    at: Bool[Tensor, "B T"] | None = None,
+    unit: Unit = NEURON,
+) -> list[Edit]:
+    """Give channels another model's contributions, ``h_j W[:, j]`` with both factors the donor's.
+
+    The receiver's own activation is set to zero at the input of the matrix that a unit writes through (a neuron's down
+    projection) and the donor's contribution is added to its output; biases stay the receiver's. Where ``at`` is false
+    the receiver keeps its own.
+    """
+    edits: list[Edit] = []
+    for layer, index in units.items():
+        write = write_weights[layer][:, index].T.to(index.device)
+        donated = channels_at(activations[unit.site(layer)], index).to(write) @ write
+        if at is None:
+            edits += [Ablate(unit.site(layer), index), Add(unit.contribution(layer), donated)]
+            continue
+        nothing = torch.zeros(len(index), dtype=donated.dtype, device=donated.device)
+        donated = donated.masked_fill(~at[..., None], 0.0)
+        edits += [Replace(unit.site(layer), nothing, index, at), Add(unit.contribution(layer), donated)]
+    return edits
+
+
+def rewire(units: Units, write_weights: Mapping[int, Float[Tensor, "D N"]], unit: Unit = NEURON) -> list[Edit]:
+    """Let channels write their own live activation through another model's columns: the receiver's ``h_j``, its ``W``.
+
+    The same as a receiver whose matrix has these columns from the other model; no weight is touched.
+    """
+    edits: list[Edit] = []
+    for layer, index in units.items():
+        kept: list[Tensor] = []
+        columns = write_weights[layer][:, index]
+        edits += [Take(unit.site(layer), index, kept), Write(unit.contribution(layer), columns, kept)]
+    return edits
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """A named change of a model's neurons, or of the channels of another kind of ``unit``.
+
+    ``kind``: ``zero`` and ``mean`` are fixed, ``edits`` are those given in ``fixed``. Of a unit's contribution ``h W``,
+    ``donor`` takes both factors from ``donor``, ``activation`` its activation h, written through the receiver's own
+    weights (activation patching, Chen et al. 2024, arXiv 2406.14144), and ``weights`` writes the receiver's own
+    activation through ``write_weights``. They hold at every position and step. The donor reads the same text as the
+    receiver, or (``twin``) the twin prompt followed by the same answer. The two texts end together; where a shorter
+    twin has no token, the receiver keeps its own activation.
+
+    ``among``: which of a layer's units are changed in each row of a batch; None where all are, in every row. Many sets
+    can so be read together, see ``together``.
+    """
+
+    name: str
+    units: Units
+    kind: Kind = "zero"
+    means: Mapping[int, Float[Tensor, " N"]] = field(default_factory=dict)
+    donor: Model | None = None
+    twin: bool = False
+    write_weights: Mapping[int, Float[Tensor, "D N"]] = field(default_factory=dict)
+    unit: Unit = NEURON
+    fixed: Sequence[Edit] = ()
+    among: Mapping[int, Bool[Tensor, "B K"]] | None = None
+
+    @classmethod
+    def together(cls, each: Sequence[Intervention | None], of: Sequence[int]) -> Intervention:
+        """One intervention for a batch whose row ``i`` is under ``each[of[i]]``; they differ in their units alone."""
+        named = {at: required(each[at], "an intervention") for at in {*of}}
+        first = named[of[0]]
+        if len(named) == 1:
+            return first
+        units, among = {}, {}
+        for layer in sorted({layer for one in named.values() for layer in one.units}):
+            sets = {at: one.units[layer] for at, one in named.items() if layer in one.units}
+            units[layer] = index = torch.cat(list(sets.values())).unique()
+            none = torch.zeros(len(index), dtype=torch.bool, device=index.device)
+            which = {at: torch.isin(index, sets[at]) if at in sets else none for at in named}
+            among[layer] = torch.stack([which[at] for at in of])
+        return replace(first, units=units, among=among)
+
+    def on_rows(self, rows: Int[Tensor, " K"]) -> Intervention:
+        """The same for some rows of the batch."""
+        if self.among is None:
+            return self
+        return replace(self, among={layer: which[rows.to(which.device)] for layer, which in self.among.items()})
+
+    @property
+    def reads(self) -> Sequence[Site]:
+        """What the donor must be read at; empty where nothing of a donor's pass is taken."""
+        return [self.unit.site(layer) for layer in self.units] if self.kind in ("donor", "activation") else []
+
+    def bind(self, activations: Activations, real: Bool[Tensor, "B T"] | None = None) -> list[Edit]:
+        """The edits of one pass, given the donor's activations at ``reads`` on the same columns.
+
+        ``real``: which of these cells are tokens of the donor's text; None when it reads the receiver's own.
+        """
+        site = self.unit.site
+        if self.among is not None:
+            return self._bind_by_row(activations)
+        if self.kind == "edits":
+            return list(self.fixed)
+        if self.kind == "zero":
+            return [Ablate(site(layer), index) for layer, index in self.units.items()]
+        if self.kind == "mean":
+            return [Replace(site(layer), self.means[layer][index], index) for layer, index in self.units.items()]
+        if self.kind == "weights":
+            return rewire(self.units, self.write_weights, self.unit)
+        if self.kind == "activation":
+            return [
+                Replace(site(layer), channels_at(activations[site(layer)], index), index, real)
+                for layer, index in self.units.items()
+            ]
+        return graft(self.units, activations, self.write_weights, real, self.unit)
+
+    def _bind_by_row(self, activations: Activations) -> list[Edit]:
+        if self.kind not in ("donor", "activation") or self.twin or self.among is None:
+            raise OptionError(f"sets of units cannot be read together under {self.name}; read them one by one")
+        edits: list[Edit] = []
+        for layer, index in self.units.items():
+            site, which = self.unit.site(layer), self.among[layer][:, None]
+            given = channels_at(activations[site], index)
+            if self.kind == "activation":
+                edits.append(ReplaceByRow(site, given, index, which))
+                continue
+            write = self.write_weights[layer][:, index].T.to(index.device)
+            nothing = torch.zeros(len(index), dtype=given.dtype, device=given.device)
+            given = given.to(write).masked_fill(~which, 0.0)
+            edits += [ReplaceByRow(site, nothing, index, which), Add(self.unit.contribution(layer), given @ write)]
+        return edits

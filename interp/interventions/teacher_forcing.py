@@ -1,0 +1,178 @@
+"""Passes over given answers: what predicts each of their tokens, and whether greedy decoding would write them.
+
+With a donor, donor and receiver read the same text: the donor first (or the twin prompt followed by the receiver's
+answer), and its activations at the same columns are bound into the edits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.engines import Batch, Edit, Engine, Run
+from interp.errors import OptionError, required
+from interp.interventions.edits import Enter
+from interp.interventions.intervention import Activations, Intervention
+from interp.maths.host import to_host
+from interp.models.model import Model
+from interp.sites import Site
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token ids of prompts, of their twins where an intervention needs them, and the special ids of the tokenizer."""
+
+    prompts: Sequence[Sequence[int]]
+    twins: Sequence[Sequence[int]] | None
+    pad_id: int
+    stop_ids: tuple[int, ...]
+
+    def of(self, rows: Sequence[int]) -> "Text":
+        """Some prompts, without twins."""
+        return Text([self.prompts[row] for row in rows], None, self.pad_id, self.stop_ids)
+
+    def donor_prompts(self, intervention: Intervention) -> Sequence[Sequence[int]]:
+        """What the donor reads before the answer."""
+        if not intervention.twin:
+            return self.prompts
+        if self.twins is None:
+            raise OptionError("an intervention from twin prompts needs a twin for every prompt")
+        return self.twins
+
+
+class Stream(NamedTuple):
+    """What a block is given in a pass without an intervention, to enter there; the cache of the blocks before."""
+
+    enter: Enter
+    cache: Any = None
+
+
+class Answered(NamedTuple):
+    """Logits that predict each answer token, the answers right-aligned; which cells are real; the pass's cache."""
+
+    logits: Float[Tensor, "B A V"]
+    target: Int[Tensor, "B A"]
+    real: Bool[Tensor, "B A"]
+    cache: Any = None
+
+
+def answer_logits(
+    engine: Engine,
+    model: Model,
+    text: Text,
+    answers: Sequence[Sequence[int]],
+    intervention: Intervention | None = None,
+    activations: Activations | None = None,
+    enter: Enter | None = None,
+) -> tuple[Float[Tensor, "B A V"], Int[Tensor, "B A"], Bool[Tensor, "B A"]]:
+    """Logits that predict each answer token, the answers right-aligned, and which of their cells are real.
+
+    Only the answer's own tokens before its last are read, so that column ``a`` predicts token ``a``. ``activations``
+    of the donor can be given where they were taken before (they do not depend on which units are grafted), and with
+    ``enter`` the stream on the same columns that a block is given, where nothing below it is edited.
+    """
+    return read_answers(engine, model, text, answers, intervention, activations, enter)[:3]
+
+
+def read_answers(
+    engine: Engine,
+    model: Model,
+    text: Text,
+    answers: Sequence[Sequence[int]],
+    intervention: Intervention | None = None,
+    activations: Activations | None = None,
+    enter: Enter | None = None,
+    use_cache: bool = False,
+) -> Answered:
+    """What ``answer_logits`` gives, and with ``use_cache`` the keys and values, without those of blocks left out."""
+    batch, longest = _answered(text, text.prompts, answers, model), max(map(len, answers))
+    edits: Sequence[Edit] = ()
+    if intervention is not None:
+        if activations is None:
+            activations = read_donor(engine, intervention, text, answers).values
+        real = _donor_batch(intervention, text, answers).real if intervention.twin else None
+        edits = intervention.bind(activations, real)
+    begin = [] if enter is None else [enter]
+    run = engine.run(model, batch, edits=[*begin, *edits], keep=longest, use_cache=use_cache)
+    target = Batch.pad(answers, text.pad_id, device=model.device, length=longest)
+    return Answered(run.require_logits(), target.ids, target.mask, run.cache)
+
+
+def read_donor(
+    engine: Engine,
+    intervention: Intervention,
+    text: Text,
+    answers: Sequence[Sequence[int]],
+    use_cache: bool = False,
+) -> Run:
+    """The donor's activations on prompt and answer, on the columns that ``answer_logits`` uses."""
+    if intervention.donor is None or not intervention.reads:
+        return Run(None)
+    batch = _donor_batch(intervention, text, answers)
+    return engine.run(intervention.donor, batch, reads=intervention.reads, keep=0, use_cache=use_cache)
+
+
+def stream_at(
+    engine: Engine, model: Model, text: Text, answers: Sequence[Sequence[int]], layer: int, use_cache: bool = False
+) -> Stream:
+    """What a block is given on prompt and answer, to enter there, on the columns that ``answer_logits`` uses."""
+    return stream_of(engine, model, _answered(text, text.prompts, answers, model), layer, use_cache)
+
+
+def stream_of(engine: Engine, model: Model, batch: Batch, layer: int, use_cache: bool = False) -> Stream:
+    """What a block is given in a pass without an intervention, to enter there."""
+    site = Site(layer, "hook_resid_pre")
+    run = engine.run(model, batch, reads=[site], keep=0, use_cache=use_cache)
+    return Stream(Enter(site, run.values[site]), run.cache)
+
+
+def first_columns(text: Text, answers: Sequence[Sequence[int]]) -> list[int]:
+    """The column of each row's first token where ``answer_logits`` reads prompts and answers without twins."""
+    lengths = [len(prompt) + len(answer) - 1 for prompt, answer in zip(text.prompts, answers, strict=True)]
+    width = max(map(len, text.prompts)) + max(map(len, answers)) - 1
+    return [width - length for length in lengths]
+
+
+def _donor_batch(intervention: Intervention, text: Text, answers: Sequence[Sequence[int]]) -> Batch:
+    donor = required(intervention.donor, "a donor")
+    return _answered(text, text.donor_prompts(intervention), answers, donor)
+
+
+def _answered(text: Text, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], model: Model) -> Batch:
+    """Prompts followed by answers without their last tokens, as wide as twins with them."""
+    longest = max(map(len, answers))
+    width = max(len(prompt) for prompt in (*text.prompts, *(text.twins or ()))) + longest - 1
+    read = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
+    return Batch.pad(read, text.pad_id, device=model.device, length=width)
+
+
+def would_answer(
+    logits: Float[Tensor, "B A V"], answers: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
+) -> Bool[Tensor, " B"]:
+    """Whether greedy decoding would produce exactly the given answers: every argmax is the next token."""
+    return ((logits.argmax(-1) == answers) | ~real).all(1)
+
+
+def known_beginnings(
+    logits: Float[Tensor, "B A V"], answers: Int[Tensor, "B A"], real: Bool[Tensor, "B A"]
+) -> list[list[int]]:
+    """What greedy decoding writes as far as a pass over given answers tells: up to the first token that differs.
+
+    Of a row that would give the whole answer, all of it.
+    """
+    best, given, cells = (to_host(each).tolist() for each in (logits.argmax(-1), answers, real))
+    found = []
+    for choices, answer, here in zip(best, given, cells, strict=True):
+        pairs = [(one, other) for one, other, cell in zip(choices, answer, here, strict=True) if cell]
+        right = next((at for at, (one, other) in enumerate(pairs) if one != other), len(pairs))
+        found.append([one for one, _ in pairs[: right + 1]])
+    return found
+
+
+def first_logits(logits: Float[Tensor, "B A V"], real: Bool[Tensor, "B A"]) -> Float[Tensor, "B V"]:
+    """The logits at the last prompt token, where the answer's first token is decided."""
+    first = real.int().argmax(1)
+    return logits[torch.arange(len(logits), device=logits.device), first]

@@ -1,0 +1,108 @@
+"""Commands run again, as processes of their own, each in a fresh store.
+
+That is what a person would type; torch and the models are gone when it ends, and a crash of it is a claim that failed
+and not the end of those who ask. A command runs once, however many claims it made, and once for all processes that
+share a folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from interp.errors import ClaimError, InterpError
+from interp.provenance import JSON, digest
+from interp.replication.fresh_prompts import replaced
+from interp.store.transaction import refusing
+
+MEASURING = (
+    "locate-neurons", "transfer", "dissociate", "compare", "tuco", "intruders", "graft", "agree", "stitch", "report",
+    "demo", "sae eval", "sae diff", "sae features", "sae probe",
+)  # fmt: skip
+"""Commands that make claims, and no file but in their store or under ``--out``: a report can be a stranger's."""
+
+# The package that is imported here is the one that measures, wherever the process starts.
+_START = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); import interp; sys.path.pop(0); "
+    "from interp.cli import main; sys.exit(main())"
+)
+
+
+class Commands:
+    """Commands that were run again: their stores lie in ``folder``; relative paths lead from ``directory``."""
+
+    def __init__(self, folder: Path, directory: Path) -> None:
+        self.folder, self.directory = folder, directory
+
+    @contextmanager
+    def alone(self, place: Path) -> Iterator[None]:
+        """Hold a place in the folder against other processes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(f"{place}.lock", "w", encoding="ascii") as lock:
+            with refusing("lock", place):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def made(self, command: Sequence[str], report: Any, kept: Sequence[str] = ()) -> Path:
+        """The store in which this command has run; ClaimError with what it said where it failed."""
+        name = " ".join(command[: 2 if command[0] == "sae" else 1])
+        if name not in MEASURING:
+            raise ClaimError(f"`interp {name}` makes no claims; it is not run again, whatever the report says")
+        if "--remote" in command:
+            raise ClaimError(f"`interp {name} --remote` sends prompts away; it is not run again, run it yourself")
+        keys = sorted({*kept, *named_by(command, report)})
+        # what builds on nothing stored is the same whatever the store
+        place = self.folder / digest([*command, *([str(report.store.root), *keys] if keys else [])])[:20]
+        with self.alone(place):
+            if not (place / "done.json").is_file():
+                shutil.rmtree(place, ignore_errors=True)  # of an interrupted one
+                (place / "out").mkdir(parents=True)
+                for key in keys:
+                    shutil.copytree(report.store.path(key), place / "store" / "runs" / key)
+                line = self._line(command, place)
+                done = subprocess.run(line, cwd=self.directory, capture_output=True, text=True, check=False)
+                told = (done.stderr.strip().splitlines() or [""])[-1].removeprefix("interp: ")
+                (place / "done.json").write_text(json.dumps({"code": done.returncode, "told": told}), "utf-8")
+            done = json.loads((place / "done.json").read_text("utf-8"))
+        if done["code"]:
+            line = " ".join(["interp", *command])
+            raise ClaimError(f"`{line}` does not run here any more (exit code {done['code']}): {done['told']}")
+        return place / "store"
+
+    def _line(self, command: Sequence[str], place: Path) -> list[str]:
+        package = str(Path(__file__).resolve().parents[2])
+        # what a command writes beside its store must not fall upon what is there
+        command = replaced(command, "--out", lambda name: str(place / "out" / Path(name).name))
+        where = ["--store", str(place / "store"), "--json", "--quiet"]
+        return [sys.executable, "-P", "-c", _START, package, *command, *where]
+
+
+def command_of(run: JSON) -> list[str]:
+    """The command that made a run; empty where none is kept."""
+    environment = run["context"].get("environment")
+    words = environment.get("command") if isinstance(environment, Mapping) else None
+    return [str(word) for word in words] if isinstance(words, list) else []
+
+
+def named_by(command: Sequence[str], report: Any) -> set[str]:
+    """Keys of stored runs that a command builds on, with their parents: words of it that begin a key.
+
+    Never those that the command made itself: they have to be made again.
+    """
+    own = {run["key"] for run in report.value["runs"] if command_of(run) == list(command)}
+    found: set[str] = set()
+    for word in command[1:]:
+        with suppress(InterpError):
+            key = report.store.find(word) if re.fullmatch(r"[0-9a-f]{4,64}", word) else None
+            while key and key not in found | own:
+                found.add(key)
+                key = report.store.manifest(key).provenance.parent
+    return found

@@ -1,0 +1,102 @@
+"""A command's words with other prompts to measure on, and everything else as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from interp.errors import OptionError
+
+VERIFYING = ("--verify-positive", "--verify-negative")
+# What measures, by command; where locating and measuring share files, the file's halves have to be parted first.
+READ = {"compare": ("--positive", "--negative"), "tuco": ("--positive", "--negative")}
+
+
+def unaskable(words: Sequence[str], prompts: Sequence[Path]) -> str:
+    """Why the claims of a command cannot be asked of these prompts, "" where they can."""
+    name = words[0]
+    if name not in ("locate-neurons", *READ):
+        return f"is of `interp {name}`, which takes no other prompts to measure on"
+    if name == "locate-neurons" and "--no-verify" in words:
+        return "was not verified on prompts apart"
+    wanted = 1 if option(words, "--prompts") is not None else 2
+    if len(prompts) != wanted:
+        files = "one file of prompts" if wanted == 1 else "two files, of positive and of negative prompts"
+        return f"is measured on {files}; {len(prompts)} of fresh ones were given"
+    return ""
+
+
+def with_prompts(words: Sequence[str], prompts: Sequence[Path], half: Path, directory: Path) -> list[str]:
+    """The same command on fresh prompts; ``half`` is a folder for the prompts that located, where they were a half.
+
+    A command that held out half of its prompts is given the other half as files, so that it locates on what it located
+    on. ``directory`` is where its relative paths begin. Raises OptionError and PromptError.
+    """
+    fresh = [str(path) for path in prompts]
+    if words[0] in READ:
+        flags = ("--prompts",) if len(fresh) == 1 else READ[words[0]]
+        return _with(words, flags, fresh)
+    if option(words, VERIFYING[0]) is None:
+        words = _with(words, *_located(words, half, directory))
+    return _with(words, VERIFYING, fresh)
+
+
+def option(words: Sequence[str], flag: str) -> str | None:
+    """The value of a flag, the last where there are several; None where it is not given."""
+    found = []
+    for before, word in pairwise(["", *words]):
+        found += [word] if before == flag else []
+        found += [word.removeprefix(f"{flag}=")] if word.startswith(f"{flag}=") else []
+    return found[-1] if found else None
+
+
+def replaced(words: Sequence[str], flag: str, change: Callable[[str], str]) -> list[str]:
+    """The words with every value of a flag changed."""
+    made, before = [], ""
+    for word in words:
+        if word.startswith(f"{flag}="):
+            word = f"{flag}={change(word.removeprefix(f'{flag}='))}"
+        elif before == flag:
+            word = change(word)
+        made.append(word)
+        before = word
+    return made
+
+
+def _with(words: Sequence[str], flags: Sequence[str], values: Sequence[str]) -> list[str]:
+    made = list(words)
+    for flag, value in zip(flags, values, strict=True):
+        if option(made, flag) is None:
+            made += [flag, value]
+        made = replaced(made, flag, lambda _, value=value: value)
+    return made
+
+
+def _located(words: Sequence[str], half: Path, directory: Path) -> tuple[list[str], list[str]]:
+    """Flags, and as files what they named: the prompts that the command located on, parted as it parts them."""
+    from interp.cli.behaviour_options import Asking
+
+    flags = ["--task" if option(words, "--task") else "--positive", "--negative"]
+    given = [option(words, flag) for flag in flags]
+    if None in given:
+        raise OptionError(f"`interp {words[0]}` was given no {flags[given.index(None)]}; its prompts are not known")
+    positive, negative = (directory / name for name in given if name is not None)
+    column, template = option(words, "--column") or "prompt", option(words, "--template-column")
+    named: dict[str, Any] = {"task" if flags[0] == "--task" else "positive": positive, "negative": negative}
+    asking = Asking(**named, column=column, template_column=template, seed=int(option(words, "--seed") or 0))
+    located_on, _ = asking.contrasts(verify=True)
+    half.mkdir(parents=True, exist_ok=True)
+    files = []
+    for group in ("positive", "negative"):
+        rows = [
+            {column: p.text, "cluster": p.cluster, "twin": p.twin, "answer": p.answer, "wrong_answer": p.wrong_answer,
+             **({template: p.template} if template else {})}
+            for p in getattr(located_on, group)
+        ]  # fmt: skip
+        path = half / f"located-{group}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        files.append(str(path))
+    return flags, files

@@ -1,0 +1,1 @@
+"""What trained dictionaries are judged and compared by: scores, latents, differences between models, concepts."""

@@ -1,0 +1,83 @@
+"""Do latents that predict a behaviour also cause it? Ablated and steered, beside random latents that fire as often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+
+from interp.errors import OptionError
+from interp.maths.intervals import Interval, cluster_interval
+from interp.maths.statistics import permutation_p
+from interp.sae.core.dictionary import Dictionary
+from interp.sae.core.edits import Latents
+from interp.sites import Site
+
+NEIGHBOURS = 20
+"""Of how many latents that fire most nearly as often one is drawn."""
+
+Measure = Callable[[Sequence[Latents]], Float[NDArray[np.float64], " N"]]
+"""One number per prompt under edits, none for the model as it is."""
+
+
+class Effect(NamedTuple):
+    """Mean change of the measure with its interval over clusters, the same of random latents, and two-sided p."""
+
+    change: Interval
+    null: NDArray[np.float64]
+    p: float
+
+
+def rate_matched(
+    latents: Sequence[int], rates: ArrayLike, draws: int, seed: int = 0, exclude: Sequence[int] = ()
+) -> list[list[int]]:
+    """Random sets of as many other latents that fire as often, all of them different.
+
+    ``rates`` [F]: how often latents fire. For every latent of the set, in random order, one of the 20 that fire most
+    nearly as often and are none of them nor of ``exclude``; latents that never fire cannot be drawn. There may be fewer
+    than ``draws``: of one latent there are 20 at most. Raises OptionError where too few are left.
+    """
+    rates = np.asarray(rates, dtype=np.float64)
+    others = np.setdiff1d(np.flatnonzero(rates > 0), [*latents, *exclude])
+    if len(others) < len(latents) + 1 or not len(latents):
+        raise OptionError(f"{len(others)} other latents fire, which are no control for {len(latents)}")
+    generator, sets = np.random.default_rng(seed), {}
+    logs = np.log(np.maximum(rates, 1e-9))
+    for _ in range(20 * draws):
+        if len(sets) == draws:
+            break
+        chosen: dict[int, int] = {}
+        for latent in generator.permutation(np.asarray(latents)):
+            free = np.setdiff1d(others, list(chosen.values()))
+            near = free[np.argsort(np.abs(logs[free] - logs[latent]), kind="stable")[:NEIGHBOURS]]
+            chosen[int(latent)] = int(generator.choice(near))
+        found = [chosen[int(latent)] for latent in latents]
+        sets.setdefault(frozenset(found), found)
+    return list(sets.values())
+
+
+def confirm(
+    measure: Measure, dictionary: Dictionary, site: Site, latents: Sequence[int], rates: ArrayLike,
+    clusters: ArrayLike, *, amount: float, draws: int = 19, seed: int = 0,
+) -> dict[str, Effect]:  # fmt: skip
+    """Effects of ``ablate`` (latents at 0) and ``steer`` (``amount`` more of each), the error kept in both.
+
+    ``rates`` [F]: how often latents fire; random sets are those of ``rate_matched``, which raises OptionError where
+    there are none.
+    """
+    plain, sets = measure(()), rate_matched(latents, rates, draws, seed)
+    found = {}
+    for name, options in (("ablate", {"factor": 0.0}), ("steer", {"factor": 1.0, "amount": amount})):
+
+        def change(chosen: Sequence[int], options: dict = options) -> NDArray[np.float64]:
+            return measure([Latents(site, dictionary, torch.tensor(list(chosen)), **options)]) - plain
+
+        own = change(latents)
+        null = np.array([change(chosen).mean() for chosen in sets])
+        interval = cluster_interval(own, clusters)
+        found[name] = Effect(interval, null, permutation_p(abs(own.mean()), np.abs(null)))
+    return found

@@ -1,0 +1,108 @@
+"""One model's own dictionary applied to the other: what of each latent is left there, and how its firing changed.
+
+What only the other model has is not in such a dictionary: it is in the share that the dictionary leaves unexplained.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.sae.analysis.differences import Regression
+from interp.sae.analysis.jackknife import FOLDS, Apart, Estimate, Sums, jackknife
+from interp.sae.analysis.latent_scaling import BASE, TINY
+from interp.sae.core.dictionary import Dictionary
+from interp.sae.core.sparse_products import products
+
+ROLES = ("base", "tuned")
+
+
+class Applied(NamedTuple):
+    """Per latent [F] of the model ``own``: rates in base and tuned; what became of it in the other model.
+
+    ``rate_ratio, mean_ratio, explained_ratio``: the other model's rate, mean where active, and saved squared error, by
+    those of its own. ``kept``: slope of the other model's rows on the own codes along the latent, by the own rows'.
+    ``fired`` [K, F]: how much more often it was active in the tuned model, per fold. ``unexplained``: share of variance
+    that is left in base and tuned.
+    """
+
+    own: int
+    rate: tuple[NDArray[np.float64], NDArray[np.float64]]
+    folds_active: NDArray[np.int64]
+    rate_ratio: Estimate
+    mean_ratio: Estimate
+    explained_ratio: Estimate
+    kept: Estimate
+    fired: NDArray[np.float64]
+    unexplained: tuple[float, float]
+    apart: Apart | None = None
+
+
+class OneOnOther:
+    """Streams rows of both models through the dictionary of one of them, ``own`` (0 base, 1 tuned)."""
+
+    def __init__(self, dictionary: Dictionary, folds: int = FOLDS, own: int = BASE) -> None:
+        self.own = own
+        self._regression = Regression(dictionary, folds)
+
+    @torch.no_grad()
+    def update(
+        self, base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], documents: Int[Tensor, " N"],
+        special: Bool[Tensor, " N"] | None = None,
+    ) -> OneOnOther:  # fmt: skip
+        """Add rows in their own units; ``special`` ones are counted apart."""
+        regression = self._regression
+        dictionary, norms = regression.dictionary, regression.rows.square().sum(1)
+        both = (base * regression.factor, tuned * regression.factor)
+        for model, (name, x) in enumerate(zip(ROLES, both, strict=True)):
+            found = dictionary.raw(x)
+            codes, error = found.codes, (x - found.output).double()
+            values = codes.values.double()
+            # how much larger the squared error would be without the latent
+            gain = 2 * values * products(codes.pattern, error, regression.rows)
+            gain = gain + values.square() * norms[codes.pattern.latents]
+            sums = {"count": torch.ones_like(values), "sum": values, "gain": gain}
+            regression.sums.add(documents, codes, **{f"{name}_{key}": value for key, value in sums.items()})
+            regression.sums.add_rows(
+                documents, **{f"{name}_error": error.square().sum(1), f"{name}_norm": x.double().square().sum(1)}
+            )
+            regression.sums.add_rows(documents, **{f"{name}_plain": x})
+            if model == self.own:
+                own_codes = codes
+        regression.update(own_codes, both, documents, special)
+        return self
+
+    def result(self, level: float = 0.95) -> Applied:
+        """Changes and their intervals; NaN where a latent is silent in its own model."""
+        sums, own, other = self._regression.found(), self.own, 1 - self.own
+        here, there = (self._regression.slope(model) for model in (own, other))
+
+        def kept(found: Sums) -> NDArray[np.float64]:
+            slope = here(found)
+            return there(found) / np.where(np.abs(slope) > TINY, slope, np.nan)
+
+        def ratio(name: str):
+            return lambda found: found[f"{ROLES[other]}_{name}"] / found[f"{ROLES[own]}_{name}"]
+
+        def mean_ratio(found: Sums) -> NDArray[np.float64]:
+            return ratio("sum")(found) / ratio("count")(found)
+
+        n = sums["rows"].sum()
+        left = []
+        for name in ROLES:
+            mean = sums[f"{name}_plain"].sum(0) / n
+            left.append(float(sums[f"{name}_error"].sum() / (sums[f"{name}_norm"].sum() - n * np.square(mean).sum())))
+        rate, size, gain, part = (
+            jackknife(sums, one, level) for one in (ratio("count"), mean_ratio, ratio("gain"), kept)
+        )
+        return Applied(
+            own, (sums["base_count"].sum(0) / n, sums["tuned_count"].sum(0) / n),
+            (sums[f"{ROLES[own]}_count"] > 0).sum(0),
+            rate, size, gain, part,
+            sums["tuned_count"] - sums["base_count"], (left[0], left[1]), self._regression.sums.apart(),
+        )  # fmt: skip

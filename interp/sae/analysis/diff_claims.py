@@ -1,0 +1,135 @@
+"""Claims of a comparison of latents: shares of live latents of a kind, beside those of control pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from interp.claims import Claim, mean, statistic
+from interp.claims.control_fine_tunes import beyond_new, controls_table
+from interp.sae.analysis.classes import CHANGED, CLASSES
+from interp.table import Table, table
+
+KINDS = {"tuned-only": ("tuned-only",), "base-only": ("base-only",), "changed": CHANGED}
+"""What is claimed of a pair, and the classes that count for it."""
+
+
+def flags(named: np.ndarray, claimed: np.ndarray, kinds: Iterable[str]) -> dict[str, tuple]:
+    """Which latents count, and which of them are claimed to be of a kind: what shares of live latents are made of."""
+    return {
+        "live": (named != "silent", "flag", "active in folds enough to be classified"),
+        **{
+            _flag(kind): (np.isin(named, KINDS[kind]) & claimed, "flag", f"claimed to be {' or '.join(KINDS[kind])}")
+            for kind in kinds
+        },
+    }
+
+
+def _flag(kind: str) -> str:
+    return f"claimed_{kind.replace('-', '_')}"
+
+
+def control_table(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
+    """Table of kind "dictionary-diff-control": the class of every latent of the control pairs' own dictionaries."""
+    named, claimed = (np.concatenate([control[name] for control in controls]) for name in ("class", "claimed"))
+    counts = [len(control) for control in controls]
+    return table("dictionary-diff-control", {
+        "row": (np.arange(len(named)), "key", "number of the latent over all control pairs"),
+        "control": (np.repeat(np.arange(len(controls)), counts), "key", "control pair, in the order given"),
+        "latent": (
+            np.concatenate([np.arange(count) for count in counts]), "key",
+            "number of the latent in this pair's dictionary",
+        ),
+        "class": named_column(named),
+        "claimed": (claimed, "flag", "the class is claimed"),
+        **flags(named, claimed, kinds),
+    })  # fmt: skip
+
+
+def shares(controls: Sequence[Table], kinds: Iterable[str]) -> Table:
+    """The share of live latents that is claimed to be of a kind, one of each control; NaN where none is live."""
+    live = [control["class"] != "silent" for control in controls]
+    columns = {}
+    for kind in kinds:
+        each = [
+            float(flags(control["class"], control["claimed"], [kind])[_flag(kind)][0][alive].mean())
+            if alive.any() else float("nan")
+            for control, alive in zip(controls, live, strict=True)
+        ]  # fmt: skip
+        columns[_flag(kind)] = (each, "measure", f"share of live latents claimed to be {' or '.join(KINDS[kind])}")
+    return controls_table([_name(control) for control in controls], columns)
+
+
+def _name(control: Table) -> str:
+    return "" if control.provenance is None else str(control.provenance.context.get("tuned", ""))
+
+
+def counted(named: np.ndarray, claimed: np.ndarray, controls: Sequence[Table]) -> Table:
+    """Latents of every class, of this pair and of the controls."""
+    each = {"this pair": (named, claimed)} | {
+        "control" if len(controls) == 1 else f"control {at}": (control["class"], control["claimed"])
+        for at, control in enumerate(controls, 1)
+    }
+    rows = [
+        (pair, kind, int((one == kind).sum()), int(((one == kind) & sure).sum()), int((one != "silent").sum()))
+        for pair, (one, sure) in each.items() for kind in CLASSES
+    ]  # fmt: skip
+    pairs, kinds, latents, sure, live = zip(*rows, strict=True)
+    return table("dictionary-classes", {
+        "pair": (list(pairs), "key", "whose dictionary: this pair's, or the control's"),
+        "class": (list(kinds), "key", "what became of a latent"),
+        "latents": (list(latents), "measure", "how many are of the class"),
+        "claimed": (list(sure), "measure", "how many of them are claimed"),
+        "live": (list(live), "measure", "all latents of the pair but silent ones"),
+    })  # fmt: skip
+
+
+def claims_of(kind: str, controls: Sequence[Table]) -> list[Claim]:
+    """That more is of a kind than in the control pairs; of several, also than in a further one."""
+    column = _flag(kind)
+    own = mean(column, cluster="latent", where={"live": True})
+    made = [_claim(kind, controls)]
+    if len(controls) > 1 and all((control["class"] != "silent").any() for control in controls):
+        said = f"the share of {' or '.join(KINDS[kind])} latents"
+        further = beyond_new(f"{kind}-beyond-new-control", own, column, len(controls), said, ".1%")
+        # shares of few latents vary even where those of the controls are all 0
+        made.append(replace(further, requires=(kind,)))
+    return made
+
+
+def _claim(kind: str, controls: Sequence[Table]) -> Claim:
+    """That a larger share of live latents is of a kind than in the control pairs together, by both intervals."""
+    column, rows = _flag(kind), {"where": {"live": True}}
+    beside = {"table": "control", **rows}
+    active = any((control["class"] != "silent").any() for control in controls)
+    one, give = ("the control pair", "gives") if len(controls) == 1 else (f"{len(controls)} control pairs", "give")
+    also = {"count": statistic("sum", column, **rows), "total": statistic("count", column, **rows)}
+    if active:
+        also |= {
+            f"control_{name}": statistic(one, column, **beside) for name, one in (("count", "sum"), ("total", "count"))
+        }
+    end = {
+        (True, True): f"{one} {give} {{control_count:d}} of {{control_total:d}} ({{control:.1%}}, at most "
+        "{control_high:.1%}).",
+        (True, False): f"no latent of {one} is active often enough to compare with.",
+        (False, False): "no control pair was given to compare with.",
+    }[bool(controls), active]
+    return Claim(
+        name=kind,
+        estimate=mean(column, cluster="latent", **rows),
+        at_least=0.0,
+        beyond=["control"],
+        reference=mean(column, cluster="row", **beside) if active else None,
+        control=f"the same share in {one}" if active else "",
+        missing="" if controls else "give a control pair with --control and --control-dictionary",
+        text=f"{{count:d}} of {{total:d}} live latents are {' or '.join(KINDS[kind])} ({{low:.1%}} to {{high:.1%}}); "
+        + end,
+        also=also,
+    )
+
+
+def named_column(named: np.ndarray) -> tuple:
+    """The class of every latent, as a column that says what each means."""
+    return (named, "text", "; ".join(f"{name}: {meaning}" for name, meaning in CLASSES.items()))

@@ -1,0 +1,154 @@
+"""Sums kept per fold of documents, so that intervals are over documents and no activation is stored.
+
+A document falls whole into one fold. The interval is the delete-one-fold jackknife's (Miller, 1974, Biometrika 61) with
+Student's t: for ratios of sums it needs nothing but the sums without each fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from scipy import special
+from torch import Tensor
+
+from interp.errors import OptionError
+from interp.maths.host import to_host
+from interp.sae.core.sparse_products import Codes
+
+FOLDS = 20
+
+
+class Estimate(NamedTuple):
+    """A number per latent and its interval; NaN where there is none."""
+
+    value: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    def above(self, threshold: float) -> NDArray[np.bool_]:
+        """Where the whole interval exceeds a threshold; never where it is NaN."""
+        return self.low > threshold
+
+    def below(self, threshold: float) -> NDArray[np.bool_]:
+        """Where the whole interval is less than a threshold; never where it is NaN."""
+        return self.high < threshold
+
+    def within(self, size: float, centre: float = 0.0) -> NDArray[np.bool_]:
+        """Where the whole interval is closer than ``size`` to ``centre``; never where it is NaN."""
+        return self.above(centre - size) & self.below(centre + size)
+
+
+Sums = Mapping[str, NDArray[np.float64]]
+"""Sums by name, each with a leading axis of jackknife samples."""
+
+
+def jackknife(sums: Sums, statistic: Callable[[Sums], NDArray[np.float64]], level: float = 0.95) -> Estimate:
+    """A statistic of sums over all folds, and its interval by leaving out one fold at a time.
+
+    ``sums``: arrays [K, ...], one row per fold; where one of them is ``rows``, folds of unequal size count by Kish's
+    effective number. ``statistic`` maps sums with a leading axis to values with the same one. Where a value is not
+    finite without some fold there is no interval.
+    """
+    folds = len(next(iter(sums.values())))
+    if folds < 2:
+        raise OptionError(f"{folds} fold has no interval; keep sums in 2 folds or more")
+    whole = {name: array.sum(0, keepdims=True) for name, array in sums.items()}
+    left = {name: np.concatenate([whole[name], whole[name] - array]) for name, array in sums.items()}
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return resampled(statistic(left), level, effective_folds(sums))
+
+
+def effective_folds(sums: Sums) -> float | None:
+    """Kish's effective number of folds by their rows; None where rows were not counted."""
+    rows = sums.get("rows")
+    return None if rows is None else float(rows.sum() ** 2 / np.square(rows).sum())
+
+
+def resampled(
+    values: Float[NDArray[np.float64], "K1 ..."], level: float = 0.95, effective: float | None = None
+) -> Estimate:
+    """A statistic of all folds, first, and without each of them, as an estimate with the jackknife's interval.
+
+    As ``interp.maths.intervals.jackknife``, for many numbers at once: deviations are from the full estimate, and of
+    ``effective`` folds (all by default) one less are degrees of freedom. NaN ends where that is none.
+    """
+    value, others, folds = values[0], values[1:], len(values) - 1
+    freedom = (folds if effective is None else effective) - 1
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        spread = np.sqrt((folds - 1) / folds * np.square(others - value).sum(0))
+        half = special.stdtrit(freedom, (1 + level) / 2) * spread if freedom > 0 else np.full_like(spread, np.nan)
+        return Estimate(np.where(np.isfinite(value), value, np.nan), value - half, value + half)
+
+
+class Apart(NamedTuple):
+    """Of each latent [F]: shares of special and of other rows with it active, and of its activity on special ones."""
+
+    special: NDArray[np.float64]
+    content: NDArray[np.float64]
+    share: NDArray[np.float64]
+
+
+class FoldSums:
+    """Running sums in float64 per fold: of codes and their products ``[K, F]``, and of whole rows ``[K, ...]``."""
+
+    def __init__(self, width: int, folds: int = FOLDS) -> None:
+        if folds < 2:
+            raise OptionError(f"{folds} fold has no interval; use 2 or more")
+        self.width, self.folds = width, folds
+        self._sums: dict[str, Tensor] = {}
+
+    def fold(self, documents: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
+        """The fold of each row, by the number of its document."""
+        return documents.remainder(self.folds)
+
+    def add(self, documents: Int[Tensor, " N"], codes: Codes, **values: Float[Tensor, " n"]) -> None:
+        """Add values that belong to the active codes of a batch."""
+        at = self.fold(documents)[codes.pattern.rows] * self.width + codes.pattern.latents
+        for name, value in values.items():
+            total = self._sum(name, (self.width,), at.device)
+            total.view(-1).index_add_(0, at, value.double())
+
+    def add_rows(self, documents: Int[Tensor, " N"], **values: Float[Tensor, "N ..."]) -> None:
+        """Add values that belong to whole rows."""
+        for name, value in values.items():
+            total = self._sum(name, tuple(value.shape[1:]), value.device)
+            total.index_add_(0, self.fold(documents), value.double())
+
+    def add_special(
+        self, documents: Int[Tensor, " N"], codes: Codes, special: Bool[Tensor, " N"] | None = None
+    ) -> None:
+        """Count, for ``apart``, which rows and which active codes are of special tokens; None: nobody asks."""
+        if special is not None:
+            counted = special.double()
+            self.add(documents, codes, special=counted[codes.pattern.rows])
+            self.add_rows(documents, special_rows=counted)
+
+    def apart(self) -> Apart | None:
+        """Activity on special and other rows, of the sums ``count`` and ``rows``; None where nobody asked."""
+        sums = {name: to_host(value.sum(0)) for name, value in self._sums.items()}
+        if "special" not in sums:
+            return None
+        count, special = sums["count"], sums["special"]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            other = (count - special) / (sums["rows"] - sums["special_rows"])
+            return Apart(special / sums["special_rows"], other, special / count)
+
+    def _sum(self, name: str, shape: Sequence[int], device: torch.device) -> Tensor:
+        if name not in self._sums:
+            self._sums[name] = torch.zeros(self.folds, *shape, dtype=torch.float64, device=device)
+        return self._sums[name]
+
+    def sums(self) -> dict[str, NDArray[np.float64]]:
+        """All sums [K, ...]; raises OptionError before anything was added."""
+        if not self._sums:
+            raise OptionError("no rows were given, so that there is nothing to compare")
+        return {name: to_host(value) for name, value in self._sums.items()}
+
+    def folds_active(self) -> NDArray[np.int64]:
+        """In how many folds each latent is active, of the sum ``count``."""
+        return (self.sums()["count"] > 0).sum(0)

@@ -1,0 +1,105 @@
+"""Checkpoints of a training: a folder each, which appears whole or not at all, also where several processes write."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from interp.errors import DictionaryError
+from interp.maths.host import in_host_memory
+from interp.permissions import as_umask
+from interp.sae.training import distributed
+from interp.sae.training.learner import Learner
+
+STATE = "state.json"
+_NAME = re.compile(r"step-(\d{9})")
+
+
+def latest(folder: Path) -> Path | None:
+    """The last whole checkpoint in a folder, None where there is none."""
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and (path / STATE).exists()]
+    return max(found, key=lambda path: path.name, default=None)
+
+
+def keep(
+    folder: Path, step: int, learners: Sequence[Learner], stream: tuple[dict[str, Tensor], Any], said: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint and remove those before it. All processes call this; each writes its part of the stream."""
+    draft, whole, rank = folder / f".step-{step:09}", folder / f"step-{step:09}", distributed.rank()
+    if rank == 0:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    distributed.wait()
+    tensors, place = stream
+    _write(draft / f"stream-{rank}.safetensors", tensors)
+    (draft / f"stream-{rank}.json").write_text(json.dumps(place), "utf-8")
+    if rank == 0:
+        for number, learner in enumerate(learners):
+            _write(draft / f"learner-{number}.safetensors", learner.tensors())
+        (draft / STATE).write_text(json.dumps({**said, "step": step}, indent=1), "utf-8")
+    distributed.wait()
+    if rank == 0:
+        as_umask(draft)
+        _sync(draft)
+        if whole.exists():
+            shutil.rmtree(whole)
+        os.rename(draft, whole)
+        for path in folder.glob("*step-*"):
+            if path != whole:
+                shutil.rmtree(path, ignore_errors=True)
+    distributed.wait()
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_file({name: in_host_memory(value) for name, value in tensors.items()}, path)
+
+
+def _sync(folder: Path) -> None:
+    """On the disk before the rename says that it is whole: power can go too."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def resume(path: Path, learners: Sequence[Learner], stream: Any, said: Mapping[str, Any]) -> int:
+    """Put a checkpoint back and return its step; DictionaryError where it belongs to another training."""
+    rank = distributed.rank()
+    try:
+        kept = json.loads((path / STATE).read_text("utf-8"))
+        require_same(kept, said, path)
+        for number, learner in enumerate(learners):
+            learner.restore(load_file(path / f"learner-{number}.safetensors"))
+        place = json.loads((path / f"stream-{rank}.json").read_text("utf-8"))
+        stream.restore(load_file(path / f"stream-{rank}.safetensors"), place)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise DictionaryError(f"the checkpoint {path} cannot be read ({error}); remove it to begin anew") from error
+    return int(kept["step"])
+
+
+def require_same(kept: Mapping[str, Any], said: Mapping[str, Any], path: Path) -> None:
+    """Raise DictionaryError where a checkpoint's description is another; it names the first thing that differs."""
+    said = json.loads(json.dumps(said))
+    for name, before, now in _differences(kept, said, ""):
+        raise DictionaryError(
+            f"{path.parent} holds another training: its {name} is {before}, here it is {now}; give the same options to "
+            "go on with it, another --out, or remove it"
+        )
+
+
+def _differences(kept: Any, said: Any, where: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(kept, dict) and isinstance(said, dict):
+        return [
+            found
+            for name, value in said.items()
+            for found in _differences(kept.get(name), value, f"{where}.{name}" if where else name)
+        ]
+    return [] if kept == said else [(where, kept, said)]

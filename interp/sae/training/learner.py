@@ -1,0 +1,251 @@
+"""One dictionary in training: a step, what it counts, and all of it as tensors to go on from."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import DictionaryError, required
+from interp.maths.host import to_host
+from interp.sae.core.config import BY_BATCH, SPARSE
+from interp.sae.core.dictionary import Dictionary, Reconstruction
+from interp.sae.training import distributed
+from interp.sae.training.losses import PRE, Loss, smallest_kept, training_loss
+from interp.sae.training.options import SETTLED, Training
+
+STEER, STEEPEST = 0.05, 2.0
+"""Steering to an L0: every step the coefficient times (L0 by what is asked) to this power, the ratio at most that."""
+STRENGTHS = (1e-5, 10.0)
+FREE_NORM = 0.1
+"""Norm at which decoder rows begin where it is free, as in SAELens."""
+WARN_AT = 5.0
+"""Norm of the mean by norm of the deviations from which latents are reported to die early."""
+
+
+class Learner:
+    """A dictionary, its optimiser and its counts; ``options`` must be settled."""
+
+    def __init__(self, name: str, dictionary: Dictionary, options: Training) -> None:
+        self.name, self.dictionary, self.options = name, dictionary, options
+        config, device = dictionary.config, dictionary.W_dec.device
+        if options.auxiliary and config.architecture in SPARSE:
+            self._auxiliary = options.auxiliary
+        else:
+            self._auxiliary = 0.0
+        self.since_active = torch.zeros(config.width, dtype=torch.int64, device=device)
+        self.active = torch.zeros(config.width, dtype=torch.int64, device=device)
+        self.seen = 0
+        self.strength = float(required(options.sparsity, SETTLED))
+        self.gradients = [value for value in dictionary.parameters() if value.requires_grad]
+        self._optimiser = torch.optim.Adam(
+            self.gradients, required(options.learning_rate, SETTLED), options.betas, options.epsilon, fused=True
+        )
+        self._norm = math.sqrt(config.models)
+        if config.architecture in BY_BATCH:
+            # moving a dictionary to another dtype moves its threshold too, whose mean would drift in it
+            dictionary.threshold = dictionary.threshold.double()
+        if options.unit:
+            self._renormalise()
+
+    # ------------------------------------------------------------------ the beginning
+
+    def centre(
+        self, mean: Float[Tensor, " W"], deviation: Float[Tensor, " W"], size: Float[Tensor, " M"]
+    ) -> str | None:
+        """Begin at the targets' mean, and at inputs of unit mean square where they are scaled.
+
+        ``size``: the root mean square of every model's inputs, per column. Returns a remark where the mean is far
+        larger than the deviations and stays in the inputs, which lets latents die.
+        """
+        dictionary = self.dictionary
+        with torch.no_grad():
+            if dictionary.config.normalisation == "scale":
+                dictionary.scale.copy_(1 / size)
+            if self.options.centre and dictionary.config.normalisation in ("none", "scale"):
+                each = dictionary.scale.to(mean).repeat_interleave(len(mean) // dictionary.config.models)
+                dictionary.b_dec.copy_(mean * each)
+        outlying = float(to_host(mean.norm() / deviation.norm().clamp_min(1e-30)))
+        if outlying > WARN_AT and not (self.options.centre and dictionary.config.input_bias):
+            return (
+                f"{self.name}: the mean of these activations is {outlying:.1f} times their deviation and is not "
+                "subtracted from inputs; many latents may die early"
+            )
+        return None
+
+    # ------------------------------------------------------------------ a step
+
+    def step(self, number: int, x: Float[Tensor, "N D"], y: Float[Tensor, "N O"] | None) -> Loss:
+        """One step on a batch; returns its loss, of which nothing is differentiable any more."""
+        loss = self._slopes(number, x, y)
+        distributed.mean_([value.grad for value in self.gradients if value.grad is not None])
+        with torch.no_grad():
+            if self.options.unit:
+                self._remove_parallel()
+            self._clip()
+            self._optimiser.param_groups[0]["lr"] = self.options.learning_rate_at(number)
+            self._optimiser.step()
+            if self.options.unit:
+                self._renormalise()
+            if self.dictionary.config.architecture == "jumprelu":
+                self.dictionary.threshold.clamp_min_(0)
+            self._count(loss, len(x))
+        return loss
+
+    def _slopes(self, number: int, x: Tensor, y: Tensor | None) -> Loss:
+        dictionary, options = self.dictionary, self.options
+        inside, undo = dictionary.normalised(x)
+        target = None if y is None else (y - undo[0]) / undo[1]
+        dead = self.dead if self._auxiliary else None
+        self._optimiser.zero_grad(set_to_none=True)
+        half = torch.autocast(x.device.type, torch.bfloat16) if options.precision == "bfloat16" else nullcontext()
+        with half:
+            loss = training_loss(
+                dictionary, inside, target, sparsity=self._coefficient(number), target_l0=options.target_l0,
+                dead=dead, auxiliary=self._auxiliary, auxiliary_count=options.auxiliary_count,
+                revival=options.revival, hold_decoder=required(options.unit, SETTLED),
+            )  # fmt: skip
+            total = loss.total
+            if loss.found.pre is not None and options.rescue:
+                total = total + options.rescue * self._distance(loss.found)
+        total.backward()
+        return loss._replace(total=total.detach())
+
+    def _coefficient(self, number: int) -> float:
+        return self.strength if self.options.steers(self.dictionary.config) else self.options.sparsity_at(number)
+
+    @property
+    def dead(self) -> Tensor:
+        """Latents that were not active for ``dead_after`` rows."""
+        return self.since_active >= required(self.options.dead_after, SETTLED)
+
+    def _distance(self, found: Reconstruction) -> Tensor:
+        """How far dead latents' pre-activations lie below their thresholds (Conerly et al. 2025)."""
+        which, pre = self.dead.nonzero().flatten(), required(found.pre, PRE)
+        if not len(which):
+            return pre.new_zeros(())
+        threshold = self.dictionary.threshold[which] if self.dictionary.config.architecture == "jumprelu" else 0.0
+        norms = self.dictionary.decoder_norms.sum(1)[which]
+        return ((threshold - pre[:, which]).relu() * norms).sum(1).mean()
+
+    def _rows(self) -> Float[Tensor, "F 1"]:
+        """Squared norm of every decoder row."""
+        rows = self.dictionary.W_dec
+        return torch.bmm(rows[:, None], rows[:, :, None])[:, 0]
+
+    def _remove_parallel(self) -> None:
+        slope, rows = self.dictionary.W_dec.grad, self.dictionary.W_dec
+        if slope is not None:
+            # rows have norm 1 (of a crosscoder's: the root of its models), so nothing is divided by it twice
+            along = torch.bmm(slope[:, None], rows[:, :, None])[:, 0] / self._norm**2
+            slope.addcmul_(rows, along, value=-1)
+
+    def _renormalise(self) -> None:
+        with torch.no_grad():
+            self.dictionary.W_dec.mul_(self._norm * self._rows().clamp_min(1e-30).rsqrt())
+
+    def _clip(self) -> None:
+        if self.options.clip:
+            slopes = [value.grad for value in self.gradients if value.grad is not None]
+            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(slope) for slope in slopes]))
+            factor = self.options.clip / (norm + 1e-6)
+            if slopes[0].is_cuda or bool(to_host(factor < 1)):
+                for slope in slopes:
+                    slope.mul_(factor.clamp_max(1.0))
+
+    def _count(self, loss: Loss, rows: int) -> None:
+        counts = loss.found.codes.counts()
+        distributed.sum_([counts])
+        self.active += counts
+        rows *= distributed.world()
+        self.seen += rows
+        self.since_active += rows
+        self.since_active.masked_fill_(counts > 0, 0)
+        distributed.min_(self.since_active)
+        if self.options.steers(self.dictionary.config):
+            ratio = (float(to_host(counts.sum())) / rows + 1e-3) / required(
+                self.options.target_l0, "a number of codes to reach"
+            )
+            self.strength *= min(max(ratio, 1 / STEEPEST), STEEPEST) ** STEER
+            self.strength = min(max(self.strength, STRENGTHS[0]), STRENGTHS[1])
+        if self.dictionary.config.architecture in BY_BATCH:
+            self._follow(smallest_kept(self.dictionary, loss.found.codes))
+
+    def _follow(self, smallest: float | None) -> None:
+        """The threshold's running mean, in float64, of what the processes' batches kept least of."""
+        threshold = self.dictionary.threshold
+        found = torch.tensor([0.0 if smallest is None else smallest, float(smallest is not None)]).to(threshold)
+        distributed.sum_([found])
+        if not bool(to_host(found[1])):
+            return
+        value = found[0] / found[1]
+        if bool(to_host(threshold.isnan())):
+            threshold.copy_(value)
+        else:
+            threshold.lerp_(value, required(self.options.threshold_rate, SETTLED))
+
+    # ------------------------------------------------------------------ what is said and kept
+
+    @torch.no_grad()
+    def progress(self, loss: Loss, x: Float[Tensor, "N D"], y: Float[Tensor, "N O"] | None) -> dict[str, float]:
+        """Loss and its parts, and as in use L0, explained variance, dead share; DictionaryError where not finite."""
+        inside, undo = self.dictionary.normalised(x)
+        target = inside if y is None else (y - undo[0]) / undo[1]
+        found = loss.found
+        if self.dictionary.config.architecture in BY_BATCH and not bool(to_host(self.dictionary.threshold.isnan())):
+            # a batch has k codes per row by construction; what counts is what the threshold lets through
+            found = self.dictionary.raw(inside)
+        left, spread = (target - found.output).square().sum(), (target - target.mean(0)).square().sum()
+        codes, total = found.codes, torch.tensor(float(len(x)), device=x.device)
+        l0 = (codes.values != 0).sum().float()
+        sums = torch.stack([loss.total, loss.reconstruction, loss.sparsity, loss.auxiliary]).float()
+        distributed.mean_([sums])
+        distributed.sum_([left, spread, l0, total])
+        parts = to_host(sums)
+        if not np.isfinite(parts).all():
+            raise DictionaryError(
+                f"{self.name}: the loss is {float(parts[0])} after {self.seen} rows; lower the learning rate"
+            )
+        return {
+            "loss": float(parts[0]),
+            "reconstruction": float(parts[1]),
+            "sparsity": float(parts[2]),
+            "auxiliary": float(parts[3]),
+            "l0": float(to_host(l0 / total)),
+            "explained": float(to_host(1 - left / spread)),
+            "dead": float(to_host(self.dead.float().mean())),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, and counts."""
+        kept = {f"weights.{name}": value for name, value in self.dictionary.state_dict().items()}
+        names = {id(value): name for name, value in self.dictionary.named_parameters()}
+        for value, state in self._optimiser.state.items():
+            kept |= {f"adam.{names[id(value)]}.{part}": state[part] for part in ("exp_avg", "exp_avg_sq", "step")}
+        counts = {"since_active": self.since_active, "active": self.active, "seen": torch.tensor(self.seen)}
+        return kept | counts | {"strength": torch.tensor(self.strength, dtype=torch.float64)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of ``tensors``; DictionaryError for what belongs to another dictionary."""
+        own: dict[str, Any] = dict(self.dictionary.state_dict())
+        for name, value in own.items():
+            found = tensors.get(f"weights.{name}")
+            if found is None or found.shape != value.shape:
+                raise DictionaryError(f"the checkpoint's {name} is not that of {self.name}")
+            value.copy_(found)
+        for name, value in self.dictionary.named_parameters():
+            if f"adam.{name}.step" not in tensors:
+                continue
+            moments = {part: torch.empty_like(value) for part in ("exp_avg", "exp_avg_sq")}
+            for part, moment in moments.items():
+                moment.copy_(tensors[f"adam.{name}.{part}"])
+            self._optimiser.state[value] = {"step": tensors[f"adam.{name}.step"].clone().to(value.device), **moments}
+        self.since_active.copy_(tensors["since_active"])
+        self.active.copy_(tensors["active"])
+        self.seen = int(to_host(tensors["seen"]).item())
+        self.strength = float(to_host(tensors["strength"]).item())

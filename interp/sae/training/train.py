@@ -1,0 +1,247 @@
+"""Train dictionaries on one stream of rows, in a way that can be left alone: whatever ends it, it goes on exactly.
+
+1. Settle options; start every dictionary at the mean of its targets.
+2. A batch from the stream's buffer, which serves all dictionaries; for each of them:
+   rows normalised, loss, gradients by active rows, mean over processes, the part along decoder rows removed, clipped,
+   Adam, decoder rows back to norm 1, counts and threshold.
+3. Every ``checkpoint_every`` steps all of that goes to disk at once; the folder gets its name when it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from interp.errors import DictionaryError, InterpError, OptionError
+from interp.sae.core.dictionary import Dictionary
+from interp.sae.core.files import CONFIG, WEIGHTS, save
+from interp.sae.training import checkpoints, distributed
+from interp.sae.training.buffer import Moments
+from interp.sae.training.learner import Learner
+from interp.sae.training.options import Training
+
+CENTRE_ROWS = 100_000
+"""Rows of which the mean is taken before the first step, where there are as many."""
+LOG = "log.jsonl"
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What serves batches and can be stopped and resumed; ``Buffer`` is one."""
+
+    def batch(self, count: int) -> Float[Tensor, "n W"]:
+        """The next rows."""
+        ...
+
+    def moments(self, at_least: int) -> Moments:
+        """Mean and deviation of that many rows, or of what there is, without serving any."""
+        ...
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What ``restore`` needs."""
+        ...
+
+    def restore(self, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """What determines the rows."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A dictionary to train and which columns of the rows it ``reads`` and ``writes`` (a transcoder: others).
+
+    Columns are (first, behind the last); None is all of them. ``options`` differ from the other dictionaries' in
+    anything but steps, batch and what concerns the run as a whole. ``about`` is kept beside the dictionary.
+    """
+
+    dictionary: Dictionary
+    reads: tuple[int, int] | None = None
+    writes: tuple[int, int] | None = None
+    options: Training | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self, batch: Float[Tensor, "n W"]) -> tuple[Tensor, Tensor | None]:
+        """Inputs and targets; targets None where they are the inputs."""
+        x = batch if self.reads is None else batch[:, slice(*self.reads)]
+        return x, None if self.writes is None else batch[:, slice(*self.writes)]
+
+
+def train(
+    dictionaries: Dictionary | Mapping[str, Dictionary | Job],
+    stream: Stream,
+    options: Training,
+    folder: str | os.PathLike,
+    *,
+    about: Mapping[str, Any] | None = None,
+    quiet: bool = True,
+) -> dict[str, Dictionary]:
+    """Train, and write ``folder``: the dictionary's files (a subfolder each of several) and ``log.jsonl``.
+
+    While it lasts the work lies in ``folder.part``; called again with the same arguments it goes on from the last
+    checkpoint there, bit for bit on a CPU. Raises DictionaryError where ``folder`` exists, where another training lies
+    in its part, and where a loss is no longer finite.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise DictionaryError(f"{folder} exists already; give a folder that does not, or remove it")
+    single = isinstance(dictionaries, Dictionary)
+    named = {"dictionary": dictionaries} if single else dict(dictionaries)
+    jobs = {name: job if isinstance(job, Job) else Job(job) for name, job in named.items()}
+    if not jobs:
+        raise OptionError("there is no dictionary to train")
+    learners = [
+        Learner(name, job.dictionary, (job.options or options).settled(job.dictionary.config, distributed.world()))
+        for name, job in jobs.items()
+    ]
+    part = folder.with_name(folder.name + ".part")
+    said = _described(jobs, learners, stream, options)
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        step = _start(part, list(jobs.values()), learners, stream, said, quiet)
+        _steps(part, step, list(jobs.values()), learners, stream, options, said, quiet)
+        if distributed.rank() == 0:
+            told = {name: {**dict(about or {}), **job.about, "training": said} for name, job in jobs.items()}
+            _finish(part, folder, learners, single, told)
+    except OSError as error:
+        raise DictionaryError(f"cannot write {folder}: {error.strerror or error}") from error
+    except InterpError:
+        # refused before there was anything to go on from: only an empty folder can be removed so
+        with suppress(OSError):
+            part.rmdir()
+        raise
+    distributed.wait()
+    return {learner.name: learner.dictionary for learner in learners}
+
+
+def _described(jobs: Mapping[str, Job], learners: list[Learner], stream: Stream, options: Training) -> dict[str, Any]:
+    of = {
+        learner.name: {
+            "config": learner.dictionary.config.to_json(),
+            "options": {
+                k: v for k, v in learner.options.to_json().items() if k not in ("checkpoint_every", "log_every")
+            },
+            "reads": jobs[learner.name].reads,
+            "writes": jobs[learner.name].writes,
+        }
+        for learner in learners
+    }
+    if any((learner.options.steps, learner.options.batch) != (options.steps, options.batch) for learner in learners):
+        raise OptionError("dictionaries that are trained together take the same steps and batches")
+    return {
+        "dictionaries": of,
+        "stream": stream.described(),
+        "processes": distributed.world(),
+        "torch": torch.__version__,
+    }
+
+
+def _start(
+    part: Path, jobs: list[Job], learners: list[Learner], stream: Stream, said: dict[str, Any], quiet: bool
+) -> int:
+    """The step to go on with: that of the last checkpoint, or 0 after the statistics of the data are in."""
+    if (last := checkpoints.latest(part)) is not None:
+        step = checkpoints.resume(last, learners, stream, said)
+        if distributed.rank() == 0:
+            _cut_log(part / LOG, step)
+        return step
+    if distributed.rank() == 0:
+        (part / LOG).unlink(missing_ok=True)
+    found = stream.moments(CENTRE_ROWS)
+    sums = torch.stack([found.mean, found.deviation.square() + found.mean.square()]) * found.count
+    count = torch.tensor(float(found.count), dtype=sums.dtype, device=sums.device)
+    distributed.sum_([sums, count])
+    mean, square = (sums / count).unbind()
+    deviation = (square - mean.square()).clamp_min(0).sqrt()
+    for job, learner in zip(jobs, learners, strict=True):
+        dictionary = job.dictionary
+        x, y = job.rows(torch.stack([mean, deviation, square]))
+        config = dictionary.config
+        for what, rows, width in (("inputs", x, config.inputs), ("targets", x if y is None else y, config.outputs)):
+            if rows.shape[1] != width:
+                raise OptionError(f"{learner.name} has {what} of width {width}, the rows given have {rows.shape[1]}")
+        size = x[2].unflatten(0, (config.models, -1)).mean(1).sqrt()
+        aim = x if y is None else y
+        remark = learner.centre(aim[0], aim[1], size)
+        if remark and not quiet and distributed.rank() == 0:
+            print(f"note: {remark}", file=sys.stderr)
+    return 0
+
+
+def _steps(
+    part: Path, start: int, jobs: list[Job], learners: list[Learner], stream: Stream, options: Training,
+    said: dict[str, Any], quiet: bool,
+) -> None:  # fmt: skip
+    hidden = quiet or distributed.rank() > 0 or not sys.stderr.isatty()
+    device = jobs[0].dictionary.W_dec.device
+    with tqdm(total=options.steps, initial=start, disable=hidden, unit="step", file=sys.stderr) as bar:
+        for step in range(start, options.steps):
+            batch = stream.batch(options.batch).to(device)
+            asked = (step + 1) % options.log_every == 0 or step + 1 == options.steps
+            told = {}
+            for job, learner in zip(jobs, learners, strict=True):
+                rows = job.rows(batch)
+                loss = learner.step(step, *rows)
+                if asked:
+                    told[learner.name] = learner.progress(loss, *rows)
+            bar.update()
+            if asked and distributed.rank() == 0:
+                _log(part / LOG, step + 1, told, learners[0])
+                bar.set_postfix_str(_short(next(iter(told.values()))))
+            if (step + 1) % options.checkpoint_every == 0 and step + 1 < options.steps:
+                checkpoints.keep(part, step + 1, learners, stream.state(), said)
+
+
+def _short(told: Mapping[str, float]) -> str:
+    return f"loss {told['loss']:.4g}, L0 {told['l0']:.1f}, explained {told['explained']:.3f}, dead {told['dead']:.1%}"
+
+
+def _log(path: Path, step: int, told: Mapping[str, Any], first: Learner) -> None:
+    line = {"step": step, "rows": first.seen, "learning_rate": first.options.learning_rate_at(step - 1), **told}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """What was logged behind the checkpoint will be logged again."""
+    lines = []
+    for line in path.read_text("utf-8").split("\n") if path.exists() else ():
+        try:
+            if json.loads(line)["step"] <= step:
+                lines.append(line + "\n")
+        except (ValueError, KeyError):
+            continue  # the line at which a process was killed
+    draft = path.with_suffix(".draft")
+    draft.write_text("".join(lines), "utf-8")
+    os.replace(draft, path)
+
+
+def _finish(part: Path, folder: Path, learners: list[Learner], single: bool, about: Mapping[str, Any]) -> None:
+    log = [json.loads(line) for line in (part / LOG).read_text("utf-8").split("\n") if line]
+    for learner in learners:
+        shutil.rmtree(part / learner.name, ignore_errors=True)
+        seen = {"rows": learner.seen, "last": log[-1][learner.name]}
+        save(learner.dictionary, part / learner.name, {**about[learner.name], **seen})
+        if single:
+            for name in (WEIGHTS, CONFIG):
+                os.replace(part / learner.name / name, part / name)
+            (part / learner.name).rmdir()
+    # the checkpoints go after the folder has its name: until then they are what a run goes on from
+    os.rename(part, folder)
+    for path in folder.glob("*step-*"):
+        shutil.rmtree(path, ignore_errors=True)

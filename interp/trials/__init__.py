@@ -1,1 +1,0 @@
-"""Trials: what becomes of a model's answers when some of its units do as another model's do."""
